@@ -1,0 +1,55 @@
+# "make" alone lists the targets.
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --dirty 2>/dev/null)
+COMMIT  ?= $(shell git rev-parse --verify HEAD 2>/dev/null)
+LDFLAGS := -s -w -X main.commit=$(COMMIT) $(if $(VERSION),-X main.version=$(VERSION))
+
+FUZZTIME ?= 10s
+RUNS     ?= 1000
+
+.PHONY: help build test race vet lint fmt fuzz cluster e2e sim bench check clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
+
+build: ## build bin/kvd
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/kvd ./cmd/kvd
+
+test: ## run all tests
+	go test ./...
+
+race: ## run all tests with the race detector
+	go test -race ./...
+
+vet: ## run go vet
+	go vet ./...
+
+lint: vet ## run go vet, staticcheck and the check of formatting
+	go tool staticcheck ./...
+	@unformatted=$$(gofmt -l .); \
+	if [ -n "$$unformatted" ]; then echo "not formatted (make fmt):"; echo "$$unformatted"; exit 1; fi
+
+fmt: ## format all Go files
+	gofmt -w .
+
+fuzz: ## run each fuzz target for FUZZTIME (10s)
+	.ci/fuzz $(FUZZTIME)
+
+cluster: build ## run three nodes until ^C (Procfile)
+	go tool goreman start
+
+e2e: ## run the heavy tests on real processes
+	KVD_E2E=full go test -count=1 -timeout 30m ./test/...
+
+sim: ## run the simulation with RUNS (1000) seeds
+	KVD_SIM_RUNS=$(RUNS) go test -count=1 -timeout 60m -run Simulation -v ./internal/raftnode
+
+bench: ## run the benchmarks
+	go test -run '^$$' -bench . -benchmem ./...
+
+check: ## run what CI runs
+	.ci/run
+
+clean: ## remove what was built, but no data
+	rm -rf bin

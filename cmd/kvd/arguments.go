@@ -1,0 +1,46 @@
+package main
+
+import "strings"
+
+// normaliseArguments brings the argument forms that Go's flag package and
+// raftexample allow into the ones that pflag understands: a single dash before
+// a long name (-id 1), and a value after --join without an equals sign.
+func normaliseArguments(args []string) []string {
+	out := make([]string, 0, len(args))
+	for i := 0; i < len(args); i++ {
+		name, hasValue := flagName(args[i])
+		row := settingNamed(name)
+		switch {
+		case args[i] == "--":
+			return append(out, args[i:]...)
+		case row == nil:
+			out = append(out, args[i])
+			continue
+		}
+		arg := "--" + strings.TrimLeft(args[i], "-")
+		next := i+1 < len(args)
+		switch {
+		case hasValue || !next:
+			out = append(out, arg)
+		case row.bare == "":
+			i++ // its value, whatever it looks like
+			out = append(out, arg, args[i])
+		case !strings.HasPrefix(args[i+1], "-"):
+			i++
+			out = append(out, arg+"="+args[i])
+		default:
+			out = append(out, arg)
+		}
+	}
+	return out
+}
+
+// flagName returns the name in "--name", "-name" or "--name=value"; "" where
+// the argument is no flag.
+func flagName(arg string) (name string, hasValue bool) {
+	if !strings.HasPrefix(arg, "-") {
+		return "", false
+	}
+	name, _, hasValue = strings.Cut(arg, "=")
+	return strings.TrimPrefix(strings.TrimPrefix(name, "-"), "-"), hasValue
+}

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// maxProbeBytes is how much of a probe's answer is shown.
+const maxProbeBytes = 4 << 10
+
+// healthcheckCommand asks a node on this machine how it is, for supervisors
+// that run a command.
+func healthcheckCommand(e environment) *cobra.Command {
+	var (
+		endpoint string
+		ready    bool
+		timeout  time.Duration
+	)
+	cmd := &cobra.Command{
+		Use:   "healthcheck",
+		Short: "Ask a running node whether it is alive, or ready",
+		Long: `Exits 0 when the node answers that it is well, else 1. The node is the one that
+the environment describes (KVD_LISTEN_CLIENT or KVD_PORT), else the default.`,
+		Args: noArguments,
+		RunE: func(*cobra.Command, []string) error {
+			if endpoint == "" {
+				var err error
+				if endpoint, err = localEndpoint(e.environ); err != nil {
+					return usageError{err}
+				}
+			}
+			path := "/livez"
+			if ready {
+				path = "/readyz"
+			}
+			return probe(strings.TrimSuffix(endpoint, "/")+path, timeout)
+		},
+	}
+	cmd.Flags().StringVar(&endpoint, "endpoint", "", "client `URL` of the node")
+	cmd.Flags().BoolVar(&ready, "ready", false, "ask whether it can serve requests, rather than whether it is alive")
+	cmd.Flags().DurationVar(&timeout, "timeout", 3*time.Second, "how long to wait for the answer")
+	return cmd
+}
+
+// localEndpoint is where a node with these environment variables serves
+// clients. Only the variables about that matter here.
+func localEndpoint(environ []string) (string, error) {
+	layer, _ := envLayer(environ) // variables that name no setting are the node's business
+	for name := range layer {
+		if name != "port" && name != "listen-client" {
+			delete(layer, name)
+		}
+	}
+	s, err := resolve(layer)
+	if err != nil {
+		return "", err
+	}
+	return reachable(s.listenClient), nil
+}
+
+// reachable turns a listener on all addresses into one to connect to.
+func reachable(listener string) string {
+	u, err := url.Parse(listener)
+	if err != nil || !isWildcard(listener) {
+		return listener
+	}
+	host := "127.0.0.1"
+	if ip, err := netip.ParseAddr(u.Hostname()); err == nil && ip.Is6() {
+		host = "::1"
+	}
+	return "http://" + net.JoinHostPort(host, u.Port())
+}
+
+func probe(target string, timeout time.Duration) error {
+	client := &http.Client{Timeout: timeout}
+	resp, err := client.Get(target)
+	if err != nil {
+		return fmt.Errorf("health check: %w", err)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxProbeBytes))
+	if err = errors.Join(err, resp.Body.Close()); err != nil {
+		return fmt.Errorf("health check: read the answer of %s: %w", target, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("health check: %s answers %s: %s", target, resp.Status, strings.TrimSpace(string(body)))
+	}
+	return nil
+}

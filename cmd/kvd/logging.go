@@ -1,0 +1,54 @@
+package main
+
+import (
+	"io"
+	"os"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// newLogger returns the logger and the sink behind it, which the caller
+// closes. Keys and values of the store never go into it.
+func newLogger(out io.Writer, level zapcore.Level, format string) (*zap.Logger, *logSink) {
+	enc := newEncoder(format, out)
+	sink := newLogSink(out, func(n uint64) []byte { return dropNotice(enc, n) })
+	core := zapcore.NewCore(enc, sink, level)
+	return zap.New(core, zap.AddCaller(), zap.ErrorOutput(sink)), sink
+}
+
+func newEncoder(format string, out io.Writer) zapcore.Encoder {
+	cfg := zap.NewProductionEncoderConfig()
+	cfg.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	cfg.EncodeDuration = zapcore.StringDurationEncoder
+	if format == "console" || format == "" && isTerminal(out) {
+		cfg.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
+		cfg.EncodeLevel = zapcore.CapitalLevelEncoder
+		return zapcore.NewConsoleEncoder(cfg)
+	}
+	return zapcore.NewJSONEncoder(cfg)
+}
+
+func isTerminal(out io.Writer) bool {
+	f, ok := out.(*os.File)
+	if !ok {
+		return false
+	}
+	st, err := f.Stat()
+	return err == nil && st.Mode()&os.ModeCharDevice != 0
+}
+
+// dropNotice is the line about lines that the sink had no room for.
+func dropNotice(enc zapcore.Encoder, n uint64) []byte {
+	entry := zapcore.Entry{
+		Level: zapcore.WarnLevel, Time: time.Now(),
+		Message: "log lines were dropped: nobody reads them fast enough",
+	}
+	buf, err := enc.EncodeEntry(entry, []zapcore.Field{zap.Uint64("dropped", n)})
+	if err != nil {
+		return []byte("log lines were dropped\n")
+	}
+	defer buf.Free()
+	return append([]byte(nil), buf.Bytes()...)
+}

@@ -1,0 +1,308 @@
+// Package arch holds the tests of how the packages depend on each other. The
+// graph is drawn in ARCHITECTURE.md; this is its only other copy.
+package arch
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/kvd-io/kvd"
+
+// allowed has, for each package, the packages of this module that it may
+// import. A package that is not listed may not exist.
+var allowed = map[string][]string{
+	"cmd/kvd":                 {"internal/httpapi", "internal/node", "internal/api"},
+	"internal/node":           {"internal/raftnode", "internal/kvstore", "internal/kvstore/engine", "internal/api"},
+	"internal/httpapi":        {"internal/kvstore", "internal/api"},
+	"internal/raftnode":       {},
+	"internal/kvstore":        {"internal/kvstore/engine"},
+	"internal/kvstore/engine": {},
+	"internal/api":            {},
+	"internal/arch":           {},
+	"client":                  {"internal/api"},
+}
+
+// exceptions are single files with imports beyond their package's: the
+// offline tools look at one part of the house without starting a node, and
+// serving takes the store's default settings.
+var exceptions = map[string][]string{
+	"cmd/kvd/doctor.go":    {"internal/raftnode"},
+	"cmd/kvd/main_test.go": {"internal/raftnode"},
+	"cmd/kvd/serve.go":     {"internal/kvstore"},
+	"cmd/kvd/snapshot.go":  {"internal/kvstore"},
+}
+
+// testsToo has what the tests of a package may import beside it.
+var testsToo = map[string][]string{
+	"internal/httpapi": {"internal/kvstore/engine"}, // they run on a real store
+}
+
+// foreign has the packages of others, by prefix, that a package must not
+// import.
+var foreign = map[string][]string{
+	"internal/kvstore":        {"go.etcd.io", "net", "math/rand", "crypto/rand", "os", "go.uber.org/zap"},
+	"internal/kvstore/engine": {"go.etcd.io", "net"},
+	"internal/raftnode":       {"github.com/cockroachdb/pebble"},
+	"internal/httpapi":        {"go.etcd.io", "github.com/cockroachdb/pebble"},
+	"internal/api":            {"go.etcd.io", "net", "os"},
+}
+
+// source is one parsed file.
+type source struct {
+	file string // path from the root
+	pkg  string
+	test bool
+	tree *ast.File
+}
+
+// sources parses every Go file of the module; modules inside it are others.
+func sources(t *testing.T) []source {
+	t.Helper()
+	root := moduleRoot(t)
+	var out []source
+	err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, name)
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			return enter(root, rel, d.Name())
+		}
+		if filepath.Ext(name) != ".go" {
+			return nil
+		}
+		tree, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		rel = filepath.ToSlash(rel)
+		out = append(out, source{file: rel, pkg: path.Dir(rel), test: strings.HasSuffix(rel, "_test.go"), tree: tree})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func enter(root, rel, base string) error {
+	if rel == "." {
+		return nil
+	}
+	if strings.HasPrefix(base, ".") || base == "testdata" || base == "kvd-data" {
+		return filepath.SkipDir
+	}
+	if _, err := os.Stat(filepath.Join(root, rel, "go.mod")); err == nil {
+		return filepath.SkipDir
+	}
+	return nil
+}
+
+func moduleRoot(t *testing.T) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+		if dir == filepath.Dir(dir) {
+			t.Fatal("no go.mod above the working directory")
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// imports returns the import paths of a file.
+func (s source) imports(t *testing.T) []string {
+	t.Helper()
+	var out []string
+	for _, i := range s.tree.Imports {
+		p, err := strconv.Unquote(i.Path.Value)
+		if err != nil {
+			t.Fatalf("%s: %v", s.file, err)
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// selectors calls f for each expression x.name where x is a plain name.
+func (s source) selectors(f func(x, name string)) {
+	ast.Inspect(s.tree, func(n ast.Node) bool {
+		if sel, ok := n.(*ast.SelectorExpr); ok {
+			if x, ok := sel.X.(*ast.Ident); ok {
+				f(x.Name, sel.Sel.Name)
+			}
+		}
+		return true
+	})
+}
+
+// TestImports holds every import of this module's packages, in tests too,
+// against the graph. Packages under test/ drive the whole, and are free.
+func TestImports(t *testing.T) {
+	seen := make(map[string]bool)
+	for _, s := range sources(t) {
+		if s.pkg == "test" || strings.HasPrefix(s.pkg, "test/") {
+			continue
+		}
+		seen[s.pkg] = true
+		may, ok := allowed[s.pkg]
+		if !ok {
+			t.Errorf("%s: package %s has no place in the graph", s.file, s.pkg)
+			continue
+		}
+		for _, p := range s.imports(t) {
+			own, ok := strings.CutPrefix(p, module+"/")
+			if !ok || own == s.pkg || slices.Contains(may, own) || slices.Contains(exceptions[s.file], own) ||
+				s.test && slices.Contains(testsToo[s.pkg], own) {
+				continue
+			}
+			t.Errorf("%s imports %s, which %s may not", s.file, own, s.pkg)
+		}
+	}
+	for _, pkg := range []string{"cmd/kvd", "internal/httpapi", "internal/node", "internal/raftnode", "internal/kvstore", "internal/kvstore/engine"} {
+		if !seen[pkg] {
+			t.Errorf("package %s was not found; the test looks in the wrong place", pkg)
+		}
+	}
+}
+
+// TestGraphHasNoCycle makes sure that the table itself is a DAG, exceptions
+// included.
+func TestGraphHasNoCycle(t *testing.T) {
+	graph := make(map[string][]string)
+	for pkg, may := range allowed {
+		graph[pkg] = append(graph[pkg], may...)
+	}
+	for file, may := range exceptions {
+		graph[path.Dir(file)] = append(graph[path.Dir(file)], may...)
+	}
+	done := make(map[string]bool)
+	var visit func(pkg string, way []string)
+	visit = func(pkg string, way []string) {
+		if slices.Contains(way, pkg) {
+			t.Fatalf("the graph has a cycle: %v", append(way, pkg))
+		}
+		if done[pkg] {
+			return
+		}
+		for _, next := range graph[pkg] {
+			visit(next, append(slices.Clone(way), pkg))
+		}
+		done[pkg] = true
+	}
+	for pkg := range graph {
+		visit(pkg, nil)
+	}
+}
+
+// TestForeignImports keeps raft, HTTP and randomness out of the packages that
+// must not know of them.
+func TestForeignImports(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.test {
+			continue
+		}
+		for _, p := range s.imports(t) {
+			for _, prefix := range foreign[s.pkg] {
+				if p == prefix || strings.HasPrefix(p, prefix+"/") {
+					t.Errorf("%s imports %s, which %s must not know", s.file, p, s.pkg)
+				}
+			}
+		}
+	}
+}
+
+// TestHTTPAPIUsesOnlyTypesOfTheStore allows package httpapi the store's types,
+// constants and errors, but none of its functions: it reaches the store
+// through its own interfaces.
+func TestHTTPAPIUsesOnlyTypesOfTheStore(t *testing.T) {
+	all := sources(t)
+	functions := make(map[string]bool)
+	for _, s := range all {
+		if s.pkg != "internal/kvstore" || s.test {
+			continue
+		}
+		for _, d := range s.tree.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil {
+				functions[f.Name.Name] = true
+			}
+		}
+	}
+	for _, s := range all {
+		if s.pkg != "internal/httpapi" || s.test {
+			continue
+		}
+		s.selectors(func(x, name string) {
+			if x == "kvstore" && functions[name] {
+				t.Errorf("%s calls kvstore.%s", s.file, name)
+			}
+		})
+	}
+}
+
+// clock are the names of package time that read or wait for the clock.
+var clock = []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTimer", "NewTicker"}
+
+// TestStoreHasNoClock: what the store does must be the same on every replica,
+// so time enters only in commands.
+func TestStoreHasNoClock(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.pkg == "internal/kvstore" && !s.test {
+			s.forbidClock(t)
+		}
+	}
+}
+
+// TestCoreIsDeterministic: the core of raftnode, in the files core*.go, has no
+// clock, file, socket or goroutine, so that the simulator can replay it.
+func TestCoreIsDeterministic(t *testing.T) {
+	found := 0
+	for _, s := range sources(t) {
+		if s.pkg != "internal/raftnode" || s.test || !strings.HasPrefix(path.Base(s.file), "core") {
+			continue
+		}
+		found++
+		s.forbidClock(t)
+		for _, p := range s.imports(t) {
+			if p == "os" || p == "io" || p == "net" || strings.HasPrefix(p, "net/") {
+				t.Errorf("%s imports %s", s.file, p)
+			}
+		}
+		ast.Inspect(s.tree, func(n ast.Node) bool {
+			if _, ok := n.(*ast.GoStmt); ok {
+				t.Errorf("%s starts a goroutine", s.file)
+			}
+			return true
+		})
+	}
+	if found == 0 {
+		t.Error("no file core*.go was found in internal/raftnode")
+	}
+}
+
+func (s source) forbidClock(t *testing.T) {
+	t.Helper()
+	s.selectors(func(x, name string) {
+		if x == "time" && slices.Contains(clock, name) {
+			t.Errorf("%s uses time.%s", s.file, name)
+		}
+	})
+}

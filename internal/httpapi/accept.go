@@ -1,0 +1,63 @@
+package httpapi
+
+import (
+	"strconv"
+	"strings"
+)
+
+// prefers reports whether the Accept lines rate the media type above the one
+// that is sent otherwise. A tie goes to the latter: a client that names both,
+// or sends */* beside, is content with either.
+func prefers(lines []string, media, otherwise string) bool {
+	if len(lines) == 0 {
+		return false
+	}
+	return quality(lines, media) > quality(lines, otherwise)
+}
+
+// quality is the weight that the most specific matching range gives a media
+// type (RFC 9110, section 12.5.1). Ranges that cannot be read count for
+// nothing.
+func quality(lines []string, media string) float64 {
+	best, bestSpecific := 0.0, 0
+	for _, line := range lines {
+		for element := range strings.SplitSeq(line, ",") {
+			name, params, _ := strings.Cut(element, ";")
+			if s := specificity(strings.TrimSpace(name), media); s > bestSpecific {
+				best, bestSpecific = weight(params), s
+			}
+		}
+	}
+	return best
+}
+
+// specificity rates how closely a media range names the type: 3 exactly, 2
+// its main type, 1 anything, 0 not at all.
+func specificity(pattern, media string) int {
+	main, _, _ := strings.Cut(media, "/")
+	switch {
+	case strings.EqualFold(pattern, media):
+		return 3
+	case strings.EqualFold(pattern, main+"/*"):
+		return 2
+	case pattern == "*/*":
+		return 1
+	}
+	return 0
+}
+
+// weight reads the q parameter; without one it is 1.
+func weight(params string) float64 {
+	for p := range strings.SplitSeq(params, ";") {
+		name, value, _ := strings.Cut(strings.TrimSpace(p), "=")
+		if !strings.EqualFold(name, "q") {
+			continue
+		}
+		q, err := strconv.ParseFloat(value, 64)
+		if err != nil || !(q >= 0 && q <= 1) {
+			return 0
+		}
+		return q
+	}
+	return 1
+}

@@ -1,0 +1,33 @@
+package httpapi
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+// The front alone: no socket, and a node that answers at once.
+
+func BenchmarkGet(b *testing.B) {
+	s := frontAlone(b)
+	w, r := &discard{h: http.Header{}}, httptest.NewRequest("GET", "/v1/kv/k", nil)
+	b.ReportAllocs()
+	for b.Loop() {
+		s.ServeHTTP(w, r)
+	}
+}
+
+func BenchmarkPut(b *testing.B) {
+	s := frontAlone(b)
+	w, body := &discard{h: http.Header{}}, bytes.NewReader(nil)
+	r := httptest.NewRequest("PUT", "/v1/kv/k", strings.NewReader("value"))
+	r.Body = io.NopCloser(body)
+	b.ReportAllocs()
+	for b.Loop() {
+		body.Reset([]byte("value"))
+		s.ServeHTTP(w, r)
+	}
+}

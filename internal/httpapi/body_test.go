@@ -1,0 +1,233 @@
+package httpapi
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/kvd-io/kvd/internal/api"
+)
+
+const mib = 1 << 20
+
+func TestValueLimit(t *testing.T) {
+	f := newFixture(t)
+	f.do("PUT", "/v1/kv/k", strings.Repeat("v", mib)).want(201)
+	f.do("PUT", "/v1/kv/k", strings.Repeat("v", mib+1)).problem(413, api.TooLarge, "1048576")
+	f.do("POST", "/v1/kv/k?append", "v").problem(413, api.TooLarge)
+	f.do("PUT", "/v1/settings", `{"max_value_bytes":4}`).want(200)
+	f.do("PUT", "/k", "12345").problem(413, api.TooLarge)
+	f.do("PUT", "/k", "1234").want(204)
+	f.do("GET", "/k", "").wantBody(200, "1234")
+}
+
+// A body that says it is too long is refused before the client is told to
+// send it.
+func TestExpectContinueIsRefusedBeforeTheBody(t *testing.T) {
+	f := newFixture(t)
+	conn := f.dial()
+	fmt.Fprintf(conn, "PUT /big HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n", 10*mib)
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil || !strings.HasPrefix(line, "HTTP/1.1 413 ") {
+		t.Fatalf("the first line is %q, %v", line, err)
+	}
+	conn = f.dial()
+	fmt.Fprintf(conn, "PUT /small HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+	r := bufio.NewReader(conn)
+	if line, err = r.ReadString('\n'); err != nil || !strings.HasPrefix(line, "HTTP/1.1 100 ") {
+		t.Fatalf("the first line is %q, %v", line, err)
+	}
+	_, _ = r.ReadString('\n')
+	_, _ = io.WriteString(conn, "ok")
+	if line, err = r.ReadString('\n'); err != nil || !strings.HasPrefix(line, "HTTP/1.1 204 ") {
+		t.Fatalf("then comes %q, %v", line, err)
+	}
+}
+
+func TestChunkedBodies(t *testing.T) {
+	f := newFixture(t)
+	send := func(size int) *answer {
+		// A reader without a known length makes the client send chunks.
+		req, err := http.NewRequest("PUT", f.http.URL+"/v1/kv/k", io.LimitReader(endless('v'), int64(size)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := f.http.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return readAnswer(t, fmt.Sprintf("PUT of %d bytes in chunks", size), resp)
+	}
+	send(mib+1).problem(413, api.TooLarge)
+	f.do("GET", "/k", "").problem(404, api.KeyNotFound)
+	send(mib).want(201)
+	send(0).want(200)
+	f.do("GET", "/k", "").wantBody(200, "")
+}
+
+type endless byte
+
+func (e endless) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = byte(e)
+	}
+	return len(p), nil
+}
+
+// A body that ends before its declared length stores nothing.
+func TestCutBodyStoresNothing(t *testing.T) {
+	f := newFixture(t)
+	conn := f.dial()
+	_, _ = io.WriteString(conn, "PUT /k HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
+	_ = conn.(*net.TCPConn).CloseWrite()
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	readAnswer(t, "cut body", resp).problem(400, api.BadRequest, "nothing was done")
+	if f.node.Revision() != 1 {
+		t.Error("something was stored")
+	}
+}
+
+// pipeListener hands out in-memory connections, whose deadlines run on the
+// bubble's clock.
+type pipeListener struct {
+	conns chan net.Conn
+	once  sync.Once
+	done  chan struct{}
+}
+
+func (l *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.done:
+		return nil, errors.New("closed")
+	}
+}
+func (l *pipeListener) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
+func (l *pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
+
+// inBubble serves over a pipe in virtual time and hands the client's end to
+// run.
+func inBubble(t *testing.T, run func(t *testing.T, f *fixture, conn net.Conn)) {
+	synctest.Test(t, func(t *testing.T) {
+		s, f := newServer(t)
+		f.t = t
+		l := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
+		srv := NewServer(s, nil)
+		served := make(chan struct{})
+		go func() { defer close(served); _ = srv.Serve(l) }()
+		ours, theirs := net.Pipe()
+		l.conns <- theirs
+		run(t, f, ours)
+		_ = ours.Close()
+		_ = srv.Close()
+		<-served
+		synctest.Wait()
+	})
+}
+
+func TestSlowBodyIsCutOff(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *fixture, conn net.Conn) {
+		start := time.Now()
+		_, _ = io.WriteString(conn, "PUT /k HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhal")
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		readAnswer(t, "slow body", resp).problem(400, api.BadRequest, "too slowly")
+		if took := time.Since(start); took != bodyGrace {
+			t.Errorf("it took %v, want %v", took, bodyGrace)
+		}
+		if f.node.Revision() != 1 {
+			t.Error("something was stored")
+		}
+	})
+}
+
+// A body that no handler wants does not hold the answer for long.
+func TestUnwantedBodyDoesNotHoldTheAnswer(t *testing.T) {
+	for _, line := range []string{"GET /k", "DELETE /3", "PUT /v1/nothing", "PUT /k?nonsense"} {
+		inBubble(t, func(t *testing.T, _ *fixture, conn net.Conn) {
+			start := time.Now()
+			_, _ = io.WriteString(conn, line+" HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhal")
+			if _, err := io.ReadAll(conn); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(start); took > 2*drainGrace {
+				t.Errorf("%s: it took %v", line, took)
+			}
+		})
+	}
+}
+
+func TestSlowHeaderIsCutOff(t *testing.T) {
+	inBubble(t, func(t *testing.T, _ *fixture, conn net.Conn) {
+		start := time.Now()
+		_, _ = io.WriteString(conn, "PUT /k HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+		_, _ = io.ReadAll(conn)
+		if took := time.Since(start); took != readHeaderTimeout {
+			t.Errorf("it took %v, want %v", took, readHeaderTimeout)
+		}
+	})
+}
+
+// The deadline of a body must not end a request that waits longer than it for
+// its commit.
+func TestBodyDeadlineEndsWithTheBody(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *fixture, conn net.Conn) {
+		const wait = 5 * time.Minute
+		f.node.onDo = func(ctx context.Context) {
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+				t.Error("the request's context ended early")
+			}
+		}
+		_, _ = io.WriteString(conn, "PUT /k?timeout=10m HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nok")
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		readAnswer(t, "slow commit", resp).want(204)
+	})
+}
+
+// A reader of a stream or of a large value that accepts nothing is cut off.
+func TestSlowReadersAreCutOff(t *testing.T) {
+	for name, target := range map[string]string{"stream": "/v1/kv?prefix=k", "value": "/k1"} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, f *fixture, conn net.Conn) {
+				for i := range 8 {
+					f.put(fmt.Sprintf("k%d", i), strings.Repeat("v", 100_000))
+				}
+				done := make(chan struct{})
+				f.server.opts.Observer = observerFunc(func(string, string, int, time.Duration) { close(done) })
+				start := time.Now()
+				_, _ = io.WriteString(conn, "GET "+target+" HTTP/1.1\r\nHost: x\r\nAccept: application/x-ndjson\r\n\r\n")
+				<-done
+				if took := time.Since(start); took < writeGrace || took > writeGrace+5*time.Second {
+					t.Errorf("it took %v, want about %v", took, writeGrace)
+				}
+			})
+		})
+	}
+}
+
+type observerFunc func(route, method string, status int, took time.Duration)
+
+func (observerFunc) Begin() {}
+func (o observerFunc) End(route, method string, status int, took time.Duration) {
+	o(route, method, status, took)
+}

@@ -1,0 +1,165 @@
+package httpapi
+
+import (
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/kvd-io/kvd/internal/api"
+)
+
+// Each request that is accepted asks the cluster for exactly one thing.
+func TestMembershipRequests(t *testing.T) {
+	for _, c := range []struct {
+		method, target, body string
+		status               int
+		call, part           string
+	}{
+		{"POST", "/4", "http://127.0.0.1:42379", 204, `add 4 "" [http://127.0.0.1:42379] [] false`, ""},
+		{"POST", "/4", "http://127.0.0.1:42379\n", 204, `add 4 "" [http://127.0.0.1:42379] [] false`, ""},
+		{"POST", "/0x10", "https://h:1/", 204, `add 16 "" [https://h:1/] [] false`, ""},
+		{"POST", "/%34", "http://h:1", 204, `add 4 "" [http://h:1] [] false`, ""},
+		{"DELETE", "/3", "", 204, "remove 3", ""},
+		{"DELETE", "/0b11", "", 204, "remove 3", ""},
+		{"GET", "/v1/members", "", 200, "members", `{"cluster_id":"0123456789abcdef","members":[{"id":1,"name":"one",`},
+		{"POST", "/v1/members", `{"peer_urls":["http://h:1"]}`, 201, `add 0 "" [http://h:1] [] false`, `"command":"kvd --join"`},
+		{"POST", "/v1/members", `{"id":4,"name":"n","peer_urls":["http://h:1"],"client_urls":["http://h:2"],"learner":true}`, 201, `add 4 "n" [http://h:1] [http://h:2] true`, `"id":4`},
+		{"PUT", "/v1/members/4", `{"peer_urls":["http://h:1"]}`, 200, "update 4 [http://h:1] []", `"peer_urls":["http://h:1"]`},
+		{"PUT", "/v1/members/4", `{"client_urls":["http://h:2"]}`, 200, "update 4 [] [http://h:2]", ""},
+		{"POST", "/v1/members/4/promote", "", 200, "promote 4", `"id":4`},
+		{"DELETE", "/v1/members/4", "", 204, "remove 4", ""},
+		{"GET", "/v1/leader", "", 200, "leader", `{"id":1,"name":"one","term":7,`},
+		{"POST", "/v1/leader?to=2", "", 204, "transfer 2", ""},
+	} {
+		f := newFixture(t)
+		f.do(c.method, c.target, c.body).want(c.status, c.part)
+		if !slices.Equal(f.cluster.calls, []string{c.call}) {
+			t.Errorf("%s %s: the cluster was asked %q, want %q", c.method, c.target, f.cluster.calls, c.call)
+		}
+	}
+	f := newFixture(t)
+	f.do("POST", "/v1/members", `{"peer_urls":["http://h:1"]}`).wantHeader("Location", "/v1/members/4")
+}
+
+func TestMembershipRequestsRefused(t *testing.T) {
+	f := newFixture(t)
+	for _, c := range []struct{ method, target, body, part string }{
+		{"POST", "/x", "http://h:1", "POST /v1/kv/x?append"},
+		{"DELETE", "/x", "", "DELETE /v1/kv/x"},
+		{"DELETE", "/a%2Fb", "", "DELETE /v1/kv/a%2Fb"},
+		{"DELETE", "/-1", "", "DELETE /v1/kv/-1"},
+		{"DELETE", "/18446744073709551616", "", "no member's id"},
+		{"DELETE", "/0", "", "from 1 to 9007199254740991"},
+		{"DELETE", "/9007199254740992", "", "from 1 to 9007199254740991"},
+		{"POST", "/0", "http://h:1", "from 1 to"},
+		{"POST", "/4", "", "must be a URL"},
+		{"POST", "/4", "h:1", "must be a URL"},
+		{"POST", "/4", "ftp://h:1", "must be a URL"},
+		{"POST", "/4", "http://", "must be a URL"},
+		{"POST", "/4", "http://user:secret@h:1", "scheme, host and port alone"},
+		{"POST", "/4", "http://h:1/path", "scheme, host and port alone"},
+		{"POST", "/4", "http://h:1?q", "scheme, host and port alone"},
+		{"POST", "/4", "http://h:1\nhttp://h:2", "must be a URL"},
+		{"POST", "/v1/members", "", "empty"},
+		{"POST", "/v1/members", "{}", "peer_urls"},
+		{"POST", "/v1/members", `{"peer_urls":[]}`, "peer_urls"},
+		{"POST", "/v1/members", `{"peer_urls":["x"]}`, "peer_urls"},
+		{"POST", "/v1/members", `{"peer_urls":["http://h:1"],"client_urls":["x"]}`, "client_urls"},
+		{"POST", "/v1/members", `{"id":9007199254740992,"peer_urls":["http://h:1"]}`, "from 1 to"},
+		{"POST", "/v1/members", `{"peer_url":"http://h:1"}`, "unknown field"},
+		{"PUT", "/v1/members/4", `{}`, "peer_urls"},
+		{"PUT", "/v1/members/4", `{"peer_urls":[]}`, "at least one"},
+		{"PUT", "/v1/members/x", `{"peer_urls":["http://h:1"]}`, "decimal"},
+		{"PUT", "/v1/members/0x4", `{"peer_urls":["http://h:1"]}`, "decimal"},
+		{"DELETE", "/v1/members/x", "", "decimal"},
+		{"DELETE", "/v1/members/0", "", "from 1 to"},
+		{"POST", "/v1/members/x/promote", "", "decimal"},
+		{"POST", "/v1/leader", "", "to"},
+		{"POST", "/v1/leader?to=0", "", "to"},
+		{"POST", "/v1/leader?to=x", "", "to"},
+	} {
+		f.do(c.method, c.target, c.body).problem(400, api.BadRequest, c.part)
+	}
+	if len(f.cluster.calls) != 0 {
+		t.Errorf("the cluster was asked %q", f.cluster.calls)
+	}
+	f.do("POST", "/v1/members", `{"name":"`+strings.Repeat("n", maxDocument)+`"}`).problem(413, api.TooLarge)
+}
+
+func TestMembershipErrors(t *testing.T) {
+	f := newFixture(t)
+	for code, status := range map[api.Code]int{
+		api.MemberExists: 409, api.MemberRemoved: 409, api.UnsafeChange: 409, api.MemberNotFound: 404,
+		api.NoLeader: 503, api.Timeout: 504, api.Internal: 500,
+	} {
+		f.cluster.err = api.Errorf(code, "because")
+		for _, r := range [][3]string{
+			{"POST", "/4", "http://h:1"}, {"DELETE", "/4", ""}, {"GET", "/v1/members", ""},
+			{"POST", "/v1/members", `{"peer_urls":["http://h:1"]}`}, {"PUT", "/v1/members/4", `{"peer_urls":["http://h:1"]}`},
+			{"DELETE", "/v1/members/4", ""}, {"POST", "/v1/members/4/promote", ""}, {"GET", "/v1/leader", ""}, {"POST", "/v1/leader?to=2", ""},
+		} {
+			f.do(r[0], r[1], r[2]).problem(status, code, "because")
+		}
+	}
+}
+
+func TestStatusAndCluster(t *testing.T) {
+	f := newFixture(t)
+	f.health.status = api.Status{ID: 7, Role: "leader", Revision: 3}
+	f.do("GET", "/v1/status", "").want(200, `"id":7`, `"role":"leader"`, `"alarms":null`)
+	f.do("GET", "/v1/cluster?pretty", "").want(200, `"healthy": true`, `"hashes_agree": null`)
+	f.health.err = api.Errorf(api.Starting, "not yet")
+	f.do("GET", "/v1/status", "").problem(503, api.Starting).wantHeader("Retry-After", "1")
+	f.do("GET", "/v1/cluster", "").problem(503, api.Starting)
+}
+
+func TestSettings(t *testing.T) {
+	f := newFixture(t)
+	f.do("GET", "/v1/settings", "").want(200, `"max_value_bytes":1048576`).wantHeader("Kvd-Revision", "1")
+	f.do("PUT", "/v1/settings", `{"quota_bytes":1048576}`).want(200, `"quota_bytes":1048576`, `"max_value_bytes":1048576`)
+	f.do("GET", "/v1/settings", "").want(200, `"quota_bytes":1048576`)
+	f.do("PUT", "/v1/settings", `{"quota":1}`).problem(400, api.BadRequest, "unknown field")
+	f.do("PUT", "/v1/settings", `{"max_key_bytes":5000}`).problem(400, api.BadRequest)
+	f.do("PUT", "/v1/settings", `{"max_key_bytes":"1"}`).problem(400, api.BadRequest, "max_key_bytes")
+	f.do("PUT", "/v1/settings", `{"quota_bytes":5}`).problem(400, api.BadRequest, "quota_bytes")
+}
+
+func TestQuota(t *testing.T) {
+	f := newFixture(t)
+	f.do("PUT", "/v1/settings", `{"quota_bytes":1048576}`).want(200)
+	value := strings.Repeat("v", 700_000)
+	f.do("PUT", "/v1/kv/a", value).want(201)
+	f.do("PUT", "/v1/kv/b", value).problem(503, api.NoSpace).wantHeader("Retry-After", "1")
+	f.do("PUT", "/b", value).problem(503, api.NoSpace)
+	f.do("DELETE", "/v1/kv/a", "").want(200, `"deleted":1`)
+	f.do("PUT", "/v1/kv/b", value).want(201)
+}
+
+func TestSnapshot(t *testing.T) {
+	f := newFixture(t)
+	f.health.snapshot = func(w io.Writer) error {
+		_, err := io.WriteString(w, strings.Repeat("s", 100_000))
+		return err
+	}
+	a := f.do("GET", "/v1/snapshot", "").want(200).wantHeader("Content-Type", "application/octet-stream").wantHeader("Kvd-Cluster", testClusterID)
+	if len(a.body) != 100_000 {
+		t.Errorf("%d bytes came", len(a.body))
+	}
+	f.do("HEAD", "/v1/snapshot", "").wantBody(200, "")
+	f.health.snapshot = func(io.Writer) error { return api.Errorf(api.Starting, "not yet") }
+	f.do("GET", "/v1/snapshot", "").problem(503, api.Starting)
+	f.health.snapshot = func(w io.Writer) error {
+		_, _ = io.WriteString(w, strings.Repeat("s", 100_000))
+		return errors.New("disk gone")
+	}
+	resp, err := f.http.Client().Get(f.http.URL + "/v1/snapshot")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if _, err := io.ReadAll(resp.Body); err == nil {
+		t.Error("a snapshot that failed in the middle ended in order")
+	}
+}

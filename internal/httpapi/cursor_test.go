@@ -1,0 +1,91 @@
+package httpapi
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/kvd-io/kvd/internal/kvstore"
+)
+
+func TestCursorRoundTrip(t *testing.T) {
+	for _, c := range []cursor{
+		{1, 0, []byte{}},
+		{1<<53 - 1, 1<<64 - 1, []byte("a/b\x00")},
+		{300, 7, bytes.Repeat([]byte{0xff}, kvstore.MaxKeyBytes+1)},
+	} {
+		got, err := parseCursor(c.String())
+		if err != nil || got.revision != c.revision || got.digest != c.digest || !bytes.Equal(got.bound, c.bound) {
+			t.Errorf("%+v came back as %+v, %v", c, got, err)
+		}
+	}
+}
+
+// Every change of one character must be noticed.
+func TestCursorDamage(t *testing.T) {
+	text := (&cursor{42, 99, []byte("some/key")}).String()
+	for i := range text {
+		for _, c := range []byte("Aa0_-=!") {
+			if text[i] == c {
+				continue
+			}
+			damaged := text[:i] + string(c) + text[i+1:]
+			if _, err := parseCursor(damaged); err == nil {
+				t.Fatalf("%q, damaged at %d, was taken", damaged, i)
+			}
+		}
+		if _, err := parseCursor(text[:i]); err == nil {
+			t.Fatalf("%q, cut at %d, was taken", text, i)
+		}
+	}
+}
+
+func TestRangeDigestTellsRangesApart(t *testing.T) {
+	b := func(s string) []byte { return []byte(s) }
+	seen := map[uint64]int{}
+	for i, r := range []kvstore.Range{
+		{},
+		{Start: b("a")},
+		{End: b("a")},
+		{End: b("")},
+		{Start: b("a"), End: b("b")},
+		{Start: b("ab")},
+		{Start: b("a"), End: b("b"), Reverse: true},
+		{Start: b("a"), End: b("b"), Delimiter: b("/")},
+		{Start: b("a"), End: b("b"), Delimiter: b("/"), GroupAfter: 1},
+	} {
+		d := rangeDigest(&r)
+		if j, ok := seen[d]; ok {
+			t.Errorf("ranges %d and %d have one digest", i, j)
+		}
+		seen[d] = i
+	}
+}
+
+func TestPrefixEnd(t *testing.T) {
+	for in, want := range map[string][]byte{
+		"a": []byte("b"), "a\xff": []byte("b"), "\xff\xff": nil, "": nil, "a\xff\x00": []byte("a\xff\x01"),
+	} {
+		if got := prefixEnd([]byte(in)); !bytes.Equal(got, want) || (got == nil) != (want == nil) {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+}
+
+// FuzzCursor: nothing panics, and what is taken is exactly what String makes.
+func FuzzCursor(f *testing.F) {
+	f.Add((&cursor{1, 2, []byte("k")}).String(), uint64(1), uint64(2), []byte("k"))
+	f.Add("", uint64(1<<53), uint64(0), []byte{})
+	f.Fuzz(func(t *testing.T, text string, revision, digest uint64, bound []byte) {
+		if c, err := parseCursor(text); err == nil && c.String() != text {
+			t.Fatalf("%q was taken, but is written %q", text, c.String())
+		}
+		if revision == 0 || len(bound) > kvstore.MaxKeyBytes+1 {
+			return
+		}
+		c := cursor{revision, digest, bound}
+		got, err := parseCursor(c.String())
+		if err != nil || got.revision != revision || got.digest != digest || !bytes.Equal(got.bound, bound) {
+			t.Fatalf("%+v came back as %+v, %v", c, got, err)
+		}
+	})
+}

@@ -1,0 +1,180 @@
+package httpapi
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/kvd-io/kvd/internal/kvstore"
+)
+
+// maxTags bounds the entity tags of one condition, which travel through the
+// log.
+const maxTags = 256
+
+// tagList is a parsed If-Match or If-None-Match: "*" or a list.
+type tagList struct {
+	any  bool
+	tags []entityTag
+}
+
+// entityTag is one element of a list (RFC 9110, section 8.8.3).
+type entityTag struct {
+	weak   bool
+	opaque string // without the quotes
+}
+
+// parseTags reads all lines of one header as one list. Empty elements are
+// skipped, as section 5.6.1.2 demands of a recipient.
+func parseTags(name string, lines []string) (tagList, error) {
+	var l tagList
+	for _, line := range lines {
+		if err := l.parseLine(line); err != nil {
+			return tagList{}, badRequest("the header %s must be * or a list of entity tags such as \"7\", \"8\": %v", name, err)
+		}
+	}
+	if l.any && len(l.tags) > 0 {
+		return tagList{}, badRequest("the header %s has * beside other entity tags", name)
+	}
+	return l, nil
+}
+
+// tagError is what is wrong with an entity tag list.
+type tagError string
+
+func (e tagError) Error() string { return string(e) }
+
+func (l *tagList) parseLine(line string) error {
+	for {
+		line = strings.TrimLeft(line, " \t,")
+		if line == "" {
+			return nil
+		}
+		var err error
+		if line, err = l.parseElement(line); err != nil {
+			return err
+		}
+		line = strings.TrimLeft(line, " \t")
+		if line != "" && line[0] != ',' {
+			return tagError("a comma is missing between two elements")
+		}
+	}
+}
+
+// parseElement takes one element off the front of the line.
+func (l *tagList) parseElement(line string) (rest string, err error) {
+	if line[0] == '*' {
+		if l.any {
+			return "", tagError("* is given twice")
+		}
+		l.any = true
+		return line[1:], nil
+	}
+	var tag entityTag
+	if tag.weak = strings.HasPrefix(line, "W/"); tag.weak {
+		line = line[2:]
+	}
+	if line == "" || line[0] != '"' {
+		return "", tagError("an entity tag stands in double quotes")
+	}
+	end := strings.IndexByte(line[1:], '"')
+	if end < 0 {
+		return "", tagError("a closing double quote is missing")
+	}
+	tag.opaque = line[1 : 1+end]
+	if strings.ContainsFunc(tag.opaque, notTagChar) {
+		return "", tagError("an entity tag holds no blanks and no control characters")
+	}
+	if len(l.tags) == maxTags {
+		return "", tagError("more than " + strconv.Itoa(maxTags) + " entity tags")
+	}
+	l.tags = append(l.tags, tag)
+	return line[end+2:], nil
+}
+
+// notTagChar reports what etagc rules out. Bytes from 0x80 on are allowed,
+// whatever rune they come out as.
+func notTagChar(r rune) bool { return r <= ' ' || r == 0x7f }
+
+// condition turns the list into what the store judges. A tag that is none of
+// ours matches no key, nor does a weak one where the comparison is strong.
+func (l *tagList) condition(kind kvstore.ConditionKind) kvstore.Condition {
+	c := kvstore.Condition{Kind: kind, Any: l.any}
+	for _, t := range l.tags {
+		if t.weak && kind == kvstore.IfMatch {
+			continue
+		}
+		if rev, ok := t.revision(); ok {
+			c.Revisions = append(c.Revisions, rev)
+		}
+	}
+	return c
+}
+
+// revision reads a tag back into the revision it was made of: the canonical
+// decimal, since tags are compared as bytes.
+func (t *entityTag) revision() (uint64, bool) {
+	if t.opaque == "" || t.opaque[0] == '0' || t.opaque[0] == '+' {
+		return 0, false
+	}
+	rev, err := strconv.ParseUint(t.opaque, 10, 64)
+	return rev, err == nil
+}
+
+// headerConditions reads If-Match and If-None-Match.
+func headerConditions(h http.Header) ([]kvstore.Condition, error) {
+	var conds []kvstore.Condition
+	for _, c := range [...]struct {
+		name string
+		kind kvstore.ConditionKind
+	}{{"If-Match", kvstore.IfMatch}, {"If-None-Match", kvstore.IfNoneMatch}} {
+		lines, ok := h[c.name]
+		if !ok {
+			continue
+		}
+		list, err := parseTags(c.name, lines)
+		if err != nil {
+			return nil, err
+		}
+		conds = append(conds, list.condition(c.kind))
+	}
+	return conds, nil
+}
+
+// writeConditions are all conditions of a change of one key; each must hold
+// when it is applied.
+func (x *exchange) writeConditions() ([]kvstore.Condition, error) {
+	conds, err := headerConditions(x.r.Header)
+	if err != nil {
+		return nil, err
+	}
+	rev, ok, err := x.query.number("if_revision", 0)
+	if err != nil {
+		return nil, err
+	}
+	if ok {
+		conds = append(conds, kvstore.Condition{Kind: kvstore.IfRevision, Revisions: []uint64{rev}})
+	}
+	return conds, nil
+}
+
+// holds judges a header's condition on what a read found; revision 0 means
+// that the key is absent.
+func holds(c *kvstore.Condition, revision uint64) bool {
+	matched := c.Any && revision != 0
+	for _, r := range c.Revisions {
+		matched = matched || r == revision
+	}
+	if c.Kind == kvstore.IfNoneMatch {
+		return !matched
+	}
+	return matched
+}
+
+// etag is the entity tag of a revision.
+func etag(revision uint64) string {
+	b := make([]byte, 0, 22)
+	b = append(b, '"')
+	b = strconv.AppendUint(b, revision, 10)
+	return string(append(b, '"'))
+}

@@ -1,0 +1,287 @@
+package httpapi
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/kvstore"
+)
+
+const testClusterID = "0123456789abcdef"
+
+// testNode is a cluster of one without a log: a real store, to which commands
+// are applied as they come.
+type testNode struct {
+	*kvstore.Store
+	mu       sync.Mutex
+	index    uint64            // of the last entry
+	doErr    error             // answered to Do instead, if set
+	readErr  error             // answered to Barrier instead, if set
+	barriers []api.ReadOptions // what reads asked for
+	onDo     func(ctx context.Context)
+}
+
+func (n *testNode) Do(ctx context.Context, cmd *kvstore.Command) (kvstore.Result, error) {
+	if n.onDo != nil {
+		n.onDo(ctx)
+	}
+	if n.doErr != nil {
+		return kvstore.Result{}, n.doErr
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.applyLocked(cmd)
+}
+
+func (n *testNode) Barrier(_ context.Context, o api.ReadOptions) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.barriers = append(n.barriers, o)
+	return n.readErr
+}
+
+// testCluster notes what it is asked for and answers as told.
+type testCluster struct {
+	mu    sync.Mutex
+	err   error
+	calls []string
+}
+
+func (c *testCluster) note(format string, args ...any) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.calls = append(c.calls, fmt.Sprintf(format, args...))
+	return c.err
+}
+
+func (c *testCluster) Members(context.Context) ([]api.Member, error) {
+	return []api.Member{{ID: 1, Name: "one", PeerURLs: []string{"http://a:1"}, Role: "leader"}}, c.note("members")
+}
+
+func (c *testCluster) AddMember(_ context.Context, m api.NewMember) (api.AddedMember, error) {
+	return api.AddedMember{Member: api.Member{ID: 4, PeerURLs: m.PeerURLs}, Command: "kvd --join"}, c.note("add %d %q %v %v %v", m.ID, m.Name, m.PeerURLs, m.ClientURLs, m.Learner)
+}
+
+func (c *testCluster) UpdateMember(_ context.Context, id uint64, peerURLs, clientURLs []string) (api.Member, error) {
+	return api.Member{ID: id, PeerURLs: peerURLs, ClientURLs: clientURLs}, c.note("update %d %v %v", id, peerURLs, clientURLs)
+}
+
+func (c *testCluster) PromoteMember(_ context.Context, id uint64) (api.Member, error) {
+	return api.Member{ID: id}, c.note("promote %d", id)
+}
+
+func (c *testCluster) RemoveMember(_ context.Context, id uint64) error {
+	return c.note("remove %d", id)
+}
+
+func (c *testCluster) Leader() (api.Leader, error) {
+	return api.Leader{ID: 1, Name: "one", Term: 7}, c.note("leader")
+}
+
+func (c *testCluster) TransferLeader(_ context.Context, to uint64) error {
+	return c.note("transfer %d", to)
+}
+
+// testHealth answers as told.
+type testHealth struct {
+	err      error
+	status   api.Status
+	checks   []api.Check
+	leader   bool
+	snapshot func(io.Writer) error
+}
+
+func (h *testHealth) Status(context.Context) (api.Status, error) { return h.status, h.err }
+func (h *testHealth) ClusterStatus(context.Context) (api.ClusterStatus, error) {
+	return api.ClusterStatus{ClusterID: testClusterID, Healthy: true}, h.err
+}
+func (h *testHealth) Checks(context.Context) []api.Check { return slices.Clone(h.checks) }
+func (h *testHealth) ClusterID() string                  { return testClusterID }
+func (h *testHealth) IsLeader() bool                     { return h.leader }
+func (h *testHealth) Snapshot(_ context.Context, w io.Writer) error {
+	return h.snapshot(w)
+}
+
+// fixture is a served Server with everything behind it in reach.
+type fixture struct {
+	t       *testing.T
+	node    *testNode
+	cluster *testCluster
+	health  *testHealth
+	server  *Server
+	http    *httptest.Server
+	logs    *observer.ObservedLogs
+}
+
+// newServer makes a Server that is not listening.
+func newServer(t testing.TB, change ...func(*Options)) (*Server, *fixture) {
+	core, logs := observer.New(zap.DebugLevel)
+	f := &fixture{
+		node:    newTestNode(t),
+		cluster: &testCluster{},
+		health:  &testHealth{status: api.Status{ID: 1, Leader: 1}, leader: true, snapshot: func(io.Writer) error { return nil }},
+		logs:    logs,
+	}
+	opts := Options{
+		Store: f.node, Replicator: f.node, Cluster: f.cluster, Health: f.health,
+		Logger: zap.New(core), RootMembers: true, Version: api.Version{Version: "1.2.3", API: []string{"v1"}},
+	}
+	for _, c := range change {
+		c(&opts)
+	}
+	f.server = New(opts)
+	return f.server, f
+}
+
+func newFixture(t *testing.T, change ...func(*Options)) *fixture {
+	t.Helper()
+	s, f := newServer(t, change...)
+	f.t = t
+	f.http = httptest.NewUnstartedServer(nil)
+	f.http.Config = NewServer(s, nil)
+	f.http.Start()
+	t.Cleanup(f.http.Close)
+	return f
+}
+
+// answer is a response, read to its end.
+type answer struct {
+	t      *testing.T
+	what   string
+	status int
+	header http.Header
+	body   string
+}
+
+// do sends a request; headers are "Name: value".
+func (f *fixture) do(method, target, body string, headers ...string) *answer {
+	f.t.Helper()
+	req, err := http.NewRequest(method, f.http.URL+target, strings.NewReader(body))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for _, h := range headers {
+		name, value, _ := strings.Cut(h, ": ")
+		req.Header.Add(name, value)
+	}
+	resp, err := f.http.Client().Do(req)
+	if err != nil {
+		f.t.Fatalf("%s %s: %v", method, target, err)
+	}
+	return readAnswer(f.t, method+" "+target, resp)
+}
+
+func readAnswer(t *testing.T, what string, resp *http.Response) *answer {
+	t.Helper()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatalf("%s: read the answer: %v", what, err)
+	}
+	_ = resp.Body.Close()
+	return &answer{t, what, resp.StatusCode, resp.Header, string(b)}
+}
+
+// raw sends bytes on a connection of its own and reads one response.
+func (f *fixture) raw(request string) *answer {
+	f.t.Helper()
+	conn := f.dial()
+	if _, err := io.WriteString(conn, request); err != nil {
+		f.t.Fatal(err)
+	}
+	method, _, _ := strings.Cut(request, " ")
+	resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
+	if err != nil {
+		f.t.Fatalf("%.60q: %v", request, err)
+	}
+	return readAnswer(f.t, fmt.Sprintf("%.60q", request), resp)
+}
+
+func (f *fixture) dial() net.Conn {
+	f.t.Helper()
+	conn, err := net.Dial("tcp", f.http.Listener.Addr().String())
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// want checks the status and that the body has each of the parts.
+func (a *answer) want(status int, parts ...string) *answer {
+	a.t.Helper()
+	if a.status != status {
+		a.t.Errorf("%s: status %d, want %d; body %.300s", a.what, a.status, status, a.body)
+	}
+	for _, p := range parts {
+		if !strings.Contains(a.body, p) {
+			a.t.Errorf("%s: the body lacks %q: %.300s", a.what, p, a.body)
+		}
+	}
+	return a
+}
+
+// wantBody checks status and the whole body.
+func (a *answer) wantBody(status int, body string) *answer {
+	a.t.Helper()
+	a.want(status)
+	if a.body != body {
+		a.t.Errorf("%s: body %.300q, want %.300q", a.what, a.body, body)
+	}
+	return a
+}
+
+func (a *answer) wantHeader(name, value string) *answer {
+	a.t.Helper()
+	if got := a.header.Get(name); got != value {
+		a.t.Errorf("%s: header %s is %q, want %q", a.what, name, got, value)
+	}
+	return a
+}
+
+// problem checks that the answer is a problem document with the code.
+func (a *answer) problem(status int, code api.Code, parts ...string) *answer {
+	a.t.Helper()
+	a.want(status, parts...).wantHeader("Content-Type", "application/problem+json")
+	var doc struct {
+		Title, Detail, Code string
+		Status              int
+	}
+	if err := json.Unmarshal([]byte(a.body), &doc); err != nil {
+		a.t.Fatalf("%s: %v in %.300q", a.what, err, a.body)
+	}
+	if doc.Code != string(code) || doc.Status != status || doc.Title != http.StatusText(status) || doc.Detail == "" {
+		a.t.Errorf("%s: problem %+v, want code %s and status %d", a.what, doc, code, status)
+	}
+	return a
+}
+
+// decode reads a JSON body.
+func (a *answer) decode(into any) *answer {
+	a.t.Helper()
+	if err := json.Unmarshal([]byte(a.body), into); err != nil {
+		a.t.Fatalf("%s: %v in %.300q", a.what, err, a.body)
+	}
+	return a
+}
+
+// put stores a value and fails the test where that does not work.
+func (f *fixture) put(key, value string) {
+	f.t.Helper()
+	if res, err := f.node.Do(f.t.Context(), &kvstore.Command{Op: kvstore.OpPut, Key: []byte(key), Value: []byte(value)}); err != nil || res.Outcome != kvstore.OK {
+		f.t.Fatalf("put %q: %+v, %v", key, res, err)
+	}
+}

@@ -1,0 +1,171 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/kvd-io/kvd/internal/api"
+)
+
+// getLive answers /livez and /healthz: this process answers. It asks nothing
+// of the cluster, or a supervisor would restart healthy nodes that merely
+// lack a quorum.
+func (s *Server) getLive(x *exchange) error {
+	verbose, err := x.query.flag("verbose")
+	if err != nil {
+		return err
+	}
+	return x.writeChecks([]api.Check{{Name: "process"}}, verbose)
+}
+
+// getReady answers /readyz.
+func (s *Server) getReady(x *exchange) error {
+	verbose, err := x.query.flag("verbose")
+	if err != nil {
+		return err
+	}
+	if err := x.checkRole(); err != nil {
+		return err
+	}
+	checks, err := s.readiness(x)
+	if err != nil {
+		return err
+	}
+	excluded := x.query.excluded()
+	checks = slices.DeleteFunc(checks, func(c api.Check) bool { return slices.Contains(excluded, c.Name) })
+	return x.writeChecks(checks, verbose)
+}
+
+// getReadyCheck answers /readyz/{check}.
+func (s *Server) getReadyCheck(x *exchange) error {
+	checks, err := s.readiness(x)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, c := range checks {
+		if c.Name == x.arg {
+			return x.writeChecks([]api.Check{c}, c.Err != nil)
+		}
+		names = append(names, c.Name)
+	}
+	return api.Errorf(api.NotFound, "there is no check %.40q; the checks are %s", x.arg, strings.Join(names, ", "))
+}
+
+func (s *Server) readiness(x *exchange) ([]api.Check, error) {
+	ctx, cancel, err := x.context()
+	if err != nil {
+		return nil, err
+	}
+	defer cancel()
+	return s.opts.Health.Checks(ctx), nil
+}
+
+// checkRole answers 429 to a load balancer that looks for the leader on a
+// node that is none.
+func (x *exchange) checkRole() error {
+	role, ok := x.query.get("role")
+	switch {
+	case !ok:
+		return nil
+	case role != "leader":
+		return badRequest("the parameter \"role\" takes leader, not %.40q", role)
+	case !x.srv.opts.Health.IsLeader():
+		return api.Errorf(api.Overloaded, "this node is not the leader")
+	}
+	return nil
+}
+
+// excluded are the values of exclude, which may be repeated.
+func (q *query) excluded() []string {
+	var names []string
+	for _, p := range q.params {
+		if p.name == "exclude" {
+			names = append(names, strings.Split(p.value, ",")...)
+		}
+	}
+	return names
+}
+
+// writeChecks answers 200 or 503 in the form that kubelets and people know.
+// The list is shown on request and on failure.
+func (x *exchange) writeChecks(checks []api.Check, verbose bool) error {
+	status, lines := http.StatusOK, ""
+	for _, c := range checks {
+		if c.Err != nil {
+			status = http.StatusServiceUnavailable
+			lines += "[-]" + c.Name + " failed: " + oneLine(c.Err.Error()) + "\n"
+			continue
+		}
+		lines += "[+]" + c.Name + " ok\n"
+	}
+	switch {
+	case status != http.StatusOK:
+		lines += "not ready\n"
+		x.set("Retry-After", "1")
+	case verbose:
+		lines += "ok\n"
+	default:
+		lines = "ok"
+	}
+	x.set("Content-Type", "text/plain; charset=utf-8")
+	x.set("Cache-Control", "no-store")
+	x.Header()["X-Content-Type-Options"] = nosniff
+	x.writeWhole(status, []byte(lines))
+	return nil
+}
+
+func oneLine(s string) string { return strings.ReplaceAll(s, "\n", "; ") }
+
+// etcdHealth is what tools made for etcd read at /health.
+type etcdHealth struct {
+	Health string `json:"health"` // "true" or "false"
+	Reason string `json:"reason"`
+}
+
+// getEtcdHealth answers /health as etcd does: no alarm, a leader, and a read
+// that works; ?serializable=true asks this node alone.
+func (s *Server) getEtcdHealth(x *exchange) error {
+	serializable, err := x.query.flag("serializable")
+	if err != nil {
+		return err
+	}
+	ctx, cancel, err := x.context()
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	answer, status := etcdHealth{Health: "true"}, http.StatusOK
+	if reason := s.unhealthy(ctx, serializable, x.query.excluded()); reason != "" {
+		answer, status = etcdHealth{"false", reason}, http.StatusServiceUnavailable
+		x.set("Retry-After", "1")
+	}
+	return x.writeJSON(status, answer)
+}
+
+// unhealthy gives the reason in etcd's words, empty for a healthy node.
+func (s *Server) unhealthy(ctx context.Context, serializable bool, excluded []string) string {
+	st, err := s.opts.Health.Status(ctx)
+	if err != nil {
+		return "STATUS ERROR: " + err.Error()
+	}
+	for _, a := range st.Alarms {
+		if name := alarmName(a); !slices.ContainsFunc(excluded, func(e string) bool { return alarmName(e) == name }) {
+			return "ALARM " + name
+		}
+	}
+	if !serializable && st.Leader == 0 {
+		return "RAFT NO LEADER"
+	}
+	if err := s.opts.Replicator.Barrier(ctx, api.ReadOptions{Stale: serializable}); err != nil {
+		return "RANGE ERROR: " + err.Error()
+	}
+	return ""
+}
+
+// alarmName writes an alarm as etcd would: no_space as NOSPACE.
+func alarmName(s string) string {
+	return strings.ToUpper(strings.ReplaceAll(s, "_", ""))
+}

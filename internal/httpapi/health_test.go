@@ -1,0 +1,73 @@
+package httpapi
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"testing"
+
+	"github.com/kvd-io/kvd/internal/api"
+)
+
+func TestLiveness(t *testing.T) {
+	f := newFixture(t)
+	f.node.readErr = api.Errorf(api.NoLeader, "nobody leads")
+	f.health.checks = []api.Check{{Name: "leader", Err: errors.New("none")}}
+	for _, p := range []string{"/livez", "/healthz"} {
+		f.do("GET", p, "").wantBody(200, "ok").wantHeader("Cache-Control", "no-store")
+		f.do("HEAD", p, "").wantBody(200, "")
+		f.do("GET", p+"?verbose", "").wantBody(200, "[+]process ok\nok\n")
+	}
+}
+
+func TestReadiness(t *testing.T) {
+	f := newFixture(t)
+	f.health.checks = []api.Check{{Name: "leader"}, {Name: "caught_up"}}
+	f.do("GET", "/readyz", "").wantBody(200, "ok")
+	f.do("GET", "/readyz?verbose", "").wantBody(200, "[+]leader ok\n[+]caught_up ok\nok\n")
+	f.health.checks[0].Err = errors.New("no leader\nsince long")
+	f.do("GET", "/readyz", "").wantBody(503, "[-]leader failed: no leader; since long\n[+]caught_up ok\nnot ready\n").wantHeader("Retry-After", "1")
+	f.do("GET", "/readyz?exclude=leader", "").wantBody(200, "ok")
+	f.do("GET", "/readyz?exclude=caught_up&exclude=leader", "").wantBody(200, "ok")
+	f.do("GET", "/readyz?exclude=caught_up", "").want(503)
+	f.do("GET", "/readyz/leader", "").want(503, "[-]leader failed")
+	f.do("GET", "/readyz/caught_up", "").wantBody(200, "ok")
+	f.do("GET", "/readyz/nonsense", "").problem(404, api.NotFound, "leader, caught_up")
+	f.do("GET", "/readyz?role=follower", "").problem(400, api.BadRequest, "role")
+}
+
+func TestReadinessByRole(t *testing.T) {
+	f := newFixture(t)
+	f.do("GET", "/readyz?role=leader", "").wantBody(200, "ok")
+	f.health.leader = false
+	f.do("GET", "/readyz?role=leader", "").problem(429, api.Overloaded, "not the leader").wantHeader("Retry-After", "1")
+	f.do("GET", "/readyz", "").wantBody(200, "ok")
+}
+
+func TestEtcdHealth(t *testing.T) {
+	f := newFixture(t)
+	f.do("GET", "/health", "").wantBody(200, `{"health":"true","reason":""}`+"\n")
+	f.health.status.Alarms = []string{"no_space"}
+	f.do("GET", "/health", "").wantBody(503, `{"health":"false","reason":"ALARM NOSPACE"}`+"\n").wantHeader("Retry-After", "1")
+	f.do("GET", "/health?exclude=NOSPACE", "").want(200)
+	f.health.status.Alarms = nil
+	f.health.status.Leader = 0
+	f.do("GET", "/health", "").want(503, "RAFT NO LEADER")
+	f.do("GET", "/health?serializable=true", "").want(200)
+	f.health.status.Leader = 1
+	f.node.readErr = errors.New("no quorum")
+	f.do("GET", "/health", "").want(503, "RANGE ERROR: no quorum")
+	f.health.err = errors.New("starting")
+	f.do("GET", "/health", "").want(503, "STATUS ERROR")
+}
+
+func TestVersionMetricsAndOpenAPIAreServed(t *testing.T) {
+	f := newFixture(t)
+	f.do("GET", "/version", "").wantBody(200, `{"version":"1.2.3","commit":"","go_version":"","api_versions":["v1"]}`+"\n")
+	f.do("GET", "/openapi.yaml", "").wantBody(200, string(openAPI)).wantHeader("Content-Type", "application/yaml")
+	f.do("GET", "/metrics", "").problem(404, api.NotFound)
+	f = newFixture(t, func(o *Options) {
+		o.Metrics = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "up 1\n", r.URL.RawQuery) })
+	})
+	f.do("GET", "/metrics?name[]=up", "").wantBody(200, "up 1\nname[]=up")
+}

@@ -1,0 +1,335 @@
+package httpapi
+
+import (
+	"errors"
+	"net/http"
+	"strconv"
+
+	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/kvstore"
+)
+
+// Header values that never change; they are shared by all answers.
+var (
+	nosniff     = []string{"nosniff"}
+	sandbox     = []string{"sandbox"}
+	varyAccept  = []string{"Accept"}
+	octetStream = []string{"application/octet-stream"}
+)
+
+// checkKey refuses what can be no key at all. The replicated limit may be
+// lower; the store judges that.
+func checkKey(key string) error {
+	if key == "" {
+		return badRequest("the key is empty; keys have 1 to %d bytes: /v1/kv/{key}, or /{key} for short, or /v1/kv?prefix= for many", kvstore.MaxKeyBytes)
+	}
+	if len(key) > kvstore.MaxKeyBytes {
+		return api.Errorf(api.TooLarge, "the key has %d bytes, over the limit of %d", len(key), kvstore.MaxKeyBytes)
+	}
+	return nil
+}
+
+// setRevision sets the headers of every data answer.
+func (x *exchange) setRevision(revision uint64) {
+	x.set("Kvd-Revision", strconv.FormatUint(revision, 10))
+	x.setCluster()
+}
+
+// setCluster names the cluster, once this node knows its id.
+func (x *exchange) setCluster() {
+	if id := x.srv.opts.Health.ClusterID(); id != "" {
+		x.set("Kvd-Cluster", id)
+	}
+}
+
+// freshen waits until this node's state is as fresh as the request wants it.
+// A stale read of a revision that this node has not reached yet would fail on
+// a revision that exists; it waits like a linearizable one.
+func (x *exchange) freshen(revision uint64) error {
+	o, err := x.query.readOptions()
+	if err != nil {
+		return err
+	}
+	if o.Stale && revision > x.srv.opts.Store.Revision() {
+		o = api.ReadOptions{}
+	}
+	ctx, cancel, err := x.context()
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	return x.srv.opts.Replicator.Barrier(ctx, o)
+}
+
+// getKey answers GET and HEAD of one key.
+func (s *Server) getKey(x *exchange) error {
+	if err := checkKey(x.arg); err != nil {
+		return err
+	}
+	revision, _, err := x.query.number("revision", 1)
+	if err != nil {
+		return err
+	}
+	asJSON, err := x.wantsMeta()
+	if err != nil {
+		return err
+	}
+	conds, err := headerConditions(x.r.Header)
+	if err != nil {
+		return err
+	}
+	if err := x.freshen(revision); err != nil {
+		return err
+	}
+	kv, at, err := s.opts.Store.Get([]byte(x.arg), revision)
+	if err != nil && !errors.Is(err, kvstore.ErrKeyNotFound) {
+		return err
+	}
+	x.setRevision(at)
+	x.Header()["Vary"] = varyAccept
+	if status := judgeRead(conds, kv.ModRevision); status != http.StatusOK {
+		return x.refuseRead(status, kv.ModRevision)
+	}
+	if err != nil {
+		return api.Errorf(api.KeyNotFound, "the key %.200q does not exist at revision %d", x.arg, at)
+	}
+	x.set("Etag", etag(kv.ModRevision))
+	x.writePair(&kv, asJSON)
+	return nil
+}
+
+// wantsMeta reports whether the answer is the pair as JSON, not the value.
+func (x *exchange) wantsMeta() (bool, error) {
+	meta, err := x.query.flag("meta")
+	if err != nil || meta {
+		return meta, err
+	}
+	return prefers(x.r.Header["Accept"], jsonType, octetStream[0]), nil
+}
+
+// judgeRead gives the status that the conditions leave to a read of a key at
+// a revision, 0 for an absent one: If-Match comes first (RFC 9110, 13.2.2).
+func judgeRead(conds []kvstore.Condition, revision uint64) int {
+	for i := range conds {
+		if holds(&conds[i], revision) {
+			continue
+		}
+		if conds[i].Kind == kvstore.IfNoneMatch {
+			return http.StatusNotModified
+		}
+		return http.StatusPreconditionFailed
+	}
+	return http.StatusOK
+}
+
+func (x *exchange) refuseRead(status int, revision uint64) error {
+	if status == http.StatusPreconditionFailed {
+		return failedCondition(revision)
+	}
+	x.set("Etag", etag(revision))
+	x.WriteHeader(http.StatusNotModified)
+	return nil
+}
+
+// writePair sends the value, or the pair as JSON.
+func (x *exchange) writePair(kv *kvstore.KV, asJSON bool) {
+	h := x.Header()
+	h["Content-Security-Policy"] = sandbox
+	if !asJSON {
+		h["Content-Type"] = octetStream
+		h["X-Content-Type-Options"] = nosniff
+		x.writeWhole(http.StatusOK, kv.Value)
+		return
+	}
+	p := getBuffer()
+	doc := append(appendKV((*p)[:0], kv, false), '\n')
+	x.writeDocument(jsonType, http.StatusOK, doc)
+	putBuffer(p, doc)
+}
+
+// do runs a command within the request's timeout and sets the headers of its
+// answer. The error covers outcomes without effect.
+func (x *exchange) do(cmd *kvstore.Command) (kvstore.Result, error) {
+	ctx, cancel, err := x.context()
+	if err != nil {
+		return kvstore.Result{}, err
+	}
+	defer cancel()
+	res, err := x.srv.opts.Replicator.Do(ctx, cmd)
+	if err != nil {
+		return res, err
+	}
+	x.setRevision(res.Revision)
+	if res.Outcome == kvstore.NotANumber || res.Outcome == kvstore.Overflow {
+		// The store says what is wrong with the value, not which revision has it.
+		kv, _, err := x.srv.opts.Store.Get(cmd.Key, res.Revision)
+		if err != nil {
+			return res, err
+		}
+		res.KV.ModRevision = kv.ModRevision
+	}
+	return res, outcomeProblem(&res)
+}
+
+// returnPrevious reads return=previous.
+func (q *query) returnPrevious() (bool, error) {
+	v, ok := q.get("return")
+	if ok && v != "previous" {
+		return false, badRequest("the parameter \"return\" takes previous, not %.40q", v)
+	}
+	return ok, nil
+}
+
+// keyCommand makes a command on the request's key from what all of them have
+// in common.
+func (x *exchange) keyCommand(op kvstore.Op) (*kvstore.Command, error) {
+	if err := checkKey(x.arg); err != nil {
+		return nil, err
+	}
+	conds, err := x.writeConditions()
+	if err != nil {
+		return nil, err
+	}
+	previous, err := x.query.returnPrevious()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := x.query.timeout(); err != nil {
+		return nil, err
+	}
+	return &kvstore.Command{Op: op, Key: []byte(x.arg), Conditions: conds, ReturnPrevious: previous}, nil
+}
+
+// readValue reads the body as a value, within the replicated limit.
+func (x *exchange) readValue() ([]byte, error) {
+	return x.readBody(x.srv.opts.Store.Settings().MaxValueBytes)
+}
+
+// put runs the put that the request asks for.
+func (x *exchange) put() (*kvstore.Command, kvstore.Result, error) {
+	cmd, err := x.keyCommand(kvstore.OpPut)
+	if err != nil {
+		return nil, kvstore.Result{}, err
+	}
+	if cmd.Value, err = x.readValue(); err != nil {
+		return nil, kvstore.Result{}, err
+	}
+	res, err := x.do(cmd)
+	return cmd, res, err
+}
+
+// putKey answers PUT /v1/kv/{key}.
+func (s *Server) putKey(x *exchange) error {
+	cmd, res, err := x.put()
+	if err != nil {
+		return err
+	}
+	x.writeChanged(cmd, &res)
+	return nil
+}
+
+// changeKey answers POST /v1/kv/{key}: append or incr.
+func (s *Server) changeKey(x *exchange) error {
+	cmd, err := x.keyCommand(kvstore.OpAppend)
+	if err != nil {
+		return err
+	}
+	appends, err := x.query.flag("append")
+	if err != nil {
+		return err
+	}
+	delta, incr := x.query.get("incr")
+	switch {
+	case appends == incr:
+		return badRequest("POST of a key needs either ?append, with the bytes to append as the body, or ?incr=N; to store a value use PUT")
+	case appends:
+		cmd.Value, err = x.readValue()
+	default:
+		err = x.readIncr(cmd, delta)
+	}
+	if err != nil {
+		return err
+	}
+	res, err := x.do(cmd)
+	if err != nil {
+		return err
+	}
+	x.writeChanged(cmd, &res)
+	return nil
+}
+
+// readIncr makes the command one that adds delta. A body would be ignored,
+// which its sender cannot have meant.
+func (x *exchange) readIncr(cmd *kvstore.Command, delta string) error {
+	n, err := strconv.ParseInt(delta, 10, 64)
+	if err != nil {
+		return badRequest("the parameter \"incr\" must be a decimal 64-bit number, such as 5 or -5, not %.40q", delta)
+	}
+	cmd.Op, cmd.Delta = kvstore.OpIncr, n
+	body, err := x.readBody(maxDocument)
+	if err == nil && len(body) > 0 {
+		return badRequest("?incr takes no body; the number to add is its value, as in ?incr=5")
+	}
+	return err
+}
+
+// writeChanged answers a put, append or incr.
+func (x *exchange) writeChanged(cmd *kvstore.Command, res *kvstore.Result) {
+	status := http.StatusOK
+	if res.Created {
+		status = http.StatusCreated
+	}
+	p := getBuffer()
+	doc := append((*p)[:0], '{')
+	doc = appendBytes(doc, "key", cmd.Key)
+	if cmd.Op == kvstore.OpIncr {
+		doc = append(doc, ',')
+		doc = appendBytes(doc, "value", res.KV.Value)
+	}
+	doc = appendNumber(doc, "revision", res.Revision)
+	doc = appendNumber(doc, "create_revision", res.KV.CreateRevision)
+	doc = appendNumber(doc, "mod_revision", res.KV.ModRevision)
+	doc = appendNumber(doc, "version", res.KV.Version)
+	doc = appendPrevious(doc, cmd, res)
+	x.set("Etag", etag(res.KV.ModRevision))
+	x.writeDocument(jsonType, status, doc)
+	putBuffer(p, doc)
+}
+
+// appendPrevious adds the pair as it was, where asked for, and ends the
+// document.
+func appendPrevious(doc []byte, cmd *kvstore.Command, res *kvstore.Result) []byte {
+	if cmd.ReturnPrevious {
+		doc = append(doc, `,"previous":`...)
+		if res.Previous == nil {
+			doc = append(doc, "null"...)
+		} else {
+			doc = appendKV(doc, res.Previous, false)
+		}
+	}
+	return append(doc, '}', '\n')
+}
+
+// deleteKey answers DELETE /v1/kv/{key}.
+func (s *Server) deleteKey(x *exchange) error {
+	cmd, err := x.keyCommand(kvstore.OpDelete)
+	if err != nil {
+		return err
+	}
+	res, err := x.do(cmd)
+	if err != nil {
+		return err
+	}
+	x.writeDeleted(cmd, &res)
+	return nil
+}
+
+func (x *exchange) writeDeleted(cmd *kvstore.Command, res *kvstore.Result) {
+	p := getBuffer()
+	doc := append((*p)[:0], `{"deleted":`...)
+	doc = strconv.AppendUint(doc, res.Deleted, 10)
+	doc = appendNumber(doc, "revision", res.Revision)
+	doc = appendPrevious(doc, cmd, res)
+	x.writeDocument(jsonType, http.StatusOK, doc)
+	putBuffer(p, doc)
+}

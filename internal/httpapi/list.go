@@ -1,0 +1,408 @@
+package httpapi
+
+import (
+	"errors"
+	"net/http"
+	"strconv"
+	"unicode/utf8"
+
+	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/kvstore"
+)
+
+const (
+	defaultLimit = 1000
+	// maxLimit is the most entries on one page; a stream has no such limit.
+	maxLimit = 10_000
+	// maxPageBytes ends a page early, whatever its limit, since a page is put
+	// together in memory.
+	maxPageBytes = 8 << 20
+	// maxDelimiter bounds the delimiter.
+	maxDelimiter = 256
+	// streamChunk is how much of a stream is collected between two writes.
+	streamChunk = 32 << 10
+
+	ndjsonType = "application/x-ndjson"
+)
+
+// listing is what GET /v1/kv asks for.
+type listing struct {
+	rng       kvstore.Range
+	digest    uint64
+	limit     uint64 // entries; 0: no limit
+	countOnly bool
+	stream    bool
+}
+
+// listKeys answers GET and HEAD of /v1/kv.
+func (s *Server) listKeys(x *exchange) error {
+	l, err := x.parseListing()
+	if err != nil {
+		return err
+	}
+	if err := x.freshen(l.rng.Revision); err != nil {
+		return err
+	}
+	switch {
+	case l.countOnly:
+		return s.countKeys(x, l)
+	case l.stream:
+		return s.streamKeys(x, l)
+	}
+	return s.pageKeys(x, l)
+}
+
+// parseRange reads prefix, or start and end.
+func (q *query) parseRange() (kvstore.Range, error) {
+	var r kvstore.Range
+	prefix, hasPrefix := q.get("prefix")
+	start, hasStart := q.get("start")
+	end, hasEnd := q.get("end")
+	for _, v := range []string{prefix, start, end} {
+		if len(v) > kvstore.MaxKeyBytes {
+			return r, api.Errorf(api.TooLarge, "the prefix, start or end has %d bytes, over the limit of %d for keys", len(v), kvstore.MaxKeyBytes)
+		}
+	}
+	switch {
+	case hasPrefix && (hasStart || hasEnd):
+		return r, badRequest("give either prefix, or start and end, not both")
+	case hasPrefix:
+		r.Start, r.End = []byte(prefix), prefixEnd([]byte(prefix))
+		return r, nil
+	case hasEnd && end == "":
+		return r, badRequest("the parameter \"end\" is empty; leave it out to go on to the last key")
+	case hasEnd && end < start:
+		return r, badRequest("the parameter \"end\" lies before \"start\"")
+	}
+	r.Start = []byte(start)
+	if hasEnd {
+		r.End = []byte(end)
+	}
+	return r, nil
+}
+
+// parseListing reads the whole query.
+func (x *exchange) parseListing() (*listing, error) {
+	q := &x.query
+	l := &listing{stream: prefers(x.r.Header["Accept"], ndjsonType, jsonType)}
+	var err error
+	if l.rng, err = q.parseRange(); err != nil {
+		return nil, err
+	}
+	if l.rng.Reverse, err = q.flag("reverse"); err != nil {
+		return nil, err
+	}
+	if l.rng.KeysOnly, err = q.flag("keys_only"); err != nil {
+		return nil, err
+	}
+	if l.countOnly, err = q.flag("count_only"); err != nil {
+		return nil, err
+	}
+	if l.rng.Revision, _, err = q.number("revision", 1); err != nil {
+		return nil, err
+	}
+	if err := l.parseLimit(q); err != nil {
+		return nil, err
+	}
+	if err := l.parseDelimiter(q); err != nil {
+		return nil, err
+	}
+	return l, l.parseCursor(q)
+}
+
+func (l *listing) parseLimit(q *query) error {
+	limit, ok, err := q.number("limit", 1)
+	switch {
+	case err != nil:
+		return err
+	case ok && limit > maxLimit && !l.stream:
+		return badRequest("the parameter \"limit\" is at most %d on a page; follow \"next\", or ask for a stream with Accept: %s", maxLimit, ndjsonType)
+	case ok:
+		l.limit = limit
+	case !l.stream:
+		l.limit = defaultLimit
+	}
+	return nil
+}
+
+func (l *listing) parseDelimiter(q *query) error {
+	d, ok := q.get("delimiter")
+	if !ok {
+		return nil
+	}
+	if d == "" || len(d) > maxDelimiter {
+		return badRequest("the parameter \"delimiter\" must have 1 to %d bytes", maxDelimiter)
+	}
+	if l.countOnly {
+		return badRequest("count_only counts keys, not groups; leave \"delimiter\" out")
+	}
+	prefix, _ := q.get("prefix")
+	l.rng.Delimiter, l.rng.GroupAfter = []byte(d), len(prefix)
+	return nil
+}
+
+// parseCursor continues where an earlier page ended. It must be the same
+// listing.
+func (l *listing) parseCursor(q *query) error {
+	l.digest = rangeDigest(&l.rng)
+	text, ok := q.get("cursor")
+	if !ok {
+		return nil
+	}
+	c, err := parseCursor(text)
+	if err != nil {
+		return badRequest("the parameter \"cursor\" is not one that an answer gave as \"next\"")
+	}
+	if l.countOnly {
+		return badRequest("count_only counts the whole range; leave \"cursor\" out")
+	}
+	if c.digest != l.digest || (l.rng.Revision != 0 && l.rng.Revision != c.revision) {
+		return badRequest("the parameter \"cursor\" belongs to a listing with another range, direction, delimiter or revision; repeat the parameters of the first page")
+	}
+	c.resume(&l.rng)
+	return nil
+}
+
+// countKeys answers ?count_only.
+func (s *Server) countKeys(x *exchange, l *listing) error {
+	n, revision, err := s.opts.Store.Count(l.rng)
+	if err != nil {
+		return err
+	}
+	x.setRevision(revision)
+	x.Header()["Vary"] = varyAccept
+	return x.writeJSON(http.StatusOK, struct {
+		Revision uint64 `json:"revision"`
+		Count    uint64 `json:"count"`
+	}{revision, n})
+}
+
+// page collects the entries of one answer.
+type page struct {
+	listing  *listing
+	kvs      []byte // the elements of "kvs", with commas
+	groups   [][]byte
+	size     int // of groups
+	count    uint64
+	lastItem []byte // bound after the last entry
+	more     bool
+}
+
+// add takes one entry, or notes that there are more than fit.
+func (p *page) add(it kvstore.Item) (bool, error) {
+	if p.count == p.listing.limit || len(p.kvs)+p.size >= maxPageBytes {
+		p.more = true
+		return false, nil
+	}
+	p.count++
+	p.lastItem = boundAfter(&it, p.listing.rng.Reverse)
+	if it.Group != nil {
+		p.groups = append(p.groups, append([]byte{}, it.Group...))
+		p.size += len(it.Group)
+		return true, nil
+	}
+	if len(p.kvs) > 0 {
+		p.kvs = append(p.kvs, ',')
+	}
+	p.kvs = appendKV(p.kvs, &it.KV, p.listing.rng.KeysOnly)
+	return true, nil
+}
+
+// pageKeys answers with one page.
+func (s *Server) pageKeys(x *exchange, l *listing) error {
+	buf := getBuffer()
+	p := &page{listing: l, kvs: (*buf)[:0]}
+	revision, err := s.opts.Store.List(l.rng, p.add)
+	if err != nil {
+		return err
+	}
+	x.setRevision(revision)
+	x.Header()["Vary"] = varyAccept
+	x.writeDocument(jsonType, http.StatusOK, p.document(revision))
+	putBuffer(buf, p.kvs)
+	return nil
+}
+
+// document is the whole answer.
+func (p *page) document(revision uint64) []byte {
+	doc := make([]byte, 0, len(p.kvs)+p.size+256)
+	doc = append(doc, `{"revision":`...)
+	doc = strconv.AppendUint(doc, revision, 10)
+	doc = append(doc, `,"kvs":[`...)
+	doc = append(doc, p.kvs...)
+	doc = append(doc, ']')
+	if p.listing.rng.Delimiter != nil {
+		doc = p.appendGroups(doc)
+	}
+	doc = appendNumber(doc, "count", p.count)
+	if next := p.listing.next(p.more, p.lastItem, revision); next != "" {
+		doc = append(doc, `,"next":"`...)
+		doc = append(append(doc, next...), '"')
+	}
+	return append(doc, '}', '\n')
+}
+
+// appendGroups appends "prefixes", and "prefixes_base64" where some are no
+// UTF-8.
+func (p *page) appendGroups(doc []byte) []byte {
+	text, binary := []byte{}, []byte{}
+	for _, g := range p.groups {
+		if utf8.Valid(g) {
+			text = append(appendString(text, g), ',')
+			continue
+		}
+		binary = append(append(appendBase64(append(binary, '"'), g), '"'), ',')
+	}
+	doc = append(append(append(doc, `,"prefixes":[`...), withoutComma(text)...), ']')
+	if len(binary) > 0 {
+		doc = append(append(append(doc, `,"prefixes_base64":[`...), withoutComma(binary)...), ']')
+	}
+	return doc
+}
+
+func withoutComma(list []byte) []byte { return list[:max(0, len(list)-1)] }
+
+// next is the cursor after an answer that left something out, or empty.
+func (l *listing) next(more bool, bound []byte, revision uint64) string {
+	if !more || bound == nil {
+		return ""
+	}
+	c := cursor{revision, l.digest, bound}
+	return c.String()
+}
+
+// errClientGone ends a listing whose reader is no longer there.
+var errClientGone = errors.New("the client is gone")
+
+// stream sends entries as lines, a chunk at a time.
+type stream struct {
+	x       *exchange
+	listing *listing
+	buf     []byte
+	count   uint64
+	last    []byte // bound after the last entry, kept only under a limit
+	more    bool
+	begun   bool
+}
+
+// streamKeys answers with a stream of lines. The revision is fixed before the
+// listing, because the header names it; the store could compact it away in
+// between, and then a newer one does as well.
+func (s *Server) streamKeys(x *exchange, l *listing) error {
+	if pretty, _ := x.query.flag("pretty"); pretty {
+		return badRequest("a stream has one line for each entry and cannot be indented; leave \"pretty\" out")
+	}
+	pinned := l.rng.Revision != 0
+	for attempt := 0; ; attempt++ {
+		if !pinned {
+			l.rng.Revision = s.opts.Store.Revision()
+		}
+		out := &stream{x: x, listing: l, buf: make([]byte, 0, streamChunk+streamChunk/4)}
+		err := out.run(s.opts.Store)
+		var gone *kvstore.CompactedError
+		if errors.As(err, &gone) && !pinned && !out.begun && attempt < 3 {
+			continue
+		}
+		return err
+	}
+}
+
+func (o *stream) run(store Store) error {
+	if o.x.r.Method == http.MethodHead {
+		o.begin()
+		return nil
+	}
+	if _, err := store.List(o.listing.rng, o.add); err != nil {
+		if errors.Is(err, errClientGone) {
+			panic(http.ErrAbortHandler)
+		}
+		return err
+	}
+	o.end()
+	if o.flush() != nil {
+		panic(http.ErrAbortHandler)
+	}
+	return nil
+}
+
+func (o *stream) add(it kvstore.Item) (bool, error) {
+	if o.count == o.listing.limit && o.listing.limit != 0 {
+		o.more = true
+		return false, nil
+	}
+	o.count++
+	if o.listing.limit != 0 {
+		o.last = boundAfter(&it, o.listing.rng.Reverse)
+	}
+	if it.Group != nil {
+		o.buf = append(appendBytes(append(o.buf, '{'), "prefix", it.Group), '}')
+	} else {
+		o.buf = appendKV(o.buf, &it.KV, o.listing.rng.KeysOnly)
+	}
+	o.buf = append(o.buf, '\n')
+	if len(o.buf) < streamChunk {
+		return true, nil
+	}
+	return true, o.flush()
+}
+
+// end appends the line that tells a whole stream from a cut one.
+func (o *stream) end() {
+	o.buf = append(o.buf, `{"type":"end"`...)
+	o.buf = appendNumber(o.buf, "count", o.count)
+	o.buf = appendNumber(o.buf, "revision", o.listing.rng.Revision)
+	if next := o.listing.next(o.more, o.last, o.listing.rng.Revision); next != "" {
+		o.buf = append(o.buf, `,"next":"`...)
+		o.buf = append(append(o.buf, next...), '"')
+	}
+	o.buf = append(o.buf, '}', '\n')
+}
+
+func (o *stream) begin() {
+	o.begun = true
+	h := o.x.Header()
+	h["X-Content-Type-Options"] = nosniff
+	h["Vary"] = varyAccept
+	o.x.set("Content-Type", ndjsonType)
+	o.x.setRevision(o.listing.rng.Revision)
+	o.x.WriteHeader(http.StatusOK)
+}
+
+// flush sends what was collected, all the way to the socket.
+func (o *stream) flush() error {
+	if !o.begun {
+		o.begin()
+	}
+	o.x.limitWriteTime(len(o.buf))
+	if _, err := o.x.Write(o.buf); err != nil {
+		return errClientGone
+	}
+	o.buf = o.buf[:0]
+	if err := http.NewResponseController(o.x.w).Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return errClientGone
+	}
+	return nil
+}
+
+// deleteRange answers DELETE /v1/kv. A request that names no bound, or only
+// empty ones (an unset variable in a script), does not delete everything.
+func (s *Server) deleteRange(x *exchange) error {
+	prefix, _ := x.query.get("prefix")
+	start, _ := x.query.get("start")
+	if prefix == "" && start == "" && !x.query.has("end") {
+		return badRequest("name what to delete: ?prefix=P that is not empty, or ?start=A and end=B; start=%%00 without end is everything")
+	}
+	r, err := x.query.parseRange()
+	if err != nil {
+		return err
+	}
+	if len(x.r.Header["If-Match"])+len(x.r.Header["If-None-Match"]) > 0 {
+		return badRequest("conditions belong to a single key; a range cannot be deleted under one")
+	}
+	res, err := x.do(&kvstore.Command{Op: kvstore.OpDeleteRange, Key: r.Start, End: r.End})
+	if err != nil {
+		return err
+	}
+	x.writeDeleted(&kvstore.Command{}, &res)
+	return nil
+}

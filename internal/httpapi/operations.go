@@ -1,0 +1,146 @@
+package httpapi
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"net/http"
+
+	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/kvstore"
+)
+
+// openAPI describes exactly the routes of routeTable.
+//
+//go:embed openapi.yaml
+var openAPI []byte
+
+// compacted is the answer of POST /v1/compact.
+type compacted struct {
+	Revision        uint64 `json:"revision"`
+	CompactRevision uint64 `json:"compact_revision"`
+}
+
+// compact answers POST /v1/compact?revision=R.
+func (s *Server) compact(x *exchange) error {
+	revision, ok, err := x.query.number("revision", 1)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return badRequest("the parameter \"revision\" must say which revision stays the oldest that can be read")
+	}
+	res, err := x.do(&kvstore.Command{Op: kvstore.OpCompact, Revision: revision})
+	if err != nil {
+		return err
+	}
+	return x.writeJSON(http.StatusOK, compacted{res.Revision, revision})
+}
+
+func (s *Server) getSettings(x *exchange) error {
+	if err := x.freshen(0); err != nil {
+		return err
+	}
+	x.setRevision(s.opts.Store.Revision())
+	return x.writeJSON(http.StatusOK, s.opts.Store.Settings())
+}
+
+// putSettings answers PUT /v1/settings. A field that is not given keeps its
+// value, so the state that it starts from must be the newest.
+func (s *Server) putSettings(x *exchange) error {
+	body, err := x.readBody(maxDocument)
+	if err != nil {
+		return err
+	}
+	var asked kvstore.Settings // decoded first for its errors alone
+	if err := decodeDocument(body, &asked); err != nil {
+		return err
+	}
+	if err := x.freshen(0); err != nil {
+		return err
+	}
+	next := s.opts.Store.Settings()
+	if err := decodeDocument(body, &next); err != nil {
+		return err
+	}
+	if _, err := x.do(&kvstore.Command{Op: kvstore.OpSettings, Settings: &next}); err != nil {
+		return err
+	}
+	return x.writeJSON(http.StatusOK, next)
+}
+
+// getSnapshot streams a backup. It takes as long as it takes, so it has a
+// timeout only where the request names one; a reader that accepts nothing is
+// cut off.
+func (s *Server) getSnapshot(x *exchange) error {
+	ctx, cancel, err := x.longContext()
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	out := &snapshotWriter{x: x}
+	if x.r.Method == http.MethodHead {
+		out.writeHeader()
+		return nil
+	}
+	if err := s.opts.Health.Snapshot(ctx, out); err != nil {
+		return fmt.Errorf("stream a snapshot: %w", err)
+	}
+	if !out.begun {
+		return api.Errorf(api.Internal, "the snapshot came out empty")
+	}
+	return nil
+}
+
+func (x *exchange) longContext() (context.Context, context.CancelFunc, error) {
+	if x.query.has("timeout") {
+		return x.context()
+	}
+	ctx, cancel := context.WithCancel(x.r.Context())
+	return ctx, cancel, nil
+}
+
+// snapshotWriter sends the header with the first byte, so that a snapshot
+// that cannot even start is answered with its error.
+type snapshotWriter struct {
+	x     *exchange
+	begun bool
+}
+
+func (w *snapshotWriter) Write(p []byte) (int, error) {
+	if !w.begun {
+		w.writeHeader()
+	}
+	w.x.limitWriteTime(len(p))
+	return w.x.Write(p)
+}
+
+func (w *snapshotWriter) writeHeader() {
+	w.begun = true
+	h := w.x.Header()
+	h["Content-Type"] = octetStream
+	h["X-Content-Type-Options"] = nosniff
+	h["Content-Disposition"] = []string{`attachment; filename="kvd.snapshot"`}
+	w.x.setCluster()
+	w.x.WriteHeader(http.StatusOK)
+}
+
+func (s *Server) getVersion(x *exchange) error {
+	return x.writeJSON(http.StatusOK, s.opts.Version)
+}
+
+func (s *Server) getOpenAPI(x *exchange) error {
+	x.set("Content-Type", "application/yaml")
+	x.Header()["X-Content-Type-Options"] = nosniff
+	x.writeWhole(http.StatusOK, openAPI)
+	return nil
+}
+
+// getMetrics hands the request to the metrics handler.
+func (s *Server) getMetrics(x *exchange) error {
+	if s.opts.Metrics == nil {
+		return api.Errorf(api.NotFound, "metrics are not served on this listener")
+	}
+	s.opts.Metrics.ServeHTTP(x, x.r)
+	return nil
+}

@@ -1,0 +1,162 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/kvstore"
+)
+
+// statuses is the one table from error codes to HTTP statuses.
+var statuses = map[api.Code]int{
+	api.BadRequest:         http.StatusBadRequest,
+	api.FutureRevision:     http.StatusBadRequest,
+	api.KeyNotFound:        http.StatusNotFound,
+	api.MemberNotFound:     http.StatusNotFound,
+	api.NotFound:           http.StatusNotFound,
+	api.MethodNotAllowed:   http.StatusMethodNotAllowed,
+	api.MemberExists:       http.StatusConflict,
+	api.MemberRemoved:      http.StatusConflict,
+	api.UnsafeChange:       http.StatusConflict,
+	api.RevisionCompacted:  http.StatusGone,
+	api.PreconditionFailed: http.StatusPreconditionFailed,
+	api.TooLarge:           http.StatusRequestEntityTooLarge,
+	api.Overloaded:         http.StatusTooManyRequests,
+	api.NoLeader:           http.StatusServiceUnavailable,
+	api.Starting:           http.StatusServiceUnavailable,
+	api.Stopping:           http.StatusServiceUnavailable,
+	api.NoSpace:            http.StatusServiceUnavailable,
+	api.ReadTimeout:        http.StatusServiceUnavailable,
+	api.Timeout:            http.StatusGatewayTimeout,
+	api.Internal:           http.StatusInternalServerError,
+}
+
+// statusOf returns the status of a code; one that the table lacks is a bug,
+// answered as such.
+func statusOf(c api.Code) int {
+	if s, ok := statuses[c]; ok {
+		return s
+	}
+	return http.StatusInternalServerError
+}
+
+// badRequest is the error for input that cannot be understood.
+func badRequest(format string, args ...any) *api.Error {
+	return api.Errorf(api.BadRequest, format, args...)
+}
+
+// asProblem turns any error into the one that is answered. What has no code
+// of its own is a bug here or below: internal, except that a read's deadline
+// may reach us bare.
+func asProblem(err error) *api.Error {
+	var (
+		known     *api.Error
+		compacted *kvstore.CompactedError
+		future    *kvstore.FutureRevisionError
+	)
+	switch {
+	case errors.As(err, &known):
+		return known
+	case errors.As(err, &compacted):
+		return compactedProblem(compacted)
+	case errors.As(err, &future):
+		return api.Errorf(api.FutureRevision, "the store is at revision %d, which is before the one asked for", future.Revision)
+	case errors.Is(err, kvstore.ErrKeyNotFound):
+		return api.Errorf(api.KeyNotFound, "the key does not exist at this revision")
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return api.Errorf(api.ReadTimeout, "the request ran out of time before this node could answer it")
+	}
+	return api.Errorf(api.Internal, "an unexpected error; the node's log has it under this request id")
+}
+
+func compactedProblem(e *kvstore.CompactedError) *api.Error {
+	p := api.Errorf(api.RevisionCompacted, "the history before revision %d is compacted away", e.CompactRevision)
+	p.Fields = map[string]any{"compact_revision": e.CompactRevision}
+	return p
+}
+
+// outcomeProblem is the error of a command that was applied without effect,
+// nil for one that took effect.
+func outcomeProblem(res *kvstore.Result) error {
+	switch res.Outcome {
+	case kvstore.OK:
+		return nil
+	case kvstore.PreconditionFailed:
+		return failedCondition(res.KV.ModRevision)
+	case kvstore.TooLarge:
+		return outcomeError(api.TooLarge, res, "the key, value or range is over its limit")
+	case kvstore.NoSpace:
+		return outcomeError(api.NoSpace, res, "the store is over its quota; deletes and compaction still work")
+	case kvstore.NotANumber:
+		p := outcomeError(api.PreconditionFailed, res, "the value is no decimal 64-bit number")
+		p.Fields = map[string]any{"revision": res.KV.ModRevision}
+		return p
+	case kvstore.Overflow:
+		p := outcomeError(api.PreconditionFailed, res, "the sum would not fit into a 64-bit number")
+		p.Fields = map[string]any{"revision": res.KV.ModRevision}
+		return p
+	case kvstore.FutureRevision:
+		return outcomeError(api.FutureRevision, res, "the revision lies in the future")
+	case kvstore.Invalid:
+		return outcomeError(api.BadRequest, res, "the store refuses the command as invalid")
+	}
+	return api.Errorf(api.Internal, "a command came to the unexpected outcome %d", res.Outcome)
+}
+
+func outcomeError(code api.Code, res *kvstore.Result, otherwise string) *api.Error {
+	if res.Detail != "" {
+		return &api.Error{Code: code, Detail: res.Detail}
+	}
+	return &api.Error{Code: code, Detail: otherwise}
+}
+
+// failedCondition is the 412 of a key that is at revision now (0: absent).
+func failedCondition(now uint64) *api.Error {
+	p := api.Errorf(api.PreconditionFailed, "the key is at revision %d, which a condition of the request rules out", now)
+	if now == 0 {
+		p.Detail = "the key does not exist, which a condition of the request rules out"
+	}
+	p.Fields = map[string]any{"revision": now}
+	return p
+}
+
+// writeProblem answers with a problem document (RFC 9457).
+func (x *exchange) writeProblem(p *api.Error) {
+	status := statusOf(p.Code)
+	doc := make(map[string]any, len(p.Fields)+4)
+	maps.Copy(doc, p.Fields)
+	doc["title"] = http.StatusText(status)
+	doc["status"] = status
+	doc["detail"] = p.Detail
+	doc["code"] = p.Code
+	if status == http.StatusInternalServerError {
+		doc["request_id"] = x.requestID()
+	}
+	h := x.Header()
+	clearPayloadHeaders(h)
+	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
+		h.Set("Retry-After", retryAfter(p.RetryAfter))
+	}
+	if err := x.writeJSONAs("application/problem+json", status, doc); err != nil {
+		x.srv.log.Error("encode a problem document", x.logFields(err)...)
+		x.WriteHeader(http.StatusInternalServerError)
+	}
+}
+
+// clearPayloadHeaders drops what a handler said about the payload that it
+// then did not send.
+func clearPayloadHeaders(h http.Header) {
+	for _, name := range []string{"Content-Length", "Content-Disposition", "Content-Security-Policy", "Etag", "Location"} {
+		delete(h, name)
+	}
+}
+
+// retryAfter gives whole seconds, at least one, as the header wants them.
+func retryAfter(d time.Duration) string {
+	return strconv.FormatInt(max(1, int64((d+time.Second-1)/time.Second)), 10)
+}

@@ -1,0 +1,142 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/kvstore"
+)
+
+// Every code that package api declares has a row in the status table, and in
+// openapi.yaml.
+func TestEveryCodeHasAStatus(t *testing.T) {
+	file, err := parser.ParseFile(token.NewFileSet(), "../api/api.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	ast.Inspect(file, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if !ok {
+			return true
+		}
+		if id, ok := spec.Type.(*ast.Ident); !ok || id.Name != "Code" {
+			return true
+		}
+		code, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen++
+		if _, ok := statuses[api.Code(code)]; !ok {
+			t.Errorf("the code %s has no status", code)
+		}
+		if !strings.Contains(string(openAPI), code) {
+			t.Errorf("the code %s is not in openapi.yaml", code)
+		}
+		return true
+	})
+	if seen != len(statuses) {
+		t.Errorf("%d codes declared, %d in the table", seen, len(statuses))
+	}
+}
+
+// Each code, coming from the node on a write and on a read, is answered with
+// its status.
+func TestEveryCodeIsAnswered(t *testing.T) {
+	f := newFixture(t)
+	f.put("k", "v")
+	for code, status := range statuses {
+		err := &api.Error{Code: code, Detail: "because", RetryAfter: 1500 * time.Millisecond, Fields: map[string]any{"extra": 7}}
+		f.node.doErr, f.node.readErr = err, fmt.Errorf("wrapped: %w", err)
+		for _, a := range []*answer{f.do("PUT", "/k", "v"), f.do("PUT", "/v1/kv/k", "v"), f.do("GET", "/k", ""), f.do("GET", "/v1/kv?prefix=k", "")} {
+			a.problem(status, code, "because", `"extra":7`)
+			retry := a.header.Get("Retry-After")
+			if wantRetry := status == 429 || status == 503; wantRetry != (retry == "2") || (!wantRetry && retry != "") {
+				t.Errorf("%s %s: Retry-After %q", a.what, code, retry)
+			}
+			if hasID := strings.Contains(a.body, "request_id"); hasID != (status == 500) {
+				t.Errorf("%s %s: request_id there: %v", a.what, code, hasID)
+			}
+		}
+		f.do("HEAD", "/k", "").wantBody(status, "")
+	}
+}
+
+func TestOutcomesAreAnswered(t *testing.T) {
+	for _, c := range []struct {
+		outcome kvstore.Outcome
+		code    api.Code
+	}{
+		{kvstore.PreconditionFailed, api.PreconditionFailed}, {kvstore.TooLarge, api.TooLarge}, {kvstore.NoSpace, api.NoSpace},
+		{kvstore.NotANumber, api.PreconditionFailed}, {kvstore.Overflow, api.PreconditionFailed},
+		{kvstore.FutureRevision, api.FutureRevision}, {kvstore.Invalid, api.BadRequest}, {kvstore.Ignored, api.Internal}, {99, api.Internal},
+	} {
+		for _, detail := range []string{"", "told by the store"} {
+			err := outcomeProblem(&kvstore.Result{Outcome: c.outcome, Detail: detail, KV: kvstore.KV{ModRevision: 7}})
+			var p *api.Error
+			if !errors.As(err, &p) || p.Code != c.code || p.Detail == "" {
+				t.Errorf("outcome %d: %v, want %s", c.outcome, err, c.code)
+			}
+			if p.Code == api.PreconditionFailed && p.Fields["revision"] != uint64(7) {
+				t.Errorf("outcome %d: fields %v", c.outcome, p.Fields)
+			}
+		}
+	}
+	if err := outcomeProblem(&kvstore.Result{}); err != nil {
+		t.Errorf("OK gave %v", err)
+	}
+}
+
+func TestErrorsWithoutACode(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		code api.Code
+	}{
+		{context.DeadlineExceeded, api.ReadTimeout},
+		{fmt.Errorf("get: %w", context.Canceled), api.ReadTimeout},
+		{fmt.Errorf("get: %w", kvstore.ErrKeyNotFound), api.KeyNotFound},
+		{fmt.Errorf("get: %w", &kvstore.CompactedError{CompactRevision: 4}), api.RevisionCompacted},
+		{fmt.Errorf("get: %w", &kvstore.FutureRevisionError{Revision: 4}), api.FutureRevision},
+		{errors.New("disk on fire: /secret/path"), api.Internal},
+	} {
+		p := asProblem(c.err)
+		if p.Code != c.code || strings.Contains(p.Detail, "secret") {
+			t.Errorf("%v: got %+v, want %s", c.err, p, c.code)
+		}
+	}
+}
+
+// A 500 names the request, and the log has the cause under that name.
+func TestInternalErrorsAreLogged(t *testing.T) {
+	f := newFixture(t)
+	f.node.doErr = errors.New("disk on fire")
+	var doc struct {
+		RequestID string `json:"request_id"`
+	}
+	f.do("PUT", "/secret-key", "secret-value").problem(500, api.Internal).decode(&doc)
+	entries := f.logs.All()
+	if len(entries) != 1 || entries[0].ContextMap()["request_id"] != doc.RequestID || doc.RequestID == "" {
+		t.Fatalf("request %q, log %+v", doc.RequestID, entries)
+	}
+	if line := fmt.Sprint(entries[0].Message, entries[0].ContextMap()); strings.Contains(line, "secret") || !strings.Contains(line, "disk on fire") {
+		t.Errorf("the log says %s", line)
+	}
+}
+
+func TestRetryAfterIsWholeSeconds(t *testing.T) {
+	for d, want := range map[time.Duration]string{0: "1", time.Millisecond: "1", time.Second: "1", 1001 * time.Millisecond: "2", time.Minute: "60"} {
+		if got := retryAfter(d); got != want {
+			t.Errorf("%v: %s, want %s", d, got, want)
+		}
+	}
+}

@@ -1,0 +1,207 @@
+package httpapi
+
+import (
+	"context"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kvd-io/kvd/internal/api"
+)
+
+// Bounds of the timeout parameter.
+const (
+	defaultTimeout = 5 * time.Second
+	minTimeout     = time.Millisecond
+	maxTimeout     = 10 * time.Minute
+)
+
+// maxSafeInteger is the greatest id, revision or count: beyond it JSON
+// readers that keep numbers as doubles lose digits.
+const maxSafeInteger = 1<<53 - 1
+
+// query is the parsed query of a request: few parameters, so a list.
+type query struct {
+	params []param
+}
+
+type param struct{ name, value string }
+
+// get returns the value of a parameter and whether it was given.
+func (q *query) get(name string) (string, bool) {
+	for i := range q.params {
+		if q.params[i].name == name {
+			return q.params[i].value, true
+		}
+	}
+	return "", false
+}
+
+// has reports whether a parameter was given.
+func (q *query) has(name string) bool {
+	_, ok := q.get(name)
+	return ok
+}
+
+// parseQuery reads the query and refuses what the method does not accept:
+// a misspelt parameter must not silently change what a request means.
+func (x *exchange) parseQuery(m *method) error {
+	rest := x.r.URL.RawQuery
+	if m.anyQuery {
+		return nil
+	}
+	for rest != "" {
+		var pair string
+		pair, rest, _ = strings.Cut(rest, "&")
+		if pair == "" {
+			continue
+		}
+		p, err := decodeParam(pair)
+		if err != nil {
+			return err
+		}
+		if err := x.accept(m, p); err != nil {
+			return err
+		}
+		x.query.params = append(x.query.params, p)
+	}
+	_, err := x.query.flag("pretty")
+	return err
+}
+
+func decodeParam(pair string) (param, error) {
+	rawName, rawValue, _ := strings.Cut(pair, "=")
+	name, err := url.QueryUnescape(rawName)
+	if err != nil {
+		return param{}, badRequest("the query has a bad escape in the parameter name %.40q", rawName)
+	}
+	value, err := url.QueryUnescape(rawValue)
+	if err != nil {
+		return param{}, badRequest("the query has a bad escape in the value of the parameter %.40q", name)
+	}
+	return param{name, value}, nil
+}
+
+// accept judges one parameter against what the method takes.
+func (x *exchange) accept(m *method, p param) error {
+	if slices.Contains(m.later, p.name) {
+		return badRequest("this version of kvd does not offer the parameter %q on this request", p.name)
+	}
+	if !slices.Contains(m.params, p.name) && !slices.Contains(everywhere, p.name) {
+		return badRequest("unknown parameter %.40q; this request takes %s", p.name, strings.Join(append(slices.Clone(m.params), everywhere...), ", "))
+	}
+	if x.query.has(p.name) && p.name != "exclude" {
+		return badRequest("the parameter %q is given more than once", p.name)
+	}
+	return nil
+}
+
+// everywhere are the parameters that every request takes.
+var everywhere = []string{"timeout", "pretty"}
+
+// flag reads a parameter that is either there or not; "false" and "0" stand
+// for not.
+func (q *query) flag(name string) (bool, error) {
+	v, ok := q.get(name)
+	if !ok {
+		return false, nil
+	}
+	switch v {
+	case "", "true", "1":
+		return true, nil
+	case "false", "0":
+		return false, nil
+	}
+	return false, badRequest("the parameter %q is a switch: give it without a value, not %.40q", name, v)
+}
+
+// number reads a parameter that is a decimal from low to 2^53-1; it is given
+// as ok where present.
+func (q *query) number(name string, low uint64) (n uint64, ok bool, err error) {
+	v, ok := q.get(name)
+	if !ok {
+		return 0, false, nil
+	}
+	n, err = strconv.ParseUint(v, 10, 64)
+	if err != nil || n < low || n > maxSafeInteger {
+		return 0, true, badRequest("the parameter %q must be a decimal number from %d to %d, not %.40q", name, low, uint64(maxSafeInteger), v)
+	}
+	return n, true, nil
+}
+
+// duration reads a parameter that is a Go duration or a bare number of
+// seconds, not negative.
+func (q *query) duration(name string) (d time.Duration, ok bool, err error) {
+	v, ok := q.get(name)
+	if !ok {
+		return 0, false, nil
+	}
+	d, err = parseDuration(v)
+	if err != nil || d < 0 {
+		return 0, true, badRequest("the parameter %q must be a duration such as 500ms or 30s, or a number of seconds, not %.40q", name, v)
+	}
+	return d, true, nil
+}
+
+func parseDuration(s string) (time.Duration, error) {
+	if s != "" && strings.Trim(s, "0123456789.") == "" {
+		s += "s"
+	}
+	return time.ParseDuration(s)
+}
+
+// timeout is how long the request may take.
+func (q *query) timeout() (time.Duration, error) {
+	d, ok, err := q.duration("timeout")
+	switch {
+	case err != nil:
+		return 0, err
+	case !ok:
+		return defaultTimeout, nil
+	case d < minTimeout || d > maxTimeout:
+		return 0, badRequest("the parameter \"timeout\" must be from %v to %v", minTimeout, maxTimeout)
+	}
+	return d, nil
+}
+
+// context is the request's context, bounded by its timeout, which runs from
+// the first call on: reading the body does not count.
+func (x *exchange) context() (context.Context, context.CancelFunc, error) {
+	if x.deadline.IsZero() {
+		d, err := x.query.timeout()
+		if err != nil {
+			return nil, nil, err
+		}
+		x.deadline = time.Now().Add(d)
+	}
+	ctx, cancel := context.WithDeadline(x.r.Context(), x.deadline)
+	return ctx, cancel, nil
+}
+
+// readOptions says how fresh the request wants its read to be.
+func (q *query) readOptions() (api.ReadOptions, error) {
+	var o api.ReadOptions
+	if v, ok := q.get("consistency"); ok {
+		switch v {
+		case "linearizable":
+		case "stale":
+			o.Stale = true
+		default:
+			return o, badRequest("the parameter \"consistency\" is linearizable or stale, not %.40q", v)
+		}
+	}
+	d, ok, err := q.duration("max_staleness")
+	if err != nil || !ok {
+		return o, err
+	}
+	if !o.Stale {
+		return o, badRequest("the parameter \"max_staleness\" needs consistency=stale beside it")
+	}
+	if d == 0 {
+		return o, badRequest("the parameter \"max_staleness\" must be above 0; leave it out to allow any staleness")
+	}
+	o.MaxStaleness = d
+	return o, nil
+}

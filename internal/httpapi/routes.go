@@ -1,0 +1,328 @@
+package httpapi
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/kvd-io/kvd/internal/api"
+)
+
+// handler answers one method of one route, or returns why not.
+type handler func(*Server, *exchange) error
+
+// method is what a route does for one HTTP method. GET stands for HEAD too.
+type method struct {
+	name   string
+	handle handler
+	// params are the query parameters it takes, beside those in everywhere.
+	params []string
+	// later are parameters of the contract that this version does not offer.
+	later []string
+	// mutates marks requests that may not be silently repeated.
+	mutates bool
+	// anyQuery leaves the query to the handler.
+	anyQuery bool
+}
+
+// route is one row of the table. Its pattern is also its name in metrics and
+// in openapi.yaml.
+type route struct {
+	pattern string
+	methods []method
+	// allow is the Allow header of a 405; computed where empty.
+	allow string
+	// exempt routes answer also when too much is in flight.
+	exempt bool
+}
+
+// The patterns that the router treats in its own way.
+const (
+	kvPattern    = "/v1/kv/{key}"
+	shortPattern = "/{key}"
+	kvPrefix     = "/v1/kv/"
+)
+
+// unmatched stands for the route of a request that has none.
+var unmatched = &route{pattern: "none"}
+
+// method returns the row for an HTTP method, nil where there is none.
+func (rt *route) method(name string) *method {
+	if name == http.MethodHead {
+		name = http.MethodGet
+	}
+	for i := range rt.methods {
+		if rt.methods[i].name == name {
+			return &rt.methods[i]
+		}
+	}
+	return nil
+}
+
+// allowed lists the methods for the Allow header.
+func (rt *route) allowed() string {
+	if rt.allow != "" {
+		return rt.allow
+	}
+	var names []string
+	for _, m := range rt.methods {
+		names = append(names, m.name)
+		if m.name == http.MethodGet {
+			names = append(names, http.MethodHead)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// Parameters that several methods share.
+var (
+	readParams  = []string{"consistency", "max_staleness"}
+	rangeParams = []string{"prefix", "start", "end"}
+)
+
+func with(lists ...[]string) []string {
+	var all []string
+	for _, l := range lists {
+		all = append(all, l...)
+	}
+	return all
+}
+
+// routeTable lists every route. What is not here does not exist.
+func routeTable(rootMembers bool) []*route {
+	return append(append(keyRoutes(rootMembers), clusterRoutes()...), probeRoutes()...)
+}
+
+func keyRoutes(rootMembers bool) []*route {
+	getKey := method{name: http.MethodGet, handle: (*Server).getKey, params: with([]string{"revision", "meta"}, readParams), later: []string{"wait", "if_revision"}}
+	return []*route{
+		{pattern: kvPattern, methods: []method{
+			getKey,
+			{name: http.MethodPut, handle: (*Server).putKey, mutates: true, params: []string{"if_revision", "return"}, later: []string{"ttl", "lease"}},
+			{name: http.MethodPost, handle: (*Server).changeKey, mutates: true, params: []string{"append", "incr", "if_revision", "return"}, later: []string{"ttl", "lease"}},
+			{name: http.MethodDelete, handle: (*Server).deleteKey, mutates: true, params: []string{"if_revision", "return"}},
+		}},
+		shortRoute(getKey, rootMembers),
+		{pattern: "/v1/kv", methods: []method{
+			{name: http.MethodGet, handle: (*Server).listKeys, params: with(rangeParams, readParams, []string{"limit", "cursor", "reverse", "keys_only", "count_only", "delimiter", "revision"})},
+			{name: http.MethodDelete, handle: (*Server).deleteRange, mutates: true, params: rangeParams},
+		}},
+	}
+}
+
+// shortRoute is the short form. Its Allow header is the one that its ancestor
+// sent.
+func shortRoute(getKey method, rootMembers bool) *route {
+	rt := &route{pattern: shortPattern, allow: "PUT, GET", methods: []method{
+		getKey,
+		{name: http.MethodPut, handle: (*Server).putShort, mutates: true, params: []string{"if_revision"}, later: []string{"ttl", "lease"}},
+	}}
+	if rootMembers {
+		rt.allow = "PUT, GET, POST, DELETE"
+		rt.methods = append(rt.methods,
+			method{name: http.MethodPost, handle: (*Server).addShort, mutates: true},
+			method{name: http.MethodDelete, handle: (*Server).removeShort, mutates: true})
+	}
+	return rt
+}
+
+func clusterRoutes() []*route {
+	return []*route{
+		{pattern: "/v1/members", methods: []method{
+			{name: http.MethodGet, handle: (*Server).listMembers},
+			{name: http.MethodPost, handle: (*Server).addMember, mutates: true},
+		}},
+		{pattern: "/v1/members/{id}", methods: []method{
+			{name: http.MethodPut, handle: (*Server).updateMember, mutates: true},
+			{name: http.MethodDelete, handle: (*Server).removeMember, mutates: true},
+		}},
+		{pattern: "/v1/members/{id}/promote", methods: []method{
+			{name: http.MethodPost, handle: (*Server).promoteMember, mutates: true},
+		}},
+		{pattern: "/v1/leader", methods: []method{
+			{name: http.MethodGet, handle: (*Server).getLeader},
+			{name: http.MethodPost, handle: (*Server).transferLeader, mutates: true, params: []string{"to"}},
+		}},
+		{pattern: "/v1/status", methods: []method{{name: http.MethodGet, handle: (*Server).getStatus}}},
+		{pattern: "/v1/cluster", methods: []method{{name: http.MethodGet, handle: (*Server).getCluster}}},
+		{pattern: "/v1/snapshot", methods: []method{{name: http.MethodGet, handle: (*Server).getSnapshot}}},
+		{pattern: "/v1/compact", methods: []method{{name: http.MethodPost, handle: (*Server).compact, mutates: true, params: []string{"revision"}}}},
+		{pattern: "/v1/settings", methods: []method{
+			{name: http.MethodGet, handle: (*Server).getSettings, params: readParams},
+			{name: http.MethodPut, handle: (*Server).putSettings, mutates: true},
+		}},
+	}
+}
+
+func probeRoutes() []*route {
+	get := func(pattern string, h handler, params ...string) *route {
+		return &route{pattern: pattern, exempt: true, methods: []method{{name: http.MethodGet, handle: h, params: params}}}
+	}
+	metrics := get("/metrics", (*Server).getMetrics)
+	metrics.methods[0].anyQuery = true
+	return []*route{
+		get("/healthz", (*Server).getLive, "verbose"),
+		get("/livez", (*Server).getLive, "verbose"),
+		get("/readyz", (*Server).getReady, "verbose", "exclude", "role"),
+		get("/readyz/{check}", (*Server).getReadyCheck),
+		get("/health", (*Server).getEtcdHealth, "serializable", "exclude"),
+		get("/version", (*Server).getVersion),
+		get("/openapi.yaml", (*Server).getOpenAPI),
+		metrics,
+	}
+}
+
+// router finds the route of a request on its escaped path, by hand: ServeMux
+// would clean the path and redirect, and so turn one key into another.
+type router struct {
+	kv, short *route
+	static    map[string]*route
+	// params are the routes with one parameter segment.
+	params []paramRoute
+}
+
+type paramRoute struct {
+	prefix, suffix string
+	route          *route
+}
+
+func newRouter(rootMembers bool) *router {
+	t := &router{static: make(map[string]*route)}
+	for _, rt := range routeTable(rootMembers) {
+		prefix, rest, found := strings.Cut(rt.pattern, "{")
+		switch {
+		case rt.pattern == kvPattern:
+			t.kv = rt
+		case rt.pattern == shortPattern:
+			t.short = rt
+		case !found:
+			t.static[rt.pattern] = rt
+		default:
+			_, suffix, _ := strings.Cut(rest, "}")
+			t.params = append(t.params, paramRoute{prefix, suffix, rt})
+		}
+	}
+	return t
+}
+
+// escapedPath returns the path as it came, and whether it still has to be
+// decoded. URL.EscapedPath would not do: given one character that it would
+// itself have escaped, it escapes the whole decoded path anew, so that
+// `/%761/x"` would turn into a path below /v1. RawPath is empty exactly when
+// the path is the default escaping of Path, in which no character that a
+// route is matched on is escaped; then Path serves as well.
+func escapedPath(u *url.URL) (path string, escaped bool) {
+	if u.RawPath != "" {
+		return u.RawPath, true
+	}
+	return u.Path, false
+}
+
+// find returns the route and its argument, decoded once, or why there is
+// none.
+func (t *router) find(r *http.Request) (*route, string, error) {
+	path, escaped := escapedPath(r.URL)
+	if path == "" || path[0] != '/' {
+		if path != "" || r.URL.Opaque != "" {
+			return nil, "", badRequest("the request target is not a path")
+		}
+		path = "/"
+	}
+	rt, arg := t.match(path)
+	if rt == nil {
+		return nil, "", noRoute(r.Method, r.URL.EscapedPath())
+	}
+	if !escaped {
+		return rt, arg, nil
+	}
+	decoded, err := url.PathUnescape(arg)
+	if err != nil {
+		return nil, "", badRequest("the path has a bad escape")
+	}
+	return rt, decoded, nil
+}
+
+// match finds the route of a path and what its parameter stands for.
+func (t *router) match(path string) (*route, string) {
+	if strings.HasPrefix(path, kvPrefix) {
+		return t.kv, path[len(kvPrefix):]
+	}
+	if !reserved(firstSegment(path)) {
+		return t.short, path[1:]
+	}
+	if rt := t.static[path]; rt != nil {
+		return rt, ""
+	}
+	for i := range t.params {
+		if arg, ok := t.params[i].match(path); ok {
+			return t.params[i].route, arg
+		}
+	}
+	return nil, ""
+}
+
+func (p *paramRoute) match(path string) (string, bool) {
+	arg, ok := strings.CutPrefix(path, p.prefix)
+	if !ok {
+		return "", false
+	}
+	arg, ok = strings.CutSuffix(arg, p.suffix)
+	return arg, ok && arg != "" && !strings.Contains(arg, "/")
+}
+
+func firstSegment(path string) string {
+	seg, _, _ := strings.Cut(path[1:], "/")
+	return seg
+}
+
+// reserved reports whether a first segment is kept for kvd's own routes, now
+// or later, and so never starts a key of the short form.
+func reserved(segment string) bool {
+	switch segment {
+	case "ui", "metrics", "health", "healthz", "livez", "readyz", "version", "openapi.yaml", "debug", ".well-known":
+		return true
+	}
+	return versionSegment(segment)
+}
+
+// versionSegment reports whether the segment is one of v0 to v99.
+func versionSegment(s string) bool {
+	if len(s) < 2 || len(s) > 3 || s[0] != 'v' {
+		return false
+	}
+	if len(s) == 3 && s[1] == '0' {
+		return false
+	}
+	return strings.Trim(s[1:], "0123456789") == ""
+}
+
+// planned are the parts of the contract that this version does not have.
+var planned = []string{"/v1/watch", "/v1/leases", "/v1/locks", "/v1/txn", "/v1/batch"}
+
+// noRoute says why a reserved path leads nowhere.
+func noRoute(verb, path string) error {
+	for _, p := range planned {
+		if path == p || strings.HasPrefix(path, p+"/") {
+			return api.Errorf(api.NotFound, "this version of kvd does not offer %s", p)
+		}
+	}
+	if verb == http.MethodPut {
+		return reservedKey(path)
+	}
+	return api.Errorf(api.NotFound, "there is no %.200q here; /openapi.yaml lists what there is, and keys are under /v1/kv/", path)
+}
+
+func reservedKey(path string) error {
+	return badRequest("paths that begin with /%s are kvd's own and no keys of the short form; for the key use PUT /v1/kv%.4200s", firstSegment(path), path)
+}
+
+// wrongMethod is the answer to a method that the route does not have.
+func (x *exchange) wrongMethod() error {
+	path := x.r.URL.EscapedPath()
+	if x.r.Method == http.MethodPut && x.route != x.srv.router.short && firstSegment(path) != "v1" {
+		return reservedKey(path)
+	}
+	allow := x.route.allowed()
+	x.Header()["Allow"] = []string{allow}
+	return api.Errorf(api.MethodNotAllowed, "%s takes %s", x.route.pattern, allow)
+}

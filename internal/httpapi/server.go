@@ -1,0 +1,247 @@
+// Package httpapi is the HTTP contract of kvd: it turns requests into reads
+// and commands, and their outcomes into answers.
+//
+// The way of a request: Server.ServeHTTP makes an exchange, finds its route
+// on the escaped path (router), counts it against the limit in flight, finds
+// the method, parses the query against what the method accepts, and calls the
+// handler. A handler answers or returns an error; an error becomes a problem
+// document in one place. What a handler needs of the node it reaches through
+// the small interfaces in ports.go.
+package httpapi
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/api"
+)
+
+// DefaultMaxInFlight bounds the requests in work at once. Each may hold one
+// body, so it also bounds memory.
+const DefaultMaxInFlight = 4096
+
+// Options are what a Server works with. Store, Replicator, Cluster and Health
+// are required.
+type Options struct {
+	Store      Store
+	Replicator Replicator
+	Cluster    Cluster
+	Health     Health
+
+	// Logger gets what a person must look at; nil discards it.
+	Logger *zap.Logger
+	// Metrics answers /metrics; nil makes that 404.
+	Metrics http.Handler
+	// Observer hears of every request; nil for nobody.
+	Observer Observer
+	// Version is the answer of /version.
+	Version api.Version
+	// RootMembers lets POST and DELETE of /{id} change the membership.
+	RootMembers bool
+	// MaxInFlight is the most requests in work at once, health probes aside;
+	// 0 means DefaultMaxInFlight.
+	MaxInFlight int
+}
+
+// Server answers requests of clients. It is an http.Handler, safe for
+// concurrent use, and starts no goroutine.
+type Server struct {
+	opts     Options
+	log      *zap.Logger
+	router   *router
+	inFlight atomic.Int64
+}
+
+// New returns a Server.
+func New(opts Options) *Server {
+	if opts.Logger == nil {
+		opts.Logger = zap.NewNop()
+	}
+	if opts.MaxInFlight == 0 {
+		opts.MaxInFlight = DefaultMaxInFlight
+	}
+	return &Server{opts: opts, log: opts.Logger, router: newRouter(opts.RootMembers)}
+}
+
+// InFlight is the number of requests in work, health probes aside.
+func (s *Server) InFlight() int64 { return s.inFlight.Load() }
+
+// exchange is one request with its answer. It is the ResponseWriter of its
+// handler, so that the status is known afterwards. One goroutine owns it.
+type exchange struct {
+	w      http.ResponseWriter
+	r      *http.Request
+	srv    *Server
+	route  *route
+	query  query
+	arg    string // what followed the route's prefix, decoded
+	status int    // 0 until the header is written
+	id     string // request id, made when first needed
+	body   bodyState
+	// deadline is when the request runs out of time, once that is known.
+	deadline time.Time
+	// singles backs the one-element values of the header map, to save an
+	// allocation each.
+	singles [4]string
+	used    int
+}
+
+// Header implements http.ResponseWriter.
+func (x *exchange) Header() http.Header { return x.w.Header() }
+
+// WriteHeader implements http.ResponseWriter.
+func (x *exchange) WriteHeader(status int) {
+	if x.status == 0 && status >= http.StatusOK {
+		x.status = status
+	}
+	x.w.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (x *exchange) Write(p []byte) (int, error) {
+	if x.status == 0 {
+		x.status = http.StatusOK
+	}
+	return x.w.Write(p)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (x *exchange) Unwrap() http.ResponseWriter { return x.w }
+
+// set gives a header one value. The name must be in canonical form.
+func (x *exchange) set(name, value string) {
+	if x.used == len(x.singles) {
+		x.Header()[name] = []string{value}
+		return
+	}
+	x.singles[x.used] = value
+	x.Header()[name] = x.singles[x.used : x.used+1 : x.used+1]
+	x.used++
+}
+
+// requestID names this request in the answer and in the log.
+func (x *exchange) requestID() string {
+	if x.id == "" {
+		var b [8]byte
+		_, _ = rand.Read(b[:]) // crypto/rand never fails since Go 1.24
+		x.id = hex.EncodeToString(b[:])
+	}
+	return x.id
+}
+
+func (x *exchange) logFields(err error) []zap.Field {
+	return []zap.Field{
+		zap.String("request_id", x.requestID()),
+		zap.String("route", x.route.pattern),
+		zap.String("method", methodLabel(x.r.Method)),
+		zap.Error(err),
+	}
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := &exchange{w: w, r: r, srv: s, route: unmatched}
+	if o := s.opts.Observer; o != nil {
+		start := time.Now()
+		o.Begin()
+		defer func() { o.End(x.route.pattern, methodLabel(r.Method), x.status, time.Since(start)) }()
+	}
+	defer x.boundDrain()
+	defer x.recover()
+	if err := s.serve(x); err != nil {
+		x.fail(err)
+	}
+}
+
+// serve finds the route and runs it within the limit in flight.
+func (s *Server) serve(x *exchange) error {
+	rt, arg, err := s.router.find(x.r)
+	if rt == nil {
+		return err
+	}
+	x.route, x.arg = rt, arg
+	if rt.exempt {
+		return x.dispatch()
+	}
+	defer s.inFlight.Add(-1)
+	if n := s.inFlight.Add(1); n > int64(s.opts.MaxInFlight) {
+		return api.Errorf(api.Overloaded, "%d requests are in flight here, the limit; nothing was done, try again", s.opts.MaxInFlight)
+	}
+	return x.dispatch()
+}
+
+// dispatch checks what all methods have in common and calls the handler.
+func (x *exchange) dispatch() error {
+	m := x.route.method(x.r.Method)
+	if m == nil {
+		return x.wrongMethod()
+	}
+	if m.mutates {
+		if err := x.refuseIdempotency(); err != nil {
+			return err
+		}
+	}
+	if err := x.parseQuery(m); err != nil {
+		return err
+	}
+	return m.handle(x.srv, x)
+}
+
+// refuseIdempotency refuses to take a key that would not be honoured: the
+// client would repeat the request and trust it to take effect once.
+func (x *exchange) refuseIdempotency() error {
+	for _, name := range []string{"Idempotency-Key", "Idempotency-Release"} {
+		if _, ok := x.r.Header[name]; ok {
+			return badRequest("this version of kvd does not offer the header %s; send the request without it", name)
+		}
+	}
+	return nil
+}
+
+// fail answers with the error, or breaks the connection where the answer has
+// begun: a cut answer must not look whole.
+func (x *exchange) fail(err error) {
+	p := asProblem(err)
+	if p.Code == api.Internal || statusOf(p.Code) == http.StatusInternalServerError {
+		x.srv.log.Error("a request failed", x.logFields(err)...)
+	}
+	if x.status != 0 {
+		panic(http.ErrAbortHandler)
+	}
+	x.writeProblem(p)
+}
+
+// recover answers 500 for a panic of a handler, so that one request's bug
+// ends with that request.
+func (x *exchange) recover() {
+	v := recover()
+	if v == nil {
+		return
+	}
+	if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+		panic(http.ErrAbortHandler)
+	}
+	fields := append(x.logFields(fmt.Errorf("panic: %v", v)), zap.ByteString("stack", debug.Stack()))
+	x.srv.log.Error("a handler panicked", fields...)
+	if x.status != 0 {
+		panic(http.ErrAbortHandler)
+	}
+	x.writeProblem(api.Errorf(api.Internal, "a handler panicked; the node's log has it under this request id"))
+}
+
+// methodLabel keeps invented methods out of metrics and logs.
+func methodLabel(m string) string {
+	switch m {
+	case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodDelete, http.MethodOptions, http.MethodPatch:
+		return m
+	}
+	return "other"
+}

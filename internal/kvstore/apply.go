@@ -1,0 +1,524 @@
+package kvstore
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+)
+
+// scratch is memory reused from one Apply to the next.
+type scratch struct {
+	key     []byte
+	value   []byte
+	touched []*keyMeta // changed since the last commit
+	changes []change   // of the revision being made
+}
+
+// change is one key that a revision changed.
+type change struct {
+	key     []byte
+	deleted bool
+}
+
+// Apply executes the entries in order. All their effects become visible, and
+// later durable, together. An error is fatal: the store must not be used any
+// more, and nothing of the entries is visible.
+func (s *Store) Apply(entries []Entry) error {
+	if s.failed != nil {
+		return s.failed
+	}
+	if len(entries) == 0 {
+		return nil
+	}
+	if err := s.apply(entries); err != nil {
+		s.failed = err
+		return err
+	}
+	return nil
+}
+
+func (s *Store) apply(entries []Entry) error {
+	s.batch.Reset()
+	for i := range entries {
+		if err := s.applyEntry(&entries[i]); err != nil {
+			return fmt.Errorf("entry %d: %w", entries[i].Index, err)
+		}
+	}
+	return s.commit()
+}
+
+// commit makes the batch and what belongs to it visible.
+func (s *Store) commit() error {
+	s.scratch.value = appendMeta(s.scratch.value[:0], &s.now)
+	s.batch.Set([]byte{tableMeta}, s.scratch.value)
+	if err := s.batch.Commit(); err != nil {
+		return fmt.Errorf("commit to the engine: %w", err)
+	}
+	for _, m := range s.scratch.touched {
+		m.pending, m.value = false, nil
+	}
+	clear(s.scratch.touched)
+	s.scratch.touched = s.scratch.touched[:0]
+	s.cache.age()
+	s.publish()
+	return nil
+}
+
+func (s *Store) applyEntry(e *Entry) error {
+	if p := s.now.position; p.Index != 0 && e.Index != p.Index+1 || e.Index == 0 {
+		return fmt.Errorf("it follows entry %d", p.Index)
+	}
+	for _, r := range e.Records {
+		s.applyRecord(r)
+	}
+	if e.WantResults {
+		e.Results = make([]Result, len(e.Commands))
+	}
+	for i, b := range e.Commands {
+		c, err := DecodeCommand(b)
+		if err != nil {
+			return err
+		}
+		r, err := s.execute(&c, e)
+		if err != nil {
+			return err
+		}
+		if e.WantResults {
+			r.Revision = s.now.revision
+			e.Results[i] = r
+		}
+	}
+	s.now.position = Position{Index: e.Index, Term: e.Term}
+	s.noteHash()
+	return nil
+}
+
+// applyRecord stores a record of the replication layer.
+func (s *Store) applyRecord(r Record) {
+	if old, ok := s.records[string(r.Key)]; ok {
+		s.now.hash -= s.hasher.record(r.Key, old)
+	}
+	s.scratch.key = recordKey(s.scratch.key[:0], r.Key)
+	if r.Value == nil {
+		s.batch.Delete(s.scratch.key)
+		delete(s.records, string(r.Key))
+		return
+	}
+	s.now.hash += s.hasher.record(r.Key, r.Value)
+	s.batch.Set(s.scratch.key, r.Value)
+	s.records[string(r.Key)] = r.Value
+}
+
+// execute runs one command. The error is fatal; what the command itself did
+// wrong is in the result.
+func (s *Store) execute(c *Command, e *Entry) (Result, error) {
+	switch c.Op {
+	case OpTick:
+		return s.tick(c, e)
+	case OpCompact:
+		return s.compact(c, e), nil
+	case OpSettings:
+		return s.change(c), nil
+	case OpDeleteRange:
+		return s.deleteRange(c)
+	}
+	if len(c.Key) == 0 {
+		return refuse(Invalid, "the key is empty"), nil
+	}
+	if n := int64(len(c.Key)); n > s.settings.MaxKeyBytes {
+		return refuse(TooLarge, "the key has %d bytes, the limit is %d", n, s.settings.MaxKeyBytes), nil
+	}
+	m, err := s.lookup(c.Key)
+	if err != nil {
+		return Result{}, err
+	}
+	if !holds(c.Conditions, m) {
+		return Result{Outcome: PreconditionFailed, Detail: "a condition on the key does not hold", KV: KV{ModRevision: m.current()}}, nil
+	}
+	var r Result
+	if c.ReturnPrevious {
+		if r.Previous, err = s.previous(m); err != nil {
+			return Result{}, err
+		}
+	}
+	switch c.Op {
+	case OpPut:
+		return s.put(m, c.Value, 0, r), nil
+	case OpAppend:
+		return s.appendTo(m, c.Value, r)
+	case OpIncr:
+		return s.incr(m, c.Delta, r)
+	default:
+		return s.remove(m, r), nil
+	}
+}
+
+func refuse(o Outcome, format string, args ...any) Result {
+	return Result{Outcome: o, Detail: fmt.Sprintf(format, args...)}
+}
+
+// current is the key's mod_revision, 0 when it is absent.
+func (m *keyMeta) current() uint64 {
+	if !m.exists {
+		return 0
+	}
+	return m.mod
+}
+
+// holds judges conditions (RFC 9110, section 13.1).
+func holds(conditions []Condition, m *keyMeta) bool {
+	for i := range conditions {
+		if !conditions[i].holds(m) {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *Condition) holds(m *keyMeta) bool {
+	switch c.Kind {
+	case IfMatch:
+		return m.exists && (c.Any || slices.Contains(c.Revisions, m.mod))
+	case IfNoneMatch:
+		return !m.exists || !c.Any && !slices.Contains(c.Revisions, m.mod)
+	default:
+		return c.Revisions[0] == m.current()
+	}
+}
+
+// lookup returns the metadata of a key, from the cache or the engine.
+func (s *Store) lookup(key []byte) (*keyMeta, error) {
+	if m := s.cache.get(key); m != nil {
+		return m, nil
+	}
+	m := &keyMeta{key: string(key)}
+	v, mod, stored, err := s.newest(key)
+	switch {
+	case errors.Is(err, ErrKeyNotFound):
+	case err != nil:
+		return nil, err
+	default:
+		m.mod = mod
+		if !v.deleted {
+			m.exists, m.stored = true, stored
+			m.create, m.version, m.lease, m.size = v.create, v.version, v.lease, len(v.value)
+			m.hash = s.hasher.key(key, mod, &v)
+		}
+	}
+	s.cache.put(m)
+	return m, nil
+}
+
+// newest reads the newest version of a key from the engine, a deletion
+// included. The value is a copy.
+func (s *Store) newest(key []byte) (v version, mod uint64, stored int64, err error) {
+	lower, upper := pointBounds(s.scratch.key[:0], key, math.MaxUint64)
+	s.scratch.key = lower
+	it, err := s.eng.Iter(lower, upper)
+	if err != nil {
+		return version{}, 0, 0, fmt.Errorf("look a key up: %w", err)
+	}
+	defer it.Close()
+	if !it.First() {
+		if err := it.Err(); err != nil {
+			return version{}, 0, 0, fmt.Errorf("look a key up: %w", err)
+		}
+		return version{}, 0, 0, ErrKeyNotFound
+	}
+	if _, mod, err = splitVersionKey(it.Key()); err != nil {
+		return version{}, 0, 0, err
+	}
+	stored = int64(len(it.Key()) + len(it.Value()))
+	v, err = decodeVersion(bytes.Clone(it.Value()))
+	return v, mod, stored, err
+}
+
+// value returns the current value of an existing key, also one that was
+// changed in the batch being made.
+func (s *Store) value(m *keyMeta) ([]byte, error) {
+	if m.pending {
+		return m.value, nil
+	}
+	v, _, _, err := s.newest([]byte(m.key))
+	if err != nil {
+		return nil, err
+	}
+	return v.value, nil
+}
+
+func (s *Store) previous(m *keyMeta) (*KV, error) {
+	if !m.exists {
+		return nil, nil
+	}
+	value, err := s.value(m)
+	if err != nil {
+		return nil, err
+	}
+	kv := m.kv()
+	kv.Key, kv.Value = []byte(m.key), bytes.Clone(value)
+	return &kv, nil
+}
+
+func (m *keyMeta) kv() KV {
+	return KV{CreateRevision: m.create, ModRevision: m.mod, Version: m.version, Lease: m.lease}
+}
+
+func (m *keyMeta) logical() int64 {
+	if !m.exists {
+		return 0
+	}
+	return int64(len(m.key)+m.size) + keyOverheadBytes
+}
+
+// put writes a value in a revision of its own.
+func (s *Store) put(m *keyMeta, value []byte, lease uint64, r Result) Result {
+	if n := int64(len(value)); n > s.settings.MaxValueBytes {
+		return refuse(TooLarge, "the value would have %d bytes, the limit is %d (max_value_bytes of the settings)", n, s.settings.MaxValueBytes)
+	}
+	grown := int64(len(m.key)+len(value)) + keyOverheadBytes - m.logical()
+	if q := s.settings.QuotaBytes; q > 0 && grown > 0 && s.now.logical+grown > q {
+		return refuse(NoSpace, "the store holds %d of its %d bytes: delete keys, or raise quota_bytes in the settings", s.now.logical, q)
+	}
+	s.now.revision++
+	v := version{create: m.create, version: m.version + 1, lease: lease, value: value}
+	r.Created = !m.exists
+	if r.Created {
+		v.create, v.version = s.now.revision, 1
+	}
+	s.write(m, &v)
+	s.logRevision()
+	r.KV = m.kv()
+	return r
+}
+
+// write records a new version of the key in the batch and in the counters.
+func (s *Store) write(m *keyMeta, v *version) {
+	s.forget(m)
+	key := []byte(m.key)
+	s.scratch.key = appendVersionKey(s.scratch.key[:0], key, s.now.revision)
+	s.scratch.value = appendVersion(s.scratch.value[:0], v)
+	s.batch.Set(s.scratch.key, s.scratch.value)
+	if m.stored > 0 { // the version before becomes history
+		s.now.historyBytes += m.stored
+		s.now.historyVersions++
+	}
+	m.exists, m.mod = !v.deleted, s.now.revision
+	m.create, m.version, m.lease, m.size = v.create, v.version, v.lease, len(v.value)
+	m.stored = int64(len(s.scratch.key) + len(s.scratch.value))
+	if v.deleted { // a deletion is history from the start
+		s.now.historyBytes += m.stored
+		s.now.historyVersions++
+		m.stored = 0
+	}
+	if m.exists {
+		m.hash = s.hasher.key(key, m.mod, v)
+		s.now.hash += m.hash
+		s.now.logical += m.logical()
+		s.now.keys++
+	}
+	m.pending, m.value = true, v.value
+	s.scratch.touched = append(s.scratch.touched, m)
+	s.scratch.changes = append(s.scratch.changes, change{key: key, deleted: v.deleted})
+}
+
+// forget takes the current version out of the counters.
+func (s *Store) forget(m *keyMeta) {
+	if m.exists {
+		s.now.hash -= m.hash
+		s.now.logical -= m.logical()
+		s.now.keys--
+	}
+}
+
+func (s *Store) remove(m *keyMeta, r Result) Result {
+	if !m.exists {
+		return r
+	}
+	s.now.revision++
+	s.write(m, &version{deleted: true})
+	s.logRevision()
+	r.Deleted = 1
+	r.KV.ModRevision = s.now.revision
+	return r
+}
+
+func (s *Store) appendTo(m *keyMeta, tail []byte, r Result) (Result, error) {
+	var value []byte
+	if m.exists {
+		old, err := s.value(m)
+		if err != nil {
+			return Result{}, err
+		}
+		value = append(bytes.Clone(old), tail...)
+	} else {
+		value = tail
+	}
+	return s.put(m, value, m.lease, r), nil
+}
+
+func (s *Store) incr(m *keyMeta, delta int64, r Result) (Result, error) {
+	var n int64
+	if m.exists {
+		old, err := s.value(m)
+		if err != nil {
+			return Result{}, err
+		}
+		if n, err = strconv.ParseInt(string(old), 10, 64); err != nil {
+			return refuse(NotANumber, "the value is not a decimal number of 64 bits"), nil
+		}
+	}
+	if delta > 0 && n > math.MaxInt64-delta || delta < 0 && n < math.MinInt64-delta {
+		return refuse(Overflow, "the sum would not fit into 64 bits"), nil
+	}
+	value := strconv.AppendInt(nil, n+delta, 10)
+	r = s.put(m, value, m.lease, r)
+	if r.Outcome == OK {
+		r.KV.Value = value
+	}
+	return r, nil
+}
+
+// deleteRange deletes all keys of a range in one revision.
+func (s *Store) deleteRange(c *Command) (Result, error) {
+	keys, err := s.liveKeys(c.Key, c.End)
+	if err != nil {
+		return Result{}, err
+	}
+	if len(keys) > MaxRangeDelete {
+		return refuse(TooLarge, "the range has more than %d keys: delete it in parts", MaxRangeDelete), nil
+	}
+	if len(keys) == 0 {
+		return Result{}, nil
+	}
+	s.now.revision++
+	for _, key := range keys {
+		m, err := s.lookup(key)
+		if err != nil {
+			return Result{}, err
+		}
+		s.write(m, &version{deleted: true})
+	}
+	s.logRevision()
+	return Result{Deleted: uint64(len(keys)), KV: KV{ModRevision: s.now.revision}}, nil
+}
+
+// liveKeys returns the keys of a range as the batch being made leaves them, in
+// order; one more than may be deleted at most.
+func (s *Store) liveKeys(start, end []byte) ([][]byte, error) {
+	changed := make(map[string]bool) // key → exists
+	for _, m := range s.scratch.touched {
+		if inRange([]byte(m.key), start, end) {
+			changed[m.key] = m.exists
+		}
+	}
+	var keys [][]byte
+	w, err := newWalker(s.eng, Range{Start: start, End: end, KeysOnly: true}, math.MaxUint64)
+	if err != nil {
+		return nil, err
+	}
+	defer w.close()
+	for w.next() && len(keys) <= MaxRangeDelete+len(changed) {
+		if _, ok := changed[string(w.item.KV.Key)]; !ok {
+			keys = append(keys, bytes.Clone(w.item.KV.Key))
+		}
+	}
+	if w.err != nil {
+		return nil, w.err
+	}
+	for key, exists := range changed {
+		if exists {
+			keys = append(keys, []byte(key))
+		}
+	}
+	slices.SortFunc(keys, bytes.Compare)
+	return keys, nil
+}
+
+func inRange(key, start, end []byte) bool {
+	return bytes.Compare(key, start) >= 0 && (end == nil || bytes.Compare(key, end) < 0)
+}
+
+// maxChangeBytes bounds one part of a revision's change record.
+const maxChangeBytes = 64 << 10
+
+// logRevision writes down which keys the revision changed: for watching, and
+// for finding what a compaction makes superfluous.
+func (s *Store) logRevision() {
+	part := uint32(0)
+	b := append(s.scratch.value[:0], recordVersion)
+	for _, c := range s.scratch.changes {
+		if len(b) > maxChangeBytes {
+			s.batch.Set(changeKey(nil, s.now.revision, part), b)
+			b = append(b[:0], recordVersion)
+			part++
+		}
+		deleted := byte(0)
+		if c.deleted {
+			deleted = 1
+		}
+		b = appendBytes(append(b, deleted), c.key)
+	}
+	s.scratch.key = changeKey(s.scratch.key[:0], s.now.revision, part)
+	s.batch.Set(s.scratch.key, b)
+	s.scratch.value = b
+	clear(s.scratch.changes)
+	s.scratch.changes = s.scratch.changes[:0]
+}
+
+func decodeChanges(b []byte) ([]change, error) {
+	d, err := openRecord("change", b)
+	if err != nil {
+		return nil, err
+	}
+	var out []change
+	for len(d.b) > 0 {
+		deleted := d.byte() == 1
+		out = append(out, change{deleted: deleted, key: bytes.Clone(d.bytes())})
+	}
+	if d.failed {
+		return nil, fmt.Errorf("%w: change record", errLayout)
+	}
+	return out, nil
+}
+
+// change sets new settings.
+func (s *Store) change(c *Command) Result {
+	if err := c.Settings.Validate(); err != nil {
+		return refuse(Invalid, "%v", err)
+	}
+	old := encodeSettings(&s.settings)
+	s.settings = *c.Settings
+	b := encodeSettings(&s.settings)
+	s.now.hash += s.hasher.settings(b) - s.hasher.settings(old)
+	s.batch.Set([]byte{tableSetting}, b)
+	return Result{}
+}
+
+// tick moves replicated time on and remembers which revision it was at. Only
+// the leader of the entry's own term may say what time it is.
+func (s *Store) tick(c *Command, e *Entry) (Result, error) {
+	if c.Term != e.Term {
+		return Result{Outcome: Ignored}, nil
+	}
+	s.now.clock = max(s.now.clock, c.UnixMillis)
+	b := binary.AppendVarint([]byte{recordVersion}, s.now.clock)
+	s.batch.Set(timeKey(s.now.revision), b)
+	s.addSample(sample{revision: s.now.revision, millis: s.now.clock})
+	return Result{}, nil
+}
+
+// compact makes the history before a revision unreadable; Maintain removes it.
+func (s *Store) compact(c *Command, e *Entry) Result {
+	switch {
+	case c.Term != 0 && c.Term != e.Term:
+		return Result{Outcome: Ignored}
+	case c.Revision > s.now.revision:
+		return refuse(FutureRevision, "revision %d is not reached yet; the newest one is %d", c.Revision, s.now.revision)
+	}
+	s.now.compact = max(s.now.compact, c.Revision)
+	return Result{}
+}

@@ -1,0 +1,336 @@
+package kvstore
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/klauspost/compress/zstd"
+)
+
+// A snapshot body is the whole state in one stream, the same for every engine:
+//
+//	head      "kvd body", format version
+//	blocks    compressed size, size, xxHash64 of the compressed bytes, bytes
+//	          (zstd; inside: key size, key, value size, value, …)
+//	end       a block of size 0
+//	trailer   records, index, term, revision, compact revision, state hash
+//	          and the xxHash64 of these
+//
+// Numbers are 8 bytes, little-endian. Keys ascend. Both directions need the
+// memory of a block, however large the state is.
+const (
+	bodyMagic     = "kvd body"
+	bodyVersion   = 1
+	bodyBlockSize = 256 << 10
+	// maxBodyBlock holds the largest value with its key.
+	maxBodyBlock  = bodyBlockSize + maxValueLimit + 2*MaxKeyBytes + 64
+	bodyHeadLen   = len(bodyMagic) + 1
+	blockHeadLen  = 24
+	bodyTrailFlds = 6
+)
+
+// ErrBody says that a snapshot body is damaged or not one.
+var ErrBody = errors.New("snapshot body is damaged")
+
+// BodyInfo describes a body that was verified.
+type BodyInfo struct {
+	Position        Position
+	Revision        uint64
+	CompactRevision uint64
+	Keys            uint64
+	Records         uint64
+	StateHash       uint64
+}
+
+// WriteTo writes the view as a snapshot body.
+func (v *View) WriteTo(w io.Writer) (int64, error) {
+	b, err := newBodyWriter(w)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := v.each(b.add); err != nil {
+		return b.written, err
+	}
+	if err := b.finish(&v.meta); err != nil {
+		return b.written, err
+	}
+	return b.written, nil
+}
+
+type bodyWriter struct {
+	w       io.Writer
+	zstd    *zstd.Encoder
+	raw     []byte // of the block being filled
+	packed  []byte
+	records uint64
+	written int64
+}
+
+func newBodyWriter(w io.Writer) (*bodyWriter, error) {
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return nil, fmt.Errorf("snapshot body: %w", err)
+	}
+	b := &bodyWriter{w: w, zstd: enc}
+	return b, b.write(append([]byte(bodyMagic), bodyVersion))
+}
+
+func (b *bodyWriter) write(p []byte) error {
+	n, err := b.w.Write(p)
+	b.written += int64(n)
+	return err
+}
+
+func (b *bodyWriter) add(key, value []byte) error {
+	b.raw = appendBytes(appendBytes(b.raw, key), value)
+	b.records++
+	if len(b.raw) < bodyBlockSize {
+		return nil
+	}
+	return b.flush()
+}
+
+func (b *bodyWriter) flush() error {
+	if len(b.raw) == 0 {
+		return nil
+	}
+	b.packed = append(b.packed[:0], make([]byte, blockHeadLen)...)
+	b.packed = b.zstd.EncodeAll(b.raw, b.packed)
+	bytes := b.packed[blockHeadLen:]
+	putNumbers(b.packed, uint64(len(bytes)), uint64(len(b.raw)), xxhash.Sum64(bytes))
+	b.raw = b.raw[:0]
+	return b.write(b.packed)
+}
+
+func putNumbers(dst []byte, numbers ...uint64) {
+	for i, n := range numbers {
+		binary.LittleEndian.PutUint64(dst[8*i:], n)
+	}
+}
+
+func (b *bodyWriter) finish(m *meta) error {
+	if err := b.flush(); err != nil {
+		return err
+	}
+	end := make([]byte, blockHeadLen+8*(bodyTrailFlds+1))
+	trailer := end[blockHeadLen:]
+	putNumbers(trailer, b.records, m.position.Index, m.position.Term, m.revision, m.compact, m.hash)
+	putNumbers(trailer[8*bodyTrailFlds:], xxhash.Sum64(trailer[:8*bodyTrailFlds]))
+	return b.write(end)
+}
+
+// readBody reads a body, checks everything that can be checked, and gives each
+// record to fn, in order. What fn got is to be trusted only if readBody
+// returns without an error.
+func readBody(r io.Reader, fn func(key, value []byte) error) (BodyInfo, error) {
+	b := bodyReader{r: bufio.NewReaderSize(r, 64<<10), fn: fn}
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxBodyBlock))
+	if err != nil {
+		return BodyInfo{}, fmt.Errorf("snapshot body: %w", err)
+	}
+	defer dec.Close()
+	b.zstd = dec
+	if err := b.head(); err != nil {
+		return BodyInfo{}, err
+	}
+	for {
+		more, err := b.block()
+		if err != nil {
+			return BodyInfo{}, err
+		}
+		if !more {
+			return b.trailer()
+		}
+	}
+}
+
+type bodyReader struct {
+	r           *bufio.Reader
+	zstd        *zstd.Decoder
+	fn          func(key, value []byte) error
+	scan        stateScan
+	packed, raw []byte
+	last        []byte // key
+	records     uint64
+	hasSettings bool
+	meta        *meta
+}
+
+func (b *bodyReader) read(p []byte, what string) error {
+	if _, err := io.ReadFull(b.r, p); err != nil {
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return fmt.Errorf("%w: it ends within its %s", ErrBody, what)
+		}
+		return fmt.Errorf("read snapshot body: %w", err)
+	}
+	return nil
+}
+
+func (b *bodyReader) head() error {
+	head := make([]byte, bodyHeadLen)
+	if err := b.read(head, "head"); err != nil {
+		return err
+	}
+	if string(head[:len(bodyMagic)]) != bodyMagic {
+		return fmt.Errorf("%w: it does not begin like one", ErrBody)
+	}
+	if v := head[len(bodyMagic)]; v != bodyVersion {
+		return &UnknownVersionError{What: "snapshot body", Version: v}
+	}
+	return nil
+}
+
+// block reads one block; false means the end of the blocks.
+func (b *bodyReader) block() (more bool, err error) {
+	var head [blockHeadLen]byte
+	if err := b.read(head[:], "blocks"); err != nil {
+		return false, err
+	}
+	packedLen := binary.LittleEndian.Uint64(head[0:])
+	rawLen := binary.LittleEndian.Uint64(head[8:])
+	if packedLen == 0 && rawLen == 0 {
+		return false, nil
+	}
+	if packedLen > maxBodyBlock || rawLen > maxBodyBlock {
+		return false, fmt.Errorf("%w: a block claims %d bytes", ErrBody, max(packedLen, rawLen))
+	}
+	if err := b.fill(int(packedLen)); err != nil {
+		return false, err
+	}
+	if xxhash.Sum64(b.packed) != binary.LittleEndian.Uint64(head[16:]) {
+		return false, fmt.Errorf("%w: the checksum of a block after %d records does not match", ErrBody, b.records)
+	}
+	if b.raw, err = b.zstd.DecodeAll(b.packed, b.raw[:0]); err != nil || uint64(len(b.raw)) != rawLen {
+		return false, fmt.Errorf("%w: a block after %d records can not be unpacked", ErrBody, b.records)
+	}
+	return true, b.unpack()
+}
+
+// fill reads n bytes into packed, which grows only as they really come.
+func (b *bodyReader) fill(n int) error {
+	b.packed = b.packed[:0]
+	for len(b.packed) < n {
+		from := len(b.packed)
+		b.packed = append(b.packed, make([]byte, min(n-from, bodyBlockSize))...)
+		if err := b.read(b.packed[from:], "blocks"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bodyReader) unpack() error {
+	d := decoder{b: b.raw}
+	for len(d.b) > 0 {
+		key, value := d.bytes(), d.bytes()
+		if d.failed || len(key) == 0 {
+			return fmt.Errorf("%w: record %d is malformed", ErrBody, b.records)
+		}
+		if b.records > 0 && bytes.Compare(key, b.last) <= 0 {
+			return fmt.Errorf("%w: record %d is out of order", ErrBody, b.records)
+		}
+		b.last = append(b.last[:0], key...)
+		b.records++
+		if err := b.check(key, value); err != nil {
+			return fmt.Errorf("%w: record %d: %w", ErrBody, b.records, err)
+		}
+		if err := b.fn(key, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bodyReader) check(key, value []byte) error {
+	switch key[0] {
+	case tableMeta:
+		m, err := decodeMeta(value)
+		b.meta = &m
+		if err != nil || len(key) != 1 {
+			return errors.Join(errLayout, err)
+		}
+	case tableSetting:
+		b.hasSettings = true
+		if _, err := decodeSettings(value); err != nil {
+			return err
+		}
+	case tableChange, tableHistory, tableRecord, tableTime, tableVersion:
+	default:
+		return fmt.Errorf("%w: unknown table %#x", errLayout, key[0])
+	}
+	return b.scan.add(key, value)
+}
+
+func (b *bodyReader) trailer() (BodyInfo, error) {
+	t := make([]byte, 8*(bodyTrailFlds+1))
+	if err := b.read(t, "trailer"); err != nil {
+		return BodyInfo{}, err
+	}
+	if xxhash.Sum64(t[:8*bodyTrailFlds]) != binary.LittleEndian.Uint64(t[8*bodyTrailFlds:]) {
+		return BodyInfo{}, fmt.Errorf("%w: the checksum of the trailer does not match", ErrBody)
+	}
+	if _, err := b.r.ReadByte(); !errors.Is(err, io.EOF) {
+		return BodyInfo{}, fmt.Errorf("%w: something follows its end", ErrBody)
+	}
+	number := func(i int) uint64 { return binary.LittleEndian.Uint64(t[8*i:]) }
+	info := BodyInfo{
+		Records: number(0), Position: Position{Index: number(1), Term: number(2)},
+		Revision: number(3), CompactRevision: number(4), StateHash: number(5), Keys: b.scan.keys,
+	}
+	return info, b.compare(&info)
+}
+
+// compare holds the trailer against what was read.
+func (b *bodyReader) compare(info *BodyInfo) error {
+	sum := b.scan.sum
+	if !b.hasSettings {
+		sum += emptyHash()
+	}
+	m := b.meta
+	if m == nil {
+		m = &meta{revision: firstRevision, compact: firstRevision, hash: emptyHash()}
+	}
+	switch {
+	case info.Records != b.records:
+		return fmt.Errorf("%w: %d records instead of %d", ErrBody, b.records, info.Records)
+	case m.position != info.Position || m.revision != info.Revision || m.compact != info.CompactRevision || m.hash != info.StateHash:
+		return fmt.Errorf("%w: its trailer does not describe its content", ErrBody)
+	case sum != info.StateHash:
+		return fmt.Errorf("%w: the state hash of its content is %016x, not %016x", ErrBody, sum, info.StateHash)
+	case m.keys != b.scan.keys:
+		return fmt.Errorf("%w: %d keys instead of %d", ErrBody, b.scan.keys, m.keys)
+	}
+	return nil
+}
+
+// VerifyBody reads a whole snapshot body and checks it.
+func VerifyBody(r io.Reader) (BodyInfo, error) {
+	return readBody(r, func(_, _ []byte) error { return nil })
+}
+
+// Restore replaces the whole state with that of a snapshot body. The body is
+// verified before anything of it becomes visible; after an error or a crash the
+// old state is still there. It belongs to the goroutine that applies.
+func (s *Store) Restore(r io.Reader) error {
+	if s.failed != nil {
+		return s.failed
+	}
+	err := s.eng.Replace(func(set func(key, value []byte) error) error {
+		_, err := readBody(r, set)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("restore the state: %w", err)
+	}
+	s.batch.Reset()
+	if err := s.load(); err != nil {
+		s.failed = err
+		return err
+	}
+	return nil
+}

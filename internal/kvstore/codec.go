@@ -1,0 +1,323 @@
+package kvstore
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+// commandVersion is the first byte of every command. A replica that does not
+// know it must stop: skipping a command makes replicas diverge.
+const commandVersion = 1
+
+// UnknownVersionError says that something was written by a newer kvd.
+type UnknownVersionError struct {
+	What    string
+	Version byte
+}
+
+func (e *UnknownVersionError) Error() string {
+	return fmt.Sprintf("%s has format version %d, which this binary does not know: upgrade it", e.What, e.Version)
+}
+
+var errCommand = errors.New("command is malformed")
+
+// The flags of a command.
+const (
+	flagPrevious   = 1 << 0
+	flagConditions = 1 << 1
+	flagEnd        = 1 << 2
+	knownFlags     = flagPrevious | flagConditions | flagEnd
+)
+
+// maxConditions bounds the conditions of a command, and the revisions of one.
+const maxConditions = 1024
+
+// EncodeCommand appends the replicated form of the command to dst.
+func EncodeCommand(dst []byte, c *Command) []byte {
+	var flags byte
+	if c.ReturnPrevious {
+		flags |= flagPrevious
+	}
+	if len(c.Conditions) > 0 {
+		flags |= flagConditions
+	}
+	if c.End != nil {
+		flags |= flagEnd
+	}
+	dst = append(dst, commandVersion, byte(c.Op), flags)
+	dst = appendBytes(dst, c.Key)
+	if c.End != nil {
+		dst = appendBytes(dst, c.End)
+	}
+	if len(c.Conditions) > 0 {
+		dst = appendConditions(dst, c.Conditions)
+	}
+	return appendOperand(dst, c)
+}
+
+func appendBytes(dst, b []byte) []byte {
+	return append(binary.AppendUvarint(dst, uint64(len(b))), b...)
+}
+
+func appendConditions(dst []byte, conditions []Condition) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(conditions)))
+	for _, c := range conditions {
+		anything := byte(0)
+		if c.Any {
+			anything = 1
+		}
+		dst = append(dst, byte(c.Kind), anything)
+		dst = binary.AppendUvarint(dst, uint64(len(c.Revisions)))
+		for _, r := range c.Revisions {
+			dst = binary.AppendUvarint(dst, r)
+		}
+	}
+	return dst
+}
+
+// appendOperand appends what only the command's operation has.
+func appendOperand(dst []byte, c *Command) []byte {
+	switch c.Op {
+	case OpPut, OpAppend:
+		return append(dst, c.Value...) // up to the end: the longest part is not copied for its length
+	case OpIncr:
+		return binary.AppendVarint(dst, c.Delta)
+	case OpTick:
+		return binary.AppendVarint(binary.AppendUvarint(dst, c.Term), c.UnixMillis)
+	case OpCompact:
+		return binary.AppendUvarint(binary.AppendUvarint(dst, c.Term), c.Revision)
+	case OpSettings:
+		b, err := json.Marshal(c.Settings)
+		if err != nil {
+			panic(fmt.Sprintf("kvstore: encode settings: %v", err)) // plain data always encodes
+		}
+		return append(dst, b...)
+	}
+	return dst
+}
+
+// DecodeCommand is the reverse of EncodeCommand. The byte slices of the
+// command alias b.
+func DecodeCommand(b []byte) (Command, error) {
+	if len(b) < 3 {
+		return Command{}, fmt.Errorf("%w: %d bytes", errCommand, len(b))
+	}
+	if b[0] != commandVersion {
+		return Command{}, &UnknownVersionError{What: "command", Version: b[0]}
+	}
+	c := Command{Op: Op(b[1])}
+	flags := b[2]
+	if flags&^knownFlags != 0 {
+		return Command{}, fmt.Errorf("%w: flags %#x", errCommand, flags)
+	}
+	c.ReturnPrevious = flags&flagPrevious != 0
+	d := decoder{b: b[3:]}
+	c.Key = d.bytes()
+	if flags&flagEnd != 0 {
+		c.End = d.bytes()
+	}
+	if flags&flagConditions != 0 {
+		c.Conditions = d.conditions()
+	}
+	d.operand(&c)
+	if d.failed || len(d.b) > 0 {
+		return Command{}, fmt.Errorf("%w: operation %d", errCommand, c.Op)
+	}
+	return c, nil
+}
+
+// decoder cuts fields off the front of b; after the first bad one everything
+// is zero.
+type decoder struct {
+	b      []byte
+	failed bool
+}
+
+func (d *decoder) fail() { d.failed, d.b = true, nil }
+
+func (d *decoder) uvarint() uint64 {
+	v, n := binary.Uvarint(d.b)
+	if n <= 0 {
+		d.fail()
+		return 0
+	}
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *decoder) varint() int64 {
+	v, n := binary.Varint(d.b)
+	if n <= 0 {
+		d.fail()
+		return 0
+	}
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *decoder) byte() byte {
+	if len(d.b) == 0 {
+		d.fail()
+		return 0
+	}
+	v := d.b[0]
+	d.b = d.b[1:]
+	return v
+}
+
+func (d *decoder) bytes() []byte {
+	n := d.uvarint()
+	if n > uint64(len(d.b)) {
+		d.fail()
+		return nil
+	}
+	v := d.b[:n:n]
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *decoder) rest() []byte {
+	v := d.b
+	d.b = nil
+	return v
+}
+
+func (d *decoder) conditions() []Condition {
+	n := d.uvarint()
+	if n == 0 || n > maxConditions {
+		d.fail()
+		return nil
+	}
+	out := make([]Condition, 0, n)
+	for range n {
+		c := Condition{Kind: ConditionKind(d.byte())}
+		anything := d.byte()
+		c.Any = anything == 1
+		count := d.uvarint()
+		if count > maxConditions || anything > 1 || c.Kind < IfMatch || c.Kind > IfRevision || c.Kind == IfRevision && count != 1 {
+			d.fail()
+			return nil
+		}
+		for range count {
+			c.Revisions = append(c.Revisions, d.uvarint())
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+func (d *decoder) operand(c *Command) {
+	switch c.Op {
+	case OpPut, OpAppend:
+		c.Value = d.rest()
+	case OpIncr:
+		c.Delta = d.varint()
+	case OpTick:
+		c.Term, c.UnixMillis = d.uvarint(), d.varint()
+	case OpCompact:
+		c.Term, c.Revision = d.uvarint(), d.uvarint()
+	case OpSettings:
+		c.Settings = new(Settings)
+		if json.Unmarshal(d.rest(), c.Settings) != nil {
+			d.fail()
+		}
+	case OpDelete, OpDeleteRange:
+	default:
+		d.fail()
+	}
+}
+
+// recordVersion is the first byte of every value in the engine.
+const recordVersion = 1
+
+// version is the value of table v.
+type version struct {
+	deleted bool
+	create  uint64
+	version uint64
+	lease   uint64
+	value   []byte
+}
+
+func appendVersion(dst []byte, v *version) []byte {
+	deleted := byte(0)
+	if v.deleted {
+		deleted = 1
+	}
+	dst = append(dst, recordVersion, deleted)
+	dst = binary.AppendUvarint(dst, v.create)
+	dst = binary.AppendUvarint(dst, v.version)
+	dst = binary.AppendUvarint(dst, v.lease)
+	return append(dst, v.value...)
+}
+
+// decodeVersion aliases b.
+func decodeVersion(b []byte) (version, error) {
+	d, err := openRecord("version", b)
+	if err != nil {
+		return version{}, err
+	}
+	v := version{deleted: d.byte() == 1, create: d.uvarint(), version: d.uvarint(), lease: d.uvarint()}
+	if d.failed {
+		return version{}, fmt.Errorf("%w: version record", errLayout)
+	}
+	v.value = d.rest()
+	return v, nil
+}
+
+func openRecord(what string, b []byte) (*decoder, error) {
+	if len(b) == 0 {
+		return nil, fmt.Errorf("%w: empty %s record", errLayout, what)
+	}
+	if b[0] != recordVersion {
+		return nil, &UnknownVersionError{What: what + " record", Version: b[0]}
+	}
+	return &decoder{b: b[1:]}, nil
+}
+
+// meta is the value of table m: all that is known at a position. It is written
+// in the same batch as the data.
+type meta struct {
+	position Position
+	revision uint64
+	compact  uint64
+	hash     uint64
+	keys     uint64
+	logical  int64 // bytes that the quota counts
+	clock    int64 // replicated time, unix milliseconds
+	// Of this replica alone, not covered by the hash: how much superseded data
+	// is still there.
+	historyBytes    int64
+	historyVersions int64
+}
+
+func appendMeta(dst []byte, m *meta) []byte {
+	dst = append(dst, recordVersion)
+	for _, v := range []uint64{m.position.Index, m.position.Term, m.revision, m.compact, m.hash, m.keys} {
+		dst = binary.AppendUvarint(dst, v)
+	}
+	for _, v := range []int64{m.logical, m.clock, m.historyBytes, m.historyVersions} {
+		dst = binary.AppendVarint(dst, v)
+	}
+	return dst
+}
+
+func decodeMeta(b []byte) (meta, error) {
+	d, err := openRecord("meta", b)
+	if err != nil {
+		return meta{}, err
+	}
+	var m meta
+	for _, v := range []*uint64{&m.position.Index, &m.position.Term, &m.revision, &m.compact, &m.hash, &m.keys} {
+		*v = d.uvarint()
+	}
+	for _, v := range []*int64{&m.logical, &m.clock, &m.historyBytes, &m.historyVersions} {
+		*v = d.varint()
+	}
+	if d.failed || len(d.b) > 0 {
+		return meta{}, fmt.Errorf("%w: meta record", errLayout)
+	}
+	return m, nil
+}

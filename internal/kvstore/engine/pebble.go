@@ -1,0 +1,285 @@
+package engine
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// PebbleOptions sets up the on-disk engine. The zero value is usable.
+type PebbleOptions struct {
+	// CacheBytes bounds the block cache and the memtables together: memtables
+	// are charged to the cache. 0 means 64 MiB.
+	CacheBytes int64
+	// MemTableBytes is the size at which a memtable is flushed unasked. With
+	// three of them in memory, Commit waits for the disk. 0 means 16 MiB.
+	MemTableBytes uint64
+	// Comparer orders the keys and says where a key's prefix ends: the part
+	// that the filters know. Its name is written to disk, and a directory
+	// cannot be opened with another. nil means plain byte order, where the
+	// whole key is the prefix.
+	Comparer *pebble.Comparer
+	// FS is where the files are; nil means the file system of the machine.
+	FS vfs.FS
+	// Logger hears of write stalls and of what Pebble has to say; nil means
+	// nobody.
+	Logger Logger
+	// OnFatal is called at most once, with the first error after which the
+	// disk cannot be trusted: a failed sync, flush or compaction, a corrupt
+	// block. From then on nothing is written, no batch becomes durable, and
+	// every write and look at the durable state fails. It runs with Pebble's
+	// locks held, possibly before OpenPebble returns, and must neither block
+	// nor use the engine.
+	OnFatal func(error)
+}
+
+// Logger takes messages for the operator; a *zap.SugaredLogger is one.
+type Logger interface {
+	Infof(format string, args ...any)
+	Errorf(format string, args ...any)
+}
+
+const (
+	defaultCacheBytes    = 64 << 20
+	defaultMemTableBytes = 16 << 20
+)
+
+func (o PebbleOptions) withDefaults() PebbleOptions {
+	if o.CacheBytes == 0 {
+		o.CacheBytes = defaultCacheBytes
+	}
+	if o.MemTableBytes == 0 {
+		o.MemTableBytes = defaultMemTableBytes
+	}
+	if o.Comparer == nil {
+		o.Comparer = pebble.DefaultComparer
+	}
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	return o
+}
+
+// pebbleEngine keeps its content in one generation: a Pebble database in a
+// sub-directory of its own, which the file CURRENT names. Replace fills another
+// generation and then moves CURRENT to it.
+//
+// (I1) CURRENT names a generation that was complete and synced before it was
+// named. (I2) A generation is closed, and if obsolete removed, only when
+// nobody reads it any more. (I3) Pebble's log is off and nothing is ingested,
+// so memtables are the only way to disk; they are flushed in order, and what
+// the tables hold is a prefix of the history of batches. (I4) After the first
+// failure no file changes any more.
+//
+// Ingesting the new content as tables into the one database, over an excised
+// range, would need neither CURRENT nor generations, but overtakes memtables
+// and so breaks I3.
+type pebbleEngine struct {
+	opts    PebbleOptions
+	dir     *pebbleDir
+	cache   *pebble.Cache
+	failure *failure
+	backlog *backlog
+
+	// current is nil once the engine is closed.
+	current atomic.Pointer[generation]
+	// open counts the generations whose database is still open.
+	open atomic.Int64
+	// unflushed is true if a batch was committed since the last Flush.
+	unflushed atomic.Bool
+
+	// sizeStale is set by Pebble's events when sizeBytes has to be measured
+	// anew: measuring takes Pebble's lock.
+	sizeStale atomic.Bool
+	sizeBytes atomic.Int64
+
+	// mu makes Replace and Close exclude each other.
+	mu sync.Mutex
+}
+
+// OpenPebble opens the engine in dir, which is created if need be. It is
+// locked against other processes until Close. A directory that holds databases
+// but does not say which of them counts is refused.
+func OpenPebble(dir string, opts PebbleOptions) (Engine, error) {
+	opts = opts.withDefaults()
+	f := newFailure(opts.OnFatal)
+	opts.FS = failStopFS{opts.FS, f}
+	d, err := openPebbleDir(opts.FS, dir)
+	if err != nil {
+		return nil, fmt.Errorf("open engine: %w", err)
+	}
+	e := &pebbleEngine{
+		opts:    opts,
+		dir:     d,
+		cache:   pebble.NewCache(opts.CacheBytes),
+		failure: f,
+		backlog: newBacklog(opts, f),
+	}
+	e.sizeStale.Store(true)
+	if err := e.openCurrent(); err != nil {
+		e.cache.Unref()
+		return nil, fmt.Errorf("open engine: %w", firstError(err, d.close()))
+	}
+	return e, nil
+}
+
+// openCurrent opens the generation that counts, or makes the first one, and
+// removes what a crash left of others.
+func (e *pebbleEngine) openCurrent() error {
+	number, err := e.dir.current()
+	if err != nil {
+		return err
+	}
+	if number == noGeneration {
+		return e.createFirst()
+	}
+	// Opened, it is known to be there, and locked: only then may others go.
+	g, err := e.openGeneration(number, mustExist)
+	if err != nil {
+		return err
+	}
+	if err := firstError(e.dir.removeAllBut(number), e.failure.get()); err != nil {
+		return firstError(err, g.release())
+	}
+	e.current.Store(g)
+	return nil
+}
+
+func (e *pebbleEngine) createFirst() error {
+	g, err := e.fillGeneration(noGeneration+1, func(func(key, value []byte) error) error { return nil })
+	if err != nil {
+		return err
+	}
+	if err := firstError(e.dir.setCurrent(g.number), e.failure.get()); err != nil {
+		return firstError(err, g.release())
+	}
+	e.current.Store(g)
+	return nil
+}
+
+// acquire returns the current generation, which stays open until released.
+func (e *pebbleEngine) acquire() (*generation, error) {
+	for {
+		g := e.current.Load()
+		if g == nil {
+			return nil, ErrClosed
+		}
+		// Replace may have retired g since it was loaded, and then the
+		// next load finds its successor.
+		if g.tryAcquire() {
+			return g, nil
+		}
+	}
+}
+
+func (e *pebbleEngine) Name() string { return "pebble" }
+
+func (e *pebbleEngine) Get(dst, key []byte) ([]byte, error) {
+	g, err := e.acquire()
+	if err != nil {
+		return dst, err
+	}
+	dst, err = getFrom(g.db, dst, key)
+	return dst, firstError(err, g.release())
+}
+
+func (e *pebbleEngine) Iter(lower, upper []byte) (Iterator, error) {
+	g, err := e.acquire()
+	if err != nil {
+		return nil, err
+	}
+	return newPebbleIter(g, g.db, lower, upper)
+}
+
+func (e *pebbleEngine) Snapshot() Snapshot {
+	g, err := e.acquire()
+	if err != nil {
+		return brokenSnapshot{err}
+	}
+	return &pebbleSnapshot{gen: g, snap: g.db.NewSnapshot()}
+}
+
+// Durable pins memtables and tables: it must not be kept for long.
+func (e *pebbleEngine) Durable() Snapshot {
+	// After a failed sync, what Pebble takes for durable may not be.
+	if err := e.failure.get(); err != nil {
+		return brokenSnapshot{err}
+	}
+	g, err := e.acquire()
+	if err != nil {
+		return brokenSnapshot{err}
+	}
+	return newDurableSnapshot(g)
+}
+
+func (e *pebbleEngine) Flush() error {
+	if err := e.failure.get(); err != nil {
+		return fmt.Errorf("flush engine: %w", err)
+	}
+	if !e.unflushed.Swap(false) {
+		return nil
+	}
+	g, err := e.acquire()
+	if err != nil {
+		return err
+	}
+	_, err = g.db.AsyncFlush()
+	if err = firstError(err, g.release()); err != nil {
+		return fmt.Errorf("flush engine: %w", err)
+	}
+	return nil
+}
+
+// SizeBytes counts the files of the current generation, including those that
+// wait for their removal.
+func (e *pebbleEngine) SizeBytes() int64 {
+	if !e.sizeStale.Swap(false) {
+		return e.sizeBytes.Load()
+	}
+	g, err := e.acquire()
+	if err != nil {
+		return 0
+	}
+	size := int64(g.db.Metrics().DiskSpaceUsage())
+	e.sizeBytes.Store(size)
+	if err := g.release(); err != nil {
+		e.failure.report(err)
+	}
+	return size
+}
+
+// Close flushes, so that a clean stop leaves nothing to replay. Readers should
+// be closed before: if some are not, Close says so in its error, and the
+// database closes with the last of them.
+func (e *pebbleEngine) Close() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	g := e.current.Swap(nil)
+	if g == nil {
+		return nil
+	}
+	err := firstError(g.flush(e.failure), g.release())
+	e.cache.Unref()
+	err = firstError(err, e.dir.close())
+	if n := e.open.Load(); err == nil && n > 0 {
+		err = fmt.Errorf("snapshots or iterators of %d generations are still open", n)
+	}
+	if err != nil {
+		return fmt.Errorf("close engine: %w", err)
+	}
+	return nil
+}
+
+// firstError returns the first of errs that is not nil. It is for steps that
+// are all taken, whatever becomes of the others.
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,170 @@
+package engine
+
+import (
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// failure keeps the first error after which the disk cannot be trusted.
+type failure struct {
+	once   sync.Once
+	failed chan struct{} // closed once err is set
+	err    error
+	tell   func(error)
+}
+
+func newFailure(tell func(error)) *failure {
+	return &failure{failed: make(chan struct{}), tell: tell}
+}
+
+func (f *failure) report(err error) {
+	f.once.Do(func() {
+		f.err = fmt.Errorf("engine failed: %w", err)
+		close(f.failed)
+		if f.tell != nil {
+			f.tell(f.err)
+		}
+	})
+}
+
+// get returns the first error, or nil.
+func (f *failure) get() error {
+	select {
+	case <-f.failed:
+		return f.err
+	default:
+		return nil
+	}
+}
+
+// failStopFS reports every failed sync, and refuses all changes from the first
+// failure on.
+//
+// Pebble repeats a flush that failed. Say the sync of its manifest failed: the
+// record may be on disk all the same, the repeated flush adds a second one, and
+// a database that lists the same keys twice panics later on. So no second
+// attempt may reach the disk.
+type failStopFS struct {
+	vfs.FS
+	failure *failure
+}
+
+func (fs failStopFS) Unwrap() vfs.FS { return fs.FS }
+
+// file wraps the result of opening a file for writing, or a directory.
+func (fs failStopFS) file(f vfs.File, err error) (vfs.File, error) {
+	if err != nil {
+		return nil, err
+	}
+	return failStopFile{f, fs.failure}, nil
+}
+
+func (fs failStopFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	if err := fs.failure.get(); err != nil {
+		return nil, err
+	}
+	return fs.file(fs.FS.Create(name, category))
+}
+
+func (fs failStopFS) OpenReadWrite(name string, category vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
+	if err := fs.failure.get(); err != nil {
+		return nil, err
+	}
+	return fs.file(fs.FS.OpenReadWrite(name, category, opts...))
+}
+
+func (fs failStopFS) ReuseForWrite(from, to string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	if err := fs.failure.get(); err != nil {
+		return nil, err
+	}
+	return fs.file(fs.FS.ReuseForWrite(from, to, category))
+}
+
+func (fs failStopFS) OpenDir(name string) (vfs.File, error) {
+	return fs.file(fs.FS.OpenDir(name))
+}
+
+func (fs failStopFS) Link(from, to string) error {
+	if err := fs.failure.get(); err != nil {
+		return err
+	}
+	return fs.FS.Link(from, to)
+}
+
+func (fs failStopFS) Rename(from, to string) error {
+	if err := fs.failure.get(); err != nil {
+		return err
+	}
+	return fs.FS.Rename(from, to)
+}
+
+func (fs failStopFS) Remove(name string) error {
+	if err := fs.failure.get(); err != nil {
+		return err
+	}
+	return fs.FS.Remove(name)
+}
+
+func (fs failStopFS) RemoveAll(name string) error {
+	if err := fs.failure.get(); err != nil {
+		return err
+	}
+	return fs.FS.RemoveAll(name)
+}
+
+func (fs failStopFS) MkdirAll(dir string, perm os.FileMode) error {
+	if err := fs.failure.get(); err != nil {
+		return err
+	}
+	return fs.FS.MkdirAll(dir, perm)
+}
+
+type failStopFile struct {
+	vfs.File
+	failure *failure
+}
+
+func (f failStopFile) Write(p []byte) (int, error) {
+	if err := f.failure.get(); err != nil {
+		return 0, err
+	}
+	return f.File.Write(p)
+}
+
+func (f failStopFile) WriteAt(p []byte, offset int64) (int, error) {
+	if err := f.failure.get(); err != nil {
+		return 0, err
+	}
+	return f.File.WriteAt(p, offset)
+}
+
+func (f failStopFile) Sync() error {
+	return f.sync(f.File.Sync)
+}
+
+func (f failStopFile) SyncData() error {
+	return f.sync(f.File.SyncData)
+}
+
+func (f failStopFile) SyncTo(length int64) (fullSync bool, err error) {
+	err = f.sync(func() error {
+		fullSync, err = f.File.SyncTo(length)
+		return err
+	})
+	return fullSync, err
+}
+
+func (f failStopFile) sync(sync func() error) error {
+	if err := f.failure.get(); err != nil {
+		return err
+	}
+	if err := sync(); err != nil {
+		err = fmt.Errorf("sync: %w", err)
+		f.failure.report(err)
+		return err
+	}
+	return nil
+}

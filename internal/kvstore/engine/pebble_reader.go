@@ -1,0 +1,214 @@
+package engine
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// pebbleReader is what a database and a snapshot of it have in common.
+type pebbleReader interface {
+	Get(key []byte) ([]byte, io.Closer, error)
+	NewIter(o *pebble.IterOptions) (*pebble.Iterator, error)
+}
+
+func getFrom(r pebbleReader, dst, key []byte) ([]byte, error) {
+	value, closer, err := r.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return dst, ErrNotFound
+	}
+	if err != nil {
+		return dst, fmt.Errorf("engine get: %w", err)
+	}
+	dst = append(dst, value...)
+	return dst, closer.Close()
+}
+
+type pebbleSnapshot struct {
+	gen  *generation
+	snap *pebble.Snapshot
+}
+
+func (s *pebbleSnapshot) Get(dst, key []byte) ([]byte, error) {
+	return getFrom(s.snap, dst, key)
+}
+
+func (s *pebbleSnapshot) Iter(lower, upper []byte) (Iterator, error) {
+	// The snapshot holds the generation, so this cannot fail.
+	s.gen.refs.Add(1)
+	return newPebbleIter(s.gen, s.snap, lower, upper)
+}
+
+func (s *pebbleSnapshot) Close() error {
+	return firstError(s.snap.Close(), s.gen.release())
+}
+
+// durableSnapshot shows what is in tables alone. Pebble offers that view to
+// iterators only, and two that are opened one after the other can have a flush
+// between them: so there is one, and all reads go through it or its clones.
+type durableSnapshot struct {
+	gen *generation
+	mu  struct {
+		sync.Mutex
+		base *pebble.Iterator // moved by Get
+	}
+}
+
+func newDurableSnapshot(g *generation) Snapshot {
+	base, err := g.db.NewIter(&pebble.IterOptions{OnlyReadGuaranteedDurable: true})
+	if err != nil {
+		return brokenSnapshot{firstError(fmt.Errorf("engine durable: %w", err), g.release())}
+	}
+	s := &durableSnapshot{gen: g}
+	s.mu.base = base
+	return s
+}
+
+func (s *durableSnapshot) Get(dst, key []byte) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	base := s.mu.base
+	if base.SeekPrefixGE(key) && bytes.Equal(base.Key(), key) {
+		value, err := base.ValueAndErr()
+		return append(dst, value...), err
+	}
+	if err := base.Error(); err != nil {
+		return dst, fmt.Errorf("engine get: %w", err)
+	}
+	return dst, ErrNotFound
+}
+
+func (s *durableSnapshot) Iter(lower, upper []byte) (Iterator, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gen.refs.Add(1)
+	return newPebbleIter(s.gen, durableSource{s.mu.base}, lower, upper)
+}
+
+func (s *durableSnapshot) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return firstError(s.mu.base.Close(), s.gen.release())
+}
+
+// iterSource opens iterators.
+type iterSource interface {
+	NewIter(o *pebble.IterOptions) (*pebble.Iterator, error)
+}
+
+// durableSource opens iterators over the state of its base.
+type durableSource struct {
+	base *pebble.Iterator
+}
+
+func (s durableSource) NewIter(o *pebble.IterOptions) (*pebble.Iterator, error) {
+	o.OnlyReadGuaranteedDurable = true
+	return s.base.Clone(pebble.CloneOptions{IterOptions: o})
+}
+
+// brokenSnapshot stands for a state that cannot be read.
+type brokenSnapshot struct {
+	err error
+}
+
+func (s brokenSnapshot) Get(dst, _ []byte) ([]byte, error)  { return dst, s.err }
+func (s brokenSnapshot) Iter(_, _ []byte) (Iterator, error) { return nil, s.err }
+func (s brokenSnapshot) Close() error                       { return nil }
+
+// pebbleIter holds its generation while it is open.
+type pebbleIter struct {
+	*pebble.Iterator
+	gen *generation
+	// lower and prefix are set where both bounds have the same prefix: then all
+	// keys in between have it too, and forward seeks can skip tables by their
+	// filters.
+	lower, prefix []byte
+	// byPrefix is true after such a seek. Pebble cannot walk back from one.
+	byPrefix bool
+}
+
+// newPebbleIter opens an iterator and takes over the caller's hold of g.
+func newPebbleIter(g *generation, src iterSource, lower, upper []byte) (Iterator, error) {
+	compare := g.engine.opts.Comparer.Compare
+	if lower != nil && upper != nil && compare(lower, upper) > 0 {
+		// Empty as well, but Pebble is not made for bounds the wrong way round.
+		lower = upper
+	}
+	it, err := src.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	if err != nil {
+		return nil, firstError(fmt.Errorf("engine iterate: %w", err), g.release())
+	}
+	i := &pebbleIter{Iterator: it, gen: g}
+	if n := commonPrefix(g.engine.opts.Comparer, lower, upper); n > 0 {
+		i.lower = bytes.Clone(lower)
+		i.prefix = i.lower[:n]
+	}
+	return i, nil
+}
+
+// commonPrefix returns the length of the bounds' prefix, or 0 if they differ
+// in it.
+func commonPrefix(c *pebble.Comparer, lower, upper []byte) int {
+	if lower == nil || upper == nil {
+		return 0
+	}
+	n := c.Split(lower)
+	if !bytes.Equal(lower[:n], upper[:c.Split(upper)]) {
+		return 0
+	}
+	return n
+}
+
+func (i *pebbleIter) First() bool {
+	if i.prefix == nil {
+		return i.Iterator.First()
+	}
+	i.byPrefix = true
+	return i.SeekPrefixGE(i.lower)
+}
+
+func (i *pebbleIter) SeekGE(key []byte) bool {
+	split := i.gen.engine.opts.Comparer.Split
+	i.byPrefix = i.prefix != nil && bytes.Equal(i.prefix, key[:split(key)])
+	if i.byPrefix {
+		return i.SeekPrefixGE(key)
+	}
+	return i.Iterator.SeekGE(key)
+}
+
+func (i *pebbleIter) Last() bool {
+	i.byPrefix = false
+	return i.Iterator.Last()
+}
+
+func (i *pebbleIter) SeekLT(key []byte) bool {
+	i.byPrefix = false
+	return i.Iterator.SeekLT(key)
+}
+
+func (i *pebbleIter) Prev() bool {
+	switch {
+	case !i.byPrefix:
+		return i.Iterator.Prev()
+	case i.Valid():
+		return i.SeekLT(bytes.Clone(i.Key()))
+	case i.Error() != nil:
+		return false
+	}
+	return i.Last()
+}
+
+func (i *pebbleIter) Err() error {
+	if err := i.Error(); err != nil {
+		return fmt.Errorf("engine iterate: %w", err)
+	}
+	return nil
+}
+
+func (i *pebbleIter) Close() error {
+	return firstError(i.Iterator.Close(), i.gen.release())
+}

@@ -1,0 +1,90 @@
+package kvstore
+
+import (
+	"encoding/binary"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// The state hash is the sum, modulo 2^64, of a hash of each record of the
+// current state: live keys with value and metadata, raftnode's records, the
+// settings. A sum does not depend on the order, so that a change costs one
+// subtraction and one addition, and a scan in any order reproduces it. History
+// is not part of it: replicas remove it at their own pace.
+
+// hasher computes record hashes without allocating.
+type hasher struct {
+	digest xxhash.Digest
+	head   []byte
+}
+
+func (h *hasher) key(key []byte, mod uint64, v *version) uint64 {
+	head := append(h.head[:0], tableVersion)
+	head = binary.AppendUvarint(head, uint64(len(key)))
+	head = binary.AppendUvarint(head, mod)
+	head = binary.AppendUvarint(head, v.create)
+	head = binary.AppendUvarint(head, v.version)
+	head = binary.AppendUvarint(head, v.lease)
+	return h.sum(head, key, v.value)
+}
+
+func (h *hasher) record(key, value []byte) uint64 {
+	head := append(h.head[:0], tableRecord)
+	head = binary.AppendUvarint(head, uint64(len(key)))
+	return h.sum(head, key, value)
+}
+
+func (h *hasher) settings(encoded []byte) uint64 {
+	return h.sum(append(h.head[:0], tableSetting), nil, encoded)
+}
+
+func (h *hasher) sum(head, key, value []byte) uint64 {
+	h.head = head
+	h.digest.Reset()
+	_, _ = h.digest.Write(head) // a hash never fails
+	_, _ = h.digest.Write(key)
+	_, _ = h.digest.Write(value)
+	return h.digest.Sum64()
+}
+
+// stateScan recomputes the hash and the counters from records in engine order.
+type stateScan struct {
+	hasher hasher
+	prefix []byte // of the key whose newest version was seen
+	key    []byte
+	sum    uint64
+	keys   uint64
+}
+
+// add takes the next record of the engine.
+func (s *stateScan) add(k, value []byte) error {
+	switch k[0] {
+	case tableVersion:
+		return s.addVersion(k, value)
+	case tableRecord:
+		s.sum += s.hasher.record(k[1:], value)
+	case tableSetting:
+		s.sum += s.hasher.settings(value)
+	}
+	return nil
+}
+
+// addVersion counts the first version of each key: the newest.
+func (s *stateScan) addVersion(k, value []byte) error {
+	prefix, mod, err := splitVersionKey(k)
+	if err != nil {
+		return err
+	}
+	if string(prefix) == string(s.prefix) {
+		return nil
+	}
+	s.prefix = append(s.prefix[:0], prefix...)
+	v, err := decodeVersion(value)
+	if err != nil || v.deleted {
+		return err
+	}
+	s.key = unescapePrefix(s.key[:0], prefix)
+	s.sum += s.hasher.key(s.key, mod, &v)
+	s.keys++
+	return nil
+}

@@ -1,0 +1,59 @@
+package kvstore
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+// Bounds of the settings.
+const (
+	maxValueLimit = 64 << 20
+	minQuota      = 1 << 20
+)
+
+// DefaultSettings are those of a store that was never told otherwise.
+func DefaultSettings() Settings {
+	return Settings{
+		MaxKeyBytes:        MaxKeyBytes,
+		MaxValueBytes:      1 << 20,
+		QuotaBytes:         8 << 30,
+		RetentionMillis:    10 * 60 * 1000,
+		RetentionRevisions: 10_000,
+	}
+}
+
+// Validate reports everything that is wrong with the settings.
+func (s Settings) Validate() error {
+	var problems []error
+	complain := func(wrong bool, format string, args ...any) {
+		if wrong {
+			problems = append(problems, fmt.Errorf(format, args...))
+		}
+	}
+	complain(s.MaxKeyBytes < 1 || s.MaxKeyBytes > MaxKeyBytes, "max_key_bytes is %d, it must be between 1 and %d", s.MaxKeyBytes, MaxKeyBytes)
+	complain(s.MaxValueBytes < 1 || s.MaxValueBytes > maxValueLimit, "max_value_bytes is %d, it must be between 1 and %d", s.MaxValueBytes, maxValueLimit)
+	complain(s.QuotaBytes != 0 && s.QuotaBytes < minQuota, "quota_bytes is %d, it must be 0 (no quota) or at least %d", s.QuotaBytes, minQuota)
+	complain(s.RetentionMillis < 0, "retention_millis is %d, it must not be negative", s.RetentionMillis)
+	return errors.Join(problems...)
+}
+
+func encodeSettings(s *Settings) []byte {
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic(fmt.Sprintf("kvstore: encode settings: %v", err)) // plain data always encodes
+	}
+	return append([]byte{recordVersion}, b...)
+}
+
+func decodeSettings(b []byte) (Settings, error) {
+	d, err := openRecord("settings", b)
+	if err != nil {
+		return Settings{}, err
+	}
+	var s Settings
+	if err := json.Unmarshal(d.rest(), &s); err != nil {
+		return Settings{}, fmt.Errorf("settings record: %w", err)
+	}
+	return s, nil
+}

@@ -1,0 +1,257 @@
+package kvstore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/kvd-io/kvd/internal/kvstore/engine"
+)
+
+// The outcomes of reads that have no value.
+var ErrKeyNotFound = errors.New("key not found")
+
+// CompactedError says that a revision is not readable any more.
+type CompactedError struct {
+	CompactRevision uint64 // the oldest readable one
+}
+
+func (e *CompactedError) Error() string {
+	return fmt.Sprintf("the revision was compacted; the oldest one is %d", e.CompactRevision)
+}
+
+// FutureRevisionError says that a revision does not exist yet.
+type FutureRevisionError struct {
+	Revision uint64 // the newest one
+}
+
+func (e *FutureRevisionError) Error() string {
+	return fmt.Sprintf("the revision is not reached yet; the newest one is %d", e.Revision)
+}
+
+// keyOverheadBytes is what the quota counts for a key beside key and value.
+const keyOverheadBytes = 64
+
+// firstRevision is that of the empty store.
+const firstRevision = 1
+
+// Options are the tunables of a Store; zero values mean the defaults.
+type Options struct {
+	// CacheEntries bounds the keys whose metadata Apply keeps in memory.
+	// Default 64 Ki.
+	CacheEntries int
+}
+
+// Store is the replicated state.
+//
+// Apply, Restore and Maintain belong to one goroutine. Everything else may be
+// called from any: readers see a position, and all of it, only after its batch
+// was committed to the engine.
+//
+// Invariants:
+//
+//	S1  data, records, counters, hash and position of an entry are committed in
+//	    one engine batch: whatever the engine has flushed is a whole position
+//	S2  revision grows by exactly one with each effective change
+//	S3  hash is the sum over the current records (ScanHash reproduces it)
+//	S4  no version that a read at or above the compact revision needs is removed
+type Store struct {
+	eng engine.Engine
+
+	// Owned by the goroutine that applies.
+	now      meta
+	settings Settings
+	cache    *metaCache
+	records  map[string][]byte // the table of records; it is small
+	hasher   hasher
+	batch    engine.Batch
+	scratch  scratch
+	failed   error
+
+	visible atomic.Pointer[visible]
+
+	mu struct {
+		sync.Mutex
+		samples []sample          // of replicated time, by revision
+		hashes  map[uint64]uint64 // state hash by log index divisible by hashStride
+	}
+}
+
+// visible is what readers see: one position and what belongs to it.
+type visible struct {
+	meta
+	settings Settings
+}
+
+// sample says that a revision was current at a moment of replicated time.
+type sample struct {
+	revision uint64
+	millis   int64
+}
+
+// hashStride and keptHashes choose the log indexes at which replicas under
+// load are compared.
+const (
+	hashStride = 1024
+	keptHashes = 64
+)
+
+// Open reads the state that the engine holds; an empty engine is an empty
+// store at position 0.
+func Open(eng engine.Engine, o Options) (*Store, error) {
+	if o.CacheEntries == 0 {
+		o.CacheEntries = 64 << 10
+	}
+	s := &Store{eng: eng, cache: newMetaCache(o.CacheEntries), batch: eng.NewBatch()}
+	if err := s.load(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// load takes everything that is kept in memory from the engine.
+func (s *Store) load() error {
+	m, err := readMeta(s.eng)
+	if err != nil {
+		return err
+	}
+	settings, err := readSettings(s.eng)
+	if err != nil {
+		return err
+	}
+	samples, err := readSamples(s.eng)
+	if err != nil {
+		return err
+	}
+	if s.records, err = readRecords(s.eng); err != nil {
+		return err
+	}
+	s.now, s.settings = m, settings
+	s.cache.clear()
+	s.mu.Lock()
+	s.mu.samples, s.mu.hashes = samples, make(map[uint64]uint64)
+	s.mu.Unlock()
+	s.publish()
+	return nil
+}
+
+func readMeta(r engine.Reader) (meta, error) {
+	b, err := r.Get(nil, []byte{tableMeta})
+	if errors.Is(err, engine.ErrNotFound) {
+		return meta{revision: firstRevision, compact: firstRevision, hash: emptyHash()}, nil
+	}
+	if err != nil {
+		return meta{}, fmt.Errorf("read the position: %w", err)
+	}
+	return decodeMeta(b)
+}
+
+// emptyHash is the state hash of an empty store: that of its settings.
+func emptyHash() uint64 {
+	var h hasher
+	settings := DefaultSettings()
+	return h.settings(encodeSettings(&settings))
+}
+
+func readSettings(r engine.Reader) (Settings, error) {
+	b, err := r.Get(nil, []byte{tableSetting})
+	if errors.Is(err, engine.ErrNotFound) {
+		return DefaultSettings(), nil
+	}
+	if err != nil {
+		return Settings{}, fmt.Errorf("read the settings: %w", err)
+	}
+	return decodeSettings(b)
+}
+
+func readRecords(r engine.Reader) (map[string][]byte, error) {
+	out := make(map[string][]byte)
+	it, err := r.Iter([]byte{tableRecord}, []byte{tableRecord + 1})
+	if err != nil {
+		return nil, fmt.Errorf("read the records: %w", err)
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		out[string(it.Key()[1:])] = bytes.Clone(it.Value())
+	}
+	return out, it.Err()
+}
+
+// publish makes the state of the applying goroutine visible.
+func (s *Store) publish() {
+	s.visible.Store(&visible{meta: s.now, settings: s.settings})
+}
+
+// Position returns the place in the log that the state contains.
+func (s *Store) Position() Position { return s.visible.Load().position }
+
+// Revision returns the newest revision; 1 for the empty store.
+func (s *Store) Revision() uint64 { return s.visible.Load().revision }
+
+// CompactRevision returns the oldest readable revision.
+func (s *Store) CompactRevision() uint64 { return s.visible.Load().compact }
+
+// Settings returns the replicated settings.
+func (s *Store) Settings() Settings { return s.visible.Load().settings }
+
+// StateHash returns the hash of the state and the position it belongs to.
+func (s *Store) StateHash() (Position, uint64) {
+	v := s.visible.Load()
+	return v.position, v.hash
+}
+
+// Hashes returns the state hashes at the last log indexes divisible by 1,024
+// that passed since the start.
+func (s *Store) Hashes() map[uint64]uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make(map[uint64]uint64, len(s.mu.hashes))
+	for index, h := range s.mu.hashes {
+		out[index] = h
+	}
+	return out
+}
+
+func (s *Store) noteHash() {
+	index := s.now.position.Index
+	if index%hashStride != 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.hashes[index] = s.now.hash
+	delete(s.mu.hashes, index-keptHashes*hashStride)
+}
+
+// Stats are figures about the store.
+type Stats struct {
+	Keys            uint64
+	LogicalBytes    int64 // live keys and values with their overhead; what the quota counts
+	HistoryBytes    int64 // superseded versions on this replica
+	HistoryVersions int64
+	EngineBytes     int64
+	EngineName      string
+}
+
+// Stats returns figures about the store.
+func (s *Store) Stats() Stats {
+	v := s.visible.Load()
+	return Stats{
+		Keys:            v.keys,
+		LogicalBytes:    v.logical,
+		HistoryBytes:    v.historyBytes,
+		HistoryVersions: v.historyVersions,
+		EngineBytes:     s.eng.SizeBytes(),
+		EngineName:      s.eng.Name(),
+	}
+}
+
+// Flush asks the engine to make everything applied durable soon.
+func (s *Store) Flush() error { return s.eng.Flush() }
+
+// Close makes durable what can be, and releases the engine.
+func (s *Store) Close() error {
+	return errors.Join(s.batch.Close(), s.eng.Close())
+}

@@ -1,0 +1,100 @@
+package kvstore
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/kvd-io/kvd/internal/kvstore/engine"
+)
+
+// View is the whole state at one position, immutable.
+type View struct {
+	snapshot engine.Snapshot
+	meta     meta
+}
+
+// View pins the current state in constant time. It must be closed.
+func (s *Store) View() (*View, error) { return newView(s.eng.Snapshot()) }
+
+// Durable is the state that would survive a crash without the log; nil when
+// the engine keeps nothing on disk. It must be closed.
+func (s *Store) Durable() (*View, error) {
+	snapshot := s.eng.Durable()
+	if snapshot == nil {
+		return nil, nil
+	}
+	return newView(snapshot)
+}
+
+func newView(snapshot engine.Snapshot) (*View, error) {
+	m, err := readMeta(snapshot)
+	if err != nil {
+		return nil, errors.Join(err, snapshot.Close())
+	}
+	return &View{snapshot: snapshot, meta: m}, nil
+}
+
+// Position is the place in the log that the view contains.
+func (v *View) Position() (index, term uint64) {
+	return v.meta.position.Index, v.meta.position.Term
+}
+
+// Revision is the view's newest revision.
+func (v *View) Revision() uint64 { return v.meta.revision }
+
+// Records returns the replication layer's records in key order.
+func (v *View) Records() ([]Record, error) {
+	records, err := readRecords(v.snapshot)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Record, 0, len(records))
+	for key, value := range records {
+		out = append(out, Record{Key: []byte(key), Value: value})
+	}
+	slices.SortFunc(out, func(a, b Record) int { return slices.Compare(a.Key, b.Key) })
+	return out, nil
+}
+
+// ScanHash recomputes the state hash from all records; it must equal the
+// incremental one.
+func (v *View) ScanHash() (uint64, error) {
+	scan := stateScan{}
+	hasSettings, err := v.each(scan.add)
+	if err != nil {
+		return 0, err
+	}
+	if !hasSettings {
+		scan.sum += emptyHash()
+	}
+	return scan.sum, nil
+}
+
+// each calls fn with every record of the engine in order, and reports whether
+// settings were among them: an untouched store has none.
+func (v *View) each(fn func(key, value []byte) error) (hasSettings bool, err error) {
+	it, err := v.snapshot.Iter(nil, nil)
+	if err != nil {
+		return false, err
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		hasSettings = hasSettings || it.Key()[0] == tableSetting
+		if err := fn(it.Key(), it.Value()); err != nil {
+			return hasSettings, err
+		}
+	}
+	return hasSettings, it.Err()
+}
+
+// Hash is the state hash at the view's position, as it was kept.
+func (v *View) Hash() uint64 { return v.meta.hash }
+
+// Close releases the view.
+func (v *View) Close() error {
+	if err := v.snapshot.Close(); err != nil {
+		return fmt.Errorf("release a view: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,141 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/raftnode"
+)
+
+// Store reads the replicated state of this node.
+func (n *Node) Store() *kvstore.Store { return n.store }
+
+// Do replicates a command and returns its result: it is then on the disks of a
+// quorum and applied here. Errors are *api.Error; only api.Timeout and
+// api.Internal leave the outcome open.
+func (n *Node) Do(ctx context.Context, cmd *kvstore.Command) (kvstore.Result, error) {
+	r, err := n.running()
+	if err != nil {
+		return kvstore.Result{}, err
+	}
+	result, err := r.Propose(ctx, kvstore.EncodeCommand(nil, cmd))
+	if err != nil {
+		return kvstore.Result{}, writeError(err)
+	}
+	return *result.(*kvstore.Result), nil
+}
+
+// Barrier returns when this node's state is as fresh as asked for. A
+// linearizable read follows it.
+func (n *Node) Barrier(ctx context.Context, o api.ReadOptions) error {
+	r, err := n.running()
+	if err != nil {
+		return err
+	}
+	if !o.Stale {
+		if err := r.Barrier(ctx); err != nil {
+			return readError(err)
+		}
+		return nil
+	}
+	if age := time.Since(r.LeaderContact()); o.MaxStaleness > 0 && age > o.MaxStaleness {
+		e := api.Errorf(api.NoLeader, "this node last heard from a leader %v ago, which is more than max_staleness; ask another node or raise it", age.Round(time.Millisecond))
+		e.RetryAfter = time.Second
+		return e
+	}
+	return nil
+}
+
+// running returns the replication layer once it serves.
+func (n *Node) running() (*raftnode.Node, error) {
+	if n.draining.Load() {
+		return nil, retryable(api.Stopping, "this node is stopping; ask another one")
+	}
+	select {
+	case <-n.ready:
+		return n.raft.Load(), nil
+	default:
+		return nil, retryable(api.Starting, "this node is starting and has not caught up yet; try again soon or ask another one")
+	}
+}
+
+func retryable(code api.Code, format string, args ...any) *api.Error {
+	e := api.Errorf(code, format, args...)
+	e.RetryAfter = time.Second
+	return e
+}
+
+// writeError tells a client what became of its change.
+func writeError(err error) error {
+	switch {
+	case errors.Is(err, raftnode.ErrUnknown):
+		return api.Errorf(api.Timeout, "the change was proposed, but not seen applied in time: it may still take effect; read before you repeat it")
+	case errors.Is(err, raftnode.ErrNoLeader):
+		return retryable(api.NoLeader, "the cluster has no leader that this node knows of; nothing was changed; try again")
+	case errors.Is(err, raftnode.ErrOverloaded):
+		return retryable(api.Overloaded, "too many requests wait on this node; nothing was changed; slow down and try again")
+	case errors.Is(err, raftnode.ErrStopping):
+		return retryable(api.Stopping, "this node is stopping; nothing was changed; ask another one")
+	case errors.Is(err, raftnode.ErrDiskStall):
+		return retryable(api.NoLeader, "the disk of this node does not answer; nothing was changed; ask another one")
+	case errors.Is(err, raftnode.ErrNotLeader):
+		return retryable(api.NoLeader, "the leader changed; nothing was changed; try again")
+	}
+	return memberError(err)
+}
+
+// memberError covers the refusals of membership changes.
+func memberError(err error) error {
+	for _, c := range []struct {
+		is   error
+		code api.Code
+	}{
+		{raftnode.ErrMemberExists, api.MemberExists},
+		{raftnode.ErrMemberRemoved, api.MemberRemoved},
+		{raftnode.ErrMemberNotFound, api.MemberNotFound},
+		{raftnode.ErrUnsafeChange, api.UnsafeChange},
+		{raftnode.ErrBadMember, api.BadRequest},
+	} {
+		if errors.Is(err, c.is) {
+			return api.Errorf(c.code, "%v", err)
+		}
+	}
+	var e *api.Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return api.Errorf(api.Internal, "%v", err)
+}
+
+// readError tells a client why a read could not be proved fresh. A read that
+// runs out of time with a leader in office is a read_timeout.
+func readError(err error) error {
+	if errors.Is(err, raftnode.ErrOverloaded) {
+		return retryable(api.ReadTimeout, "no quorum confirmed the read in time; try again, or read with consistency=stale")
+	}
+	if errors.Is(err, raftnode.ErrNoLeader) {
+		return retryable(api.NoLeader, "the cluster has no leader that this node knows of; try again, or read with consistency=stale")
+	}
+	return writeError(err)
+}
+
+// Snapshot streams a consistent backup of the whole state.
+func (n *Node) Snapshot(ctx context.Context, w io.Writer) error {
+	if err := n.Barrier(ctx, api.ReadOptions{}); err != nil {
+		return err
+	}
+	v, err := n.store.View()
+	if err != nil {
+		return fmt.Errorf("pin a view: %w", err)
+	}
+	defer v.Close()
+	if _, err := v.WriteTo(w); err != nil {
+		return fmt.Errorf("write snapshot: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,485 @@
+// Package raftnode replicates opaque commands: it joins etcd's raft library
+// with its WAL, snapshot and transport packages into one member of a cluster
+// that feeds a StateMachine.
+//
+// Read it in this order: core.go (the deterministic heart and how a command
+// travels), core_propose.go, core_read.go, core_member.go, roster.go (the
+// replicated membership), appender.go and applier.go (the bodies of the two
+// storage loops), node.go (the goroutines around them), snapshots.go, disk.go.
+package raftnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+)
+
+// Config describes one member. Zero values of the tunables mean the defaults.
+type Config struct {
+	// ID is the member's, between 1 and MaxMemberID.
+	ID        uint64
+	ClusterID uint64
+	// Dir holds the WAL and the snapshots. It must be locked by the caller.
+	Dir string
+	// Nonce is the data directory's.
+	Nonce string
+	// Name, PeerURLs and ClientURLs are announced to the cluster.
+	Name       string
+	PeerURLs   []string
+	ClientURLs []string
+	// Initial are the members of a cluster that is being bootstrapped; used
+	// only where Dir has no log yet. Empty when joining.
+	Initial []Member
+	// Known are members to talk to before the membership has been received;
+	// used when joining.
+	Known []Member
+
+	StateMachine StateMachine
+	Logger       *zap.Logger
+	// TLS secures the connections to peers.
+	TLS transport.TLSInfo
+	// Lookup finds the peer URLs of a member that this node does not know
+	// yet, by asking those it knows.
+	Lookup func(ctx context.Context, id uint64) (urls []string, ok bool)
+
+	// TickInterval is the unit of raft's time: a heartbeat. Default 100 ms.
+	TickInterval time.Duration
+	// ElectionTicks is the election timeout in ticks. Default 10.
+	ElectionTicks int
+	// MaxBatchBytes bounds the commands packed into one entry. Default 512 KiB.
+	MaxBatchBytes int
+	// MaxQueueBytes bounds the commands waiting to be packed. Default 64 MiB.
+	MaxQueueBytes int
+	// CatchUpBytes bounds the applied entries kept in memory for followers
+	// that lag. Default 32 MiB.
+	CatchUpBytes int
+	// CheckpointBytes is after how much log the state is flushed and the log
+	// before it released. Default 64 MiB.
+	CheckpointBytes int64
+	// CheckpointInterval is after how long it is flushed all the same.
+	// Default 30 s.
+	CheckpointInterval time.Duration
+	// StallExit is how long one write to the log may hang before the node
+	// gives itself up. Default 60 s.
+	StallExit time.Duration
+}
+
+func (c *Config) setDefaults() {
+	setDefault(&c.TickInterval, 100*time.Millisecond)
+	setDefault(&c.ElectionTicks, 10)
+	setDefault(&c.MaxBatchBytes, 512<<10)
+	setDefault(&c.MaxQueueBytes, 64<<20)
+	setDefault(&c.CatchUpBytes, 32<<20)
+	setDefault(&c.CheckpointBytes, 64<<20)
+	setDefault(&c.CheckpointInterval, 30*time.Second)
+	setDefault(&c.StallExit, time.Minute)
+	if c.Logger == nil {
+		c.Logger = zap.NewNop()
+	}
+}
+
+func setDefault[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+// Node is one member of the cluster.
+//
+// Its goroutines, and what each may wait for (the graph has no cycle, and is
+// drawn in ARCHITECTURE.md):
+//
+//	node loop     owns the core         its mailbox
+//	append loop   owns the disk         the disk; the apply loop, to install a snapshot
+//	apply loop    owns the applier      the state machine
+//	snapshotter   owns outgoing bodies  the disk; the append loop, to record a checkpoint
+//	connector     owns the peer list    the transport
+type Node struct {
+	cfg       Config
+	lg        *zap.Logger
+	disk      *disk
+	log       *logStore
+	applier   *applier
+	appender  *appender
+	core      *core
+	transport *peerTransport
+
+	// What comes from the request side. Their bounds hold a burst of requests
+	// between two turns of the node loop; senders wait with their context.
+	proposeC    chan *proposal
+	readC       chan *readRequest
+	confChangeC chan *changeRequest
+	callC       chan func(*core)
+	// What comes from peers; a full channel pushes back on their connection.
+	receiveC chan *raftpb.Message
+
+	// What the loops hand to each other.
+	events     *mailbox[event]      // to the node loop; bounded by the work it handed out
+	appendWork *mailbox[appendJob]  // bounded by raft's limit on uncommitted and inflight bytes
+	applyWork  *mailbox[applyWork]  // bounded by maxApplyingBytes
+	peersC     chan *Membership     // capacity 1, the newest wins
+	sendC      chan *raftpb.Message // MsgSnap; capacity bounds the transfers that wait
+	appending  atomic.Int64         // unix nanoseconds since when a save runs; 0: idle
+	waiters    indexWaiters         // reads that wait for the applied index
+	membership atomic.Pointer[Membership]
+	position   atomic.Pointer[Position]
+	// unreachable members, noted by the transport for the next tick.
+	unreachable sync.Map     // id → true
+	leaderSeen  atomic.Int64 // unix nanoseconds of the last sign of a leader
+	snapshots   *snapshotter
+
+	ready   chan struct{} // closed once this process's start entry is applied
+	stopped chan struct{} // closed when Run returns
+	once    sync.Once
+}
+
+// Position is what the node last knew of its place in the cluster.
+type Position struct {
+	Term   uint64
+	Leader uint64 // 0: unknown
+	Role   raft.StateType
+	Commit uint64
+}
+
+// event is something that happened outside of the node loop.
+type event struct {
+	responses  []*raftpb.Message // of finished appends
+	applied    *appliedWork
+	snapshotTo uint64 // a transfer to this member ended
+	snapshotOK bool
+}
+
+// Applied returns the index of the last entry in the state machine.
+func (n *Node) Applied() uint64 {
+	n.waiters.mu.Lock()
+	defer n.waiters.mu.Unlock()
+	return n.waiters.mu.applied
+}
+
+// Membership returns the newest picture of the members.
+func (n *Node) Membership() *Membership { return n.membership.Load() }
+
+// Position returns what the node last knew of term, leader and commit index.
+func (n *Node) Position() Position { return *n.position.Load() }
+
+// Ready is closed once this process can take part: its start entry, and so
+// everything before it, has been applied.
+func (n *Node) Ready() <-chan struct{} { return n.ready }
+
+// Handler serves the peer port: raft's messages, and the given handlers
+// beside them.
+func (n *Node) Handler(extra map[string]http.Handler) http.Handler {
+	return n.transport.Handler(extra)
+}
+
+// ActiveSince returns since when the connection to the member works; zero
+// while it does not.
+func (n *Node) ActiveSince(id uint64) time.Time { return n.transport.ActiveSince(id) }
+
+// LeaderContact returns when this node last had a sign of a leader.
+func (n *Node) LeaderContact() time.Time { return time.Unix(0, n.leaderSeen.Load()) }
+
+// LogSizeBytes returns the sizes of the log and of the snapshots on disk.
+func (n *Node) LogSizeBytes() (log, snapshots int64) { return n.disk.sizeBytes() }
+
+// Run drives the node until the context ends, it is removed (ErrRemoved), its
+// directory is refused (ErrRefused), or something fails that must not be
+// survived. Every request is answered before it returns.
+func (n *Node) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	n.appender = &appender{disk: n.disk, log: n.log, install: n.install(ctx)}
+	var loops sync.WaitGroup
+	start := func(name string, body func(context.Context) error) {
+		loops.Go(func() {
+			if err := body(ctx); err != nil {
+				cancel(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	start("append loop", n.appendLoop)
+	start("apply loop", n.applyLoop)
+	start("snapshotter", n.snapshots.run)
+	start("connector", n.connectLoop)
+	start("node loop", n.nodeLoop)
+	<-ctx.Done()
+	loops.Wait()
+	n.transport.Stop()
+	close(n.stopped)
+	n.failRest()
+	err := context.Cause(ctx)
+	if cerr := n.disk.close(); cerr != nil && errors.Is(err, context.Canceled) {
+		return fmt.Errorf("close the log: %w", cerr)
+	}
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// failRest answers what was queued when the loops ended.
+func (n *Node) failRest() {
+	n.core.fail(ErrStopping)
+	n.waiters.close(ErrStopping)
+	for _, w := range n.applyWork.take() {
+		for _, own := range w.own {
+			answerAll(own.batch.proposals, ErrUnknown)
+		}
+	}
+	for _, e := range n.events.take() {
+		if e.applied != nil {
+			for _, b := range e.applied.skipped {
+				answerAll(b.proposals, ErrUnknown)
+			}
+		}
+	}
+	for {
+		select {
+		case p := <-n.proposeC:
+			p.done <- answer{err: ErrStopping}
+		case r := <-n.readC:
+			r.done <- ErrStopping
+		case r := <-n.confChangeC:
+			r.done <- ErrStopping
+		default:
+			return
+		}
+	}
+}
+
+// nodeLoop owns the core. It waits for nothing but its mailbox.
+func (n *Node) nodeLoop(ctx context.Context) error {
+	ticker := time.NewTicker(n.cfg.TickInterval)
+	defer ticker.Stop()
+	if err := n.dispatch(); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			n.tick()
+			if err := n.watchDisk(); err != nil {
+				return err
+			}
+		case p := <-n.proposeC:
+			n.takeProposal(p)
+		case r := <-n.readC:
+			n.takeRead(r)
+		case r := <-n.confChangeC:
+			n.core.change(r)
+		case f := <-n.callC:
+			f(n.core)
+		case m := <-n.receiveC:
+			n.core.step(m)
+		case <-n.events.ready:
+		}
+		n.drain()
+		if err := n.dispatch(); err != nil {
+			return err
+		}
+	}
+}
+
+// tick advances the core's time by one.
+func (n *Node) tick() {
+	n.unreachable.Range(func(id, _ any) bool {
+		n.unreachable.Delete(id)
+		n.core.unreachable(id.(uint64))
+		return true
+	})
+	n.core.tick()
+}
+
+// drainLimit bounds what one turn takes from each channel, so that no source
+// starves the others.
+const drainLimit = 1024
+
+// drain takes what else has arrived, so that one turn serves it all.
+func (n *Node) drain() {
+	for _, e := range n.events.take() {
+		n.takeEvent(e)
+	}
+	for range drainLimit {
+		select {
+		case m := <-n.receiveC:
+			n.core.step(m)
+		case p := <-n.proposeC:
+			n.takeProposal(p)
+		case r := <-n.readC:
+			n.takeRead(r)
+		default:
+			return
+		}
+	}
+}
+
+func (n *Node) takeProposal(p *proposal) {
+	if err := n.core.propose(p); err != nil {
+		p.done <- answer{err: err}
+	}
+}
+
+func (n *Node) takeRead(r *readRequest) {
+	if err := n.core.read(r); err != nil {
+		r.done <- err
+	}
+}
+
+func (n *Node) takeEvent(e event) {
+	if e.snapshotTo != 0 {
+		n.core.reportSnapshot(e.snapshotTo, e.snapshotOK)
+	}
+	if e.applied != nil {
+		n.core.applied(e.applied)
+	}
+	n.core.storageDone(e.responses)
+}
+
+// dispatch carries out what the core wants done. None of it waits.
+func (n *Node) dispatch() error {
+	out := n.core.takeEffects()
+	if len(out.messages) > 0 {
+		n.transport.Send(out.messages)
+	}
+	for _, m := range out.snapshots {
+		n.sendSnapshot(m)
+	}
+	for _, m := range out.appends {
+		n.appendWork.put(appendJob{message: m})
+	}
+	for _, w := range out.applies {
+		n.applyWork.put(w)
+	}
+	for _, b := range out.reads {
+		n.waiters.wait(b)
+	}
+	if out.membership != nil {
+		n.follow(out.membership)
+	}
+	n.publish()
+	return out.fatal
+}
+
+func (n *Node) sendSnapshot(m *raftpb.Message) {
+	select {
+	case n.sendC <- m:
+	default: // too many transfers wait; raft tries again
+		n.events.put(event{snapshotTo: m.GetTo()})
+	}
+}
+
+// follow publishes a membership and lets the connections follow it.
+func (n *Node) follow(m *Membership) {
+	n.membership.Store(m)
+	select {
+	case <-n.peersC: // an older one that nobody took yet
+	default:
+	}
+	n.peersC <- m
+}
+
+// publish makes the core's view visible to other goroutines.
+func (n *Node) publish() {
+	st := n.core.rn.BasicStatus()
+	p := Position{Term: st.GetTerm(), Leader: st.Lead, Role: st.RaftState, Commit: st.GetCommit()}
+	if old := n.position.Load(); old == nil || *old != p {
+		n.position.Store(&p)
+		n.logPosition(old, p)
+	}
+	if p.Leader != raft.None {
+		heard, ok := n.core.heard[p.Leader]
+		if p.Leader == n.cfg.ID || ok && heard == n.core.ticks {
+			n.leaderSeen.Store(time.Now().UnixNano())
+		}
+	}
+	if n.core.proposals.incarnation != 0 {
+		n.once.Do(func() { close(n.ready) })
+	}
+}
+
+func (n *Node) logPosition(old *Position, p Position) {
+	if old == nil || old.Leader != p.Leader || old.Role != p.Role || old.Term != p.Term {
+		n.lg.Info("raft position", zap.Uint64("term", p.Term), zap.Uint64("leader", p.Leader), zap.Stringer("role", p.Role))
+	}
+}
+
+// watchDisk looks at the age of the save that runs. Heartbeats do not depend
+// on the disk, so a leader whose disk hangs would stay in office while its
+// writes hang: after two election timeouts it refuses proposals and hands
+// over; after StallExit the node gives up.
+func (n *Node) watchDisk() error {
+	since := n.appending.Load()
+	if since == 0 {
+		n.core.refuse(nil)
+		return nil
+	}
+	age := time.Since(time.Unix(0, since))
+	limit := 2 * time.Duration(n.cfg.ElectionTicks) * n.cfg.TickInterval
+	switch {
+	case age > n.cfg.StallExit:
+		return fmt.Errorf("%w for %v", ErrDiskStall, age.Round(time.Second))
+	case age > limit:
+		if n.core.refused == nil {
+			n.lg.Error("the disk does not answer; refusing writes and handing leadership over", zap.Duration("age", age))
+		}
+		n.core.refuse(ErrDiskStall)
+		if n.core.isLeader() && len(n.core.transfers) == 0 {
+			n.core.transfer(&transferRequest{done: make(chan error, 1)})
+		}
+	default:
+		n.core.refuse(nil)
+	}
+	return nil
+}
+
+// connectLoop keeps the transport's peers equal to the membership.
+func (n *Node) connectLoop(ctx context.Context) error {
+	connected := make(map[uint64][]string)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.transport.Removed():
+			return ErrRemoved
+		case m := <-n.peersC:
+			n.connect(connected, m)
+		}
+	}
+}
+
+// connect makes one difference after the other.
+func (n *Node) connect(connected map[uint64][]string, m *Membership) {
+	for id := range connected {
+		if _, ok := m.Member(id); !ok {
+			n.transport.RemovePeer(id)
+			delete(connected, id)
+		}
+	}
+	for _, mb := range m.Members {
+		if mb.ID == n.cfg.ID || len(mb.PeerURLs) == 0 || slices.Equal(connected[mb.ID], mb.PeerURLs) {
+			continue
+		}
+		connectTo := n.transport.AddPeer
+		if _, ok := connected[mb.ID]; ok {
+			connectTo = n.transport.UpdatePeer
+		}
+		if err := connectTo(mb.ID, mb.PeerURLs); err != nil {
+			n.lg.Error("cannot connect to a member", zap.Uint64("member", mb.ID), zap.Error(err))
+			continue
+		}
+		connected[mb.ID] = mb.PeerURLs
+	}
+}

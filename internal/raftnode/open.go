@@ -1,0 +1,266 @@
+package raftnode
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// A bootstrapped cluster begins with a snapshot at this index, the same on
+// every member: the initial membership, as if it had been the first log entry.
+const (
+	InitialIndex = 1
+	initialTerm  = 1
+)
+
+// metadata is what the head of every WAL segment says about its owner.
+type metadata struct {
+	Version   int    `json:"version"`
+	MemberID  uint64 `json:"member_id"`
+	ClusterID uint64 `json:"cluster_id"`
+}
+
+const metadataVersion = 1
+
+// HasLog reports whether the directory holds a log already.
+func HasLog(dir string) bool { return diskExists(dir) }
+
+// Open brings a member up to where its disk left it, or bootstraps it, without
+// starting anything. A *RefusedError means that the directory is damaged in a
+// way that must not be guessed about.
+func Open(cfg Config) (*Node, error) {
+	cfg.setDefaults()
+	if !validID(cfg.ID) {
+		return nil, fmt.Errorf("%w: id %d is not between 1 and 2^53-1", ErrBadMember, cfg.ID)
+	}
+	d, state, err := openOrCreate(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	n, err := assemble(&cfg, d, state)
+	if err != nil {
+		return nil, errors.Join(err, d.close())
+	}
+	return n, nil
+}
+
+func openOrCreate(cfg *Config) (*disk, bootState, error) {
+	want := metadata{Version: metadataVersion, MemberID: cfg.ID, ClusterID: cfg.ClusterID}
+	meta, err := json.Marshal(want)
+	if err != nil {
+		return nil, bootState{}, err
+	}
+	if !diskExists(cfg.Dir) {
+		d, err := createDisk(cfg.Logger, cfg.Dir, meta)
+		return d, bootState{metadata: meta}, err
+	}
+	d, state, err := openDisk(cfg.Logger, cfg.Dir)
+	if err != nil {
+		return nil, bootState{}, err
+	}
+	var have metadata
+	if err := json.Unmarshal(state.metadata, &have); err != nil || have != want {
+		return nil, bootState{}, errors.Join(
+			fmt.Errorf("the log in %s belongs to member %d of cluster %016x, not to member %d of cluster %016x",
+				cfg.Dir, have.MemberID, have.ClusterID, cfg.ID, cfg.ClusterID), err, d.close())
+	}
+	return d, state, nil
+}
+
+// assemble joins the parts around what the disk holds.
+func assemble(cfg *Config, d *disk, state bootState) (*Node, error) {
+	if err := bootstrap(cfg, d, &state); err != nil {
+		return nil, err
+	}
+	a, err := recoverState(cfg, d, &state)
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{
+		cfg:         *cfg,
+		lg:          cfg.Logger,
+		disk:        d,
+		log:         newLogStore(state.snapshot, raisedCommit(state.hardState, a.index), state.entries, a.roster.membership().confState()),
+		applier:     a,
+		proposeC:    make(chan *proposal, 1024),
+		readC:       make(chan *readRequest, 1024),
+		confChangeC: make(chan *changeRequest, 16),
+		callC:       make(chan func(*core), 16),
+		receiveC:    make(chan *raftpb.Message, 1024),
+		events:      newMailbox[event](),
+		appendWork:  newMailbox[appendJob](),
+		applyWork:   newMailbox[applyWork](),
+		peersC:      make(chan *Membership, 1),
+		sendC:       make(chan *raftpb.Message, 4),
+		ready:       make(chan struct{}),
+		stopped:     make(chan struct{}),
+	}
+	n.waiters.advance(a.index)
+	if n.snapshots, err = newSnapshotter(n, state.snapshot.GetMetadata().GetIndex()); err != nil {
+		return nil, err
+	}
+	n.snapshots.noteApplied(a.index)
+	if err := n.connectCore(a); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// connectCore makes the core and the transport, which need each other.
+func (n *Node) connectCore(a *applier) (err error) {
+	cfg := &n.cfg
+	n.core, err = newCore(coreConfig{
+		id: cfg.ID,
+		start: start{
+			Member: cfg.ID, Nonce: cfg.Nonce, Boot: newNonce(), Name: cfg.Name,
+			PeerURLs: cfg.PeerURLs, ClientURLs: cfg.ClientURLs, Version: payloadVersion,
+		},
+		electionTicks:  cfg.ElectionTicks,
+		heartbeatTicks: 1,
+		maxBatchBytes:  cfg.MaxBatchBytes,
+		maxQueueBytes:  cfg.MaxQueueBytes,
+		log:            n.log,
+		applied:        a.index,
+		membership:     a.roster.membership(),
+		logger:         newRaftLogger(cfg.Logger),
+	})
+	if err != nil {
+		return err
+	}
+	n.transport, err = newPeerTransport(transportConfig{
+		ID:          cfg.ID,
+		ClusterID:   cfg.ClusterID,
+		PeerURLs:    cfg.PeerURLs,
+		Snapshotter: n.disk.snapshotter(),
+		Logger:      cfg.Logger,
+		TLSInfo:     cfg.TLS,
+		Receiver:    receiver{n},
+		Lookup:      cfg.Lookup,
+	})
+	if err != nil {
+		return err
+	}
+	n.publish()
+	initial := n.core.membership
+	if len(initial.Members) == 0 {
+		initial = &Membership{ClusterID: cfg.ClusterID, Members: cfg.Known}
+	}
+	n.follow(initial)
+	return nil
+}
+
+// bootstrap gives an empty log its first snapshot: the initial membership. A
+// crash in the middle leaves an empty log, and it is done again.
+func bootstrap(cfg *Config, d *disk, state *bootState) error {
+	if len(cfg.Initial) == 0 || state.snapshot != nil || len(state.entries) > 0 {
+		return nil
+	}
+	s := newSnapshot(InitialIndex, initialTerm, newRoster(cfg.ClusterID, cfg.Initial).membership())
+	hs := &raftpb.HardState{Term: new(uint64(initialTerm)), Commit: new(uint64(InitialIndex))}
+	if err := d.saveSnapshot(s); err != nil {
+		return fmt.Errorf("bootstrap: %w", err)
+	}
+	if err := d.save(hs, nil); err != nil {
+		return fmt.Errorf("bootstrap: %w", err)
+	}
+	state.snapshot, state.hardState = s, hs
+	return nil
+}
+
+// recoverState brings the state machine to where the log begins, at least.
+func recoverState(cfg *Config, d *disk, state *bootState) (*applier, error) {
+	a := &applier{self: cfg.ID, sm: cfg.StateMachine, roster: newRoster(cfg.ClusterID, nil)}
+	index, term, err := positionOf(cfg.StateMachine)
+	if err != nil {
+		return nil, err
+	}
+	meta := state.snapshot.GetMetadata()
+	if last := meta.GetIndex() + uint64(len(state.entries)); index > last {
+		return nil, refuseStore(cfg, "the store contains entry %d, but the log ends at %d", index, last)
+	}
+	switch {
+	case index == 0 && state.snapshot == nil:
+		return a, nil // joining: everything comes from the leader
+	case index >= meta.GetIndex():
+		return a, a.load(index, term)
+	case meta.GetIndex() == InitialIndex:
+		return a, a.begin(cfg, state.snapshot)
+	}
+	return a, a.recoverBody(cfg, d, meta)
+}
+
+// recoverBody restores the state from the body of the snapshot that the log
+// begins with: an engine in memory, or a crash before a received snapshot was
+// installed.
+func (a *applier) recoverBody(cfg *Config, d *disk, meta *raftpb.SnapshotMetadata) error {
+	f, err := os.Open(d.bodyPath(meta.GetIndex()))
+	if errors.Is(err, os.ErrNotExist) {
+		return refuseStore(cfg, "the log begins after entry %d, which the store does not contain", meta.GetIndex())
+	}
+	if err != nil {
+		return fmt.Errorf("open snapshot body: %w", err)
+	}
+	defer f.Close()
+	if err := a.sm.Restore(f); err != nil {
+		return fmt.Errorf("restore snapshot %d: %w", meta.GetIndex(), err)
+	}
+	return a.load(meta.GetIndex(), meta.GetTerm())
+}
+
+// begin puts the initial membership into an empty state machine.
+func (a *applier) begin(cfg *Config, s *raftpb.Snapshot) error {
+	data, err := decodeSnapshotData(s.GetData())
+	if err != nil {
+		return err
+	}
+	a.roster = newRoster(data.ClusterID, data.Members)
+	a.roster.membership()
+	a.index = InitialIndex
+	err = cfg.StateMachine.Apply([]Entry{{Index: InitialIndex, Term: initialTerm, Records: a.roster.records()}})
+	if err != nil {
+		return fmt.Errorf("begin the state: %w", err)
+	}
+	return nil
+}
+
+func positionOf(sm StateMachine) (index, term uint64, err error) {
+	v, err := sm.View()
+	if err != nil {
+		return 0, 0, fmt.Errorf("read the state's position: %w", err)
+	}
+	index, term = v.Position()
+	return index, term, v.Close()
+}
+
+func refuseStore(cfg *Config, format string, args ...any) error {
+	return &RefusedError{File: cfg.Dir, Reason: fmt.Sprintf(format, args...), Remedy: RemoveAndReAdd}
+}
+
+// receiver is the node as the transport sees it. rafthttp may call it from
+// inside Send, that is from the node loop itself, so it only notes.
+type receiver struct{ n *Node }
+
+func (r receiver) Process(ctx context.Context, m *raftpb.Message) error {
+	select {
+	case r.n.receiveC <- m:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-r.n.stopped:
+		return ErrStopping
+	}
+}
+
+func (r receiver) IsRemoved(id uint64) bool { return r.n.Membership().Removed[id] }
+
+// Unreachable is looked at with the next tick: there may be one for each
+// message that could not be sent.
+func (r receiver) Unreachable(id uint64) { r.n.unreachable.Store(id, true) }
+
+func (r receiver) SnapshotStatus(id uint64, ok bool) {
+	r.n.events.put(event{snapshotTo: id, snapshotOK: ok})
+}

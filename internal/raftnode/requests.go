@@ -1,0 +1,177 @@
+package raftnode
+
+import (
+	"context"
+	"time"
+
+	"go.etcd.io/raft/v3"
+)
+
+// Propose replicates a command and returns the state machine's result once a
+// quorum has it on disk and this node has applied it. ErrUnknown means that
+// it may or may not take effect, now or later; every other error that it
+// surely does not.
+func (n *Node) Propose(ctx context.Context, command []byte) (any, error) {
+	p := newProposal(command)
+	select {
+	case n.proposeC <- p:
+	case <-ctx.Done():
+		return nil, n.late()
+	case <-n.stopped:
+		return nil, ErrStopping
+	}
+	reason := ErrStopping
+	select {
+	case a := <-p.done:
+		return a.result, a.err
+	case <-ctx.Done():
+		reason = n.late()
+	case <-n.stopped:
+	}
+	if p.withdraw() {
+		return nil, reason
+	}
+	select { // the answer may have come meanwhile
+	case a := <-p.done:
+		return a.result, a.err
+	default:
+		return nil, ErrUnknown
+	}
+}
+
+// late is why a request that was not proposed ran out of time.
+func (n *Node) late() error {
+	if n.Position().Leader == raft.None {
+		return ErrNoLeader
+	}
+	return ErrOverloaded
+}
+
+// Barrier returns when this node's state contains every write acknowledged
+// anywhere before the call (a linearizable read may follow). It proves so by
+// a ReadIndex; nothing is written.
+func (n *Node) Barrier(ctx context.Context) error {
+	r := newReadRequest()
+	select {
+	case n.readC <- r:
+	case <-ctx.Done():
+		return n.late()
+	case <-n.stopped:
+		return ErrStopping
+	}
+	select {
+	case err := <-r.done:
+		return err
+	case <-ctx.Done():
+		r.cancelled.Store(true)
+		return n.late()
+	case <-n.stopped:
+		return ErrStopping
+	}
+}
+
+// Change carries out a membership change and returns the member as it was
+// asked for, with the id it got. Only the leader decides about changes;
+// elsewhere it is ErrNotLeader.
+func (n *Node) Change(ctx context.Context, c Change) (Member, error) {
+	for _, urls := range [][]string{c.Member.PeerURLs, c.Member.ClientURLs} {
+		if err := ValidatePeerURLs(urls); len(urls) > 0 && err != nil {
+			return Member{}, err
+		}
+	}
+	r := &changeRequest{change: c, done: make(chan error, 1)}
+	if err := send(ctx, n, n.confChangeC, r); err != nil {
+		return Member{}, err
+	}
+	if err := n.await(ctx, r.done); err != nil {
+		return Member{}, err
+	}
+	return r.change.Member, nil
+}
+
+// Admit presents another member's data directory to the replicas: nil means
+// that the member is bound to this nonce and no other directory can act as it.
+func (n *Node) Admit(ctx context.Context, member uint64, nonce string) error {
+	r := &startRequest{start: start{Member: member, Nonce: nonce}, done: make(chan error, 1)}
+	if err := send(ctx, n, n.callC, func(c *core) { c.admit(r) }); err != nil {
+		return err
+	}
+	return n.await(ctx, r.done)
+}
+
+// TransferLeadership hands leadership to the member, or to the best successor
+// for 0, and waits until it leads.
+func (n *Node) TransferLeadership(ctx context.Context, to uint64) error {
+	t := &transferRequest{to: to, done: make(chan error, 1)}
+	if err := send(ctx, n, n.callC, func(c *core) { c.transfer(t) }); err != nil {
+		return err
+	}
+	return n.await(ctx, t.done)
+}
+
+// Progress is what the leader knows of a member.
+type Progress struct {
+	Behind uint64 // log entries it lacks
+	Heard  bool   // within an election timeout
+}
+
+// Progress returns what this node knows of each member; Behind is known only
+// to the leader, for whom leading is true.
+func (n *Node) Progress(ctx context.Context) (members map[uint64]Progress, leading bool, err error) {
+	done := make(chan error, 1)
+	members = make(map[uint64]Progress)
+	err = send(ctx, n, n.callC, func(c *core) {
+		leading = c.isLeader()
+		for _, m := range c.membership.Members {
+			behind, _ := c.behind(m.ID)
+			members[m.ID] = Progress{Behind: behind, Heard: c.recentlyHeard(m.ID)}
+		}
+		done <- nil
+	})
+	if err == nil {
+		err = n.await(ctx, done)
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	return members, leading, nil
+}
+
+// Stalled returns for how long the write to the log that runs now has been
+// running; zero when none does.
+func (n *Node) Stalled() time.Duration {
+	since := n.appending.Load()
+	if since == 0 {
+		return 0
+	}
+	return time.Since(time.Unix(0, since))
+}
+
+// send hands a request to the node loop.
+func send[T any](ctx context.Context, n *Node, c chan<- T, request T) error {
+	select {
+	case c <- request:
+		return nil
+	case <-ctx.Done():
+		return n.late()
+	case <-n.stopped:
+		return ErrStopping
+	}
+}
+
+// await waits for the answer to a request that may have been proposed.
+func (n *Node) await(ctx context.Context, done <-chan error) error {
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ErrUnknown
+	case <-n.stopped:
+	}
+	select {
+	case err := <-done:
+		return err
+	default:
+		return ErrUnknown
+	}
+}

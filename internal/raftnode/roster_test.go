@@ -1,0 +1,305 @@
+package raftnode
+
+import (
+	"errors"
+	"math"
+	"reflect"
+	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+)
+
+// script feeds entries to a roster.
+type script struct {
+	t     *testing.T
+	r     *roster
+	index uint64
+}
+
+func newScript(t *testing.T, members int) *script {
+	var initial []Member
+	for id := uint64(1); id <= uint64(members); id++ {
+		initial = append(initial, simMember(id))
+	}
+	return &script{t: t, r: newRoster(simCluster, initial), index: InitialIndex}
+}
+
+func (s *script) normal(data []byte) step {
+	s.t.Helper()
+	s.index++
+	out, err := s.r.apply(&raftpb.Entry{Index: new(s.index), Term: new(uint64(1)), Data: data})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.reload()
+	return out
+}
+
+func (s *script) start(member uint64, nonce, boot string) step {
+	s.t.Helper()
+	return s.normal(encodeStart(&start{Member: member, Nonce: nonce, Boot: boot, Version: payloadVersion}))
+}
+
+func (s *script) batch(o origin) step {
+	s.t.Helper()
+	return s.normal(encodeBatch(o, [][]byte{[]byte("x")}))
+}
+
+func confChangeEntry(t *testing.T, index uint64, cc *raftpb.ConfChangeV2) *raftpb.Entry {
+	t.Helper()
+	data, err := proto.Marshal(cc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &raftpb.Entry{Index: new(index), Term: new(uint64(1)), Type: raftpb.EntryConfChangeV2.Enum(), Data: data}
+}
+
+func (s *script) change(o origin, c Change) step {
+	s.t.Helper()
+	s.index++
+	out, err := s.r.apply(confChangeEntry(s.t, s.index, c.confChange(encodeChange(o, &c))))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.reload()
+	return out
+}
+
+// reload checks that the stored form brings back the same roster.
+func (s *script) reload() {
+	s.t.Helper()
+	again, err := loadRoster(s.r.records())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if !reflect.DeepEqual(again.membership(), s.r.membership()) || !reflect.DeepEqual(again.origins, s.r.origins) {
+		s.t.Fatalf("records bring back\n%+v, want\n%+v", again.membership(), s.r.membership())
+	}
+}
+
+func TestRosterGolden(t *testing.T) {
+	r := newRoster(0x0102030405060708, []Member{{ID: 7, Name: "g", PeerURLs: []string{"http://g:1"}, Nonce: "n", Version: 1}})
+	r.origins[7] = &originState{boot: "boot", incarnation: 300, lastBatch: 70000, lastChange: 2}
+	r.removed[9] = true
+	for i, rec := range r.records() {
+		name := []string{"record_cluster", "record_member", "record_origin", "record_removed"}[i]
+		golden(t, name, append(append([]byte{}, rec.Key...), rec.Value...))
+	}
+}
+
+// TestRosterRunsABatchOnce is invariant I3.
+func TestRosterRunsABatchOnce(t *testing.T) {
+	s := newScript(t, 3)
+	inc := uint64(2)
+	if st := s.start(1, "dir", "boot1"); !st.ran || st.err != nil {
+		t.Fatalf("start: %+v", st)
+	}
+	for _, c := range []struct {
+		name string
+		o    origin
+		ran  bool
+	}{
+		{"first", origin{1, inc, 1}, true},
+		{"copy", origin{1, inc, 1}, false},
+		{"gap", origin{1, inc, 5}, true},
+		{"earlier", origin{1, inc, 4}, false},
+		{"older incarnation", origin{1, inc - 1, 9}, false},
+		{"incarnation to come", origin{1, inc + 1, 9}, false},
+		{"member without a start", origin{2, inc, 1}, false},
+		{"unknown member", origin{99, inc, 1}, false},
+	} {
+		if st := s.batch(c.o); st.ran != c.ran || (len(st.commands) > 0) != c.ran || (len(st.records) > 0) != c.ran {
+			t.Errorf("%s: ran %v with %d commands, want %v", c.name, st.ran, len(st.commands), c.ran)
+		}
+	}
+}
+
+// TestRestartWithTheSameBootIsOneIncarnation: a start that was proposed twice
+// does not end the incarnation that it began.
+func TestRestartWithTheSameBootIsOneIncarnation(t *testing.T) {
+	s := newScript(t, 3)
+	s.start(1, "dir", "boot1")
+	inc := s.index
+	s.batch(origin{1, inc, 1})
+	if st := s.start(1, "dir", "boot1"); st.ran || st.err != nil {
+		t.Errorf("the copy began another incarnation: %+v", st)
+	}
+	if st := s.batch(origin{1, inc, 1}); st.ran {
+		t.Error("a batch ran twice around a copied start")
+	}
+	if st := s.batch(origin{1, inc, 2}); !st.ran {
+		t.Error("the incarnation ended")
+	}
+}
+
+// TestLateStartOfThePreviousProcess: it takes the incarnation; the batches of
+// the current process are skipped, not run twice, until it starts again.
+func TestLateStartOfThePreviousProcess(t *testing.T) {
+	s := newScript(t, 3)
+	s.start(1, "dir", "boot2")
+	inc := s.index
+	s.batch(origin{1, inc, 1})
+	if st := s.start(1, "dir", "boot1"); !st.ran {
+		t.Error("the late start did not begin an incarnation")
+	}
+	if st := s.batch(origin{1, inc, 2}); st.ran {
+		t.Error("a batch of an ended incarnation ran")
+	}
+	s.start(1, "dir", "boot2")
+	if st := s.batch(origin{1, inc, 2}); st.ran {
+		t.Error("a batch of an ended incarnation ran")
+	}
+	if st := s.batch(origin{1, s.index - 1, 1}); !st.ran {
+		t.Error("the new incarnation does not run")
+	}
+}
+
+// TestStartRules: who may present itself. Another directory (an emptied disk)
+// can never act as the member (design trap 5.6).
+func TestStartRules(t *testing.T) {
+	s := newScript(t, 3)
+	s.start(1, "dir", "boot1")
+	inc := s.index
+	for _, c := range []struct {
+		name string
+		st   step
+		err  error
+	}{
+		{"other nonce", s.start(1, "other", "boot2"), ErrMemberExists},
+		{"other nonce, admission", s.start(1, "other", ""), ErrMemberExists},
+		{"unknown member", s.start(9, "dir", "boot"), ErrMemberNotFound},
+		{"same nonce, admission", s.start(1, "dir", ""), nil},
+	} {
+		if !errors.Is(c.st.err, c.err) || c.st.ran {
+			t.Errorf("%s: %v, ran %v", c.name, c.st.err, c.st.ran)
+		}
+	}
+	if st := s.batch(origin{1, inc, 1}); !st.ran {
+		t.Error("refused starts and admissions ended the incarnation")
+	}
+	if m, _ := s.r.membership().Member(1); m.Nonce != "dir" {
+		t.Errorf("nonce %q", m.Nonce)
+	}
+	s.change(origin{1, inc, 1}, Change{Kind: RemoveMember, Member: Member{ID: 2}})
+	if st := s.start(2, "dir2", "boot"); !errors.Is(st.err, ErrMemberRemoved) {
+		t.Errorf("start of a removed member: %v", st.err)
+	}
+}
+
+// TestChangeRules is the table of legal changes; refused ones change nothing
+// and reach raft not at all.
+func TestChangeRules(t *testing.T) {
+	url := []string{"http://new:1"}
+	for _, c := range []struct {
+		name   string
+		before []Change
+		change Change
+		err    error
+	}{
+		{"add", nil, Change{AddMember, Member{ID: 4, PeerURLs: url}}, nil},
+		{"add an id in use", nil, Change{AddMember, Member{ID: 2, PeerURLs: url}}, ErrMemberExists},
+		{"add without URL", nil, Change{AddMember, Member{ID: 4}}, ErrBadMember},
+		{"add a URL in use", nil, Change{AddMember, Member{ID: 4, PeerURLs: simMember(2).PeerURLs}}, ErrMemberExists},
+		{"add id 0", nil, Change{AddMember, Member{PeerURLs: url}}, ErrBadMember},
+		{"add id 2^53", nil, Change{AddMember, Member{ID: MaxMemberID + 1, PeerURLs: url}}, ErrBadMember},
+		{"add raft's LocalAppendThread", nil, Change{AddMember, Member{ID: math.MaxUint64, PeerURLs: url}}, ErrBadMember},
+		{"add the greatest id", nil, Change{AddMember, Member{ID: MaxMemberID, PeerURLs: url}}, nil},
+		{"an id never comes back", []Change{{RemoveMember, Member{ID: 3}}}, Change{AddMember, Member{ID: 3, PeerURLs: url}}, ErrMemberRemoved},
+		{"remove twice", []Change{{RemoveMember, Member{ID: 3}}}, Change{RemoveMember, Member{ID: 3}}, ErrMemberRemoved},
+		{"remove unknown", nil, Change{RemoveMember, Member{ID: 9}}, ErrMemberNotFound},
+		{"the last voter stays", []Change{{RemoveMember, Member{ID: 3}}, {RemoveMember, Member{ID: 2}}}, Change{RemoveMember, Member{ID: 1}}, ErrUnsafeChange},
+		{"the last voter stays beside a learner", []Change{{RemoveMember, Member{ID: 3}}, {RemoveMember, Member{ID: 2}}, {AddMember, Member{ID: 4, PeerURLs: url}}}, Change{RemoveMember, Member{ID: 1}}, ErrUnsafeChange},
+		{"a learner may go", []Change{{AddMember, Member{ID: 4, PeerURLs: url}}}, Change{RemoveMember, Member{ID: 4}}, nil},
+		{"promote", []Change{{AddMember, Member{ID: 4, PeerURLs: url}}}, Change{PromoteMember, Member{ID: 4}}, nil},
+		{"promote a voter", nil, Change{PromoteMember, Member{ID: 2}}, ErrMemberExists},
+		{"promote unknown", nil, Change{PromoteMember, Member{ID: 9}}, ErrMemberNotFound},
+		{"update", nil, Change{UpdateMember, Member{ID: 2, PeerURLs: url}}, nil},
+		{"update to a URL in use", nil, Change{UpdateMember, Member{ID: 2, PeerURLs: simMember(1).PeerURLs}}, ErrMemberExists},
+		{"unknown kind", nil, Change{"explode", Member{ID: 2}}, ErrBadMember},
+	} {
+		s := newScript(t, 3)
+		s.start(1, "dir", "boot1")
+		inc, seq := s.index, uint64(0)
+		for _, b := range c.before {
+			seq++
+			if st := s.change(origin{1, inc, seq}, b); st.err != nil || st.confChange == nil {
+				t.Fatalf("%s: before: %v", c.name, st.err)
+			}
+		}
+		before := s.r.membership()
+		st := s.change(origin{1, inc, seq + 1}, c.change)
+		if !errors.Is(st.err, c.err) || (st.err == nil) != (c.err == nil) || (st.confChange != nil) != (c.err == nil) {
+			t.Errorf("%s: %v, conf change %v, want %v", c.name, st.err, st.confChange != nil, c.err)
+		}
+		if c.err != nil && !reflect.DeepEqual(before, s.r.membership()) {
+			t.Errorf("%s: refused, and changed the membership", c.name)
+		}
+		if again := s.change(origin{1, inc, seq + 1}, c.change); again.ran || again.confChange != nil {
+			t.Errorf("%s: its copy ran", c.name)
+		}
+	}
+}
+
+func TestAddedMembersAreLearnersWithoutNonce(t *testing.T) {
+	s := newScript(t, 1)
+	s.start(1, "dir", "boot1")
+	s.change(origin{1, s.index, 1}, Change{AddMember, Member{ID: 4, PeerURLs: []string{"http://n:1"}, Nonce: "forged"}})
+	m, ok := s.r.membership().Member(4)
+	if !ok || !m.Learner || m.Nonce != "" || s.r.membership().HighestID != 4 {
+		t.Errorf("%+v", m)
+	}
+	if got := s.r.membership().Voters(); !reflect.DeepEqual(got, []uint64{1}) {
+		t.Errorf("voters %v", got)
+	}
+}
+
+// TestEntriesThatStopTheNode: what can not be understood is never skipped.
+func TestEntriesThatStopTheNode(t *testing.T) {
+	good := Change{RemoveMember, Member{ID: 3}}
+	other := Change{RemoveMember, Member{ID: 2}}
+	batch := encodeBatch(origin{1, 2, 1}, nil)
+	flipped := append([]byte{}, batch...)
+	flipped[3] ^= 1
+	s := newScript(t, 3)
+	s.start(1, "dir", "boot1")
+	for name, e := range map[string]*raftpb.Entry{
+		"checksum":             {Index: new(uint64(9)), Data: flipped},
+		"short":                {Index: new(uint64(9)), Data: []byte{1, 2}},
+		"unknown kind":         {Index: new(uint64(9)), Data: sealPayload([]byte{payloadVersion, 99})},
+		"change in normal":     {Index: new(uint64(9)), Data: encodeChange(origin{1, 2, 1}, &good)},
+		"old conf change type": {Index: new(uint64(9)), Type: raftpb.EntryConfChange.Enum(), Data: batch},
+		"batch in conf change": confChangeEntry(t, 9, good.confChange(batch)),
+		"two halves disagree":  confChangeEntry(t, 9, other.confChange(encodeChange(origin{1, 2, 1}, &good))),
+	} {
+		if _, err := s.r.apply(e); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	for name, e := range map[string]*raftpb.Entry{
+		"empty":               {Index: new(uint64(9))},
+		"emptied conf change": {Index: new(uint64(9)), Type: raftpb.EntryNormal.Enum()},
+		"conf change of none": confChangeEntry(t, 9, &raftpb.ConfChangeV2{}),
+	} {
+		if st, err := s.r.apply(e); err != nil || st.confChange != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestLoadRosterRefusesNonsense(t *testing.T) {
+	for name, rec := range map[string]Record{
+		"no value":        {Key: []byte{recordCluster}},
+		"version":         {Key: []byte{recordCluster}, Value: []byte{9, 0, 0, 0, 0, 0, 0, 0, 0}},
+		"short key":       {Key: []byte{recordMember, 1}, Value: []byte{recordVersion}},
+		"other member":    {Key: recordKey(recordMember, 2), Value: memberRecord(&Member{ID: 3}).Value},
+		"unknown table":   {Key: recordKey('z', 2), Value: []byte{recordVersion}},
+		"short origin":    {Key: recordKey(recordOrigin, 2), Value: []byte{recordVersion, 1}},
+		"member not JSON": {Key: recordKey(recordMember, 2), Value: []byte{recordVersion, '{'}},
+		"no key":          {Value: []byte{recordVersion}},
+	} {
+		if _, err := loadRoster([]Record{rec}); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}

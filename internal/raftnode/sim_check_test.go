@@ -1,0 +1,266 @@
+package raftnode
+
+import (
+	"hash/fnv"
+	"slices"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+)
+
+// knowledge is what an observer of all members remembers, to judge what they
+// do next. The invariants:
+//
+//	S1  a term has one leader
+//	S2  an entry of one index and term is the same, and follows the same
+//	    entry, in every log (log matching)
+//	S3  a leader's log contains every entry known to be committed (leader
+//	    completeness), and no two members commit different entries
+//	S4  members that applied the same index have the same state
+//	S5  an entry that a leader commits is durable on a majority of the voters
+//	S6  a restart brings back the term and vote that answers were given with
+//	S7  a command runs once (machine), is answered once, runs if it was
+//	    acknowledged, and does not if it was surely refused (op.judge)
+//	S8  a read, and a write, sees every write acknowledged before it began
+//	S9  raft's configuration is the membership's
+type knowledge struct {
+	leaders   map[uint64]uint64 // term → member
+	logged    map[entryKey]loggedEntry
+	committed []uint64 // term by index
+	applied   map[uint64]appliedEntry
+	acked     uint64 // greatest index of an acknowledged write
+	ops       []*op
+
+	writes, reads, changes, transfers int // that succeeded
+	snapshotsSent, snapshotsInstalled int
+	elections, restarts               int
+}
+
+type entryKey struct{ index, term uint64 }
+
+type loggedEntry struct {
+	hash     uint64
+	prevTerm uint64
+}
+
+type appliedEntry struct{ term, hash uint64 }
+
+func newKnowledge() knowledge {
+	return knowledge{
+		leaders:   make(map[uint64]uint64),
+		logged:    make(map[entryKey]loggedEntry),
+		committed: make([]uint64, InitialIndex+1),
+		applied:   make(map[uint64]appliedEntry),
+	}
+}
+
+// observeAppend checks S2 for entries about to be written.
+func (s *sim) observeAppend(n *simNode, ents []*raftpb.Entry) {
+	for i, e := range ents {
+		b, err := proto.Marshal(e)
+		if err != nil {
+			s.violate("marshal entry: %v", err)
+			return
+		}
+		h := fnv.New64a()
+		h.Write(b)
+		now := loggedEntry{hash: h.Sum64()}
+		if i > 0 {
+			now.prevTerm = ents[i-1].GetTerm()
+		} else if now.prevTerm, err = n.log.Term(e.GetIndex() - 1); err != nil {
+			now.prevTerm = n.pendingTerm(e.GetIndex() - 1)
+		}
+		key := entryKey{e.GetIndex(), e.GetTerm()}
+		before, ok := s.known.logged[key]
+		if !ok {
+			s.known.logged[key] = now
+		} else if before.hash != now.hash || before.prevTerm != now.prevTerm && now.prevTerm != 0 && before.prevTerm != 0 {
+			s.violate("S2: member %d has another entry at index %d term %d (after one of term %d, not %d)",
+				n.id, key.index, key.term, now.prevTerm, before.prevTerm)
+		}
+	}
+}
+
+// pendingTerm is the term of an entry that the save under way brings.
+func (n *simNode) pendingTerm(index uint64) uint64 {
+	for _, m := range n.appendJob {
+		if meta := m.GetSnapshot().GetMetadata(); meta.GetIndex() == index {
+			return meta.GetTerm()
+		}
+	}
+	return 0
+}
+
+// termAt is the term of an entry in the member's view of its log, saved or
+// not; 0 where it has none.
+func (n *simNode) termAt(index uint64) uint64 {
+	for _, queue := range [][]*raftpb.Message{n.appendQueue, n.appendJob} {
+		for i := len(queue) - 1; i >= 0; i-- {
+			if t, ok := termIn(queue[i], index); ok {
+				return t
+			}
+		}
+	}
+	t, err := n.log.Term(index)
+	if err != nil {
+		return 0
+	}
+	return t
+}
+
+// termIn looks an index up in what a message writes; ok says that the message
+// decides, also that there is no such entry any more.
+func termIn(m *raftpb.Message, index uint64) (term uint64, ok bool) {
+	ents := m.GetEntries()
+	if len(ents) > 0 && index >= ents[0].GetIndex() {
+		if at := index - ents[0].GetIndex(); at < uint64(len(ents)) {
+			return ents[at].GetTerm(), true
+		}
+		return 0, true
+	}
+	meta := m.GetSnapshot().GetMetadata()
+	if index == meta.GetIndex() {
+		return meta.GetTerm(), true
+	}
+	return 0, meta.GetIndex() != 0 // a snapshot replaces the whole log
+}
+
+// observe checks a member after a turn of its node loop.
+func (s *sim) observe(n *simNode, membershipChanged bool) {
+	st := n.core.rn.BasicStatus()
+	if n.core.isLeader() {
+		s.observeLeader(n, st.GetTerm())
+	}
+	if st.GetCommit() > n.committed {
+		s.observeCommit(n, st.GetCommit())
+	}
+	if membershipChanged {
+		n.voters = n.raftVoters()
+		s.observeConfig(n)
+	}
+}
+
+func (s *sim) observeLeader(n *simNode, term uint64) {
+	switch other, ok := s.known.leaders[term]; {
+	case ok && other == n.id:
+		return
+	case ok:
+		s.violate("S1: members %d and %d both lead in term %d", other, n.id, term)
+		return
+	}
+	s.known.leaders[term] = n.id
+	s.known.elections++
+	s.trace(5, n.id, term)
+	last := uint64(len(s.known.committed) - 1)
+	first, _ := n.log.FirstIndex()
+	for i := last; i >= first && i > InitialIndex; i-- {
+		if t := n.termAt(i); t != s.known.committed[i] {
+			s.violate("S3: member %d leads in term %d without the committed entry %d of term %d (it has term %d)",
+				n.id, term, i, s.known.committed[i], t)
+			return
+		}
+	}
+}
+
+// observeCommit checks that what the member now holds for committed is what
+// everybody does.
+func (s *sim) observeCommit(n *simNode, commit uint64) {
+	known := &s.known
+	for i := max(n.committed, InitialIndex) + 1; i <= commit; i++ {
+		t := n.termAt(i)
+		if i >= uint64(len(known.committed)) {
+			if t == 0 {
+				s.violate("S3: member %d commits entry %d, which it does not have", n.id, i)
+				return
+			}
+			known.committed = append(known.committed, t)
+			continue
+		}
+		if t != 0 && t != known.committed[i] {
+			s.violate("S3: member %d commits entry %d of term %d, others that of term %d", n.id, i, t, known.committed[i])
+			return
+		}
+	}
+	if n.core.isLeader() && n.termAt(commit) == n.core.term {
+		s.observeDurable(n, commit)
+	}
+	n.committed = commit
+}
+
+// observeDurable checks S5. The turn may also have changed the configuration,
+// so that of before it counts, too.
+func (s *sim) observeDurable(n *simNode, commit uint64) {
+	term := n.termAt(commit)
+	if !s.opts.blind && !s.durableOn(n.voters, commit, term) && !s.durableOn(n.raftVoters(), commit, term) {
+		s.violate("S5: member %d commits entry %d of term %d, which is not durable on a majority of %v", n.id, commit, term, n.voters)
+	}
+}
+
+func (n *simNode) raftVoters() []uint64 { return n.core.rn.Status().Config.Voters[0].Slice() }
+
+func (s *sim) durableOn(voters []uint64, index, term uint64) bool {
+	have := 0
+	for _, v := range voters {
+		if m := s.nodes[v]; m != nil && m.disk.image.has(index, term) {
+			have++
+		}
+	}
+	return have > len(voters)/2
+}
+
+// observeRun checks S3 and S4 for one entry that ran.
+func (s *sim) observeRun(n *simNode, e *Entry, hash uint64) {
+	now := appliedEntry{e.Term, hash}
+	before, ok := s.known.applied[e.Index]
+	if !ok {
+		s.known.applied[e.Index] = now
+		s.trace(6, e.Index, hash)
+	} else if before != now {
+		s.violate("S4: member %d has another state after entry %d: term %d hash %x, others have term %d hash %x",
+			n.id, e.Index, e.Term, hash, before.term, before.hash)
+	}
+}
+
+func (s *sim) observeRestore(n *simNode) {
+	s.known.snapshotsInstalled++
+	m := n.machine.cur
+	if before, ok := s.known.applied[m.Index]; ok && before.hash != m.Hash {
+		s.violate("S4: member %d restored another state at entry %d", n.id, m.Index)
+	}
+}
+
+// observeBoot checks S6 and S9.
+func (n *simNode) observeBoot() {
+	hs := n.core.rn.BasicStatus().HardState
+	p := n.promised
+	goesBack := hs.GetTerm() < p.term || hs.GetTerm() == p.term && p.vote != 0 && hs.GetVote() != p.vote
+	if goesBack && !n.s.opts.blind {
+		n.s.violate("S6: member %d comes back with term %d and vote %d, and had answered with term %d and vote %d",
+			n.id, hs.GetTerm(), hs.GetVote(), p.term, p.vote)
+	}
+	if n.boots > 1 {
+		n.s.known.restarts++
+	}
+	n.voters = n.raftVoters()
+	n.s.observeConfig(n)
+}
+
+// observeConfig checks S9, where raft has not just taken a snapshot whose
+// membership is still on its way.
+func (s *sim) observeConfig(n *simNode) {
+	if n.installing {
+		return
+	}
+	cfg := n.core.rn.Status().Config
+	want := n.core.membership.confState()
+	voters := cfg.Voters[0].Slice()
+	var learners []uint64
+	for id := range cfg.Learners {
+		learners = append(learners, id)
+	}
+	slices.Sort(learners)
+	if !slices.Equal(voters, want.GetVoters()) || !slices.Equal(learners, want.GetLearners()) || len(cfg.Voters[1]) > 0 {
+		s.violate("S9: member %d: raft has voters %v learners %v, the membership %v and %v",
+			n.id, voters, learners, want.GetVoters(), want.GetLearners())
+	}
+}

@@ -1,0 +1,343 @@
+package raftnode
+
+import (
+	"encoding/binary"
+	"errors"
+	"slices"
+)
+
+type opKind int
+
+const (
+	opWrite opKind = iota
+	opRead
+	opChange
+	opTransfer
+)
+
+// outcome is how an operation ended for its requester.
+type outcome int
+
+const (
+	open outcome = iota
+	succeeded
+	refused // surely without effect
+	unknown
+)
+
+// op is an operation of a client.
+type op struct {
+	kind    opKind
+	node    *simNode
+	begin   int64
+	outcome outcome
+	err     error
+	// withdrawn ops read no answer; one may come when the member ends.
+	withdrawn bool
+
+	id       uint64 // of a write
+	proposal *proposal
+	index    uint64 // result of a write
+	minIndex uint64 // what it must see (S8)
+
+	read     *readRequest
+	change   *changeRequest
+	transfer *transferRequest
+}
+
+// write asks the member to replicate a new command of the given size.
+func (s *sim) write(n *simNode, size int) *op {
+	s.nextCommand++
+	cmd := binary.BigEndian.AppendUint64(nil, s.nextCommand)
+	cmd = append(cmd, make([]byte, max(0, size-len(cmd)))...)
+	o := &op{kind: opWrite, node: n, id: s.nextCommand, minIndex: s.known.acked}
+	// Room for two answers shows a second one.
+	o.proposal = &proposal{command: cmd, done: make(chan answer, 2)}
+	return s.begin(o, func(c *core) {
+		if err := c.propose(o.proposal); err != nil {
+			o.proposal.done <- answer{err: err}
+		}
+	})
+}
+
+// linearizable asks the member for a linearizable read.
+func (s *sim) linearizable(n *simNode) *op {
+	o := &op{kind: opRead, node: n, minIndex: s.known.acked, read: &readRequest{done: make(chan error, 2)}}
+	return s.begin(o, func(c *core) {
+		if s.opts.bug == bugLocalReads {
+			n.waiters.wait(readBatch{requests: []*readRequest{o.read}})
+			return
+		}
+		if err := c.read(o.read); err != nil {
+			o.read.done <- err
+		}
+	})
+}
+
+func (s *sim) reconfigure(n *simNode, ch Change) *op {
+	o := &op{kind: opChange, node: n, change: &changeRequest{change: ch, done: make(chan error, 2)}}
+	return s.begin(o, func(c *core) { c.change(o.change) })
+}
+
+func (s *sim) handOver(n *simNode, to uint64) *op {
+	o := &op{kind: opTransfer, node: n, transfer: &transferRequest{to: to, done: make(chan error, 2)}}
+	return s.begin(o, func(c *core) { c.transfer(o.transfer) })
+}
+
+func (s *sim) begin(o *op, do func(*core)) *op {
+	o.begin = s.now
+	s.known.ops = append(s.known.ops, o)
+	if !o.node.up {
+		o.outcome = refused
+		o.err = errors.New("the member is down")
+		return o
+	}
+	o.node.ops = append(o.node.ops, o)
+	o.node.post(do)
+	return o
+}
+
+// poll takes the answers that have come.
+func (n *simNode) poll() {
+	n.ops = removeIf(n.ops, func(o *op) bool { return o.poll() })
+}
+
+// dropOps ends what a dead process can not answer any more.
+func (n *simNode) dropOps() {
+	n.poll()
+	for _, o := range n.ops {
+		o.outcome = unknown
+		o.err = errors.New("the member crashed")
+	}
+	n.ops = nil
+}
+
+// poll reports whether the operation has ended.
+func (o *op) poll() bool {
+	var err error
+	select {
+	case a := <-o.answers():
+		err = a.err
+		if a.result != nil {
+			o.index = a.result.(uint64)
+		}
+	case err = <-o.errors():
+	default:
+		return false
+	}
+	o.err = err
+	switch {
+	case err == nil:
+		o.outcome = succeeded
+		o.succeed()
+	case errors.Is(err, ErrUnknown):
+		o.outcome = unknown
+	default:
+		o.outcome = refused
+	}
+	return true
+}
+
+func (o *op) answers() chan answer {
+	if o.kind == opWrite {
+		return o.proposal.done
+	}
+	return nil
+}
+
+func (o *op) errors() chan error {
+	switch o.kind {
+	case opRead:
+		return o.read.done
+	case opChange:
+		return o.change.done
+	case opTransfer:
+		return o.transfer.done
+	}
+	return nil
+}
+
+// succeed checks S8.
+func (o *op) succeed() {
+	s := o.node.s
+	known := &s.known
+	switch o.kind {
+	case opWrite:
+		known.writes++
+		if o.index <= o.minIndex {
+			s.violate("S8: command %d ran in entry %d, and began after one in entry %d was acknowledged", o.id, o.index, o.minIndex)
+		}
+		known.acked = max(known.acked, o.index)
+	case opRead:
+		known.reads++
+		if at := o.node.applier.index; at < o.minIndex {
+			s.violate("S8: a read at member %d saw entry %d, and began after entry %d was acknowledged", o.node.id, at, o.minIndex)
+		}
+	case opChange:
+		known.changes++
+	case opTransfer:
+		known.transfers++
+	}
+}
+
+// judge checks S7 against the final state of a member that has everything.
+func (s *sim) judge(n *simNode) {
+	for _, o := range s.known.ops {
+		if unread := len(o.answers()) + len(o.errors()); unread > 1 || unread == 1 && !o.withdrawn {
+			s.violate("S7: an operation of kind %d was answered twice", o.kind)
+		}
+		if o.kind != opWrite {
+			continue
+		}
+		ran := n.machine.seen[o.id]
+		if o.outcome == succeeded && !ran {
+			s.violate("S7: command %d was acknowledged in entry %d and is lost", o.id, o.index)
+		}
+		if o.outcome == refused && ran {
+			s.violate("S7: command %d was surely refused (%v) and ran", o.id, o.err)
+		}
+		if o.outcome == open {
+			s.violate("S7: command %d was never answered by member %d", o.id, o.node.id)
+		}
+	}
+}
+
+// members returns the membership as the member that applied most knows it.
+func (s *sim) members() *Membership {
+	var best *simNode
+	for _, n := range s.alive() {
+		if best == nil || n.applier.index > best.applier.index {
+			best = n
+		}
+	}
+	if best == nil {
+		return &Membership{}
+	}
+	return best.applier.roster.membership()
+}
+
+// agreed reports whether all running members among the membership applied the
+// same and have nothing left to do.
+func (s *sim) agreed() bool {
+	m := s.members()
+	var index uint64
+	for _, mb := range m.Members {
+		n := s.nodes[mb.ID]
+		if n == nil || !n.up {
+			continue
+		}
+		st := n.core.rn.BasicStatus()
+		if index == 0 {
+			index = st.GetCommit()
+		}
+		if n.applier.index != index || st.GetCommit() != index || !slices.Equal(n.machine.cur.IDs, s.nodes[m.Members[0].ID].machine.cur.IDs) {
+			return false
+		}
+	}
+	return index > 0
+}
+
+// settle ends all faults, and demands that the cluster works (liveness): a
+// write at every member within patience, agreement of all, every operation
+// answered. Then it judges the outcomes.
+func (s *sim) settle(patience int64) {
+	s.t.Helper()
+	s.calm()
+	s.must(patience, "a leader after the faults", func() bool { return s.leader() != nil })
+	s.bringUp()
+	s.bury(patience)
+	writes := make(map[uint64]*op)
+	s.must(patience, "a write at every member after the faults", func() bool { return s.writeEverywhere(writes) })
+	s.must(patience, "an answer to everything", func() bool {
+		s.bringUp() // stops those removed meanwhile
+		for _, n := range s.alive() {
+			if len(n.ops) > 0 {
+				return false
+			}
+		}
+		return true
+	})
+	s.must(patience, "agreement of all", s.agreed)
+	for _, n := range s.alive() {
+		s.observeConfig(n)
+	}
+	s.judge(s.leader())
+	if s.violation != nil {
+		s.fatalf("")
+	}
+}
+
+// writeEverywhere keeps a write going at each member that had none yet, and
+// reports whether all have.
+func (s *sim) writeEverywhere(writes map[uint64]*op) bool {
+	all := true
+	for _, mb := range s.members().Members {
+		o := writes[mb.ID]
+		if o != nil && o.outcome == succeeded {
+			continue
+		}
+		all = false
+		if n := s.nodes[mb.ID]; n == nil || !n.up {
+			s.bringUp()
+		} else if o == nil || o.outcome != open {
+			writes[mb.ID] = s.write(n, 8)
+		}
+	}
+	return all
+}
+
+// bury removes members whose disk is lost.
+func (s *sim) bury(patience int64) {
+	s.t.Helper()
+	var o *op
+	s.must(patience, "the removal of a lost member", func() bool {
+		lost, l := s.lost(), s.leader()
+		if lost != 0 && l != nil && (o == nil || o.outcome != open) {
+			o = s.reconfigure(l, Change{Kind: RemoveMember, Member: Member{ID: lost}})
+		}
+		return lost == 0
+	})
+}
+
+// calm ends faults and restarts what should run.
+func (s *sim) calm() {
+	s.nemesis = nil
+	s.heal()
+	s.net.loss, s.net.duplicate, s.net.reorder = 0, 0, 0
+	s.net.delay = span{100 * micro, 2 * milli}
+	s.opts.disk = span{100 * micro, 2 * milli}
+	for _, id := range s.order {
+		n := s.nodes[id]
+		n.disk.failing = false
+		if n.stalled {
+			n.resume()
+		}
+	}
+	s.bringUp()
+}
+
+// bringUp runs exactly the members that the membership has.
+func (s *sim) bringUp() {
+	for _, id := range slices.Clone(s.order) {
+		n := s.nodes[id]
+		if !n.up && !errors.Is(n.ended, ErrRemoved) {
+			n.start()
+		}
+	}
+	m := s.members()
+	for _, mb := range m.Members {
+		if s.nodes[mb.ID] == nil {
+			s.addNode(mb.ID, nil)
+		}
+	}
+	for _, id := range s.order {
+		if n := s.nodes[id]; m.Removed[id] && n.up {
+			n.stop(ErrRemoved)
+		}
+	}
+}
+
+func (n *simNode) resume() {
+	n.stalled = false
+	n.startAppend()
+}

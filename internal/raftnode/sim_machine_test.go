@@ -1,0 +1,151 @@
+package raftnode
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"maps"
+	"slices"
+)
+
+// machineState is everything that the simulator's state machine replicates.
+type machineState struct {
+	Index, Term uint64
+	IDs         []uint64 // of the commands that ran, in order
+	Records     map[string][]byte
+	Hash        uint64 // over all that ran, in order
+}
+
+func (m *machineState) clone() *machineState {
+	c := *m
+	c.IDs = slices.Clip(m.IDs)
+	c.Records = maps.Clone(m.Records)
+	return &c
+}
+
+// machine is the simulator's StateMachine: a list of command ids. A command is
+// its id in eight bytes, and padding. The result of one is its entry's index.
+type machine struct {
+	cur     *machineState
+	seen    map[uint64]bool
+	durable *machineState // survives a crash; always nil for one in memory
+	memory  bool
+
+	// ran hears of each entry after it ran.
+	ran func(e *Entry, hash uint64)
+	// violation hears of a command that ran twice.
+	violation func(format string, args ...any)
+	// stain, in one control, makes the machine depend on its node.
+	stain func(id uint64) uint64
+}
+
+func newMachine(memory bool) *machine {
+	m := &machine{memory: memory, stain: func(uint64) uint64 { return 0 }}
+	m.reset(&machineState{Records: map[string][]byte{}})
+	return m
+}
+
+func (m *machine) reset(s *machineState) {
+	m.cur = s
+	m.seen = make(map[uint64]bool, len(s.IDs))
+	for _, id := range s.IDs {
+		m.seen[id] = true
+	}
+}
+
+// crash forgets what was not durable.
+func (m *machine) crash() {
+	if m.durable == nil {
+		m.reset(&machineState{Records: map[string][]byte{}})
+		return
+	}
+	m.reset(m.durable.clone())
+}
+
+func (m *machine) Apply(entries []Entry) error {
+	for i := range entries {
+		m.run(&entries[i])
+	}
+	return nil
+}
+
+func (m *machine) run(e *Entry) {
+	m.cur.Index, m.cur.Term = e.Index, e.Term
+	h := fnv.New64a()
+	_ = binary.Write(h, binary.BigEndian, []uint64{m.cur.Hash, e.Index, e.Term})
+	for _, c := range e.Commands {
+		id := binary.BigEndian.Uint64(c)
+		if m.seen[id] {
+			m.violation("command %d ran twice, the second time in entry %d", id, e.Index)
+		}
+		m.seen[id] = true
+		m.cur.IDs = append(m.cur.IDs, id)
+		_ = binary.Write(h, binary.BigEndian, id^m.stain(id))
+		if e.WantResults {
+			e.Results = append(e.Results, e.Index)
+		}
+	}
+	for _, r := range e.Records {
+		h.Write(r.Key)
+		h.Write(r.Value)
+		if r.Value == nil {
+			delete(m.cur.Records, string(r.Key))
+		} else {
+			m.cur.Records[string(r.Key)] = r.Value
+		}
+	}
+	m.cur.Hash = h.Sum64()
+	m.ran(e, m.cur.Hash)
+}
+
+func (m *machine) View() (View, error) { return &machineView{m.cur.clone()}, nil }
+
+func (m *machine) Durable() (View, error) {
+	if m.durable == nil {
+		return nil, nil
+	}
+	return &machineView{m.durable.clone()}, nil
+}
+
+func (m *machine) Flush() error {
+	if !m.memory {
+		m.durable = m.cur.clone()
+	}
+	return nil
+}
+
+func (m *machine) Restore(r io.Reader) error {
+	s := new(machineState)
+	if err := json.NewDecoder(r).Decode(s); err != nil {
+		return fmt.Errorf("read the body: %w", err)
+	}
+	m.reset(s)
+	return m.Flush()
+}
+
+func (m *machine) Maintain() (bool, error) { return false, nil }
+
+type machineView struct{ s *machineState }
+
+func (v *machineView) Position() (index, term uint64) { return v.s.Index, v.s.Term }
+
+func (v *machineView) Records() ([]Record, error) {
+	var out []Record
+	for _, k := range slices.Sorted(maps.Keys(v.s.Records)) {
+		out = append(out, Record{Key: []byte(k), Value: v.s.Records[k]})
+	}
+	return out, nil
+}
+
+func (v *machineView) WriteTo(w io.Writer) (int64, error) {
+	b, err := json.Marshal(v.s)
+	if err != nil {
+		return 0, err
+	}
+	n, err := w.Write(b)
+	return int64(n), err
+}
+
+func (v *machineView) Close() error { return nil }

@@ -1,0 +1,349 @@
+package raftnode
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// fault is one kind of thing that goes wrong or is asked for at random.
+type fault struct {
+	name string
+	do   func(s *sim)
+	rate float64 // relative to the others
+}
+
+// nemesis does random things to a cluster while random clients use it.
+type nemesis struct {
+	faults []fault
+	pause  span // between two things
+	text   []string
+}
+
+// plague chooses the faults of a seed and starts them.
+func (s *sim) plague() {
+	v := &nemesis{pause: span{20 * milli, 1 + s.rng.Int64N(900)*milli}}
+	if v.pause.max < v.pause.min {
+		v.pause.max = v.pause.min + milli
+	}
+	for _, f := range allFaults() {
+		if s.chance(0.5) {
+			f.rate = 0.1 + s.rng.Float64()
+			v.faults = append(v.faults, f)
+			v.text = append(v.text, fmt.Sprintf("%s %.2f", f.name, f.rate))
+		}
+	}
+	s.badNetwork(v)
+	s.nemesis = v
+	s.after(s.between(v.pause), "nemesis", func() { s.torment(v) })
+}
+
+// badNetwork chooses the rates at which messages suffer.
+func (s *sim) badNetwork(v *nemesis) {
+	rate := func(what string, p *float64, limit float64) {
+		if s.chance(0.4) {
+			*p = limit * s.rng.Float64()
+			v.text = append(v.text, fmt.Sprintf("%s %.3f", what, *p))
+		}
+	}
+	rate("loss", &s.net.loss, 0.2)
+	rate("duplicate", &s.net.duplicate, 0.2)
+	rate("reorder", &s.net.reorder, 0.3)
+	rate("refuses", &s.net.refuses, 1)
+	if s.chance(0.3) {
+		s.net.delay.max = 5*milli + s.rng.Int64N(150)*milli
+		v.text = append(v.text, fmt.Sprintf("delay up to %d ms", s.net.delay.max/milli))
+	}
+	if s.chance(0.3) {
+		s.opts.disk.max = 5*milli + s.rng.Int64N(200)*milli
+		v.text = append(v.text, fmt.Sprintf("disk up to %d ms", s.opts.disk.max/milli))
+	}
+	if s.chance(0.3) {
+		s.opts.apply.max = 5*milli + s.rng.Int64N(200)*milli
+		v.text = append(v.text, fmt.Sprintf("apply up to %d ms", s.opts.apply.max/milli))
+	}
+}
+
+func (v *nemesis) String() string { return strings.Join(v.text, ", ") }
+
+func (s *sim) torment(v *nemesis) {
+	if s.nemesis != v {
+		return
+	}
+	total := 0.0
+	for _, f := range v.faults {
+		total += f.rate
+	}
+	at := s.rng.Float64() * total
+	for _, f := range v.faults {
+		if at -= f.rate; at < 0 {
+			f.do(s)
+			break
+		}
+	}
+	s.after(s.between(v.pause), "nemesis", func() { s.torment(v) })
+}
+
+func allFaults() []fault {
+	return []fault{
+		{name: "crash", do: (*sim).faultCrash},
+		{name: "crash all", do: (*sim).faultCrashAll},
+		{name: "crash leader", do: (*sim).faultCrashLeader},
+		{name: "isolate", do: (*sim).faultIsolate},
+		{name: "split", do: (*sim).faultSplit},
+		{name: "one-way", do: (*sim).faultOneWay},
+		{name: "disk error", do: (*sim).faultDiskError},
+		{name: "disk hangs", do: (*sim).faultDiskHangs},
+		{name: "transfer", do: (*sim).faultTransfer},
+		{name: "add", do: (*sim).faultAdd},
+		{name: "remove", do: (*sim).faultRemove},
+		{name: "update", do: (*sim).faultUpdate},
+		{name: "replace", do: (*sim).faultReplace},
+		{name: "late start", do: (*sim).faultLateStart},
+	}
+}
+
+func (s *sim) anyNode() *simNode { return s.nodes[s.order[s.rng.IntN(len(s.order))]] }
+
+// restartLater brings a member back after a while.
+func (s *sim) restartLater(n *simNode) {
+	s.after(s.between(span{10 * milli, 3 * second}), "restart", func() {
+		if !n.up && !errors.Is(n.ended, ErrRemoved) {
+			n.start()
+		}
+	})
+}
+
+func (s *sim) faultCrash() {
+	n := s.anyNode()
+	n.crash()
+	s.restartLater(n)
+}
+
+func (s *sim) faultCrashLeader() {
+	if l := s.leader(); l != nil {
+		l.crash()
+		s.restartLater(l)
+	}
+}
+
+func (s *sim) faultCrashAll() {
+	for _, id := range s.order {
+		s.nodes[id].crash()
+		s.restartLater(s.nodes[id])
+	}
+}
+
+// healLater opens all links after a while.
+func (s *sim) healLater() {
+	s.after(s.between(span{100 * milli, 4 * second}), "heal", s.heal)
+}
+
+func (s *sim) faultIsolate() {
+	s.isolate(s.anyNode().id)
+	s.healLater()
+}
+
+func (s *sim) faultSplit() {
+	var a, b []uint64
+	for _, id := range s.order {
+		if s.chance(0.5) {
+			a = append(a, id)
+		} else {
+			b = append(b, id)
+		}
+	}
+	s.partition(a, b)
+	s.healLater()
+}
+
+func (s *sim) faultOneWay() {
+	s.net.blocked[link{s.anyNode().id, s.anyNode().id}] = true
+	s.healLater()
+}
+
+func (s *sim) faultDiskError() {
+	n := s.anyNode()
+	n.disk.failing, n.disk.half = true, s.chance(0.5)
+	s.restartLater(n)
+	s.after(3*second, "restart", func() {
+		n.disk.failing = false
+		s.restartLater(n)
+	})
+}
+
+// faultDiskHangs lets saves wait; like the shell, a leader refuses work and
+// hands over.
+func (s *sim) faultDiskHangs() {
+	n := s.anyNode()
+	if !n.up || n.stalled {
+		return
+	}
+	n.stalled = true
+	n.later(2*electionTimeout, "watchdog", func() {
+		if !n.stalled {
+			return
+		}
+		n.post(func(c *core) {
+			c.refuse(ErrDiskStall)
+			if c.isLeader() && len(c.transfers) == 0 {
+				c.transfer(&transferRequest{done: make(chan error, 1)})
+			}
+		})
+	})
+	n.later(s.between(span{50 * milli, 5 * second}), "disk resumes", func() {
+		n.post(func(c *core) { c.refuse(nil) })
+		n.resume()
+	})
+}
+
+func (s *sim) faultTransfer() {
+	if l := s.leader(); l != nil {
+		to := uint64(0)
+		if s.chance(0.7) {
+			to = s.anyNode().id
+		}
+		s.handOver(l, to)
+	}
+}
+
+// maxSimMembers keeps random additions affordable.
+const maxSimMembers = 6
+
+func (s *sim) faultAdd() {
+	l := s.leader()
+	if l == nil || len(s.members().Members) >= maxSimMembers {
+		return
+	}
+	url := fmt.Sprintf("http://x%d:1", len(s.known.ops))
+	o := s.reconfigure(l, Change{Kind: AddMember, Member: Member{PeerURLs: []string{url}, KeepLearner: s.chance(0.2)}})
+	s.startWhenAdded(o)
+}
+
+// startWhenAdded starts the process of a new member once its id is known.
+func (s *sim) startWhenAdded(o *op) {
+	s.after(100*milli, "join", func() {
+		id := o.change.change.Member.ID
+		switch {
+		case o.outcome == open:
+			s.startWhenAdded(o)
+		case o.outcome == succeeded && s.nodes[id] == nil:
+			s.addNode(id, nil)
+		}
+	})
+}
+
+func (s *sim) faultRemove() {
+	id := s.anyNode().id
+	if lost := s.lost(); lost != 0 {
+		id = lost // another could cost the quorum
+	}
+	if l := s.leader(); l != nil && s.mayShrink() {
+		s.reconfigure(l, Change{Kind: RemoveMember, Member: Member{ID: id}})
+	}
+}
+
+// mayShrink keeps two voters. From two to one raft needs the removed member's
+// vote until the other knows that the removal is committed, so that faults at
+// that moment can stop the cluster for good (TestShrinkToOne is without).
+func (s *sim) mayShrink() bool {
+	for _, o := range s.known.ops {
+		if o.kind == opChange && o.outcome == open {
+			return false
+		}
+	}
+	for _, n := range s.alive() {
+		if len(n.core.changes.queue) > 0 {
+			return false
+		}
+	}
+	return len(s.members().Voters()) > 2
+}
+
+// lost is a member of the membership whose disk is lost, or 0.
+func (s *sim) lost() uint64 {
+	for _, mb := range s.members().Members {
+		if n := s.nodes[mb.ID]; n != nil && !n.up && n.ended == errLostDisk {
+			return mb.ID
+		}
+	}
+	return 0
+}
+
+func (s *sim) faultUpdate() {
+	if l := s.leader(); l != nil {
+		n := s.anyNode()
+		url := fmt.Sprintf("http://u%d-%d:1", n.id, len(s.known.ops))
+		s.reconfigure(l, Change{Kind: UpdateMember, Member: Member{ID: n.id, PeerURLs: []string{url}}})
+	}
+}
+
+// faultReplace loses a member's disk for good: it is removed, and another
+// takes its place under a new id.
+func (s *sim) faultReplace() {
+	l := s.leader()
+	n := s.anyNode()
+	if l == nil || l == n {
+		return
+	}
+	_, member := s.members().Member(n.id)
+	if !member || s.lost() != 0 || !s.mayShrink() {
+		return
+	}
+	n.crash()
+	n.ended = errLostDisk
+	s.reconfigure(l, Change{Kind: RemoveMember, Member: Member{ID: n.id}})
+	s.faultAdd()
+}
+
+// errLostDisk marks a member whose process never comes back.
+var errLostDisk = fmt.Errorf("%w: its disk is lost", ErrRemoved)
+
+// faultLateStart delivers a start of a member's earlier process, as a slow
+// network might.
+func (s *sim) faultLateStart() {
+	n := s.anyNode()
+	if l := s.leader(); l != nil && n.boots > 1 {
+		old := start{Member: n.id, Nonce: n.nonce, Boot: fmt.Sprintf("boot%d-%d", n.id, n.boots-1), Version: payloadVersion}
+		l.post(func(c *core) { _ = c.rn.Propose(encodeStart(&old)) })
+	}
+}
+
+// load lets clients work at random members.
+func (s *sim) load(clients int, think span) {
+	for range clients {
+		s.client(think)
+	}
+}
+
+func (s *sim) client(think span) {
+	s.after(s.between(think), "client", func() {
+		if s.nemesis == nil {
+			return
+		}
+		n := s.anyNode()
+		switch {
+		case s.chance(0.3):
+			s.linearizable(n)
+		default:
+			o := s.write(n, 8+s.rng.IntN(64))
+			if s.chance(0.1) {
+				s.withdrawLater(o)
+			}
+		}
+		s.client(think)
+	})
+}
+
+// withdrawLater is a requester that gives up; a withdrawal that succeeds says
+// that the command surely does not run.
+func (s *sim) withdrawLater(o *op) {
+	s.after(s.between(span{0, second}), "withdraw", func() {
+		if o.outcome == open && o.proposal.withdraw() {
+			o.outcome, o.withdrawn = refused, true
+			o.err = errors.New("withdrawn")
+			o.node.ops = slices.DeleteFunc(o.node.ops, func(other *op) bool { return other == o })
+		}
+	})
+}

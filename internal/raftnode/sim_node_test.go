@@ -1,0 +1,473 @@
+package raftnode
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+const simCluster = 0xc1
+
+// simNode is one member: the parts of a Node without its goroutines. Its
+// loops are events: a turn of the node loop takes the inbox, an append job the
+// append queue, an apply job the apply queue.
+type simNode struct {
+	s  *sim
+	id uint64
+
+	// What survives a crash.
+	disk    *modelDisk
+	machine *machine
+	bodies  map[uint64][]byte // of received snapshots and checkpoints
+	nonce   string
+	boots   int
+	// promised is the hard state that left the node in an answer.
+	promised promise
+
+	// What does not.
+	up          bool
+	life        int // events of an earlier life do nothing
+	ended       error
+	core        *core
+	applier     *applier
+	appender    *appender
+	log         *logStore
+	waiters     *indexWaiters
+	inbox       []inboxItem
+	turning     bool
+	unreachable []uint64
+	appendQueue []*raftpb.Message
+	appendJob   []*raftpb.Message // under way
+	applyQueue  []applyWork
+	applying    bool
+	offered     *raftpb.Snapshot
+	offeredBody []byte
+	offeredAt   int64
+	checkpoint  uint64
+	committed   uint64   // last commit index seen
+	voters      []uint64 // of raft's configuration, as of the last turn
+	installing  bool     // raft has taken a snapshot that is not installed yet
+	ops         []*op
+
+	stalled bool // the disk hangs
+	slow    bool // the apply loop does not get on
+}
+
+type promise struct{ term, vote uint64 }
+
+// inboxItem is one thing for the node loop.
+type inboxItem struct {
+	do      func(*core)
+	applied *appliedWork
+}
+
+func newSimNode(s *sim, id uint64) *simNode {
+	n := &simNode{s: s, id: id, bodies: make(map[uint64][]byte), nonce: fmt.Sprintf("dir%d-%d", id, len(s.order))}
+	n.disk = &modelDisk{
+		last:     new(raftpb.HardState),
+		lies:     s.opts.bug == bugFsyncOff,
+		noVote:   s.opts.bug == bugVoteNotPersisted,
+		observed: func(ents []*raftpb.Entry) { s.observeAppend(n, ents) },
+	}
+	n.machine = newMachine(s.opts.memory)
+	n.machine.violation = func(format string, args ...any) {
+		s.violate("member %d: "+format, append([]any{id}, args...)...)
+	}
+	n.machine.ran = func(e *Entry, hash uint64) { s.observeRun(n, e, hash) }
+	if s.opts.bug == bugNonDeterministicApply {
+		n.machine.stain = func(uint64) uint64 {
+			if s.chance(0.001) {
+				return id
+			}
+			return 0
+		}
+	}
+	return n
+}
+
+// bootstrap gives the disk the first snapshot, as Open does.
+func (n *simNode) bootstrap(initial []Member) {
+	m := newRoster(simCluster, initial).membership()
+	hs := &raftpb.HardState{Term: new(uint64(initialTerm)), Commit: new(uint64(InitialIndex))}
+	if err := errors.Join(n.disk.saveSnapshot(newSnapshot(InitialIndex, initialTerm, m)), n.disk.save(hs, nil)); err != nil {
+		n.s.violate("bootstrap: %v", err)
+	}
+}
+
+// start boots the member from its disk.
+func (n *simNode) start() {
+	n.life++
+	n.boots++
+	n.s.trace(1, n.id, uint64(n.boots))
+	if err := n.boot(); err != nil {
+		n.s.violate("member %d cannot start: %v", n.id, err)
+		return
+	}
+	n.up, n.ended = true, nil
+	n.observeBoot()
+	n.dispatch()
+	n.every(span{simTick, simTick}, n.tick)
+	n.every(span{150 * milli, 250 * milli}, n.snapshotTurn)
+}
+
+func (n *simNode) boot() error {
+	st, err := n.disk.load()
+	if err != nil {
+		return err
+	}
+	if err := n.recover(&st); err != nil {
+		return err
+	}
+	n.log = newLogStore(st.snapshot, raisedCommit(st.hs, n.applier.index), st.entries, n.applier.roster.membership().confState())
+	n.appender = &appender{disk: n.disk, log: n.log, install: n.install}
+	n.waiters = new(indexWaiters)
+	n.waiters.advance(n.applier.index)
+	n.checkpoint = st.snapshot.GetMetadata().GetIndex()
+	n.core, err = newCore(coreConfig{
+		id: n.id,
+		start: start{
+			Member: n.id, Nonce: n.nonce, Boot: fmt.Sprintf("boot%d-%d", n.id, n.boots),
+			PeerURLs: simMember(n.id).PeerURLs, Version: payloadVersion,
+		},
+		electionTicks: simElection, heartbeatTicks: 1,
+		maxBatchBytes: n.s.opts.maxBatch, maxQueueBytes: n.s.opts.maxQueue,
+		log: n.log, applied: n.applier.index, membership: n.applier.roster.membership(),
+		logger: quietLogger{},
+	})
+	if err == nil && n.s.opts.bug == bugConfChangeTwice {
+		n.replayChanges()
+	}
+	return err
+}
+
+// recover brings the machine to where the log begins, at least, as Open does.
+func (n *simNode) recover(st *diskState) error {
+	a := &applier{self: n.id, sm: n.machine, roster: newRoster(simCluster, nil)}
+	n.applier = a
+	meta := st.snapshot.GetMetadata()
+	pos := n.machine.cur
+	last := meta.GetIndex() + uint64(len(st.entries))
+	switch {
+	case pos.Index > last:
+		return fmt.Errorf("the machine contains entry %d, but the log ends at %d", pos.Index, last)
+	case pos.Index == 0 && st.snapshot == nil:
+		return nil
+	case pos.Index >= meta.GetIndex():
+		return a.load(pos.Index, pos.Term)
+	case meta.GetIndex() == InitialIndex:
+		data, err := decodeSnapshotData(st.snapshot.GetData())
+		if err != nil {
+			return err
+		}
+		a.roster = newRoster(data.ClusterID, data.Members)
+		a.roster.membership()
+		a.index = InitialIndex
+		return n.machine.Apply([]Entry{{Index: InitialIndex, Term: initialTerm, Records: a.roster.records()}})
+	}
+	body, ok := n.bodies[meta.GetIndex()]
+	if !ok {
+		return fmt.Errorf("the log begins after %d, and there is no body", meta.GetIndex())
+	}
+	if err := n.machine.Restore(bytes.NewReader(body)); err != nil {
+		return err
+	}
+	return a.load(meta.GetIndex(), meta.GetTerm())
+}
+
+// replayChanges is a planted bug: changes that the machine contains already
+// reach raft again, as from a log that is replayed from its beginning.
+func (n *simNode) replayChanges() {
+	for _, r := range n.disk.records {
+		for _, e := range r.entries {
+			if e.GetType() != raftpb.EntryConfChangeV2 || e.GetIndex() > n.applier.index {
+				continue
+			}
+			if cc, err := confChangeOf(e); err == nil && len(cc.GetContext()) > 0 {
+				n.core.rn.ApplyConfChange(cc)
+			}
+		}
+	}
+}
+
+// crash is a power cut.
+func (n *simNode) crash() {
+	if !n.up {
+		return
+	}
+	n.s.trace(2, n.id)
+	if len(n.appendJob) > 0 && n.s.chance(0.5) {
+		n.writePart() // the save under way may have got somewhere
+	}
+	n.down(errors.New("crashed"))
+	n.disk.crash(n.s.rng)
+	n.machine.crash()
+	n.dropOps()
+}
+
+func (n *simNode) down(why error) {
+	n.up, n.ended = false, why
+	n.life++
+	n.inbox, n.turning, n.unreachable = nil, false, nil
+	n.appendQueue, n.appendJob, n.applyQueue, n.applying = nil, nil, nil, false
+	n.offered, n.offeredBody, n.installing, n.stalled = nil, nil, false, false
+	n.committed = 0
+}
+
+// writePart puts the entries of the save under way on the disk, unsynced.
+func (n *simNode) writePart() {
+	for _, m := range n.appendJob {
+		if !raft.IsEmptySnap(m.GetSnapshot()) {
+			return
+		}
+		n.disk.write(hardStateOf(m), m.GetEntries())
+	}
+}
+
+// stop ends the member in order, with every request answered.
+func (n *simNode) stop(why error) {
+	n.core.fail(ErrStopping)
+	n.waiters.close(ErrStopping)
+	for _, w := range n.applyQueue {
+		for _, own := range w.own {
+			answerAll(own.batch.proposals, ErrUnknown)
+		}
+	}
+	for _, it := range n.inbox {
+		if it.applied != nil {
+			for _, b := range it.applied.skipped {
+				answerAll(b.proposals, ErrUnknown)
+			}
+		}
+	}
+	n.poll()
+	n.down(why)
+	n.disk.crash(n.s.rng)
+	n.machine.crash()
+	n.dropOps()
+}
+
+// later lets something happen in this life of the member.
+func (n *simNode) later(delay int64, name string, do func()) {
+	life := n.life
+	n.s.after(delay, name, func() {
+		if n.life == life {
+			do()
+		}
+	})
+}
+
+func (n *simNode) every(d span, do func()) {
+	life := n.life
+	n.later(n.s.between(d), "timer", func() {
+		do()
+		if n.life == life { // it may have ended the member
+			n.every(d, do)
+		}
+	})
+}
+
+// post gives the node loop something to do.
+func (n *simNode) post(do func(*core)) { n.put(inboxItem{do: do}) }
+
+func (n *simNode) put(it inboxItem) {
+	n.inbox = append(n.inbox, it)
+	if !n.turning {
+		n.turning = true
+		n.later(n.s.between(n.s.opts.turn), "turn", n.turn)
+	}
+}
+
+// turn is one round of the node loop.
+func (n *simNode) turn() {
+	n.turning = false
+	items := n.inbox
+	n.inbox = nil
+	for _, it := range items {
+		if it.applied != nil {
+			n.takeApplied(it.applied)
+		} else {
+			it.do(n.core)
+		}
+	}
+	n.dispatch()
+}
+
+func (n *simNode) takeApplied(a *appliedWork) {
+	n.core.applied(a)
+	if a.restored != nil {
+		n.installing = false
+	}
+}
+
+func (n *simNode) tick() {
+	told := n.unreachable
+	n.unreachable = nil
+	n.post(func(c *core) {
+		c.tick()
+		for _, id := range told {
+			c.unreachable(id)
+		}
+	})
+}
+
+func (n *simNode) receive(m *raftpb.Message) { n.post(func(c *core) { c.step(m) }) }
+
+// dispatch carries out what the core wants done.
+func (n *simNode) dispatch() {
+	if n.s.opts.bug == bugReadContextReused {
+		n.core.reads.counter = 0
+	}
+	out := n.core.takeEffects()
+	for _, m := range out.messages {
+		n.s.send(n, m)
+	}
+	for _, m := range out.snapshots {
+		n.sendSnapshot(m)
+	}
+	for _, m := range out.appends {
+		n.installing = n.installing || !raft.IsEmptySnap(m.GetSnapshot())
+	}
+	n.appendQueue = append(n.appendQueue, out.appends...)
+	n.applyQueue = append(n.applyQueue, out.applies...)
+	for _, b := range out.reads {
+		n.waiters.wait(b)
+	}
+	n.s.observe(n, out.membership != nil)
+	if out.fatal != nil {
+		n.s.trace(3, n.id)
+		n.stop(out.fatal)
+		return
+	}
+	n.startAppend()
+	n.startApply()
+	n.poll()
+}
+
+// startAppend begins a save of everything queued.
+func (n *simNode) startAppend() {
+	if len(n.appendJob) > 0 || len(n.appendQueue) == 0 || n.stalled {
+		return
+	}
+	n.appendJob, n.appendQueue = n.appendQueue, nil
+	n.leakResponses()
+	n.later(n.s.between(n.s.opts.disk), "append", n.finishAppend)
+}
+
+// leakResponses is two planted bugs: answers that do not wait for the save.
+func (n *simNode) leakResponses() {
+	bug := n.s.opts.bug
+	if bug != bugAckBeforeSave && bug != bugFollowerAnswersBeforeSave {
+		return
+	}
+	for _, m := range n.appendJob {
+		var rest []*raftpb.Message
+		for _, r := range m.GetResponses() {
+			switch own := r.GetTo() == n.id; {
+			case own && bug == bugAckBeforeSave && r.GetType() == raftpb.MsgAppResp:
+				n.post(func(c *core) { c.storageDone([]*raftpb.Message{r}) })
+			case !own && bug == bugFollowerAnswersBeforeSave:
+				n.s.send(n, r)
+			default:
+				rest = append(rest, r)
+			}
+		}
+		m.Responses = rest
+	}
+}
+
+func (n *simNode) finishAppend() {
+	job := n.appendJob
+	responses, err := n.appender.append(job)
+	if err != nil {
+		n.s.trace(4, n.id)
+		n.crash() // answers nobody
+		n.ended = err
+		return
+	}
+	n.appendJob = nil
+	for _, m := range job {
+		if hs := hardStateOf(m); hs != nil {
+			n.promised = promise{hs.GetTerm(), hs.GetVote()}
+		}
+	}
+	var own []*raftpb.Message
+	for _, m := range responses {
+		if m.GetTo() == n.id {
+			own = append(own, m)
+		} else {
+			n.s.send(n, m)
+		}
+	}
+	if len(own) > 0 {
+		n.post(func(c *core) { c.storageDone(own) })
+	}
+	n.startAppend()
+}
+
+// install is called by the appender: the queue before the snapshot is applied
+// first, then the snapshot.
+func (n *simNode) install(s *raftpb.Snapshot) error {
+	n.applyNow(n.applyQueue)
+	n.applyQueue = nil
+	index := s.GetMetadata().GetIndex()
+	out, err := n.applier.restore(&restoreWork{
+		index: index, term: s.GetMetadata().GetTerm(),
+		open: func() (io.ReadCloser, error) {
+			b, ok := n.bodies[index]
+			if !ok {
+				return nil, errors.New("no such body")
+			}
+			return io.NopCloser(bytes.NewReader(b)), nil
+		},
+	})
+	if err != nil {
+		return err
+	}
+	if n.s.opts.bug == bugOriginsNotInSnapshot {
+		for _, o := range n.applier.roster.origins {
+			o.lastBatch = 0
+		}
+	}
+	n.s.observeRestore(n)
+	n.waiters.advance(out.index)
+	n.put(inboxItem{applied: out})
+	n.poll()
+	return nil
+}
+
+func (n *simNode) startApply() {
+	if n.applying || len(n.applyQueue) == 0 || n.slow {
+		return
+	}
+	n.applying = true
+	n.later(n.s.between(n.s.opts.apply), "apply", func() {
+		n.applying = false
+		work := n.applyQueue
+		n.applyQueue = nil
+		n.applyNow(work)
+		n.startApply()
+	})
+}
+
+func (n *simNode) applyNow(work []applyWork) {
+	if len(work) == 0 {
+		return
+	}
+	if n.s.opts.bug == bugNoDedupe {
+		for _, o := range n.applier.roster.origins {
+			o.lastBatch = 0
+		}
+	}
+	out, err := n.applier.apply(work)
+	if err != nil {
+		n.s.violate("member %d: %v", n.id, err)
+		return
+	}
+	n.waiters.advance(out.index)
+	n.put(inboxItem{applied: out})
+	n.poll()
+}

@@ -1,0 +1,326 @@
+package raftnode
+
+import (
+	"container/heap"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"runtime/debug"
+	"slices"
+	"testing"
+	"testing/cryptotest"
+
+	"go.etcd.io/raft/v3"
+)
+
+// sim runs a cluster in one goroutine and virtual time. Everything that
+// happens is an event of its queue, and every choice comes from its seed, so
+// that a seed always gives the same run.
+//
+// Real: core, applier, appender, logStore, indexWaiters, roster, payloads.
+// Modelled: disk, network, state machine, clock, and the goroutines of the
+// shell, whose queues and turns simNode imitates.
+type sim struct {
+	t    testing.TB
+	seed uint64
+	rng  *rand.Rand
+	opts simOptions
+
+	now    int64
+	queue  eventQueue
+	serial uint64
+
+	net   *network
+	nodes map[uint64]*simNode
+	order []uint64 // the keys of nodes, in order of creation
+
+	nextCommand uint64
+	nemesis     *nemesis // nil: nothing goes wrong by itself
+	known       knowledge
+	traced      uint64
+	violation   error
+}
+
+// simOptions shape a cluster. The zero value of each means a healthy default.
+type simOptions struct {
+	members int
+	disk    span
+	apply   span
+	// turn is how long a mailbox waits for its loop.
+	turn span
+	// catchUp is how many applied entries stay in a log; 0: all.
+	catchUp int
+	// memory engines recover from snapshot bodies and the log alone.
+	memory bool
+	// checkpoints is how often durable states are recorded; 0: never.
+	checkpoints int64
+	maxBatch    int
+	maxQueue    int
+	bug         plantedBug
+	// blind leaves out S5 and S6, so that a control shows the damage itself.
+	blind bool
+}
+
+// plantedBug is what a control does wrong.
+type plantedBug int
+
+const (
+	noBug plantedBug = iota
+	bugFsyncOff
+	bugAckBeforeSave
+	bugFollowerAnswersBeforeSave
+	bugVoteNotPersisted
+	bugLocalReads
+	bugReadContextReused
+	bugNoDedupe
+	bugNonDeterministicApply
+	bugConfChangeTwice
+	bugOriginsNotInSnapshot
+)
+
+func newSim(t *testing.T, seed uint64, opts simOptions) *sim {
+	t.Helper()
+	cryptotest.SetGlobalRandom(t, seed)
+	if opts.members == 0 {
+		opts.members = 3
+	}
+	if opts.disk == (span{}) {
+		opts.disk = span{100 * micro, 2 * milli}
+	}
+	if opts.apply == (span{}) {
+		opts.apply = span{10 * micro, 500 * micro}
+	}
+	if opts.turn == (span{}) {
+		opts.turn = span{1 * micro, 100 * micro}
+	}
+	if opts.maxBatch == 0 {
+		opts.maxBatch = 64 << 10
+	}
+	if opts.maxQueue == 0 {
+		opts.maxQueue = 1 << 20
+	}
+	s := &sim{
+		t: t, seed: seed, opts: opts,
+		rng:   rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)),
+		net:   newNetwork(),
+		nodes: make(map[uint64]*simNode),
+		known: newKnowledge(),
+	}
+	var initial []Member
+	for id := uint64(1); id <= uint64(opts.members); id++ {
+		initial = append(initial, simMember(id))
+	}
+	for _, m := range initial {
+		s.addNode(m.ID, initial)
+	}
+	return s
+}
+
+func simMember(id uint64) Member {
+	return Member{ID: id, Name: fmt.Sprintf("n%d", id), PeerURLs: []string{fmt.Sprintf("http://n%d:1", id)}}
+}
+
+// addNode creates and starts a member; one without initial members joins.
+func (s *sim) addNode(id uint64, initial []Member) *simNode {
+	n := newSimNode(s, id)
+	s.nodes[id] = n
+	s.order = append(s.order, id)
+	if len(initial) > 0 {
+		n.bootstrap(initial)
+	}
+	n.start()
+	return n
+}
+
+// occurrence is one thing that happens at one time.
+type occurrence struct {
+	at     int64
+	serial uint64 // keeps the order of those at one time
+	name   string
+	do     func()
+}
+
+type eventQueue []occurrence
+
+func (q eventQueue) Len() int { return len(q) }
+func (q eventQueue) Less(i, j int) bool {
+	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].serial < q[j].serial
+}
+func (q eventQueue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *eventQueue) Push(x any)   { *q = append(*q, x.(occurrence)) }
+func (q *eventQueue) Pop() any {
+	old := *q
+	last := old[len(old)-1]
+	old[len(old)-1] = occurrence{}
+	*q = old[:len(old)-1]
+	return last
+}
+
+// after lets something happen later.
+func (s *sim) after(delay int64, name string, do func()) {
+	s.serial++
+	heap.Push(&s.queue, occurrence{at: s.now + delay, serial: s.serial, name: name, do: do})
+}
+
+// step executes the next event; false once an invariant is broken.
+func (s *sim) step() bool {
+	if s.violation != nil || len(s.queue) == 0 {
+		return false
+	}
+	e := heap.Pop(&s.queue).(occurrence)
+	s.now = e.at
+	defer func() {
+		if r := recover(); r != nil {
+			s.violate("panic in %q: %v\n%s", e.name, r, debug.Stack())
+		}
+	}()
+	e.do()
+	return s.violation == nil
+}
+
+// run lets virtual time pass.
+func (s *sim) run(d int64) { s.until(d, func() bool { return false }) }
+
+// until runs until the condition holds and reports whether it came to hold
+// within d.
+func (s *sim) until(d int64, cond func() bool) bool {
+	end := s.now + d
+	for !cond() {
+		if len(s.queue) == 0 || s.queue[0].at > end {
+			s.now = end
+			return false
+		}
+		if !s.step() {
+			return false
+		}
+	}
+	return true
+}
+
+// must is until for what has to happen.
+func (s *sim) must(d int64, what string, cond func() bool) {
+	s.t.Helper()
+	if !s.until(d, cond) {
+		s.fatalf("not within %v ms: %s\n%s", d/milli, what, s.describe())
+	}
+}
+
+func (s *sim) fatalf(format string, args ...any) {
+	s.t.Helper()
+	if s.violation != nil {
+		s.t.Fatalf("seed %d, at %d ms: %v\n%s", s.seed, s.now/milli, s.violation, s.describe())
+	}
+	s.t.Fatalf("seed %d, at %d ms: %s", s.seed, s.now/milli, fmt.Sprintf(format, args...))
+}
+
+func (s *sim) violate(format string, args ...any) {
+	if s.violation == nil {
+		s.violation = fmt.Errorf(format, args...)
+	}
+}
+
+func (s *sim) chance(p float64) bool { return p > 0 && s.rng.Float64() < p }
+
+func (s *sim) between(d span) int64 {
+	if d.max <= d.min {
+		return d.min
+	}
+	return d.min + s.rng.Int64N(d.max-d.min)
+}
+
+// trace adds to the hash that two runs of one seed must share.
+func (s *sim) trace(values ...uint64) {
+	h := fnv.New64a()
+	var b [8]byte
+	for _, v := range append(values, s.traced, uint64(s.now)) {
+		for i := range b {
+			b[i] = byte(v >> (8 * i))
+		}
+		h.Write(b[:])
+	}
+	s.traced = h.Sum64()
+}
+
+// leader returns the member that leads in the highest term, if any.
+func (s *sim) leader() *simNode {
+	var best *simNode
+	for _, id := range s.order {
+		n := s.nodes[id]
+		if n.up && n.core.isLeader() && (best == nil || n.core.term > best.core.term) {
+			best = n
+		}
+	}
+	return best
+}
+
+// alive returns the members that run.
+func (s *sim) alive() []*simNode {
+	var out []*simNode
+	for _, id := range s.order {
+		if s.nodes[id].up {
+			out = append(out, s.nodes[id])
+		}
+	}
+	return out
+}
+
+// settledLeader is a leader that all running members of the list follow.
+func (s *sim) settledLeader(ids ...uint64) *simNode {
+	l := s.leader()
+	if l == nil || !slices.Contains(ids, l.id) {
+		return nil
+	}
+	for _, id := range ids {
+		if n := s.nodes[id]; n.up && (n.core.lead != l.id || n.core.term != l.core.term) {
+			return nil
+		}
+	}
+	return l
+}
+
+// elect waits until the members follow one leader and returns it.
+func (s *sim) elect(ids ...uint64) *simNode {
+	s.t.Helper()
+	if len(ids) == 0 {
+		ids = s.order
+	}
+	s.must(20*electionTimeout, "a leader of all", func() bool { return s.settledLeader(ids...) != nil })
+	return s.settledLeader(ids...)
+}
+
+func (s *sim) describe() string {
+	out := ""
+	for _, id := range s.order {
+		n := s.nodes[id]
+		if !n.up {
+			out += fmt.Sprintf("  member %d: down (%v)\n", id, n.ended)
+			continue
+		}
+		st := n.core.rn.BasicStatus()
+		last, _ := n.log.LastIndex()
+		out += fmt.Sprintf("  member %d of %v: %v term %d lead %d commit %d applied %d last %d, incarnation %d, %d queued, flight %v, waiting %d appends %d applies\n",
+			id, n.core.rn.Status().Config, st.RaftState, st.GetTerm(), st.Lead, st.GetCommit(), n.applier.index, last,
+			n.core.proposals.incarnation, len(n.core.proposals.queue), n.core.proposals.flight != nil, len(n.appendQueue), len(n.applyQueue))
+	}
+	return out
+}
+
+// quietLogger drops raft's lines; raft's Fatal and Panic become panics, which
+// the simulator reports.
+type quietLogger struct{}
+
+var _ raft.Logger = quietLogger{}
+
+func (quietLogger) Debug(...any)            {}
+func (quietLogger) Debugf(string, ...any)   {}
+func (quietLogger) Info(...any)             {}
+func (quietLogger) Infof(string, ...any)    {}
+func (quietLogger) Warning(...any)          {}
+func (quietLogger) Warningf(string, ...any) {}
+func (quietLogger) Error(...any)            {}
+func (quietLogger) Errorf(string, ...any)   {}
+func (quietLogger) Fatal(v ...any)          { panic(fmt.Sprint(v...)) }
+func (quietLogger) Panic(v ...any)          { panic(fmt.Sprint(v...)) }
+
+func (quietLogger) Fatalf(format string, v ...any) { panic(fmt.Sprintf(format, v...)) }
+func (quietLogger) Panicf(format string, v ...any) { panic(fmt.Sprintf(format, v...)) }

@@ -1,0 +1,578 @@
+package raftnode
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+)
+
+// deliveryPatience is how long a test waits for what must happen.
+const deliveryPatience = 20 * time.Second
+
+const testCluster = 0xc1
+
+type snapshotStatus struct {
+	id uint64
+	ok bool
+}
+
+// notingReceiver notes what a transport reports.
+type notingReceiver struct {
+	messages    chan *raftpb.Message
+	statuses    chan snapshotStatus
+	unreachable chan uint64
+	mu          struct {
+		sync.Mutex
+		removed map[uint64]bool
+		err     error // Process answers it
+	}
+}
+
+func newNotingReceiver() *notingReceiver {
+	r := &notingReceiver{
+		messages:    make(chan *raftpb.Message, 1<<14),
+		statuses:    make(chan snapshotStatus, 64),
+		unreachable: make(chan uint64, 1<<14),
+	}
+	r.mu.removed = make(map[uint64]bool)
+	return r
+}
+
+func (r *notingReceiver) Process(ctx context.Context, m *raftpb.Message) error {
+	r.mu.Lock()
+	err := r.mu.err
+	r.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	select {
+	case r.messages <- m:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (r *notingReceiver) IsRemoved(id uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.mu.removed[id]
+}
+
+func (r *notingReceiver) Unreachable(id uint64) {
+	select {
+	case r.unreachable <- id:
+	default:
+	}
+}
+
+func (r *notingReceiver) SnapshotStatus(id uint64, ok bool) {
+	r.statuses <- snapshotStatus{id, ok}
+}
+
+func (r *notingReceiver) remove(id uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mu.removed[id] = true
+}
+
+// testPeer is a transport with a listener on the loopback.
+type testPeer struct {
+	*peerTransport
+	id       uint64
+	url      string
+	receiver *notingReceiver
+	snaps    *snap.Snapshotter
+	server   *httptest.Server
+}
+
+func startPeer(t *testing.T, id uint64, edit ...func(*transportConfig)) *testPeer {
+	t.Helper()
+	p := &testPeer{id: id, receiver: newNotingReceiver(), snaps: snap.New(zap.NewNop(), t.TempDir())}
+	cfg := transportConfig{ID: id, ClusterID: testCluster, Snapshotter: p.snaps, Receiver: p.receiver}
+	for _, f := range edit {
+		f(&cfg)
+	}
+	var err error
+	if p.peerTransport, err = newPeerTransport(cfg); err != nil {
+		t.Fatal(err)
+	}
+	p.server = httptest.NewServer(p.Handler(nil))
+	p.url = p.server.URL
+	t.Cleanup(func() {
+		p.Stop()
+		p.server.CloseClientConnections()
+		p.server.Close()
+	})
+	return p
+}
+
+// connect makes the peers know each other.
+func connect(t *testing.T, peers ...*testPeer) {
+	t.Helper()
+	for _, p := range peers {
+		for _, q := range peers {
+			if p == q {
+				continue
+			}
+			if err := p.AddPeer(q.id, []string{q.url}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func heartbeat(from, to, term uint64) *raftpb.Message {
+	return &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: new(from), To: new(to), Term: new(term)}
+}
+
+func appendMessage(from, to, term, index uint64, data ...[]byte) *raftpb.Message {
+	m := &raftpb.Message{
+		Type: raftpb.MsgApp.Enum(), From: new(from), To: new(to), Term: new(term),
+		LogTerm: new(term), Index: new(index), Commit: new(index),
+	}
+	for i, d := range data {
+		m.Entries = append(m.Entries, &raftpb.Entry{Term: new(term), Index: new(index + 1 + uint64(i)), Data: d})
+	}
+	return m
+}
+
+// sendUntilReceived repeats a message, since delivery is not promised, until
+// the receiver has one that matches.
+func sendUntilReceived(t *testing.T, from *testPeer, m *raftpb.Message, to *notingReceiver) *raftpb.Message {
+	t.Helper()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	deadline := time.After(deliveryPatience)
+	for {
+		from.Send([]*raftpb.Message{m})
+		select {
+		case got := <-to.messages:
+			if got.GetType() == m.GetType() && got.GetFrom() == m.GetFrom() && got.GetTerm() == m.GetTerm() {
+				return got
+			}
+		case <-again.C:
+		case <-deadline:
+			t.Fatalf("%v from %d did not arrive", m.GetType(), m.GetFrom())
+		}
+	}
+}
+
+func wait[T any](t *testing.T, c <-chan T, what string) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(deliveryPatience):
+		t.Fatalf("waited in vain for %s", what)
+		panic("unreachable")
+	}
+}
+
+func TestTransportsExchangeMessages(t *testing.T) {
+	peers := []*testPeer{startPeer(t, 1), startPeer(t, 2), startPeer(t, 3)}
+	connect(t, peers...)
+	big := make([]byte, 2<<20)
+	for _, p := range peers {
+		for _, q := range peers {
+			if p == q {
+				continue
+			}
+			sendUntilReceived(t, p, heartbeat(p.id, q.id, 7), q.receiver)
+			got := sendUntilReceived(t, p, appendMessage(p.id, q.id, 8, 5, big, []byte("x")), q.receiver)
+			if len(got.GetEntries()) != 2 || len(got.GetEntries()[0].GetData()) != len(big) || got.GetIndex() != 5 {
+				t.Fatalf("append arrived as %d entries after %d", len(got.GetEntries()), got.GetIndex())
+			}
+		}
+	}
+	if peers[0].ActiveSince(2).IsZero() || peers[0].ActiveSince(3).IsZero() {
+		t.Error("working connections are not active")
+	}
+	for reason, n := range peers[1].Refusals() {
+		if n > 0 && reason != refusedUnknown.String() { // 2 may not have known 1 yet
+			t.Errorf("%d good messages were refused: %s", n, reason)
+		}
+	}
+}
+
+// closedURL is the address of nobody.
+func closedURL(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return "http://" + l.Addr().String()
+}
+
+// loopReceiver fails the test when it is called from inside Send and would
+// have to wait for the loop.
+type loopReceiver struct {
+	*notingReceiver
+	inSend chan bool // holds a token while the loop is in Send
+	inside chan struct{}
+}
+
+func (r *loopReceiver) Unreachable(id uint64) {
+	r.notingReceiver.Unreachable(id)
+	select {
+	case <-r.inSend:
+		r.inSend <- true
+		select {
+		case r.inside <- struct{}{}:
+		default:
+		}
+	default:
+	}
+}
+
+// TestSendToUnreachablePeerDoesNotBlockTheLoop: rafthttp reports a full queue
+// from inside Send; a receiver that then waited for the loop would wait for
+// itself.
+func TestSendToUnreachablePeerDoesNotBlockTheLoop(t *testing.T) {
+	r := &loopReceiver{newNotingReceiver(), make(chan bool, 1), make(chan struct{}, 1)}
+	p := startPeer(t, 1, func(c *transportConfig) { c.Receiver = r })
+	if err := p.AddPeer(2, []string{closedURL(t)}); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { // the loop
+		defer close(done)
+		r.inSend <- true
+		for range 2000 { // more than any queue of an unconnected peer holds
+			p.Send([]*raftpb.Message{heartbeat(1, 2, 3)})
+		}
+		<-r.inSend
+	}()
+	wait(t, done, "Send to return")
+	wait(t, r.inside, "a report from inside Send")
+	if id := wait(t, r.unreachable, "a report"); id != 2 {
+		t.Errorf("member %d reported unreachable", id)
+	}
+	if !p.ActiveSince(2).IsZero() {
+		t.Error("a peer that nobody answers for is active")
+	}
+}
+
+func TestUnknownSenderIsLookedUpAndAdded(t *testing.T) {
+	asked := make(chan uint64, 1<<10)
+	leader := startPeer(t, 9)
+	sleeper := startPeer(t, 1, func(c *transportConfig) {
+		c.Lookup = func(_ context.Context, id uint64) ([]string, bool) {
+			asked <- id
+			return []string{leader.url}, true
+		}
+	})
+	if err := leader.AddPeer(1, []string{sleeper.url}); err != nil {
+		t.Fatal(err)
+	}
+	got := sendUntilReceived(t, leader, heartbeat(9, 1, 4), sleeper.receiver)
+	if got.GetFrom() != 9 {
+		t.Fatalf("message from %d", got.GetFrom())
+	}
+	if id := wait(t, asked, "the look-up"); id != 9 {
+		t.Errorf("looked up %d", id)
+	}
+	// And it can be answered.
+	sendUntilReceived(t, sleeper, &raftpb.Message{
+		Type: raftpb.MsgHeartbeatResp.Enum(), From: new(uint64(1)), To: new(uint64(9)), Term: new(uint64(4)),
+	}, leader.receiver)
+	if n := sleeper.Refusals()["unknown"]; n == 0 {
+		t.Error("the messages before the look-up were not refused")
+	}
+}
+
+func TestLookUpsAreHeldBack(t *testing.T) {
+	now := time.Unix(1000, 0)
+	var l lookupState
+	l.mu.next = make(map[uint64]time.Time)
+	if !l.begin(1, now) {
+		t.Fatal("the first is refused")
+	}
+	if l.begin(2, now) {
+		t.Error("a second at once")
+	}
+	now = now.Add(lookupPace)
+	if l.begin(1, now) {
+		t.Error("the same id before its time")
+	}
+	if !l.begin(2, now) {
+		t.Error("another id is refused")
+	}
+	if now = now.Add(lookupPace); l.begin(3, now) {
+		t.Error("more than the limit at a time")
+	}
+	l.end()
+	if !l.begin(3, now) {
+		t.Error("refused after one ended")
+	}
+	l.end()
+	l.end()
+	begun := 0
+	for id := uint64(10); id < 10_000; id++ {
+		if now = now.Add(time.Millisecond); l.begin(id, now) {
+			l.end()
+			begun++
+		}
+	}
+	if most := int(10*time.Second/lookupPace) + 1; begun > most || begun < most/2 {
+		t.Errorf("%d look-ups in ten seconds", begun)
+	}
+	if len(l.mu.next) > maxLookupsNoticed {
+		t.Errorf("%d ids remembered", len(l.mu.next))
+	}
+}
+
+func TestRemovedPeerLearnsIt(t *testing.T) {
+	for _, known := range []bool{true, false} {
+		stays, gone := startPeer(t, 1), startPeer(t, 2)
+		if known {
+			connect(t, stays)
+			if err := stays.AddPeer(2, []string{gone.url}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		stays.receiver.remove(2)
+		select {
+		case <-gone.Removed():
+			t.Fatal("removed before it was told")
+		default:
+		}
+		if err := gone.AddPeer(1, []string{stays.url}); err != nil {
+			t.Fatal(err)
+		}
+		wait(t, gone.Removed(), "the removed member to learn it")
+		if n := stays.Refusals()["removed"]; n == 0 {
+			t.Error("the refusal is not counted")
+		}
+	}
+}
+
+func TestRemovedPeerIsAnsweredWithGone(t *testing.T) {
+	p := startPeer(t, 1)
+	p.receiver.remove(2)
+	w := do(p, peerRequest(http.MethodGet, "/raft/stream/message/2", nil))
+	if w.Code != http.StatusGone {
+		t.Errorf("stream: %d", w.Code)
+	}
+	w = do(p, peerRequest(http.MethodPost, "/raft", encode(t, heartbeat(2, 1, 3))))
+	if w.Code != http.StatusForbidden { // what rafthttp's sender takes for removed
+		t.Errorf("POST: %d", w.Code)
+	}
+}
+
+func TestErrorsOfTheReceiverAreAnswered(t *testing.T) {
+	p := startPeer(t, 1)
+	if err := p.AddPeer(2, []string{closedURL(t)}); err != nil {
+		t.Fatal(err)
+	}
+	p.receiver.mu.err = errors.New("no room")
+	w := do(p, peerRequest(http.MethodPost, "/raft", encode(t, heartbeat(2, 1, 3))))
+	if w.Code != http.StatusServiceUnavailable {
+		t.Errorf("status %d", w.Code)
+	}
+	if n := p.Refusals()["panic"]; n != 0 {
+		t.Errorf("%d panics", n)
+	}
+}
+
+func TestPeersAreValidated(t *testing.T) {
+	own := "http://127.0.0.1:2380"
+	p := startPeer(t, 1, func(c *transportConfig) { c.PeerURLs = []string{own} })
+	for name, test := range map[string]struct {
+		id   uint64
+		urls []string
+	}{
+		"no id":               {0, []string{"http://127.0.0.1:1"}},
+		"itself":              {1, []string{"http://127.0.0.1:1"}},
+		"a local target":      {^uint64(0), []string{"http://127.0.0.1:1"}},
+		"no URLs":             {2, nil},
+		"a bad URL":           {2, []string{"http://127.0.0.1:1", "ftp://127.0.0.1:1"}},
+		"our own URL":         {2, []string{own}},
+		"a URL with a space":  {2, []string{" http://127.0.0.1:1"}},
+		"a URL with a path":   {2, []string{"http://127.0.0.1:1/x"}},
+		"a URL without port":  {2, []string{"http://127.0.0.1"}},
+		"a link-local target": {2, []string{"http://169.254.169.254:80"}},
+	} {
+		for what, f := range map[string]func(uint64, []string) error{
+			"AddPeer": p.AddPeer, "UpdatePeer": p.UpdatePeer, "AddRemote": p.AddRemote,
+		} {
+			if err := f(test.id, test.urls); err == nil {
+				t.Errorf("%s accepts %s", what, name)
+			}
+		}
+	}
+	if p.known(2) {
+		t.Error("a refused peer is known")
+	}
+}
+
+func TestPeerChanges(t *testing.T) {
+	a, b, moved := startPeer(t, 1), startPeer(t, 2), startPeer(t, 2)
+	connect(t, a, b)
+	sendUntilReceived(t, a, heartbeat(1, 2, 3), b.receiver)
+	if err := moved.AddPeer(1, []string{a.url}); err != nil {
+		t.Fatal(err)
+	}
+	// Both ways of giving new URLs reach the new place.
+	b.Stop()
+	b.server.CloseClientConnections()
+	if err := a.UpdatePeer(2, []string{moved.url}); err != nil {
+		t.Fatal(err)
+	}
+	sendUntilReceived(t, a, heartbeat(1, 2, 4), moved.receiver)
+	if err := a.AddPeer(2, []string{moved.url}); err != nil {
+		t.Fatal(err)
+	}
+	a.RemovePeer(2)
+	a.RemovePeer(2)
+	if a.known(2) || !a.ActiveSince(2).IsZero() {
+		t.Error("the removed peer is still there")
+	}
+	if err := a.UpdatePeer(2, []string{b.url}); err != nil || a.known(2) {
+		t.Errorf("an update adds a peer (%v)", err)
+	}
+	a.Send([]*raftpb.Message{heartbeat(1, 2, 5)}) // to nobody
+}
+
+func TestRemotesAreBounded(t *testing.T) {
+	p := startPeer(t, 1)
+	url := []string{closedURL(t)}
+	for id := uint64(2); id < 2+maxRemotes; id++ {
+		if err := p.AddRemote(id, url); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.AddRemote(2, url); err != nil {
+		t.Errorf("one that is there: %v", err)
+	}
+	if err := p.AddRemote(1000, url); err == nil {
+		t.Error("no limit")
+	}
+}
+
+func TestNothingHappensAfterStop(t *testing.T) {
+	a, b := startPeer(t, 1), startPeer(t, 2)
+	connect(t, a, b)
+	sendUntilReceived(t, a, heartbeat(1, 2, 3), b.receiver)
+	a.Stop()
+	a.Stop()
+	url := []string{closedURL(t)}
+	for what, err := range map[string]error{
+		"AddPeer": a.AddPeer(3, url), "UpdatePeer": a.UpdatePeer(2, url), "AddRemote": a.AddRemote(4, url),
+	} {
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	a.RemovePeer(2)
+	a.Send([]*raftpb.Message{heartbeat(1, 2, 4), heartbeat(1, 3, 4)})
+	if !a.ActiveSince(2).IsZero() {
+		t.Error("active after Stop")
+	}
+	body := newTrackedBody([]byte("body"))
+	a.SendSnapshot(snapshotMessage(1, 2, 9), body, 4)
+	if s := wait(t, a.receiver.statuses, "the status"); s.ok || !body.closed() {
+		t.Errorf("status %v, closed %v", s, body.closed())
+	}
+	if w := do(a, peerRequest(http.MethodPost, "/raft", encode(t, heartbeat(2, 1, 3)))); w.Code != http.StatusServiceUnavailable {
+		t.Errorf("handler: %d", w.Code)
+	}
+	if err := (raftSide{a.peerTransport}).Process(context.Background(), heartbeat(2, 1, 3)); err == nil {
+		t.Error("a message was taken")
+	}
+	if len(a.receiver.messages) > 0 {
+		t.Error("a message got through")
+	}
+}
+
+func TestTransportConfigIsChecked(t *testing.T) {
+	for name, cfg := range map[string]transportConfig{
+		"nothing":        {},
+		"no snapshotter": {ID: 1, Receiver: newNotingReceiver()},
+		"no receiver":    {ID: 1, Snapshotter: snap.New(nil, t.TempDir())},
+		"reserved id":    {ID: ^uint64(0), Receiver: newNotingReceiver(), Snapshotter: snap.New(nil, t.TempDir())},
+	} {
+		if _, err := newPeerTransport(cfg); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func TestValidatePeerURLs(t *testing.T) {
+	good := []string{
+		"http://127.0.0.1:2380", "https://kvd-1.example.com:2380", "http://[::1]:2380", "http://node_1:1",
+		"HTTP://node:65535", "http://10.0.0.1:2380", "http://0.0.0.0:2380", "http://a.b.c.:80", "http://node1:80",
+		"http://[fd00::1]:2380", "http://1.example:80",
+	}
+	for _, u := range good {
+		if err := ValidatePeerURLs([]string{u}); err != nil {
+			t.Errorf("%s: %v", u, err)
+		}
+	}
+	bad := []string{
+		"", "node:2380", "//node:2380", "unix:///x", "unix://localhost:1", "ftp://node:1", "http:node:1", "http://:2380",
+		"http://node", "http://node:", "http://node:0", "http://node:65536", "http://node:x", "http://user@node:1",
+		"http://user:secret@node:1", "http://node:1/", "http://node:1/x", "http://node:1?", "http://node:1?a=b",
+		"http://node:1#", "http://node:1#x", "http://169.254.169.254:80", "http://[fe80::1]:80", "http://[fe80::1%25eth0]:80",
+		"http://[::ffff:169.254.1.1]:80", "http://2852039166:80", "http://0xa9fea9fe:80", "http://169.254.1:80",
+		"http://0251.0376.1.1:80", "http://169.254.1.1.:80", "http://no de:1", " http://node:1", "http://node:1\n",
+		"http://n\u00f6de:1", "http://[::1:80", "http://node:1\x00", "http://" + string(make([]byte, 600)) + ":1",
+	}
+	for _, u := range bad {
+		if err := ValidatePeerURLs([]string{"http://node:1", u}); err == nil {
+			t.Errorf("%q is accepted", u)
+		}
+	}
+	if ValidatePeerURLs(nil) == nil || ValidatePeerURLs(slices.Repeat([]string{"http://node:1"}, maxURLs+1)) == nil {
+		t.Error("the number of URLs is not checked")
+	}
+	err := ValidatePeerURLs([]string{"http://user:secret@node:1", "ftp://other:1"})
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, want := range []string{"@node:1", "ftp://other:1"} {
+		if !contains(err.Error(), want) {
+			t.Errorf("the message does not name %s: %v", want, err)
+		}
+	}
+	if contains(err.Error(), "secret") {
+		t.Errorf("the message tells the password: %v", err)
+	}
+}
+
+// trackedBody is a snapshot body that knows whether it was closed.
+type trackedBody struct {
+	io.Reader
+	once sync.Once
+	done chan struct{}
+}
+
+func (b *trackedBody) Close() error {
+	b.once.Do(func() { close(b.done) })
+	if c, ok := b.Reader.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
+
+func (b *trackedBody) closed() bool {
+	select {
+	case <-b.done:
+		return true
+	default:
+		return false
+	}
+}

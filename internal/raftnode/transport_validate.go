@@ -1,0 +1,306 @@
+package raftnode
+
+import (
+	"encoding/binary"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+)
+
+// Limits of what a message may claim. Nothing real comes near them; beyond
+// them raft's arithmetic could overflow or its memory run out.
+const (
+	maxPlausibleTerm  = 1 << 62
+	maxPlausibleIndex = 1 << 62
+	// maxMessageSizeBytes holds the largest command with room to spare.
+	maxMessageSizeBytes = 64 << 20
+	// maxMessageEntries is more than maxMessageBytes of the smallest entries.
+	maxMessageEntries = 1 << 18
+	maxContextBytes   = 64
+	// readContextBytes is the size of raft's own context in heartbeats.
+	readContextBytes = 8
+	// maxReadContextBytes bounds the context of a forwarded ReadIndex.
+	maxReadContextBytes = 256
+)
+
+// messageShape is what one type of message may look like.
+type messageShape struct {
+	// termless messages are forwarded as if they were local. raft panics when
+	// it forwards one that has a term.
+	termless bool
+	entries  func(m *raftpb.Message) *refusalError // nil: must have none
+}
+
+// messageShapes are the messages that members send each other. All others are
+// local to a node, or steer it (MsgTransferLeader, MsgForgetLeader), which no
+// member ever asks of another.
+var messageShapes = map[raftpb.MessageType]messageShape{
+	raftpb.MsgProp:          {termless: true, entries: validateProposal},
+	raftpb.MsgReadIndex:     {termless: true, entries: validateReadEntry},
+	raftpb.MsgReadIndexResp: {entries: validateReadEntry},
+	raftpb.MsgApp:           {entries: validateAppend},
+	raftpb.MsgAppResp:       {},
+	raftpb.MsgVote:          {},
+	raftpb.MsgVoteResp:      {},
+	raftpb.MsgPreVote:       {},
+	raftpb.MsgPreVoteResp:   {},
+	raftpb.MsgSnap:          {},
+	raftpb.MsgHeartbeat:     {},
+	raftpb.MsgHeartbeatResp: {},
+	raftpb.MsgTimeoutNow:    {},
+}
+
+// validateMessage refuses what no member would send to self. raft trusts its
+// messages: many of those refused here would panic it, one could acknowledge
+// writes in the name of the disk. The error is a *refusalError.
+//
+// Two things it cannot judge without the log: see validateAgainst and
+// validateReadAck.
+func validateMessage(m *raftpb.Message, self uint64) error {
+	if r := checkMessage(m, self); r != nil {
+		return r
+	}
+	return nil
+}
+
+func checkMessage(m *raftpb.Message, self uint64) *refusalError {
+	if m == nil {
+		return refusef(refusedType, "no message")
+	}
+	shape, known := messageShapes[m.GetType()]
+	switch {
+	case !known || raft.IsLocalMsg(m.GetType()) || len(m.GetResponses()) > 0:
+		return refusef(refusedType, "%v is not exchanged between members", m.GetType())
+	case raft.IsLocalMsgTarget(m.GetFrom()) || !validID(m.GetFrom()) || m.GetFrom() == self:
+		return refusef(refusedSender, "%v from %d", m.GetType(), m.GetFrom())
+	case m.GetTo() != self:
+		return refusef(refusedTarget, "%v to %d", m.GetType(), m.GetTo())
+	}
+	for _, check := range []func(*raftpb.Message, messageShape) *refusalError{
+		validateNumbers, validateSize, validateEntries, validateContext, validateSnapshot,
+	} {
+		if r := check(m, shape); r != nil {
+			return r
+		}
+	}
+	return nil
+}
+
+// validateNumbers checks terms and indexes. A term of 0 would make raft take
+// the message for a local one.
+func validateNumbers(m *raftpb.Message, shape messageShape) *refusalError {
+	switch {
+	case shape.termless != (m.GetTerm() == 0):
+		return refusef(refusedTerm, "%v with term %d", m.GetType(), m.GetTerm())
+	case m.GetTerm() > maxPlausibleTerm || m.GetLogTerm() > maxPlausibleTerm:
+		return refusef(refusedTerm, "term %d, log term %d", m.GetTerm(), m.GetLogTerm())
+	// A candidate's and a leader's log is never ahead of its own term.
+	case !raft.IsResponseMsg(m.GetType()) && !shape.termless && m.GetLogTerm() > m.GetTerm():
+		return refusef(refusedTerm, "log term %d above term %d", m.GetLogTerm(), m.GetTerm())
+	case max(m.GetIndex(), m.GetCommit(), m.GetRejectHint()) > maxPlausibleIndex:
+		return refusef(refusedIndex, "index %d, commit %d, hint %d", m.GetIndex(), m.GetCommit(), m.GetRejectHint())
+	}
+	return nil
+}
+
+func validateSize(m *raftpb.Message, _ messageShape) *refusalError {
+	if n := len(m.GetEntries()); n > maxMessageEntries {
+		return refusef(refusedSize, "%d entries", n)
+	}
+	if n := proto.Size(m); n > maxMessageSizeBytes {
+		return refusef(refusedSize, "%d bytes", n)
+	}
+	return nil
+}
+
+func validateEntries(m *raftpb.Message, shape messageShape) *refusalError {
+	if shape.entries != nil {
+		return shape.entries(m)
+	}
+	if len(m.GetEntries()) > 0 {
+		return refusef(refusedEntries, "%v with entries", m.GetType())
+	}
+	return nil
+}
+
+// validateProposal: raft panics over an empty proposal.
+func validateProposal(m *raftpb.Message) *refusalError {
+	if len(m.GetEntries()) == 0 {
+		return refusef(refusedEntries, "a proposal of nothing")
+	}
+	for _, e := range m.GetEntries() {
+		if r := validateEntry(e); r != nil {
+			return r
+		}
+	}
+	return nil
+}
+
+// validateReadEntry: the context of a ReadIndex travels as its only entry.
+func validateReadEntry(m *raftpb.Message) *refusalError {
+	if len(m.GetEntries()) != 1 || m.GetEntries()[0] == nil {
+		return refusef(refusedEntries, "%v with %d entries", m.GetType(), len(m.GetEntries()))
+	}
+	if n := len(m.GetEntries()[0].GetData()); n > maxReadContextBytes {
+		return refusef(refusedContext, "a read context of %d bytes", n)
+	}
+	return nil
+}
+
+// validateAppend: the entries follow the one at Index and LogTerm without a
+// gap, in terms that never fall and never pass the leader's.
+func validateAppend(m *raftpb.Message) *refusalError {
+	term := max(m.GetLogTerm(), 1)
+	for i, e := range m.GetEntries() {
+		if r := validateEntry(e); r != nil {
+			return r
+		}
+		if want := m.GetIndex() + 1 + uint64(i); e.GetIndex() != want {
+			return refusef(refusedEntries, "entry %d where %d belongs", e.GetIndex(), want)
+		}
+		if e.GetTerm() < term || e.GetTerm() > m.GetTerm() {
+			return refusef(refusedEntries, "entry %d of term %d, between terms %d and %d", e.GetIndex(), e.GetTerm(), term, m.GetTerm())
+		}
+		term = e.GetTerm()
+	}
+	return nil
+}
+
+// validateEntry: raft panics over a configuration change that it can not
+// decode, when proposed and when applied.
+func validateEntry(e *raftpb.Entry) *refusalError {
+	if e == nil {
+		return refusef(refusedEntries, "no entry")
+	}
+	var err error
+	switch e.GetType() {
+	case raftpb.EntryNormal:
+	case raftpb.EntryConfChange:
+		err = proto.Unmarshal(e.GetData(), new(raftpb.ConfChange))
+	case raftpb.EntryConfChangeV2:
+		err = proto.Unmarshal(e.GetData(), new(raftpb.ConfChangeV2))
+	default:
+		return refusef(refusedEntries, "an entry of type %d", e.GetType())
+	}
+	if err != nil {
+		return refusef(refusedEntries, "a configuration change that cannot be decoded")
+	}
+	return nil
+}
+
+// validateContext: raft reads 8 bytes of a heartbeat response's context
+// without looking whether they are there.
+func validateContext(m *raftpb.Message, _ messageShape) *refusalError {
+	n := len(m.GetContext())
+	switch m.GetType() {
+	case raftpb.MsgHeartbeat, raftpb.MsgHeartbeatResp:
+		if n != 0 && n != readContextBytes {
+			return refusef(refusedContext, "a heartbeat context of %d bytes", n)
+		}
+	default:
+		if n > maxContextBytes {
+			return refusef(refusedContext, "%d bytes", n)
+		}
+	}
+	return nil
+}
+
+func validateSnapshot(m *raftpb.Message, _ messageShape) *refusalError {
+	if !isSnapshotMessage(m) {
+		if m.GetSnapshot() != nil {
+			return refusef(refusedSnapshot, "%v with a snapshot", m.GetType())
+		}
+		return nil
+	}
+	meta := m.GetSnapshot().GetMetadata()
+	switch {
+	case meta.GetConfState() == nil:
+		return refusef(refusedSnapshot, "no metadata")
+	case meta.GetIndex() == 0 || meta.GetIndex() > maxPlausibleIndex:
+		return refusef(refusedSnapshot, "index %d", meta.GetIndex())
+	case meta.GetTerm() == 0 || meta.GetTerm() > m.GetTerm():
+		return refusef(refusedSnapshot, "term %d in a message of term %d", meta.GetTerm(), m.GetTerm())
+	}
+	return validateConfState(meta.GetConfState())
+}
+
+// validateConfState: raft panics where restoring a configuration does not
+// reproduce it, as with an id that is there twice. kvd has no joint ones.
+func validateConfState(cs *raftpb.ConfState) *refusalError {
+	switch n := len(cs.GetVoters()) + len(cs.GetLearners()); {
+	case len(cs.GetVoters()) == 0:
+		return refusef(refusedSnapshot, "no voters")
+	case n > maxMembers:
+		return refusef(refusedSnapshot, "%d members", n)
+	case len(cs.GetVotersOutgoing()) > 0 || len(cs.GetLearnersNext()) > 0 || cs.GetAutoLeave():
+		return refusef(refusedSnapshot, "a joint configuration")
+	}
+	seen := make(map[uint64]bool, maxMembers)
+	for _, ids := range [][]uint64{cs.GetVoters(), cs.GetLearners()} {
+		for _, id := range ids {
+			if !validID(id) || seen[id] {
+				return refusef(refusedSnapshot, "member %d is impossible or there twice", id)
+			}
+			seen[id] = true
+		}
+	}
+	return nil
+}
+
+// validateAgainst is the part of the validation that needs a moment's log and
+// members; the owner of the log calls it right before stepping m.
+//
+// lastIndex is raft's own: it contains entries not yet on disk (followers
+// acknowledge a leader's entries before its own disk does) and not those that
+// were replaced; lastIndexAfter follows it from one Ready to the next. known
+// holds for members and for leaders that the local configuration does not
+// contain yet; raft itself takes a MsgApp from anybody.
+func validateAgainst(m *raftpb.Message, lastIndex uint64, known func(id uint64) bool) error {
+	switch {
+	case !known(m.GetFrom()):
+		return refusef(refusedUnknown, "member %d is not known", m.GetFrom())
+	// A leader never tells a follower to commit more than it acknowledged;
+	// raft panics when told to.
+	case m.GetType() == raftpb.MsgHeartbeat && m.GetCommit() > lastIndex:
+		return refusef(refusedIndex, "commit %d beyond the last entry %d", m.GetCommit(), lastIndex)
+	// Nobody can have entries of this leader that it has not made.
+	case m.GetType() == raftpb.MsgAppResp && m.GetIndex() > lastIndex:
+		return refusef(refusedIndex, "acknowledged %d beyond the last entry %d", m.GetIndex(), lastIndex)
+	}
+	return nil
+}
+
+// lastIndexAfter is how far the log surely reaches once m was stepped, where it
+// reached last before: an append or a snapshot may replace its end, and what
+// raft made of it only shows in the next Ready. A forged append with a forged
+// heartbeat right behind it would pass a check against the old end.
+func lastIndexAfter(m *raftpb.Message, last uint64) uint64 {
+	switch n := len(m.GetEntries()); {
+	case m.GetType() == raftpb.MsgApp && n > 0:
+		return min(last, m.GetIndex()+uint64(n))
+	case isSnapshotMessage(m):
+		return min(last, m.GetSnapshot().GetMetadata().GetIndex())
+	}
+	return last
+}
+
+// readAckOf is the position in raft's queue of reads that a heartbeat asks to
+// confirm, or its response confirms; 0 without one.
+func readAckOf(m *raftpb.Message) uint64 {
+	if len(m.GetContext()) < readContextBytes {
+		return 0
+	}
+	return binary.LittleEndian.Uint64(m.GetContext())
+}
+
+// validateReadAck refuses a heartbeat response that confirms reads which were
+// never asked about: raft slices its queue by the number a quorum sent, and
+// panics beyond its end. sent is the greatest readAckOf of the heartbeats sent
+// in the current term.
+func validateReadAck(m *raftpb.Message, sent uint64) error {
+	if m.GetType() == raftpb.MsgHeartbeatResp && readAckOf(m) > sent {
+		return refusef(refusedContext, "read %d confirmed, %d sent", readAckOf(m), sent)
+	}
+	return nil
+}

@@ -1,0 +1,436 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// cluster is a set of kvd processes that know each other. Its cleanup is the
+// full check: the members agree, every process ended as it should have, and
+// every data directory passes kvd doctor.
+type cluster struct {
+	t     testing.TB
+	root  string
+	flags []string // for every member
+	nodes []*member
+	ports func(id uint64) (client, peer int)
+}
+
+// member is one place in the cluster: its addresses and directory, and the
+// process that runs there at the moment.
+type member struct {
+	t          testing.TB
+	id         uint64
+	clientPort int
+	peerPort   int
+	dir        string
+	args       []string
+	runs       []*process
+	mu         sync.Mutex // guards expected; tests kill from several goroutines
+	expected   map[*process]int
+	paused     bool
+	noDoctor   bool // the directory is gone on purpose
+}
+
+// quick are flags under which leaders are replaced soon.
+var quick = []string{"--heartbeat-interval", "50ms", "--election-timeout", "500ms"}
+
+// newCluster starts n members and waits until all are ready.
+func newCluster(t testing.TB, n int, flags ...string) *cluster {
+	t.Helper()
+	c := newIdleCluster(t, n, flags...)
+	for _, m := range c.nodes {
+		m.start()
+	}
+	c.awaitReady()
+	return c
+}
+
+// newIdleCluster lays out n members and starts none.
+func newIdleCluster(t testing.TB, n int, flags ...string) *cluster {
+	t.Helper()
+	return layOut(t, n, func(uint64) (client, peer int) { return freePort(t), freePort(t) }, flags...)
+}
+
+func layOut(t testing.TB, n int, ports func(id uint64) (client, peer int), flags ...string) *cluster {
+	t.Helper()
+	c := &cluster{t: t, root: t.TempDir(), flags: flags, ports: ports}
+	for id := range n {
+		c.nodes = append(c.nodes, c.place(uint64(id+1)))
+	}
+	list := c.peerList()
+	for _, m := range c.nodes {
+		m.args = append(m.raftexampleArgs(list), flags...)
+	}
+	t.Cleanup(c.finish)
+	return c
+}
+
+func (c *cluster) place(id uint64) *member {
+	client, peer := c.ports(id)
+	return &member{
+		t:          c.t,
+		id:         id,
+		clientPort: client,
+		peerPort:   peer,
+		dir:        filepath.Join(c.root, strconv.FormatUint(id, 10)),
+		expected:   make(map[*process]int),
+	}
+}
+
+// peerList is what --cluster takes: the peer URLs in the order of the ids.
+func (c *cluster) peerList() string {
+	var urls []string
+	for _, m := range c.nodes {
+		urls = append(urls, m.peerURL())
+	}
+	return strings.Join(urls, ",")
+}
+
+func (m *member) raftexampleArgs(peers string) []string {
+	return []string{
+		"--id", strconv.FormatUint(m.id, 10), "--cluster", peers,
+		"--port", strconv.Itoa(m.clientPort), "--data-dir", m.dir,
+	}
+}
+
+func (m *member) url() string     { return "http://" + loopback(m.clientPort) }
+func (m *member) peerURL() string { return "http://" + loopback(m.peerPort) }
+func (m *member) String() string  { return fmt.Sprintf("member %d", m.id) }
+
+// start runs the member's command line.
+func (m *member) start(extra ...string) *process {
+	m.t.Helper()
+	p := startProcess(m.t, fmt.Sprintf("%v run %d", m, len(m.runs)+1), filepath.Dir(m.dir), binary, append(slices.Clone(m.args), extra...)...)
+	m.runs = append(m.runs, p)
+	return p
+}
+
+// process is the newest run.
+func (m *member) process() *process { return m.runs[len(m.runs)-1] }
+
+func (m *member) running() bool { return len(m.runs) > 0 && m.process().running() }
+
+func (m *member) expect(p *process, code int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.expected[p] = code
+}
+
+// kill is kill -9, and waits for the end.
+func (m *member) kill() {
+	m.t.Helper()
+	p := m.process()
+	m.expect(p, killed)
+	p.signal(m.t, syscall.SIGKILL)
+	p.expectExit(m.t, killed)
+	m.paused = false
+}
+
+// stop is a regular stop.
+func (m *member) stop() {
+	m.t.Helper()
+	m.process().signal(m.t, syscall.SIGTERM)
+	m.process().expectExit(m.t, 0)
+}
+
+// expectExit waits until the process ends by itself with the code.
+func (m *member) expectExit(code int) {
+	m.t.Helper()
+	m.expect(m.process(), code)
+	m.process().expectExit(m.t, code)
+}
+
+// pause stops the process in place; resume lets it go on as if no time had
+// passed.
+func (m *member) pause() {
+	m.t.Helper()
+	m.process().signal(m.t, syscall.SIGSTOP)
+	m.paused = true
+	eventually(m.t, m.String()+" is stopped", func() error {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.process().pid()))
+		if err != nil {
+			return err
+		}
+		if _, state, _ := strings.Cut(string(data), ") "); !strings.HasPrefix(state, "T") {
+			return fmt.Errorf("state %.1s", state)
+		}
+		return nil
+	})
+}
+
+func (m *member) resume() {
+	m.t.Helper()
+	m.process().signal(m.t, syscall.SIGCONT)
+	m.paused = false
+}
+
+// awaitReady waits until the member says that it serves.
+func (m *member) awaitReady() {
+	m.t.Helper()
+	eventually(m.t, m.String()+" is ready", m.ready)
+}
+
+func (m *member) ready() error {
+	if !m.running() {
+		return hopeless{fmt.Errorf("its process ended with %v:\n%s", m.process().cmd.ProcessState, m.process().output.tail(20))}
+	}
+	a := get(m, "/readyz?verbose")
+	if a.err == nil && a.status == 200 {
+		return nil
+	}
+	return fmt.Errorf("/readyz: %v", a)
+}
+
+func (c *cluster) awaitReady() {
+	c.t.Helper()
+	for _, m := range c.live() {
+		m.awaitReady()
+	}
+}
+
+// node returns the member with the id.
+func (c *cluster) node(id uint64) *member {
+	c.t.Helper()
+	for _, m := range c.nodes {
+		if m.id == id {
+			return m
+		}
+	}
+	c.t.Fatalf("there is no member %d", id)
+	return nil
+}
+
+// live are the members whose processes run unpaused.
+func (c *cluster) live() []*member {
+	return slices.DeleteFunc(slices.Clone(c.nodes), func(m *member) bool { return !m.running() || m.paused })
+}
+
+// leader waits until all live members name the same leader and it lives too.
+func (c *cluster) leader() *member {
+	c.t.Helper()
+	var found *member
+	eventually(c.t, "the members agree on a leader", func() error {
+		var err error
+		found, err = c.agreedLeader()
+		return err
+	})
+	return found
+}
+
+func (c *cluster) agreedLeader() (*member, error) {
+	var id uint64
+	for i, m := range c.live() {
+		st, err := m.status()
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("%v: %w", m, err)
+		case i > 0 && st.Leader != id:
+			return nil, fmt.Errorf("%v follows %d, another one %d", m, st.Leader, id)
+		}
+		id = st.Leader
+	}
+	for _, m := range c.live() {
+		if m.id == id {
+			return m, nil
+		}
+	}
+	return nil, fmt.Errorf("the leader is %d, which does not run", id)
+}
+
+// followers are the live members but the leader.
+func (c *cluster) followers() []*member {
+	c.t.Helper()
+	leader := c.leader()
+	return slices.DeleteFunc(c.live(), func(m *member) bool { return m == leader })
+}
+
+// joining lays out the place of another member, which is to be started with
+// --join.
+func (c *cluster) joining() *member {
+	c.t.Helper()
+	m := c.place(uint64(len(c.nodes) + 1))
+	c.nodes = append(c.nodes, m)
+	m.args = append(append(m.raftexampleArgs(c.peerList()), "--join"), c.flags...)
+	return m
+}
+
+// add lays out another member and has the cluster add it; it does not start
+// it.
+func (c *cluster) add() *member {
+	c.t.Helper()
+	via, m := c.live()[0], c.joining()
+	if a := send(via, "POST", fmt.Sprintf("/%d", m.id), m.peerURL()); a.status != 204 {
+		c.t.Fatalf("add %v through %v: %v", m, via, a)
+	}
+	return m
+}
+
+// remove has the cluster remove a member; one that runs ends by itself.
+func (c *cluster) remove(via, m *member) {
+	c.t.Helper()
+	if a := send(via, "DELETE", fmt.Sprintf("/%d", m.id), ""); a.status != 204 {
+		c.t.Fatalf("remove %v through %v: %v", m, via, a)
+	}
+	if m.running() {
+		m.expectExit(0)
+	}
+}
+
+// awaitVoter waits until the cluster counts the member as a voter.
+func (c *cluster) awaitVoter(m *member) {
+	c.t.Helper()
+	eventually(c.t, m.String()+" is promoted", func() error {
+		members, err := c.live()[0].members()
+		if err != nil {
+			return err
+		}
+		for _, x := range members {
+			if x.ID == m.id && !x.Learner {
+				return nil
+			}
+		}
+		return fmt.Errorf("the members are %+v", members)
+	})
+}
+
+// finish ends the cluster and judges it.
+func (c *cluster) finish() {
+	c.t.Helper()
+	defer c.report()
+	defer func() {
+		for _, m := range c.nodes {
+			for _, p := range m.runs {
+				p.abandon()
+			}
+		}
+	}()
+	if c.t.Failed() {
+		return // the first failure tells more than what follows from it
+	}
+	for _, m := range c.nodes {
+		if m.paused {
+			m.resume()
+		}
+	}
+	c.judgeReplicas()
+	c.stopAll()
+	c.judgeExits()
+	c.judgeDirectories()
+}
+
+// judgeReplicas waits until all live members have applied the same log and
+// compares their state hashes at that index.
+func (c *cluster) judgeReplicas() {
+	c.t.Helper()
+	if len(c.live()) == 0 {
+		c.t.Fatal("no member runs in the end, so that there is nothing to judge")
+	}
+	eventually(c.t, "the members agree on the state", c.sameState)
+}
+
+func (c *cluster) sameState() error {
+	var first memberStatus
+	for i, m := range c.live() {
+		st, err := m.status()
+		switch {
+		case err != nil:
+			return fmt.Errorf("%v: %w", m, err)
+		case i == 0:
+			first = st
+		case st.Applied != first.Applied:
+			return fmt.Errorf("%v has applied %d, member %d %d", m, st.Applied, first.ID, first.Applied)
+		case st.StateHash != first.StateHash:
+			return hopeless{fmt.Errorf("at index %d %v has state %s at revision %d, member %d %s at %d",
+				st.Applied, m, st.StateHash, st.Revision, first.ID, first.StateHash, first.Revision)}
+		}
+	}
+	if first.StateHash == "" || first.Applied == 0 {
+		return hopeless{fmt.Errorf("member %d names no state: %+v", first.ID, first)}
+	}
+	return nil
+}
+
+// stopAll stops all members at the same time, as a shutting machine does.
+func (c *cluster) stopAll() {
+	c.t.Helper()
+	live := c.live()
+	for _, m := range live {
+		m.process().signal(c.t, syscall.SIGTERM)
+	}
+	for _, m := range live {
+		m.process().expectExit(c.t, 0)
+	}
+}
+
+func (c *cluster) judgeExits() {
+	c.t.Helper()
+	for _, m := range c.nodes {
+		for _, p := range m.runs {
+			if got, want := p.exitCode(c.t), m.expected[p]; got != want {
+				c.t.Errorf("%s ended with %d, want %d\n%s", p.name, got, want, p.output.tail(40))
+			}
+		}
+	}
+}
+
+// judgeDirectories lets kvd doctor open every directory again.
+func (c *cluster) judgeDirectories() {
+	c.t.Helper()
+	for _, m := range c.nodes {
+		if m.noDoctor || len(m.runs) == 0 {
+			continue
+		}
+		if out, err := doctor(m.dir); err != nil {
+			c.t.Errorf("kvd doctor %s: %v\n%s", m.dir, err, out)
+		}
+	}
+}
+
+func doctor(dir string) (string, error) {
+	cmd := exec.Command(binary, "doctor", dir)
+	cmd.Env = environment()
+	out, err := cmd.CombinedOutput()
+	if exit := new(exec.ExitError); errors.As(err, &exit) {
+		err = fmt.Errorf("exit code %d", exit.ExitCode())
+	}
+	return string(out), err
+}
+
+// report shows what the processes wrote when the test has failed.
+func (c *cluster) report() {
+	if !c.t.Failed() {
+		return
+	}
+	for _, m := range c.nodes {
+		for i, p := range m.runs {
+			lines := 15
+			if i == len(m.runs)-1 {
+				lines = 60
+			}
+			c.t.Logf("---- %s (pid %d, %v) ----\n%s", p.name, p.pid(), p.cmd.ProcessState, p.output.tail(lines))
+		}
+	}
+}
+
+// restart starts members again and waits until they are ready.
+func restart(members ...*member) time.Duration {
+	begin := time.Now()
+	for _, m := range members {
+		m.start()
+	}
+	for _, m := range members {
+		m.awaitReady()
+	}
+	return time.Since(begin)
+}

@@ -1,0 +1,140 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+)
+
+const (
+	// patience is how long a condition may take that normally holds within a
+	// second: generous, because the machine may be busy.
+	patience = 60 * time.Second
+	// pollInterval is how often a condition is looked at.
+	pollInterval = 10 * time.Millisecond
+)
+
+// eventually waits until check returns nil and fails the test with its last
+// error when that takes longer than patience.
+func eventually(t testing.TB, what string, check func() error) {
+	t.Helper()
+	if err := poll(patience, check); err != nil {
+		t.Fatalf("%s: not within %v: %v", what, patience, err)
+	}
+}
+
+// poll calls check at once and then at intervals until it returns nil or the
+// time is over; it returns the last error.
+func poll(limit time.Duration, check func() error) error {
+	deadline := time.Now().Add(limit)
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
+	for {
+		err := check()
+		if err == nil || errors.As(err, new(hopeless)) || time.Now().After(deadline) {
+			return err
+		}
+		<-ticker.C
+	}
+}
+
+// hopeless is an error of a condition that can no longer come true.
+type hopeless struct{ error }
+
+// The ports of the tests lie below the range from which the kernel takes the
+// ports of outgoing connections: one of those could otherwise sit on the port
+// of a node that is about to restart. They are handed out in blocks, whose
+// first port is held by a listener as long as the test process lives, so that
+// two runs on one machine do not share one.
+const (
+	firstBlock = 11000
+	blockPorts = 50
+	blocks     = 400 // up to port 31000
+)
+
+var ports struct {
+	sync.Mutex
+	next, end int
+	guards    []net.Listener
+}
+
+// freePort returns a port of 127.0.0.1 that no other caller gets.
+func freePort(t testing.TB) int {
+	t.Helper()
+	ports.Lock()
+	defer ports.Unlock()
+	for {
+		if ports.next == ports.end {
+			reserveBlockLocked(t)
+		}
+		port := ports.next
+		ports.next++
+		if portFree(port) {
+			return port
+		}
+	}
+}
+
+func reserveBlockLocked(t testing.TB) {
+	t.Helper()
+	for range 1000 {
+		first := firstBlock + rand.IntN(blocks)*blockPorts
+		l, err := net.Listen("tcp", loopback(first))
+		if err != nil {
+			continue
+		}
+		ports.guards = append(ports.guards, l)
+		ports.next, ports.end = first+1, first+blockPorts
+		return
+	}
+	t.Fatalf("no free block of ports between %d and %d", firstBlock, firstBlock+blocks*blockPorts)
+}
+
+func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+func portFree(port int) bool {
+	l, err := net.Listen("tcp", loopback(port))
+	if err != nil {
+		return false
+	}
+	return l.Close() == nil
+}
+
+// seeded returns a random source and logs the seed; KVD_SEED repeats a run's
+// choices (not its timing).
+func seeded(t testing.TB) *rand.Rand {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	if s := os.Getenv("KVD_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatalf("KVD_SEED: %v", err)
+		}
+	}
+	t.Logf("KVD_SEED=%d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
+}
+
+// must fails the test on an error and returns the value.
+func must[T any](t testing.TB, v T, err error) T {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func tempFile(t testing.TB, name string, data []byte) string {
+	t.Helper()
+	path := fmt.Sprintf("%s/%s", t.TempDir(), name)
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}

@@ -1,0 +1,171 @@
+package e2e
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+// TestKillUnderLoad kills the leader, a follower or all nodes at random
+// moments, again and again, under clients that use all nodes. Every
+// acknowledged write is there, no read is stale, nothing is applied twice, and
+// the members agree on the state in the end.
+func TestKillUnderLoad(t *testing.T) {
+	kills, pace := 12, 50*time.Millisecond
+	if runSize != "" {
+		kills, pace = 60, 300*time.Millisecond
+	}
+	r := &killRun{
+		t: t, cluster: newCluster(t, 3, quick...), random: seeded(t),
+		counts: make(map[target]int),
+	}
+	r.load = startLoad(t, r.cluster, r.random, loadShape{clients: 8, keys: 8, paced: 4, pacedKeys: 4, pace: pace})
+	for i := range kills {
+		r.round(target(i % int(targets)))
+	}
+	r.awaitTraffic(200)
+	r.judge(kills)
+}
+
+// target is whom a round kills.
+type target int
+
+const (
+	theLeader target = iota
+	aFollower
+	everybody
+	leaderAndFollower
+	targets
+)
+
+func (g target) String() string {
+	return [...]string{"leader", "follower", "all", "leader and a follower"}[g]
+}
+
+type killRun struct {
+	t       *testing.T
+	cluster *cluster
+	load    *load
+	random  *rand.Rand
+	counts  map[target]int
+}
+
+// round kills, sometimes lets the rest go on alone, and restarts.
+func (r *killRun) round(g target) {
+	r.t.Helper()
+	r.awaitTraffic(20 + r.random.Int64N(200))
+	victims := r.victims(g)
+	for _, m := range victims {
+		m.kill()
+	}
+	r.counts[g]++
+	if len(victims) == 1 && r.random.IntN(2) == 0 {
+		r.awaitTraffic(50)
+	}
+	restart(victims...)
+}
+
+func (r *killRun) victims(g target) []*member {
+	r.t.Helper()
+	leader := r.cluster.leader()
+	followers := r.cluster.followers()
+	follower := followers[r.random.IntN(len(followers))]
+	switch g {
+	case theLeader:
+		return []*member{leader}
+	case aFollower:
+		return []*member{follower}
+	case leaderAndFollower:
+		return []*member{leader, follower}
+	default:
+		return r.cluster.live()
+	}
+}
+
+// awaitTraffic waits until so many more writes were acknowledged, and as many
+// reads answered.
+func (r *killRun) awaitTraffic(n int64) {
+	r.t.Helper()
+	acked, read := r.load.acked.Load()+n, r.load.read.Load()+n
+	eventually(r.t, fmt.Sprintf("%d more reads and writes are answered", n), func() error {
+		if a, b := r.load.acked.Load(), r.load.read.Load(); a < acked || b < read {
+			return fmt.Errorf("%d writes and %d reads to go", acked-a, read-b)
+		}
+		return nil
+	})
+}
+
+func (r *killRun) judge(kills int) {
+	t := r.t
+	t.Helper()
+	history := r.load.stop()
+	t.Logf("%d kills %v; %s", kills, r.counts, outcomes(history))
+	for _, s := range r.load.surprises() {
+		t.Error("unexpected answer: ", s)
+	}
+	r.demandTraffic(kills, history)
+	last := finalRevision(t, r.cluster)
+	for _, m := range r.cluster.live() {
+		// Each member by itself, for its own copy of the history.
+		w := &witness{operations: history, state: stateOf(m)}
+		for _, p := range w.judge(last) {
+			t.Errorf("judged by %v: %s", m, p)
+		}
+		if t.Failed() {
+			return
+		}
+		t.Logf("judged by %v: %d operations, %d revisions, %d unknown outcomes had taken effect: no violation", m, len(history), last, w.settled)
+		forget(history)
+	}
+	judgedHistory := r.load.judgedHistory()
+	if n := len(judgedHistory); n < 100 {
+		t.Errorf("only %d operations for porcupine: that proves nothing", n)
+	}
+	if err := askPorcupine(t, judgedHistory); err != nil {
+		t.Errorf("%d operations: %v", len(judgedHistory), err)
+	}
+	t.Logf("porcupine: %d operations are linearizable", len(judgedHistory))
+}
+
+// forget takes back what a witness settled, for the next one.
+func forget(history []*operation) {
+	for _, o := range history {
+		if o.outcome == unknown {
+			o.revision = 0
+		}
+	}
+}
+
+// demandTraffic fails a run that proves nothing.
+func (r *killRun) demandTraffic(kills int, history []*operation) {
+	r.t.Helper()
+	acked, read := r.load.acked.Load(), r.load.read.Load()
+	if least := int64(50 * kills); acked < least || read < least {
+		r.t.Errorf("only %d writes acknowledged and %d reads answered under %d kills: that proves nothing", acked, read, kills)
+	}
+	for g := range targets {
+		if r.counts[g] == 0 {
+			r.t.Errorf("never killed: %v", g)
+		}
+	}
+	for _, o := range history {
+		if o.outcome == unknown {
+			return
+		}
+	}
+	r.t.Error("no kill ever left an outcome unknown: the kills did not hit the load")
+}
+
+// finalRevision is the store's, seen by a linearizable read.
+func finalRevision(t testing.TB, c *cluster) uint64 {
+	t.Helper()
+	var a answer
+	eventually(t, "read the final revision", func() error {
+		if a = get(c.live()[0], "/v1/kv/"+keyPrefix+"end"); a.err != nil || a.status != 404 {
+			return fmt.Errorf("%v", a)
+		}
+		return nil
+	})
+	return a.revision()
+}
