@@ -160,14 +160,6 @@ func (x *exchange) do(cmd *kvstore.Command) (kvstore.Result, error) {
 		return res, err
 	}
 	x.setRevision(res.Revision)
-	if res.Outcome == kvstore.NotANumber || res.Outcome == kvstore.Overflow {
-		// The store says what is wrong with the value, not which revision has it.
-		kv, _, err := x.srv.opts.Store.Get(cmd.Key, res.Revision)
-		if err != nil {
-			return res, err
-		}
-		res.KV.ModRevision = kv.ModRevision
-	}
 	return res, outcomeProblem(&res)
 }
 

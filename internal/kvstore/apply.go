@@ -137,7 +137,7 @@ func (s *Store) execute(c *Command, e *Entry) (Result, error) {
 		return Result{}, err
 	}
 	if !holds(c.Conditions, m) {
-		return Result{Outcome: PreconditionFailed, Detail: "a condition on the key does not hold", KV: KV{ModRevision: m.current()}}, nil
+		return refuseAt(m, PreconditionFailed, "a condition on the key does not hold"), nil
 	}
 	var r Result
 	if c.ReturnPrevious {
@@ -159,6 +159,11 @@ func (s *Store) execute(c *Command, e *Entry) (Result, error) {
 
 func refuse(o Outcome, format string, args ...any) Result {
 	return Result{Outcome: o, Detail: fmt.Sprintf(format, args...)}
+}
+
+// refuseAt says at which revision the key is, so that the client can decide.
+func refuseAt(m *keyMeta, o Outcome, detail string) Result {
+	return Result{Outcome: o, Detail: detail, KV: KV{ModRevision: m.current()}}
 }
 
 // current is the key's mod_revision, 0 when it is absent.
@@ -368,11 +373,11 @@ func (s *Store) incr(m *keyMeta, delta int64, r Result) (Result, error) {
 			return Result{}, err
 		}
 		if n, err = strconv.ParseInt(string(old), 10, 64); err != nil {
-			return refuse(NotANumber, "the value is not a decimal number of 64 bits"), nil
+			return refuseAt(m, NotANumber, "the value is not a decimal number of 64 bits"), nil
 		}
 	}
 	if delta > 0 && n > math.MaxInt64-delta || delta < 0 && n < math.MinInt64-delta {
-		return refuse(Overflow, "the sum would not fit into 64 bits"), nil
+		return refuseAt(m, Overflow, "the sum would not fit into 64 bits"), nil
 	}
 	value := strconv.AppendInt(nil, n+delta, 10)
 	r = s.put(m, value, m.lease, r)

@@ -185,7 +185,7 @@ func (w *walker) look() (found bool, err error) {
 	w.prefix = append(w.prefix[:0], prefix...)
 	if w.r.Reverse || rev > w.at {
 		if !w.seekVersion() {
-			w.skip()
+			w.seekNext() // the iterator has left the key already
 			return false, w.it.Err()
 		}
 		if _, rev, err = splitVersionKey(w.it.Key()); err != nil {
@@ -230,13 +230,22 @@ const fewVersions = 4
 // skip moves to the next key in the direction of the walk.
 func (w *walker) skip() {
 	if w.r.Reverse {
-		w.valid = w.it.SeekLT(w.prefix)
+		w.seekNext()
 		return
 	}
 	for range fewVersions {
 		if w.valid = w.it.Next(); !w.valid || !bytes.HasPrefix(w.it.Key(), w.prefix) {
 			return
 		}
+	}
+	w.seekNext()
+}
+
+// seekNext moves to the next key from wherever the iterator is.
+func (w *walker) seekNext() {
+	if w.r.Reverse {
+		w.valid = w.it.SeekLT(w.prefix)
+		return
 	}
 	w.seek = afterPrefix(w.seek[:0], w.prefix)
 	w.valid = w.it.SeekGE(w.seek)

@@ -1,0 +1,648 @@
+package raftnode
+
+import (
+	"errors"
+	"testing"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// rig is a core alone, with its loops done by hand.
+type rig struct {
+	t       *testing.T
+	core    *core
+	applier *applier
+	log     *logStore
+	machine *machine
+	sent    []*raftpb.Message
+	reads   []readBatch
+	applies []applyWork // held back while hold is set
+	hold    bool
+}
+
+// newRig makes member 1 of a cluster of so many voters.
+func newRig(t *testing.T, members int, limits func(*coreConfig)) *rig {
+	t.Helper()
+	r := newRoster(simCluster, nil)
+	for id := uint64(1); id <= uint64(members); id++ {
+		m := simMember(id)
+		r.members[id] = &m
+		r.highestID = id
+	}
+	g := &rig{t: t, machine: newMachine(false)}
+	g.machine.violation = t.Errorf
+	g.machine.ran = func(*Entry, uint64) {}
+	g.applier = &applier{self: 1, sm: g.machine, roster: r, index: InitialIndex}
+	first := newSnapshot(InitialIndex, initialTerm, r.membership())
+	hs := &raftpb.HardState{Term: new(uint64(initialTerm)), Commit: new(uint64(InitialIndex))}
+	g.log = newLogStore(first, hs, nil, r.membership().confState())
+	if err := g.machine.Apply([]Entry{{Index: InitialIndex, Term: initialTerm, Records: r.records()}}); err != nil {
+		t.Fatal(err)
+	}
+	cfg := coreConfig{
+		id: 1, start: start{Member: 1, Nonce: "dir", Boot: "boot", Version: payloadVersion},
+		electionTicks: simElection, heartbeatTicks: 1, maxBatchBytes: 64, maxQueueBytes: 1 << 10,
+		log: g.log, applied: InitialIndex, membership: r.membership(), logger: quietLogger{},
+	}
+	if limits != nil {
+		limits(&cfg)
+	}
+	c, err := newCore(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.core = c
+	return g
+}
+
+// work carries effects out until there are none; messages are collected.
+func (g *rig) work() {
+	g.t.Helper()
+	for {
+		out := g.core.takeEffects()
+		if out.fatal != nil {
+			g.t.Fatal(out.fatal)
+		}
+		g.sent = append(g.sent, out.messages...)
+		g.reads = append(g.reads, out.reads...)
+		g.applies = append(g.applies, out.applies...)
+		if len(out.appends) == 0 && (len(g.applies) == 0 || g.hold) {
+			return
+		}
+		g.append(out.appends)
+		if !g.hold {
+			g.apply()
+		}
+	}
+}
+
+func (g *rig) append(jobs []*raftpb.Message) {
+	a := appender{disk: newTape(), log: g.log, install: func(*raftpb.Snapshot) error { return nil }}
+	responses, err := a.append(jobs)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	var own []*raftpb.Message
+	for _, m := range responses {
+		if m.GetTo() == 1 {
+			own = append(own, m)
+		} else {
+			g.sent = append(g.sent, m)
+		}
+	}
+	g.core.storageDone(own)
+}
+
+func (g *rig) apply() {
+	work := g.applies
+	g.applies = nil
+	if len(work) == 0 {
+		return
+	}
+	out, err := g.applier.apply(work)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.core.applied(out)
+}
+
+// lone is a rig that leads alone and has presented itself.
+func lone(t *testing.T, limits func(*coreConfig)) *rig {
+	g := newRig(t, 1, limits)
+	g.work()
+	if !g.core.isLeader() || g.core.proposals.incarnation == 0 {
+		t.Fatal("a single member does not lead at once")
+	}
+	return g
+}
+
+// following is a rig that follows member 2 of three, in term 5.
+func following(t *testing.T) *rig {
+	g := newRig(t, 3, nil)
+	g.step(&raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(2)), Commit: new(uint64(InitialIndex))})
+	return g
+}
+
+// step hands the core a message of term 5 to itself.
+func (g *rig) step(m *raftpb.Message) {
+	m.To = new(uint64(1))
+	if m.Term == nil {
+		m.Term = new(uint64(5))
+	}
+	g.core.step(m)
+	g.work()
+}
+
+// command is a new proposal for the machine.
+func (g *rig) command(id byte, size int) *proposal {
+	b := make([]byte, max(size, 8))
+	b[7] = id
+	return newProposal(b)
+}
+
+func (g *rig) propose(id byte, size int) *proposal {
+	g.t.Helper()
+	p := g.command(id, size)
+	if err := g.core.propose(p); err != nil {
+		g.t.Fatal(err)
+	}
+	return p
+}
+
+func (p *proposal) answered() (answer, bool) {
+	select {
+	case a := <-p.done:
+		return a, true
+	default:
+		return answer{}, false
+	}
+}
+
+func (g *rig) sentOf(typ raftpb.MessageType) (out []*raftpb.Message) {
+	for _, m := range g.sent {
+		if m.GetType() == typ {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// proposedBatches returns the batches among the forwarded proposals.
+func (g *rig) proposedBatches() (out []origin) {
+	for _, m := range g.sentOf(raftpb.MsgProp) {
+		if o, ok := peekBatch(m.GetEntries()[0].GetData()); ok {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+// TestOneBatchInFlight is invariant C1, on a follower: what arrives while a
+// batch is uncommitted waits and goes as the next.
+func TestOneBatchInFlight(t *testing.T) {
+	g := following(t)
+	g.admitSelf()
+	g.propose(1, 8)
+	g.work()
+	for id := byte(2); id < 6; id++ {
+		g.propose(id, 8)
+		g.work()
+	}
+	got := g.proposedBatches()
+	if len(got) != 1 || len(g.core.proposals.queue) != 4 {
+		t.Fatalf("%d batches proposed, %d commands wait", len(got), len(g.core.proposals.queue))
+	}
+	g.commitFlight()
+	if got = g.proposedBatches(); len(got) != 2 || got[1].sequence != 2 || len(g.core.proposals.flight.proposals) != 4 {
+		t.Fatalf("after the commit: batches %v", got)
+	}
+}
+
+// replicate lets the leader, member 2, send and commit entries.
+func (g *rig) replicate(datas ...[]byte) {
+	g.t.Helper()
+	last, _ := g.log.LastIndex()
+	prev, _ := g.log.Term(last)
+	var ents []*raftpb.Entry
+	for i, d := range datas {
+		ents = append(ents, &raftpb.Entry{Index: new(last + 1 + uint64(i)), Term: new(uint64(5)), Data: d})
+	}
+	commit := last + uint64(len(datas))
+	g.step(&raftpb.Message{Type: raftpb.MsgApp.Enum(), From: new(uint64(2)),
+		Index: new(last), LogTerm: new(prev), Commit: new(commit), Entries: ents})
+}
+
+// admitSelf commits the start entry of the core.
+func (g *rig) admitSelf() {
+	g.t.Helper()
+	g.work()
+	g.replicate(encodeStart(&g.core.cfg.start))
+	if g.core.proposals.incarnation == 0 {
+		g.t.Fatal("the start was not applied")
+	}
+}
+
+func (g *rig) commitFlight() {
+	g.t.Helper()
+	g.replicate(g.core.proposals.flight.data)
+}
+
+// TestLostForwardIsProposedAgain: a forwarded proposal that vanishes is made
+// again with the same origin, ever more rarely, and two copies run once.
+func TestLostForwardIsProposedAgain(t *testing.T) {
+	g := following(t)
+	g.admitSelf()
+	p := g.propose(1, 8)
+	g.work()
+	for range 4 * simElection {
+		g.core.tick()
+		g.step(&raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(2)), Commit: new(uint64(0))})
+	}
+	got := g.proposedBatches()
+	if len(got) < 2 || len(got) > 3 || got[0] != got[1] {
+		t.Fatalf("proposed as %v", got)
+	}
+	data := g.core.proposals.flight.data
+	g.replicate(data, data)
+	if a, ok := p.answered(); !ok || a.err != nil {
+		t.Fatalf("answer %v %v", a, ok)
+	}
+	if len(g.machine.cur.IDs) != 1 {
+		t.Fatalf("ran %d times", len(g.machine.cur.IDs))
+	}
+}
+
+// TestWithdraw: before it is packed a proposal can be taken back and never
+// runs; after that its outcome is open.
+func TestWithdraw(t *testing.T) {
+	g := lone(t, nil)
+	early, late := g.propose(1, 8), g.propose(2, 8)
+	if !early.withdraw() || early.withdraw() {
+		t.Error("a queued proposal can be withdrawn, once")
+	}
+	g.work()
+	if late.withdraw() {
+		t.Error("a packed proposal was withdrawn")
+	}
+	if _, ok := late.answered(); !ok || g.machine.seen[1] || !g.machine.seen[2] {
+		t.Errorf("ran: %v", g.machine.cur.IDs)
+	}
+	if g.core.proposals.queueBytes != 0 {
+		t.Errorf("%d bytes still counted", g.core.proposals.queueBytes)
+	}
+}
+
+// TestWithdrawnProposalsLeaveTheQueue also where there is no leader.
+func TestWithdrawnProposalsLeaveTheQueue(t *testing.T) {
+	g := newRig(t, 3, nil)
+	p := g.propose(1, 100)
+	p.withdraw()
+	g.core.tick()
+	if s := &g.core.proposals; len(s.queue) != 0 || s.queueBytes != 0 {
+		t.Errorf("%d proposals, %d bytes", len(s.queue), s.queueBytes)
+	}
+}
+
+func TestBatchLimits(t *testing.T) {
+	g := lone(t, nil) // 64 bytes a batch
+	before := g.applier.index
+	for id := byte(1); id <= 5; id++ {
+		g.propose(id, 30)
+	}
+	big := g.propose(6, 500)
+	g.work()
+	if _, ok := big.answered(); !ok {
+		t.Fatal("a command larger than a batch never ran")
+	}
+	if got := g.applier.index - before; got != 4 { // 2, 2, 1, the large one
+		t.Errorf("%d entries, want 4", got)
+	}
+}
+
+func TestOverload(t *testing.T) {
+	g := newRig(t, 3, nil)
+	for id := byte(1); id <= 10; id++ {
+		g.propose(id, 100)
+	}
+	if err := g.core.propose(g.command(11, 100)); !errors.Is(err, ErrOverloaded) {
+		t.Errorf("beyond the limit in bytes: %v", err)
+	}
+	empty := newRig(t, 3, nil)
+	if err := empty.core.propose(empty.command(1, 5000)); err != nil {
+		t.Errorf("one larger than the queue, alone: %v", err)
+	}
+	for range maxWaitingReads {
+		if err := g.core.read(newReadRequest()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := g.core.read(newReadRequest()); !errors.Is(err, ErrOverloaded) {
+		t.Errorf("reads beyond the limit: %v", err)
+	}
+	g.core.refuse(ErrDiskStall)
+	if err := g.core.propose(g.command(12, 8)); !errors.Is(err, ErrDiskStall) {
+		t.Errorf("while the disk hangs: %v", err)
+	}
+	if err := g.core.read(newReadRequest()); !errors.Is(err, ErrDiskStall) {
+		t.Errorf("read while the disk hangs: %v", err)
+	}
+}
+
+// TestQueueLimitInNumber bounds tiny commands.
+func TestQueueLimitInNumber(t *testing.T) {
+	g := newRig(t, 3, func(c *coreConfig) { c.maxQueueBytes = 1 << 30 })
+	for range maxQueuedProposals {
+		g.propose(1, 8)
+	}
+	if err := g.core.propose(g.command(1, 8)); !errors.Is(err, ErrOverloaded) {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestReadBatching: one ReadIndex for all that came before it; those that
+// come later wait for the next, with a context of its own.
+func TestReadBatching(t *testing.T) {
+	g := following(t)
+	early := []*readRequest{newReadRequest(), newReadRequest()}
+	for _, r := range early {
+		_ = g.core.read(r)
+	}
+	g.work()
+	late := newReadRequest()
+	_ = g.core.read(late)
+	g.work()
+	asked := g.sentOf(raftpb.MsgReadIndex)
+	if len(asked) != 1 {
+		t.Fatalf("%d ReadIndex messages, want 1", len(asked))
+	}
+	first := asked[0].GetEntries()[0].GetData()
+	g.confirm(first, 7)
+	if len(g.reads) != 1 || len(g.reads[0].requests) != 2 || g.reads[0].index != 7 {
+		t.Fatalf("confirmed: %+v", g.reads)
+	}
+	asked = g.sentOf(raftpb.MsgReadIndex)
+	if len(asked) != 2 {
+		t.Fatalf("%d ReadIndex messages, want 2", len(asked))
+	}
+	g.confirm(first, 7) // the old answer, once more
+	if len(g.reads) != 1 {
+		t.Fatal("an answer to an older attempt was taken for a later one")
+	}
+	g.confirm(asked[1].GetEntries()[0].GetData(), 9)
+	if len(g.reads) != 2 || g.reads[1].requests[0] != late {
+		t.Fatalf("confirmed: %+v", g.reads)
+	}
+}
+
+func (g *rig) confirm(context []byte, index uint64) {
+	g.step(&raftpb.Message{Type: raftpb.MsgReadIndexResp.Enum(), From: new(uint64(2)), Index: new(index),
+		Entries: []*raftpb.Entry{{Data: context}}})
+}
+
+// TestReadRetry: an attempt without an answer is repeated with a new context,
+// and the answer to the old one no longer counts.
+func TestReadRetry(t *testing.T) {
+	g := following(t)
+	_ = g.core.read(newReadRequest())
+	g.work()
+	for range 4 {
+		g.core.tick()
+	}
+	_ = g.core.read(newReadRequest())
+	g.work()
+	asked := g.sentOf(raftpb.MsgReadIndex)
+	if len(asked) < 2 {
+		t.Fatal("the read was not tried again")
+	}
+	old, now := asked[0].GetEntries()[0].GetData(), asked[len(asked)-1].GetEntries()[0].GetData()
+	g.confirm(old, 7)
+	if len(g.reads) != 0 {
+		t.Fatal("the answer to the attempt that was given up counted")
+	}
+	g.confirm(now, 8)
+	if len(g.reads) != 1 || len(g.reads[0].requests) != 2 {
+		t.Fatalf("%+v", g.reads)
+	}
+}
+
+// TestRestartedSingleLeaderDoesNotReadStale: raft answers a lone voter's
+// ReadIndex from its commit index, which a power cut may have set back.
+func TestRestartedSingleLeaderDoesNotReadStale(t *testing.T) {
+	g := lone(t, nil)
+	p := g.propose(1, 8)
+	g.work()
+	a, _ := p.answered()
+	written := a.result.(uint64)
+
+	last, _ := g.log.LastIndex()
+	ents, err := g.log.Entries(InitialIndex+1, last+1, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := newRig(t, 1, nil)
+	hs := &raftpb.HardState{Term: new(g.core.term), Vote: new(uint64(1)), Commit: new(uint64(InitialIndex))}
+	first := newSnapshot(InitialIndex, initialTerm, again.core.membership)
+	again.log = newLogStore(first, hs, ents, again.core.membership.confState())
+	cfg := again.core.cfg
+	cfg.log = again.log
+	if again.core, err = newCore(cfg); err != nil {
+		t.Fatal(err)
+	}
+	r := newReadRequest()
+	_ = again.core.read(r)
+	again.work()
+	if len(again.reads) != 1 || again.reads[0].index < written {
+		t.Fatalf("reads %+v, the write was acknowledged at %d", again.reads, written)
+	}
+}
+
+// TestSkippedBatchIsRequeued: where a late start of an earlier process took
+// the incarnation, the batch did not run; its commands go again, in front.
+func TestSkippedBatchIsRequeued(t *testing.T) {
+	g := following(t)
+	g.admitSelf()
+	p := g.propose(1, 8)
+	g.work()
+	flight := g.core.proposals.flight
+	g.propose(2, 8)
+	late := g.core.cfg.start
+	late.Boot = "earlier"
+	g.replicate(encodeStart(&late), flight.data)
+	if _, ok := p.answered(); ok || len(g.machine.cur.IDs) > 0 {
+		t.Fatal("the skipped batch was answered or ran")
+	}
+	g.admitSelf() // it presents itself again
+	if f := g.core.proposals.flight; f == nil || f.proposals[0] != p || f.origin == flight.origin || len(f.proposals) != 2 {
+		t.Fatalf("flight %+v", g.core.proposals.flight)
+	}
+	if p.withdraw() {
+		t.Error("a requeued proposal was withdrawn: an older copy is in the log")
+	}
+	g.commitFlight()
+	if a, ok := p.answered(); !ok || a.err != nil || len(g.machine.cur.IDs) != 2 {
+		t.Fatalf("answer %+v, ran %v", a, g.machine.cur.IDs)
+	}
+}
+
+// TestSettleFlightAfterSnapshot: what an installed snapshot says about the
+// batch that was under way.
+func TestSettleFlightAfterSnapshot(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		state   func(o origin) originState
+		unknown bool
+		kept    bool
+	}{
+		{"it ran", func(o origin) originState { return originState{"boot", o.incarnation, o.sequence, 0} }, true, false},
+		{"it did not run yet", func(o origin) originState { return originState{"boot", o.incarnation, o.sequence - 1, 0} }, false, true},
+		{"its incarnation ended", func(o origin) originState { return originState{"other", o.incarnation + 5, 0, 0} }, true, false},
+		{"this process began again", func(o origin) originState { return originState{"boot", o.incarnation + 5, 9, 0} }, true, false},
+	} {
+		g := following(t)
+		g.admitSelf()
+		p := g.propose(1, 8)
+		g.work()
+		f := g.core.proposals.flight
+		g.core.restored(&restoredState{membership: g.core.membership, origin: c.state(f.origin)})
+		a, answered := p.answered()
+		if answered != c.unknown || answered && !errors.Is(a.err, ErrUnknown) || (g.core.proposals.flight == f) != c.kept {
+			t.Errorf("%s: answered %v (%v), kept %v", c.name, answered, a.err, g.core.proposals.flight == f)
+		}
+	}
+}
+
+// TestFailAnswersEverybodyOnce: what was never proposed gets the reason, what
+// may be in the log is unknown.
+func TestFailAnswersEverybodyOnce(t *testing.T) {
+	g := following(t)
+	g.admitSelf()
+	flying, queued := g.propose(1, 8), (*proposal)(nil)
+	g.work()
+	queued = g.propose(2, 8)
+	r := newReadRequest()
+	_ = g.core.read(r)
+	g.core.fail(ErrStopping)
+	if a, ok := flying.answered(); !ok || !errors.Is(a.err, ErrUnknown) {
+		t.Errorf("in flight: %v %v", a, ok)
+	}
+	if a, ok := queued.answered(); !ok || !errors.Is(a.err, ErrStopping) {
+		t.Errorf("queued: %v %v", a, ok)
+	}
+	if err := <-r.done; !errors.Is(err, ErrStopping) {
+		t.Errorf("read: %v", err)
+	}
+	g.core.fail(ErrStopping)
+	if err := g.core.propose(g.command(3, 8)); !errors.Is(err, ErrStopping) {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+// TestForgedStorageAcknowledgement is design trap 5.1: a message that claims
+// to be from a local thread does not reach raft.
+func TestForgedStorageAcknowledgement(t *testing.T) {
+	g := following(t)
+	for _, from := range []uint64{raft.LocalAppendThread, raft.LocalApplyThread} {
+		for _, typ := range []raftpb.MessageType{raftpb.MsgStorageAppendResp, raftpb.MsgStorageApplyResp} {
+			m := &raftpb.Message{Type: typ.Enum(), From: new(from), To: new(uint64(1)), Term: new(uint64(5)),
+				Index: new(uint64(999)), LogTerm: new(uint64(5)), Entries: entriesOf(5, 2, 999)}
+			g.core.step(m) // raft would panic
+			if validateMessage(m, 1) == nil {
+				t.Errorf("the transport lets %v from %x pass", typ, from)
+			}
+			if _, ok := g.core.heard[from]; ok {
+				t.Error("a local thread counts as heard")
+			}
+		}
+	}
+	g.work()
+}
+
+// TestRemovedMembersAreNotHeard: a zombie's messages do nothing.
+func TestRemovedMembersAreNotHeard(t *testing.T) {
+	g := following(t)
+	m := *g.core.membership
+	m.Removed = map[uint64]bool{3: true}
+	g.core.setMembership(&m)
+	g.step(&raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(3)), Term: new(uint64(50))})
+	if g.core.term != 5 || g.core.recentlyHeard(3) {
+		t.Errorf("term %d", g.core.term)
+	}
+}
+
+// TestUnreachableInsideSend is design trap 5.3: a transport that reports
+// from within Send reaches the core between effects, also for strangers.
+func TestUnreachableInsideSend(t *testing.T) {
+	g := lone(t, nil)
+	g.propose(1, 8)
+	out := g.core.takeEffects()
+	for range out.appends {
+		g.core.unreachable(2)
+		g.core.unreachable(99)
+	}
+	g.append(out.appends)
+	g.applies = out.applies
+	g.work()
+	if !g.machine.seen[1] {
+		t.Error("the write got lost")
+	}
+}
+
+// TestUnsafeChangesAreRefusedBeforeTheyAreProposed is design trap 5.5 on the
+// leader's side; TestChangeRules is the same at apply.
+func TestUnsafeChangesAreRefusedBeforeTheyAreProposed(t *testing.T) {
+	g := lone(t, nil)
+	url := []string{"http://n:1"}
+	for _, c := range []struct {
+		change Change
+		err    error
+	}{
+		{Change{RemoveMember, Member{ID: 1}}, ErrUnsafeChange},
+		{Change{AddMember, Member{ID: raft.LocalAppendThread, PeerURLs: url}}, ErrBadMember},
+		{Change{AddMember, Member{ID: MaxMemberID + 1, PeerURLs: url}}, ErrBadMember},
+	} {
+		r := &changeRequest{change: c.change, done: make(chan error, 1)}
+		g.core.change(r)
+		select {
+		case err := <-r.done:
+			if !errors.Is(err, c.err) {
+				t.Errorf("%+v: %v", c.change, err)
+			}
+		default:
+			t.Errorf("%+v was taken", c.change)
+		}
+	}
+	f := following(t)
+	r := &changeRequest{change: Change{AddMember, Member{PeerURLs: url}}, done: make(chan error, 1)}
+	f.core.change(r)
+	if err := <-r.done; !errors.Is(err, ErrNotLeader) {
+		t.Errorf("on a follower: %v", err)
+	}
+}
+
+// TestIDsAreGivenOutOnce also while additions are under way.
+func TestIDsAreGivenOutOnce(t *testing.T) {
+	g := lone(t, nil)
+	var rs []*changeRequest
+	for _, u := range []string{"http://a:1", "http://b:1"} {
+		r := &changeRequest{change: Change{AddMember, Member{PeerURLs: []string{u}, KeepLearner: true}}, done: make(chan error, 1)}
+		g.core.change(r)
+		rs = append(rs, r)
+	}
+	g.work()
+	for i, r := range rs {
+		if err := <-r.done; err != nil || r.change.Member.ID != uint64(i+2) {
+			t.Errorf("id %d, %v", r.change.Member.ID, err)
+		}
+	}
+	remove := &changeRequest{change: Change{RemoveMember, Member{ID: 3}}, done: make(chan error, 1)}
+	g.core.change(remove)
+	g.work()
+	if err := <-remove.done; err != nil {
+		t.Fatal(err)
+	}
+	if id := g.core.nextID(); id != 4 {
+		t.Errorf("the id of a removed member comes back: %d", id)
+	}
+}
+
+// TestOtherDirectoryIsRefused is design trap 5.6: the process whose start is
+// refused ends, and an admission of another nonce gets the reason.
+func TestOtherDirectoryIsRefused(t *testing.T) {
+	g := lone(t, nil)
+	r := &startRequest{start: start{Member: 1, Nonce: "emptied"}, done: make(chan error, 1)}
+	g.core.admit(r)
+	g.work()
+	if err := <-r.done; !errors.Is(err, ErrMemberExists) {
+		t.Errorf("admission: %v", err)
+	}
+	st := g.core.cfg.start
+	g.core.startApplied(startApplied{start: &st, err: ErrMemberExists})
+	if !errors.Is(g.core.out.fatal, ErrRefused) {
+		t.Errorf("fatal %v", g.core.out.fatal)
+	}
+	g.core.startApplied(startApplied{start: &st, err: ErrMemberRemoved})
+	if !errors.Is(g.core.out.fatal, ErrRemoved) {
+		t.Errorf("fatal %v", g.core.out.fatal)
+	}
+}
