@@ -306,3 +306,39 @@ func (s source) forbidClock(t *testing.T) {
 		}
 	})
 }
+
+// TestDependenciesAreJustified: docs/dependencies.md has a line for each direct
+// requirement and tool of go.mod, and nothing there is replaced.
+func TestDependenciesAreJustified(t *testing.T) {
+	root := moduleRoot(t)
+	mod, err := os.ReadFile(filepath.Join(root, "go.mod"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := os.ReadFile(filepath.Join(root, "docs", "dependencies.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, found := "", 0
+	for line := range strings.Lines(string(mod)) {
+		fields := strings.Fields(line)
+		switch {
+		case len(fields) == 0:
+			continue
+		case fields[0] == ")":
+			block = ""
+		case fields[0] == "replace":
+			t.Errorf("go.mod replaces a module: %s", line)
+		case len(fields) == 2 && fields[1] == "(":
+			block = fields[0]
+		case (block == "require" || block == "tool") && !strings.HasSuffix(strings.TrimSpace(line), "// indirect"):
+			found++
+			if !strings.Contains(string(doc), "| "+fields[0]+" |") {
+				t.Errorf("docs/dependencies.md has no line for %s", fields[0])
+			}
+		}
+	}
+	if found < 5 {
+		t.Errorf("only %d requirements were found in go.mod", found)
+	}
+}

@@ -180,3 +180,25 @@ func TestLeadershipTransfer(t *testing.T) {
 	s.must(electionTimeout, "a refusal", func() bool { return o.outcome == refused })
 	s.settle(patience)
 }
+
+// TestLeaderWithHungDiskDoesNotLeadTwiceInATerm: a candidate whose disk hangs
+// must not be elected by the others' votes: a crash would make it forget the
+// term, and win it again.
+func TestLeaderWithHungDiskDoesNotLeadTwiceInATerm(t *testing.T) {
+	for seed := uint64(1); seed <= 10; seed++ {
+		s := newSim(t, seed, simOptions{members: 3})
+		for range 8 {
+			l := s.elect()
+			heir := s.nodes[s.others(l.id)[s.rng.IntN(2)]]
+			heir.stalled = true
+			s.handOver(l, heir.id) // it campaigns at once
+			s.run(20 * milli)
+			s.write(heir, 8)
+			s.run(s.between(span{5 * milli, electionTimeout}))
+			s.crashAndRestart(heir.id)
+			s.write(heir, 8)
+			s.run(s.between(span{0, 2 * electionTimeout}))
+		}
+		s.settle(patience)
+	}
+}

@@ -336,7 +336,7 @@ func (c *core) accept(rd raft.Ready) {
 	for _, rs := range rd.ReadStates {
 		c.readConfirmed(rs)
 	}
-	for _, m := range rd.Messages {
+	for _, m := range holdVotes(rd.Messages) {
 		if m.GetType() == raftpb.MsgHeartbeat {
 			c.readAsked = max(c.readAsked, readAckOf(m))
 		}
@@ -352,6 +352,27 @@ func (c *core) accept(rd raft.Ready) {
 			c.out.messages = append(c.out.messages, m)
 		}
 	}
+}
+
+// holdVotes lets requests for votes wait for the save of the term they are
+// for, like a response. raft would send them at once, counting on the
+// candidate's own vote to wait. But the votes of others may elect it before:
+// after a crash it does not know the term, asks for it again, is given the
+// same votes again, and leads twice in one term, with other entries under the
+// same index and term.
+func holdVotes(messages []*raftpb.Message) []*raftpb.Message {
+	at := slices.IndexFunc(messages, func(m *raftpb.Message) bool { return m.GetTo() == raft.LocalAppendThread })
+	if at < 0 {
+		return messages // it asks for no votes: its term did not change
+	}
+	save := messages[at]
+	return removeIf(messages, func(m *raftpb.Message) bool {
+		vote := m.GetType() == raftpb.MsgVote
+		if vote {
+			save.Responses = append(save.Responses, m)
+		}
+		return vote
+	})
 }
 
 func (c *core) noteLast(m *raftpb.Message) {

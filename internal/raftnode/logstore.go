@@ -132,13 +132,19 @@ func (l *logStore) wanted() bool {
 	return w
 }
 
+// offerSnapshot makes a snapshot available to raft. Whatever raft asked for
+// while its body was being built is answered by it.
 func (l *logStore) offerSnapshot(s *raftpb.Snapshot) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.mu.offered = s
+	l.mu.offered, l.mu.wanted = s, false
 }
 
-func (l *logStore) withdrawSnapshot() { l.offerSnapshot(nil) }
+func (l *logStore) withdrawSnapshot() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.offered = nil
+}
 
 // append adds entries; those that conflict with later ones replace them.
 func (l *logStore) append(entries []*raftpb.Entry) {

@@ -99,6 +99,9 @@ func (n *Node) install(ctx context.Context) func(*raftpb.Snapshot) error {
 			open:  func() (io.ReadCloser, error) { return os.Open(n.disk.bodyPath(index)) },
 			done:  make(chan error, 1),
 		}
+		// Restoring may take long, and is not the log's disk hanging.
+		n.appending.Store(0)
+		defer func() { n.appending.Store(time.Now().UnixNano()) }()
 		n.applyWork.put(applyWork{restore: w})
 		select {
 		case err := <-w.done:

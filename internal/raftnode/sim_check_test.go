@@ -24,16 +24,26 @@ import (
 //	S8  a read, and a write, sees every write acknowledged before it began
 //	S9  raft's configuration is the membership's
 type knowledge struct {
-	leaders   map[uint64]uint64 // term → member
+	leaders   map[uint64]tenure // by term
 	logged    map[entryKey]loggedEntry
 	committed []uint64 // term by index
 	applied   map[uint64]appliedEntry
 	acked     uint64 // greatest index of an acknowledged write
 	ops       []*op
 
+	membership      *Membership
+	membershipIndex uint64
+
 	writes, reads, changes, transfers int // that succeeded
 	snapshotsSent, snapshotsInstalled int
 	elections, restarts               int
+}
+
+// tenure is a leader, also told apart by its restarts: one that forgot its
+// term would write other entries in it.
+type tenure struct {
+	member uint64
+	life   int
 }
 
 type entryKey struct{ index, term uint64 }
@@ -47,7 +57,7 @@ type appliedEntry struct{ term, hash uint64 }
 
 func newKnowledge() knowledge {
 	return knowledge{
-		leaders:   make(map[uint64]uint64),
+		leaders:   make(map[uint64]tenure),
 		logged:    make(map[entryKey]loggedEntry),
 		committed: make([]uint64, InitialIndex+1),
 		applied:   make(map[uint64]appliedEntry),
@@ -141,14 +151,16 @@ func (s *sim) observe(n *simNode, membershipChanged bool) {
 }
 
 func (s *sim) observeLeader(n *simNode, term uint64) {
+	now := tenure{n.id, n.boots}
 	switch other, ok := s.known.leaders[term]; {
-	case ok && other == n.id:
+	case ok && other == now:
 		return
 	case ok:
-		s.violate("S1: members %d and %d both lead in term %d", other, n.id, term)
+		s.violate("S1: two leaders in term %d: member %d in its life %d, and member %d in its life %d",
+			term, other.member, other.life, n.id, n.boots)
 		return
 	}
-	s.known.leaders[term] = n.id
+	s.known.leaders[term] = now
 	s.known.elections++
 	s.trace(5, n.id, term)
 	last := uint64(len(s.known.committed) - 1)
@@ -243,6 +255,7 @@ func (n *simNode) observeBoot() {
 	}
 	n.voters = n.raftVoters()
 	n.s.observeConfig(n)
+	n.s.noteMembership(n)
 }
 
 // observeConfig checks S9, where raft has not just taken a snapshot whose

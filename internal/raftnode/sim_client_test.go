@@ -202,18 +202,14 @@ func (s *sim) judge(n *simNode) {
 	}
 }
 
-// members returns the membership as the member that applied most knows it.
-func (s *sim) members() *Membership {
-	var best *simNode
-	for _, n := range s.alive() {
-		if best == nil || n.applier.index > best.applier.index {
-			best = n
-		}
+// members returns the newest membership that any member has applied.
+func (s *sim) members() *Membership { return s.known.membership }
+
+// noteMembership follows what a member has applied.
+func (s *sim) noteMembership(n *simNode) {
+	if n.applier.index >= s.known.membershipIndex {
+		s.known.membership, s.known.membershipIndex = n.applier.roster.membership(), n.applier.index
 	}
-	if best == nil {
-		return &Membership{}
-	}
-	return best.applier.roster.membership()
 }
 
 // agreed reports whether all running members among the membership applied the
@@ -261,7 +257,7 @@ func (s *sim) settle(patience int64) {
 	for _, n := range s.alive() {
 		s.observeConfig(n)
 	}
-	s.judge(s.leader())
+	s.judge(s.nodes[s.members().Members[0].ID]) // all have agreed
 	if s.violation != nil {
 		s.fatalf("")
 	}

@@ -249,7 +249,7 @@ func (s *sim) faultRemove() {
 // that moment can stop the cluster for good (TestShrinkToOne is without).
 func (s *sim) mayShrink() bool {
 	for _, o := range s.known.ops {
-		if o.kind == opChange && o.outcome == open {
+		if o.kind == opChange && (o.outcome == open || o.outcome == unknown) {
 			return false
 		}
 	}

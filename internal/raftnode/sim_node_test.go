@@ -433,6 +433,7 @@ func (n *simNode) install(s *raftpb.Snapshot) error {
 		}
 	}
 	n.s.observeRestore(n)
+	n.s.noteMembership(n)
 	n.waiters.advance(out.index)
 	n.put(inboxItem{applied: out})
 	n.poll()
@@ -467,6 +468,7 @@ func (n *simNode) applyNow(work []applyWork) {
 		n.s.violate("member %d: %v", n.id, err)
 		return
 	}
+	n.s.noteMembership(n)
 	n.waiters.advance(out.index)
 	n.put(inboxItem{applied: out})
 	n.poll()

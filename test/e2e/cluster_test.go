@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -40,6 +39,7 @@ type member struct {
 	expected   map[*process]int
 	paused     bool
 	noDoctor   bool // the directory is gone on purpose
+	removed    bool // from the cluster
 }
 
 // quick are flags under which leaders are replaced soon.
@@ -282,6 +282,7 @@ func (c *cluster) remove(via, m *member) {
 	if a := send(via, "DELETE", fmt.Sprintf("/%d", m.id), ""); a.status != 204 {
 		c.t.Fatalf("remove %v through %v: %v", m, via, a)
 	}
+	m.removed = true
 	if m.running() {
 		m.expectExit(0)
 	}
@@ -365,12 +366,14 @@ func (c *cluster) sameState() error {
 func (c *cluster) stopAll() {
 	c.t.Helper()
 	live := c.live()
+	begin := time.Now()
 	for _, m := range live {
 		m.process().signal(c.t, syscall.SIGTERM)
 	}
 	for _, m := range live {
 		m.process().expectExit(c.t, 0)
 	}
+	c.t.Logf("stopping %d nodes together took %v", len(live), time.Since(begin).Round(time.Millisecond))
 }
 
 func (c *cluster) judgeExits() {
@@ -391,20 +394,25 @@ func (c *cluster) judgeDirectories() {
 		if m.noDoctor || len(m.runs) == 0 {
 			continue
 		}
-		if out, err := doctor(m.dir); err != nil {
-			c.t.Errorf("kvd doctor %s: %v\n%s", m.dir, err, out)
+		out, code := doctor(m.dir)
+		switch {
+		case m.removed && (code != 3 || !strings.Contains(out, "removed")):
+			c.t.Errorf("kvd doctor %s ends with %d, though the member was removed\n%s", m.dir, code, out)
+		case !m.removed && code != 0:
+			c.t.Errorf("kvd doctor %s ends with %d\n%s", m.dir, code, out)
 		}
 	}
 }
 
-func doctor(dir string) (string, error) {
+// doctor returns what kvd doctor says about a directory, and its exit code.
+func doctor(dir string) (string, int) {
 	cmd := exec.Command(binary, "doctor", dir)
 	cmd.Env = environment()
 	out, err := cmd.CombinedOutput()
-	if exit := new(exec.ExitError); errors.As(err, &exit) {
-		err = fmt.Errorf("exit code %d", exit.ExitCode())
+	if cmd.ProcessState == nil {
+		return err.Error(), killed
 	}
-	return string(out), err
+	return string(out), cmd.ProcessState.ExitCode()
 }
 
 // report shows what the processes wrote when the test has failed.

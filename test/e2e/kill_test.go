@@ -12,9 +12,9 @@ import (
 // acknowledged write is there, no read is stale, nothing is applied twice, and
 // the members agree on the state in the end.
 func TestKillUnderLoad(t *testing.T) {
-	kills, pace := 12, 50*time.Millisecond
+	kills, pace := 12, 15*time.Millisecond
 	if runSize != "" {
-		kills, pace = 60, 300*time.Millisecond
+		kills, pace = 60, 75*time.Millisecond
 	}
 	r := &killRun{
 		t: t, cluster: newCluster(t, 3, quick...), random: seeded(t),
@@ -123,7 +123,7 @@ func (r *killRun) judge(kills int) {
 		t.Errorf("only %d operations for porcupine: that proves nothing", n)
 	}
 	if err := askPorcupine(t, judgedHistory); err != nil {
-		t.Errorf("%d operations: %v", len(judgedHistory), err)
+		t.Fatalf("%d operations: %v", len(judgedHistory), err)
 	}
 	t.Logf("porcupine: %d operations are linearizable", len(judgedHistory))
 }

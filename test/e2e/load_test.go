@@ -155,9 +155,9 @@ func (w *worker) choose() *operation {
 		o.kind = opGet
 	case n < 75 || w.plain && n < 90:
 		o.kind = opPut
-	case n < 80:
+	case n < 80 && !w.plain:
 		o.kind = opList
-	case n < 92:
+	case n < 92 && !w.plain:
 		o.kind, o.ifRev = opSwap, w.lastRev[o.key]
 	default:
 		o.kind = opDelete
