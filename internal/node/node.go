@@ -194,7 +194,11 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err := n.openStore(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, n.store.Close()) }()
+	defer func() {
+		if !errors.Is(err, raftnode.ErrDiskStall) { // closing would hang like the log
+			err = errors.Join(err, n.store.Close())
+		}
+	}()
 	served, err := n.servePeers(ctx)
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -106,6 +107,9 @@ func (p *peerCaller) call(ctx context.Context, url, path string, in, out any) er
 	}
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := p.client.Do(req)
+	if op := new(net.OpError); errors.As(err, &op) && op.Op == "dial" {
+		return fmt.Errorf("%w: %w", raftnode.ErrNoLeader, err) // nothing was sent
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", raftnode.ErrUnknown, err)
 	}

@@ -189,13 +189,17 @@ func TestLeaderWithHungDiskDoesNotLeadTwiceInATerm(t *testing.T) {
 		s := newSim(t, seed, simOptions{members: 3})
 		for range 8 {
 			l := s.elect()
+			s.must(patience, "rest", s.agreed)
 			heir := s.nodes[s.others(l.id)[s.rng.IntN(2)]]
 			heir.stalled = true
 			s.handOver(l, heir.id) // it campaigns at once
-			s.run(20 * milli)
+			s.until(100*milli, heir.core.isLeader)
+			third := s.others(l.id, heir.id)[0]
+			s.net.blocked[link{heir.id, third}] = true // it gets no entry of the term
 			s.write(heir, 8)
 			s.run(s.between(span{5 * milli, electionTimeout}))
 			s.crashAndRestart(heir.id)
+			s.heal()
 			s.write(heir, 8)
 			s.run(s.between(span{0, 2 * electionTimeout}))
 		}

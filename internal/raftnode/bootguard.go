@@ -2,18 +2,12 @@ package raftnode
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"hash"
-	"hash/crc32"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
-	"go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 )
 
 // RefusedError says that a data directory must not be used: what its member
@@ -24,10 +18,12 @@ type RefusedError struct {
 	Offset int64 // where in the file; 0 when it is about the file as a whole
 	Reason string
 	Remedy string
+	// Cause is the error that gave it away; nil where there is none.
+	Cause error
 }
 
 // RemoveAndReAdd is the remedy for a member that can not keep its promises.
-const RemoveAndReAdd = "keep the directory for a post-mortem, remove this member from the cluster (DELETE /v1/members/ID on another member), and add the machine under a new id with an empty directory"
+const RemoveAndReAdd = "keep the directory for a post-mortem, then remove and re-add this member: remove it from the cluster (DELETE /v1/members/ID on another member), and add the machine under a new id with an empty directory"
 
 func (e *RefusedError) Error() string {
 	if e.Offset > 0 {
@@ -36,289 +32,377 @@ func (e *RefusedError) Error() string {
 	return fmt.Sprintf("refusing to start: %s: %s; %s", e.File, e.Reason, e.Remedy)
 }
 
-// The record types of etcd's WAL.
-const (
-	walMetadata = 1
-	walEntry    = 2
-	walState    = 3
-	walCRC      = 4
-	walSnapshot = 5
-)
+// Unwrap returns the cause.
+func (e *RefusedError) Unwrap() error { return e.Cause }
+
+func refuse(file string, format string, args ...any) *RefusedError {
+	return &RefusedError{File: file, Reason: fmt.Sprintf(format, args...), Remedy: RemoveAndReAdd}
+}
+
+// logVerdict is what the boot guard thinks of a log.
+type logVerdict int
 
 const (
-	walSector    = 512
-	walFrameHead = 8
-	// maxWALRecord is more than the largest entry: what claims to be larger is
-	// no record.
-	maxWALRecord = 256 << 20
+	logClean   logVerdict = iota
+	logTorn               // the last write did not reach the disk whole
+	logCorrupt            // something was changed or lost afterwards
 )
 
-// guardReport is what the boot guard found in a log that may be used.
+func (v logVerdict) String() string {
+	return [...]string{"clean", "torn tail", "corrupt"}[v]
+}
+
+// guardReport is what the boot guard found in a log.
 type guardReport struct {
-	segments []string
-	records  int
-	last     uint64 // index of the last entry
-	// tornFile is set when the last write did not reach the disk whole: its
-	// records were never acknowledged and are cut off at tornOffset.
-	tornFile   string
-	tornOffset int64
+	verdict logVerdict
+	file    string // where it is torn or corrupt
+	offset  int64
+	reason  string
+
+	segments  []string
+	records   int
+	shape     logShape
+	hardState hardStateRecord
+	snapshots []snapshotRecord // in the order they were written
+
+	crc     uint32
+	pending *snapshotRecord // written, not yet in force
 }
 
-func (g *guardReport) torn() bool { return g.tornFile != "" }
+func (g *guardReport) torn() bool { return g.verdict == logTorn }
 
-// guardLog reads a whole WAL before it is opened, because opening it would
-// silently cut off acknowledged entries at a damaged record in the middle of
-// the last segment (wal.Repair calls that a torn tail), or take a missing or
-// emptied last segment for the end. It changes nothing.
+// lastSegment is the name of the newest segment.
+func (g *guardReport) lastSegment() string {
+	if len(g.segments) == 0 {
+		return ""
+	}
+	return g.segments[len(g.segments)-1]
+}
+
+// refusal is the error for a corrupt log.
+func (g *guardReport) refusal() *RefusedError {
+	return &RefusedError{File: g.file, Offset: g.offset, Reason: g.reason, Remedy: RemoveAndReAdd}
+}
+
+func (g *guardReport) corrupt(file string, offset int, format string, args ...any) {
+	g.verdict, g.file, g.offset, g.reason = logCorrupt, file, int64(offset), fmt.Sprintf(format, args...)
+}
+
+// validSnapshots are the snapshots that a start may begin with: those that the
+// last hard state has committed.
+func (g *guardReport) validSnapshots() []snapshotRecord {
+	var valid []snapshotRecord
+	for _, s := range g.snapshots {
+		if s.index <= g.hardState.commit {
+			valid = append(valid, s)
+		}
+	}
+	return valid
+}
+
+// guardLog reads a whole WAL before it is opened, and changes nothing. It is
+// needed because opening silently loses acknowledged entries: at a zeroed
+// sector in the middle of the last segment (wal.Repair takes it for a torn
+// tail), at a zeroed length word (the rest of the file is zeroed), and with a
+// missing or emptied last segment (the one before is taken for the end).
 //
-// A torn tail is the end of the last segment, with no record after it. If
-// there is one, records were lost in between: that is corruption, and a
-// *RefusedError.
+// It knows three verdicts:
+//
+//	clean    every byte is accounted for
+//	torn     the last segment ends in a write of which sectors, or the end of
+//	         the file, are missing, and no record comes after it
+//	corrupt  all else: a record after the damage (so that the damage is older
+//	         than the last write), a record with all its sectors and a wrong
+//	         checksum, damage in another segment or in a segment's head (both
+//	         were synced before anything else was written)
+//
+// That nothing was lost from the end is for the watermark to say.
 func guardLog(dir string) (*guardReport, error) {
-	names, err := segmentNames(dir)
-	if err != nil {
-		return nil, err
-	}
-	g := &guardReport{segments: names}
-	crc := crc32.New(castagnoli)
-	for i, name := range names {
-		data, err := os.ReadFile(filepath.Join(dir, name))
-		if err != nil {
-			return nil, fmt.Errorf("read the log: %w", err)
-		}
-		s := segment{path: filepath.Join(dir, name), data: data, last: i == len(names)-1}
-		if crc, err = g.readSegment(&s, crc); err != nil {
-			return nil, err
-		}
-	}
-	return g, nil
-}
-
-// segmentNames lists the segments and checks that none is missing in between.
-func segmentNames(dir string) ([]string, error) {
+	g := new(guardReport)
 	files, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("read the log: %w", err)
 	}
-	var names []string
+	if !g.listSegments(dir, files) {
+		return g, nil
+	}
+	var b []byte
+	for i, name := range g.segments {
+		path := filepath.Join(dir, name)
+		if b, err = readWhole(path, b); err != nil {
+			return nil, fmt.Errorf("read the log: %w", err)
+		}
+		s := segment{path: path, data: b, first: i == 0, last: i == len(g.segments)-1}
+		if !g.readSegment(&s) {
+			return g, nil
+		}
+	}
+	if end := max(g.shape.last, g.newestSnapshot()); g.hardState.commit > end && g.verdict != logCorrupt {
+		g.corrupt(filepath.Join(dir, g.lastSegment()), 0, "entries up to %d were committed, but the log ends at %d", g.hardState.commit, end)
+	}
+	return g, nil
+}
+
+// newestSnapshot matters where the beginning of the log was purged and nothing
+// came after the snapshot.
+func (g *guardReport) newestSnapshot() (index uint64) {
+	if g.shape.known {
+		return 0
+	}
+	for _, s := range g.validSnapshots() {
+		index = max(index, s.index)
+	}
+	return index
+}
+
+// listSegments fills in the names; false when one is missing in between.
+func (g *guardReport) listSegments(dir string, files []os.DirEntry) bool {
 	for _, f := range files {
 		if strings.HasSuffix(f.Name(), ".wal") {
-			names = append(names, f.Name())
+			g.segments = append(g.segments, f.Name())
 		}
 	}
-	slices.Sort(names)
-	if len(names) == 0 {
-		return nil, &RefusedError{File: dir, Reason: "the log has no segment", Remedy: RemoveAndReAdd}
+	slices.Sort(g.segments)
+	if len(g.segments) == 0 {
+		g.corrupt(dir, 0, "the log has no segment")
+		return false
 	}
 	var next uint64
-	for i, name := range names {
+	for i, name := range g.segments {
 		seq, _, err := parseSegmentName(name)
 		if err != nil {
-			return nil, &RefusedError{File: filepath.Join(dir, name), Reason: err.Error(), Remedy: RemoveAndReAdd}
+			g.corrupt(filepath.Join(dir, name), 0, "%v", err)
+			return false
 		}
 		if i > 0 && seq != next {
-			return nil, &RefusedError{File: dir, Reason: fmt.Sprintf("segment %d of the log is missing before %s", next, name), Remedy: RemoveAndReAdd}
+			g.corrupt(dir, 0, "segment %d of the log is missing before %s", next, name)
+			return false
 		}
 		next = seq + 1
 	}
-	return names, nil
+	// Only a log that was never purged has a known beginning.
+	first, _, _ := parseSegmentName(g.segments[0])
+	g.shape.known = first == 0
+	return true
 }
 
+// parseSegmentName reads a name the way etcd writes it, and no other.
 func parseSegmentName(name string) (seq, index uint64, err error) {
-	if _, err := fmt.Sscanf(name, "%016x-%016x.wal", &seq, &index); err != nil {
-		return 0, 0, errors.New("not the name of a log segment")
+	_, err = fmt.Sscanf(name, "%016x-%016x.wal", &seq, &index)
+	if err != nil || name != fmt.Sprintf("%016x-%016x.wal", seq, index) {
+		return 0, 0, fmt.Errorf("%q is not the name of a log segment", name)
 	}
 	return seq, index, nil
 }
 
+// readWhole reads a file into b, which it may replace.
+func readWhole(path string, b []byte) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return b, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return b, err
+	}
+	b = slices.Grow(b[:0], int(info.Size()))[:info.Size()]
+	n, err := io.ReadFull(f, b)
+	if err == io.ErrUnexpectedEOF || err == io.EOF {
+		err = nil // it became shorter meanwhile: a live directory, seen by doctor
+	}
+	return b[:n], err
+}
+
 // segment is one file of the log being read.
 type segment struct {
-	path string
-	data []byte
-	last bool
+	path        string
+	data        []byte
+	first, last bool
 }
 
-func (s *segment) refuse(offset int, format string, args ...any) error {
-	return &RefusedError{File: s.path, Offset: int64(offset), Reason: fmt.Sprintf(format, args...), Remedy: RemoveAndReAdd}
-}
-
-// errTorn marks a record that a crash may have left behind half-written.
-var errTorn = errors.New("half-written record")
-
-// readSegment walks the records and returns the running checksum.
-func (g *guardReport) readSegment(s *segment, crc hash.Hash32) (hash.Hash32, error) {
-	offset, first := 0, true
-	for offset < len(s.data) {
-		rec, size, err := nextRecord(s.data[offset:])
-		if err == nil && rec == nil {
-			break // zeros: space not yet written
-		}
-		if err == nil {
-			crc, err = g.take(s, rec, crc, s.data[offset:offset+size])
-		}
-		if err != nil {
-			return crc, g.judge(s, offset, first, err)
-		}
-		first = false
-		offset += size
-	}
-	switch {
-	case first:
-		return crc, s.refuse(0, "the segment is empty; it had at least a checksum when it was made")
-	case !s.last && offset < len(s.data):
-		return crc, s.refuse(offset, "zeros where records were")
-	case s.last && laterRecord(s.data, offset):
-		return crc, s.refuse(offset, "zeros, with records after them: acknowledged entries are lost")
-	case s.last && !allZero(s.data[offset:]):
-		g.tornFile, g.tornOffset = s.path, int64(offset)
-	}
-	return crc, nil
-}
-
-// judge decides what a record that can not be read means.
-func (g *guardReport) judge(s *segment, offset int, first bool, err error) error {
-	switch {
-	case !s.last || first || !errors.Is(err, errTorn):
-		return s.refuse(offset, "%v", err)
-	case laterRecord(s.data, offset+walFrameHead):
-		return s.refuse(offset, "%v, with records after it: acknowledged entries are lost", err)
-	}
-	g.tornFile, g.tornOffset = s.path, int64(offset)
-	return nil
-}
-
-// nextRecord reads one frame: a length word, whose top byte says how much
-// padding follows the record, the record, the padding. A nil record without
-// an error is the end.
-func nextRecord(b []byte) (rec *walpb.Record, size int, err error) {
-	if len(b) < walFrameHead {
-		return nil, 0, errTorn
-	}
-	head := binary.LittleEndian.Uint64(b)
-	if head == 0 {
-		return nil, 0, nil
-	}
-	length, padding := int64(head&(1<<56-1)), 0
-	if head>>63 != 0 {
-		padding = int(head>>56) & 7
-	}
-	if length > maxWALRecord {
-		return nil, 0, fmt.Errorf("%w: it claims %d bytes", errTorn, length)
-	}
-	size = walFrameHead + int(length) + padding
-	if size > len(b) {
-		return nil, 0, fmt.Errorf("%w: %d of %d bytes", errTorn, len(b), size)
-	}
-	rec = new(walpb.Record)
-	if err := proto.Unmarshal(b[walFrameHead:walFrameHead+int(length)], rec); err != nil {
-		return nil, 0, damaged(b[:size], "it can not be decoded")
-	}
-	return rec, size, nil
-}
-
-// damaged tells a write that missed whole sectors (torn) from one that was
-// changed afterwards.
-func damaged(frame []byte, what string) error {
-	if hasZeroSector(frame) {
-		return fmt.Errorf("%w: %s", errTorn, what)
-	}
-	return fmt.Errorf("damaged record: %s", what)
-}
-
-// hasZeroSector looks for a run of zeros as long as what is left of a sector:
-// disks write sectors whole. Without the frame's place in the file any aligned
-// piece of half a sector counts.
-func hasZeroSector(frame []byte) bool {
-	for b := frame; len(b) > 0; {
-		n := min(len(b), walSector)
-		if allZero(b[:n]) {
-			return true
-		}
-		b = b[n:]
-	}
-	return allZero(frame[max(0, len(frame)-walFrameHead):])
-}
-
-func allZero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
-}
-
-// take checks a record against the running checksum and counts it.
-func (g *guardReport) take(s *segment, rec *walpb.Record, crc hash.Hash32, frame []byte) (hash.Hash32, error) {
-	switch rec.GetType() {
-	case walCRC:
-		if g.records > 0 && crc.Sum32() != 0 && rec.GetCrc() != crc.Sum32() {
-			return crc, errors.New("the checksum does not continue that of the segment before")
-		}
-		g.records++
-		return newRunningCRC(rec.GetCrc()), nil
-	case walMetadata, walEntry, walState, walSnapshot:
-	default:
-		return crc, damaged(frame, fmt.Sprintf("unknown type %d", rec.GetType()))
-	}
-	_, _ = crc.Write(rec.GetData()) // a hash never fails
-	if rec.GetCrc() != crc.Sum32() {
-		return crc, damaged(frame, "its checksum does not match")
-	}
-	g.records++
-	if rec.GetType() == walEntry {
-		e := new(raftpb.Entry)
-		if err := proto.Unmarshal(rec.GetData(), e); err != nil {
-			return crc, fmt.Errorf("damaged record: entry: %w", err)
-		}
-		g.last = e.GetIndex()
-	}
-	return crc, nil
-}
-
-// runningCRC continues a CRC32C from a sum.
-type runningCRC struct{ sum uint32 }
-
-func newRunningCRC(sum uint32) hash.Hash32 { return &runningCRC{sum} }
-
-func (c *runningCRC) Write(p []byte) (int, error) {
-	c.sum = crc32.Update(c.sum, castagnoli, p)
-	return len(p), nil
-}
-func (c *runningCRC) Sum32() uint32       { return c.sum }
-func (c *runningCRC) Sum(b []byte) []byte { return binary.BigEndian.AppendUint32(b, c.sum) }
-func (c *runningCRC) Reset()              { c.sum = 0 }
-func (c *runningCRC) Size() int           { return crc32.Size }
-func (c *runningCRC) BlockSize() int      { return 1 }
-
-// laterRecord looks for something that can only be a record, from the offset
-// on. Frames are aligned to 8 bytes.
-func laterRecord(data []byte, offset int) bool {
-	for o := (offset + 7) &^ 7; o+walFrameHead <= len(data); o += 8 {
-		if binary.LittleEndian.Uint64(data[o:]) == 0 {
+// readSegment walks the records of a segment; false ends the reading.
+func (g *guardReport) readSegment(s *segment) bool {
+	offset, n := 0, 0
+	for offset < len(s.data) && !s.zeroWordAt(offset) {
+		rec, next, what := readRecord(s.data, offset, g.crc)
+		if what == "" {
+			if what = g.take(rec, n, s.first); what != "" {
+				g.corrupt(s.path, offset, "%s", what)
+				return false
+			}
+			offset, n = next, n+1
 			continue
 		}
-		if rec, _, err := nextRecord(data[o:]); err == nil && rec != nil && plausibleRecord(rec) {
-			return true
+		if !s.last || n < segmentHead {
+			g.corrupt(s.path, offset, "%s", what)
+			return false
 		}
+		g.judgeTail(s, offset, what)
+		return false
+	}
+	return g.endSegment(s, offset, n)
+}
+
+// segmentHead counts the records that every segment has been given before its
+// name: the checksum of the segments before, and the metadata.
+const segmentHead = 2
+
+func (s *segment) zeroWordAt(offset int) bool {
+	return len(s.data)-offset >= walFrameHead && binary.LittleEndian.Uint64(s.data[offset:]) == 0
+}
+
+// endSegment looks at what comes after the last record: nothing, or zeros.
+func (g *guardReport) endSegment(s *segment, offset, records int) bool {
+	if records < segmentHead {
+		g.corrupt(s.path, offset, "the segment is empty: it had a head when it got its name")
+		return false
+	}
+	at := firstNonZero(s.data[offset:])
+	switch {
+	case at < 0:
+		return true // the next segment's checksum tells whether something is missing
+	case !s.last:
+		g.corrupt(s.path, offset, "zeros where a record was")
+	default:
+		g.judgeZeros(s, offset, offset+at)
 	}
 	return false
 }
 
-// plausibleRecord is strict, since arbitrary values inside a torn record must
-// not look like a record of their own.
-func plausibleRecord(rec *walpb.Record) bool {
-	switch rec.GetType() {
-	case walEntry:
-		e := new(raftpb.Entry)
-		return rec.Crc != nil && proto.Unmarshal(rec.GetData(), e) == nil &&
-			e.GetIndex() > 0 && e.GetIndex() < maxPlausibleIndex && e.GetTerm() > 0 && e.GetTerm() < maxPlausibleTerm
-	case walState:
-		hs := new(raftpb.HardState)
-		return rec.Crc != nil && proto.Unmarshal(rec.GetData(), hs) == nil && hs.GetTerm() > 0 && hs.GetTerm() < maxPlausibleTerm
-	case walSnapshot:
-		s := new(walpb.Snapshot)
-		return rec.Crc != nil && proto.Unmarshal(rec.GetData(), s) == nil && s.GetIndex() > 0 && s.GetIndex() < maxPlausibleIndex
+// judgeZeros decides what zeros at the offset mean when something comes after
+// them, at the given place.
+func (g *guardReport) judgeZeros(s *segment, offset, after int) {
+	later := laterRecord(s.data, offset+walFrameHead)
+	switch {
+	case later >= 0:
+		g.corrupt(s.path, offset, "zeros where a record was; another follows at byte %d", later)
+	case after/walSector == offset/walSector || after < offset+2*walFrameHead:
+		// A length word and what comes right after it reach the disk together.
+		g.corrupt(s.path, offset, "the length word of a record is zeroed")
+	default:
+		g.tear(s, offset, "the beginning of the last write is missing")
 	}
-	return false
+}
+
+func (g *guardReport) tear(s *segment, offset int, what string) {
+	g.verdict, g.file, g.offset, g.reason = logTorn, s.path, int64(offset), what
+}
+
+// judgeTail decides what a damaged record in the last segment means.
+func (g *guardReport) judgeTail(s *segment, offset int, what string) {
+	body := offset + walFrameHead
+	if body > len(s.data) {
+		g.tear(s, offset, what) // the file ends inside the length word
+		return
+	}
+	length, padding, whole := splitLengthWord(binary.LittleEndian.Uint64(s.data[offset:]))
+	if !whole {
+		g.corrupt(s.path, offset, "%s", what)
+		return
+	}
+	head, state := parseRecordHead(s.data[body:], length)
+	end := min(body+length, len(s.data))
+	cut := len(s.data) < body+length+padding
+	// Two copies of the length that agree can be trusted. Then what looks like
+	// a record inside this one is its payload: a value may well be a piece of
+	// somebody's WAL.
+	agrees := state == headWhole && head.size+head.data == length
+	search := body
+	if agrees {
+		search = min(body+length+padding, len(s.data))
+	}
+	if later := laterRecord(s.data, search); later >= 0 {
+		g.corrupt(s.path, offset, "%s; another record follows at byte %d", what, later)
+		return
+	}
+	var missing bool // a part of the write
+	switch {
+	case state == headWhole && !agrees: // a flipped bit in one of the lengths
+	case state == headGarbled:
+		missing = hasZeroSector(s.data, body, min(body+walRecordHead, end))
+	default:
+		missing = cut || hasZeroSector(s.data, body, end)
+	}
+	if missing {
+		g.tear(s, offset, what)
+		return
+	}
+	g.corrupt(s.path, offset, "%s, though no part of the record is missing", what)
+}
+
+// take checks a record's place in the log and notes what it says. n is its
+// number in its segment.
+func (g *guardReport) take(rec walRecord, n int, first bool) (what string) {
+	if what = g.placed(rec, n, first); what != "" {
+		return what
+	}
+	g.records++
+	g.crc = rec.crc
+	before := g.pending
+	g.pending = nil
+	switch rec.kind {
+	case walEntry:
+		return g.takeEntry(rec)
+	case walState:
+		return g.takeState(rec, before)
+	case walSnapshot:
+		return g.takeSnapshot(rec)
+	}
+	return ""
+}
+
+// placed checks that a segment begins with its head and has none elsewhere.
+func (g *guardReport) placed(rec walRecord, n int, first bool) (what string) {
+	switch {
+	case (n == 0) != (rec.kind == walCRC), (n == 1) != (rec.kind == walMetadata):
+		return fmt.Sprintf("record %d of the segment is of type %d", n, rec.kind)
+	case n == 0 && (len(rec.data) > 0 || !first && rec.crc != g.crc):
+		return "the segment does not continue the one before it"
+	}
+	return ""
+}
+
+func (g *guardReport) takeEntry(rec walRecord) (what string) {
+	e, ok := rec.entry()
+	switch {
+	case !ok:
+		return "the entry is damaged"
+	case e.index <= g.hardState.commit: // the disk writes no commit beyond its entries
+		return fmt.Sprintf("entry %d is written again after entry %d was committed", e.index, g.hardState.commit)
+	}
+	return g.shape.put(e)
+}
+
+// takeState also puts a snapshot into force: the disk writes the hard state
+// that commits it right behind it. Until then the log goes on as if it were
+// not there.
+func (g *guardReport) takeState(rec walRecord, snapshot *snapshotRecord) (what string) {
+	s, ok := rec.hardState()
+	old := g.hardState
+	switch {
+	case !ok:
+		return "the hard state is damaged"
+	case s.term < old.term:
+		return fmt.Sprintf("the term goes back from %d to %d", old.term, s.term)
+	case s.term == old.term && old.vote != 0 && s.vote != old.vote:
+		return fmt.Sprintf("the vote of term %d changes from %d to %d", s.term, old.vote, s.vote)
+	}
+	g.hardState = s
+	if snapshot != nil && s.commit >= snapshot.index && !g.shape.continues(*snapshot) {
+		g.shape.restart(*snapshot)
+	}
+	return ""
+}
+
+func (g *guardReport) takeSnapshot(rec walRecord) (what string) {
+	s, ok := rec.snapshot()
+	if !ok {
+		return "the snapshot record is damaged"
+	}
+	g.snapshots = append(g.snapshots, s)
+	if s.index > g.hardState.commit {
+		g.pending = &s
+	}
+	return ""
 }

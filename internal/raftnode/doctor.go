@@ -1,10 +1,8 @@
 package raftnode
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 )
 
@@ -12,75 +10,112 @@ import (
 type Report struct {
 	Dir       string
 	Identity  *Identity // nil: the directory is not claimed
-	Segments  []string
+	HeldBy    string    // pid of the process that has it open; empty: none
+	Segments  []string  // of the log, the oldest first
 	Records   int
 	LastEntry uint64
+	Term      uint64
+	Vote      uint64
+	Commit    uint64 // as last written; the true one may be higher
 	Snapshots []string
+	// Snapshot is the index that a start would begin with; 0: the beginning.
+	Snapshot  uint64
+	Watermark string // empty: none
 	// TornFile is set when the log ends in a half-written record, which is cut
 	// off at the next start.
 	TornFile   string
 	TornOffset int64
+	TornReason string
 	// Refused is why a node would refuse to start on this directory; nil when
 	// it would start.
 	Refused error
 }
 
 // Doctor reads a data directory as a starting node would, and changes nothing.
-// The error is about reading it, not about what is in it.
+// The error is about reading it, not about what is in it. Of a directory in
+// use it sees a moment, perhaps one in the middle of a write.
 func Doctor(dir string) (Report, error) {
 	r := Report{Dir: dir}
-	b, err := os.ReadFile(filepath.Join(dir, "member.json"))
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return r, fmt.Errorf("%s is not a data directory of kvd: it has no member.json", dir)
-	case err != nil:
+	if _, err := os.ReadDir(dir); err != nil {
 		return r, err
 	}
-	id, err := parseIdentity(b)
+	holder, err := lockHolder(dir)
 	if err != nil {
-		r.Refused = &RefusedError{File: filepath.Join(dir, "member.json"), Reason: err.Error(), Remedy: RemoveAndReAdd}
-		return r, nil
+		return r, fmt.Errorf("see who holds the data directory: %w", err)
 	}
-	r.Identity = &id
+	r.HeldBy = holder
+	return r, r.examine()
+}
+
+func (r *Report) examine() error {
+	id, err := readIdentity(r.Dir)
+	if err == nil {
+		err = id.checkLog(r.Dir)
+	}
+	if id != (Identity{}) {
+		r.Identity = &id
+	}
+	refused, ok := err.(*RefusedError)
+	if err != nil && !ok {
+		return err
+	}
+	if ok {
+		r.Refused = refused
+	}
 	if id.State == StateRemoved {
 		r.Refused = fmt.Errorf("member %d was removed from its cluster: its id never returns", id.MemberID)
-		return r, nil
 	}
-	return r, r.examineLog()
+	return r.examineLog()
 }
 
 func (r *Report) examineLog() error {
 	if !diskExists(r.Dir) {
-		if r.Identity.State == StateAdmitted {
-			r.Refused = &RefusedError{File: r.Dir, Reason: "the member has taken part, but its log is gone", Remedy: RemoveAndReAdd}
-		}
-		return nil
+		return r.examineNoLog()
 	}
-	r.Snapshots, _ = listSuffix(snapDir(r.Dir), ".snap") // none before the first
-	mark, err := readWatermark(r.Dir)
+	x, err := examine(r.Dir)
 	if err != nil {
-		return r.refusedBy(err)
+		return err
 	}
-	g, err := guardLog(walDir(r.Dir))
+	if r.Refused == nil && x.refused != nil {
+		r.Refused = x.refused
+	}
+	files, err := snapshotFiles(r.Dir)
 	if err != nil {
-		return r.refusedBy(err)
+		return err
 	}
-	r.Segments, r.Records, r.LastEntry = g.segments, g.records, g.last
-	r.TornFile, r.TornOffset = g.tornFile, g.tornOffset
-	if mark != nil && r.Segments[len(r.Segments)-1] < mark.Segment {
-		r.Refused = &RefusedError{File: walDir(r.Dir), Reason: fmt.Sprintf("the last segment is %s, but %s was in use", r.Segments[len(r.Segments)-1], mark.Segment), Remedy: RemoveAndReAdd}
+	for _, f := range files {
+		r.Snapshots = append(r.Snapshots, f.name)
 	}
+	r.fill(x)
 	return nil
 }
 
-// refusedBy keeps a refusal as the verdict and passes other errors on.
-func (r *Report) refusedBy(err error) error {
-	var refused *RefusedError
-	if errors.As(err, &refused) {
+// examineNoLog tells a fresh directory from one whose log is gone.
+func (r *Report) examineNoLog() error {
+	mark, err := readWatermark(r.Dir)
+	if refused, ok := err.(*RefusedError); ok {
 		r.Refused = refused
 		return nil
 	}
+	if mark != nil && r.Refused == nil {
+		r.Refused = refuse(walDir(r.Dir), "the log is missing: the watermark says that entry %d was on disk", mark.Index)
+	}
 	return err
+}
+
+func (r *Report) fill(x *examination) {
+	g := x.log
+	r.Segments, r.Records, r.LastEntry = g.segments, g.records, g.shape.last
+	r.Term, r.Vote, r.Commit = g.hardState.term, g.hardState.vote, g.hardState.commit
+	if g.torn() {
+		r.TornFile, r.TornOffset, r.TornReason = g.file, g.offset, g.reason
+	}
+	if x.snapshot != nil {
+		r.Snapshot = x.snapshot.index
+	}
+	if m := x.mark; m != nil {
+		r.Watermark = fmt.Sprintf("member %d, term %d, vote %d, entry %d, segment %s", m.Member, m.Term, m.Vote, m.Index, m.Segment)
+	}
 }
 
 // Verdict is the one line that matters.
@@ -89,7 +124,7 @@ func (r Report) Verdict() string {
 	case r.Refused != nil:
 		return "refused: " + r.Refused.Error()
 	case r.TornFile != "":
-		return fmt.Sprintf("torn tail: %s is cut off at byte %d at the next start; nothing acknowledged is lost", r.TornFile, r.TornOffset)
+		return fmt.Sprintf("torn tail: will be repaired at start: %s at byte %d: %s", r.TornFile, r.TornOffset, r.TornReason)
 	}
 	return "ok"
 }
@@ -97,12 +132,32 @@ func (r Report) Verdict() string {
 // String describes the directory to a person.
 func (r Report) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "directory   %s\n", r.Dir)
-	if r.Identity != nil {
-		fmt.Fprintf(&b, "member      %d (%s), cluster %016x, %s\n", r.Identity.MemberID, r.Identity.Name, r.Identity.ClusterID, r.Identity.State)
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(&b, "%-11s %s\n", name, fmt.Sprintf(format, args...))
 	}
-	fmt.Fprintf(&b, "log         %d segments, %d records, last entry %d\n", len(r.Segments), r.Records, r.LastEntry)
-	fmt.Fprintf(&b, "snapshots   %s\n", strings.Join(r.Snapshots, " "))
-	fmt.Fprintf(&b, "verdict     %s\n", r.Verdict())
+	line("directory", "%s", r.Dir)
+	if r.HeldBy != "" {
+		line("in use", "by process %s: this is a moment, perhaps in the middle of a write", r.HeldBy)
+	}
+	if id := r.Identity; id != nil {
+		line("member", "%d (%s), cluster %016x, %s", id.MemberID, id.Name, id.ClusterID, id.State)
+	} else {
+		line("member", "none")
+	}
+	line("log", "%d segments, %d records, last entry %d", len(r.Segments), r.Records, r.LastEntry)
+	for _, s := range r.Segments {
+		line("", "%s", s)
+	}
+	line("hard state", "term %d, vote %d, commit %d", r.Term, r.Vote, r.Commit)
+	line("snapshots", "%d, a start would use that at %d", len(r.Snapshots), r.Snapshot)
+	for _, s := range r.Snapshots {
+		line("", "%s", s)
+	}
+	if r.Watermark == "" {
+		line("watermark", "none")
+	} else {
+		line("watermark", "%s", r.Watermark)
+	}
+	line("verdict", "%s", r.Verdict())
 	return b.String()
 }

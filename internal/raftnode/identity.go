@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
@@ -23,7 +24,8 @@ const (
 	StateRemoved = "removed"
 )
 
-// Identity says whose a data directory is. It is kept in member.json.
+// Identity says whose a data directory is. It is kept in member.json, with a
+// checksum.
 type Identity struct {
 	Format    int    `json:"format"`
 	MemberID  uint64 `json:"member_id"`
@@ -37,8 +39,23 @@ type Identity struct {
 
 const identityFormat = 1
 
+// identityFile is the content of member.json.
+type identityFile struct {
+	Identity
+	CRC32C uint32 `json:"crc32c"`
+}
+
+func (id Identity) checksum() uint32 {
+	return crc32.Checksum(fmt.Appendf(nil, "%d %d %q %d %s %s", id.Format, id.MemberID, id.Name, id.ClusterID, id.Nonce, id.State), castagnoli)
+}
+
+func identityPath(dir string) string { return filepath.Join(dir, "member.json") }
+
+const nonceBytes = 16
+
+// newNonce returns 128 random bits in hexadecimal.
 func newNonce() string {
-	var b [16]byte
+	var b [nonceBytes]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 	return hex.EncodeToString(b[:])
 }
@@ -50,11 +67,12 @@ type Directory struct {
 	identity *Identity
 }
 
-// OpenDirectory makes the directory if need be (mode 0700), locks it, and
-// reads whose it is. A directory in use by another process is an error that
-// names it and the process.
+// OpenDirectory makes the directory if need be, keeps others out of it (mode
+// 0700), locks it, and reads whose it is. A directory in use by another
+// process is an error that names it and the process; one whose member has
+// taken part and whose log is gone is a *RefusedError.
 func OpenDirectory(path string) (*Directory, error) {
-	if err := os.MkdirAll(path, 0o700); err != nil {
+	if err := makePrivate(path); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
 	lock, err := lockDirectory(path)
@@ -68,15 +86,35 @@ func OpenDirectory(path string) (*Directory, error) {
 	return d, nil
 }
 
+// makePrivate makes the directory and takes everybody else's rights away.
+func makePrivate(path string) error {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if info.Mode().Perm() != 0o700 {
+		if err := os.Chmod(path, 0o700); err != nil {
+			return err
+		}
+	}
+	return syncDir(filepath.Dir(filepath.Clean(path)))
+}
+
 func lockDirectory(path string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(path, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the lock of the data directory: %w", err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		holder, _ := io.ReadAll(io.LimitReader(f, 32)) // only to be helpful
+		holder := readHolder(f)
 		_ = f.Close()
-		return nil, fmt.Errorf("the data directory %s is in use by another process (pid %s): stop it, or choose another --data-dir", path, strings.TrimSpace(string(holder)))
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock the data directory %s: %w", path, err)
+		}
+		return nil, fmt.Errorf("the data directory %s is in use by another process (pid %s): stop it, or choose another --data-dir", path, holder)
 	}
 	if err := f.Truncate(0); err == nil {
 		_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
@@ -87,37 +125,89 @@ func lockDirectory(path string) (*os.File, error) {
 	return f, nil
 }
 
-func (d *Directory) read() error {
-	b, err := os.ReadFile(d.identityPath())
+// readHolder returns the process that wrote itself into the lock file last.
+func readHolder(f io.Reader) string {
+	b, err := io.ReadAll(io.LimitReader(f, 32))
+	if pid := strings.TrimSpace(string(b)); err == nil && pid != "" {
+		return pid
+	}
+	return "unknown"
+}
+
+// lockHolder returns the process that holds the directory, empty when there is
+// none. It changes nothing.
+func lockHolder(dir string) (string, error) {
+	f, err := os.Open(filepath.Join(dir, "lock"))
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
+		return "", nil
 	}
 	if err != nil {
-		return fmt.Errorf("read the identity of the data directory: %w", err)
+		return "", err
 	}
-	id, err := parseIdentity(b)
+	defer f.Close() // and with it the lock, if there was none
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return readHolder(f), nil
+	}
+	return "", err
+}
+
+func (d *Directory) read() error {
+	id, err := readIdentity(d.path)
 	if err != nil {
-		return &RefusedError{File: d.identityPath(), Reason: err.Error(), Remedy: RemoveAndReAdd}
+		return err
 	}
-	d.identity = &id
+	if id != (Identity{}) {
+		d.identity = &id
+	}
+	return id.checkLog(d.path)
+}
+
+// checkLog refuses a directory whose member has taken part but has no log.
+func (id Identity) checkLog(dir string) error {
+	if id.State == StateAdmitted && !diskExists(dir) {
+		return refuse(walDir(dir), "member %d has taken part, but its log is missing", id.MemberID)
+	}
 	return nil
 }
 
-func parseIdentity(b []byte) (Identity, error) {
-	var id Identity
-	if err := json.Unmarshal(b, &id); err != nil {
-		return id, fmt.Errorf("unreadable: %w", err)
+// readIdentity returns the zero Identity for a directory without one. A
+// damaged one is a *RefusedError: it is replaced by renaming, so that no crash
+// can damage it.
+func readIdentity(dir string) (Identity, error) {
+	path := identityPath(dir)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return Identity{}, nil
 	}
-	if id.Format != identityFormat {
-		return id, fmt.Errorf("format %d is not known to this binary, which knows %d", id.Format, identityFormat)
+	if err != nil {
+		return Identity{}, fmt.Errorf("read the identity of the data directory: %w", err)
 	}
-	if !validID(id.MemberID) || id.Nonce == "" {
-		return id, errors.New("names no member")
+	var f identityFile
+	if err := json.Unmarshal(b, &f); err != nil || f.CRC32C != f.checksum() {
+		return Identity{}, refuse(path, "the identity of the directory is damaged")
 	}
-	return id, nil
+	if f.Format != identityFormat {
+		return Identity{}, fmt.Errorf("%s has format %d, this binary knows %d: upgrade it", path, f.Format, identityFormat)
+	}
+	if what := f.check(); what != "" {
+		return Identity{}, refuse(path, "%s", what)
+	}
+	return f.Identity, nil
 }
 
-func (d *Directory) identityPath() string { return filepath.Join(d.path, "member.json") }
+func (id Identity) check() (what string) {
+	nonce, err := hex.DecodeString(id.Nonce)
+	switch {
+	case !validID(id.MemberID):
+		return fmt.Sprintf("%d is not the id of a member", id.MemberID)
+	case err != nil || len(nonce) != nonceBytes:
+		return "the nonce is not 128 bits in hexadecimal"
+	case id.State != StateNew && id.State != StateAdmitted && id.State != StateRemoved:
+		return fmt.Sprintf("the state %q is not known", id.State)
+	}
+	return ""
+}
 
 // Identity returns whose the directory is; known is false for a fresh one.
 func (d *Directory) Identity() (id Identity, known bool) {
@@ -157,11 +247,11 @@ func (d *Directory) mark(state string) error {
 }
 
 func (d *Directory) write(id Identity) error {
-	b, err := json.MarshalIndent(id, "", "  ")
+	b, err := json.MarshalIndent(identityFile{id, id.checksum()}, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := writeFileDurably(d.identityPath(), append(b, '\n')); err != nil {
+	if err := writeFileDurably(identityPath(d.path), append(b, '\n')); err != nil {
 		return fmt.Errorf("write the identity of the data directory: %w", err)
 	}
 	d.identity = &id

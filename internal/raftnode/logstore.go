@@ -2,10 +2,12 @@ package raftnode
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 )
 
 // logStore is the part of the log that raft can read: the entries after the
@@ -20,7 +22,8 @@ type logStore struct {
 		// The entry before the first: what was compacted away.
 		index, term uint64
 		entries     []*raftpb.Entry
-		bytes       int // of the entries' data
+		bytes       int // that they take
+		dropped     int // bytes of compacted entries that are still in memory
 		offered     *raftpb.Snapshot
 		wanted      bool
 	}
@@ -68,7 +71,7 @@ func (l *logStore) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
 	from := l.mu.entries[lo-l.mu.index-1 : hi-l.mu.index-1]
 	n, size := 0, uint64(0)
 	for _, e := range from {
-		size += uint64(entrySize(e))
+		size += uint64(proto.Size(e)) // raft measures so too
 		if n > 0 && size > maxSize {
 			break
 		}
@@ -77,8 +80,11 @@ func (l *logStore) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
 	return from[:n:n], nil
 }
 
-// entrySize is the memory and wire size of an entry, nearly.
-func entrySize(e *raftpb.Entry) int { return len(e.GetData()) + 16 }
+// entrySize is the memory that an entry takes, nearly: its data and its
+// struct.
+func entrySize(e *raftpb.Entry) int { return len(e.GetData()) + entryOverhead }
+
+const entryOverhead = 96
 
 // Term returns the term of entry i.
 func (l *logStore) Term(i uint64) (uint64, error) {
@@ -140,6 +146,7 @@ func (l *logStore) offerSnapshot(s *raftpb.Snapshot) {
 	l.mu.offered, l.mu.wanted = s, false
 }
 
+// withdrawSnapshot takes an offer back: its body is gone.
 func (l *logStore) withdrawSnapshot() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -166,6 +173,7 @@ func (l *logStore) append(entries []*raftpb.Entry) {
 	}
 	if keep < uint64(len(l.mu.entries)) {
 		l.mu.entries = l.mu.entries[:keep:keep] // raft may hold the old ones: copy
+		l.mu.dropped = 0
 	}
 	l.mu.entries = append(l.mu.entries, entries...)
 	for _, e := range entries {
@@ -178,12 +186,24 @@ func (l *logStore) applySnapshot(s *raftpb.Snapshot) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mu.index, l.mu.term = s.GetMetadata().GetIndex(), s.GetMetadata().GetTerm()
-	l.mu.entries, l.mu.bytes, l.mu.offered = nil, 0, nil
+	l.mu.entries, l.mu.bytes, l.mu.dropped, l.mu.offered = nil, 0, 0, nil
+}
+
+// compactTo drops the entries up to the index.
+func (l *logStore) compactTo(index uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if last := l.lastLocked(); index > last {
+		panic(fmt.Sprintf("raftnode: compaction to entry %d of a log that ends at %d", index, last))
+	}
+	if index > l.mu.index {
+		l.dropLocked(int(index - l.mu.index))
+	}
 }
 
 // compactKeeping drops the oldest applied entries until at most maxBytes and
-// maxEntries of applied ones are left. A pinned index other than 0 is that of
-// a snapshot under way: the entries after it stay for its receiver.
+// maxEntries are left. A pinned index other than 0 is that of a snapshot under
+// way: the entries after it stay for its receiver.
 func (l *logStore) compactKeeping(applied uint64, maxBytes, maxEntries int, pinned uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -197,23 +217,31 @@ func (l *logStore) compactKeeping(applied uint64, maxBytes, maxEntries int, pinn
 		bytes -= entrySize(l.mu.entries[n])
 		n++
 	}
+	l.dropLocked(n)
+}
+
+// dropLocked drops the n oldest entries. What raft holds of the slice must
+// stay as it is, so the memory comes back only with a copy of the rest; that is
+// made when as much was dropped as is left, which makes it cheap.
+func (l *logStore) dropLocked(n int) {
 	if n == 0 {
 		return
 	}
+	for _, e := range l.mu.entries[:n] {
+		l.mu.bytes -= entrySize(e)
+		l.mu.dropped += entrySize(e)
+	}
 	l.mu.index, l.mu.term = l.mu.entries[n-1].GetIndex(), l.mu.entries[n-1].GetTerm()
-	// A copy, so that the dropped entries can be collected; raft may hold the
-	// old slice. Dropping at least an eighth a time would amortise it; the
-	// pace of the snapshotter does.
-	l.mu.entries = append([]*raftpb.Entry(nil), l.mu.entries[n:]...)
-	l.mu.bytes = bytes
+	l.mu.entries = l.mu.entries[n:]
+	if l.mu.dropped >= l.mu.bytes {
+		l.mu.entries = slices.Clone(l.mu.entries)
+		l.mu.dropped = 0
+	}
 }
 
-// raisedCommit returns the hard state with its commit index at least at the
-// applied one: saves that only change the commit index are not fsynced, so
-// after a crash it may lie behind what the store has, and raft refuses that.
-func raisedCommit(hs *raftpb.HardState, applied uint64) *raftpb.HardState {
-	if hs.GetCommit() >= applied {
-		return hs
-	}
-	return &raftpb.HardState{Term: new(hs.GetTerm()), Vote: new(hs.GetVote()), Commit: new(applied)}
+// sizes returns the entries held and the memory they take, nearly.
+func (l *logStore) sizes() (entries, bytes int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.mu.entries), l.mu.bytes
 }

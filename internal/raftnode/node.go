@@ -109,6 +109,7 @@ type Node struct {
 	cfg       Config
 	lg        *zap.Logger
 	disk      *disk
+	writes    logDisk // the disk, as the append loop writes to it
 	log       *logStore
 	applier   *applier
 	appender  *appender
@@ -195,30 +196,38 @@ func (n *Node) LogSizeBytes() (log, snapshots int64) { return n.disk.sizeBytes()
 
 // Run drives the node until the context ends, it is removed (ErrRemoved), its
 // directory is refused (ErrRefused), or something fails that must not be
-// survived. Every request is answered before it returns.
+// survived. Every request is answered before it returns. After ErrDiskStall a
+// write to the disk still hangs, and the process should exit.
 func (n *Node) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	n.appender = &appender{disk: n.disk, log: n.log, install: n.install(ctx)}
-	var loops sync.WaitGroup
-	start := func(name string, body func(context.Context) error) {
-		loops.Go(func() {
+	n.appender = &appender{disk: n.writes, log: n.log, install: n.install(ctx)}
+	var loops, appending sync.WaitGroup
+	start := func(group *sync.WaitGroup, name string, body func(context.Context) error) {
+		group.Go(func() {
 			if err := body(ctx); err != nil {
 				cancel(fmt.Errorf("%s: %w", name, err))
 			}
 		})
 	}
-	start("append loop", n.appendLoop)
-	start("apply loop", n.applyLoop)
-	start("snapshotter", n.snapshots.run)
-	start("connector", n.connectLoop)
-	start("node loop", n.nodeLoop)
+	start(&appending, "append loop", n.appendLoop)
+	start(&loops, "apply loop", n.applyLoop)
+	start(&loops, "snapshotter", n.snapshots.run)
+	start(&loops, "connector", n.connectLoop)
+	start(&loops, "node loop", n.nodeLoop)
 	<-ctx.Done()
 	loops.Wait()
+	err := context.Cause(ctx)
+	stalled := errors.Is(err, ErrDiskStall)
+	if !stalled { // a hanging write would be waited for without end
+		appending.Wait()
+	}
 	n.transport.Stop()
 	close(n.stopped)
 	n.failRest()
-	err := context.Cause(ctx)
+	if stalled {
+		return err
+	}
 	if cerr := n.disk.close(); cerr != nil && errors.Is(err, context.Canceled) {
 		return fmt.Errorf("close the log: %w", cerr)
 	}

@@ -84,6 +84,7 @@ func assemble(cfg *Config, d *disk, state bootState) (*Node, error) {
 		cfg:         *cfg,
 		lg:          cfg.Logger,
 		disk:        d,
+		writes:      d,
 		log:         newLogStore(state.snapshot, raisedCommit(state.hardState, a.index), state.entries, a.roster.membership().confState()),
 		applier:     a,
 		proposeC:    make(chan *proposal, 1024),

@@ -326,8 +326,10 @@ func (s *sim) bringUp() {
 			s.addNode(mb.ID, nil)
 		}
 	}
+	l := s.leader()
 	for _, id := range s.order {
-		if n := s.nodes[id]; m.Removed[id] && n.up {
+		// Where the leader knows, its transport tells the removed (410).
+		if n := s.nodes[id]; n.up && l != nil && l.core.membership.Removed[id] {
 			n.stop(ErrRemoved)
 		}
 	}

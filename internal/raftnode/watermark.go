@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,19 +9,21 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-
-	"go.etcd.io/raft/v3/raftpb"
 )
 
 // watermark is what this member surely had on disk. A log that is shorter, or
 // whose term or vote went back, has lost what may have been promised: the WAL
 // alone can not tell a lost tail from one that never was.
+//
+// It lags behind the log by up to watermarkPace, except that it never says
+// more than the log holds: it is lowered before entries are taken back.
 type watermark struct {
 	Format  int    `json:"format"`
+	Member  uint64 `json:"member"` // 0 where the directory had no identity
 	Term    uint64 `json:"term"`
 	Vote    uint64 `json:"vote"`
 	Index   uint64 `json:"index"`   // last entry that was synced
-	Segment string `json:"segment"` // last WAL segment at that time
+	Segment string `json:"segment"` // newest WAL segment at that time
 	CRC32C  uint32 `json:"crc32c"`  // of the other fields
 }
 
@@ -33,12 +36,14 @@ const (
 func watermarkPath(dir string) string { return filepath.Join(dir, "watermark") }
 
 func (w watermark) checksum() uint32 {
-	return crc32.Checksum(fmt.Appendf(nil, "%d %d %d %d %s", w.Format, w.Term, w.Vote, w.Index, w.Segment), castagnoli)
+	return crc32.Checksum(fmt.Appendf(nil, "%d %d %d %d %d %s", w.Format, w.Member, w.Term, w.Vote, w.Index, w.Segment), castagnoli)
 }
 
-// readWatermark returns nil where there is none yet.
+// readWatermark returns nil where there is none. A damaged one is a
+// *RefusedError: it is replaced by renaming, so that no crash can damage it.
 func readWatermark(dir string) (*watermark, error) {
-	b, err := os.ReadFile(watermarkPath(dir))
+	path := watermarkPath(dir)
+	b, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -46,44 +51,64 @@ func readWatermark(dir string) (*watermark, error) {
 		return nil, fmt.Errorf("read the watermark: %w", err)
 	}
 	w := new(watermark)
-	if err := json.Unmarshal(b, w); err != nil || w.CRC32C != w.checksum() || w.Format != watermarkFormat {
-		return nil, &RefusedError{File: watermarkPath(dir), Reason: "the watermark is damaged or of an unknown format", Remedy: RemoveAndReAdd}
+	if err := json.Unmarshal(b, w); err != nil || w.CRC32C != w.checksum() || !bytes.Equal(b, w.encode()) {
+		return nil, refuse(path, "the watermark is damaged")
+	}
+	if w.Format != watermarkFormat {
+		return nil, fmt.Errorf("%s has format %d, this binary knows %d: upgrade it", path, w.Format, watermarkFormat)
 	}
 	return w, nil
+}
+
+func (w watermark) encode() []byte {
+	b, err := json.Marshal(w)
+	if err != nil {
+		panic(fmt.Sprintf("raftnode: encode the watermark: %v", err)) // plain data always encodes
+	}
+	return append(b, '\n')
 }
 
 func (w watermark) write(dir string) error {
 	w.Format = watermarkFormat
 	w.CRC32C = w.checksum()
-	b, err := json.Marshal(w)
-	if err != nil {
-		return err
-	}
-	if err := writeFileDurably(watermarkPath(dir), append(b, '\n')); err != nil {
+	if err := writeFileDurably(watermarkPath(dir), w.encode()); err != nil {
 		return fmt.Errorf("write the watermark: %w", err)
 	}
 	return nil
 }
 
-// check holds what was read from the log against the watermark. A log that
-// goes on below the index after an overwrite by a newer leader has a newer
-// term.
-func (w *watermark) check(dir string, hs *raftpb.HardState, lastIndex uint64, lastSegment string) error {
+// check holds a log that is not corrupt against the watermark.
+func (w *watermark) check(dir string, g *guardReport) *RefusedError {
+	wal := walDir(dir)
 	if w == nil {
-		return nil
+		if g.shape.known && g.shape.last == 0 && g.hardState == (hardStateRecord{}) {
+			return nil // a crash right after the log was made
+		}
+		return refuse(watermarkPath(dir), "the watermark is missing: nothing tells whether the log is whole")
 	}
-	refuse := func(format string, args ...any) error {
-		return &RefusedError{File: filepath.Join(dir, "wal"), Reason: fmt.Sprintf(format, args...), Remedy: RemoveAndReAdd}
-	}
+	hs := g.hardState
+	last := max(g.shape.last, g.newestSnapshot())
 	switch {
-	case lastSegment < w.Segment:
-		return refuse("the last segment is %s, but %s was in use", lastSegment, w.Segment)
-	case hs.GetTerm() < w.Term:
-		return refuse("the log is of term %d, but this member was in term %d", hs.GetTerm(), w.Term)
-	case hs.GetTerm() == w.Term && w.Vote != 0 && hs.GetVote() != w.Vote:
-		return refuse("the log says it voted for %d in term %d, but it voted for %d", hs.GetVote(), w.Term, w.Vote)
-	case lastIndex < w.Index && hs.GetTerm() == w.Term:
-		return refuse("the log ends at entry %d, but entry %d was on disk", lastIndex, w.Index)
+	case segmentBefore(g.lastSegment(), w.Segment):
+		return refuse(filepath.Join(wal, w.Segment), "the last segment is missing: the log ends with %s", g.lastSegment())
+	case hs.term < w.Term:
+		return refuse(wal, "the log is of term %d, but this member was in term %d", hs.term, w.Term)
+	case hs.term == w.Term && w.Vote != 0 && hs.vote != w.Vote:
+		return refuse(wal, "the log has a vote for %d in term %d, but this member voted for %d", hs.vote, w.Term, w.Vote)
+	case last < w.Index:
+		r := refuse(wal, "the log ends at entry %d, but entry %d was on disk", last, w.Index)
+		if g.torn() {
+			r.File, r.Offset = g.file, g.offset
+		}
+		return r
 	}
 	return nil
+}
+
+// segmentBefore compares segments by their number; the index in a name may go
+// back when a newer leader takes entries back.
+func segmentBefore(a, b string) bool {
+	sa, _, _ := parseSegmentName(a)
+	sb, _, err := parseSegmentName(b)
+	return err == nil && sa < sb
 }

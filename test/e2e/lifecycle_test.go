@@ -14,6 +14,7 @@ import (
 // TestRestartCleanStop: what was acknowledged before a regular stop is there
 // after it, and revisions go on from where they were.
 func TestRestartCleanStop(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, quick...)
 	before := put(t, c.node(1), "k", "v")
 	for range 2 {
@@ -31,6 +32,7 @@ func TestRestartCleanStop(t *testing.T) {
 // TestSingleNodeCampaignsAtOnce: one node alone has nobody to wait for, however
 // long the election timeout is.
 func TestSingleNodeCampaignsAtOnce(t *testing.T) {
+	t.Parallel()
 	c := newIdleCluster(t, 1, "--heartbeat-interval", "1s", "--election-timeout", "50s")
 	m := c.node(1)
 	for _, round := range []string{"first start", "restart", "restart after a kill"} {
@@ -55,6 +57,7 @@ func TestSingleNodeCampaignsAtOnce(t *testing.T) {
 // TestSecondProcessNamesDirectory: two processes on one directory would ruin
 // it; the second one says which directory it is about.
 func TestSecondProcessNamesDirectory(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	first := c.node(1)
 	peer := "http://" + loopback(freePort(t))
@@ -74,6 +77,7 @@ func TestSecondProcessNamesDirectory(t *testing.T) {
 // first, so that the others need not miss it. It has seen its successor in
 // office before it ends.
 func TestSIGTERMHandsLeadershipOver(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, quick...)
 	for range 3 {
 		put(t, c.node(1), "k", "v")
@@ -117,6 +121,7 @@ func lastLeader(t *testing.T, p *process) (leader uint64) {
 // it still believes that it leads, and finds reads that have been waiting: none
 // may answer with what was true when it fell asleep.
 func TestPausedLeaderServesNoStaleRead(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, quick...)
 	answered := 0
 	for round := range 5 {
@@ -171,6 +176,7 @@ func judgeQueuedReads(t *testing.T, m *member, reads chan answer) (answered int)
 
 // TestUnusableDirectory: a node that cannot keep its promises does not start.
 func TestUnusableDirectory(t *testing.T) {
+	t.Parallel()
 	file := tempFile(t, "file", []byte("not a directory"))
 	p := startProcess(t, "kvd", t.TempDir(), binary, "--id", "1", "--cluster", "http://"+loopback(freePort(t)),
 		"--port", fmt.Sprint(freePort(t)), "--data-dir", filepath.Join(file, "data"))
@@ -185,6 +191,7 @@ func TestUnusableDirectory(t *testing.T) {
 
 // TestSecondSignalStopsAtOnce: who asks twice does not want to wait.
 func TestSecondSignalStopsAtOnce(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	m := c.node(1)
 	put(t, m, "k", "v")

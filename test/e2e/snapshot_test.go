@@ -17,6 +17,7 @@ const builtSnapshot = "built a snapshot for a follower"
 // TestSnapshotCatchUp keeps a follower away until the log that it lacks is
 // gone. It catches up by a snapshot while writes go on.
 func TestSnapshotCatchUp(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, small...)
 	leader := c.leader()
 	away := c.followers()[0]
@@ -50,6 +51,7 @@ func TestSnapshotCatchUp(t *testing.T) {
 // TestSnapshotKilledWhileCatchingUp kills the follower in the middle of
 // catching up, again and again, and the sender once.
 func TestSnapshotKilledWhileCatchingUp(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, small...)
 	away := c.followers()[0]
 	random := seeded(t)
@@ -76,6 +78,9 @@ func TestSnapshotKilledWhileCatchingUp(t *testing.T) {
 		}
 		restart(away)
 		expectFilled(t, away, 0, (round+1)*32, 64<<10)
+	}
+	if !anyWrote(c, builtSnapshot) {
+		t.Error("no snapshot was sent, which proves nothing")
 	}
 }
 

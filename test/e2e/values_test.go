@@ -36,6 +36,7 @@ func paths() map[string]string {
 // server might be tempted to clean, with real curl, and reads each back from
 // another node.
 func TestKeysOfAllByteValues(t *testing.T) {
+	t.Parallel()
 	requireTool(t, "curl")
 	c := newCluster(t, 3, quick...)
 	escaped := slices.Sorted(maps.Keys(paths()))
@@ -123,6 +124,7 @@ const valueLimit = 1 << 20
 // TestValueLimit: a value may have 1 MiB and not one byte more, however it is
 // sent and whichever form of the request it takes.
 func TestValueLimit(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, quick...)
 	m := c.followers()[0]
 	fits := strings.Repeat("\x00\xffval", valueLimit/5) + "."

@@ -1,0 +1,210 @@
+package raftnode
+
+import (
+	"errors"
+	"testing"
+)
+
+// The replicated state machine row of the batteries: submits in place of
+// entries.
+
+func TestSubmitBasic(t *testing.T) {
+	s := battery(t, 3)
+	s.elect()
+	for _, n := range s.alive() {
+		s.agree(n, 8, s.order...)
+	}
+	s.settle(patience)
+}
+
+func TestSubmitConcurrent(t *testing.T) {
+	s := battery(t, 5)
+	s.elect()
+	var ops []*op
+	for range 20 {
+		for _, n := range s.alive() {
+			ops = append(ops, s.write(n, 8), s.write(n, 8))
+		}
+		s.run(3 * milli)
+	}
+	s.must(5*electionTimeout, "all submits", func() bool { return allDone(ops) })
+	s.settle(patience)
+}
+
+func TestSubmitLeaderFailure(t *testing.T) {
+	s := battery(t, 3)
+	l := s.elect()
+	rest := s.others(l.id)
+	var ops []*op
+	for range 10 {
+		ops = append(ops, s.write(s.nodes[rest[0]], 8))
+	}
+	l.crash()
+	s.must(patience, "submits at a follower survive the leader", func() bool { return allDone(ops) })
+	l.start()
+	s.settle(patience)
+}
+
+// TestSubmitLeaderPartition: submits to a leader in a minority never succeed
+// while it is there, and are answered after healing.
+func TestSubmitLeaderPartition(t *testing.T) {
+	s := battery(t, 5)
+	l := s.elect()
+	s.agree(l, 8, s.order...)
+	minority := []uint64{l.id, s.others(l.id)[0]}
+	s.partition(minority, s.others(minority...))
+	var ops []*op
+	for range 5 {
+		ops = append(ops, s.write(l, 8), s.linearizable(l))
+	}
+	next := s.elect(s.others(minority...)...)
+	s.agree(next, 8, s.others(minority...)...)
+	s.run(5 * electionTimeout)
+	for _, o := range ops {
+		if o.outcome == succeeded {
+			t.Fatal("a submit in the minority succeeded")
+		}
+	}
+	s.heal()
+	s.must(10*electionTimeout, "an answer to all after healing", func() bool {
+		for _, o := range ops {
+			if o.outcome == open {
+				return false
+			}
+		}
+		return true
+	})
+	s.settle(patience)
+}
+
+func TestSubmitRestartReplay(t *testing.T) {
+	for _, memory := range []bool{false, true} {
+		s := newSim(t, 3, simOptions{members: 3, memory: memory})
+		s.writeMany(s.elect(), 30, s.order...)
+		s.crashAndRestart(s.order...)
+		s.elect()
+		s.must(electionTimeout, "the replay", s.agreed)
+		if n := len(s.leader().machine.cur.IDs); n != 30 {
+			t.Errorf("%d commands after the replay, want 30", n)
+		}
+		s.agree(s.leader(), 8, s.order...)
+		s.settle(patience)
+	}
+}
+
+// TestSubmitShutdown: pending submits return when a member ends.
+func TestSubmitShutdown(t *testing.T) {
+	s := battery(t, 3)
+	l := s.elect()
+	s.agree(l, 8, s.order...)
+	s.isolate(l.id)
+	w, r := s.write(l, 8), s.linearizable(l)
+	s.run(10 * milli)
+	queued := s.write(l, 8)
+	s.run(milli)
+	l.stop(ErrStopping)
+	if w.outcome != unknown || r.outcome != refused || queued.outcome != refused {
+		t.Errorf("outcomes: in flight %v (%v), read %v (%v), queued %v (%v)", w.outcome, w.err, r.outcome, r.err, queued.outcome, queued.err)
+	}
+	if !errors.Is(queued.err, ErrStopping) {
+		t.Errorf("queued: %v", queued.err)
+	}
+	s.settle(patience)
+}
+
+func TestSnapshotBoundsTheLog(t *testing.T) {
+	s := snapshots(t, 3, false)
+	l := s.elect()
+	for range 10 {
+		s.writeMany(l, 30, s.order...)
+		s.run(second)
+		for _, n := range s.alive() {
+			first, _ := n.log.FirstIndex()
+			if last, _ := n.log.LastIndex(); last-first > 20 {
+				t.Fatalf("member %d keeps the entries %d to %d", n.id, first, last)
+			}
+		}
+	}
+	s.settle(patience)
+}
+
+// TestMemberReplacement: a member is added as a learner, caught up by a
+// snapshot, promoted, and the member with the lost disk removed.
+func TestMemberReplacement(t *testing.T) {
+	s := snapshots(t, 3, false)
+	l := s.elect()
+	s.writeMany(l, 40, s.order...)
+	lost := s.nodes[s.others(l.id)[0]]
+	lost.crash()
+	lost.ended = errLostDisk
+	add := s.reconfigure(l, Change{Kind: AddMember, Member: Member{PeerURLs: []string{"http://n4:1"}}})
+	s.must(electionTimeout, "the addition", func() bool { return add.outcome == succeeded })
+	id := add.change.change.Member.ID
+	early := s.reconfigure(l, Change{Kind: PromoteMember, Member: Member{ID: id}})
+	s.must(electionTimeout, "a refusal", func() bool { return early.outcome != open })
+	if !errors.Is(early.err, ErrUnsafeChange) {
+		t.Fatalf("a learner that never started was promoted: %v", early.err)
+	}
+	s.addNode(id, nil)
+	s.must(10*electionTimeout, "the promotion", func() bool {
+		m, ok := s.members().Member(id)
+		return ok && !m.Learner
+	})
+	remove := s.reconfigure(s.leader(), Change{Kind: RemoveMember, Member: Member{ID: lost.id}})
+	s.must(electionTimeout, "the removal", func() bool { return remove.outcome == succeeded })
+	s.settle(patience)
+}
+
+// TestRemoveLeader: it hands over first, and its removal is the new leader's.
+func TestRemoveLeader(t *testing.T) {
+	for _, members := range []int{2, 3, 5} {
+		s := battery(t, members)
+		l := s.elect()
+		s.agree(l, 8, s.order...)
+		o := s.reconfigure(l, Change{Kind: RemoveMember, Member: Member{ID: l.id}})
+		s.must(5*electionTimeout, "an answer", func() bool { return o.outcome != open })
+		if !errors.Is(o.err, ErrNotLeader) {
+			t.Fatalf("%d members: %v", members, o.err)
+		}
+		s.elect()
+		o = s.reconfigure(s.leader(), Change{Kind: RemoveMember, Member: Member{ID: l.id}})
+		s.must(5*electionTimeout, "the removal", func() bool { return o.outcome == succeeded })
+		s.must(5*electionTimeout, "the removed member to end", func() bool { return !l.up })
+		if !errors.Is(l.ended, ErrRemoved) {
+			t.Errorf("it ended with %v", l.ended)
+		}
+		s.settle(patience)
+	}
+}
+
+// TestShrinkToOne removes the follower of two, and crashes the leader right
+// after: the removed member stays long enough to vote.
+func TestShrinkToOne(t *testing.T) {
+	for seed := uint64(1); seed <= 20; seed++ {
+		s := newSim(t, seed, simOptions{members: 2})
+		l := s.elect()
+		s.agree(l, 8, s.order...)
+		o := s.reconfigure(l, Change{Kind: RemoveMember, Member: Member{ID: s.others(l.id)[0]}})
+		s.must(electionTimeout, "the removal", func() bool { return o.outcome == succeeded })
+		s.crashAndRestart(l.id)
+		s.settle(patience)
+	}
+}
+
+// TestRemovalOfTheDead passes, and one that would cost the quorum does not.
+func TestRemovalOfTheDead(t *testing.T) {
+	s := battery(t, 3)
+	l := s.elect()
+	rest := s.others(l.id)
+	s.nodes[rest[0]].crash()
+	s.nodes[rest[0]].ended = errLostDisk
+	s.run(2 * electionTimeout)
+	o := s.reconfigure(s.leader(), Change{Kind: RemoveMember, Member: Member{ID: rest[1]}})
+	s.must(electionTimeout, "a refusal", func() bool { return o.outcome != open })
+	if !errors.Is(o.err, ErrUnsafeChange) {
+		t.Fatalf("the removal of a live member: %v", o.err)
+	}
+	o = s.reconfigure(s.leader(), Change{Kind: RemoveMember, Member: Member{ID: rest[0]}})
+	s.must(electionTimeout, "the removal of the dead", func() bool { return o.outcome == succeeded })
+	s.settle(patience)
+}

@@ -1,0 +1,271 @@
+package raftnode
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"math"
+)
+
+// The record types of etcd's WAL.
+const (
+	walMetadata = 1
+	walEntry    = 2
+	walState    = 3
+	walCRC      = 4
+	walSnapshot = 5
+)
+
+const (
+	walSector    = 512 // disks write these whole or not at all
+	walFrameHead = 8
+	// walRecordHead is the most that comes before a record's data: a type of 2
+	// bytes, a checksum of 6, a length of 6.
+	walRecordHead = 14
+)
+
+// walRecord is one record of the log. Its data aliases the segment.
+//
+// A frame is a length word (8 bytes, little-endian: the length in the lower 56
+// bits, above it the padding that aligns the frame to 8 bytes, with the top
+// bit set where there is padding), the record (a protobuf message: type,
+// checksum, data), and the padding. The checksum covers the data alone and
+// continues that of the record before. So the reader is strict about all the
+// rest: a flipped bit in the type would otherwise turn an entry into a state.
+type walRecord struct {
+	kind uint64
+	crc  uint32
+	data []byte
+}
+
+// splitLengthWord takes a length word apart. It is not whole when no writer
+// would have written it.
+func splitLengthWord(word uint64) (length, padding int, whole bool) {
+	size := word & (1<<56 - 1)
+	if size == 0 || size > math.MaxInt32 {
+		return 0, 0, false
+	}
+	length, padding = int(size), int(-size&7)
+	var top uint64
+	if padding != 0 {
+		top = uint64(0x80 | padding)
+	}
+	return length, padding, word>>56 == top
+}
+
+// headState says how much of a record's head can be read.
+type headState int
+
+const (
+	headWhole   headState = iota
+	headCut               // the file ends inside it
+	headGarbled           // it is not the head of a record
+)
+
+// recordHead is what comes before a record's data.
+type recordHead struct {
+	kind uint64
+	crc  uint64
+	data int // length of the data that the head announces
+	size int // of the head itself
+}
+
+// parseRecordHead reads the head of a record of the given length, of which b
+// is what the file still has.
+func parseRecordHead(b []byte, length int) (h recordHead, s headState) {
+	b = b[:min(len(b), length)]
+	cut := headGarbled
+	if len(b) < length {
+		cut = headCut
+	}
+	var size uint64
+	for i, field := range []*uint64{&h.kind, &h.crc, &size} {
+		if h.size == length && i == 2 {
+			return h, headWhole // without data
+		}
+		if len(b) == 0 {
+			return h, cut
+		}
+		if b[0] != [...]byte{0x08, 0x10, 0x1a}[i] {
+			return h, headGarbled
+		}
+		v, n := minimalUvarint(b[1:])
+		switch {
+		case n == 0:
+			return h, cut
+		case n < 0 || v > math.MaxUint32:
+			return h, headGarbled
+		}
+		*field, b = v, b[1+n:]
+		h.size += 1 + n
+	}
+	h.data = int(size)
+	return h, headWhole
+}
+
+// minimalUvarint reads a varint in its shortest form: n is its length, 0 when
+// b ends inside it, negative when it is not one.
+func minimalUvarint(b []byte) (v uint64, n int) {
+	v, n = binary.Uvarint(b)
+	if n > 1 && b[n-1] == 0 {
+		return 0, -1
+	}
+	return v, n
+}
+
+// readRecord reads the frame at the offset, whose length word is not zero, and
+// checks it against the running checksum. what says what is wrong with it.
+func readRecord(b []byte, offset int, crc uint32) (rec walRecord, next int, what string) {
+	rec, next, what = decodeFrame(b, offset)
+	if what != "" || rec.kind == walCRC {
+		return rec, next, what
+	}
+	if sum := crc32.Update(crc, castagnoli, rec.data); sum != rec.crc {
+		return rec, next, "the checksum does not match"
+	}
+	return rec, next, ""
+}
+
+// decodeFrame reads the frame at the offset without its place in the chain of
+// checksums.
+func decodeFrame(b []byte, offset int) (rec walRecord, next int, what string) {
+	rest := b[offset:]
+	if len(rest) < walFrameHead {
+		return rec, 0, "the length word is cut off"
+	}
+	length, padding, whole := splitLengthWord(binary.LittleEndian.Uint64(rest))
+	if !whole {
+		return rec, 0, "the length word is damaged"
+	}
+	body := rest[walFrameHead:]
+	if len(body) < length+padding {
+		return rec, 0, fmt.Sprintf("the file ends %d bytes before the record", length+padding-len(body))
+	}
+	h, s := parseRecordHead(body, length)
+	if s != headWhole || h.size+h.data != length || h.kind < walMetadata || h.kind > walSnapshot {
+		return rec, 0, "the record's head is damaged"
+	}
+	if !allZero(body[length : length+padding]) {
+		return rec, 0, "the padding is damaged"
+	}
+	rec = walRecord{kind: h.kind, crc: uint32(h.crc), data: body[h.size:length]}
+	return rec, offset + walFrameHead + length + padding, ""
+}
+
+// parseFields reads a protobuf message strictly: fields 1 to numbers are
+// varints, the next one, where there may be one, is bytes; all are optional,
+// in ascending order, and nothing else is there. v has the numbers by field,
+// and the length of the bytes.
+func parseFields(b []byte, numbers int, bytesLast bool) (v [5]uint64, ok bool) {
+	for last := 0; len(b) > 0; {
+		field, wire := int(b[0]>>3), b[0]&7
+		number, n := minimalUvarint(b[1:])
+		if field <= last || n <= 0 {
+			return v, false
+		}
+		b, last = b[1+n:], field
+		switch {
+		case field <= numbers && wire == 0:
+			v[field] = number
+		case field == numbers+1 && bytesLast && wire == 2:
+			v[field] = number
+			return v, number == uint64(len(b))
+		default:
+			return v, false
+		}
+	}
+	return v, true
+}
+
+// logEntry, hardStateRecord and snapshotRecord are what the guard needs of the
+// records that carry them.
+type (
+	logEntry        struct{ index, term uint64 }
+	hardStateRecord struct{ term, vote, commit uint64 }
+	snapshotRecord  struct{ index, term uint64 }
+)
+
+// maxEntryKind is the last of raft's entry types; 0 is the normal one.
+const maxEntryKind = 2
+
+// entry reads an entry. Membership changes always have data: a hard state
+// whose type was damaged would look like one without.
+func (r walRecord) entry() (logEntry, bool) {
+	v, ok := parseFields(r.data, 3, true)
+	e := logEntry{term: v[2], index: v[3]}
+	return e, ok && (v[1] == 0 || v[1] <= maxEntryKind && v[4] > 0) &&
+		e.index > 0 && e.index < maxPlausibleIndex && e.term > 0 && e.term < maxPlausibleTerm
+}
+
+// hardState reads a hard state. The disk writes none of term 0.
+func (r walRecord) hardState() (hardStateRecord, bool) {
+	v, ok := parseFields(r.data, 3, false)
+	s := hardStateRecord{term: v[1], vote: v[2], commit: v[3]}
+	return s, ok && s.term > 0 && s.term < maxPlausibleTerm && s.commit < maxPlausibleIndex
+}
+
+func (r walRecord) snapshot() (snapshotRecord, bool) {
+	v, ok := parseFields(r.data, 2, true)
+	s := snapshotRecord{index: v[1], term: v[2]}
+	return s, ok && s.index < maxPlausibleIndex && s.term < maxPlausibleTerm
+}
+
+// plausible tells a record from bytes that happen to have the form of a frame.
+func (r walRecord) plausible() (ok bool) {
+	switch r.kind {
+	case walEntry:
+		_, ok = r.entry()
+	case walState:
+		_, ok = r.hardState()
+	case walSnapshot:
+		_, ok = r.snapshot()
+	case walCRC:
+		ok = len(r.data) == 0
+	case walMetadata:
+		ok = true
+	}
+	return ok
+}
+
+// laterRecord finds the first thing from the offset on that can only be a
+// record, or -1. Frames are aligned to 8 bytes.
+func laterRecord(b []byte, offset int) int {
+	for o := (offset + 7) &^ 7; o+walFrameHead <= len(b); o += 8 {
+		if binary.LittleEndian.Uint64(b[o:]) == 0 {
+			continue
+		}
+		if rec, _, what := decodeFrame(b, o); what == "" && rec.plausible() {
+			return o
+		}
+	}
+	return -1
+}
+
+// firstNonZero returns the place of the first byte that is not zero, or -1.
+func firstNonZero(b []byte) int {
+	i := 0
+	for ; len(b)-i >= 8 && binary.LittleEndian.Uint64(b[i:]) == 0; i += 8 {
+	}
+	for ; i < len(b); i++ {
+		if b[i] != 0 {
+			return i
+		}
+	}
+	return -1
+}
+
+func allZero(b []byte) bool { return firstNonZero(b) < 0 }
+
+// hasZeroSector reports whether the part [from, to) of a segment has a sector
+// of it all in zeros: a sector that never reached the disk, since segments are
+// zeroed when they are made.
+func hasZeroSector(b []byte, from, to int) bool {
+	for from < to {
+		end := min((from/walSector+1)*walSector, to)
+		if allZero(b[from:end]) {
+			return true
+		}
+		from = end
+	}
+	return false
+}

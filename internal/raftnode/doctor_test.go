@@ -1,0 +1,74 @@
+package raftnode
+
+import (
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestDoctor(t *testing.T) {
+	segmentsOf(t, 8<<10)
+	path := t.TempDir()
+	dir := mustOpenDirectory(t, path)
+	if err := errors.Join(dir.Claim(7, 0xabc, "seven"), dir.Close()); err != nil {
+		t.Fatal(err)
+	}
+	report, err := Doctor(path)
+	if err != nil || report.Verdict() != "ok" {
+		t.Fatalf("a claimed directory without a log: %s, %v", report.Verdict(), err)
+	}
+	d := mustCreateDisk(t, path)
+	mustSave(t, d, hardStateAt(3, 7, 40), entriesAt(1, 50, 3, 300)...)
+	mustSaveSnapshot(t, d, 40, 3)
+	mustSave(t, d, nil, entryAt(51, 3, 2000))
+	if err := d.close(); err != nil {
+		t.Fatal(err)
+	}
+	before := readTree(t, path)
+	if report, err = Doctor(path); err != nil || report.Verdict() != "ok" {
+		t.Fatalf("%s, %v", report.Verdict(), err)
+	}
+	text := report.String()
+	for _, want := range []string{
+		path, "7 (seven), cluster 0000000000000abc, new", "last entry 51", "term 3, vote 7, commit 40",
+		"0000000000000003-0000000000000028.snap", "a start would use that at 40", "0000000000000000-0000000000000000.wal",
+		"member 7, term 3, vote 7, entry 51", "verdict     ok\n",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in\n%s", want, text)
+		}
+	}
+	sameTree(t, before, readTree(t, path))
+}
+
+func TestDoctorTornTail(t *testing.T) {
+	dir := logOf(t, 3000)
+	path, frames, end := lastSegmentPath(t, dir)
+	entry := frames[len(frames)-2]
+	zeroAt(t, path, (entry/walSector+1)*walSector, end)
+	before := readTree(t, dir)
+	report, err := Doctor(dir)
+	if err != nil || !strings.HasPrefix(report.Verdict(), "torn tail: will be repaired at start") || report.TornOffset != int64(entry) || report.TornFile != path {
+		t.Errorf("%s, %v", report.Verdict(), err)
+	}
+	sameTree(t, before, readTree(t, dir))
+}
+
+func TestDoctorRemovedMember(t *testing.T) {
+	path := t.TempDir()
+	d := mustOpenDirectory(t, path)
+	if err := errors.Join(d.Claim(7, 1, ""), d.MarkRemoved(), d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if report, err := Doctor(path); err != nil || !strings.HasPrefix(report.Verdict(), "refused: member 7 was removed") {
+		t.Errorf("%s, %v", report.Verdict(), err)
+	}
+}
+
+func TestDoctorNoDirectory(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "missing")
+	if _, err := Doctor(path); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("%v", err)
+	}
+}

@@ -1,0 +1,133 @@
+package raftnode
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+func mustOpenDirectory(t *testing.T, path string) *Directory {
+	t.Helper()
+	d, err := OpenDirectory(path)
+	if err != nil {
+		t.Fatalf("OpenDirectory: %v", err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	return d
+}
+
+func TestDirectoryIsPrivate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a", "b")
+	d := mustOpenDirectory(t, path)
+	if err := errors.Join(d.Close(), os.Chmod(path, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	mustOpenDirectory(t, path)
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+}
+
+func TestDirectoryInUseIsRefusedByName(t *testing.T) {
+	path := t.TempDir()
+	d := mustOpenDirectory(t, path)
+	for range 2 { // a refused try must not take the holder's name away
+		_, err := OpenDirectory(path)
+		if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "pid "+strconv.Itoa(os.Getpid())+")") {
+			t.Fatalf("a second open: %v", err)
+		}
+	}
+	if report, err := Doctor(path); err != nil || report.HeldBy != strconv.Itoa(os.Getpid()) || !strings.Contains(report.String(), "in use") {
+		t.Errorf("the doctor says %+v, %v", report, err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	mustOpenDirectory(t, path)
+}
+
+func TestIdentityIsKept(t *testing.T) {
+	path := t.TempDir()
+	d := mustOpenDirectory(t, path)
+	if id, known := d.Identity(); known {
+		t.Fatalf("a fresh directory is of %+v", id)
+	}
+	if err := d.Claim(7, 0xabc, "seven"); err != nil {
+		t.Fatal(err)
+	}
+	claimed, _ := d.Identity()
+	if err := errors.Join(d.Claim(7, 0xdef, "seven"), d.MarkRemoved(), d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	id, known := mustOpenDirectory(t, path).Identity()
+	want := Identity{Format: 1, MemberID: 7, Name: "seven", ClusterID: 0xdef, Nonce: claimed.Nonce, State: StateRemoved}
+	if !known || id != want {
+		t.Errorf("%+v, want %+v", id, want)
+	}
+	if len(claimed.Nonce) != 32 || newNonce() == newNonce() {
+		t.Errorf("nonce %q", claimed.Nonce)
+	}
+}
+
+func TestIdentityDamaged(t *testing.T) {
+	path := t.TempDir()
+	d := mustOpenDirectory(t, path)
+	if err := errors.Join(d.Claim(7, 0xabc, "seven"), d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	change(t, identityPath(path), func(b []byte) []byte {
+		return []byte(strings.Replace(string(b), `"member_id": 7`, `"member_id": 6`, 1))
+	})
+	var refused *RefusedError
+	if _, err := OpenDirectory(path); !errors.As(err, &refused) || refused.File != identityPath(path) {
+		t.Errorf("%v", err)
+	}
+	// The refusal has let go of the directory.
+	if _, err := OpenDirectory(path); !errors.As(err, &refused) {
+		t.Errorf("the second time: %v", err)
+	}
+}
+
+func TestIdentityOfANewerFormat(t *testing.T) {
+	dir := t.TempDir()
+	d := &Directory{path: dir}
+	if err := d.write(Identity{Format: identityFormat + 1, MemberID: 1, Nonce: newNonce(), State: StateNew}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readIdentity(dir); err == nil || !strings.Contains(err.Error(), "upgrade") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestAdmittedWithoutALog(t *testing.T) {
+	path := t.TempDir()
+	d := mustOpenDirectory(t, path)
+	if err := errors.Join(d.Claim(7, 0xabc, "seven"), d.MarkAdmitted(), d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := OpenDirectory(path)
+	var refused *RefusedError
+	if !errors.As(err, &refused) || !strings.Contains(err.Error(), "log is missing") {
+		t.Fatalf("%v", err)
+	}
+	if report, derr := Doctor(path); derr != nil || report.Refused == nil || report.Refused.Error() != err.Error() {
+		t.Errorf("the doctor says %s, %v", report.Verdict(), derr)
+	}
+}
+
+func TestWatermarkOfAnotherMember(t *testing.T) {
+	path := t.TempDir()
+	d := mustOpenDirectory(t, path)
+	if err := d.Claim(7, 0xabc, "seven"); err != nil {
+		t.Fatal(err)
+	}
+	log := mustCreateDisk(t, path)
+	mustSave(t, log, hardStateAt(1, 7, 0), entryAt(1, 1, 10))
+	if err := errors.Join(log.close(), d.Claim(8, 0xabc, "eight")); err != nil {
+		t.Fatal(err)
+	}
+	mustRefuse(t, path, "the watermark is of member 7, the directory of member 8")
+}
