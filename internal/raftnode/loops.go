@@ -20,10 +20,14 @@ type appendJob struct {
 
 // appendLoop owns the disk: all writes of the log go through it.
 func (n *Node) appendLoop(ctx context.Context) error {
+	// After a burst the watermark lags; while idle it catches up.
+	idle := time.NewTicker(watermarkPace)
+	defer idle.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-idle.C:
 		case <-n.appendWork.ready:
 		}
 		if err := n.appendTurn(n.appendWork.take()); err != nil {
@@ -46,16 +50,16 @@ func (n *Node) appendTurn(jobs []appendJob) error {
 		}
 	}
 	n.appending.Store(time.Now().UnixNano())
+	defer n.appending.Store(0)
 	responses, err := n.appender.append(messages)
-	if err == nil {
-		err = n.disk.mark(time.Now())
-	}
-	n.appending.Store(0)
 	if err != nil {
 		return err
 	}
 	n.snapshots.appended.Add(bytes)
 	n.deliver(responses)
+	if err := n.disk.mark(time.Now()); err != nil {
+		return err
+	}
 	for _, j := range jobs {
 		if j.checkpoint == nil {
 			continue

@@ -149,7 +149,21 @@ func (d *modelDisk) load() (diskState, error) {
 			st.entries = append(st.entries[:at], e)
 		}
 	}
+	st.entries = st.entries[:d.logEnd(st.hs.GetCommit(), start)-start]
 	return st, nil
+}
+
+// logEnd is the index of the last entry that counts. The WAL also returns
+// those after it that were overwritten by entries before the snapshot, or
+// replaced by a snapshot.
+func (d *modelDisk) logEnd(commit, start uint64) uint64 {
+	var whole diskImage
+	for _, r := range d.records {
+		if r.snapshot.GetMetadata().GetIndex() <= commit {
+			whole.add(r)
+		}
+	}
+	return max(whole.last, start)
 }
 
 // diskImage follows what synced records say, cheaply.
@@ -169,9 +183,11 @@ func (i *diskImage) add(r diskRecord) {
 	if r.hs != nil {
 		i.hs = r.hs
 	}
-	if r.snapshot != nil {
-		i.snapshot = max(i.snapshot, r.snapshot.GetMetadata().GetIndex())
-		i.last = max(i.last, i.snapshot)
+	if meta := r.snapshot.GetMetadata(); meta != nil {
+		if !i.has(meta.GetIndex(), meta.GetTerm()) {
+			i.last = meta.GetIndex() // it replaces the log
+		}
+		i.snapshot = max(i.snapshot, meta.GetIndex())
 	}
 	for _, e := range r.entries {
 		i.terms[e.GetIndex()] = e.GetTerm()

@@ -40,6 +40,19 @@ func sound() *witness {
 	return w
 }
 
+// TestWitnessTellsDeletesApart: two deletes without an answer, of which only
+// the earlier call explains the change.
+func TestWitnessTellsDeletesApart(t *testing.T) {
+	w := sound()
+	w.operations[7].outcome = unknown
+	late := *w.operations[7]
+	late.call = time.Second
+	w.operations = append([]*operation{&late}, w.operations...)
+	if problems := w.judge(6); len(problems) > 0 {
+		t.Fatal(problems)
+	}
+}
+
 // TestWitnessSeesViolations plants one fault at a time into a sound history:
 // a judge that misses one is worth nothing.
 func TestWitnessSeesViolations(t *testing.T) {

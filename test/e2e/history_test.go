@@ -146,7 +146,10 @@ func (w *witness) collectAcknowledged(last uint64) {
 func (w *witness) settle(last uint64) {
 	byValue := make(map[string]*operation)
 	deletes := make(map[string][]*operation)
-	for _, o := range w.operations {
+	// Deletes look all alike: what one call explains, an earlier one of the
+	// same key does too, so the earliest comes first.
+	byCall := slices.SortedFunc(slices.Values(w.operations), func(a, b *operation) int { return cmp.Compare(a.call, b.call) })
+	for _, o := range byCall {
 		switch {
 		case o.kind == opPut || o.kind == opSwap:
 			byValue[o.value] = o
