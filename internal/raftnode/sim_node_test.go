@@ -298,8 +298,8 @@ func (n *simNode) turn() {
 
 func (n *simNode) takeApplied(a *appliedWork) {
 	n.core.applied(a)
-	if a.restored != nil {
-		n.installing = false
+	if a.restored != nil && a.index >= n.core.restoring {
+		n.installing = false // and no later snapshot is on its way
 	}
 }
 

@@ -40,6 +40,7 @@ type snapshotter struct {
 	checkpointBytes int64  // appended at that time
 	checkpointTime  time.Time
 	flushed         uint64 // applied index when a flush was last asked for
+	bodyBytes       int64  // size of the last checkpoint's body
 	offered         *offeredBody
 }
 
@@ -212,8 +213,9 @@ func (s *snapshotter) checkpointIfDue(ctx context.Context) error {
 		return fmt.Errorf("read the durable state: %w", err)
 	}
 	if view == nil {
-		if bytes < s.n.cfg.CheckpointBytes {
-			return nil // a whole body is too much for a few entries
+		// A body as large as the log it releases at most doubles what is written.
+		if bytes < max(s.n.cfg.CheckpointBytes, s.bodyBytes) {
+			return nil
 		}
 		return s.checkpointWithBody(ctx)
 	}
@@ -237,7 +239,7 @@ func (s *snapshotter) checkpointWithBody(ctx context.Context) error {
 	}
 	defer view.Close()
 	index, _ := view.Position()
-	if _, err := writeBody(s.n.disk.bodyPath(index), view); err != nil {
+	if s.bodyBytes, err = writeBody(s.n.disk.bodyPath(index), view); err != nil {
 		return err
 	}
 	return s.record(ctx, view)
