@@ -122,7 +122,7 @@ func (s *Store) execute(c *Command, e *Entry) (Result, error) {
 	case OpCompact:
 		return s.compact(c, e), nil
 	case OpSettings:
-		return s.change(c), nil
+		return s.change(c, e), nil
 	case OpDeleteRange:
 		return s.deleteRange(c)
 	}
@@ -490,13 +490,17 @@ func decodeChanges(b []byte) ([]change, error) {
 	return out, nil
 }
 
-// change sets new settings.
-func (s *Store) change(c *Command) Result {
+// change sets new settings. Those that a leader proposes are first values:
+// they change nothing where somebody has set any.
+func (s *Store) change(c *Command, e *Entry) Result {
+	if c.Term != 0 && (c.Term != e.Term || s.settingsGiven) {
+		return Result{Outcome: Ignored}
+	}
 	if err := c.Settings.Validate(); err != nil {
 		return refuse(Invalid, "%v", err)
 	}
 	old := encodeSettings(&s.settings)
-	s.settings = *c.Settings
+	s.settings, s.settingsGiven = *c.Settings, true
 	b := encodeSettings(&s.settings)
 	s.now.hash += s.hasher.settings(b) - s.hasher.settings(old)
 	s.batch.Set([]byte{tableSetting}, b)

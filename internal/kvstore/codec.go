@@ -93,7 +93,7 @@ func appendOperand(dst []byte, c *Command) []byte {
 		if err != nil {
 			panic(fmt.Sprintf("kvstore: encode settings: %v", err)) // plain data always encodes
 		}
-		return append(dst, b...)
+		return append(binary.AppendUvarint(dst, c.Term), b...)
 	}
 	return dst
 }
@@ -219,6 +219,7 @@ func (d *decoder) operand(c *Command) {
 	case OpCompact:
 		c.Term, c.Revision = d.uvarint(), d.uvarint()
 	case OpSettings:
+		c.Term = d.uvarint()
 		c.Settings = new(Settings)
 		if json.Unmarshal(d.rest(), c.Settings) != nil {
 			d.fail()

@@ -63,12 +63,14 @@ type Store struct {
 	// Owned by the goroutine that applies.
 	now      meta
 	settings Settings
-	cache    *metaCache
-	records  map[string][]byte // the table of records; it is small
-	hasher   hasher
-	batch    engine.Batch
-	scratch  scratch
-	failed   error
+	// settingsGiven is false until any settings were applied.
+	settingsGiven bool
+	cache         *metaCache
+	records       map[string][]byte // the table of records; it is small
+	hasher        hasher
+	batch         engine.Batch
+	scratch       scratch
+	failed        error
 
 	visible atomic.Pointer[visible]
 
@@ -82,7 +84,8 @@ type Store struct {
 // visible is what readers see: one position and what belongs to it.
 type visible struct {
 	meta
-	settings Settings
+	settings      Settings
+	settingsGiven bool
 }
 
 // sample says that a revision was current at a moment of replicated time.
@@ -117,7 +120,7 @@ func (s *Store) load() error {
 	if err != nil {
 		return err
 	}
-	settings, err := readSettings(s.eng)
+	settings, given, err := readSettings(s.eng)
 	if err != nil {
 		return err
 	}
@@ -128,7 +131,7 @@ func (s *Store) load() error {
 	if s.records, err = readRecords(s.eng); err != nil {
 		return err
 	}
-	s.now, s.settings = m, settings
+	s.now, s.settings, s.settingsGiven = m, settings, given
 	s.cache.clear()
 	s.mu.Lock()
 	s.mu.samples, s.mu.hashes = samples, make(map[uint64]uint64)
@@ -155,15 +158,16 @@ func emptyHash() uint64 {
 	return h.settings(encodeSettings(&settings))
 }
 
-func readSettings(r engine.Reader) (Settings, error) {
+func readSettings(r engine.Reader) (settings Settings, given bool, err error) {
 	b, err := r.Get(nil, []byte{tableSetting})
 	if errors.Is(err, engine.ErrNotFound) {
-		return DefaultSettings(), nil
+		return DefaultSettings(), false, nil
 	}
 	if err != nil {
-		return Settings{}, fmt.Errorf("read the settings: %w", err)
+		return Settings{}, false, fmt.Errorf("read the settings: %w", err)
 	}
-	return decodeSettings(b)
+	settings, err = decodeSettings(b)
+	return settings, true, err
 }
 
 func readRecords(r engine.Reader) (map[string][]byte, error) {
@@ -181,7 +185,7 @@ func readRecords(r engine.Reader) (map[string][]byte, error) {
 
 // publish makes the state of the applying goroutine visible.
 func (s *Store) publish() {
-	s.visible.Store(&visible{meta: s.now, settings: s.settings})
+	s.visible.Store(&visible{meta: s.now, settings: s.settings, settingsGiven: s.settingsGiven})
 }
 
 // Position returns the place in the log that the state contains.
@@ -195,6 +199,10 @@ func (s *Store) CompactRevision() uint64 { return s.visible.Load().compact }
 
 // Settings returns the replicated settings.
 func (s *Store) Settings() Settings { return s.visible.Load().settings }
+
+// SettingsGiven reports whether the settings were ever set; until then they
+// are the defaults.
+func (s *Store) SettingsGiven() bool { return s.visible.Load().settingsGiven }
 
 // StateHash returns the hash of the state and the position it belongs to.
 func (s *Store) StateHash() (Position, uint64) {

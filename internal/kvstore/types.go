@@ -62,9 +62,10 @@ type Command struct {
 	// Revision is the one that OpCompact compacts to (all reads at an older
 	// one fail from then on).
 	Revision uint64
-	// Term is the term of the leader that proposed OpTick, or OpCompact of
-	// its own accord; such a command does nothing unless it equals the term
-	// of its log entry. 0 on an OpCompact that a user asked for.
+	// Term is the term of the leader that proposed the command of its own
+	// accord: OpTick, OpCompact, or the first OpSettings of a cluster. Such a
+	// command does nothing unless it equals the term of its log entry. 0 on an
+	// OpCompact or OpSettings that a user asked for.
 	Term uint64
 	// UnixMillis is the leader's clock, carried by OpTick.
 	UnixMillis int64

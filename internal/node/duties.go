@@ -30,6 +30,7 @@ func (n *Node) leaderDuties(ctx context.Context, r *raftnode.Node) {
 		if pos.Leader != n.id || n.draining.Load() {
 			continue
 		}
+		n.proposeFirstSettings(ctx, r)
 		now := time.Now().UnixMilli()
 		if rev := n.store.Revision(); rev != ticked {
 			n.propose(ctx, r, &kvstore.Command{Op: kvstore.OpTick, Term: pos.Term, UnixMillis: now})
@@ -39,6 +40,18 @@ func (n *Node) leaderDuties(ctx context.Context, r *raftnode.Node) {
 			n.propose(ctx, r, &kvstore.Command{Op: kvstore.OpCompact, Term: pos.Term, Revision: target})
 		}
 	}
+}
+
+// proposeFirstSettings gives a new cluster the settings that its leader was
+// started with. They are replicated from then on; the flags of the others do
+// not count.
+func (n *Node) proposeFirstSettings(ctx context.Context, r *raftnode.Node) {
+	pos := r.Position()
+	if pos.Leader != n.id || n.store.SettingsGiven() || n.cfg.Settings == (kvstore.Settings{}) {
+		return
+	}
+	settings := n.cfg.Settings
+	n.propose(ctx, r, &kvstore.Command{Op: kvstore.OpSettings, Term: pos.Term, Settings: &settings})
 }
 
 // propose makes a proposal of a duty; the next round makes up for a lost one.

@@ -67,6 +67,7 @@ type Config struct {
 	// added.
 	JoinURLs []string
 	// Settings are the first values of the replicated settings.
+	// The zero value leaves kvstore's defaults.
 	Settings kvstore.Settings
 
 	TickInterval       time.Duration
@@ -133,6 +134,11 @@ func New(cfg Config) (*Node, error) {
 	}
 	if len(cfg.JoinURLs) == 0 && !slices.ContainsFunc(cfg.Initial, func(p Peer) bool { return p.ID == cfg.ID }) {
 		complain("the initial cluster does not contain this node's id %d", cfg.ID)
+	}
+	if cfg.Settings != (kvstore.Settings{}) {
+		if err := cfg.Settings.Validate(); err != nil {
+			complain("%w", err)
+		}
 	}
 	if len(problems) > 0 {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, errors.Join(problems...))
@@ -307,6 +313,7 @@ func (n *Node) takePart(ctx context.Context, dir *raftnode.Directory, r *raftnod
 	duties.Go(func() { n.leaderDuties(ctx, r) })
 	duties.Go(func() { n.compareHashes(ctx, r) })
 	err := r.Run(ctx)
+	n.draining.Store(true) // the store is about to close
 	cancel(nil)
 	duties.Wait()
 	if errors.Is(err, ErrRemoved) {
@@ -319,10 +326,12 @@ func (n *Node) takePart(ctx context.Context, dir *raftnode.Directory, r *raftnod
 }
 
 // announceReady waits until this node has applied its own start, and with it
-// all that was committed before, and a first read has proved it.
+// all that was committed before. A new cluster has its settings before its
+// first request.
 func (n *Node) announceReady(ctx context.Context, r *raftnode.Node) {
 	select {
 	case <-r.Ready():
+		n.proposeFirstSettings(ctx, r)
 		close(n.ready)
 	case <-ctx.Done():
 	}

@@ -127,7 +127,6 @@ func TestSnapshotInit(t *testing.T) {
 	s := snapshots(t, 3, true)
 	s.writeMany(s.elect(), 30, s.order...)
 	for _, n := range s.alive() {
-		n := n
 		s.must(5*second, "a checkpoint of everything", func() bool { return n.checkpoint >= 30 })
 	}
 	s.crashAndRestart(s.order...)

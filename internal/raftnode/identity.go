@@ -116,7 +116,7 @@ func lockDirectory(path string) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("the data directory %s is in use by another process (pid %s): stop it, or choose another --data-dir", path, holder)
 	}
-	if err := f.Truncate(0); err == nil {
+	if err = f.Truncate(0); err == nil {
 		_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
 	}
 	if err != nil {

@@ -67,7 +67,7 @@ func TestIdentityIsKept(t *testing.T) {
 	if !known || id != want {
 		t.Errorf("%+v, want %+v", id, want)
 	}
-	if len(claimed.Nonce) != 32 || newNonce() == newNonce() {
+	if one, other := newNonce(), newNonce(); len(claimed.Nonce) != 32 || one == other {
 		t.Errorf("nonce %q", claimed.Nonce)
 	}
 }

@@ -108,12 +108,18 @@ func (s *snapshotter) turn(ctx context.Context) error {
 		}
 	}
 	s.expire()
-	var pinned uint64
-	if s.offered != nil {
-		pinned = s.offered.snapshot.GetMetadata().GetIndex()
-	}
-	s.n.log.compactKeeping(s.applied.Load(), s.n.cfg.CatchUpBytes, catchUpEntries, pinned)
+	s.n.log.compactKeeping(s.applied.Load(), s.n.cfg.CatchUpBytes, catchUpEntries, s.pinned())
 	return s.checkpointIfDue(ctx)
+}
+
+// pinned is the index after which the log stays for a follower that gets a
+// snapshot; 0 when there is none, or when it takes so long that memory matters
+// more: it then needs another snapshot.
+func (s *snapshotter) pinned() uint64 {
+	if _, bytes := s.n.log.sizes(); s.offered == nil || bytes > pinnedFactor*s.n.cfg.CatchUpBytes {
+		return 0
+	}
+	return s.offered.snapshot.GetMetadata().GetIndex()
 }
 
 // expire withdraws a body that nobody has used for a while.

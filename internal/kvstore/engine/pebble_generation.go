@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -159,5 +158,5 @@ func (l pebbleLogger) Errorf(format string, args ...any) {
 }
 
 func (l pebbleLogger) Fatalf(format string, args ...any) {
-	l.failure.report(errors.New(fmt.Sprintf(format, args...)))
+	l.failure.report(fmt.Errorf(format, args...))
 }
