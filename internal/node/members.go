@@ -19,16 +19,15 @@ func (n *Node) Members(ctx context.Context) ([]api.Member, error) {
 	if err != nil {
 		return nil, err
 	}
-	progress, leading, err := r.Progress(ctx)
+	progress, err := r.Progress(ctx)
 	if err != nil {
 		return nil, readError(err)
 	}
 	var out []api.Member
 	for _, m := range r.Membership().Members {
 		am := n.describe(r, m)
-		if p, ok := progress[m.ID]; ok && leading {
+		if p := progress[m.ID]; p.Known {
 			am.Behind = &p.Behind
-			am.Reachable = am.Reachable || p.Heard
 		}
 		out = append(out, am)
 	}

@@ -103,21 +103,30 @@ func (c *core) checkAlive(ch *Change) error {
 	return nil
 }
 
-// behind is how many entries the member lacks. Only the leader knows, and only
-// of a member that follows its log.
+// behind is how many entries the member lacks. Only the leader knows.
 func (c *core) behind(id uint64) (entries uint64, known bool) {
 	if !c.isLeader() {
 		return 0, false
 	}
 	c.rn.WithProgress(func(pid uint64, _ raft.ProgressType, pr tracker.Progress) {
 		if pid == id {
-			// One that needs a snapshot, or has not answered yet, may hold
-			// nothing at all, however short the log is.
-			known = pr.State == tracker.StateReplicate
-			entries = c.last - min(pr.Match, c.last)
+			known, entries = true, c.last-min(pr.Match, c.last)
 		}
 	})
 	return entries, known
+}
+
+// caughtUp reports whether a learner has all but the last entries. One that
+// needs a snapshot, or has not answered yet, may hold nothing at all, however
+// short the log is.
+func (c *core) caughtUp(id uint64) bool {
+	caughtUp := false
+	c.rn.WithProgress(func(pid uint64, _ raft.ProgressType, pr tracker.Progress) {
+		if pid == id {
+			caughtUp = pr.State == tracker.StateReplicate && pr.Match+learnerLag >= c.last
+		}
+	})
+	return caughtUp
 }
 
 // proposeChange proposes the first change of the queue.
@@ -235,7 +244,7 @@ func (c *core) promoteLearners() {
 		if !m.Learner || m.KeepLearner || m.Nonce == "" || !c.recentlyHeard(m.ID) {
 			continue
 		}
-		if behind, known := c.behind(m.ID); !known || behind > learnerLag {
+		if !c.caughtUp(m.ID) {
 			continue
 		}
 		c.change(&changeRequest{

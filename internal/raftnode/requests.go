@@ -112,19 +112,18 @@ func (n *Node) TransferLeadership(ctx context.Context, to uint64) error {
 // Progress is what the leader knows of a member.
 type Progress struct {
 	Behind uint64 // log entries it lacks
-	Heard  bool   // within an election timeout
+	Known  bool   // whether Behind is: only to a leader, and only of those that follow
+	Heard  bool   // whether it sent anything within an election timeout
 }
 
-// Progress returns what this node knows of each member; Behind is known only
-// to the leader, for whom leading is true.
-func (n *Node) Progress(ctx context.Context) (members map[uint64]Progress, leading bool, err error) {
+// Progress returns what this node knows of each member.
+func (n *Node) Progress(ctx context.Context) (map[uint64]Progress, error) {
 	done := make(chan error, 1)
-	members = make(map[uint64]Progress)
-	err = send(ctx, n, n.callC, func(c *core) {
-		leading = c.isLeader()
+	members := make(map[uint64]Progress)
+	err := send(ctx, n, n.callC, func(c *core) {
 		for _, m := range c.membership.Members {
-			behind, _ := c.behind(m.ID)
-			members[m.ID] = Progress{Behind: behind, Heard: c.recentlyHeard(m.ID)}
+			behind, known := c.behind(m.ID)
+			members[m.ID] = Progress{Behind: behind, Known: known, Heard: c.recentlyHeard(m.ID)}
 		}
 		done <- nil
 	})
@@ -132,9 +131,9 @@ func (n *Node) Progress(ctx context.Context) (members map[uint64]Progress, leadi
 		err = n.await(ctx, done)
 	}
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	return members, leading, nil
+	return members, nil
 }
 
 // Stalled returns for how long the write to the log that runs now has been

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -181,6 +183,13 @@ func (s *snapshotter) send(m *raftpb.Message) {
 		fail("its body is gone", nil)
 		return
 	}
+	if !hasMember(o.snapshot, m.GetTo()) {
+		// It is from before the member was added, who would drop it. Without it
+		// raft asks for another.
+		s.withdraw()
+		fail("it does not know its receiver", nil)
+		return
+	}
 	f, err := os.Open(o.path)
 	if err != nil {
 		fail("its body cannot be opened", err)
@@ -189,6 +198,11 @@ func (s *snapshotter) send(m *raftpb.Message) {
 	o.used = time.Now()
 	o.sending.Add(1)
 	s.n.transport.SendSnapshot(m, &countedBody{File: f, closed: func() { o.sending.Add(-1) }}, o.size)
+}
+
+func hasMember(s *raftpb.Snapshot, id uint64) bool {
+	cs := s.GetMetadata().GetConfState()
+	return slices.Contains(cs.GetVoters(), id) || slices.Contains(cs.GetLearners(), id)
 }
 
 // countedBody tells when a transfer is over.
@@ -309,9 +323,7 @@ func describe(v View) (*raftpb.Snapshot, error) {
 
 func newSnapshot(index, term uint64, m *Membership) *raftpb.Snapshot {
 	data := snapshotData{Version: snapshotDataVersion, ClusterID: m.ClusterID, Members: m.Members}
-	for id := range m.Removed {
-		data.Removed = append(data.Removed, id)
-	}
+	data.Removed = slices.Sorted(maps.Keys(m.Removed)) // the same bytes on every member
 	b, err := json.Marshal(data)
 	if err != nil {
 		panic(fmt.Sprintf("raftnode: encode membership: %v", err)) // plain data always encodes
