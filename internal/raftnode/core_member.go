@@ -86,8 +86,8 @@ func (c *core) checkAlive(ch *Change) error {
 		}
 	}
 	if ch.Kind == PromoteMember {
-		if behind, known := c.behind(id); !known || behind > learnerLag {
-			return fmt.Errorf("%w: learner %d has not caught up (%d entries behind, follows the log: %t)", ErrUnsafeChange, id, behind, known)
+		if !c.caughtUp(id) {
+			return fmt.Errorf("%w: learner %d has not caught up", ErrUnsafeChange, id)
 		}
 		voters = append(voters, id)
 	}
