@@ -1,0 +1,308 @@
+package kvstore
+
+import (
+	"math/big"
+	"slices"
+	"sort"
+	"strings"
+)
+
+// model is the store as one would write it without a thought for speed: all
+// versions of all keys in a map.
+type model struct {
+	keys     map[string][]modelVersion // ascending revisions
+	revision uint64
+	compact  uint64
+	settings Settings
+	given    bool
+}
+
+type modelVersion struct {
+	KV
+	deleted bool
+}
+
+func newModel() *model {
+	return &model{keys: make(map[string][]modelVersion), revision: 1, compact: 1, settings: DefaultSettings()}
+}
+
+// at returns a key as of a revision, nil when it is absent.
+func (m *model) at(key string, revision uint64) *KV {
+	versions := m.keys[key]
+	for i := len(versions) - 1; i >= 0; i-- {
+		if v := versions[i]; v.ModRevision <= revision {
+			if v.deleted {
+				return nil
+			}
+			return &v.KV
+		}
+	}
+	return nil
+}
+
+func (m *model) now(key string) *KV { return m.at(key, m.revision) }
+
+// live returns the keys that exist at a revision, in order.
+func (m *model) live(revision uint64) []string {
+	var out []string
+	for key := range m.keys {
+		if m.at(key, revision) != nil {
+			out = append(out, key)
+		}
+	}
+	sort.Strings(out)
+	return out
+}
+
+// logical is what the quota counts.
+func (m *model) logical() (n int64) {
+	for _, key := range m.live(m.revision) {
+		n += int64(len(key)+len(m.now(key).Value)) + 64
+	}
+	return n
+}
+
+// apply executes a command in an entry of a term.
+func (m *model) apply(c *Command, term uint64) Result {
+	r := m.execute(c, term)
+	r.Revision = m.revision
+	return r
+}
+
+func (m *model) execute(c *Command, term uint64) Result {
+	switch c.Op {
+	case OpTick:
+		return ignoredUnless(c.Term == term)
+	case OpCompact:
+		return m.compactTo(c, term)
+	case OpSettings:
+		return m.change(c, term)
+	case OpDeleteRange:
+		return m.deleteRange(c)
+	}
+	old := m.now(string(c.Key))
+	switch {
+	case len(c.Key) == 0:
+		return Result{Outcome: Invalid, Detail: "-"}
+	case int64(len(c.Key)) > m.settings.MaxKeyBytes:
+		return Result{Outcome: TooLarge, Detail: "-"}
+	case !modelHolds(c.Conditions, old):
+		return refusedAt(PreconditionFailed, old)
+	}
+	r := m.executeOnKey(c, old)
+	if c.ReturnPrevious && r.Outcome == OK && old != nil {
+		r.Previous = old
+	}
+	return r
+}
+
+func (m *model) executeOnKey(c *Command, old *KV) Result {
+	switch c.Op {
+	case OpPut:
+		return m.put(c.Key, c.Value, old)
+	case OpAppend:
+		value := c.Value
+		if old != nil {
+			value = slices.Concat(old.Value, c.Value)
+		}
+		return m.put(c.Key, value, old)
+	case OpIncr:
+		return m.incr(c, old)
+	}
+	if old == nil {
+		return Result{}
+	}
+	m.revision++
+	m.bury(string(c.Key))
+	return Result{Deleted: 1, KV: KV{ModRevision: m.revision}}
+}
+
+func ignoredUnless(ok bool) Result {
+	if ok {
+		return Result{}
+	}
+	return Result{Outcome: Ignored}
+}
+
+func refusedAt(o Outcome, kv *KV) Result {
+	r := Result{Outcome: o, Detail: "-"}
+	if kv != nil {
+		r.KV.ModRevision = kv.ModRevision
+	}
+	return r
+}
+
+func modelHolds(conditions []Condition, kv *KV) bool {
+	for _, c := range conditions {
+		mod := uint64(0)
+		if kv != nil {
+			mod = kv.ModRevision
+		}
+		listed := kv != nil && (c.Any || slices.Contains(c.Revisions, mod))
+		switch c.Kind {
+		case IfMatch:
+			if !listed {
+				return false
+			}
+		case IfNoneMatch:
+			if listed {
+				return false
+			}
+		case IfRevision:
+			if mod != c.Revisions[0] {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (m *model) put(key, value []byte, old *KV) Result {
+	grown := int64(len(key)+len(value)) + 64
+	if old != nil {
+		grown = int64(len(value) - len(old.Value))
+	}
+	switch q := m.settings.QuotaBytes; {
+	case int64(len(value)) > m.settings.MaxValueBytes:
+		return Result{Outcome: TooLarge, Detail: "-"}
+	case q > 0 && grown > 0 && m.logical()+grown > q:
+		return Result{Outcome: NoSpace, Detail: "-"}
+	}
+	m.revision++
+	kv := KV{Key: key, Value: value, CreateRevision: m.revision, ModRevision: m.revision, Version: 1}
+	if old != nil {
+		kv.CreateRevision, kv.Version = old.CreateRevision, old.Version+1
+	}
+	m.keys[string(key)] = append(m.keys[string(key)], modelVersion{KV: kv})
+	kv.Key, kv.Value = nil, nil
+	return Result{KV: kv, Created: old == nil}
+}
+
+func (m *model) incr(c *Command, old *KV) Result {
+	sum := new(big.Int)
+	if old != nil {
+		if _, ok := sum.SetString(string(old.Value), 10); !ok || !sum.IsInt64() {
+			return refusedAt(NotANumber, old)
+		}
+	}
+	if sum.Add(sum, big.NewInt(c.Delta)); !sum.IsInt64() {
+		return refusedAt(Overflow, old)
+	}
+	value := []byte(sum.String())
+	r := m.put(c.Key, value, old)
+	if r.Outcome == OK {
+		r.KV.Value = value
+	}
+	return r
+}
+
+func (m *model) bury(key string) {
+	m.keys[key] = append(m.keys[key], modelVersion{KV: KV{ModRevision: m.revision}, deleted: true})
+}
+
+func (m *model) deleteRange(c *Command) Result {
+	var doomed []string
+	for _, key := range m.live(m.revision) {
+		if inModelRange(key, c.Key, c.End) {
+			doomed = append(doomed, key)
+		}
+	}
+	if len(doomed) == 0 {
+		return Result{}
+	}
+	m.revision++
+	for _, key := range doomed {
+		m.bury(key)
+	}
+	return Result{Deleted: uint64(len(doomed)), KV: KV{ModRevision: m.revision}}
+}
+
+func inModelRange(key string, start, end []byte) bool {
+	return key >= string(start) && (end == nil || key < string(end))
+}
+
+func (m *model) compactTo(c *Command, term uint64) Result {
+	switch {
+	case c.Term != 0 && c.Term != term:
+		return Result{Outcome: Ignored}
+	case c.Revision > m.revision:
+		return Result{Outcome: FutureRevision, Detail: "-"}
+	}
+	m.compact = max(m.compact, c.Revision)
+	return Result{}
+}
+
+func (m *model) change(c *Command, term uint64) Result {
+	switch {
+	case c.Term != 0 && (c.Term != term || m.given):
+		return Result{Outcome: Ignored}
+	case c.Settings.Validate() != nil:
+		return Result{Outcome: Invalid, Detail: "-"}
+	}
+	m.settings, m.given = *c.Settings, true
+	return Result{}
+}
+
+// list returns the items of a range as text.
+func (m *model) list(r Range) (out []string) {
+	if r.Revision == 0 {
+		r.Revision = m.revision
+	}
+	for _, key := range m.live(r.Revision) {
+		if !inModelRange(key, r.Start, r.End) {
+			continue
+		}
+		kv := *m.at(key, r.Revision)
+		if r.KeysOnly {
+			kv.Value = nil
+		}
+		text := kvText(&kv)
+		if group, ok := modelGroup(key, r); ok {
+			text = itemText(Item{Group: []byte(group)})
+		}
+		if len(out) == 0 || out[len(out)-1] != text {
+			out = append(out, text)
+		}
+	}
+	if r.Reverse {
+		slices.Reverse(out)
+	}
+	return out
+}
+
+func modelGroup(key string, r Range) (string, bool) {
+	if len(r.Delimiter) == 0 || len(key) < r.GroupAfter {
+		return "", false
+	}
+	before, _, found := strings.Cut(key[r.GroupAfter:], string(r.Delimiter))
+	return key[:r.GroupAfter] + before + string(r.Delimiter), found
+}
+
+// needed returns the versions that reads at the compact revision and later
+// ones need, as engine keys.
+func (m *model) needed() map[string]bool {
+	out := make(map[string]bool)
+	for key, versions := range m.keys {
+		for i, v := range versions {
+			last := i+1 == len(versions) || versions[i+1].ModRevision > m.compact
+			if v.ModRevision > m.compact || last && !v.deleted {
+				out[string(appendVersionKey(nil, []byte(key), v.ModRevision))] = true
+			}
+		}
+	}
+	return out
+}
+
+// forget drops what needed leaves out.
+func (m *model) forget() {
+	needed := m.needed()
+	for key, versions := range m.keys {
+		m.keys[key] = slices.DeleteFunc(versions, func(v modelVersion) bool {
+			return !needed[string(appendVersionKey(nil, []byte(key), v.ModRevision))]
+		})
+		if len(m.keys[key]) == 0 {
+			delete(m.keys, key)
+		}
+	}
+}
+
