@@ -83,6 +83,7 @@ func (d *daemon) assemble(sink *logSink) (err error) {
 	}
 	d.gate = newGate(d.version, d.metrics, d.node.Checks)
 	d.server = httpapi.NewServer(d.gate, d.log)
+	new(newcomers).watch(d.server)
 	return nil
 }
 

@@ -338,6 +338,24 @@ func (c *cluster) judgeReplicas() {
 		c.t.Fatal("no member runs in the end, so that there is nothing to judge")
 	}
 	eventually(c.t, "the members agree on the state", c.sameState)
+	eventually(c.t, "the cluster calls itself healthy", c.healthy)
+}
+
+// healthy asks every member what it thinks of all.
+func (c *cluster) healthy() error {
+	for _, m := range c.live() {
+		var doc struct {
+			Healthy     bool  `json:"healthy"`
+			HashesAgree *bool `json:"hashes_agree"`
+		}
+		if err := m.getJSON("/v1/cluster", &doc); err != nil {
+			return fmt.Errorf("%v: %w", m, err)
+		}
+		if !doc.Healthy || doc.HashesAgree != nil && !*doc.HashesAgree {
+			return fmt.Errorf("%v answers %v", m, get(m, "/v1/cluster"))
+		}
+	}
+	return nil
 }
 
 func (c *cluster) sameState() error {

@@ -121,15 +121,6 @@ func seeded(t testing.TB) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, 0))
 }
 
-// must fails the test on an error and returns the value.
-func must[T any](t testing.TB, v T, err error) T {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
-}
-
 func tempFile(t testing.TB, name string, data []byte) string {
 	t.Helper()
 	path := fmt.Sprintf("%s/%s", t.TempDir(), name)

@@ -14,7 +14,7 @@ import (
 func TestKillUnderLoad(t *testing.T) {
 	kills, pace := 12, 15*time.Millisecond
 	if runSize != "" {
-		kills, pace = 60, 75*time.Millisecond
+		kills, pace = 60, 25*time.Millisecond
 	}
 	r := &killRun{
 		t: t, cluster: newCluster(t, 3, quick...), random: seeded(t),

@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -204,4 +205,24 @@ func TestSecondSignalStopsAtOnce(t *testing.T) {
 	m.expect(m.process(), code)
 	restart(m)
 	expectValue(t, m, "k", "v")
+}
+
+// TestSilentConnectionsDelayNoStop: browsers and HTTP libraries connect in
+// advance. Who has said nothing is not waited for.
+func TestSilentConnectionsDelayNoStop(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 1, quick...)
+	m := c.node(1)
+	for range 3 {
+		conn, err := net.Dial("tcp", loopback(m.clientPort))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	m.stop()
+	if strings.Contains(m.process().output.String(), "cut off") {
+		t.Errorf("it waited for requests that nobody made:\n%s", m.process().output.tail(10))
+	}
+	restart(m)
 }

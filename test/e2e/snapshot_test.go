@@ -84,11 +84,13 @@ func TestSnapshotKilledWhileCatchingUp(t *testing.T) {
 	}
 }
 
-// anyWrote reports whether a member's present process has logged the text.
+// anyWrote reports whether any process of the cluster has logged the text.
 func anyWrote(c *cluster, text string) bool {
-	for _, m := range c.live() {
-		if strings.Contains(m.process().output.String(), text) {
-			return true
+	for _, m := range c.nodes {
+		for _, p := range m.runs {
+			if strings.Contains(p.output.String(), text) {
+				return true
+			}
 		}
 	}
 	return false
