@@ -217,6 +217,7 @@ func (d *daemon) exitOnSecond(signals <-chan os.Signal) (end func()) {
 				return
 			case sig := <-signals:
 				if !d.ignores(sig) {
+					d.log.Error("second signal: exiting without a clean stop", zap.Stringer("signal", sig))
 					d.exit(exitFailed)
 				}
 			}

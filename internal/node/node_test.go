@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,13 +26,28 @@ type member struct {
 	done chan error
 }
 
+// nextPort walks through the ports below those that the kernel gives to
+// outgoing connections, which could take a port between this test's choice and
+// its use. Each process of tests begins at its own place.
+var nextPort atomic.Uint32
+
+func init() { nextPort.Store(uint32(os.Getpid()) * 64) }
+
 func freeURL(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	t.Helper()
+	for range 1000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 16_000+nextPort.Add(1)%8_000)
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return "http://" + addr
 	}
-	defer l.Close()
-	return "http://" + l.Addr().String()
+	t.Fatal("no free port between 16000 and 24000")
+	return ""
 }
 
 // startCluster runs n members until the test ends.

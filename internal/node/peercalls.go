@@ -62,6 +62,7 @@ var reasons = map[string]error{
 	"member_not_found": raftnode.ErrMemberNotFound,
 	"unsafe_change":    raftnode.ErrUnsafeChange,
 	"bad_member":       raftnode.ErrBadMember,
+	"not_handed_over":  raftnode.ErrNotHandedOver,
 	"not_leader":       raftnode.ErrNotLeader,
 	"no_leader":        raftnode.ErrNoLeader,
 	"overloaded":       raftnode.ErrOverloaded,

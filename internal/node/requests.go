@@ -99,6 +99,7 @@ func memberError(err error) error {
 		{raftnode.ErrMemberRemoved, api.MemberRemoved},
 		{raftnode.ErrMemberNotFound, api.MemberNotFound},
 		{raftnode.ErrUnsafeChange, api.UnsafeChange},
+		{raftnode.ErrNotHandedOver, api.UnsafeChange},
 		{raftnode.ErrBadMember, api.BadRequest},
 	} {
 		if errors.Is(err, c.is) {

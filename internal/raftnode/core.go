@@ -220,7 +220,10 @@ func (c *core) plausible(m *raftpb.Message) bool {
 }
 
 // unreachable notes that messages to the peer fail.
-func (c *core) unreachable(id uint64) { c.rn.ReportUnreachable(id) }
+func (c *core) unreachable(id uint64) {
+	c.rn.ReportUnreachable(id)
+	c.endTransfers(func(t *transferRequest) bool { return t.to == id }, "does not answer")
+}
 
 // reportSnapshot ends a snapshot transfer.
 func (c *core) reportSnapshot(id uint64, ok bool) {

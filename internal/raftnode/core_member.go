@@ -280,13 +280,13 @@ func (c *core) transfer(t *transferRequest) {
 		t.answer(nil)
 		return
 	case t.to == 0:
-		t.answer(fmt.Errorf("%w: no other voter answers", ErrUnsafeChange))
+		t.answer(fmt.Errorf("%w: no other voter answers", ErrNotHandedOver))
 		return
 	case !ok:
 		t.answer(fmt.Errorf("%w: %d", ErrMemberNotFound, t.to))
 		return
 	case m.Learner:
-		t.answer(fmt.Errorf("%w: member %d is a learner", ErrUnsafeChange, t.to))
+		t.answer(fmt.Errorf("%w: member %d is a learner", ErrNotHandedOver, t.to))
 		return
 	}
 	t.tick = c.ticks
@@ -317,20 +317,23 @@ func (c *core) settleTransfers() {
 		if c.lead == t.to {
 			t.answer(nil)
 		} else {
-			t.answer(fmt.Errorf("%w: member %d leads instead of %d", ErrUnsafeChange, c.lead, t.to))
+			t.answer(fmt.Errorf("%w: member %d leads instead of %d", ErrNotHandedOver, c.lead, t.to))
 		}
 	}
 	c.transfers = nil
 }
 
-// retryTransfers gives up transfers that raft aborted; it does so after one
-// election timeout.
+// retryTransfers gives up transfers after an election timeout, as raft does.
 func (c *core) retryTransfers() {
+	c.endTransfers(func(t *transferRequest) bool { return c.ticks-t.tick > uint64(c.cfg.electionTicks) }, "did not take over in time")
+}
+
+func (c *core) endTransfers(which func(*transferRequest) bool, why string) {
 	c.transfers = removeIf(c.transfers, func(t *transferRequest) bool {
-		if c.ticks-t.tick <= uint64(2*c.cfg.electionTicks) {
+		if !which(t) {
 			return false
 		}
-		t.answer(fmt.Errorf("%w: member %d did not take over in time", ErrUnsafeChange, t.to))
+		t.answer(fmt.Errorf("%w: member %d %s", ErrNotHandedOver, t.to, why))
 		return true
 	})
 }

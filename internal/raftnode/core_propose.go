@@ -14,6 +14,8 @@ var (
 	ErrStopping   = errors.New("node is stopping")
 	ErrDiskStall  = errors.New("the disk does not answer")
 	ErrNotLeader  = errors.New("not the leader")
+	// ErrNotHandedOver says that another member did not take the leadership.
+	ErrNotHandedOver = errors.New("leadership was not handed over")
 
 	// ErrUnknown says that the proposal may or may not take effect.
 	ErrUnknown = errors.New("outcome unknown")

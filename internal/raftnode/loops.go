@@ -39,14 +39,11 @@ func (n *Node) appendLoop(ctx context.Context) error {
 // appendTurn saves everything that is queued with one write.
 func (n *Node) appendTurn(jobs []appendJob) error {
 	var messages []*raftpb.Message
-	var bytes int64
+	bytes := 0
 	for _, j := range jobs {
-		if j.message == nil {
-			continue
-		}
-		messages = append(messages, j.message)
-		for _, e := range j.message.GetEntries() {
-			bytes += int64(len(e.GetData()))
+		if j.message != nil {
+			messages = append(messages, j.message)
+			bytes += entryBytes(j.message.GetEntries())
 		}
 	}
 	n.appending.Store(time.Now().UnixNano())
@@ -55,7 +52,7 @@ func (n *Node) appendTurn(jobs []appendJob) error {
 	if err != nil {
 		return err
 	}
-	n.snapshots.appended.Add(bytes)
+	n.snapshots.appended.Add(int64(bytes))
 	n.deliver(responses)
 	if err := n.disk.mark(time.Now()); err != nil {
 		return err

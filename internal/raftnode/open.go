@@ -105,6 +105,7 @@ func assemble(cfg *Config, d *disk, state bootState) (*Node, error) {
 		return nil, err
 	}
 	n.snapshots.noteApplied(a.index)
+	n.snapshots.appended.Store(int64(entryBytes(state.entries)))
 	if err := n.connectCore(a); err != nil {
 		return nil, err
 	}
@@ -226,6 +227,14 @@ func (a *applier) begin(cfg *Config, s *raftpb.Snapshot) error {
 		return fmt.Errorf("begin the state: %w", err)
 	}
 	return nil
+}
+
+// entryBytes is what the entries count towards the next checkpoint.
+func entryBytes(entries []*raftpb.Entry) (total int) {
+	for _, e := range entries {
+		total += len(e.GetData())
+	}
+	return total
 }
 
 func positionOf(sm StateMachine) (index, term uint64, err error) {
