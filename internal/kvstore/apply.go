@@ -14,13 +14,15 @@ import (
 type scratch struct {
 	key     []byte
 	value   []byte
+	plain   []byte     // a key as it is
+	found   []byte     // a record that was looked up
 	touched []*keyMeta // changed since the last commit
 	changes []change   // of the revision being made
 }
 
 // change is one key that a revision changed.
 type change struct {
-	key     []byte
+	key     string
 	deleted bool
 }
 
@@ -110,7 +112,7 @@ func (s *Store) applyRecord(r Record) {
 	}
 	s.now.hash += s.hasher.record(r.Key, r.Value)
 	s.batch.Set(s.scratch.key, r.Value)
-	s.records[string(r.Key)] = r.Value
+	s.records[string(r.Key)] = bytes.Clone(r.Value)
 }
 
 // execute runs one command. The error is fatal; what the command itself did
@@ -219,7 +221,7 @@ func (s *Store) lookup(key []byte) (*keyMeta, error) {
 }
 
 // newest reads the newest version of a key from the engine, a deletion
-// included. The value is a copy.
+// included. The value is valid until the next call.
 func (s *Store) newest(key []byte) (v version, mod uint64, stored int64, err error) {
 	lower, upper := pointBounds(s.scratch.key[:0], key, math.MaxUint64)
 	s.scratch.key = lower
@@ -238,12 +240,13 @@ func (s *Store) newest(key []byte) (v version, mod uint64, stored int64, err err
 		return version{}, 0, 0, err
 	}
 	stored = int64(len(it.Key()) + len(it.Value()))
-	v, err = decodeVersion(bytes.Clone(it.Value()))
+	s.scratch.found = append(s.scratch.found[:0], it.Value()...)
+	v, err = decodeVersion(s.scratch.found)
 	return v, mod, stored, err
 }
 
 // value returns the current value of an existing key, also one that was
-// changed in the batch being made.
+// changed in the batch being made. It is valid until the next lookup.
 func (s *Store) value(m *keyMeta) ([]byte, error) {
 	if m.pending {
 		return m.value, nil
@@ -276,15 +279,18 @@ func (m *keyMeta) logical() int64 {
 	if !m.exists {
 		return 0
 	}
-	return int64(len(m.key)+m.size) + keyOverheadBytes
+	return logicalBytes(len(m.key), m.size)
 }
+
+// logicalBytes is what the quota counts for a key.
+func logicalBytes(keyLen, valueLen int) int64 { return int64(keyLen+valueLen) + keyOverheadBytes }
 
 // put writes a value in a revision of its own.
 func (s *Store) put(m *keyMeta, value []byte, lease uint64, r Result) Result {
 	if n := int64(len(value)); n > s.settings.MaxValueBytes {
 		return refuse(TooLarge, "the value would have %d bytes, the limit is %d (max_value_bytes of the settings)", n, s.settings.MaxValueBytes)
 	}
-	grown := int64(len(m.key)+len(value)) + keyOverheadBytes - m.logical()
+	grown := logicalBytes(len(m.key), len(value)) - m.logical()
 	if q := s.settings.QuotaBytes; q > 0 && grown > 0 && s.now.logical+grown > q {
 		return refuse(NoSpace, "the store holds %d of its %d bytes: delete keys, or raise quota_bytes in the settings", s.now.logical, q)
 	}
@@ -303,7 +309,8 @@ func (s *Store) put(m *keyMeta, value []byte, lease uint64, r Result) Result {
 // write records a new version of the key in the batch and in the counters.
 func (s *Store) write(m *keyMeta, v *version) {
 	s.forget(m)
-	key := []byte(m.key)
+	key := append(s.scratch.plain[:0], m.key...)
+	s.scratch.plain = key
 	s.scratch.key = appendVersionKey(s.scratch.key[:0], key, s.now.revision)
 	s.scratch.value = appendVersion(s.scratch.value[:0], v)
 	s.batch.Set(s.scratch.key, s.scratch.value)
@@ -327,7 +334,7 @@ func (s *Store) write(m *keyMeta, v *version) {
 	}
 	m.pending, m.value = true, v.value
 	s.scratch.touched = append(s.scratch.touched, m)
-	s.scratch.changes = append(s.scratch.changes, change{key: key, deleted: v.deleted})
+	s.scratch.changes = append(s.scratch.changes, change{key: m.key, deleted: v.deleted})
 }
 
 // forget takes the current version out of the counters.
@@ -358,7 +365,7 @@ func (s *Store) appendTo(m *keyMeta, tail []byte, r Result) (Result, error) {
 		if err != nil {
 			return Result{}, err
 		}
-		value = append(bytes.Clone(old), tail...)
+		value = slices.Concat(old, tail)
 	} else {
 		value = tail
 	}
@@ -421,10 +428,12 @@ func (s *Store) liveKeys(start, end []byte) ([][]byte, error) {
 		}
 	}
 	var keys [][]byte
-	w, err := newWalker(s.eng, Range{Start: start, End: end, KeysOnly: true}, math.MaxUint64)
+	lower, upper := versionBounds(start, end)
+	it, err := s.eng.Iter(lower, upper)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("find the keys of a range: %w", err)
 	}
+	w := walker{it: it, r: Range{KeysOnly: true}, at: math.MaxUint64}
 	defer w.close()
 	for w.next() && len(keys) <= MaxRangeDelete+len(changed) {
 		if _, ok := changed[string(w.item.KV.Key)]; !ok {
@@ -465,7 +474,8 @@ func (s *Store) logRevision() {
 		if c.deleted {
 			deleted = 1
 		}
-		b = appendBytes(append(b, deleted), c.key)
+		b = binary.AppendUvarint(append(b, deleted), uint64(len(c.key)))
+		b = append(b, c.key...)
 	}
 	s.scratch.key = changeKey(s.scratch.key[:0], s.now.revision, part)
 	s.batch.Set(s.scratch.key, b)
@@ -482,7 +492,7 @@ func decodeChanges(b []byte) ([]change, error) {
 	var out []change
 	for len(d.b) > 0 {
 		deleted := d.byte() == 1
-		out = append(out, change{deleted: deleted, key: bytes.Clone(d.bytes())})
+		out = append(out, change{deleted: deleted, key: string(d.bytes())})
 	}
 	if d.failed {
 		return nil, fmt.Errorf("%w: change record", errLayout)

@@ -193,7 +193,7 @@ func (b *bodyReader) block() (more bool, err error) {
 	}
 	packedLen := binary.LittleEndian.Uint64(head[0:])
 	rawLen := binary.LittleEndian.Uint64(head[8:])
-	if packedLen == 0 && rawLen == 0 {
+	if head == [blockHeadLen]byte{} {
 		return false, nil
 	}
 	if packedLen > maxBodyBlock || rawLen > maxBodyBlock {
@@ -247,23 +247,45 @@ func (b *bodyReader) unpack() error {
 }
 
 func (b *bodyReader) check(key, value []byte) error {
+	if err := b.decode(key, value); err != nil {
+		return err
+	}
+	return b.scan.add(key, value)
+}
+
+// decode tries what later reads of the record would do: after a restore it is
+// too late to refuse it.
+func (b *bodyReader) decode(key, value []byte) (err error) {
+	wantLen := 1
 	switch key[0] {
 	case tableMeta:
-		m, err := decodeMeta(value)
-		b.meta = &m
-		if err != nil || len(key) != 1 {
-			return errors.Join(errLayout, err)
-		}
+		b.meta = new(meta)
+		*b.meta, err = decodeMeta(value)
 	case tableSetting:
 		b.hasSettings = true
-		if _, err := decodeSettings(value); err != nil {
-			return err
+		_, err = decodeSettings(value)
+	case tableHistory:
+		_, err = decodeHistory(value)
+	case tableTime:
+		wantLen = 1 + revisionLen
+		_, err = decodeSample(key, value)
+	case tableChange:
+		wantLen = changeKeyLen
+		_, err = decodeChanges(value)
+	case tableVersion:
+		wantLen = len(key)
+		if err = checkVersionKey(key); err == nil {
+			_, err = decodeVersion(value)
 		}
-	case tableChange, tableHistory, tableRecord, tableTime, tableVersion:
+	case tableRecord:
+		wantLen = len(key)
 	default:
 		return fmt.Errorf("%w: unknown table %#x", errLayout, key[0])
 	}
-	return b.scan.add(key, value)
+	if err == nil && len(key) != wantLen {
+		return fmt.Errorf("%w: %x", errLayout, key)
+	}
+	return err
 }
 
 func (b *bodyReader) trailer() (BodyInfo, error) {
@@ -302,8 +324,8 @@ func (b *bodyReader) compare(info *BodyInfo) error {
 		return fmt.Errorf("%w: its trailer does not describe its content", ErrBody)
 	case sum != info.StateHash:
 		return fmt.Errorf("%w: the state hash of its content is %016x, not %016x", ErrBody, sum, info.StateHash)
-	case m.keys != b.scan.keys:
-		return fmt.Errorf("%w: %d keys instead of %d", ErrBody, b.scan.keys, m.keys)
+	case m.keys != b.scan.keys || m.logical != b.scan.logical:
+		return fmt.Errorf("%w: %d keys of %d bytes instead of %d of %d", ErrBody, b.scan.keys, b.scan.logical, m.keys, m.logical)
 	}
 	return nil
 }
@@ -320,10 +342,19 @@ func (s *Store) Restore(r io.Reader) error {
 	if s.failed != nil {
 		return s.failed
 	}
+	verified := false
 	err := s.eng.Replace(func(set func(key, value []byte) error) error {
-		_, err := readBody(r, set)
-		return err
+		if _, err := readBody(r, set); err != nil {
+			return err
+		}
+		// Only the swap itself is left, which readers must not see half of.
+		s.swap.Lock()
+		verified = true
+		return nil
 	})
+	if verified {
+		defer s.swap.Unlock()
+	}
 	if err != nil {
 		return fmt.Errorf("restore the state: %w", err)
 	}

@@ -268,14 +268,14 @@ func decodeVersion(b []byte) (version, error) {
 	return v, nil
 }
 
-func openRecord(what string, b []byte) (*decoder, error) {
+func openRecord(what string, b []byte) (decoder, error) {
 	if len(b) == 0 {
-		return nil, fmt.Errorf("%w: empty %s record", errLayout, what)
+		return decoder{}, fmt.Errorf("%w: empty %s record", errLayout, what)
 	}
 	if b[0] != recordVersion {
-		return nil, &UnknownVersionError{What: what + " record", Version: b[0]}
+		return decoder{}, &UnknownVersionError{What: what + " record", Version: b[0]}
 	}
-	return &decoder{b: b[1:]}, nil
+	return decoder{b: b[1:]}, nil
 }
 
 // meta is the value of table m: all that is known at a position. It is written

@@ -49,11 +49,12 @@ func (h *hasher) sum(head, key, value []byte) uint64 {
 
 // stateScan recomputes the hash and the counters from records in engine order.
 type stateScan struct {
-	hasher hasher
-	prefix []byte // of the key whose newest version was seen
-	key    []byte
-	sum    uint64
-	keys   uint64
+	hasher  hasher
+	prefix  []byte // of the key whose newest version was seen
+	key     []byte
+	sum     uint64
+	keys    uint64
+	logical int64
 }
 
 // add takes the next record of the engine.
@@ -86,5 +87,6 @@ func (s *stateScan) addVersion(k, value []byte) error {
 	s.key = unescapePrefix(s.key[:0], prefix)
 	s.sum += s.hasher.key(s.key, mod, &v)
 	s.keys++
+	s.logical += logicalBytes(len(s.key), len(v.value))
 	return nil
 }

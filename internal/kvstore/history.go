@@ -50,17 +50,25 @@ func readSamples(r engine.Reader) ([]sample, error) {
 	defer it.Close()
 	var out []sample
 	for ok := it.First(); ok; ok = it.Next() {
-		d, err := openRecord("time", it.Value())
+		sm, err := decodeSample(it.Key(), it.Value())
 		if err != nil {
 			return nil, err
 		}
-		millis := d.varint()
-		if d.failed || len(it.Key()) != 1+revisionLen {
-			return nil, fmt.Errorf("%w: time record", errLayout)
-		}
-		out = append(out, sample{revision: binary.BigEndian.Uint64(it.Key()[1:]), millis: millis})
+		out = append(out, sm)
 	}
 	return out, it.Err()
+}
+
+func decodeSample(key, value []byte) (sample, error) {
+	d, err := openRecord("time", value)
+	if err != nil {
+		return sample{}, err
+	}
+	millis := d.varint()
+	if d.failed || len(key) != 1+revisionLen {
+		return sample{}, fmt.Errorf("%w: time record", errLayout)
+	}
+	return sample{revision: binary.BigEndian.Uint64(key[1:]), millis: millis}, nil
 }
 
 // CompactionTarget returns the revision that the history should be compacted
@@ -96,8 +104,12 @@ func (s *Store) byAge(millis int64) uint64 {
 	return s.mu.samples[n-1].revision
 }
 
-// maintainRevisions is how many revisions one call of Maintain cleans up.
-const maintainRevisions = 256
+// One call of Maintain cleans up so many revisions, and stops before that at a
+// revision that begins beyond so many changed keys.
+const (
+	maintainRevisions = 256
+	maintainKeys      = 5000
+)
 
 // Maintain removes a bounded part of the history before the compact revision
 // and reports whether more is left. It belongs to the goroutine that applies.
@@ -109,9 +121,9 @@ func (s *Store) Maintain() (more bool, err error) {
 	if err != nil || done >= s.now.compact {
 		return false, err
 	}
-	until := min(done+maintainRevisions, s.now.compact)
 	s.batch.Reset()
-	if err := s.cleanUp(done+1, until); err != nil {
+	until, err := s.cleanUp(done+1, min(done+maintainRevisions, s.now.compact))
+	if err != nil {
 		s.failed = fmt.Errorf("remove history: %w", err)
 		return false, s.failed
 	}
@@ -134,42 +146,56 @@ func (s *Store) historyProgress() (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("read the progress of history: %w", err)
 	}
+	return decodeHistory(b)
+}
+
+func decodeHistory(b []byte) (uint64, error) {
 	d, err := openRecord("history", b)
 	if err != nil {
 		return 0, err
 	}
-	return d.uvarint(), nil
+	revision := d.uvarint()
+	if d.failed || len(d.b) > 0 {
+		return 0, fmt.Errorf("%w: history record", errLayout)
+	}
+	return revision, nil
 }
 
 // cleanUp removes what the changes of some compacted revisions superseded, and
-// their change records.
-func (s *Store) cleanUp(from, until uint64) error {
+// their change records. It returns the last revision that is done.
+func (s *Store) cleanUp(from, until uint64) (uint64, error) {
 	it, err := s.eng.Iter(changeKey(nil, from, 0), changeKey(nil, until+1, 0))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer it.Close()
 	newest := make(map[string]uint64) // key → its last change among these
+	last := uint64(0)
 	for ok := it.First(); ok; ok = it.Next() {
 		revision := binary.BigEndian.Uint64(it.Key()[1:])
+		if len(newest) >= maintainKeys && revision > last {
+			until = last
+			break
+		}
+		last = revision
 		changes, err := decodeChanges(it.Value())
 		if err != nil {
-			return err
+			return 0, err
 		}
 		for _, c := range changes {
-			newest[string(c.key)] = revision
+			newest[c.key] = revision
 		}
-		s.batch.Delete(slices.Clone(it.Key()))
+		s.batch.Delete(it.Key())
 	}
 	if err := it.Err(); err != nil {
-		return err
+		return 0, err
 	}
 	for key, revision := range newest {
 		if err := s.dropBefore([]byte(key), revision); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	return nil
+	return until, nil
 }
 
 // dropBefore removes the versions of a key older than its change at revision,
@@ -193,7 +219,7 @@ func (s *Store) dropBefore(key []byte, revision uint64) error {
 		if rev == revision && !v.deleted {
 			continue
 		}
-		s.batch.Delete(slices.Clone(it.Key()))
+		s.batch.Delete(it.Key())
 		s.now.historyBytes -= int64(len(it.Key()) + len(it.Value()))
 		s.now.historyVersions--
 	}

@@ -41,6 +41,8 @@ const (
 	keyEnd      = 0x01
 	afterKeyEnd = 0x02 // greater than every version of the key, less than any other key
 	revisionLen = 8
+
+	changeKeyLen = 1 + revisionLen + 4
 )
 
 // comparerName is the version of the key format: Pebble refuses to open a
@@ -106,6 +108,25 @@ func splitVersionKey(k []byte) (prefix []byte, revision uint64, err error) {
 	return k[:n], ^binary.BigEndian.Uint64(k[n:]), nil
 }
 
+// checkVersionKey refuses a key of table v that no key and revision encode to:
+// the other readers of such keys rely on that.
+func checkVersionKey(k []byte) error {
+	prefix, _, err := splitVersionKey(k)
+	if err != nil {
+		return err
+	}
+	for escaped := prefix[1 : len(prefix)-2]; ; {
+		i := bytes.IndexByte(escaped, escapeByte)
+		switch {
+		case i < 0:
+			return nil
+		case i+1 == len(escaped) || escaped[i+1] != escapedZero:
+			return fmt.Errorf("%w: version %x", errLayout, k)
+		}
+		escaped = escaped[i+2:]
+	}
+}
+
 // unescapePrefix appends the key that a prefix of table v stands for.
 func unescapePrefix(dst, prefix []byte) []byte {
 	escaped := prefix[1 : len(prefix)-2]
@@ -122,11 +143,22 @@ func unescapePrefix(dst, prefix []byte) []byte {
 // pointBounds returns the engine keys between which the versions of one key
 // from revision down lie. Both have the key's prefix, so that the engine can
 // use its filters.
+//
+// They share dst's memory; lower has the capacity of both, for the next call.
 func pointBounds(dst []byte, key []byte, revision uint64) (lower, upper []byte) {
-	lower = appendVersionKey(dst, key, revision)
-	upper = append([]byte(nil), lower...)
-	binary.BigEndian.PutUint64(upper[len(upper)-revisionLen:], ^uint64(0)) // revision 0 never is
-	return lower, upper
+	lower = appendVersionKey(dst[:0], key, revision)
+	n := len(lower)
+	both := append(lower, lower...)
+	setRevision(both, 0) // there is none
+	return both[:n], both[n:]
+}
+
+// pointBoundsLen is the room that pointBounds needs for a key without zeros.
+func pointBoundsLen(key []byte) int { return 2 * (len(key) + 3 + revisionLen) }
+
+// setRevision replaces the revision at the end of a key of table v.
+func setRevision(k []byte, revision uint64) {
+	binary.BigEndian.PutUint64(k[len(k)-revisionLen:], ^revision)
 }
 
 // versionBounds returns the engine keys between which the versions of all keys

@@ -292,17 +292,3 @@ func (m *model) needed() map[string]bool {
 	}
 	return out
 }
-
-// forget drops what needed leaves out.
-func (m *model) forget() {
-	needed := m.needed()
-	for key, versions := range m.keys {
-		m.keys[key] = slices.DeleteFunc(versions, func(v modelVersion) bool {
-			return !needed[string(appendVersionKey(nil, []byte(key), v.ModRevision))]
-		})
-		if len(m.keys[key]) == 0 {
-			delete(m.keys, key)
-		}
-	}
-}
-

@@ -426,7 +426,7 @@ func (h *history) extend(rng *rand.Rand) {
 // that must not matter, and compares them with a model and with one another.
 func TestRandomHistories(t *testing.T) {
 	rng := testRand(t)
-	for range 4 {
+	for range 2 {
 		testRandomHistory(t, rng)
 	}
 }

@@ -3,7 +3,6 @@ package kvstore
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
@@ -22,42 +21,48 @@ func (v *visible) readAt(revision uint64) (uint64, error) {
 	return revision, nil
 }
 
-// pinned calls read with an engine state that has all of a revision: history
-// may be compacted between choosing the revision and opening the iterator, so
-// the compact revision is looked at again after that. read opens the iterator
-// and returns how to go on.
-func (s *Store) pinned(revision uint64, open func(at uint64) error, abandon func()) (uint64, error) {
+// iterAt opens an iterator that has all of a revision between the bounds, and
+// returns which revision that is. History may be compacted between choosing
+// the revision and opening the iterator, so the compact revision is looked at
+// again after that. Where point is set, the lower bound is made that of the
+// revision.
+func (s *Store) iterAt(revision uint64, lower, upper []byte, point bool) (engine.Iterator, uint64, error) {
+	s.swap.RLock()
+	defer s.swap.RUnlock()
 	for {
 		at, err := s.visible.Load().readAt(revision)
 		if err != nil {
-			return 0, err
+			return nil, 0, err
 		}
-		if err := open(at); err != nil {
-			return 0, err
+		if point {
+			setRevision(lower, at)
+		}
+		it, err := s.eng.Iter(lower, upper)
+		if err != nil {
+			return nil, 0, fmt.Errorf("read from the engine: %w", err)
 		}
 		if at >= s.CompactRevision() {
-			return at, nil
+			return it, at, nil
 		}
-		abandon() // the newest has moved on, or the old one is gone: see above
+		// The newest has moved on, or the old one is gone: see above.
+		if err := it.Close(); err != nil {
+			return nil, 0, fmt.Errorf("read from the engine: %w", err)
+		}
 	}
 }
 
 // Get returns a key as of a revision (0: the newest), and the revision it was
 // read at. Errors: ErrKeyNotFound, *CompactedError, *FutureRevisionError.
 func (s *Store) Get(key []byte, revision uint64) (KV, uint64, error) {
-	var it engine.Iterator
-	at, err := s.pinned(revision, func(at uint64) (err error) {
-		lower, upper := pointBounds(make([]byte, 0, len(key)+16), key, at)
-		it, err = s.eng.Iter(lower, upper)
-		return err
-	}, func() { _ = it.Close() })
+	lower, upper := pointBounds(make([]byte, 0, pointBoundsLen(key)), key, revision)
+	it, at, err := s.iterAt(revision, lower, upper, true)
 	if err != nil {
-		return KV{}, 0, readErr(err)
+		return KV{}, 0, err
 	}
 	defer it.Close()
 	if !it.First() {
 		if err := it.Err(); err != nil {
-			return KV{}, 0, readErr(err)
+			return KV{}, 0, fmt.Errorf("read from the engine: %w", err)
 		}
 		return KV{}, at, ErrKeyNotFound
 	}
@@ -77,15 +82,6 @@ func (s *Store) Get(key []byte, revision uint64) (KV, uint64, error) {
 	return kv, at, nil
 }
 
-func readErr(err error) error {
-	var compacted *CompactedError
-	var future *FutureRevisionError
-	if errors.As(err, &compacted) || errors.As(err, &future) {
-		return err
-	}
-	return fmt.Errorf("read from the engine: %w", err)
-}
-
 func (v *version) kv(mod uint64) KV {
 	return KV{CreateRevision: v.create, ModRevision: mod, Version: v.version, Lease: v.lease}
 }
@@ -94,14 +90,12 @@ func (v *version) kv(mod uint64) KV {
 // fn returns false, and returns that revision. Keys and values are valid only
 // during the call. It needs constant memory, and does not see later changes.
 func (s *Store) List(r Range, fn func(Item) (more bool, err error)) (uint64, error) {
-	var w *walker
-	at, err := s.pinned(r.Revision, func(at uint64) (err error) {
-		w, err = newWalker(s.eng, r, at)
-		return err
-	}, func() { w.close() })
+	lower, upper := versionBounds(r.Start, r.End)
+	it, at, err := s.iterAt(r.Revision, lower, upper, false)
 	if err != nil {
-		return 0, readErr(err)
+		return 0, err
 	}
+	w := walker{it: it, r: r, at: at}
 	defer w.close()
 	for w.next() {
 		more, err := fn(w.item)
@@ -110,7 +104,7 @@ func (s *Store) List(r Range, fn func(Item) (more bool, err error)) (uint64, err
 		}
 	}
 	if w.err != nil {
-		return 0, readErr(w.err)
+		return 0, fmt.Errorf("read from the engine: %w", w.err)
 	}
 	return at, nil
 }
@@ -137,16 +131,8 @@ type walker struct {
 	started bool
 	prefix  []byte
 	key     []byte
+	value   []byte
 	seek    []byte
-}
-
-func newWalker(r engine.Reader, rng Range, at uint64) (*walker, error) {
-	lower, upper := versionBounds(rng.Start, rng.End)
-	it, err := r.Iter(lower, upper)
-	if err != nil {
-		return nil, err
-	}
-	return &walker{it: it, r: rng, at: at}, nil
 }
 
 func (w *walker) close() { _ = w.it.Close() }
@@ -210,7 +196,8 @@ func (w *walker) look() (found bool, err error) {
 	w.item.KV.Key = w.key
 	if !w.r.KeysOnly {
 		// The iterator moves on before the item is used.
-		w.item.KV.Value = append([]byte(nil), v.value...)
+		w.value = append(w.value[:0], v.value...)
+		w.item.KV.Value = w.value
 	}
 	w.skip()
 	return true, nil

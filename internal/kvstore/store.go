@@ -74,6 +74,10 @@ type Store struct {
 
 	visible atomic.Pointer[visible]
 
+	// swap is locked while Restore changes what the engine holds and what is
+	// visible: readers choose a revision and open an iterator in between never.
+	swap sync.RWMutex
+
 	mu struct {
 		sync.Mutex
 		samples []sample          // of replicated time, by revision

@@ -1,0 +1,147 @@
+package kvstore
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"testing"
+
+	"github.com/kvd-io/kvd/internal/kvstore/engine"
+)
+
+const (
+	benchValueBytes = 128
+	benchBatch      = 64 // commands of an Apply
+)
+
+// benchPuts encodes puts of so many keys, in an order that has no locality.
+func benchPuts(keys int) [][]byte {
+	out := make([][]byte, keys)
+	value := make([]byte, benchValueBytes)
+	for i := range out {
+		binary.LittleEndian.PutUint64(value, uint64(i))
+		c := Command{Op: OpPut, Key: benchKey(i * 7919 % keys), Value: value}
+		out[i] = EncodeCommand(nil, &c)
+	}
+	return out
+}
+
+func benchKey(i int) []byte { return fmt.Appendf(nil, "bench/key-%08d", i) }
+
+// benchStore opens a store on real files where the engine has any.
+func benchStore(b *testing.B, name string, o Options) *Store {
+	b.Helper()
+	e := engine.NewMemory()
+	if name == "pebble" {
+		var err error
+		e, err = engine.OpenPebble(b.TempDir(), engine.PebbleOptions{Comparer: Comparer()})
+		must(b, err)
+	}
+	s := openStore(b, e, o)
+	b.Cleanup(func() { must(b, s.Close()) })
+	return s
+}
+
+// applyAll applies commands in batches, one entry each.
+func applyAll(b *testing.B, s *Store, commands [][]byte) {
+	b.Helper()
+	for len(commands) > 0 {
+		n := min(benchBatch, len(commands))
+		must(b, s.Apply([]Entry{{Index: s.Position().Index + 1, Term: 1, Commands: commands[:n], WantResults: true}}))
+		commands = commands[n:]
+	}
+}
+
+// BenchmarkApplyPut puts existing keys, in entries of 64 commands: with all
+// metadata in the cache; with ten times as many keys as the cache holds; and
+// each one for the first time since the start.
+func BenchmarkApplyPut(b *testing.B) {
+	for _, name := range []string{"memory", "pebble"} {
+		b.Run(name+"/warm", func(b *testing.B) { benchApplyPut(b, name, 10_000, Options{CacheEntries: 64 << 10}) })
+		b.Run(name+"/tenfold", func(b *testing.B) { benchApplyPut(b, name, 100_000, Options{CacheEntries: 5_000}) })
+		b.Run(name+"/cold", func(b *testing.B) { benchApplyPut(b, name, 100_000, Options{CacheEntries: 1}) })
+	}
+}
+
+func benchApplyPut(b *testing.B, name string, keys int, o Options) {
+	s := benchStore(b, name, o)
+	commands := benchPuts(keys)
+	applyAll(b, s, commands)
+	b.ReportAllocs()
+	for done := 0; b.Loop(); done++ {
+		// One iteration is a put; they are applied when a batch is full.
+		if done%benchBatch == benchBatch-1 {
+			from := done / benchBatch * benchBatch % (keys - benchBatch)
+			applyAll(b, s, commands[from:from+benchBatch])
+		}
+	}
+}
+
+func BenchmarkGet(b *testing.B) {
+	for _, name := range []string{"memory", "pebble"} {
+		b.Run(name, func(b *testing.B) {
+			s := benchStore(b, name, Options{})
+			applyAll(b, s, benchPuts(100_000))
+			key := benchKey(0)
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				key = fmt.Appendf(key[:0], "bench/key-%08d", i*7919%100_000)
+				if _, _, err := s.Get(key, 0); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkList lists 1,000 keys of three versions each.
+func BenchmarkList(b *testing.B) {
+	for _, name := range []string{"memory", "pebble"} {
+		s := benchStore(b, name, Options{})
+		for range 3 {
+			applyAll(b, s, benchPuts(1000))
+		}
+		for _, reverse := range []bool{false, true} {
+			b.Run(fmt.Sprintf("%s/reverse=%t", name, reverse), func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					n := 0
+					_, err := s.List(Range{Reverse: reverse}, func(i Item) (bool, error) {
+						n += len(i.KV.Value)
+						return true, nil
+					})
+					if must(b, err); n != 1000*benchValueBytes {
+						b.Fatalf("%d bytes", n)
+					}
+				}
+			})
+		}
+	}
+}
+
+func BenchmarkBody(b *testing.B) {
+	for _, name := range []string{"memory", "pebble"} {
+		s := benchStore(b, name, Options{})
+		applyAll(b, s, benchPuts(100_000))
+		body := bodyOf(b, s)
+		raw := s.Stats().LogicalBytes
+		b.Run(name+"/write", func(b *testing.B) {
+			b.SetBytes(raw)
+			v := mustGet[*View](b)(s.View())
+			defer v.Close()
+			for b.Loop() {
+				if _, err := v.WriteTo(io.Discard); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run(name+"/restore", func(b *testing.B) {
+			b.SetBytes(raw)
+			to := benchStore(b, name, Options{})
+			for b.Loop() {
+				must(b, to.Restore(bytes.NewReader(body)))
+			}
+		})
+	}
+}

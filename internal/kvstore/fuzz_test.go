@@ -1,0 +1,106 @@
+package kvstore
+
+import (
+	"bytes"
+	"reflect"
+	"testing"
+
+	"github.com/kvd-io/kvd/internal/kvstore/engine"
+)
+
+func FuzzDecodeCommand(f *testing.F) {
+	for _, c := range goldenCommands() {
+		f.Add(EncodeCommand(nil, &c))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := DecodeCommand(b)
+		if err != nil {
+			return
+		}
+		encoded := EncodeCommand(nil, &c)
+		again, err := DecodeCommand(encoded)
+		if err != nil || !reflect.DeepEqual(again, c) {
+			t.Fatalf("%x is %+v and then %+v, %v", b, c, again, err)
+		}
+		if !bytes.Equal(EncodeCommand(nil, &again), encoded) {
+			t.Fatalf("%x has two encodings", b)
+		}
+	})
+}
+
+// fuzzReplica applies a command between others, and returns what came of it.
+func fuzzReplica(t *testing.T, command, record []byte, o Options, together bool) (string, uint64, error) {
+	s := openStore(t, engine.NewMemory(), o)
+	defer s.Close()
+	entries := []Entry{
+		entryOf(1, put("a", "5"), put("\x00", "text"), remove("a"), put("a", "6")),
+		{Index: 2, Term: 7, Commands: [][]byte{command, command}, Records: []Record{{record, record}}, WantResults: true},
+		entryOf(3, appendTo("a", "1"), Command{Op: OpDeleteRange, Key: []byte("a"), End: []byte("b")}),
+	}
+	var err error
+	if together {
+		err = s.Apply(entries)
+	} else {
+		for i := 0; i < len(entries) && err == nil; i++ {
+			err = s.Apply(entries[i : i+1])
+			maintainUnlessFailed(t, s)
+		}
+	}
+	if err != nil {
+		return "", 0, err
+	}
+	checkCounters(t, s)
+	_, hash := s.StateHash()
+	return resultText(&entries[1].Results[0]) + resultText(&entries[1].Results[1]), hash, nil
+}
+
+func maintainUnlessFailed(t *testing.T, s *Store) {
+	if s.failed == nil {
+		maintainAll(t, s)
+	}
+}
+
+// FuzzApply gives two replicas any bytes for a command.
+func FuzzApply(f *testing.F) {
+	for _, c := range goldenCommands() {
+		f.Add(EncodeCommand(nil, &c), []byte("record"))
+	}
+	f.Fuzz(func(t *testing.T, command, record []byte) {
+		result1, hash1, err1 := fuzzReplica(t, command, record, Options{}, true)
+		result2, hash2, err2 := fuzzReplica(t, command, record, Options{CacheEntries: 1}, false)
+		if (err1 == nil) != (err2 == nil) || err1 != nil && err1.Error() != err2.Error() {
+			t.Fatalf("%x: %v and %v", command, err1, err2)
+		}
+		if result1 != result2 || hash1 != hash2 {
+			t.Fatalf("%x: %s, hash %x; %s, hash %x", command, result1, hash1, result2, hash2)
+		}
+	})
+}
+
+// FuzzRestore takes bodies as they are, and wraps records into valid ones.
+func FuzzRestore(f *testing.F) {
+	s := openStore(f, engine.NewMemory(), Options{})
+	do(f, s, put("a", "1"), put("a\x00", "2"), remove("a"), Command{Op: OpTick, Term: 1, UnixMillis: 5})
+	f.Add(bodyOf(f, s), "v", "x")
+	f.Add([]byte{}, string(appendVersionKey(nil, []byte("a"), 1)), "\x01\x01\x00\x00\x00")
+	f.Add([]byte{}, string(changeKey(nil, 1, 0)), "\x01\x00\x01a")
+	f.Add([]byte{}, string(timeKey(1)), "\x01\x05")
+	f.Add([]byte{}, "s", "\x01{}")
+	f.Add([]byte{}, "h", "\x01\x00")
+	f.Fuzz(func(t *testing.T, body []byte, key, value string) {
+		if len(body) == 0 {
+			body = forgedBody(t, meta{revision: firstRevision, compact: firstRevision, hash: emptyHash()}, key, value)
+		}
+		s := openStore(t, engine.NewMemory(), Options{})
+		defer s.Close()
+		if err := s.Restore(bytes.NewReader(body)); err != nil {
+			if s.failed != nil || s.Position() != (Position{}) || s.Revision() != firstRevision {
+				t.Fatalf("%v, and the state has changed (%v)", err, s.failed)
+			}
+			return
+		}
+		contentOf(t, s)
+		do(t, s, put("b", "1"), Command{Op: OpCompact, Revision: s.Revision()})
+		maintainAll(t, s)
+	})
+}

@@ -1,0 +1,254 @@
+package kvstore
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// golden compares bytes with those of a file and returns the file's. What is
+// in a file lies on disks: a difference asks for a new format version.
+func golden(t *testing.T, name string, got []byte) []byte {
+	t.Helper()
+	path := filepath.Join("testdata", name+".hex")
+	if *update {
+		must(t, os.WriteFile(path, []byte(hexLines(got)), 0o644))
+	}
+	text, err := os.ReadFile(path)
+	must(t, err)
+	want, err := hex.DecodeString(strings.ReplaceAll(string(text), "\n", ""))
+	must(t, err)
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s:\n got %x\nwant %x", name, got, want)
+	}
+	return want
+}
+
+func hexLines(b []byte) string {
+	var out strings.Builder
+	for len(b) > 0 {
+		n := min(len(b), 32)
+		out.WriteString(hex.EncodeToString(b[:n]) + "\n")
+		b = b[n:]
+	}
+	return out.String()
+}
+
+func goldenSettings() Settings {
+	return Settings{MaxKeyBytes: 1, MaxValueBytes: 2, QuotaBytes: 3 << 20, RetentionMillis: 4, RetentionRevisions: 5}
+}
+
+func goldenCommands() map[string]Command {
+	settings := goldenSettings()
+	return map[string]Command{
+		"put": {Op: OpPut, Key: []byte("a\x00b"), Value: []byte("value"), ReturnPrevious: true, Conditions: conditions(
+			Condition{Kind: IfMatch, Revisions: []uint64{7, 300}}, Condition{Kind: IfNoneMatch, Any: true},
+			Condition{Kind: IfMatch}, Condition{Kind: IfRevision, Revisions: []uint64{0}})},
+		"put_empty":        {Op: OpPut, Key: []byte{}, Value: []byte{}},
+		"delete":           {Op: OpDelete, Key: []byte("a")},
+		"delete_range":     {Op: OpDeleteRange, Key: []byte("a"), End: []byte("b")},
+		"delete_range_all": {Op: OpDeleteRange, Key: []byte{}},
+		"append":           {Op: OpAppend, Key: []byte("a"), Value: []byte("tail")},
+		"incr":             {Op: OpIncr, Key: []byte("a"), Delta: -300},
+		"tick":             {Op: OpTick, Key: []byte{}, Term: 300, UnixMillis: 1_800_000_000_000},
+		"compact":          {Op: OpCompact, Key: []byte{}, Term: 300, Revision: 70_000},
+		"settings":         {Op: OpSettings, Key: []byte{}, Term: 300, Settings: &settings},
+	}
+}
+
+func TestGoldenCommands(t *testing.T) {
+	for name, c := range goldenCommands() {
+		b := golden(t, "command_"+name, EncodeCommand(nil, &c))
+		got, err := DecodeCommand(b)
+		if err != nil || !reflect.DeepEqual(got, c) {
+			t.Errorf("%s: decoded %+v, %v; want %+v", name, got, err, c)
+		}
+	}
+}
+
+func TestGoldenVersions(t *testing.T) {
+	for name, v := range map[string]version{
+		"version":         {create: 300, version: 2, lease: 70_000, value: []byte("value")},
+		"version_deleted": {deleted: true, value: []byte{}},
+	} {
+		got, err := decodeVersion(golden(t, name, appendVersion(nil, &v)))
+		if err != nil || !reflect.DeepEqual(got, v) {
+			t.Errorf("%s: decoded %+v, %v; want %+v", name, got, err, v)
+		}
+	}
+}
+
+func TestGoldenMeta(t *testing.T) {
+	m := meta{position: Position{Index: 1, Term: 200}, revision: 3, compact: 4, hash: 1 << 63, keys: 6, logical: 700, clock: -8, historyBytes: 9, historyVersions: 1000}
+	got, err := decodeMeta(golden(t, "meta", appendMeta(nil, &m)))
+	if err != nil || got != m {
+		t.Errorf("decoded %+v, %v; want %+v", got, err, m)
+	}
+}
+
+func TestGoldenSettings(t *testing.T) {
+	s := goldenSettings()
+	got, err := decodeSettings(golden(t, "settings", encodeSettings(&s)))
+	if err != nil || got != s {
+		t.Errorf("decoded %+v, %v; want %+v", got, err, s)
+	}
+}
+
+// goldenStore has at least one record in every table.
+func goldenStore(t *testing.T) *Store {
+	s := newStore(t, "memory")
+	settings := DefaultSettings()
+	do(t, s, Command{Op: OpSettings, Settings: &settings}, put("a", "1"), put("a", "2"), put("b\x00", "3"))
+	do(t, s, Command{Op: OpTick, Term: 1, UnixMillis: 1_800_000_000_000}, remove("a"), put("a\xff", ""))
+	do(t, s, put("c", "4"), Command{Op: OpDeleteRange, Key: []byte("b")}, Command{Op: OpCompact, Revision: 3})
+	must(t, s.Apply([]Entry{{Index: 4, Term: 1, Records: []Record{{[]byte("member"), []byte("one")}}}}))
+	maintainAll(t, s)
+	return s
+}
+
+// TestGoldenTables holds every record of a store, as key and value.
+func TestGoldenTables(t *testing.T) {
+	v := mustGet[*View](t)(goldenStore(t).View())
+	defer v.Close()
+	var tables []byte
+	content := make(map[byte][]byte)
+	_, err := v.each(func(k, value []byte) error {
+		if last := len(tables) - 1; last < 0 || tables[last] != k[0] {
+			tables = append(tables, k[0])
+		}
+		content[k[0]] = appendBytes(appendBytes(content[k[0]], k), value)
+		return nil
+	})
+	must(t, err)
+	if string(tables) != "chmrstv" {
+		t.Errorf("the store has the tables %q", tables)
+	}
+	for table, b := range content {
+		golden(t, "table_"+string(table), b)
+	}
+}
+
+// TestGoldenBody reads a body that was written once, whatever the compressor
+// makes of the same content today.
+func TestGoldenBody(t *testing.T) {
+	s := goldenStore(t)
+	path := filepath.Join("testdata", "snapshot.body")
+	if *update {
+		must(t, os.WriteFile(path, bodyOf(t, s), 0o644))
+	}
+	body, err := os.ReadFile(path)
+	must(t, err)
+	info, err := VerifyBody(bytes.NewReader(body))
+	must(t, err)
+	at, hash := s.StateHash()
+	want := BodyInfo{Position: at, Revision: s.Revision(), CompactRevision: s.CompactRevision(), Keys: 1, Records: 17, StateHash: hash}
+	if info != want {
+		t.Errorf("body %+v, want %+v", info, want)
+	}
+	restored := newStore(t, "pebble")
+	must(t, restored.Restore(bytes.NewReader(body)))
+	if got, want := tablesOf(t, restored), tablesOf(t, s); !bytes.Equal(got, want) {
+		t.Errorf("restored %x, want %x", got, want)
+	}
+	checkCounters(t, restored)
+	checkSamples(t, restored, s)
+}
+
+func checkSamples(t *testing.T, got, want *Store) {
+	t.Helper()
+	if !reflect.DeepEqual(got.mu.samples, want.mu.samples) || len(got.mu.samples) == 0 {
+		t.Errorf("samples %v, want %v", got.mu.samples, want.mu.samples)
+	}
+}
+
+// tablesOf is all that the engine holds.
+func tablesOf(t *testing.T, s *Store) (out []byte) {
+	v := mustGet[*View](t)(s.View())
+	defer v.Close()
+	_, err := v.each(func(k, value []byte) error {
+		out = appendBytes(appendBytes(out, k), value)
+		return nil
+	})
+	must(t, err)
+	return out
+}
+
+// TestUnknownVersions gives every reader a record of a newer kvd.
+func TestUnknownVersions(t *testing.T) {
+	const newer = recordVersion + 1
+	readers := map[string]func(b []byte) error{
+		"command":  func(b []byte) error { _, err := DecodeCommand(b); return err },
+		"version":  func(b []byte) error { _, err := decodeVersion(b); return err },
+		"meta":     func(b []byte) error { _, err := decodeMeta(b); return err },
+		"change":   func(b []byte) error { _, err := decodeChanges(b); return err },
+		"settings": func(b []byte) error { _, err := decodeSettings(b); return err },
+		"snapshot body": func(b []byte) error {
+			_, err := VerifyBody(bytes.NewReader(append([]byte(bodyMagic), b...)))
+			return err
+		},
+	}
+	for what, key := range map[string][]byte{"time": timeKey(1), "open meta": {tableMeta}, "open settings": {tableSetting}} {
+		readers[what] = func(b []byte) error { return openWith(t, key, b) }
+	}
+	readers["history"] = func(b []byte) error { return maintainWith(t, b) }
+	for what, read := range readers {
+		var unknown *UnknownVersionError
+		err := read([]byte{newer, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+		if !errors.As(err, &unknown) || unknown.Version != newer || !strings.Contains(err.Error(), "upgrade") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// openWith opens a store whose engine has a record.
+func openWith(t *testing.T, key, value []byte) error {
+	e := newEngine(t, "memory")
+	b := e.NewBatch()
+	b.Set(key, value)
+	must(t, b.Commit())
+	_, err := Open(e, Options{})
+	return errors.Join(err, e.Close())
+}
+
+func maintainWith(t *testing.T, progress []byte) error {
+	s := newStore(t, "memory")
+	do(t, s, put("a", "1"), Command{Op: OpCompact, Revision: 2})
+	b := s.eng.NewBatch()
+	b.Set([]byte{tableHistory}, progress)
+	must(t, b.Commit())
+	_, err := s.Maintain()
+	return err
+}
+
+// TestMalformedRecords gives readers records that end too early.
+func TestMalformedRecords(t *testing.T) {
+	endless := binary.AppendUvarint([]byte{recordVersion}, 1<<40)
+	endless = endless[:len(endless)-1]
+	for what, err := range map[string]error{
+		"meta":          openWith(t, []byte{tableMeta}, endless),
+		"empty meta":    openWith(t, []byte{tableMeta}, nil),
+		"time":          openWith(t, timeKey(1), endless),
+		"time key":      openWith(t, []byte{tableTime, 1}, []byte{recordVersion, 1}),
+		"settings":      openWith(t, []byte{tableSetting}, []byte{recordVersion, '{'}),
+		"empty history": maintainWith(t, nil),
+		"history":       maintainWith(t, endless),
+	} {
+		if err == nil {
+			t.Errorf("%s: no error", what)
+		}
+	}
+	for n := range 3 {
+		if _, err := decodeVersion(append([]byte{recordVersion, 0}, endless[1:1+n]...)); err == nil {
+			t.Errorf("version of %d bytes: no error", 2+n)
+		}
+	}
+}

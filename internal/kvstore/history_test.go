@@ -1,0 +1,113 @@
+package kvstore
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func tick(millis int64) Command { return Command{Op: OpTick, Term: 1, UnixMillis: millis} }
+
+func TestCompactionTarget(t *testing.T) {
+	s := newStore(t, "pebble")
+	settings := DefaultSettings()
+	settings.RetentionMillis, settings.RetentionRevisions, settings.QuotaBytes = 1000, 5, 1<<20
+	do(t, s, Command{Op: OpSettings, Settings: &settings})
+	for i := range int64(20) { // revision 2+i at 100·i milliseconds
+		do(t, s, put("a", fmt.Sprint(i)), tick(i*100))
+	}
+	want := func(now int64, want uint64) {
+		t.Helper()
+		if got := s.CompactionTarget(now); got != want {
+			t.Errorf("at %d ms: %d, want %d", now, got, want)
+		}
+	}
+	want(900, 0)
+	want(1000, 2)
+	want(1099, 2)
+	want(1950, 11)
+	want(1<<40, 21-5)
+	do(t, s, Command{Op: OpCompact, Revision: 11})
+	maintainAll(t, s)
+	want(1950, 0)
+	want(2050, 12)
+	do(t, s, put("b", strings.Repeat("v", 200<<10)), put("b", strings.Repeat("v", 200<<10)), put("b", ""))
+	want(1950, 11+(24-11+1)/2) // 400 KiB of history are more than a quarter
+	for steps := 0; s.CompactionTarget(1950) != 0; steps++ {
+		if steps == 10 {
+			t.Fatalf("it never has enough: %+v", s.Stats())
+		}
+		do(t, s, Command{Op: OpCompact, Revision: s.CompactionTarget(1950)})
+		maintainAll(t, s)
+		checkCounters(t, s)
+	}
+	if n := s.Stats().HistoryBytes; n > 1<<18 {
+		t.Errorf("%d bytes of history are left", n)
+	}
+}
+
+// TestSamplesAreBounded ticks more often than samples are kept, and finds the
+// same ones after a restart.
+func TestSamplesAreBounded(t *testing.T) {
+	e := newEngine(t, "memory")
+	s := openStore(t, e, Options{})
+	const ticks = 3 * maxSamples
+	for i := range int64(ticks) {
+		do(t, s, put("a", ""), tick(i), tick(i)) // the second replaces the first
+	}
+	n := len(s.mu.samples)
+	if n > maxSamples || n < maxSamples/2 || s.mu.samples[n-1] != (sample{revision: ticks + 1, millis: ticks - 1}) || s.mu.samples[0].millis != 0 {
+		t.Fatalf("%d samples, %v to %v", n, s.mu.samples[0], s.mu.samples[n-1])
+	}
+	checkSamples(t, openStore(t, e, Options{}), s)
+	do(t, s, Command{Op: OpCompact, Revision: ticks / 2})
+	maintainAll(t, s)
+	if first := s.mu.samples[:2]; first[0].revision > ticks/2 || first[1].revision <= ticks/2 {
+		t.Errorf("samples begin with %v at a compact revision of %d", first, ticks/2)
+	}
+	checkSamples(t, openStore(t, e, Options{}), s)
+}
+
+// TestMaintainIsBounded: one call does a bounded share of many small revisions
+// and of a few large ones.
+func TestMaintainIsBounded(t *testing.T) {
+	s := newStore(t, "memory")
+	const keys, ranges = maintainKeys + 100, 3
+	for i := range ranges {
+		e := Entry{Index: uint64(i) + 1, Term: 1}
+		for j := range keys {
+			c := put(fmt.Sprintf("%d/%05d", i, j), "")
+			e.Commands = append(e.Commands, EncodeCommand(nil, &c))
+		}
+		must(t, s.Apply([]Entry{e}))
+	}
+	clean := func() (calls int) {
+		do(t, s, Command{Op: OpCompact, Revision: s.Revision()})
+		for more := true; more; calls++ {
+			var err error
+			more, err = s.Maintain()
+			must(t, err)
+			checkCountersOf(t, s, calls%16 == 0 || !more)
+		}
+		return calls
+	}
+	if got, want := clean(), (ranges*keys+maintainRevisions-1)/maintainRevisions; got != want {
+		t.Errorf("%d calls for the puts, want %d", got, want)
+	}
+	for i := range ranges {
+		do(t, s, Command{Op: OpDeleteRange, Key: fmt.Append(nil, i, "/"), End: fmt.Append(nil, i, "0")})
+	}
+	if got := clean(); got != ranges {
+		t.Errorf("%d calls for the deletes, want %d", got, ranges)
+	}
+	if st := s.Stats(); st.Keys != 0 || st.HistoryVersions != 0 {
+		t.Errorf("left: %+v", st)
+	}
+}
+
+func checkCountersOf(t *testing.T, s *Store, now bool) {
+	t.Helper()
+	if now {
+		checkCounters(t, s)
+	}
+}

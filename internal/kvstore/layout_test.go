@@ -1,0 +1,174 @@
+package kvstore
+
+import (
+	"bytes"
+	"cmp"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// randomLongKey is one of any length and bytes, mostly of the difficult ones.
+func randomLongKey(rng *rand.Rand) []byte {
+	key := make([]byte, rng.IntN(20))
+	for i := range key {
+		key[i] = keyBytes[rng.IntN(len(keyBytes))]
+		if rng.IntN(4) == 0 {
+			key[i] = byte(rng.Uint32())
+		}
+	}
+	return key
+}
+
+func randomNumber(rng *rand.Rand) uint64 {
+	switch rng.IntN(4) {
+	case 0:
+		return 1 + rng.Uint64N(3)
+	case 1:
+		return math.MaxUint64 - rng.Uint64N(3)
+	}
+	return rng.Uint64()>>rng.IntN(64) | 1
+}
+
+func TestVersionKeysKeepOrder(t *testing.T) {
+	rng := testRand(t)
+	for range 20_000 {
+		a, b := randomLongKey(rng), randomLongKey(rng)
+		if rng.IntN(2) == 0 { // a continuation
+			b = slices.Concat(a, b)
+		}
+		revA, revB := randomNumber(rng), randomNumber(rng)
+		want := cmp.Or(bytes.Compare(a, b), -cmp.Compare(revA, revB))
+		keyA, keyB := appendVersionKey(nil, a, revA), appendVersionKey(nil, b, revB)
+		if got := bytes.Compare(keyA, keyB); got != want {
+			t.Fatalf("%x@%d and %x@%d: %d, want %d", a, revA, b, revB, got, want)
+		}
+		checkRoundTrip(t, keyA, a, revA)
+		checkBounds(t, a, b, keyB)
+		checkPointBounds(t, a, revA, b, revB)
+	}
+}
+
+func checkRoundTrip(t *testing.T, k, key []byte, revision uint64) {
+	t.Helper()
+	must(t, checkVersionKey(k))
+	prefix, got, err := splitVersionKey(k)
+	must(t, err)
+	if got != revision || !bytes.Equal(unescapePrefix(nil, prefix), key) || !bytes.Equal(appendKeyPrefix(nil, key), prefix) {
+		t.Fatalf("%x@%d became %x", key, revision, k)
+	}
+	if after := afterPrefix(nil, prefix); bytes.Compare(k, after) >= 0 {
+		t.Fatalf("%x is after %x", k, after)
+	}
+}
+
+// checkBounds compares being in a range with being between its bounds.
+func checkBounds(t *testing.T, start, key, k []byte) {
+	t.Helper()
+	lower, upper := versionBounds(start, nil)
+	if got, want := bytes.Compare(k, lower) >= 0, bytes.Compare(key, start) >= 0; got != want || bytes.Compare(k, upper) >= 0 {
+		t.Fatalf("%x from %x on: %t", key, start, got)
+	}
+	_, upper = versionBounds(nil, start)
+	if got, want := bytes.Compare(k, upper) < 0, bytes.Compare(key, start) < 0; got != want {
+		t.Fatalf("%x before %x: %t", key, start, got)
+	}
+}
+
+func checkPointBounds(t *testing.T, a []byte, revA uint64, b []byte, revB uint64) {
+	t.Helper()
+	lower, upper := pointBounds(nil, a, revA)
+	k := appendVersionKey(nil, b, revB)
+	got := bytes.Compare(lower, k) <= 0 && bytes.Compare(k, upper) < 0
+	if want := bytes.Equal(a, b) && revB <= revA; got != want {
+		t.Fatalf("%x@%d read at %x@%d: %t", b, revB, a, revA, got)
+	}
+}
+
+// sampleEngineKeys are keys of all tables and all bounds that are made of them.
+func sampleEngineKeys(rng *rand.Rand) (out [][]byte) {
+	for range 60 {
+		key := randomLongKey(rng)
+		prefix := appendKeyPrefix(nil, key)
+		out = append(out, prefix, afterPrefix(nil, prefix), appendEscaped([]byte{tableVersion}, key),
+			appendVersionKey(nil, key, randomNumber(rng)), appendVersionKey(nil, key, randomNumber(rng)),
+			appendVersionKey(nil, key, math.MaxUint64), appendVersionKey(nil, key, 0),
+			recordKey(nil, key), timeKey(randomNumber(rng)), changeKey(nil, randomNumber(rng), rng.Uint32()))
+		if group := PrefixEnd(appendEscaped([]byte{tableVersion}, key)); group != nil {
+			out = append(out, group)
+		}
+	}
+	return append(out, []byte{tableMeta}, []byte{tableSetting}, []byte{tableVersion + 1})
+}
+
+// TestComparer checks what Pebble asks of a comparer: that the order is that
+// of the prefixes and then that of what follows them, and where separators,
+// successors and abbreviations lie.
+func TestComparer(t *testing.T) {
+	keys := sampleEngineKeys(testRand(t))
+	c := Comparer()
+	for _, a := range keys {
+		checkSuccessors(t, c, a)
+		for _, b := range keys {
+			checkSplit(t, c, a, b)
+			checkSeparator(t, c, a, b)
+		}
+	}
+}
+
+func checkSplit(t *testing.T, c *pebble.Comparer, a, b []byte) {
+	t.Helper()
+	n, m := c.Split(a), c.Split(b)
+	if n > len(a) || c.Split(a[:n]) != n {
+		t.Fatalf("%x is split at %d, its prefix at %d", a, n, c.Split(a[:n]))
+	}
+	want := cmp.Or(bytes.Compare(a[:n], b[:m]), c.ComparePointSuffixes(a[n:], b[m:]))
+	if got := c.Compare(a, b); got != want || c.Equal(a, b) != (want == 0) {
+		t.Fatalf("%x and %x compare as %d; by prefix and rest as %d", a, b, got, want)
+	}
+	if x, y := c.AbbreviatedKey(a), c.AbbreviatedKey(b); x < y && want >= 0 || x > y && want <= 0 {
+		t.Fatalf("%x and %x are abbreviated to %x and %x", a, b, x, y)
+	}
+}
+
+func checkSeparator(t *testing.T, c *pebble.Comparer, a, b []byte) {
+	t.Helper()
+	if c.Compare(a, b) >= 0 {
+		return
+	}
+	if s := c.Separator(nil, a, b); c.Compare(a, s) > 0 || c.Compare(s, b) >= 0 {
+		t.Fatalf("the separator of %x and %x is %x", a, b, s)
+	}
+	// A prefix's successor is at or before all that does not have the prefix.
+	prefix := a[:c.Split(a)]
+	if s := c.ImmediateSuccessor(nil, prefix); !bytes.Equal(prefix, b[:c.Split(b)]) && c.Compare(s, b) > 0 {
+		t.Fatalf("%x lies between %x and its successor %x", b, prefix, s)
+	}
+}
+
+func checkSuccessors(t *testing.T, c *pebble.Comparer, a []byte) {
+	t.Helper()
+	if s := c.Successor(nil, a); c.Compare(s, a) < 0 {
+		t.Fatalf("%x follows %x", s, a)
+	}
+	prefix := a[:c.Split(a)]
+	if s := c.ImmediateSuccessor(nil, prefix); c.Compare(s, a) <= 0 || c.Split(s) != len(s) {
+		t.Fatalf("the immediate successor of %x is %x, with %x in between", prefix, s, a)
+	}
+}
+
+func TestPrefixEnd(t *testing.T) {
+	for prefix, want := range map[string]string{"a": "b", "a\xff": "b", "a\xff\xffb\xff": "a\xff\xffc", "\x00": "\x01"} {
+		if got := PrefixEnd([]byte(prefix)); string(got) != want {
+			t.Errorf("the end of %q is %q, want %q", prefix, got, want)
+		}
+	}
+	for _, prefix := range []string{"", "\xff", "\xff\xff"} {
+		if got := PrefixEnd([]byte(prefix)); got != nil {
+			t.Errorf("the end of %q is %q, want none", prefix, got)
+		}
+	}
+}
