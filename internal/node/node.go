@@ -150,7 +150,13 @@ func New(cfg Config) (*Node, error) {
 		clusterID: clusterID(cfg.Token, cfg.Initial),
 		failed:    make(chan error, 1),
 		ready:     make(chan struct{}),
-		peers:     newPeerCaller(&http.Transport{DialContext: (&net.Dialer{Timeout: callTimeout}).DialContext, MaxIdleConnsPerHost: 2, IdleConnTimeout: time.Minute}),
+		// A connection of its own for each call: one that is kept may lead to a
+		// process that has died, and then nobody knows whether the call arrived.
+		// A refused dial is certain.
+		peers: newPeerCaller(&http.Transport{
+			DialContext:       (&net.Dialer{Timeout: callTimeout}).DialContext,
+			DisableKeepAlives: true,
+		}),
 	}
 	return n, nil
 }
