@@ -159,6 +159,8 @@ type bodyReader struct {
 	records     uint64
 	hasSettings bool
 	meta        *meta
+	newest      uint64 // revision that any record is of
+	cleaned     uint64 // up to which history was removed
 }
 
 func (b *bodyReader) read(p []byte, what string) error {
@@ -250,7 +252,28 @@ func (b *bodyReader) check(key, value []byte) error {
 	if err := b.decode(key, value); err != nil {
 		return err
 	}
+	if err := b.noteRevision(key); err != nil {
+		return err
+	}
 	return b.scan.add(key, value)
+}
+
+// noteRevision looks at the revision in a key that was decoded.
+func (b *bodyReader) noteRevision(key []byte) error {
+	var revision uint64
+	switch key[0] {
+	case tableVersion:
+		revision = ^binary.BigEndian.Uint64(key[len(key)-revisionLen:])
+	case tableChange, tableTime:
+		revision = binary.BigEndian.Uint64(key[1:])
+	default:
+		return nil
+	}
+	if revision < firstRevision {
+		return fmt.Errorf("%w: revision %d", errLayout, revision)
+	}
+	b.newest = max(b.newest, revision)
+	return nil
 }
 
 // decode tries what later reads of the record would do: after a restore it is
@@ -265,7 +288,7 @@ func (b *bodyReader) decode(key, value []byte) (err error) {
 		b.hasSettings = true
 		_, err = decodeSettings(value)
 	case tableHistory:
-		_, err = decodeHistory(value)
+		b.cleaned, err = decodeHistory(value)
 	case tableTime:
 		wantLen = 1 + revisionLen
 		_, err = decodeSample(key, value)
@@ -322,6 +345,10 @@ func (b *bodyReader) compare(info *BodyInfo) error {
 		return fmt.Errorf("%w: %d records instead of %d", ErrBody, b.records, info.Records)
 	case m.position != info.Position || m.revision != info.Revision || m.compact != info.CompactRevision || m.hash != info.StateHash:
 		return fmt.Errorf("%w: its trailer does not describe its content", ErrBody)
+	// A newest revision that is compacted could not be read, and a version of
+	// the future would come before those that are written later.
+	case m.compact < firstRevision || m.compact > m.revision || b.newest > m.revision || b.cleaned > m.compact:
+		return fmt.Errorf("%w: its revisions contradict one another", ErrBody)
 	case sum != info.StateHash:
 		return fmt.Errorf("%w: the state hash of its content is %016x, not %016x", ErrBody, sum, info.StateHash)
 	case m.keys != b.scan.keys || m.logical != b.scan.logical:

@@ -197,6 +197,21 @@ func TestForgedBody(t *testing.T) {
 		"a malformed version":     restore(good, "m", goodMeta, key, "\x01"),
 		"an old version":          restore(good, "m", goodMeta, key, value, string(appendVersionKey(nil, []byte("a"), 1)), "\x01"),
 	}
+	for name, records := range map[string][]string{
+		"a version of the future":      {"m", goodMeta, key, value, string(appendVersionKey(nil, []byte("b"), 3)), "\x01\x01\x00\x00\x00"},
+		"a version of no revision":     {"m", goodMeta, key, value, string(appendVersionKey(nil, []byte("b"), 0)), "\x01\x01\x00\x00\x00"},
+		"a change of the future":       {string(changeKey(nil, 3, 0)), "\x01\x00\x01a", "m", goodMeta, key, value},
+		"a time of the future":         {"m", goodMeta, string(timeKey(3)), "\x01\x05", key, value},
+		"history removed that is read": {"h", "\x01\x02", "m", goodMeta, key, value},
+	} {
+		cases[name] = restore(good, records...)
+	}
+	compacted, compactedMeta := metaOf(func(m *meta) { m.compact = 2 })
+	must(t, restore(compacted, string(changeKey(nil, 2, 0)), "\x01\x00\x01a", "h", "\x01\x02", "m", compactedMeta, string(timeKey(2)), "\x01\x05", key, value))
+	for name, compact := range map[string]uint64{"compacted beyond the newest": 3, "compacted to nothing": 0} {
+		m, b := metaOf(func(m *meta) { m.compact = compact })
+		cases[name] = restore(m, "m", b, key, value)
+	}
 	for name, change := range map[string]func(*meta){
 		"keys": func(m *meta) { m.keys++ }, "bytes": func(m *meta) { m.logical-- }, "hash": func(m *meta) { m.hash++ },
 	} {

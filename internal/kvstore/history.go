@@ -83,7 +83,11 @@ func (s *Store) CompactionTarget(nowUnixMillis int64) uint64 {
 	} else {
 		target = min(target, v.revision-v.settings.RetentionRevisions)
 	}
-	if q := v.settings.QuotaBytes; q > 0 && v.historyBytes > q/4 {
+	// What is compacted but not yet removed still counts as history: while there
+	// is some, nobody knows whether the last step was enough, and one more each
+	// time this is asked would leave no history at all.
+	behind := v.cleaned < v.compact
+	if q := v.settings.QuotaBytes; q > 0 && !behind && v.historyBytes > q/4 {
 		// Bytes are not known by revision; halving repeatedly gets there.
 		target = max(target, v.compact+(v.revision-v.compact+1)/2)
 	}
@@ -104,8 +108,8 @@ func (s *Store) byAge(millis int64) uint64 {
 	return s.mu.samples[n-1].revision
 }
 
-// One call of Maintain cleans up so many revisions, and stops before that at a
-// revision that begins beyond so many changed keys.
+// One call of Maintain cleans up so many revisions, and stops before that at the
+// change record that begins beyond so many changed keys.
 const (
 	maintainRevisions = 256
 	maintainKeys      = 5000
@@ -117,7 +121,7 @@ func (s *Store) Maintain() (more bool, err error) {
 	if s.failed != nil {
 		return false, s.failed
 	}
-	done, err := s.historyProgress()
+	done, err := readHistory(s.eng)
 	if err != nil || done >= s.now.compact {
 		return false, err
 	}
@@ -128,6 +132,7 @@ func (s *Store) Maintain() (more bool, err error) {
 		return false, s.failed
 	}
 	s.dropSamples(until)
+	s.cleaned = until
 	b := binary.AppendUvarint([]byte{recordVersion}, until)
 	s.batch.Set([]byte{tableHistory}, b)
 	if err := s.commit(); err != nil {
@@ -137,9 +142,9 @@ func (s *Store) Maintain() (more bool, err error) {
 	return until < s.now.compact, nil
 }
 
-// historyProgress is the revision up to which history has been removed.
-func (s *Store) historyProgress() (uint64, error) {
-	b, err := s.eng.Get(nil, []byte{tableHistory})
+// readHistory is the revision up to which history has been removed.
+func readHistory(r engine.Reader) (uint64, error) {
+	b, err := r.Get(nil, []byte{tableHistory})
 	if errors.Is(err, engine.ErrNotFound) {
 		return firstRevision, nil
 	}
@@ -170,14 +175,13 @@ func (s *Store) cleanUp(from, until uint64) (uint64, error) {
 	}
 	defer it.Close()
 	newest := make(map[string]uint64) // key → its last change among these
-	last := uint64(0)
 	for ok := it.First(); ok; ok = it.Next() {
 		revision := binary.BigEndian.Uint64(it.Key()[1:])
-		if len(newest) >= maintainKeys && revision > last {
-			until = last
+		if len(newest) >= maintainKeys {
+			// The parts of this revision that are done are gone already.
+			until = revision - 1
 			break
 		}
-		last = revision
 		changes, err := decodeChanges(it.Value())
 		if err != nil {
 			return 0, err

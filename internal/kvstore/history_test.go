@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"testing"
@@ -110,4 +111,77 @@ func checkCountersOf(t *testing.T, s *Store, now bool) {
 	if now {
 		checkCounters(t, s)
 	}
+}
+
+// TestTargetWaitsForRemoval: compacting frees bytes only once Maintain has been
+// there. Until then asking again must not give up more history.
+func TestTargetWaitsForRemoval(t *testing.T) {
+	e := newEngine(t, "memory")
+	s := openStore(t, e, Options{})
+	settings := DefaultSettings()
+	settings.QuotaBytes = 4 << 20
+	do(t, s, Command{Op: OpSettings, Settings: &settings})
+	value := strings.Repeat("v", 1000)
+	for range 1500 {
+		do(t, s, put("a", value))
+	}
+	target := s.CompactionTarget(0)
+	if want := uint64(1 + 1501/2); target != want {
+		t.Fatalf("the target is %d, want %d", target, want)
+	}
+	do(t, s, Command{Op: OpCompact, Revision: target})
+	for more := true; more; {
+		if again := s.CompactionTarget(0); again != 0 {
+			t.Fatalf("compacted to %d and not cleaned up, the target is %d", target, again)
+		}
+		s = openStore(t, e, Options{}) // which knows how far it got
+		var err error
+		more, err = s.Maintain()
+		must(t, err)
+	}
+	if again := s.CompactionTarget(0); again != 0 {
+		t.Errorf("half of the history was enough, and the target is %d", again)
+	}
+	for range 750 {
+		do(t, s, put("a", value))
+	}
+	if s.CompactionTarget(0) <= target {
+		t.Error("nothing is compacted any more")
+	}
+}
+
+// TestMaintainDividesARevision: one that deleted very many keys is cleaned up
+// in parts, also when a restart and a snapshot come in between.
+func TestMaintainDividesARevision(t *testing.T) {
+	onBothEngines(t, func(t *testing.T, s *Store) {
+		const keys = 4 * maintainKeys
+		e := Entry{Index: 1, Term: 1}
+		for i := range keys {
+			c := put(fmt.Sprintf("%020d", i), "")
+			e.Commands = append(e.Commands, EncodeCommand(nil, &c))
+		}
+		must(t, s.Apply([]Entry{e}))
+		do(t, s, Command{Op: OpDeleteRange}, put("kept", "1"))
+		do(t, s, Command{Op: OpCompact, Revision: keys + 1})
+		maintainAll(t, s)
+		do(t, s, Command{Op: OpCompact, Revision: s.Revision()})
+		calls := 0
+		for more := true; more; calls++ {
+			before := s.Stats().HistoryVersions
+			var err error
+			more, err = s.Maintain()
+			must(t, err)
+			if n := before - s.Stats().HistoryVersions; n > 2*2*maintainKeys {
+				t.Fatalf("one call removed %d versions", n)
+			}
+			checkCounters(t, s)
+			must(t, s.Restore(bytes.NewReader(bodyOf(t, s))))
+		}
+		if calls < 3 {
+			t.Errorf("%d calls", calls)
+		}
+		if st := s.Stats(); st.Keys != 1 || st.HistoryVersions != 0 || st.HistoryBytes != 0 {
+			t.Errorf("left: %+v", st)
+		}
+	})
 }

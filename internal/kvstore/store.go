@@ -67,6 +67,7 @@ type Store struct {
 	settingsGiven bool
 	cache         *metaCache
 	records       map[string][]byte // the table of records; it is small
+	cleaned       uint64            // revision up to which history was removed
 	hasher        hasher
 	batch         engine.Batch
 	scratch       scratch
@@ -90,6 +91,7 @@ type visible struct {
 	meta
 	settings      Settings
 	settingsGiven bool
+	cleaned       uint64
 }
 
 // sample says that a revision was current at a moment of replicated time.
@@ -133,6 +135,9 @@ func (s *Store) load() error {
 		return err
 	}
 	if s.records, err = readRecords(s.eng); err != nil {
+		return err
+	}
+	if s.cleaned, err = readHistory(s.eng); err != nil {
 		return err
 	}
 	s.now, s.settings, s.settingsGiven = m, settings, given
@@ -189,7 +194,7 @@ func readRecords(r engine.Reader) (map[string][]byte, error) {
 
 // publish makes the state of the applying goroutine visible.
 func (s *Store) publish() {
-	s.visible.Store(&visible{meta: s.now, settings: s.settings, settingsGiven: s.settingsGiven})
+	s.visible.Store(&visible{meta: s.now, settings: s.settings, settingsGiven: s.settingsGiven, cleaned: s.cleaned})
 }
 
 // Position returns the place in the log that the state contains.
