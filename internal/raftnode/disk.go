@@ -118,6 +118,9 @@ func (d *disk) save(hs *raftpb.HardState, entries []*raftpb.Entry) error {
 	if d.failed != nil {
 		return d.failed
 	}
+	if err := d.keepsPromise(hs); err != nil {
+		return err
+	}
 	if err := d.takeBack(entries); err != nil {
 		return err
 	}
@@ -132,6 +135,21 @@ func (d *disk) save(hs *raftpb.HardState, entries []*raftpb.Entry) error {
 	}
 	if hs != nil {
 		d.hardState = hs
+	}
+	return nil
+}
+
+// keepsPromise refuses a hard state from before the one on disk: who forgets
+// its term or its vote votes a second time. Nothing is written then, and
+// saving may go on.
+func (d *disk) keepsPromise(hs *raftpb.HardState) error {
+	old := d.hardState
+	if raft.IsEmptyHardState(hs) || hs.GetTerm() > old.GetTerm() {
+		return nil
+	}
+	if hs.GetTerm() < old.GetTerm() || old.GetVote() != 0 && hs.GetVote() != old.GetVote() {
+		return fmt.Errorf("save: the hard state would go back from term %d, vote %d to term %d, vote %d",
+			old.GetTerm(), old.GetVote(), hs.GetTerm(), hs.GetVote())
 	}
 	return nil
 }

@@ -166,6 +166,13 @@ func (d *disk) read(x *examination) (state bootState, err error) {
 	if err := d.settle(from); err != nil {
 		return state, fmt.Errorf("make the log durable: %w", err)
 	}
+	// A crash right after the log was made left none: once something is in the
+	// log, a missing watermark is refused.
+	if x.mark == nil {
+		if err := d.writeMark(); err != nil {
+			return state, err
+		}
+	}
 	return state, d.tidy(x)
 }
 

@@ -1,7 +1,9 @@
 package raftnode
 
 import (
+	"bytes"
 	"errors"
+	"maps"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -70,5 +72,28 @@ func TestDoctorNoDirectory(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "missing")
 	if _, err := Doctor(path); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("%v", err)
+	}
+}
+
+// The doctor and a start say the same about a directory, whatever was done to
+// any of its files, and the doctor changes nothing.
+func TestDoctorSaysWhatAStartSays(t *testing.T) {
+	segmentsOf(t, 4<<10)
+	whole, names, written := damagedOriginal(t)
+	for _, name := range names {
+		for op := range byte(6) {
+			for _, at := range []byte{0, 1, 2, 4, 8} {
+				files := maps.Clone(whole)
+				files[name] = bytes.Clone(whole[name])
+				damageFile(files, name, []byte{op, at, 40, 9, 16})
+				dir := writeTree(t, t.TempDir(), files)
+				before := readTree(t, dir)
+				if _, err := Doctor(dir); err != nil && !strings.Contains(err.Error(), "upgrade") {
+					t.Errorf("%s, damage %d at %d: %v", name, op, at, err)
+				}
+				sameTree(t, before, readTree(t, dir))
+				checkDamaged(t, dir, written)
+			}
+		}
 	}
 }

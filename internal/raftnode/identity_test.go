@@ -131,3 +131,69 @@ func TestWatermarkOfAnotherMember(t *testing.T) {
 	}
 	mustRefuse(t, path, "the watermark is of member 7, the directory of member 8")
 }
+
+// A crash leaves the old identity or the new one, and perhaps half of a file
+// under another name, which the next write replaces whole.
+func TestIdentityIsReplacedAtOnce(t *testing.T) {
+	path := t.TempDir()
+	d := mustOpenDirectory(t, path)
+	if err := d.Claim(7, 0xabc, "seven"); err != nil {
+		t.Fatal(err)
+	}
+	old, err := os.ReadFile(identityPath(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader, err := os.Open(identityPath(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	writeFile(t, identityPath(path)+".tmp", strings.Repeat("half of a longer identity", 40))
+	if id, err := readIdentity(path); err != nil || id.State != StateNew {
+		t.Errorf("after a crash: %+v, %v", id, err)
+	}
+	if err := d.MarkRemoved(); err != nil {
+		t.Fatal(err)
+	}
+	if id, err := readIdentity(path); err != nil || id.State != StateRemoved {
+		t.Errorf("after the next write: %+v, %v", id, err)
+	}
+	seen := make([]byte, len(old)+1)
+	if n, _ := reader.Read(seen); string(seen[:n]) != string(old) {
+		t.Errorf("the old file was written over: %q", seen[:n])
+	}
+	if info, err := os.Stat(identityPath(path)); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+}
+
+// Every byte counts: no change of one goes unnoticed or changes who it is.
+func TestIdentityEveryByte(t *testing.T) {
+	path := t.TempDir()
+	d := mustOpenDirectory(t, path)
+	if err := d.Claim(7, 0xabc, "seven"); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(identityPath(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, _ := d.Identity()
+	for i := range whole {
+		for bit := range 8 {
+			b := append([]byte(nil), whole...)
+			b[i] ^= 1 << bit
+			writeFile(t, identityPath(path), string(b))
+			if id, err := readIdentity(path); err == nil && id != want {
+				t.Fatalf("bit %d of byte %d changed: %+v", bit, i, id)
+			}
+		}
+	}
+	for length := range len(whole) - 2 { // the last byte is a line end, the one before closes the object
+		writeFile(t, identityPath(path), string(whole[:length]))
+		if id, err := readIdentity(path); err == nil {
+			t.Fatalf("cut to %d bytes: %+v", length, id)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -267,5 +268,121 @@ func sameStorage(t *testing.T, seed uint64, rng *rand.Rand, model, l raft.Storag
 		if got[i] != wantEnts[i] {
 			t.Fatalf("seed %d: entry %v, want %v", seed, got[i], wantEnts[i])
 		}
+	}
+}
+
+// heldSlice is something that raft was given, and what was in it.
+type heldSlice struct {
+	given, copied []*raftpb.Entry
+}
+
+// Whatever happens to the log later, what raft was given stays as it was, and
+// the memory counted is that of what is held.
+func TestLogStoreSlicesStayUnderRandomHistories(t *testing.T) {
+	for seed := range uint64(10) {
+		rng := rand.New(rand.NewPCG(seed, 4))
+		l := newLogStore(nil, nil, nil, new(raftpb.ConfState))
+		var held []heldSlice
+		for term := uint64(1); term < 400; term++ {
+			first, _ := l.FirstIndex()
+			last, _ := l.LastIndex()
+			switch rng.IntN(4) {
+			case 0:
+				l.compactKeeping(first+rng.Uint64N(last-first+2), rng.IntN(3000), rng.IntN(40), rng.Uint64N(2)*first)
+			default:
+				from := first + rng.Uint64N(last-first+2)
+				if rng.IntN(3) > 0 {
+					from = last + 1
+				}
+				l.append(entriesAt(from, from+rng.Uint64N(8), term, rng.IntN(90)))
+			}
+			checkLogStoreSizes(t, l)
+			first, _ = l.FirstIndex()
+			if last, _ = l.LastIndex(); last >= first {
+				given, err := l.Entries(first+rng.Uint64N(last-first+1), last+1, rng.Uint64N(2000))
+				if err != nil {
+					t.Fatal(err)
+				}
+				held = append(held, heldSlice{given, slices.Clone(given)})
+			}
+		}
+		for _, h := range held {
+			if !slices.Equal(h.given, h.copied) {
+				t.Fatalf("seed %d: entries from %d on have changed", seed, h.copied[0].GetIndex())
+			}
+		}
+	}
+}
+
+func checkLogStoreSizes(t *testing.T, l *logStore) {
+	t.Helper()
+	first, _ := l.FirstIndex()
+	last, _ := l.LastIndex()
+	want := 0
+	for _, e := range l.mu.entries {
+		want += entrySize(e)
+	}
+	if n, bytes := l.sizes(); uint64(n) != last+1-first || bytes != want || l.mu.dropped < 0 || l.mu.dropped > bytes {
+		t.Fatalf("%d entries from %d to %d, %d bytes counted of %d, %d dropped", n, first, last, bytes, want, l.mu.dropped)
+	}
+}
+
+// A leader appends entry by entry to a log of any length.
+func TestLogStoreAppendIsAmortised(t *testing.T) {
+	const n = 20_000
+	l := newLogStore(nil, nil, nil, new(raftpb.ConfState))
+	ents := entriesAt(1, n, 1, 30)
+	next := 0
+	allocs := testing.AllocsPerRun(n-2, func() {
+		l.append(ents[next : next+1])
+		next++
+	})
+	if allocs >= 1 {
+		t.Errorf("%.2f allocations an entry", allocs)
+	}
+}
+
+// The bound of a snapshot under way may lie before the log, or be the log's
+// end; entries that are not applied stay, whatever the bounds say.
+func TestLogStoreCompactKeepingAfterCompaction(t *testing.T) {
+	l := logStoreOf(11, 20, 3)
+	l.compactKeeping(20, 0, 0, 5)
+	if first, _ := l.FirstIndex(); first != 11 {
+		t.Errorf("pinned before the log: first %d", first)
+	}
+	l.compactKeeping(9, 0, 0, 0)
+	if first, _ := l.FirstIndex(); first != 11 {
+		t.Errorf("applied before the log: first %d", first)
+	}
+	l.compactKeeping(1000, 0, 0, 20)
+	first, _ := l.FirstIndex()
+	if term, err := l.Term(20); first != 21 || term != 3 || err != nil {
+		t.Errorf("all compacted: first %d, term %d, %v", first, term, err)
+	}
+	l.append(entriesAt(15, 20, 3, 30)) // a leader sends them again
+	if last, _ := l.LastIndex(); last != 20 {
+		t.Errorf("last %d", last)
+	}
+	l.append(entriesAt(19, 22, 3, 30))
+	if last, _ := l.LastIndex(); last != 22 {
+		t.Errorf("last %d", last)
+	}
+	checkLogStoreSizes(t, l)
+}
+
+// BenchmarkLogStoreAppend appends an entry to logs of several lengths that are
+// kept at that length.
+func BenchmarkLogStoreAppend(b *testing.B) {
+	for _, n := range []uint64{100, 10_000, 50_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			l := newLogStore(nil, nil, entriesAt(1, n, 1, 100), new(raftpb.ConfState))
+			e := entryAt(1, 1, 100)
+			next := n
+			for b.Loop() {
+				next++
+				l.append([]*raftpb.Entry{{Index: new(next), Term: e.Term, Data: e.Data}})
+				l.compactKeeping(next, 1<<30, int(n), 0)
+			}
+		})
 	}
 }

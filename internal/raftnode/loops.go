@@ -113,19 +113,22 @@ func (n *Node) install(ctx context.Context) func(*raftpb.Snapshot) error {
 	}
 }
 
+// maintainTurns is after how many turns of a busy apply loop a piece of
+// background work gets its share: otherwise history would grow for as long as
+// there is something to apply.
+const maintainTurns = 16
+
 // applyLoop owns the applier, and through it all writes of the state machine.
 func (n *Node) applyLoop(ctx context.Context) error {
-	more := true // there may be work left from before a restart
+	more, turns := true, 0 // there may be work left from before a restart
 	for {
-		if more && n.applyWork.empty() {
+		idle := n.applyWork.empty()
+		if more && (idle || turns >= maintainTurns) {
 			var err error
 			if more, err = n.cfg.StateMachine.Maintain(); err != nil {
 				return fmt.Errorf("maintain the state: %w", err)
 			}
-			if ctx.Err() != nil {
-				return nil
-			}
-			if more {
+			if turns = 0; more && idle && ctx.Err() == nil {
 				continue
 			}
 		}
@@ -138,6 +141,7 @@ func (n *Node) applyLoop(ctx context.Context) error {
 			return err
 		}
 		more = true
+		turns++
 	}
 }
 

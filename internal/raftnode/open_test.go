@@ -1,0 +1,282 @@
+package raftnode
+
+import (
+	"bytes"
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+func openConfig(t *testing.T, dir string, m *machine) Config {
+	m.ran = func(*Entry, uint64) {}
+	m.violation = t.Errorf
+	return Config{ID: 1, ClusterID: 7, Dir: dir, Nonce: "n", StateMachine: m, Initial: []Member{simMember(1), simMember(2), simMember(3)}}
+}
+
+// openNode opens a node that never runs; what it leaves is what a kill leaves.
+func openNode(t *testing.T, cfg Config) (*Node, error) {
+	t.Helper()
+	if cfg.Dir == "" {
+		t.Fatal("no directory")
+	}
+	n, err := Open(cfg)
+	if err == nil {
+		t.Cleanup(func() {
+			n.transport.Stop()
+			_ = n.disk.close()
+		})
+	}
+	return n, err
+}
+
+func mustOpenNode(t *testing.T, cfg Config) *Node {
+	t.Helper()
+	n, err := openNode(t, cfg)
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	return n
+}
+
+// refusedOpen opens a node that must refuse.
+func refusedOpen(t *testing.T, cfg Config, reason string) {
+	t.Helper()
+	before := mustAgree(t, cfg.Dir)
+	_, err := openNode(t, cfg)
+	var refused *RefusedError
+	if !errors.As(err, &refused) || !strings.Contains(err.Error(), reason) {
+		t.Fatalf("Open: %v, want a refusal about %q", err, reason)
+	}
+	if after := mustAgree(t, cfg.Dir); after.shape.last != before.shape.last || after.hardState != before.hardState {
+		t.Errorf("the log went from %v to %v", before, after)
+	}
+}
+
+// beganWell checks that a node has the initial membership, once.
+func beganWell(t *testing.T, n *Node, m *machine) {
+	t.Helper()
+	hs, cs, err := n.log.InitialState()
+	if err != nil || hs.GetTerm() != initialTerm || hs.GetCommit() != InitialIndex || !slices.Equal(cs.GetVoters(), []uint64{1, 2, 3}) {
+		t.Errorf("begins with %v, %v, %v", hs, cs, err)
+	}
+	if m.cur.Index != InitialIndex || len(m.cur.Records) == 0 {
+		t.Errorf("the state is at entry %d with %d records", m.cur.Index, len(m.cur.Records))
+	}
+}
+
+// bootstrapCrashes returns the directories that a crash after each step of a
+// bootstrap leaves.
+func bootstrapCrashes(t *testing.T) map[string]string {
+	t.Helper()
+	dir := t.TempDir()
+	cfg := openConfig(t, dir, newMachine(false))
+	crashes := map[string]string{"nothing": killed(t, dir)}
+	d, _, err := openOrCreate(&cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	crashes["watermark"] = killed(t, dir)
+	crashes["log"] = killed(t, dir)
+	remove(t, crashes["log"], "watermark")
+	s := newSnapshot(InitialIndex, initialTerm, newRoster(cfg.ClusterID, cfg.Initial).membership())
+	for _, step := range crashSteps[2:] {
+		step.do(t, d, s)
+		crashes[step.name] = killed(t, dir)
+	}
+	if err := d.close(); err != nil {
+		t.Fatal(err)
+	}
+	return crashes
+}
+
+// A bootstrap is begun again, or is done: every start after a crash has the
+// same initial membership, and so has the one after that.
+func TestOpenBootstrapCrashAtEachStep(t *testing.T) {
+	segmentsOf(t, 64<<10)
+	for step, dir := range bootstrapCrashes(t) {
+		t.Run(step, func(t *testing.T) {
+			var first map[string][]byte
+			for range 3 {
+				m := newMachine(false)
+				n := mustOpenNode(t, openConfig(t, dir, m))
+				beganWell(t, n, m)
+				if first == nil {
+					first = maps.Clone(m.cur.Records)
+				}
+				if !maps.EqualFunc(first, m.cur.Records, bytes.Equal) {
+					t.Error("the initial membership is another")
+				}
+				dir = killed(t, dir)
+			}
+		})
+	}
+}
+
+// After the state has taken the initial membership it goes on from there.
+func TestOpenAfterTheStateBegan(t *testing.T) {
+	segmentsOf(t, 64<<10)
+	dir, m := t.TempDir(), newMachine(false)
+	mustOpenNode(t, openConfig(t, dir, m))
+	if err := m.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	m.crash()
+	n := mustOpenNode(t, openConfig(t, killed(t, dir), m))
+	beganWell(t, n, m)
+}
+
+// A member that came late was told to join, and has heard of a later term, or
+// even voted. Its flags still name the initial members; to begin at the first
+// term with them would be to vote a second time.
+func TestOpenBootstrapKeepsTermAndVote(t *testing.T) {
+	segmentsOf(t, 64<<10)
+	dir := t.TempDir()
+	cfg := openConfig(t, dir, newMachine(false))
+	cfg.Initial = nil
+	n := mustOpenNode(t, cfg)
+	mustSave(t, n.disk, hardStateAt(5, 2, 0))
+	dir = killed(t, dir)
+	for range 3 {
+		n, err := openNode(t, openConfig(t, dir, newMachine(false)))
+		if err == nil {
+			if hs, _, _ := n.log.InitialState(); hs.GetTerm() != 5 || hs.GetVote() != 2 {
+				t.Fatalf("begins with %v, it was in term 5 and voted for 2", hs)
+			}
+		}
+		dir = killed(t, dir)
+		g, err := guardLog(walDir(dir))
+		if err != nil || g.verdict != logClean || g.hardState.term != 5 || g.hardState.vote != 2 {
+			t.Fatalf("the log has %v: %v (%s), %v", g.hardState, g.verdict, g.reason, err)
+		}
+	}
+	if n, err := openNode(t, openConfig(t, dir, newMachine(false))); err != nil {
+		t.Errorf("it does not start again: %v, %v", n, err)
+	}
+}
+
+// grownLog is the directory of a member after 20 entries, with a checkpoint at
+// 10, and the state at each of the two places.
+func grownLog(t *testing.T) (dir string, atCheckpoint, atEnd *machineState) {
+	t.Helper()
+	segmentsOf(t, 64<<10)
+	dir = t.TempDir()
+	m := newMachine(false)
+	n := mustOpenNode(t, openConfig(t, dir, m))
+	for i := uint64(2); i <= 20; i++ {
+		e := entryAt(i, 1, 0)
+		e.Data = nil
+		mustSave(t, n.disk, hardStateAt(1, 1, i), e)
+		if _, err := n.applier.apply([]applyWork{{entries: []*raftpb.Entry{e}}}); err != nil {
+			t.Fatal(err)
+		}
+		if i == 10 {
+			atCheckpoint = m.cur.clone()
+			v, _ := m.View()
+			s, err := describe(v)
+			if err == nil {
+				err = n.disk.saveSnapshot(s)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := n.disk.writeMark(); err != nil {
+		t.Fatal(err)
+	}
+	return killed(t, dir), atCheckpoint, m.cur.clone()
+}
+
+func machineAt(s *machineState) *machine {
+	m := newMachine(false)
+	m.reset(s.clone())
+	return m
+}
+
+// The state may be anywhere from the checkpoint to the end of the log; raft
+// then begins with a commit index that covers it.
+func TestOpenStateInsideTheLog(t *testing.T) {
+	dir, atCheckpoint, atEnd := grownLog(t)
+	for _, s := range []*machineState{atCheckpoint, atEnd} {
+		n := mustOpenNode(t, openConfig(t, killed(t, dir), machineAt(s)))
+		hs, _, _ := n.log.InitialState()
+		first, _ := n.log.FirstIndex()
+		if n.applier.index != s.Index || hs.GetCommit() < s.Index || first != 11 {
+			t.Errorf("state at %d: applied %d, commit %d, first entry %d", s.Index, n.applier.index, hs.GetCommit(), first)
+		}
+	}
+}
+
+func TestOpenStateAheadOfTheLog(t *testing.T) {
+	dir, _, atEnd := grownLog(t)
+	ahead := atEnd.clone()
+	ahead.Index++
+	refusedOpen(t, openConfig(t, dir, machineAt(ahead)), "the store contains entry 21, but the log ends at 20")
+}
+
+func TestOpenStateBehindTheLogWithoutABody(t *testing.T) {
+	dir, atCheckpoint, _ := grownLog(t)
+	behind := atCheckpoint.clone()
+	behind.Index--
+	for name, m := range map[string]*machine{"behind": machineAt(behind), "empty": newMachine(false)} {
+		t.Run(name, func(t *testing.T) {
+			refusedOpen(t, openConfig(t, killed(t, dir), m), "the log begins after entry 10, which the store does not contain")
+		})
+	}
+}
+
+func TestOpenStateBehindTheLogWithABody(t *testing.T) {
+	dir, atCheckpoint, _ := grownLog(t)
+	v := &machineView{atCheckpoint}
+	if _, err := writeBody(d2(dir, 10), v); err != nil {
+		t.Fatal(err)
+	}
+	m := newMachine(true)
+	n := mustOpenNode(t, openConfig(t, killed(t, dir), m))
+	if m.cur.Hash != atCheckpoint.Hash || n.applier.index != 10 || len(n.Membership().Members) != 3 {
+		t.Errorf("restored at entry %d, members %v", n.applier.index, n.Membership().Members)
+	}
+
+	// A body of another place in the log is not the snapshot's.
+	other := atCheckpoint.clone()
+	other.Index++
+	if _, err := writeBody(d2(dir, 10), &machineView{other}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openNode(t, openConfig(t, dir, newMachine(true))); err == nil || !strings.Contains(err.Error(), "index 11") {
+		t.Errorf("a body of another index: %v", err)
+	}
+}
+
+func TestOpenLogOfAnotherMember(t *testing.T) {
+	dir, _, atEnd := grownLog(t)
+	for name, change := range map[string]func(*Config){
+		"member":  func(c *Config) { c.ID = 2 },
+		"cluster": func(c *Config) { c.ClusterID = 8 },
+	} {
+		cfg := openConfig(t, dir, machineAt(atEnd))
+		change(&cfg)
+		if _, err := openNode(t, cfg); err == nil || !strings.Contains(err.Error(), "belongs to member 1 of cluster 0000000000000007") {
+			t.Errorf("of another %s: %v", name, err)
+		}
+	}
+	mustOpenNode(t, openConfig(t, dir, machineAt(atEnd))) // and is let go of
+}
+
+func TestOpenIDOutOfRange(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "d")
+	cfg := openConfig(t, dir, newMachine(false))
+	cfg.ID = 1 << 53
+	if _, err := openNode(t, cfg); !errors.Is(err, ErrBadMember) {
+		t.Errorf("%v", err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("something was made: %v", err)
+	}
+}
