@@ -82,7 +82,7 @@ func TestDoctorSaysWhatAStartSays(t *testing.T) {
 	whole, names, written := damagedOriginal(t)
 	for _, name := range names {
 		for op := range byte(6) {
-			for _, at := range []byte{0, 1, 2, 4, 8} {
+			for _, at := range []byte{0, 2, 8} {
 				files := maps.Clone(whole)
 				files[name] = bytes.Clone(whole[name])
 				damageFile(files, name, []byte{op, at, 40, 9, 16})

@@ -162,14 +162,12 @@ func bootstrap(cfg *Config, d *disk, state *bootState) error {
 		return nil
 	}
 	s := newSnapshot(InitialIndex, initialTerm, newRoster(cfg.ClusterID, cfg.Initial).membership())
-	hs := &raftpb.HardState{Term: new(uint64(initialTerm)), Commit: new(uint64(InitialIndex))}
+	// It commits the snapshot too, and keeps a term and vote that are there: a
+	// member that joined late may have voted before its log had an entry.
 	if err := d.saveSnapshot(s); err != nil {
 		return fmt.Errorf("bootstrap: %w", err)
 	}
-	if err := d.save(hs, nil); err != nil {
-		return fmt.Errorf("bootstrap: %w", err)
-	}
-	state.snapshot, state.hardState = s, hs
+	state.snapshot, state.hardState = s, d.hardState
 	return nil
 }
 
