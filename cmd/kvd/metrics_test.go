@@ -43,7 +43,7 @@ func TestMetrics(t *testing.T) {
 	}
 	observer.Begin()
 	observer.Begin()
-	observer.End("/v1/kv/{key}", "PUT", 201, 3*time.Millisecond)
+	observer.Endpoint("/v1/kv/{key}", "PUT").End(201, 3*time.Millisecond)
 	starting := scrape(t, h)
 	for _, want := range []string{
 		`kvd_build_info{commit="abc",goversion="go1",version="1.2.3"} 1`,

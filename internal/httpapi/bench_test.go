@@ -11,8 +11,12 @@ import (
 
 // The front alone: no socket, and a node that answers at once.
 
-func BenchmarkGet(b *testing.B) {
-	s := frontAlone(b)
+func BenchmarkGet(b *testing.B)         { benchmarkGet(b, frontAlone(b)) }
+func BenchmarkPut(b *testing.B)         { benchmarkPut(b, frontAlone(b)) }
+func BenchmarkGetObserved(b *testing.B) { benchmarkGet(b, observedFront(b)) }
+func BenchmarkPutObserved(b *testing.B) { benchmarkPut(b, observedFront(b)) }
+
+func benchmarkGet(b *testing.B, s *Server) {
 	w, r := &discard{h: http.Header{}}, httptest.NewRequest("GET", "/v1/kv/k", nil)
 	b.ReportAllocs()
 	for b.Loop() {
@@ -20,8 +24,7 @@ func BenchmarkGet(b *testing.B) {
 	}
 }
 
-func BenchmarkPut(b *testing.B) {
-	s := frontAlone(b)
+func benchmarkPut(b *testing.B, s *Server) {
 	w, body := &discard{h: http.Header{}}, bytes.NewReader(nil)
 	r := httptest.NewRequest("PUT", "/v1/kv/k", strings.NewReader("value"))
 	r.Body = io.NopCloser(body)

@@ -213,7 +213,8 @@ func TestSlowReadersAreCutOff(t *testing.T) {
 					f.put(fmt.Sprintf("k%d", i), strings.Repeat("v", 100_000))
 				}
 				done := make(chan struct{})
-				f.server.opts.Observer = observerFunc(func(string, string, int, time.Duration) { close(done) })
+				f.server.opts.Observer = endedFunc(func() { close(done) })
+				f.server.router.observe(f.server.opts.Observer)
 				start := time.Now()
 				_, _ = io.WriteString(conn, "GET "+target+" HTTP/1.1\r\nHost: x\r\nAccept: application/x-ndjson\r\n\r\n")
 				<-done
@@ -225,9 +226,10 @@ func TestSlowReadersAreCutOff(t *testing.T) {
 	}
 }
 
-type observerFunc func(route, method string, status int, took time.Duration)
+// endedFunc observes nothing but that a request ended.
+type endedFunc func()
 
-func (observerFunc) Begin() {}
-func (o observerFunc) End(route, method string, status int, took time.Duration) {
-	o(route, method, status, took)
-}
+func (endedFunc) Begin()                               {}
+func (endedFunc) Rejected(api.Code)                    {}
+func (f endedFunc) Endpoint(string, string) Endpoint   { return f }
+func (f endedFunc) End(status int, took time.Duration) { f() }

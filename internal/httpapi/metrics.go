@@ -3,17 +3,30 @@ package httpapi
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/kvd-io/kvd/internal/api"
 )
 
-// Metrics is the Observer that counts requests for Prometheus.
+// Metrics is the Observer that counts requests for Prometheus. What a request
+// touches is looked up once for each route, method and status, not each time.
 type Metrics struct {
 	requests *prometheus.CounterVec
 	took     *prometheus.HistogramVec
-	inFlight prometheus.Gauge
+	inFlight atomic.Int64
+	rejected map[api.Code]prometheus.Counter
+}
+
+// rejections are the codes of requests that were well formed and still not
+// served: because of the node's or the cluster's state, or of a limit.
+var rejections = []api.Code{
+	api.TooLarge, api.Overloaded, api.NoLeader, api.Starting, api.Stopping,
+	api.NoSpace, api.ReadTimeout, api.Timeout,
 }
 
 // NewMetrics registers the metrics of the HTTP front.
@@ -21,19 +34,27 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "kvd_http_requests_total",
-			Help: "Requests answered, by method, route and status.",
+			Help: "Requests answered, by method, route and status; code 0 ended without an answer.",
 		}, []string{"method", "route", "code"}),
 		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "kvd_http_request_duration_seconds",
 			Help:    "Time from a request's header to the end of its answer.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 2, 18),
 		}, []string{"method", "route"}),
-		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "kvd_http_inflight_requests",
-			Help: "Requests in work, health probes included.",
-		}),
+		rejected: make(map[api.Code]prometheus.Counter),
 	}
-	err := errors.Join(reg.Register(m.requests), reg.Register(m.took), reg.Register(m.inFlight))
+	inFlight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "kvd_http_inflight_requests",
+		Help: "Requests in work, health probes included.",
+	}, func() float64 { return float64(m.inFlight.Load()) })
+	rejected := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "kvd_rejected_total",
+		Help: "Well-formed requests that were not served, by reason: the code of the error in their answer.",
+	}, []string{"reason"})
+	for _, c := range rejections {
+		m.rejected[c] = rejected.WithLabelValues(string(c))
+	}
+	err := errors.Join(reg.Register(m.requests), reg.Register(m.took), reg.Register(inFlight), reg.Register(rejected))
 	if err != nil {
 		return nil, fmt.Errorf("register http metrics: %w", err)
 	}
@@ -41,27 +62,69 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 }
 
 // Begin implements Observer.
-func (m *Metrics) Begin() { m.inFlight.Inc() }
+func (m *Metrics) Begin() { m.inFlight.Add(1) }
 
-// End implements Observer. A request that ended without an answer counts
-// under code 0.
-func (m *Metrics) End(route, method string, status int, took time.Duration) {
-	m.inFlight.Dec()
-	m.requests.WithLabelValues(method, route, code(status)).Inc()
-	m.took.WithLabelValues(method, route).Observe(took.Seconds())
+// Endpoint implements Observer.
+func (m *Metrics) Endpoint(route, method string) Endpoint {
+	return &endpoint{m: m, route: route, method: method}
 }
 
-// code spares the usual statuses the formatting.
-func code(status int) string {
-	switch status {
-	case 200:
-		return "200"
-	case 201:
-		return "201"
-	case 204:
-		return "204"
-	case 404:
-		return "404"
+// Rejected implements Observer.
+func (m *Metrics) Rejected(code api.Code) {
+	if c := m.rejected[code]; c != nil {
+		c.Inc()
 	}
-	return strconv.Itoa(status)
+}
+
+// endpoint counts the requests to one route by one method. Its parts are made
+// with the first request that needs them, so that /metrics shows what is used.
+type endpoint struct {
+	m             *Metrics
+	route, method string
+	took          atomic.Pointer[prometheus.Observer]
+	codes         [len(usualStatuses)]atomic.Pointer[prometheus.Counter]
+}
+
+// End implements Endpoint.
+func (e *endpoint) End(status int, took time.Duration) {
+	e.m.inFlight.Add(-1)
+	e.histogram().Observe(took.Seconds())
+	e.counter(status).Inc()
+}
+
+func (e *endpoint) histogram() prometheus.Observer {
+	if o := e.took.Load(); o != nil {
+		return *o
+	}
+	o := e.m.took.WithLabelValues(e.method, e.route)
+	e.took.Store(&o)
+	return o
+}
+
+func (e *endpoint) counter(status int) prometheus.Counter {
+	i := usualStatus(status)
+	if i < 0 {
+		return e.m.requests.WithLabelValues(e.method, e.route, strconv.Itoa(status))
+	}
+	if c := e.codes[i].Load(); c != nil {
+		return *c
+	}
+	c := e.m.requests.WithLabelValues(e.method, e.route, strconv.Itoa(status))
+	e.codes[i].Store(&c)
+	return c
+}
+
+// usualStatuses are those that requests under load end with.
+var usualStatuses = [...]int{
+	http.StatusOK, http.StatusCreated, http.StatusNoContent, http.StatusNotModified, http.StatusNotFound, http.StatusPreconditionFailed,
+	http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusGatewayTimeout,
+}
+
+func usualStatus(status int) int {
+	for i, s := range usualStatuses {
+		if s == status {
+			return i
+		}
+	}
+	return -1
 }

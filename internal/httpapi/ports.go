@@ -61,10 +61,19 @@ type Health interface {
 	Snapshot(ctx context.Context, w io.Writer) error
 }
 
-// Observer hears of every request: Begin when it arrives, End when it is
-// answered. The route is the pattern of the route table, so that it takes few
-// values.
+// Observer hears of every request: Begin when it arrives, and its endpoint's
+// End when it is answered.
 type Observer interface {
 	Begin()
-	End(route, method string, status int, took time.Duration)
+	// Endpoint returns who hears how the requests to a route by a method end.
+	// It is asked once for each when a server is made. The route is the pattern
+	// of the route table, so that it takes few values.
+	Endpoint(route, method string) Endpoint
+	// Rejected hears of each error that is answered.
+	Rejected(code api.Code)
+}
+
+// Endpoint is one route by one method.
+type Endpoint interface {
+	End(status int, took time.Duration)
 }

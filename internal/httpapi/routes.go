@@ -34,6 +34,9 @@ type route struct {
 	allow string
 	// exempt routes answer also when too much is in flight.
 	exempt bool
+	// endpoints hear how requests end, by method; set where there is an
+	// Observer.
+	endpoints [len(methods)]Endpoint
 }
 
 // The patterns that the router treats in its own way.
@@ -42,9 +45,6 @@ const (
 	shortPattern = "/{key}"
 	kvPrefix     = "/v1/kv/"
 )
-
-// unmatched stands for the route of a request that has none.
-var unmatched = &route{pattern: "none"}
 
 // method returns the row for an HTTP method, nil where there is none.
 func (rt *route) method(name string) *method {
@@ -179,6 +179,9 @@ type router struct {
 	static    map[string]*route
 	// params are the routes with one parameter segment.
 	params []paramRoute
+	// unmatched stands for the route of a request that has none.
+	unmatched *route
+	all       []*route
 }
 
 type paramRoute struct {
@@ -187,8 +190,8 @@ type paramRoute struct {
 }
 
 func newRouter(rootMembers bool) *router {
-	t := &router{static: make(map[string]*route)}
-	for _, rt := range routeTable(rootMembers) {
+	t := &router{static: make(map[string]*route), unmatched: &route{pattern: "none"}, all: routeTable(rootMembers)}
+	for _, rt := range t.all {
 		prefix, rest, found := strings.Cut(rt.pattern, "{")
 		switch {
 		case rt.pattern == kvPattern:
@@ -203,6 +206,15 @@ func newRouter(rootMembers bool) *router {
 		}
 	}
 	return t
+}
+
+// observe asks for the endpoints of every route.
+func (t *router) observe(o Observer) {
+	for _, rt := range append(t.all, t.unmatched) {
+		for i, m := range methods {
+			rt.endpoints[i] = o.Endpoint(rt.pattern, m)
+		}
+	}
 }
 
 // escapedPath returns the path as it came, and whether it still has to be

@@ -68,7 +68,11 @@ func New(opts Options) *Server {
 	if opts.MaxInFlight == 0 {
 		opts.MaxInFlight = DefaultMaxInFlight
 	}
-	return &Server{opts: opts, log: opts.Logger, router: newRouter(opts.RootMembers)}
+	s := &Server{opts: opts, log: opts.Logger, router: newRouter(opts.RootMembers)}
+	if opts.Observer != nil {
+		s.router.observe(opts.Observer)
+	}
+	return s
 }
 
 // InFlight is the number of requests in work, health probes aside.
@@ -148,11 +152,11 @@ func (x *exchange) logFields(err error) []zap.Field {
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := &exchange{w: w, r: r, srv: s, route: unmatched}
+	x := &exchange{w: w, r: r, srv: s, route: s.router.unmatched}
 	if o := s.opts.Observer; o != nil {
 		start := time.Now()
 		o.Begin()
-		defer func() { o.End(x.route.pattern, methodLabel(r.Method), x.status, time.Since(start)) }()
+		defer func() { x.endpoint().End(x.status, time.Since(start)) }()
 	}
 	defer x.boundDrain()
 	defer x.recover()
@@ -213,6 +217,9 @@ func (x *exchange) fail(err error) {
 	if p.Code == api.Internal || statusOf(p.Code) == http.StatusInternalServerError {
 		x.srv.log.Error("a request failed", x.logFields(err)...)
 	}
+	if o := x.srv.opts.Observer; o != nil {
+		o.Rejected(p.Code)
+	}
 	if x.status != 0 {
 		panic(http.ErrAbortHandler)
 	}
@@ -237,11 +244,24 @@ func (x *exchange) recover() {
 	x.writeProblem(api.Errorf(api.Internal, "a handler panicked; the node's log has it under this request id"))
 }
 
-// methodLabel keeps invented methods out of metrics and logs.
-func methodLabel(m string) string {
-	switch m {
-	case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodDelete, http.MethodOptions, http.MethodPatch:
-		return m
-	}
-	return "other"
+// methods are those that metrics and logs name; others share a place behind
+// them.
+var methods = [...]string{
+	http.MethodGet, http.MethodPut, http.MethodPost, http.MethodDelete,
+	http.MethodHead, http.MethodOptions, http.MethodPatch, "other",
 }
+
+func methodIndex(m string) int {
+	for i, name := range methods[:len(methods)-1] {
+		if name == m {
+			return i
+		}
+	}
+	return len(methods) - 1
+}
+
+// methodLabel keeps invented methods out of metrics and logs.
+func methodLabel(m string) string { return methods[methodIndex(m)] }
+
+// endpoint is who hears how this request ended.
+func (x *exchange) endpoint() Endpoint { return x.route.endpoints[methodIndex(x.r.Method)] }

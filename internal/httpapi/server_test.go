@@ -139,8 +139,13 @@ func TestRequestsAreObserved(t *testing.T) {
 	} {
 		s.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(r.method, r.target, strings.NewReader("v")))
 	}
+	s.opts.MaxInFlight = -1
+	s.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/v1/kv/a", nil))
 	got := gathered(t, reg)
 	for series, want := range map[string]float64{
+		"kvd_rejected_total overloaded":                1,
+		"kvd_rejected_total timeout":                   0,
+		"kvd_http_requests_total 429 GET /v1/kv/{key}": 1,
 		"kvd_http_requests_total 200 GET /v1/kv/{key}": 1,
 		"kvd_http_requests_total 201 PUT /v1/kv/{key}": 1,
 		"kvd_http_requests_total 204 PUT /{key}":       1,
@@ -228,9 +233,19 @@ func frontAlone(t testing.TB) *Server {
 	return s
 }
 
+// observedFront is the same with metrics.
+func observedFront(t testing.TB) *Server {
+	m, err := NewMetrics(prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, _ := newServer(t, func(o *Options) { o.Replicator, o.Store, o.Observer = committed{}, onePair{o.Store}, m })
+	return s
+}
+
 // The hot paths stay lean. Raise a bound only for a reason.
 func TestAllocations(t *testing.T) {
-	s := frontAlone(t)
+	s := observedFront(t)
 	w := &discard{h: http.Header{}}
 	get := httptest.NewRequest("GET", "/v1/kv/k", nil)
 	if n := testing.AllocsPerRun(200, func() { s.ServeHTTP(w, get) }); n > 12 {
