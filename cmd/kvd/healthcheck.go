@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/kvd-io/kvd/internal/settings"
 )
 
 // maxProbeBytes is how much of a probe's answer is shown.
@@ -54,23 +56,23 @@ the environment describes (KVD_LISTEN_CLIENT or KVD_PORT), else the default.`,
 // localEndpoint is where a node with these environment variables serves
 // clients. Only the variables about that matter here.
 func localEndpoint(environ []string) (string, error) {
-	layer, _ := envLayer(environ) // variables that name no setting are the node's business
+	layer, _ := settings.EnvLayer(environ) // variables that name no setting are the node's business
 	for name := range layer {
 		if name != "port" && name != "listen-client" {
 			delete(layer, name)
 		}
 	}
-	s, err := resolve(layer)
+	s, err := settings.Resolve(layer)
 	if err != nil {
 		return "", err
 	}
-	return reachable(s.listenClient), nil
+	return reachable(s.ListenClient[0]), nil
 }
 
 // reachable turns a listener on all addresses into one to connect to.
 func reachable(listener string) string {
 	u, err := url.Parse(listener)
-	if err != nil || !isWildcard(listener) {
+	if err != nil || !settings.IsWildcard(listener) {
 		return listener
 	}
 	host := "127.0.0.1"

@@ -1,5 +1,5 @@
 // Command kvd is a replicated key-value daemon. Alone, or with the flags of
-// settings.go, it serves as one member of a cluster; its subcommands examine
+// package settings, it serves as one member of a cluster; its subcommands examine
 // data and running nodes.
 package main
 
@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kvd-io/kvd/internal/node"
+	"github.com/kvd-io/kvd/internal/settings"
 )
 
 // The exit codes.
@@ -45,7 +46,7 @@ type environment struct {
 // run executes the command line and returns the exit code.
 func run(e environment) int {
 	cmd := rootCommand(e)
-	cmd.SetArgs(normaliseArguments(e.args))
+	cmd.SetArgs(settings.NormaliseArguments(e.args))
 	cmd.SetOut(e.stdout)
 	cmd.SetErr(e.stderr)
 	err := cmd.ExecuteContext(context.Background())
@@ -105,7 +106,7 @@ func rootCommand(e environment) *cobra.Command {
 		Use:   "kvd",
 		Short: "A replicated key-value daemon that needs nothing but curl",
 		Long: `kvd serves as one member of a replicated key-value store. Without any flag it
-is a cluster of its own: clients on ` + defaultClientURL + `, data in ./` + defaultDataRoot + `/1.
+is a cluster of its own: clients on ` + settings.DefaultClientURL + `, data in ./` + settings.DefaultDataRoot + `/1.
 
 Each setting is a flag or an environment variable; the flag wins.`,
 		Example: `  kvd
@@ -124,16 +125,16 @@ Each setting is a flag or an environment variable; the flag wins.`,
 		},
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	addFlags(cmd.Flags())
+	settings.AddFlags(cmd.Flags())
 	cmd.AddCommand(versionCommand(), doctorCommand(), snapshotCommand(), healthcheckCommand(e))
 	return cmd
 }
 
 // serveSettings reads the settings of a serving node. Its error has what is
 // wrong in all the places they come from.
-func serveSettings(cmd *cobra.Command, e environment) (*settings, error) {
-	fromEnv, envErr := envLayer(e.environ)
-	s, err := resolve(flagLayer(cmd.Flags()), fromEnv)
+func serveSettings(cmd *cobra.Command, e environment) (*settings.Settings, error) {
+	fromEnv, envErr := settings.EnvLayer(e.environ)
+	s, err := settings.Resolve(settings.FlagLayer(cmd.Flags()), fromEnv)
 	return s, errors.Join(envErr, err)
 }
 

@@ -22,6 +22,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/node"
 	"github.com/kvd-io/kvd/internal/raftnode"
+	"github.com/kvd-io/kvd/internal/settings"
 )
 
 // beKVD makes the test binary behave as kvd, which spares building one.
@@ -132,7 +133,7 @@ func TestCommandLines(t *testing.T) {
 		{"healthcheck", "KVD_LISTEN_CLIENT=nonsense", 2, []string{"nonsense"}},
 	} {
 		t.Run(c.args+" "+c.env, func(t *testing.T) {
-			cmd := command(t, words(c.env), words(c.args)...)
+			cmd := command(t, strings.Fields(c.env), strings.Fields(c.args)...)
 			out, err := cmd.CombinedOutput()
 			if code := codeOf(t, err); code != c.code {
 				t.Errorf("exit code %d, want %d:\n%s", code, c.code, out)
@@ -264,7 +265,7 @@ func TestLifeOfANode(t *testing.T) {
 		}
 		messages[fields["msg"].(string)] = fields
 	}
-	if ready := messages["ready to serve client requests"]; ready == nil || ready["client_url"] != p.client {
+	if ready := messages["ready to serve client requests"]; ready == nil || fmt.Sprint(ready["client_urls"]) != "["+p.client+"]" {
 		t.Errorf("the log does not say that the node is ready:\n%s", &log)
 	}
 	if messages["stopped"] == nil {
@@ -347,12 +348,12 @@ func TestStopOfAStuckNode(t *testing.T) {
 
 func TestHealthcheckEndpoint(t *testing.T) {
 	for _, c := range []struct{ env, want string }{
-		{"", defaultClientURL},
+		{"", settings.DefaultClientURL},
 		{"KVD_PORT=7000", "http://127.0.0.1:7000"},
 		{"KVD_LISTEN_CLIENT=http://0.0.0.0:80 KVD_ID=9 KVD_UNKNOWN=x", "http://127.0.0.1:80"},
 		{"KVD_LISTEN_CLIENT=http://[::]:80", "http://[::1]:80"},
 	} {
-		if got, err := localEndpoint(words(c.env)); got != c.want || err != nil {
+		if got, err := localEndpoint(strings.Fields(c.env)); got != c.want || err != nil {
 			t.Errorf("%s: got %s, %v", c.env, got, err)
 		}
 	}

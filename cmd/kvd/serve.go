@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"os/signal"
 	"sync"
@@ -19,6 +18,7 @@ import (
 	"github.com/kvd-io/kvd/internal/httpapi"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/node"
+	"github.com/kvd-io/kvd/internal/settings"
 )
 
 // The parts of a stop, each with its limit. Together they stay below the ten
@@ -31,27 +31,27 @@ const (
 
 // daemon is one serving node with its client listener.
 type daemon struct {
-	settings *settings
-	log      *zap.Logger
-	exit     func(code int)
-	version  api.Version
-	listener net.Listener
-	node     *node.Node
-	gate     *gate
-	server   *http.Server
-	metrics  http.Handler
-	observer httpapi.Observer
+	settings  *settings.Settings
+	log       *zap.Logger
+	exit      func(code int)
+	version   api.Version
+	listeners []net.Listener
+	node      *node.Node
+	gate      *gate
+	server    *http.Server
+	metrics   http.Handler
+	observer  httpapi.Observer
 }
 
 // serve runs a node until a signal, its removal from the cluster, or a
 // failure.
-func serve(s *settings, e environment) error {
+func serve(s *settings.Settings, e environment) error {
 	// A reader of the log that goes away must not take the node with it.
 	signal.Ignore(syscall.SIGPIPE)
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
-	log, sink := newLogger(e.stderr, s.logLevel, s.logFormat)
+	log, sink := newLogger(e.stderr, s.LogLevel, s.LogFormat)
 	defer sink.Close()
 	d, err := newDaemon(s, e, log, sink)
 	if err != nil {
@@ -61,14 +61,14 @@ func serve(s *settings, e environment) error {
 }
 
 // newDaemon takes the client port and checks the settings of the node.
-func newDaemon(s *settings, e environment, log *zap.Logger, sink *logSink) (*daemon, error) {
+func newDaemon(s *settings.Settings, e environment, log *zap.Logger, sink *logSink) (*daemon, error) {
 	l, err := listenForClients(s)
 	if err != nil {
 		return nil, err
 	}
-	d := &daemon{settings: s, log: log, exit: e.exit, version: buildVersion(), listener: l}
+	d := &daemon{settings: s, log: log, exit: e.exit, version: buildVersion(), listeners: l}
 	if err := d.assemble(sink); err != nil {
-		return nil, errors.Join(err, l.Close())
+		return nil, errors.Join(err, closeAll(l))
 	}
 	return d, nil
 }
@@ -87,51 +87,25 @@ func (d *daemon) assemble(sink *logSink) (err error) {
 	return nil
 }
 
-// listenForClients binds the client port, and writes the one that it got into
-// the settings where any would do (port 0).
-func listenForClients(s *settings) (net.Listener, error) {
-	u, err := url.Parse(s.listenClient)
-	if err != nil {
-		return nil, usageError{err}
-	}
-	l, err := net.Listen("tcp", u.Host)
-	if err != nil {
-		return nil, fmt.Errorf("cannot serve clients on %s, which is %s: %w", u.Host, s.originOfClient(), err)
-	}
-	if u.Port() == "0" {
-		s.listenClient = "http://" + l.Addr().String()
-		if !s.has("advertise-client") && len(s.advertiseClient) > 0 {
-			s.advertiseClient = []string{s.listenClient}
-		}
-	}
-	return l, nil
-}
-
-// originOfClient says who chose the client port.
-func (s *settings) originOfClient() string {
-	for _, name := range []string{"port", "listen-client"} {
-		if g, ok := s.given[name]; ok {
-			return "set by the " + g.origin
-		}
-	}
-	return "the default (--listen-client or --port choose another)"
-}
-
-func nodeConfig(s *settings, log *zap.Logger, v api.Version) node.Config {
+func nodeConfig(s *settings.Settings, log *zap.Logger, v api.Version) node.Config {
 	cfg := node.Config{
-		ID: s.id, Name: s.name, DataDir: s.dataDir, Engine: s.engine,
-		ListenPeer: s.listenPeer, AdvertisePeer: s.advertisePeer, AdvertiseClient: s.advertiseClient,
-		Token: s.token, Join: s.join, JoinURLs: s.joinURLs,
-		TickInterval: s.heartbeat, ElectionTicks: s.electionTicks(),
-		CheckpointBytes: s.checkpointBytes, CatchUpBytes: int(s.catchUpBytes),
+		ID: s.ID, Name: s.Name, DataDir: s.DataDir, Engine: s.Engine,
+		ListenPeer: s.ListenPeer, AdvertisePeer: s.AdvertisePeer, AdvertiseClient: s.AdvertiseClient,
+		Token: s.ClusterToken, Join: s.Join, JoinURLs: s.JoinURLs,
+		TickInterval: s.Heartbeat, ElectionTicks: s.ElectionTicks(),
+		CheckpointBytes: s.CheckpointBytes, CatchUpBytes: int(s.CatchUpBytes),
 		Logger: log, Version: v,
 	}
-	for i, u := range s.cluster {
-		cfg.Initial = append(cfg.Initial, node.Peer{ID: uint64(i + 1), Name: fmt.Sprintf("kvd%d", i+1), URL: u})
+	for i, m := range s.Cluster {
+		name := m.Name
+		if name == "" {
+			name = fmt.Sprintf("kvd%d", i+1)
+		}
+		cfg.Initial = append(cfg.Initial, node.Peer{ID: uint64(i + 1), Name: name, URL: m.URL})
 	}
 	cfg.Settings = kvstore.DefaultSettings()
-	cfg.Settings.MaxValueBytes = s.maxValueBytes
-	cfg.Settings.QuotaBytes = s.quotaBytes
+	cfg.Settings.MaxValueBytes = s.MaxValueBytes
+	cfg.Settings.QuotaBytes = s.QuotaBytes
 	return cfg
 }
 
@@ -140,9 +114,11 @@ func (d *daemon) run(signals <-chan os.Signal) error {
 	d.logStart()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	ended, failed := make(chan error, 1), make(chan error, 1)
+	ended, failed := make(chan error, 1), make(chan error, len(d.listeners))
 	go func() { ended <- d.node.Run(ctx) }()
-	go func() { failed <- d.server.Serve(d.listener) }()
+	for _, l := range d.listeners {
+		go func() { failed <- d.server.Serve(l) }()
+	}
 	ready := d.node.Ready()
 	for {
 		select {
@@ -171,17 +147,11 @@ func (d *daemon) run(signals <-chan os.Signal) error {
 
 func (d *daemon) logStart() {
 	s := d.settings
-	var changed []string
-	for i := range table {
-		if s.has(table[i].name) {
-			changed = append(changed, s.describe(table[i].name))
-		}
-	}
-	d.log.Info("kvd starts", zap.String("version", d.version.Version), zap.Uint64("id", s.id), zap.String("name", s.name),
-		zap.String("data_dir", s.dataDir), zap.String("engine", s.engine), zap.Int("pid", os.Getpid()), zap.Strings("settings_given", changed))
-	if len(s.advertiseClient) == 0 {
-		d.log.Warn("no client URL to tell others: --listen-client is for all addresses of this machine; say with --advertise-client which one they can use",
-			zap.String("listen_client", s.listenClient))
+	d.log.Info("kvd starts", zap.String("version", d.version.Version), zap.Uint64("id", s.ID), zap.String("name", s.Name),
+		zap.String("data_dir", s.DataDir), zap.String("engine", s.Engine), zap.Int("pid", os.Getpid()), zap.Strings("settings_given", s.Changed()))
+	if len(s.AdvertiseClient) == 0 {
+		d.log.Warn("no client URL to tell others: --listen-client has none that others could use; say with --advertise-client which one they can",
+			zap.Strings("listen_client", s.ListenClient))
 	}
 }
 
@@ -190,10 +160,10 @@ func (d *daemon) open() {
 	d.gate.open(httpapi.New(httpapi.Options{
 		Store: d.node.Store(), Replicator: d.node, Cluster: d.node, Health: d.node,
 		Logger: d.log, Metrics: d.metrics, Observer: d.observer,
-		Version: d.version, RootMembers: d.settings.rootMembers,
+		Version: d.version, RootMembers: d.settings.RootMembers,
 	}))
 	d.log.Info("ready to serve client requests", zap.Uint64("id", d.node.ID()),
-		zap.String("client_url", d.settings.listenClient), zap.String("peer_url", d.settings.listenPeer))
+		zap.Strings("client_urls", d.settings.ListenClient), zap.String("peer_url", d.settings.ListenPeer))
 }
 
 // ignores swallows signals that do not end the node.

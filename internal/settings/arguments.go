@@ -1,11 +1,11 @@
-package main
+package settings
 
 import "strings"
 
-// normaliseArguments brings the argument forms that Go's flag package and
+// NormaliseArguments brings the argument forms that Go's flag package and
 // raftexample allow into the ones that pflag understands: a single dash before
 // a long name (-id 1), and a value after --join without an equals sign.
-func normaliseArguments(args []string) []string {
+func NormaliseArguments(args []string) []string {
 	out := make([]string, 0, len(args))
 	for i := 0; i < len(args); i++ {
 		name, hasValue := flagName(args[i])
@@ -25,7 +25,7 @@ func normaliseArguments(args []string) []string {
 		case row.bare == "":
 			i++ // its value, whatever it looks like
 			out = append(out, arg, args[i])
-		case !strings.HasPrefix(args[i+1], "-"):
+		case row.takes(args[i+1]):
 			i++
 			out = append(out, arg+"="+args[i])
 		default:
@@ -33,6 +33,16 @@ func normaliseArguments(args []string) []string {
 		}
 	}
 	return out
+}
+
+// takes reports whether the argument after the bare flag is its value. That of
+// a switch is known by its form, since a subcommand may follow.
+func (s *setting) takes(next string) bool {
+	if s.bare == "true" {
+		return !strings.HasPrefix(next, "-")
+	}
+	_, err := parseSwitch(next)
+	return err == nil
 }
 
 // flagName returns the name in "--name", "-name" or "--name=value"; "" where

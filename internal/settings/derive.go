@@ -1,0 +1,195 @@
+package settings
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+)
+
+const (
+	maxValueLimit   = 64 << 20
+	minQuota        = 1 << 20
+	maxCatchUpBytes = 4 << 30
+	maxElection     = 50 * time.Second
+	minElectionBeat = 5 // heartbeats in an election timeout, at least
+)
+
+// derive fills in what follows from the settings that were given, and reports
+// those that contradict each other.
+func (s *Settings) derive(p *problemList) {
+	s.deriveClient(p)
+	s.derivePeer(p)
+	s.deriveNames(p)
+	s.deriveTLS(p)
+	s.checkListeners(p)
+	s.checkLimits(p)
+}
+
+func (s *Settings) deriveClient(p *problemList) {
+	if s.Has("port") {
+		short := []string{"http://127.0.0.1:" + strconv.FormatUint(s.Port, 10)}
+		if s.Has("listen-client") && !slices.Equal(s.ListenClient, short) {
+			p.add("%s means %s, but %s says %s", s.Describe("port"), short[0], s.Describe("listen-client"), joinURLs(s.ListenClient))
+		}
+		s.ListenClient = short
+	}
+	if len(s.ListenClient) == 0 {
+		s.ListenClient = []string{DefaultClientURL}
+	}
+	if s.Has("advertise-client") {
+		return
+	}
+	for _, u := range s.ListenClient {
+		if _, unix := IsUnix(u); !unix && !IsWildcard(u) {
+			s.AdvertiseClient = append(s.AdvertiseClient, u)
+		}
+	}
+}
+
+// derivePeer finds this node's own peer URLs and its place in the cluster.
+func (s *Settings) derivePeer(p *problemList) {
+	switch {
+	case len(s.JoinURLs) > 0:
+		if s.Has("cluster") {
+			p.add("%s asks a running cluster for its members, so that %s has no meaning; leave one out", s.Describe("join"), s.Describe("cluster"))
+		}
+	case s.Has("cluster"):
+		s.placeInCluster(p)
+	case s.Join:
+		p.add("%s alone needs --cluster with the URLs of all members, this one included; or give it the URL of a member", s.Describe("join"))
+	case s.ID > 1:
+		p.add("%s is %d, which needs --cluster with at least %d URLs", s.Describe("id"), s.ID, s.ID)
+	}
+	if s.ListenPeer == "" {
+		s.ListenPeer = DefaultPeerURL
+	}
+	if len(s.AdvertisePeer) == 0 {
+		s.AdvertisePeer = []string{s.ListenPeer}
+	}
+	if i := slices.IndexFunc(s.AdvertisePeer, IsWildcard); i >= 0 {
+		p.add("%s is an address that other members cannot connect to; say with --advertise-peer which one they can", s.AdvertisePeer[i])
+	}
+	if !s.Has("cluster") && len(s.JoinURLs) == 0 {
+		s.ID = 1
+		s.Cluster = []Member{{URL: s.AdvertisePeer[0]}}
+	}
+}
+
+// placeInCluster finds this node in the list of members.
+func (s *Settings) placeInCluster(p *problemList) {
+	if !s.findID(p) {
+		return
+	}
+	own := s.Cluster[s.ID-1].URL
+	if len(s.AdvertisePeer) == 0 {
+		s.AdvertisePeer = []string{own}
+	} else if !slices.Contains(s.AdvertisePeer, own) {
+		p.add("%s names %s as the URL of member %d, which %s does not have", s.Describe("cluster"), own, s.ID, s.Describe("advertise-peer"))
+	}
+	if s.ListenPeer == "" {
+		s.ListenPeer = own
+	}
+}
+
+// findID makes id, name and list agree. Ids are positions, because all members
+// have the same list, and a list of names is no different.
+func (s *Settings) findID(p *problemList) bool {
+	named := s.Cluster[0].Name != ""
+	place := slices.IndexFunc(s.Cluster, func(m Member) bool { return m.Name == s.Name })
+	switch {
+	case named && s.Has("name") && place < 0:
+		p.add("%s is %q, which %s does not list", s.Describe("name"), s.Name, s.Describe("cluster"))
+		return false
+	case named && s.Has("name") && s.ID == 0:
+		s.ID = uint64(place + 1)
+	case s.ID == 0 && len(s.Cluster) > 1:
+		by := "--id"
+		if named {
+			by = "--name (or --id)"
+		}
+		p.add("%s lists %d URLs; say with %s which one is this node's (1 to %d)", s.Describe("cluster"), len(s.Cluster), by, len(s.Cluster))
+		return false
+	case s.ID == 0:
+		s.ID = 1
+	}
+	if s.ID > uint64(len(s.Cluster)) {
+		p.add("%s is %d, but %s lists %d URLs", s.Describe("id"), s.ID, s.Describe("cluster"), len(s.Cluster))
+		return false
+	}
+	if name := s.Cluster[s.ID-1].Name; named && s.Name != name {
+		if s.Has("name") {
+			p.add("%s is %q, but member %d of %s is %q", s.Describe("name"), s.Name, s.ID, s.Describe("cluster"), name)
+		}
+		s.Name = name
+	}
+	return true
+}
+
+func (s *Settings) deriveNames(p *problemList) {
+	if s.DataDir == "" {
+		if s.ID == 0 {
+			p.add("%s lets the cluster choose the id, so that there is no default directory; say --data-dir (or --id)", s.Describe("join"))
+			return
+		}
+		s.DataDir = filepath.Join(DefaultDataRoot, strconv.FormatUint(s.ID, 10))
+	}
+	if s.Name == "" && s.ID != 0 {
+		s.Name = fmt.Sprintf("kvd%d", s.ID)
+	}
+}
+
+// checkListeners reports an address that is to be served twice. Port 0 stands
+// for any free port, so that two of those differ.
+func (s *Settings) checkListeners(p *problemList) {
+	type listener struct{ setting, url string }
+	var all []listener
+	for _, u := range s.ListenClient {
+		all = append(all, listener{"listen-client", u})
+	}
+	for _, u := range s.ListenMetrics {
+		all = append(all, listener{"listen-metrics", u})
+	}
+	all = append(all, listener{"listen-peer", s.ListenPeer})
+	for i, a := range all {
+		for _, b := range all[:i] {
+			if u := hostOf(a.url); u.Host+u.Path == hostOf(b.url).Host+hostOf(b.url).Path && u.Port() != "0" {
+				p.add("%s cannot be served twice: %s, %s", a.url, s.Describe(b.setting), s.Describe(a.setting))
+			}
+		}
+	}
+	if s.Pprof && len(s.ListenMetrics) == 0 {
+		p.add("%s needs --listen-metrics: profiles are served on that listener only", s.Describe("pprof"))
+	}
+}
+
+func (s *Settings) checkLimits(p *problemList) {
+	if s.MaxValueBytes < 1 || s.MaxValueBytes > maxValueLimit {
+		p.add("%s is %d, but must be between 1 and 64MiB", s.Describe("max-value-bytes"), s.MaxValueBytes)
+	}
+	if s.QuotaBytes != 0 && s.QuotaBytes < minQuota {
+		p.add("%s is %d, but must be 0 (no quota) or at least 1MiB", s.Describe("quota"), s.QuotaBytes)
+	}
+	if s.MaxInFlight < 1 {
+		p.add("%s is 0, but must be at least 1, since every request holds memory", s.Describe("max-inflight"))
+	}
+	if s.CheckpointBytes < 1 || s.CatchUpBytes < 1 || s.CatchUpBytes > maxCatchUpBytes {
+		p.add("%s and %s must be at least 1, the latter at most 4GiB", s.Describe("checkpoint-bytes"), s.Describe("catch-up-bytes"))
+	}
+	s.checkTiming(p)
+}
+
+func (s *Settings) checkTiming(p *problemList) {
+	if s.Heartbeat < time.Millisecond {
+		p.add("%s is %v, but must be at least 1ms", s.Describe("heartbeat-interval"), s.Heartbeat)
+		return
+	}
+	if s.Election < minElectionBeat*s.Heartbeat {
+		p.add("%s is %v, but must be at least %d times the %v of %s", s.Describe("election-timeout"), s.Election,
+			minElectionBeat, s.Heartbeat, s.Describe("heartbeat-interval"))
+	}
+	if s.Election > maxElection {
+		p.add("%s is %v, but must be at most %v", s.Describe("election-timeout"), s.Election, maxElection)
+	}
+}
