@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/http1"
 	"github.com/kvd-io/kvd/internal/httpapi"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/node"
@@ -38,7 +39,7 @@ type daemon struct {
 	listeners []net.Listener
 	node      *node.Node
 	gate      *gate
-	server    *http.Server
+	server    *http1.Server
 	metrics   http.Handler
 	observer  httpapi.Observer
 }
@@ -82,8 +83,9 @@ func (d *daemon) assemble(sink *logSink) (err error) {
 		return err
 	}
 	d.gate = newGate(d.version, d.metrics, d.node.Checks)
-	d.server = httpapi.NewServer(d.gate, d.log)
-	new(newcomers).watch(d.server)
+	whole := httpapi.NewServer(d.gate, d.log)
+	new(newcomers).watch(whole)
+	d.server = http1.New(whole, httpapi.Small)
 	return nil
 }
 

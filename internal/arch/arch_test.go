@@ -21,10 +21,11 @@ const module = "github.com/kvd-io/kvd"
 // allowed has, for each package, the packages of this module that it may
 // import. A package that is not listed may not exist.
 var allowed = map[string][]string{
-	"cmd/kvd":                 {"internal/settings", "internal/httpapi", "internal/node", "internal/api"},
+	"cmd/kvd":                 {"internal/settings", "internal/httpapi", "internal/http1", "internal/node", "internal/api"},
 	"internal/settings":       {},
 	"internal/node":           {"internal/raftnode", "internal/kvstore", "internal/kvstore/engine", "internal/api"},
 	"internal/httpapi":        {"internal/kvstore", "internal/api"},
+	"internal/http1":          {},
 	"internal/raftnode":       {},
 	"internal/kvstore":        {"internal/kvstore/engine"},
 	"internal/kvstore/engine": {},
