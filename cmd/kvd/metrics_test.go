@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/node"
+	"github.com/kvd-io/kvd/internal/raftnode"
 )
 
 // fakeStatus is a node of which only the status is known.
@@ -19,7 +21,14 @@ type fakeStatus struct {
 }
 
 func (f *fakeStatus) Status(context.Context) (api.Status, error) { return f.status, f.err }
-func (f *fakeStatus) Ready() <-chan struct{}                     { return f.ready }
+func (f *fakeStatus) Figures(context.Context) (node.Figures, error) {
+	return node.Figures{
+		Raft:            raftnode.Stats{ProposalsWaiting: 2, ProposalsInFlight: 3, LeaderChanges: 4},
+		ProposalsFailed: 6, ReadsFailed: 7, HashesDiverged: 1, DiskFree: 8,
+		Peers: []node.PeerFigures{{ID: 3, Reachable: true, Behind: 9, BehindKnown: true}, {ID: 4}},
+	}, f.err
+}
+func (f *fakeStatus) Ready() <-chan struct{} { return f.ready }
 
 // scrape returns the lines of /metrics.
 func scrape(t *testing.T, h http.Handler) map[string]bool {
@@ -37,13 +46,23 @@ func scrape(t *testing.T, h http.Handler) map[string]bool {
 
 func TestMetrics(t *testing.T) {
 	source := &fakeStatus{err: errors.New("starting"), ready: make(chan struct{})}
-	h, observer, err := newMetrics(api.Version{Version: "1.2.3", Commit: "abc", GoVersion: "go1"}, source, func() uint64 { return 7 })
+	meters, err := newInstruments(api.Version{Version: "1.2.3", Commit: "abc", GoVersion: "go1"}, func() uint64 { return 7 })
 	if err != nil {
 		t.Fatal(err)
 	}
-	observer.Begin()
-	observer.Begin()
-	observer.Endpoint("/v1/kv/{key}", "PUT").End(201, 3*time.Millisecond)
+	if err := meters.watch(source); err != nil {
+		t.Fatal(err)
+	}
+	h := meters.handler()
+	meters.requests.Begin()
+	meters.requests.Begin()
+	meters.requests.Endpoint("/v1/kv/{key}", "PUT").End(201, 3*time.Millisecond)
+	meters.loops.Packed(3, 300)
+	meters.loops.Saved(2 * time.Millisecond)
+	meters.loops.Applied(time.Millisecond, 2, 3)
+	meters.loops.Applied(time.Second, 1, 4)
+	meters.loops.Snapshot(raftnode.SnapshotSend, time.Second, 500, nil)
+	meters.loops.Snapshot(raftnode.SnapshotSend, 0, 0, errors.New("cut"))
 	starting := scrape(t, h)
 	for _, want := range []string{
 		`kvd_build_info{commit="abc",goversion="go1",version="1.2.3"} 1`,
@@ -52,6 +71,11 @@ func TestMetrics(t *testing.T) {
 		`kvd_http_requests_total{code="201",method="PUT",route="/v1/kv/{key}"} 1`,
 		`kvd_http_request_duration_seconds_count{method="PUT",route="/v1/kv/{key}"} 1`,
 		`kvd_http_inflight_requests 1`,
+		`kvd_raft_batch_commands_sum 3`, `kvd_raft_batch_bytes_sum 300`, `kvd_wal_save_duration_seconds_count 1`,
+		`kvd_apply_duration_seconds_count 2`, `kvd_apply_entries_total 3`, `kvd_apply_commands_total 7`, `kvd_apply_slow_total 1`,
+		`kvd_snapshot_total{result="ok",work="send"} 1`, `kvd_snapshot_total{result="failed",work="send"} 1`,
+		`kvd_snapshot_bytes_total{work="send"} 500`, `kvd_snapshot_duration_seconds_count{work="send"} 1`,
+		`etcd_disk_backend_commit_duration_seconds_count 2`, `etcd_server_slow_apply_total 1`,
 		`# TYPE go_goroutines gauge`,
 		`# TYPE process_cpu_seconds_total counter`,
 		`# TYPE etcd_disk_wal_fsync_duration_seconds histogram`,
@@ -69,11 +93,34 @@ func TestMetrics(t *testing.T) {
 	ready := scrape(t, h)
 	for _, want := range []string{
 		`kvd_ready 1`, `kvd_raft_term 5`, `kvd_raft_has_leader 1`, `kvd_raft_is_leader 1`, `kvd_raft_is_learner 0`,
-		`kvd_raft_commit_index 12`, `kvd_raft_applied_index 10`, `kvd_raft_apply_lag_entries 2`,
+		`kvd_raft_commit_index 12`, `kvd_raft_applied_index 10`, `kvd_apply_lag_entries 2`,
+		`kvd_raft_proposals_waiting 2`, `kvd_raft_proposals_inflight 3`, `kvd_raft_leader_changes_total 4`,
+		`kvd_raft_proposals_failed_total 6`, `kvd_raft_readindex_failed_total 7`, `kvd_state_hash_diverged_total 1`, `kvd_disk_free_bytes 8`,
+		`kvd_peer_reachable{peer="3"} 1`, `kvd_peer_reachable{peer="4"} 0`, `kvd_peer_behind_entries{peer="3"} 9`,
+		`etcd_server_has_leader 1`, `etcd_server_is_leader 1`, `etcd_server_id{server_id="2"} 1`,
+		`etcd_server_proposals_committed_total 12`, `etcd_server_proposals_applied_total 10`, `etcd_server_proposals_pending 5`,
+		`etcd_server_quota_backend_bytes 100`, `etcd_server_leader_changes_seen_total 4`,
 		`kvd_store_revision 9`, `kvd_store_keys 4`, `kvd_store_quota_bytes 100`, `kvd_alarms 1`,
 	} {
 		if !ready[want] {
 			t.Errorf("once ready there is no %s", want)
+		}
+	}
+}
+
+// Without a quota etcd's alert on it must not fire: there is nothing to divide
+// by.
+func TestNoQuotaIsNoSeries(t *testing.T) {
+	meters, err := newInstruments(api.Version{}, func() uint64 { return 0 })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := meters.watch(&fakeStatus{ready: make(chan struct{})}); err != nil {
+		t.Fatal(err)
+	}
+	for line := range scrape(t, meters.handler()) {
+		if strings.Contains(line, "etcd_server_quota_backend_bytes") {
+			t.Errorf("without a quota there is %s", line)
 		}
 	}
 }

@@ -75,13 +75,19 @@ func newDaemon(s *settings.Settings, e environment, log *zap.Logger, sink *logSi
 }
 
 func (d *daemon) assemble(sink *logSink) (err error) {
-	if d.node, err = node.New(nodeConfig(d.settings, d.log, d.version)); err != nil {
-		return err
-	}
-	d.metrics, d.observer, err = newMetrics(d.version, d.node, sink.Dropped)
+	meters, err := newInstruments(d.version, sink.Dropped)
 	if err != nil {
 		return err
 	}
+	cfg := nodeConfig(d.settings, d.log, d.version)
+	cfg.Observer = meters.loops
+	if d.node, err = node.New(cfg); err != nil {
+		return err
+	}
+	if err := meters.watch(d.node); err != nil {
+		return err
+	}
+	d.metrics, d.observer = meters.handler(), meters.requests
 	d.gate = newGate(d.version, d.metrics, d.node.Checks)
 	whole := httpapi.NewServer(d.gate, d.log)
 	new(newcomers).watch(whole)

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -47,9 +48,21 @@ func (n *testNode) Do(ctx context.Context, cmd *kvstore.Command) (kvstore.Result
 	return n.applyLocked(cmd)
 }
 
+// DoTimed pretends to have spent a millisecond on each of two stages.
+func (n *testNode) DoTimed(ctx context.Context, cmd *kvstore.Command, t *api.Timing) (kvstore.Result, error) {
+	if t != nil {
+		t.Stages = append(t.Stages, api.Stage{Name: "commit", Took: time.Millisecond}, api.Stage{Name: "apply", Took: 1500 * time.Microsecond})
+	}
+	return n.Do(ctx, cmd)
+}
+
 func (n *testNode) Barrier(_ context.Context, o api.ReadOptions) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if o.Timing != nil {
+		o.Timing.Stages = append(o.Timing.Stages, api.Stage{Name: "readindex", Took: 2 * time.Millisecond})
+		o.Timing = nil
+	}
 	n.barriers = append(n.barriers, o)
 	return n.readErr
 }

@@ -33,6 +33,7 @@ func checkKey(key string) error {
 func (x *exchange) setRevision(revision uint64) {
 	x.set("Kvd-Revision", strconv.FormatUint(revision, 10))
 	x.setCluster()
+	x.setTiming()
 }
 
 // setCluster names the cluster, once this node knows its id.
@@ -58,6 +59,7 @@ func (x *exchange) freshen(revision uint64) error {
 		return err
 	}
 	defer cancel()
+	o.Timing = x.timing
 	return x.srv.opts.Replicator.Barrier(ctx, o)
 }
 
@@ -155,7 +157,7 @@ func (x *exchange) do(cmd *kvstore.Command) (kvstore.Result, error) {
 		return kvstore.Result{}, err
 	}
 	defer cancel()
-	res, err := x.srv.opts.Replicator.Do(ctx, cmd)
+	res, err := x.srv.opts.Replicator.DoTimed(ctx, cmd, x.timing)
 	if err != nil {
 		return res, err
 	}

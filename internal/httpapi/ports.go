@@ -27,9 +27,9 @@ type Store interface {
 
 // Replicator takes changes and proves freshness. Its errors are *api.Error.
 type Replicator interface {
-	// Do has the command committed and applied here, and returns what it came
-	// to.
-	Do(ctx context.Context, cmd *kvstore.Command) (kvstore.Result, error)
+	// DoTimed has the command committed and applied here, and returns what it
+	// came to. Where t is not nil it gets what the time went into.
+	DoTimed(ctx context.Context, cmd *kvstore.Command, t *api.Timing) (kvstore.Result, error)
 	// Barrier returns once this node's state is as fresh as o asks.
 	Barrier(ctx context.Context, o api.ReadOptions) error
 }

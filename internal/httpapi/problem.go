@@ -139,6 +139,7 @@ func (x *exchange) writeProblem(p *api.Error) {
 	}
 	h := x.Header()
 	clearPayloadHeaders(h)
+	x.setTiming()
 	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
 		h.Set("Retry-After", retryAfter(p.RetryAfter))
 	}

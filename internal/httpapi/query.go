@@ -67,6 +67,9 @@ func (x *exchange) parseQuery(m *method) error {
 		}
 		x.query.params = append(x.query.params, p)
 	}
+	if err := x.timed(); err != nil {
+		return err
+	}
 	_, err := x.query.flag("pretty")
 	return err
 }

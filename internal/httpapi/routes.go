@@ -77,6 +77,7 @@ func (rt *route) allowed() string {
 // Parameters that several methods share.
 var (
 	readParams  = []string{"consistency", "max_staleness"}
+	keyParams   = []string{"if_revision", "return", "timing"}
 	rangeParams = []string{"prefix", "start", "end"}
 )
 
@@ -94,18 +95,18 @@ func routeTable(rootMembers bool) []*route {
 }
 
 func keyRoutes(rootMembers bool) []*route {
-	getKey := method{name: http.MethodGet, handle: (*Server).getKey, params: with([]string{"revision", "meta"}, readParams), later: []string{"wait", "if_revision"}}
+	getKey := method{name: http.MethodGet, handle: (*Server).getKey, params: with([]string{"revision", "meta", "timing"}, readParams), later: []string{"wait", "if_revision"}}
 	return []*route{
 		{pattern: kvPattern, methods: []method{
 			getKey,
-			{name: http.MethodPut, handle: (*Server).putKey, mutates: true, params: []string{"if_revision", "return"}, later: []string{"ttl", "lease"}},
-			{name: http.MethodPost, handle: (*Server).changeKey, mutates: true, params: []string{"append", "incr", "if_revision", "return"}, later: []string{"ttl", "lease"}},
-			{name: http.MethodDelete, handle: (*Server).deleteKey, mutates: true, params: []string{"if_revision", "return"}},
+			{name: http.MethodPut, handle: (*Server).putKey, mutates: true, params: keyParams, later: []string{"ttl", "lease"}},
+			{name: http.MethodPost, handle: (*Server).changeKey, mutates: true, params: with([]string{"append", "incr"}, keyParams), later: []string{"ttl", "lease"}},
+			{name: http.MethodDelete, handle: (*Server).deleteKey, mutates: true, params: keyParams},
 		}},
 		shortRoute(getKey, rootMembers),
 		{pattern: "/v1/kv", methods: []method{
-			{name: http.MethodGet, handle: (*Server).listKeys, params: with(rangeParams, readParams, []string{"limit", "cursor", "reverse", "keys_only", "count_only", "delimiter", "revision"})},
-			{name: http.MethodDelete, handle: (*Server).deleteRange, mutates: true, params: rangeParams},
+			{name: http.MethodGet, handle: (*Server).listKeys, params: with(rangeParams, readParams, []string{"limit", "cursor", "reverse", "keys_only", "count_only", "delimiter", "revision", "timing"})},
+			{name: http.MethodDelete, handle: (*Server).deleteRange, mutates: true, params: with(rangeParams, []string{"timing"})},
 		}},
 	}
 }
@@ -115,7 +116,7 @@ func keyRoutes(rootMembers bool) []*route {
 func shortRoute(getKey method, rootMembers bool) *route {
 	rt := &route{pattern: shortPattern, allow: "PUT, GET", methods: []method{
 		getKey,
-		{name: http.MethodPut, handle: (*Server).putShort, mutates: true, params: []string{"if_revision"}, later: []string{"ttl", "lease"}},
+		{name: http.MethodPut, handle: (*Server).putShort, mutates: true, params: []string{"if_revision", "timing"}, later: []string{"ttl", "lease"}},
 	}}
 	if rootMembers {
 		rt.allow = "PUT, GET, POST, DELETE"

@@ -90,6 +90,8 @@ type exchange struct {
 	status int    // 0 until the header is written
 	id     string // request id, made when first needed
 	body   bodyState
+	start  time.Time   // of the request; zero where nobody measures
+	timing *api.Timing // nil: nobody asked
 	// deadline is when the request runs out of time, once that is known.
 	deadline time.Time
 	// singles backs the one-element values of the header map, to save an
@@ -154,9 +156,9 @@ func (x *exchange) logFields(err error) []zap.Field {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{w: w, r: r, srv: s, route: s.router.unmatched}
 	if o := s.opts.Observer; o != nil {
-		start := time.Now()
+		x.start = time.Now()
 		o.Begin()
-		defer func() { x.endpoint().End(x.status, time.Since(start)) }()
+		defer func() { x.endpoint().End(x.status, time.Since(x.start)) }()
 	}
 	defer x.boundDrain()
 	defer x.recover()

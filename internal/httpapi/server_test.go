@@ -215,7 +215,7 @@ func (d *discard) WriteHeader(int)             {}
 // allocates is counted.
 type committed struct{}
 
-func (committed) Do(_ context.Context, cmd *kvstore.Command) (kvstore.Result, error) {
+func (committed) DoTimed(context.Context, *kvstore.Command, *api.Timing) (kvstore.Result, error) {
 	return kvstore.Result{Revision: 9, KV: kvstore.KV{ModRevision: 9, CreateRevision: 2, Version: 7}}, nil
 }
 func (committed) Barrier(context.Context, api.ReadOptions) error { return nil }

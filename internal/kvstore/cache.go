@@ -27,6 +27,8 @@ type metaCache struct {
 	limitBytes int
 	young, old map[string]*keyMeta
 	bytes      int // of the young generation's keys
+	hits       uint64
+	misses     uint64
 }
 
 // cachedKeyBytes is the average key size for which the limit in entries is
@@ -45,12 +47,15 @@ func (c *metaCache) clear() {
 
 func (c *metaCache) get(key []byte) *keyMeta {
 	if m := c.young[string(key)]; m != nil {
+		c.hits++
 		return m
 	}
 	if m := c.old[string(key)]; m != nil {
+		c.hits++
 		c.put(m)
 		return m
 	}
+	c.misses++
 	return nil
 }
 

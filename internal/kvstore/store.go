@@ -92,6 +92,7 @@ type visible struct {
 	settings      Settings
 	settingsGiven bool
 	cleaned       uint64
+	hits, misses  uint64 // of the metadata cache
 }
 
 // sample says that a revision was current at a moment of replicated time.
@@ -194,7 +195,7 @@ func readRecords(r engine.Reader) (map[string][]byte, error) {
 
 // publish makes the state of the applying goroutine visible.
 func (s *Store) publish() {
-	s.visible.Store(&visible{meta: s.now, settings: s.settings, settingsGiven: s.settingsGiven, cleaned: s.cleaned})
+	s.visible.Store(&visible{meta: s.now, settings: s.settings, settingsGiven: s.settingsGiven, cleaned: s.cleaned, hits: s.cache.hits, misses: s.cache.misses})
 }
 
 // Position returns the place in the log that the state contains.
@@ -251,6 +252,23 @@ type Stats struct {
 	EngineBytes     int64
 	EngineName      string
 }
+
+// Work counts what the store did since it was opened.
+type Work struct {
+	// CacheHits and CacheMisses are Apply's looks at a key's metadata.
+	CacheHits, CacheMisses uint64
+	// UncleanedRevisions are compacted, and their history is not removed yet.
+	UncleanedRevisions uint64
+}
+
+// Work returns what the store did.
+func (s *Store) Work() Work {
+	v := s.visible.Load()
+	return Work{CacheHits: v.hits, CacheMisses: v.misses, UncleanedRevisions: v.compact - min(v.compact, v.cleaned)}
+}
+
+// EngineStats returns the engine's own figures.
+func (s *Store) EngineStats() engine.Stats { return s.eng.Stats() }
 
 // Stats returns figures about the store.
 func (s *Store) Stats() Stats {

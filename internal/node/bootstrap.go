@@ -70,6 +70,7 @@ func (n *Node) raftConfig() raftnode.Config {
 		StateMachine:       &machine{store: n.store},
 		Logger:             n.lg,
 		Lookup:             n.lookup,
+		Observer:           n.cfg.Observer,
 		TickInterval:       n.cfg.TickInterval,
 		ElectionTicks:      n.cfg.ElectionTicks,
 		CheckpointBytes:    n.cfg.CheckpointBytes,

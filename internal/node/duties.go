@@ -71,7 +71,9 @@ func (n *Node) compareHashes(ctx context.Context, r *raftnode.Node) {
 			continue
 		}
 		status, err := n.ClusterStatus(ctx)
+		n.counts.hashesCompared.Add(uint64(status.HashesCompared))
 		if err == nil && status.HashesAgree != nil && !*status.HashesAgree {
+			n.counts.hashesDiverged.Add(1)
 			n.alarms.raise("diverged: replicas have different state hashes at the same index")
 			n.lg.Error("replicas diverge: their state hashes differ at the same log index; compare GET /v1/cluster")
 		}

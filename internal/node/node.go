@@ -80,6 +80,8 @@ type Config struct {
 
 	Logger  *zap.Logger
 	Version api.Version
+	// Observer hears what the replication layer does; nil for nobody.
+	Observer raftnode.Observer
 }
 
 // Node is one member.
@@ -98,6 +100,7 @@ type Node struct {
 	ready    chan struct{} // closed when requests can be served
 	draining atomic.Bool
 	alarms   alarms
+	counts   counts
 	// peerHandler serves the peer listener: only the calls of package node at
 	// first, raft's messages beside them later.
 	peerHandler atomic.Pointer[http.Handler]

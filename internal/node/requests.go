@@ -19,12 +19,20 @@ func (n *Node) Store() *kvstore.Store { return n.store }
 // quorum and applied here. Errors are *api.Error; only api.Timeout and
 // api.Internal leave the outcome open.
 func (n *Node) Do(ctx context.Context, cmd *kvstore.Command) (kvstore.Result, error) {
+	return n.DoTimed(ctx, cmd, nil)
+}
+
+// DoTimed is Do, and adds what the time went into to t where that is not nil.
+func (n *Node) DoTimed(ctx context.Context, cmd *kvstore.Command, t *api.Timing) (kvstore.Result, error) {
 	r, err := n.running()
 	if err != nil {
 		return kvstore.Result{}, err
 	}
-	result, err := r.Propose(ctx, kvstore.EncodeCommand(nil, cmd))
+	w := beginStages(t, writeStages)
+	result, err := r.ProposeTimed(ctx, kvstore.EncodeCommand(nil, cmd), w.timing)
+	w.end()
 	if err != nil {
+		n.counts.proposalsFailed.Add(1)
 		return kvstore.Result{}, writeError(err)
 	}
 	return *result.(*kvstore.Result), nil
@@ -38,7 +46,11 @@ func (n *Node) Barrier(ctx context.Context, o api.ReadOptions) error {
 		return err
 	}
 	if !o.Stale {
-		if err := r.Barrier(ctx); err != nil {
+		w := beginStages(o.Timing, readStages)
+		err := r.BarrierTimed(ctx, w.timing)
+		w.end()
+		if err != nil {
+			n.counts.readsFailed.Add(1)
 			return readError(err)
 		}
 		return nil

@@ -95,7 +95,8 @@ type core struct {
 	// stops.
 	refused error
 
-	out effects
+	counts counts
+	out    effects
 }
 
 // effects is what the owner of a core has to do, in the order of the fields.
@@ -107,6 +108,8 @@ type effects struct {
 	snapshots []*raftpb.Message
 	// appends are MsgStorageAppend messages for the append loop, in order.
 	appends []*raftpb.Message
+	// packed are batches that raft was given for the first time.
+	packed []*batch
 	// applies go to the apply loop, in order.
 	applies []applyWork
 	// reads may be answered once the state machine has applied their index.
@@ -394,6 +397,9 @@ func (c *core) observe() {
 		c.readAsked = 0
 	}
 	changed := st.Lead != c.lead || st.GetTerm() != c.term || st.RaftState != c.role
+	if changed {
+		c.noteLeader(st)
+	}
 	c.lead, c.term, c.role = st.Lead, st.GetTerm(), st.RaftState
 	if changed {
 		c.proposeAgain()
@@ -418,6 +424,7 @@ func (c *core) committed(m *raftpb.Message) applyWork {
 		if o, ok := peekBatch(e.GetData()); ok && o == f.origin {
 			w.own = append(w.own, ownBatch{index: e.GetIndex(), batch: f})
 			c.proposals.flight = nil
+			c.counts.committed += uint64(len(f.proposals))
 			break // C1: there is no other
 		}
 	}

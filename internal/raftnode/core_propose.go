@@ -37,6 +37,7 @@ const (
 // proposal is one command on its way through the log.
 type proposal struct {
 	command []byte
+	timing  *Timing // nil: nobody asked
 	stage   atomic.Int32
 	done    chan answer // capacity 1
 }
@@ -67,6 +68,7 @@ type batch struct {
 	asLeader  bool   // while this node led: then it can not vanish within the term
 	sentTick  uint64
 	retries   int
+	timed     bool // some of the proposals are
 }
 
 // proposalState is the core's side of writing.
@@ -124,6 +126,9 @@ func (c *core) proposeBatch() {
 			s.dropped = true // no leader, a transfer, or too much uncommitted
 			return
 		}
+		if f.sentTerm == 0 {
+			c.out.packed = append(c.out.packed, f)
+		}
 		f.sent, f.sentTick, f.sentTerm, f.asLeader = true, c.ticks, c.term, c.isLeader()
 	}
 }
@@ -146,6 +151,7 @@ func (c *core) pack() *batch {
 		size += len(p.command)
 		commands = append(commands, p.command)
 		b.proposals = append(b.proposals, p)
+		b.timed = b.timed || p.timing != nil
 	}
 	s.queue = append(s.queue[:0], s.queue[taken:]...)
 	clear(s.queue[len(s.queue):cap(s.queue)])

@@ -13,6 +13,7 @@ import (
 type readRequest struct {
 	cancelled atomic.Bool // its requester left
 	done      chan error  // capacity 1
+	timing    *Timing     // nil: nobody asked
 }
 
 func newReadRequest() *readRequest { return &readRequest{done: make(chan error, 1)} }
@@ -57,6 +58,7 @@ func (c *core) issueRead() {
 	}
 	s.flight, s.waiting = s.waiting, nil
 	s.counter++ // C3
+	c.counts.readRounds++
 	s.context = binary.BigEndian.AppendUint64(bytes.Clone(s.prefix), s.counter)
 	s.tick = c.ticks
 	c.rn.ReadIndex(s.context)
@@ -82,6 +84,7 @@ func (c *core) readConfirmed(rs raft.ReadState) {
 	if s.flight == nil || !bytes.Equal(rs.RequestCtx, s.context) {
 		return // an attempt that was given up
 	}
+	c.counts.readRequests += uint64(len(s.flight))
 	c.out.reads = append(c.out.reads, readBatch{index: rs.Index, requests: s.flight})
 	s.flight = nil
 }
@@ -99,6 +102,7 @@ func (c *core) retryReads() {
 	s := &c.reads
 	s.waiting = removeIf(s.waiting, func(r *readRequest) bool { return r.cancelled.Load() })
 	if s.flight != nil && c.ticks-s.tick >= uint64(2*c.cfg.heartbeatTicks+1) {
+		c.counts.readRetries++
 		c.readAgain()
 	}
 }

@@ -46,6 +46,8 @@ type Config struct {
 
 	StateMachine StateMachine
 	Logger       *zap.Logger
+	// Observer hears what the loops do; nil for nobody.
+	Observer Observer
 	// TLS secures the connections to peers.
 	TLS transport.TLSInfo
 	// Lookup finds the peer URLs of a member that this node does not know
@@ -86,6 +88,9 @@ func (c *Config) setDefaults() {
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}
+	if c.Observer == nil {
+		c.Observer = nobody{}
+	}
 }
 
 func setDefault[T comparable](v *T, def T) {
@@ -110,6 +115,7 @@ type Node struct {
 	lg        *zap.Logger
 	disk      *disk
 	writes    logDisk // the disk, as the append loop writes to it
+	observer  Observer
 	log       *logStore
 	applier   *applier
 	appender  *appender
@@ -336,6 +342,7 @@ func (n *Node) drain() {
 }
 
 func (n *Node) takeProposal(p *proposal) {
+	p.timing.pass(StageTaken)
 	if err := n.core.propose(p); err != nil {
 		p.done <- answer{err: err}
 	}
@@ -369,10 +376,13 @@ func (n *Node) dispatch() error {
 	for _, m := range out.appends {
 		n.appendWork.put(appendJob{message: m})
 	}
+	n.notePacked(out.packed)
 	for _, w := range out.applies {
+		w.notePassed()
 		n.applyWork.put(w)
 	}
 	for _, b := range out.reads {
+		b.notePassed()
 		n.waiters.wait(b)
 	}
 	if out.membership != nil {

@@ -76,6 +76,7 @@ func assemble(cfg *Config, d *disk, state bootState) (*Node, error) {
 	if err := bootstrap(cfg, d, &state); err != nil {
 		return nil, err
 	}
+	cfg.StateMachine = observedMachine{cfg.StateMachine, cfg.Observer}
 	a, err := recoverState(cfg, d, &state)
 	if err != nil {
 		return nil, err
@@ -84,7 +85,8 @@ func assemble(cfg *Config, d *disk, state bootState) (*Node, error) {
 		cfg:         *cfg,
 		lg:          cfg.Logger,
 		disk:        d,
-		writes:      d,
+		writes:      observedDisk{d, cfg.Observer},
+		observer:    cfg.Observer,
 		log:         newLogStore(state.snapshot, raisedCommit(state.hardState, a.index), state.entries, a.roster.membership().confState()),
 		applier:     a,
 		proposeC:    make(chan *proposal, 1024),
@@ -270,5 +272,6 @@ func (r receiver) IsRemoved(id uint64) bool { return r.n.Membership().Removed[id
 func (r receiver) Unreachable(id uint64) { r.n.unreachable.Store(id, true) }
 
 func (r receiver) SnapshotStatus(id uint64, ok bool) {
+	r.n.snapshots.noteSent(id, ok)
 	r.n.events.put(event{snapshotTo: id, snapshotOK: ok})
 }

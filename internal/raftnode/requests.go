@@ -12,7 +12,13 @@ import (
 // it may or may not take effect, now or later; every other error that it
 // surely does not.
 func (n *Node) Propose(ctx context.Context, command []byte) (any, error) {
+	return n.ProposeTimed(ctx, command, nil)
+}
+
+// ProposeTimed is Propose, and notes the stages in t where that is not nil.
+func (n *Node) ProposeTimed(ctx context.Context, command []byte, t *Timing) (any, error) {
 	p := newProposal(command)
+	p.timing = t
 	select {
 	case n.proposeC <- p:
 	case <-ctx.Done():
@@ -50,8 +56,12 @@ func (n *Node) late() error {
 // Barrier returns when this node's state contains every write acknowledged
 // anywhere before the call (a linearizable read may follow). It proves so by
 // a ReadIndex; nothing is written.
-func (n *Node) Barrier(ctx context.Context) error {
+func (n *Node) Barrier(ctx context.Context) error { return n.BarrierTimed(ctx, nil) }
+
+// BarrierTimed is Barrier, and notes the stages in t where that is not nil.
+func (n *Node) BarrierTimed(ctx context.Context, t *Timing) error {
 	r := newReadRequest()
+	r.timing = t
 	select {
 	case n.readC <- r:
 	case <-ctx.Done():

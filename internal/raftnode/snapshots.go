@@ -3,12 +3,14 @@ package raftnode
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,6 +38,8 @@ type snapshotter struct {
 
 	applied  atomic.Uint64
 	appended atomic.Int64 // bytes of log written since the start
+	// transfers under way, by member.
+	transfers sync.Map
 
 	// Owned by run.
 	checkpoint      uint64 // index of the last one
@@ -162,6 +166,7 @@ func (s *snapshotter) buildOutgoing() error {
 	path := filepath.Join(s.outgoing, fmt.Sprintf("%016x.body", index))
 	begin := time.Now()
 	size, err := writeBody(path, view)
+	s.n.observer.Snapshot(SnapshotBuild, time.Since(begin), size, err)
 	if err != nil {
 		return err
 	}
@@ -176,6 +181,7 @@ func (s *snapshotter) buildOutgoing() error {
 func (s *snapshotter) send(m *raftpb.Message) {
 	o := s.offered
 	fail := func(reason string, err error) {
+		s.n.observer.Snapshot(SnapshotSend, 0, 0, errNotSent)
 		s.n.lg.Warn("cannot send a snapshot", zap.Uint64("to", m.GetTo()), zap.String("reason", reason), zap.Error(err))
 		s.n.events.put(event{snapshotTo: m.GetTo()})
 	}
@@ -197,12 +203,34 @@ func (s *snapshotter) send(m *raftpb.Message) {
 	}
 	o.used = time.Now()
 	o.sending.Add(1)
+	s.transfers.Store(m.GetTo(), transfer{begin: o.used, bytes: o.size})
 	s.n.transport.SendSnapshot(m, &countedBody{File: f, closed: func() { o.sending.Add(-1) }}, o.size)
 }
 
 func hasMember(s *raftpb.Snapshot, id uint64) bool {
 	cs := s.GetMetadata().GetConfState()
 	return slices.Contains(cs.GetVoters(), id) || slices.Contains(cs.GetLearners(), id)
+}
+
+var errNotSent = errors.New("snapshot not sent")
+
+// transfer is a body on its way to a member.
+type transfer struct {
+	begin time.Time
+	bytes int64
+}
+
+// noteSent hears from the transport how a transfer ended.
+func (s *snapshotter) noteSent(id uint64, ok bool) {
+	t, known := s.transfers.LoadAndDelete(id)
+	if !known {
+		return
+	}
+	var err error
+	if !ok {
+		err = errNotSent
+	}
+	s.n.observer.Snapshot(SnapshotSend, time.Since(t.(transfer).begin), t.(transfer).bytes, err)
 }
 
 // countedBody tells when a transfer is over.
@@ -271,7 +299,7 @@ func (s *snapshotter) record(ctx context.Context, view View) error {
 	if err != nil {
 		return err
 	}
-	bytes := s.appended.Load()
+	bytes, begin := s.appended.Load(), time.Now()
 	job := appendJob{checkpoint: snapshot, done: make(chan error, 1)}
 	s.n.appendWork.put(job)
 	select {
@@ -279,6 +307,7 @@ func (s *snapshotter) record(ctx context.Context, view View) error {
 	case <-ctx.Done():
 		return nil
 	}
+	s.n.observer.Snapshot(SnapshotCheckpoint, time.Since(begin), s.bodyBytes, err)
 	if err != nil {
 		return fmt.Errorf("record a checkpoint: %w", err)
 	}

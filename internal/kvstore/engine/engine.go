@@ -69,6 +69,17 @@ type Batch interface {
 	Close() error
 }
 
+// Stats are figures about an engine since its start or its last Replace. What
+// an engine does not have is 0.
+type Stats struct {
+	Flushes, Compactions   uint64
+	CompactionDebtBytes    uint64 // what compactions still have to read
+	MemTableBytes          uint64
+	ReadAmplification      int // tables and levels that a look-up may visit
+	CacheBytes             int64
+	CacheHits, CacheMisses int64 // of the block cache
+}
+
 // Engine is an ordered key-value store with one writer and any number of
 // concurrent readers.
 type Engine interface {
@@ -89,6 +100,8 @@ type Engine interface {
 	Replace(fill func(set func(key, value []byte) error) error) error
 	// SizeBytes is the space taken, on disk or in memory.
 	SizeBytes() int64
+	// Stats are figures for metrics; collecting them may take a millisecond.
+	Stats() Stats
 	// Name is "pebble" or "memory".
 	Name() string
 	// Close flushes what can be flushed and releases everything.

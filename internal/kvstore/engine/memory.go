@@ -111,6 +111,8 @@ func (e *memoryEngine) Flush() error { return nil }
 
 // SizeBytes estimates the size of the current content; what only open
 // snapshots still hold is not in it.
+func (e *memoryEngine) Stats() Stats { return Stats{} }
+
 func (e *memoryEngine) SizeBytes() int64 { return e.sizeBytes.Load() }
 
 func (e *memoryEngine) Replace(fill func(set func(key, value []byte) error) error) error {

@@ -251,6 +251,27 @@ func (e *pebbleEngine) SizeBytes() int64 {
 	return size
 }
 
+func (e *pebbleEngine) Stats() Stats {
+	g, err := e.acquire()
+	if err != nil {
+		return Stats{}
+	}
+	m := g.db.Metrics()
+	if err := g.release(); err != nil {
+		e.failure.report(err)
+	}
+	return Stats{
+		Flushes:             uint64(m.Flush.Count),
+		Compactions:         uint64(m.Compact.Count),
+		CompactionDebtBytes: m.Compact.EstimatedDebt,
+		MemTableBytes:       m.MemTable.Size,
+		ReadAmplification:   m.ReadAmp(),
+		CacheBytes:          m.BlockCache.Size,
+		CacheHits:           m.BlockCache.Hits,
+		CacheMisses:         m.BlockCache.Misses,
+	}
+}
+
 // Close flushes, so that a clean stop leaves nothing to replay. Readers should
 // be closed before: if some are not, Close says so in its error, and the
 // database closes with the last of them.

@@ -1,0 +1,90 @@
+package raftnode
+
+import (
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/raft/v3"
+)
+
+// Stage is a point on the way of a request.
+type Stage int
+
+// The stages of a write, in order, and those of a read.
+const (
+	StageTaken     Stage = iota // the node loop has the command
+	StageProposed               // it was packed and handed to raft
+	StageCommitted              // a quorum has it on disk
+	StageConfirmed              // of a read: a quorum confirmed the leader
+	stages
+)
+
+// Timing notes when a request passes its stages. Only a request that carries
+// one is timed. The loops write to it; any goroutine may read it.
+type Timing struct {
+	begin time.Time
+	at    [stages]atomic.Int64 // nanoseconds after begin; 0: not passed
+}
+
+// NewTiming returns a Timing that begins now.
+func NewTiming() *Timing { return &Timing{begin: time.Now()} }
+
+// At returns when the stage was passed for the first time, counted from the
+// begin; false while it was not.
+func (t *Timing) At(s Stage) (time.Duration, bool) {
+	d := t.at[s].Load()
+	return time.Duration(d), d > 0
+}
+
+// pass notes a stage; what is done again after a change of leader keeps its
+// first time. nil is not timed.
+func (t *Timing) pass(s Stage) {
+	if t != nil {
+		t.at[s].CompareAndSwap(0, max(1, int64(time.Since(t.begin))))
+	}
+}
+
+// pass notes a stage for the proposals of a batch that are timed.
+func (b *batch) pass(s Stage) {
+	if !b.timed {
+		return
+	}
+	for _, p := range b.proposals {
+		p.timing.pass(s)
+	}
+}
+
+// notePacked tells of the batches that were proposed for the first time.
+func (n *Node) notePacked(batches []*batch) {
+	for _, b := range batches {
+		n.observer.Packed(len(b.proposals), len(b.data))
+		b.pass(StageProposed)
+	}
+}
+
+func (w *applyWork) notePassed() {
+	for _, own := range w.own {
+		own.batch.pass(StageCommitted)
+	}
+}
+
+func (b readBatch) notePassed() {
+	for _, r := range b.requests {
+		r.timing.pass(StageConfirmed)
+	}
+}
+
+// noteLeader counts elections and changes of leader, before the core takes
+// over what raft says.
+func (c *core) noteLeader(st raft.BasicStatus) {
+	if st.Lead != raft.None && st.Lead != c.lead {
+		c.counts.leaderChanges++
+	}
+	if campaigning(st.RaftState) && !campaigning(c.role) {
+		c.counts.campaigns++
+	}
+}
+
+func campaigning(s raft.StateType) bool {
+	return s == raft.StatePreCandidate || s == raft.StateCandidate
+}
