@@ -155,10 +155,10 @@ type daemonProcess struct {
 }
 
 // startNode starts a single node that writes its log to stderr.
-func startNode(t *testing.T, stderr *os.File) *daemonProcess {
+func startNode(t *testing.T, stderr *os.File, more ...string) *daemonProcess {
 	t.Helper()
 	p := &daemonProcess{client: freeURL(t), ended: make(chan error, 1)}
-	p.cmd = command(t, nil, "--listen-client", p.client, "--listen-peer", freeURL(t), "--engine", "memory")
+	p.cmd = command(t, nil, append(more, "--listen-client", p.client, "--listen-peer", freeURL(t), "--engine", "memory")...)
 	p.cmd.Stderr = stderr
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -42,10 +42,13 @@ func (i *instruments) watch(n metrics.Source) error {
 	return i.registry.Register(metrics.Node{Source: n})
 }
 
+// maxScrapes bounds the scrapes at once; each is put together in memory.
+const maxScrapes = 8
+
 // handler serves /metrics. Beside the own registry it shows the default one,
 // where the Go runtime, the process and etcd's packages for log, snapshots and
 // transport are registered.
 func (i *instruments) handler() http.Handler {
 	both := prometheus.Gatherers{i.registry, prometheus.DefaultGatherer}
-	return promhttp.HandlerFor(both, promhttp.HandlerOpts{EnableOpenMetrics: true})
+	return promhttp.HandlerFor(both, promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: maxScrapes})
 }

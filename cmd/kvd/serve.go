@@ -42,6 +42,7 @@ type daemon struct {
 	server    *http1.Server
 	metrics   http.Handler
 	observer  httpapi.Observer
+	side      *sideDoor
 }
 
 // serve runs a node until a signal, its removal from the cluster, or a
@@ -58,18 +59,23 @@ func serve(s *settings.Settings, e environment) error {
 	if err != nil {
 		return err
 	}
+	defer d.side.close()
 	return d.run(signals)
 }
 
-// newDaemon takes the client port and checks the settings of the node.
+// newDaemon takes the ports for clients and metrics and checks the settings of the node.
 func newDaemon(s *settings.Settings, e environment, log *zap.Logger, sink *logSink) (*daemon, error) {
 	l, err := listenForClients(s)
 	if err != nil {
 		return nil, err
 	}
-	d := &daemon{settings: s, log: log, exit: e.exit, version: buildVersion(), listeners: l}
-	if err := d.assemble(sink); err != nil {
+	side, err := newSideDoor(s, log)
+	if err != nil {
 		return nil, errors.Join(err, closeAll(l))
+	}
+	d := &daemon{settings: s, log: log, exit: e.exit, version: buildVersion(), listeners: l, side: side}
+	if err := d.assemble(sink); err != nil {
+		return nil, errors.Join(err, closeAll(l), closeAll(side.listeners))
 	}
 	return d, nil
 }
@@ -124,6 +130,7 @@ func (d *daemon) run(signals <-chan os.Signal) error {
 	defer cancel()
 	ended, failed := make(chan error, 1), make(chan error, len(d.listeners))
 	go func() { ended <- d.node.Run(ctx) }()
+	d.side.open(d.gate, d.settings.Pprof)
 	for _, l := range d.listeners {
 		go func() { failed <- d.server.Serve(l) }()
 	}
@@ -171,7 +178,7 @@ func (d *daemon) open() {
 		Version: d.version, RootMembers: d.settings.RootMembers,
 	}))
 	d.log.Info("ready to serve client requests", zap.Uint64("id", d.node.ID()),
-		zap.Strings("client_urls", d.settings.ListenClient), zap.String("peer_url", d.settings.ListenPeer))
+		zap.Strings("client_urls", d.settings.ListenClient), zap.Strings("metrics_urls", d.settings.ListenMetrics), zap.String("peer_url", d.settings.ListenPeer))
 }
 
 // ignores swallows signals that do not end the node.
