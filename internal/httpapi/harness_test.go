@@ -34,6 +34,7 @@ type testNode struct {
 	readErr  error             // answered to Barrier instead, if set
 	barriers []api.ReadOptions // what reads asked for
 	onDo     func(ctx context.Context)
+	onGroup  func(ctx context.Context, commands [][]byte) error // before a group, whose error it can be
 }
 
 func (n *testNode) Do(ctx context.Context, cmd *kvstore.Command) (kvstore.Result, error) {
@@ -54,6 +55,20 @@ func (n *testNode) DoTimed(ctx context.Context, cmd *kvstore.Command, t *api.Tim
 		t.Stages = append(t.Stages, api.Stage{Name: "commit", Took: time.Millisecond}, api.Stage{Name: "apply", Took: 1500 * time.Microsecond})
 	}
 	return n.Do(ctx, cmd)
+}
+
+func (n *testNode) DoGroup(ctx context.Context, commands [][]byte) ([]*kvstore.Result, error) {
+	if n.onDo != nil {
+		n.onDo(ctx)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.onGroup != nil {
+		if err := n.onGroup(ctx, commands); err != nil {
+			return nil, err
+		}
+	}
+	return n.applyGroupLocked(commands)
 }
 
 func (n *testNode) Barrier(_ context.Context, o api.ReadOptions) error {

@@ -93,7 +93,12 @@ func appendNumber(dst []byte, name string, n uint64) []byte {
 
 // appendKV appends a pair with its metadata as an object.
 func appendKV(dst []byte, kv *kvstore.KV, keysOnly bool) []byte {
-	dst = append(dst, '{')
+	return append(appendPairFields(append(dst, '{'), kv, keysOnly), '}')
+}
+
+// appendPairFields appends what is between the braces of a pair, from its key
+// on.
+func appendPairFields(dst []byte, kv *kvstore.KV, keysOnly bool) []byte {
 	dst = appendBytes(dst, "key", kv.Key)
 	if !keysOnly {
 		dst = append(dst, ',')
@@ -102,8 +107,7 @@ func appendKV(dst []byte, kv *kvstore.KV, keysOnly bool) []byte {
 	dst = appendNumber(dst, "create_revision", kv.CreateRevision)
 	dst = appendNumber(dst, "mod_revision", kv.ModRevision)
 	dst = appendNumber(dst, "version", kv.Version)
-	dst = appendNumber(dst, "lease", kv.Lease)
-	return append(dst, '}')
+	return appendNumber(dst, "lease", kv.Lease)
 }
 
 // writeJSON answers with a document.

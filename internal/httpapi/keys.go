@@ -294,14 +294,17 @@ func (x *exchange) writeChanged(cmd *kvstore.Command, res *kvstore.Result) {
 // document.
 func appendPrevious(doc []byte, cmd *kvstore.Command, res *kvstore.Result) []byte {
 	if cmd.ReturnPrevious {
-		doc = append(doc, `,"previous":`...)
-		if res.Previous == nil {
-			doc = append(doc, "null"...)
-		} else {
-			doc = appendKV(doc, res.Previous, false)
-		}
+		doc = appendPreviousPair(doc, res.Previous)
 	}
 	return append(doc, '}', '\n')
+}
+
+func appendPreviousPair(doc []byte, kv *kvstore.KV) []byte {
+	doc = append(doc, `,"previous":`...)
+	if kv == nil {
+		return append(doc, "null"...)
+	}
+	return appendKV(doc, kv, false)
 }
 
 // deleteKey answers DELETE /v1/kv/{key}.

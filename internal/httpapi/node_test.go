@@ -22,15 +22,29 @@ func newTestNode(t testing.TB) *testNode {
 	return &testNode{Store: store}
 }
 
+func (*testNode) Encode(dst []byte, cmd *kvstore.Command) []byte {
+	return kvstore.EncodeCommand(dst, cmd)
+}
+
 // applyLocked gives the command a place in the log and applies it.
 func (n *testNode) applyLocked(cmd *kvstore.Command) (kvstore.Result, error) {
-	n.index++
-	entries := []kvstore.Entry{{
-		Index: n.index, Term: 1, WantResults: true,
-		Commands: [][]byte{kvstore.EncodeCommand(nil, cmd)},
-	}}
-	if err := n.Store.Apply(entries); err != nil {
+	results, err := n.applyGroupLocked([][]byte{kvstore.EncodeCommand(nil, cmd)})
+	if err != nil {
 		return kvstore.Result{}, err
 	}
-	return entries[0].Results[0], nil
+	return *results[0], nil
+}
+
+// applyGroupLocked is applyLocked for commands of one entry.
+func (n *testNode) applyGroupLocked(commands [][]byte) ([]*kvstore.Result, error) {
+	n.index++
+	entries := []kvstore.Entry{{Index: n.index, Term: 1, WantResults: true, Commands: commands}}
+	if err := n.Store.Apply(entries); err != nil {
+		return nil, err
+	}
+	out := make([]*kvstore.Result, len(commands))
+	for i := range out {
+		out[i] = &entries[0].Results[i]
+	}
+	return out, nil
 }

@@ -30,6 +30,12 @@ type Replicator interface {
 	// DoTimed has the command committed and applied here, and returns what it
 	// came to. Where t is not nil it gets what the time went into.
 	DoTimed(ctx context.Context, cmd *kvstore.Command, t *api.Timing) (kvstore.Result, error)
+	// Encode appends the command in the form that DoGroup takes.
+	Encode(dst []byte, cmd *kvstore.Command) []byte
+	// DoGroup is DoTimed for several commands: they take effect in their order with
+	// nothing in between, or, with an error as that of DoTimed, all have the same
+	// fate. They must not be changed any more after an error.
+	DoGroup(ctx context.Context, commands [][]byte) ([]*kvstore.Result, error)
 	// Barrier returns once this node's state is as fresh as o asks.
 	Barrier(ctx context.Context, o api.ReadOptions) error
 }

@@ -108,6 +108,7 @@ func keyRoutes(rootMembers bool) []*route {
 			{name: http.MethodGet, handle: (*Server).listKeys, params: with(rangeParams, readParams, []string{"limit", "cursor", "reverse", "keys_only", "count_only", "delimiter", "revision", "timing"})},
 			{name: http.MethodDelete, handle: (*Server).deleteRange, mutates: true, params: with(rangeParams, []string{"timing"})},
 		}},
+		{pattern: "/v1/batch", methods: []method{{name: http.MethodPost, handle: (*Server).batch, mutates: true}}},
 	}
 }
 
@@ -310,7 +311,7 @@ func versionSegment(s string) bool {
 }
 
 // planned are the parts of the contract that this version does not have.
-var planned = []string{"/v1/watch", "/v1/leases", "/v1/locks", "/v1/txn", "/v1/batch"}
+var planned = []string{"/v1/watch", "/v1/leases", "/v1/locks", "/v1/txn"}
 
 // noRoute says why a reserved path leads nowhere.
 func noRoute(verb, path string) error {

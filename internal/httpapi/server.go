@@ -52,12 +52,15 @@ type Options struct {
 }
 
 // Server answers requests of clients. It is an http.Handler, safe for
-// concurrent use, and starts no goroutine.
+// concurrent use. It starts no goroutine that outlives its request.
 type Server struct {
 	opts     Options
 	log      *zap.Logger
 	router   *router
 	inFlight atomic.Int64
+	// groups holds a token for each group of a batch that is on its way
+	// through the log.
+	groups chan struct{}
 }
 
 // New returns a Server.
@@ -68,7 +71,7 @@ func New(opts Options) *Server {
 	if opts.MaxInFlight == 0 {
 		opts.MaxInFlight = DefaultMaxInFlight
 	}
-	s := &Server{opts: opts, log: opts.Logger, router: newRouter(opts.RootMembers)}
+	s := &Server{opts: opts, log: opts.Logger, router: newRouter(opts.RootMembers), groups: make(chan struct{}, maxGroups)}
 	if opts.Observer != nil {
 		s.router.observe(opts.Observer)
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -217,6 +218,11 @@ type committed struct{}
 
 func (committed) DoTimed(context.Context, *kvstore.Command, *api.Timing) (kvstore.Result, error) {
 	return kvstore.Result{Revision: 9, KV: kvstore.KV{ModRevision: 9, CreateRevision: 2, Version: 7}}, nil
+}
+func (committed) Encode(dst []byte, cmd *kvstore.Command) []byte { return append(dst, cmd.Value...) }
+func (committed) DoGroup(_ context.Context, commands [][]byte) ([]*kvstore.Result, error) {
+	res := &kvstore.Result{Revision: 9, KV: kvstore.KV{ModRevision: 9, CreateRevision: 2, Version: 7}}
+	return slices.Repeat([]*kvstore.Result{res}, len(commands)), nil
 }
 func (committed) Barrier(context.Context, api.ReadOptions) error { return nil }
 

@@ -38,6 +38,30 @@ func (n *Node) DoTimed(ctx context.Context, cmd *kvstore.Command, t *api.Timing)
 	return *result.(*kvstore.Result), nil
 }
 
+// Encode appends the command in the form that DoGroup takes.
+func (n *Node) Encode(dst []byte, cmd *kvstore.Command) []byte {
+	return kvstore.EncodeCommand(dst, cmd)
+}
+
+// DoGroup is Do for several commands.
+// They take effect in their order with nothing in between, or all have the
+// fate that the error tells. They must not be changed any more after an error.
+func (n *Node) DoGroup(ctx context.Context, commands [][]byte) ([]*kvstore.Result, error) {
+	r, err := n.running()
+	if err != nil {
+		return nil, err
+	}
+	results, err := r.ProposeGroup(ctx, commands)
+	if err != nil {
+		return nil, writeError(err)
+	}
+	out := make([]*kvstore.Result, len(results))
+	for i, result := range results {
+		out[i] = result.(*kvstore.Result)
+	}
+	return out, nil
+}
+
 // Barrier returns when this node's state is as fresh as asked for. A
 // linearizable read follows it.
 func (n *Node) Barrier(ctx context.Context, o api.ReadOptions) error {

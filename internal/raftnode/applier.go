@@ -131,8 +131,11 @@ func (a *applier) answer(work []applyWork, out *appliedWork) {
 				out.skipped = append(out.skipped, own.batch)
 				continue
 			}
-			for j, p := range own.batch.proposals {
-				p.done <- answer{result: e.Results[j]}
+			results := e.Results
+			for _, p := range own.batch.proposals {
+				n := len(p.commands)
+				p.done <- answer{results: results[:n:n]}
+				results = results[n:]
 			}
 		}
 	}

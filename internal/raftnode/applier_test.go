@@ -30,12 +30,14 @@ func committedEntry(index uint64, data []byte) *raftpb.Entry {
 // skipped batches come back, and everything else is told in order.
 func TestApplierAnswers(t *testing.T) {
 	a, m := testApplier(t)
-	ran := &batch{origin: origin{1, 2, 1}, proposals: []*proposal{newProposal(command8(7)), newProposal(command8(8))}}
+	ran := &batch{origin: origin{1, 2, 1}, proposals: []*proposal{
+		newProposal(command8(7)), newGroup([][]byte{command8(3), command8(4)}), newProposal(command8(8)),
+	}}
 	skipped := &batch{origin: origin{1, 1, 9}, proposals: []*proposal{newProposal(command8(9))}}
 	entry := func(b *batch) []byte {
 		var cs [][]byte
 		for _, p := range b.proposals {
-			cs = append(cs, p.command)
+			cs = append(cs, p.commands...)
 		}
 		return encodeBatch(b.origin, cs)
 	}
@@ -53,8 +55,8 @@ func TestApplierAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, p := range ran.proposals {
-		if got, ok := p.answered(); !ok || got.err != nil || got.result.(uint64) != 3 {
-			t.Errorf("answer %+v %v", got, ok)
+		if got, ok := p.answered(); !ok || got.err != nil || len(got.results) != len(p.commands) || got.results[0].(uint64) != 3 {
+			t.Errorf("answer %+v %v to %d commands", got, ok, len(p.commands))
 		}
 	}
 	if _, ok := skipped.proposals[0].answered(); ok || len(out.skipped) != 1 || m.seen[9] {

@@ -424,7 +424,7 @@ func (c *core) committed(m *raftpb.Message) applyWork {
 		if o, ok := peekBatch(e.GetData()); ok && o == f.origin {
 			w.own = append(w.own, ownBatch{index: e.GetIndex(), batch: f})
 			c.proposals.flight = nil
-			c.counts.committed += uint64(len(f.proposals))
+			c.counts.committed += uint64(f.commands)
 			break // C1: there is no other
 		}
 	}

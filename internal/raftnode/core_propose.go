@@ -34,22 +34,36 @@ const (
 	stageWithdrawn                      // its requester gave up before it was proposed
 )
 
-// proposal is one command on its way through the log.
+// proposal is one command on its way through the log, or a group of them that
+// stays together: in one entry, in order, with nothing in between.
 type proposal struct {
-	command []byte
-	timing  *Timing // nil: nobody asked
-	stage   atomic.Int32
-	done    chan answer // capacity 1
+	commands [][]byte
+	size     int     // of the commands, in bytes
+	timing   *Timing // nil: nobody asked
+	stage    atomic.Int32
+	done     chan answer // capacity 1
+	one      [1][]byte   // backs commands where there is one
 }
 
 // answer is how a proposal ended.
 type answer struct {
-	result any
-	err    error
+	results []any // one for each command; valid for good
+	err     error
 }
 
 func newProposal(command []byte) *proposal {
-	return &proposal{command: command, done: make(chan answer, 1)}
+	p := &proposal{size: len(command), done: make(chan answer, 1)}
+	p.one[0] = command
+	p.commands = p.one[:]
+	return p
+}
+
+func newGroup(commands [][]byte) *proposal {
+	p := &proposal{commands: commands, done: make(chan answer, 1)}
+	for _, c := range commands {
+		p.size += len(c)
+	}
+	return p
 }
 
 // withdraw takes the proposal back; false means that it was proposed already
@@ -63,6 +77,7 @@ type batch struct {
 	origin    origin
 	data      []byte
 	proposals []*proposal
+	commands  int    // of all proposals
 	sent      bool   // handed to raft, and not known to be lost
 	sentTerm  uint64 // term it was handed over in
 	asLeader  bool   // while this node led: then it can not vanish within the term
@@ -101,11 +116,11 @@ func (c *core) propose(p *proposal) error {
 	switch s := &c.proposals; {
 	case c.refused != nil:
 		return c.refused
-	case len(s.queue) >= maxQueuedProposals || s.queueBytes+len(p.command) > c.cfg.maxQueueBytes && len(s.queue) > 0:
+	case len(s.queue) >= maxQueuedProposals || s.queueBytes+p.size > c.cfg.maxQueueBytes && len(s.queue) > 0:
 		return ErrOverloaded
 	}
 	c.proposals.queue = append(c.proposals.queue, p)
-	c.proposals.queueBytes += len(p.command)
+	c.proposals.queueBytes += p.size
 	return nil
 }
 
@@ -140,16 +155,16 @@ func (c *core) pack() *batch {
 	var commands [][]byte
 	taken, size := 0, 0
 	for _, p := range s.queue {
-		if size > 0 && size+len(p.command) > c.cfg.maxBatchBytes {
+		if size > 0 && size+p.size > c.cfg.maxBatchBytes {
 			break
 		}
 		taken++
-		s.queueBytes -= len(p.command)
+		s.queueBytes -= p.size
 		if !p.stage.CompareAndSwap(stageQueued, stageProposed) && p.stage.Load() == stageWithdrawn {
 			continue
 		}
-		size += len(p.command)
-		commands = append(commands, p.command)
+		size += p.size
+		commands = append(commands, p.commands...)
 		b.proposals = append(b.proposals, p)
 		b.timed = b.timed || p.timing != nil
 	}
@@ -160,7 +175,7 @@ func (c *core) pack() *batch {
 	}
 	s.sequence++
 	b.origin = origin{member: c.cfg.id, incarnation: s.incarnation, sequence: s.sequence}
-	b.data = encodeBatch(b.origin, commands)
+	b.commands, b.data = len(commands), encodeBatch(b.origin, commands)
 	return b
 }
 
@@ -170,7 +185,7 @@ func (c *core) requeue(skipped []*batch) {
 	s := &c.proposals
 	for _, b := range skipped {
 		for _, p := range b.proposals {
-			s.queueBytes += len(p.command)
+			s.queueBytes += p.size
 		}
 		s.queue = append(append([]*proposal(nil), b.proposals...), s.queue...)
 	}
@@ -210,7 +225,7 @@ func (c *core) retryProposals() {
 	s.queue = removeIf(s.queue, func(p *proposal) bool {
 		gone := p.stage.Load() == stageWithdrawn
 		if gone {
-			s.queueBytes -= len(p.command)
+			s.queueBytes -= p.size
 		}
 		return gone
 	})

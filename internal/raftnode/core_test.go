@@ -300,6 +300,27 @@ func TestBatchLimits(t *testing.T) {
 	}
 }
 
+// TestGroupStaysTogether: the commands of a group are in one entry, also
+// where they are more than is packed into one otherwise.
+func TestGroupStaysTogether(t *testing.T) {
+	g := lone(t, nil) // 64 bytes a batch
+	before := g.applier.index
+	group := newGroup([][]byte{g.command(2, 100).commands[0], g.command(3, 100).commands[0]})
+	for _, p := range []*proposal{g.command(1, 30), group, g.command(4, 30)} {
+		if err := g.core.propose(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.work()
+	a, ok := group.answered()
+	if !ok || a.err != nil || len(a.results) != 2 || a.results[0] != a.results[1] {
+		t.Errorf("answer %+v %v, want two results of one entry", a, ok)
+	}
+	if got := g.applier.index - before; got != 3 {
+		t.Errorf("%d entries, want 3", got)
+	}
+}
+
 func TestOverload(t *testing.T) {
 	g := newRig(t, 3, nil)
 	for id := byte(1); id <= 10; id++ {
@@ -413,7 +434,7 @@ func TestRestartedSingleLeaderDoesNotReadStale(t *testing.T) {
 	p := g.propose(1, 8)
 	g.work()
 	a, _ := p.answered()
-	written := a.result.(uint64)
+	written := a.results[0].(uint64)
 
 	last, _ := g.log.LastIndex()
 	ents, err := g.log.Entries(InitialIndex+1, last+1, 1<<20)

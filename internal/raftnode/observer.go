@@ -147,7 +147,7 @@ func (c *core) stats() Stats {
 		ReadRetries:        c.counts.readRetries,
 	}
 	if f := c.proposals.flight; f != nil {
-		s.ProposalsInFlight = len(f.proposals)
+		s.ProposalsInFlight = f.commands
 	}
 	return s
 }

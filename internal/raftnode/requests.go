@@ -19,6 +19,22 @@ func (n *Node) Propose(ctx context.Context, command []byte) (any, error) {
 func (n *Node) ProposeTimed(ctx context.Context, command []byte, t *Timing) (any, error) {
 	p := newProposal(command)
 	p.timing = t
+	results, err := n.propose(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	return results[0], nil
+}
+
+// ProposeGroup replicates commands as one: they take effect in their order
+// with nothing in between, or none does, and an error is as for Propose. The
+// commands must not be empty, and must not be changed any more after
+// ErrUnknown.
+func (n *Node) ProposeGroup(ctx context.Context, commands [][]byte) ([]any, error) {
+	return n.propose(ctx, newGroup(commands))
+}
+
+func (n *Node) propose(ctx context.Context, p *proposal) ([]any, error) {
 	select {
 	case n.proposeC <- p:
 	case <-ctx.Done():
@@ -29,7 +45,7 @@ func (n *Node) ProposeTimed(ctx context.Context, command []byte, t *Timing) (any
 	reason := ErrStopping
 	select {
 	case a := <-p.done:
-		return a.result, a.err
+		return a.results, a.err
 	case <-ctx.Done():
 		reason = n.late()
 	case <-n.stopped:
@@ -39,7 +55,7 @@ func (n *Node) ProposeTimed(ctx context.Context, command []byte, t *Timing) (any
 	}
 	select { // the answer may have come meanwhile
 	case a := <-p.done:
-		return a.result, a.err
+		return a.results, a.err
 	default:
 		return nil, ErrUnknown
 	}

@@ -52,7 +52,8 @@ func (s *sim) write(n *simNode, size int) *op {
 	cmd = append(cmd, make([]byte, max(0, size-len(cmd)))...)
 	o := &op{kind: opWrite, node: n, id: s.nextCommand, minIndex: s.known.acked}
 	// Room for two answers shows a second one.
-	o.proposal = &proposal{command: cmd, done: make(chan answer, 2)}
+	o.proposal = newProposal(cmd)
+	o.proposal.done = make(chan answer, 2)
 	return s.begin(o, func(c *core) {
 		if err := c.propose(o.proposal); err != nil {
 			o.proposal.done <- answer{err: err}
@@ -118,8 +119,8 @@ func (o *op) poll() bool {
 	select {
 	case a := <-o.answers():
 		err = a.err
-		if a.result != nil {
-			o.index = a.result.(uint64)
+		if a.results != nil {
+			o.index = a.results[0].(uint64)
 		}
 	case err = <-o.errors():
 	default:

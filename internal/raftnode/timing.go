@@ -57,7 +57,7 @@ func (b *batch) pass(s Stage) {
 // notePacked tells of the batches that were proposed for the first time.
 func (n *Node) notePacked(batches []*batch) {
 	for _, b := range batches {
-		n.observer.Packed(len(b.proposals), len(b.data))
+		n.observer.Packed(b.commands, len(b.data))
 		b.pass(StageProposed)
 	}
 }
