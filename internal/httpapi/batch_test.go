@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -409,19 +410,13 @@ func (r *recorded) SetReadDeadline(at time.Time) error {
 // A body that breaks off in the middle of a line does not run what it has of
 // it.
 func TestBatchThatBreaksOff(t *testing.T) {
-	f := newFixture(t)
-	conn := f.dial()
-	put := func(key string) string { return fmt.Sprintf(`{"put":{"key":%q,"value":"1"}}`, key) }
-	_, _ = fmt.Fprintf(conn, "POST /v1/batch HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n%s\n%s", put("a"), put("b"))
-	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	in := bufio.NewScanner(resp.Body)
-	in.Scan()
-	wantAnswers(t, []string{in.Text()}, `201 "revision":2,`)
-	_ = conn.Close()
-	f.http.Close() // waits for the request
+	s, f := newServer(t)
+	body := `{"put":{"key":"a","value":"1"}}` + "\n" + `{"put":{"key":"b","value":"1"}}`
+	r := httptest.NewRequest("POST", "/v1/batch", nil)
+	r.Body = io.NopCloser(io.MultiReader(strings.NewReader(body), iotest.ErrReader(io.ErrUnexpectedEOF)))
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, r)
+	wantAnswers(t, strings.Split(strings.TrimSpace(w.Body.String()), "\n"), `201 "revision":2,`, `400 "first_not_attempted":2}`)
 	if _, _, err := f.node.Get([]byte("b"), 0); !errors.Is(err, kvstore.ErrKeyNotFound) {
 		t.Errorf("half a line was carried out: %v", err)
 	}
