@@ -42,6 +42,7 @@ var exceptions = map[string][]string{
 	"cmd/kvd/doctor.go":       {"internal/raftnode"},
 	"cmd/kvd/main_test.go":    {"internal/raftnode"},
 	"cmd/kvd/metrics_test.go": {"internal/raftnode"},
+	"cmd/kvd/deploy_test.go":  {"internal/kvstore"},
 	"cmd/kvd/serve.go":        {"internal/kvstore"},
 	"cmd/kvd/snapshot.go":     {"internal/kvstore"},
 }
