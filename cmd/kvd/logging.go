@@ -11,11 +11,12 @@ import (
 
 // newLogger returns the logger and the sink behind it, which the caller
 // closes. Keys and values of the store never go into it.
-func newLogger(out io.Writer, level zapcore.Level, format string) (*zap.Logger, *logSink) {
+func newLogger(out io.Writer, level zap.AtomicLevel, format string) (*zap.Logger, *logSink) {
 	enc := newEncoder(format, out)
 	sink := newLogSink(out, func(n uint64) []byte { return dropNotice(enc, n) })
 	core := zapcore.NewCore(enc, sink, level)
-	return zap.New(core, zap.AddCaller(), zap.ErrorOutput(sink)), sink
+	// Only main may exit the process: a library that would, panics.
+	return zap.New(core, zap.AddCaller(), zap.ErrorOutput(sink), zap.WithFatalHook(zapcore.WriteThenPanic)), sink
 }
 
 func newEncoder(format string, out io.Writer) zapcore.Encoder {

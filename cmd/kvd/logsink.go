@@ -78,18 +78,22 @@ func (s *logSink) Dropped() uint64 {
 
 // Sync waits until the lines so far are written, for a bounded time.
 func (s *logSink) Sync() error {
+	s.flush(syncTimeout)
+	return nil
+}
+
+func (s *logSink) flush(limit time.Duration) {
 	s.mu.Lock()
 	idle, empty := s.mu.idle, s.mu.bytes == 0
 	s.mu.Unlock()
 	if empty {
-		return nil
+		return
 	}
 	select {
 	case <-idle:
 	case <-s.done:
-	case <-time.After(syncTimeout):
+	case <-time.After(limit):
 	}
-	return nil
 }
 
 // Close writes out what is queued, for a bounded time; later lines are

@@ -119,7 +119,7 @@ func TestSinkKeepsTheOrder(t *testing.T) {
 
 func TestLoggerWritesJSONLines(t *testing.T) {
 	var out bytes.Buffer
-	log, sink := newLogger(&out, zapcore.InfoLevel, "")
+	log, sink := newLogger(&out, zap.NewAtomicLevelAt(zapcore.InfoLevel), "")
 	log.Debug("not this")
 	log.Info("ready", zap.String("a", "b"), zap.Duration("took", 1500*time.Millisecond))
 	sink.Close()
@@ -143,7 +143,7 @@ func TestLoggerWritesJSONLines(t *testing.T) {
 
 func TestLoggerForPeople(t *testing.T) {
 	var out bytes.Buffer
-	log, sink := newLogger(&out, zapcore.WarnLevel, "console")
+	log, sink := newLogger(&out, zap.NewAtomicLevelAt(zapcore.WarnLevel), "console")
 	log.Info("not this")
 	log.Warn("careful")
 	sink.Close()

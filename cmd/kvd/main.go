@@ -121,7 +121,7 @@ Each setting is a flag or an environment variable; the flag wins.`,
 			if err != nil {
 				return usageError{err}
 			}
-			return serve(s, e)
+			return serve(s, e, func() (*settings.Settings, error) { return serveSettings(cmd, e) })
 		},
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })

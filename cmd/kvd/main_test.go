@@ -28,10 +28,17 @@ import (
 // beKVD makes the test binary behave as kvd, which spares building one.
 const beKVD = "RUN_TEST_BINARY_AS_KVD"
 
+// panicInstead makes it panic as a serving node would.
+const panicInstead = "RUN_TEST_BINARY_TO_PANIC"
+
 // patience bounds what the tests wait for.
 const patience = 30 * time.Second
 
 func TestMain(m *testing.M) {
+	if os.Getenv(panicInstead) != "" {
+		crashBySignal()
+		panic("as a test asks")
+	}
 	if os.Getenv(beKVD) != "" {
 		main()
 	}
@@ -315,12 +322,12 @@ func TestReaderOfTheLogGoesAway(t *testing.T) {
 
 func TestSecondSignalExitsAtOnce(t *testing.T) {
 	codes := make(chan int, 1)
-	d := &daemon{log: zap.NewNop(), exit: func(code int) { codes <- code }}
+	d := &daemon{log: zap.NewNop(), sink: newLogSink(io.Discard, nil), exit: func(code int) { codes <- code }}
 	signals := make(chan os.Signal, 2)
 	end := d.exitOnSecond(signals)
 	signals <- syscall.SIGHUP
 	signals <- syscall.SIGINT
-	if code := <-codes; code != exitFailed {
+	if code := <-codes; code != 128+int(syscall.SIGINT) {
 		t.Errorf("exit code %d", code)
 	}
 	end()
@@ -341,7 +348,7 @@ func TestStopOfAStuckNode(t *testing.T) {
 	if err := d.wait(ended); !errors.Is(err, node.ErrRemoved) {
 		t.Errorf("got %v", err)
 	}
-	if total := drainTimeout + finishTimeout + closeTimeout; total >= 10*time.Second {
+	if total := drainTimeout + farewellTime + finishTimeout + closeTimeout + 2*cutTimeout + sideCloseTimeout + 2*syncTimeout; total >= 10*time.Second {
 		t.Errorf("a stop may take %v; supervisors kill after ten seconds", total)
 	}
 }

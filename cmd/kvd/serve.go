@@ -8,9 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"sync"
 	"syscall"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -22,18 +20,13 @@ import (
 	"github.com/kvd-io/kvd/internal/settings"
 )
 
-// The parts of a stop, each with its limit. Together they stay below the ten
-// seconds after which supervisors kill.
-const (
-	drainTimeout  = 2 * time.Second // handing leadership over
-	finishTimeout = 3 * time.Second // requests in work
-	closeTimeout  = 4 * time.Second // the node's own loops
-)
-
 // daemon is one serving node with its client listener.
 type daemon struct {
 	settings  *settings.Settings
 	log       *zap.Logger
+	sink      *logSink
+	level     *logLevel
+	reload    reloading
 	exit      func(code int)
 	version   api.Version
 	listeners []net.Listener
@@ -47,18 +40,25 @@ type daemon struct {
 
 // serve runs a node until a signal, its removal from the cluster, or a
 // failure.
-func serve(s *settings.Settings, e environment) error {
+func serve(s *settings.Settings, e environment, again func() (*settings.Settings, error)) error {
+	crashBySignal()
 	// A reader of the log that goes away must not take the node with it.
 	signal.Ignore(syscall.SIGPIPE)
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
-	log, sink := newLogger(e.stderr, s.LogLevel, s.LogFormat)
+	level := newLogLevel(s.LogLevel)
+	defer level.close()
+	log, sink := newLogger(e.stderr, level.level, s.LogFormat)
 	defer sink.Close()
+	level.log = log
 	d, err := newDaemon(s, e, log, sink)
 	if err != nil {
 		return err
 	}
+	d.level = level
+	d.reload = reloading{log: log, again: again, given: s.Given}
+	d.reload.add("log-level", level.reload)
 	defer d.side.close()
 	return d.run(signals)
 }
@@ -73,7 +73,7 @@ func newDaemon(s *settings.Settings, e environment, log *zap.Logger, sink *logSi
 	if err != nil {
 		return nil, errors.Join(err, closeAll(l))
 	}
-	d := &daemon{settings: s, log: log, exit: e.exit, version: buildVersion(), listeners: l, side: side}
+	d := &daemon{settings: s, log: log, exit: e.exit, version: buildVersion(), listeners: l, side: side, sink: sink}
 	if err := d.assemble(sink); err != nil {
 		return nil, errors.Join(err, closeAll(l), closeAll(side.listeners))
 	}
@@ -141,17 +141,17 @@ func (d *daemon) run(signals <-chan os.Signal) error {
 			ready = nil
 			d.open()
 		case sig := <-signals:
-			if d.ignores(sig) {
+			if sig == syscall.SIGHUP {
+				d.reload.run()
 				continue
 			}
 			d.log.Info("stopping", zap.Stringer("signal", sig))
 			defer d.exitOnSecond(signals)()
-			d.drain()
-			cancel()
-			return d.wait(ended)
+			return d.stop(cancel, ended)
 		case err := <-ended:
 			d.gate.shut()
-			d.finishRequests()
+			d.finishRequests(finishTimeout)
+			d.cutRequests()
 			return err
 		case err := <-failed:
 			cancel()
@@ -176,70 +176,8 @@ func (d *daemon) open() {
 		Store: d.node.Store(), Replicator: d.node, Cluster: d.node, Health: d.node,
 		Logger: d.log, Metrics: d.metrics, Observer: d.observer,
 		Version: d.version, RootMembers: d.settings.RootMembers,
+		LogLevel: d.level, RequestLog: d.settings.RequestLog,
 	}))
 	d.log.Info("ready to serve client requests", zap.Uint64("id", d.node.ID()),
 		zap.Strings("client_urls", d.settings.ListenClient), zap.Strings("metrics_urls", d.settings.ListenMetrics), zap.String("peer_url", d.settings.ListenPeer))
-}
-
-// ignores swallows signals that do not end the node.
-func (d *daemon) ignores(sig os.Signal) bool {
-	if sig != syscall.SIGHUP {
-		return false
-	}
-	d.log.Info("SIGHUP is ignored: this version has nothing to reload")
-	return true
-}
-
-// exitOnSecond ends the process at once for whoever cannot wait for the stop.
-// The returned function ends the watch.
-func (d *daemon) exitOnSecond(signals <-chan os.Signal) (end func()) {
-	stopped := make(chan struct{})
-	var watch sync.WaitGroup
-	watch.Go(func() {
-		for {
-			select {
-			case <-stopped:
-				return
-			case sig := <-signals:
-				if !d.ignores(sig) {
-					d.log.Error("second signal: exiting without a clean stop", zap.Stringer("signal", sig))
-					d.exit(exitFailed)
-				}
-			}
-		}
-	})
-	return func() { close(stopped); watch.Wait() }
-}
-
-// drain brings this node out of the way politely: leadership is handed over,
-// and the requests in work are finished.
-func (d *daemon) drain() {
-	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
-	defer cancel()
-	d.node.Drain(ctx)
-	d.finishRequests()
-}
-
-// finishRequests lets the requests in work end, and cuts those that take too
-// long. No new connection is taken.
-func (d *daemon) finishRequests() {
-	ctx, cancel := context.WithTimeout(context.Background(), finishTimeout)
-	defer cancel()
-	if err := d.server.Shutdown(ctx); err != nil {
-		d.log.Warn("requests were cut off", zap.Error(errors.Join(err, d.server.Close())))
-	}
-}
-
-// wait returns how the node ended, after it was told to.
-func (d *daemon) wait(ended <-chan error) error {
-	select {
-	case err := <-ended:
-		if err == nil || errors.Is(err, context.Canceled) {
-			d.log.Info("stopped")
-			return nil
-		}
-		return err
-	case <-time.After(closeTimeout):
-		return fmt.Errorf("the node did not stop within %v", closeTimeout)
-	}
 }

@@ -42,6 +42,7 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 		size = min(declared, firstRead)
 	}
 	body, err := readUpTo(x.r.Body, make([]byte, 0, size), declared, limit)
+	x.in += int64(len(body))
 	switch {
 	case err == nil:
 		x.body = bodyRead

@@ -67,6 +67,15 @@ type Health interface {
 	Snapshot(ctx context.Context, w io.Writer) error
 }
 
+// LogLevel is the severity from which on the node logs.
+type LogLevel interface {
+	// LogLevel returns the level, and until when it holds; zero is for good.
+	LogLevel() (level string, until time.Time)
+	// SetLogLevel changes it, for good where period is 0. The error says why
+	// the level is none.
+	SetLogLevel(level string, period time.Duration) error
+}
+
 // Observer hears of every request: Begin when it arrives, and its endpoint's
 // End when it is answered.
 type Observer interface {

@@ -139,6 +139,9 @@ func (x *exchange) writeProblem(p *api.Error) {
 	}
 	h := x.Header()
 	clearPayloadHeaders(h)
+	if x.logged(status) || status == http.StatusInternalServerError {
+		h.Set("X-Request-Id", x.requestID())
+	}
 	x.setTiming()
 	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
 		h.Set("Retry-After", retryAfter(p.RetryAfter))

@@ -153,6 +153,10 @@ func clusterRoutes() []*route {
 			{name: http.MethodGet, handle: (*Server).getSettings, params: readParams},
 			{name: http.MethodPut, handle: (*Server).putSettings, mutates: true},
 		}},
+		{pattern: "/v1/operator/log-level", exempt: true, methods: []method{
+			{name: http.MethodGet, handle: (*Server).getLogLevel},
+			{name: http.MethodPut, handle: (*Server).putLogLevel, mutates: true},
+		}},
 	}
 }
 

@@ -44,6 +44,11 @@ type Options struct {
 	Observer Observer
 	// Version is the answer of /version.
 	Version api.Version
+	// LogLevel answers /v1/operator/log-level; nil makes that 404.
+	LogLevel LogLevel
+	// RequestLog says which requests go to Logger: "off" or "" for none,
+	// "errors", "all".
+	RequestLog string
 	// RootMembers lets POST and DELETE of /{id} change the membership.
 	RootMembers bool
 	// MaxInFlight is the most requests in work at once, health probes aside;
@@ -93,6 +98,8 @@ type exchange struct {
 	status int    // 0 until the header is written
 	id     string // request id, made when first needed
 	body   bodyState
+	in     int64       // bytes of the body that were read
+	out    int64       // bytes of the answer's body
 	start  time.Time   // of the request; zero where nobody measures
 	timing *api.Timing // nil: nobody asked
 	// deadline is when the request runs out of time, once that is known.
@@ -119,7 +126,9 @@ func (x *exchange) Write(p []byte) (int, error) {
 	if x.status == 0 {
 		x.status = http.StatusOK
 	}
-	return x.w.Write(p)
+	n, err := x.w.Write(p)
+	x.out += int64(n)
+	return n, err
 }
 
 // Unwrap lets http.ResponseController reach the connection.
@@ -162,6 +171,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		x.start = time.Now()
 		o.Begin()
 		defer func() { x.endpoint().End(x.status, time.Since(x.start)) }()
+	}
+	if s.opts.RequestLog == RequestLogErrors || s.opts.RequestLog == RequestLogAll {
+		defer x.logRequest(time.Now())
 	}
 	defer x.boundDrain()
 	defer x.recover()

@@ -27,7 +27,7 @@ func (n *Node) leaderDuties(ctx context.Context, r *raftnode.Node) {
 	var ticked uint64 // revision at the last tick
 	for pause(ctx, dutyPace) == nil {
 		pos := r.Position()
-		if pos.Leader != n.id || n.draining.Load() {
+		if pos.Leader != n.id || n.leaving.Load() {
 			continue
 		}
 		n.proposeFirstSettings(ctx, r)

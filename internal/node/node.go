@@ -98,7 +98,8 @@ type Node struct {
 
 	failed   chan error    // capacity 1; the engine can not go on
 	ready    chan struct{} // closed when requests can be served
-	draining atomic.Bool
+	leaving  atomic.Bool   // a stop has begun; requests are still served
+	draining atomic.Bool   // the store is about to close; requests are refused
 	alarms   alarms
 	counts   counts
 	// peerHandler serves the peer listener: only the calls of package node at
@@ -346,10 +347,11 @@ func (n *Node) announceReady(ctx context.Context, r *raftnode.Node) {
 	}
 }
 
-// Drain begins a polite stop: requests are refused from now on, and leadership
-// is handed over. It returns when that is done or the context ends.
+// Drain begins a polite stop: this node is not ready from now on, and
+// leadership is handed over. Requests are served until Run ends. Drain returns
+// when leadership is gone or the context ends.
 func (n *Node) Drain(ctx context.Context) {
-	if n.draining.Swap(true) {
+	if n.leaving.Swap(true) {
 		return
 	}
 	r := n.raft.Load()

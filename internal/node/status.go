@@ -87,6 +87,12 @@ func (n *Node) IsLeader() bool {
 	return r != nil && r.Position().Leader == n.id
 }
 
+// HasLeader reports whether this node knows of a leader.
+func (n *Node) HasLeader() bool {
+	r := n.raft.Load()
+	return r != nil && r.Position().Leader != 0
+}
+
 // statusTimeout bounds how long a silent member delays a cluster status.
 const statusTimeout = 2 * time.Second
 
@@ -196,7 +202,7 @@ func (n *Node) checkStarted() error {
 }
 
 func (n *Node) checkDraining() error {
-	if n.draining.Load() {
+	if n.leaving.Load() || n.draining.Load() {
 		return errors.New("stopping")
 	}
 	return nil

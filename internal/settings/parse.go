@@ -189,3 +189,6 @@ func showSize(n int64) string {
 	}
 	return strconv.FormatInt(n, 10) + names[unit]
 }
+
+// ParseLogLevel reads a level as --log-level takes it.
+func ParseLogLevel(text string) (zapcore.Level, error) { return parseLevel(text) }
