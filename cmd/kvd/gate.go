@@ -21,8 +21,8 @@ type gate struct {
 }
 
 // newGate returns a gate that answers "starting".
-func newGate(v api.Version, metrics http.Handler, checks func(context.Context) []api.Check) *gate {
-	g := &gate{closed: closedGate{version: v, metrics: metrics, checks: checks}}
+func newGate(v api.Version, metrics http.Handler, checks func(context.Context) []api.Check, rejected func(api.Code)) *gate {
+	g := &gate{closed: closedGate{version: v, metrics: metrics, checks: checks, rejected: rejected}}
 	g.closed.code = api.Starting
 	g.closed.detail = "this node is starting and has not caught up with its cluster yet; try again soon or ask another one"
 	g.open(g.closed)
@@ -47,8 +47,10 @@ type closedGate struct {
 	version api.Version
 	metrics http.Handler
 	checks  func(context.Context) []api.Check
-	code    api.Code
-	detail  string
+	// rejected hears of each request that is refused.
+	rejected func(api.Code)
+	code     api.Code
+	detail   string
 }
 
 // ServeHTTP implements http.Handler.
@@ -85,6 +87,7 @@ func (c closedGate) readiness(ctx context.Context) string {
 
 // refuse answers with a problem document (RFC 9457).
 func (c closedGate) refuse(w http.ResponseWriter) {
+	c.rejected(c.code)
 	writeJSON(w, http.StatusServiceUnavailable, "application/problem+json", map[string]any{
 		"title":  http.StatusText(http.StatusServiceUnavailable),
 		"status": http.StatusServiceUnavailable,

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,7 +19,7 @@ func testGate() *gate {
 	checks := func(context.Context) []api.Check {
 		return []api.Check{{Name: "started", Err: errors.New("still starting")}, {Name: "draining"}}
 	}
-	return newGate(api.Version{Version: "1.2.3"}, metrics, checks)
+	return newGate(api.Version{Version: "1.2.3"}, metrics, checks, func(api.Code) {})
 }
 
 func ask(h http.Handler, method, path string) *httptest.ResponseRecorder {
@@ -75,5 +76,19 @@ func TestGateOpensAndShuts(t *testing.T) {
 	}
 	if got := w.Header().Get("Content-Type"); got != "application/problem+json" {
 		t.Errorf("as %s", got)
+	}
+}
+
+// What the gate refuses is counted as rejected.
+func TestGateCountsWhatItRefuses(t *testing.T) {
+	g, counted := testGate(), []api.Code{}
+	g.closed.rejected = func(c api.Code) { counted = append(counted, c) }
+	g.open(g.closed)
+	ask(g, "GET", "/livez")
+	ask(g, "GET", "/my-key")
+	g.shut()
+	ask(g, "PUT", "/my-key")
+	if want := []api.Code{api.Starting, api.Stopping}; !slices.Equal(counted, want) {
+		t.Errorf("counted %v, want %v", counted, want)
 	}
 }

@@ -94,7 +94,7 @@ func (d *daemon) assemble(sink *logSink) (err error) {
 		return err
 	}
 	d.metrics, d.observer = meters.handler(), meters.requests
-	d.gate = newGate(d.version, d.metrics, d.node.Checks)
+	d.gate = newGate(d.version, d.metrics, d.node.Checks, d.observer.Rejected)
 	whole := httpapi.NewServer(d.gate, d.log)
 	new(newcomers).watch(whole)
 	d.server = http1.New(whole, httpapi.Small)

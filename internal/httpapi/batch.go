@@ -61,6 +61,7 @@ func (s *Server) batch(x *exchange) error {
 	if b.runBoth() != nil {
 		panic(http.ErrAbortHandler)
 	}
+	b.x.setTiming() // as a trailer
 	return nil
 }
 
@@ -96,6 +97,9 @@ func (b *batch) begin() error {
 	h["X-Content-Type-Options"] = nosniff
 	b.x.set("Content-Type", ndjsonType)
 	b.x.setCluster()
+	if b.x.timing != nil {
+		b.x.set("Trailer", "Server-Timing")
+	}
 	b.x.WriteHeader(http.StatusOK)
 	return b.flush()
 }
@@ -167,7 +171,7 @@ func (b *batch) apply(g *group) (results []*kvstore.Result, at uint64, err error
 	ctx, cancel := context.WithTimeout(b.x.r.Context(), b.timeout)
 	defer cancel()
 	if len(writes) == 0 {
-		err := b.x.srv.opts.Replicator.Barrier(ctx, api.ReadOptions{})
+		err := b.x.srv.opts.Replicator.Barrier(ctx, api.ReadOptions{Timing: b.x.timing})
 		return nil, b.x.srv.opts.Store.Revision(), err
 	}
 	if results, err = b.propose(ctx, writes); err != nil {
@@ -196,7 +200,10 @@ func (b *batch) propose(ctx context.Context, writes [][]byte) ([]*kvstore.Result
 		return nil, api.Errorf(api.Overloaded, "too many batches wait on this node; nothing from this line on was done, try again")
 	}
 	for {
-		results, err := b.x.srv.opts.Replicator.DoGroup(ctx, writes)
+		if t := b.x.timing; t != nil {
+			t.Stages = summed(t.Stages)
+		}
+		results, err := b.x.srv.opts.Replicator.DoGroup(ctx, writes, b.x.timing)
 		var p *api.Error
 		if !errors.As(err, &p) || p.Code != api.Overloaded {
 			return results, err
@@ -316,6 +323,9 @@ func (b *batch) problem(p *api.Error) {
 	fields := maps.Clone(p.Fields)
 	if fields == nil {
 		fields = make(map[string]any, 2)
+	}
+	if o := b.x.srv.opts.Observer; o != nil {
+		o.Rejected(p.Code)
 	}
 	status := statusOf(p.Code)
 	if status == http.StatusInternalServerError {

@@ -57,7 +57,10 @@ func (n *testNode) DoTimed(ctx context.Context, cmd *kvstore.Command, t *api.Tim
 	return n.Do(ctx, cmd)
 }
 
-func (n *testNode) DoGroup(ctx context.Context, commands [][]byte) ([]*kvstore.Result, error) {
+func (n *testNode) DoGroup(ctx context.Context, commands [][]byte, t *api.Timing) ([]*kvstore.Result, error) {
+	if t != nil {
+		t.Stages = append(t.Stages, api.Stage{Name: "commit", Took: time.Millisecond})
+	}
 	if n.onDo != nil {
 		n.onDo(ctx)
 	}

@@ -35,7 +35,7 @@ type Replicator interface {
 	// DoGroup is DoTimed for several commands: they take effect in their order with
 	// nothing in between, or, with an error as that of DoTimed, all have the same
 	// fate. They must not be changed any more after an error.
-	DoGroup(ctx context.Context, commands [][]byte) ([]*kvstore.Result, error)
+	DoGroup(ctx context.Context, commands [][]byte, t *api.Timing) ([]*kvstore.Result, error)
 	// Barrier returns once this node's state is as fresh as o asks.
 	Barrier(ctx context.Context, o api.ReadOptions) error
 }

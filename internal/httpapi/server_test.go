@@ -220,7 +220,7 @@ func (committed) DoTimed(context.Context, *kvstore.Command, *api.Timing) (kvstor
 	return kvstore.Result{Revision: 9, KV: kvstore.KV{ModRevision: 9, CreateRevision: 2, Version: 7}}, nil
 }
 func (committed) Encode(dst []byte, cmd *kvstore.Command) []byte { return append(dst, cmd.Value...) }
-func (committed) DoGroup(_ context.Context, commands [][]byte) ([]*kvstore.Result, error) {
+func (committed) DoGroup(_ context.Context, commands [][]byte, _ *api.Timing) ([]*kvstore.Result, error) {
 	res := &kvstore.Result{Revision: 9, KV: kvstore.KV{ModRevision: 9, CreateRevision: 2, Version: 7}}
 	return slices.Repeat([]*kvstore.Result{res}, len(commands)), nil
 }

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -30,7 +31,7 @@ func (x *exchange) setTiming() {
 		return
 	}
 	var b []byte
-	for _, s := range append(x.timing.Stages, api.Stage{Name: "total", Took: time.Since(x.start)}) {
+	for _, s := range append(summed(x.timing.Stages), api.Stage{Name: "total", Took: time.Since(x.start)}) {
 		if len(b) > 0 {
 			b = append(b, ", "...)
 		}
@@ -39,4 +40,17 @@ func (x *exchange) setTiming() {
 		b = strconv.AppendFloat(b, float64(s.Took)/float64(time.Millisecond), 'f', 3, 64)
 	}
 	x.Header()["Server-Timing"] = []string{string(b)}
+}
+
+// summed adds up the stages of a batch, which passes them many times.
+func summed(stages []api.Stage) (sums []api.Stage) {
+	for _, s := range stages {
+		i := slices.IndexFunc(sums, func(sum api.Stage) bool { return sum.Name == s.Name })
+		if i < 0 {
+			sums = append(sums, s)
+			continue
+		}
+		sums[i].Took += s.Took
+	}
+	return sums
 }

@@ -2,6 +2,8 @@ package httpapi
 
 import (
 	"regexp"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/kvd-io/kvd/internal/api"
@@ -35,6 +37,23 @@ func TestServerTiming(t *testing.T) {
 	}
 	f.do("GET", "/v1/kv/m?timing=yes", "").problem(400, api.BadRequest, "timing")
 	f.do("GET", "/v1/status?timing", "").problem(400, api.BadRequest, "timing")
+}
+
+// A batch says it when it is over, in a trailer, with the sums of its groups.
+func TestServerTimingOfABatch(t *testing.T) {
+	f := newFixture(t)
+	resp, err := f.http.Client().Post(f.http.URL+"/v1/batch?timing", ndjsonType, strings.NewReader(`{"put":{"key":"a","value":"x"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	readAnswer(t, "batch", resp).want(200, `"n":1`)
+	if got := resp.Trailer.Get("Server-Timing"); !regexp.MustCompile(`^commit;dur=1.000, total;dur=`).MatchString(got) {
+		t.Errorf("Server-Timing %q in %v", got, resp.Trailer)
+	}
+	sums := summed([]api.Stage{{Name: "commit", Took: 1}, {Name: "apply", Took: 2}, {Name: "commit", Took: 3}})
+	if !slices.Equal(sums, []api.Stage{{Name: "commit", Took: 4}, {Name: "apply", Took: 2}}) {
+		t.Errorf("sums %v", sums)
+	}
 }
 
 // An answer that came too late says where the time went.

@@ -43,16 +43,21 @@ func (n *Node) Encode(dst []byte, cmd *kvstore.Command) []byte {
 	return kvstore.EncodeCommand(dst, cmd)
 }
 
-// DoGroup is Do for several commands.
+// DoGroup is DoTimed for several commands.
 // They take effect in their order with nothing in between, or all have the
 // fate that the error tells. They must not be changed any more after an error.
-func (n *Node) DoGroup(ctx context.Context, commands [][]byte) ([]*kvstore.Result, error) {
+func (n *Node) DoGroup(ctx context.Context, commands [][]byte, t *api.Timing) ([]*kvstore.Result, error) {
 	r, err := n.running()
 	if err != nil {
 		return nil, err
 	}
-	results, err := r.ProposeGroup(ctx, commands)
+	w := beginStages(t, writeStages)
+	results, err := r.ProposeGroup(ctx, commands, w.timing)
+	w.end()
 	if err != nil {
+		if !errors.Is(err, raftnode.ErrOverloaded) { // the caller tries again
+			n.counts.proposalsFailed.Add(uint64(len(commands)))
+		}
 		return nil, writeError(err)
 	}
 	out := make([]*kvstore.Result, len(results))

@@ -30,8 +30,10 @@ func (n *Node) ProposeTimed(ctx context.Context, command []byte, t *Timing) (any
 // with nothing in between, or none does, and an error is as for Propose. The
 // commands must not be empty, and must not be changed any more after
 // ErrUnknown.
-func (n *Node) ProposeGroup(ctx context.Context, commands [][]byte) ([]any, error) {
-	return n.propose(ctx, newGroup(commands))
+func (n *Node) ProposeGroup(ctx context.Context, commands [][]byte, t *Timing) ([]any, error) {
+	p := newGroup(commands)
+	p.timing = t
+	return n.propose(ctx, p)
 }
 
 func (n *Node) propose(ctx context.Context, p *proposal) ([]any, error) {
