@@ -164,8 +164,14 @@ type daemonProcess struct {
 // startNode starts a single node that writes its log to stderr.
 func startNode(t *testing.T, stderr *os.File, more ...string) *daemonProcess {
 	t.Helper()
+	return startNodeIn(t, nil, stderr, more...)
+}
+
+// startNodeIn starts it with more in its environment.
+func startNodeIn(t *testing.T, environ []string, stderr *os.File, more ...string) *daemonProcess {
+	t.Helper()
 	p := &daemonProcess{client: freeURL(t), ended: make(chan error, 1)}
-	p.cmd = command(t, nil, append(more, "--listen-client", p.client, "--listen-peer", freeURL(t), "--engine", "memory")...)
+	p.cmd = command(t, environ, append(more, "--listen-client", p.client, "--listen-peer", freeURL(t), "--engine", "memory")...)
 	p.cmd.Stderr = stderr
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)

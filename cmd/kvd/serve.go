@@ -27,6 +27,7 @@ type daemon struct {
 	sink      *logSink
 	level     *logLevel
 	reload    reloading
+	above     *supervisor
 	exit      func(code int)
 	version   api.Version
 	listeners []net.Listener
@@ -59,6 +60,10 @@ func serve(s *settings.Settings, e environment, again func() (*settings.Settings
 	d.level = level
 	d.reload = reloading{log: log, again: again, given: s.Given}
 	d.reload.add("log-level", level.reload)
+	if d.above, err = newSupervisor(e.environ, os.Getpid(), log); err != nil {
+		log.Warn("the supervisor will not hear of this node", zap.Error(err))
+	}
+	defer d.above.close()
 	defer d.side.close()
 	return d.run(signals)
 }
@@ -130,6 +135,7 @@ func (d *daemon) run(signals <-chan os.Signal) error {
 	defer cancel()
 	ended, failed := make(chan error, 1), make(chan error, len(d.listeners))
 	go func() { ended <- d.node.Run(ctx) }()
+	d.above.watch(d.node)
 	d.side.open(d.gate, d.settings.Pprof)
 	for _, l := range d.listeners {
 		go func() { failed <- d.server.Serve(l) }()
@@ -142,9 +148,12 @@ func (d *daemon) run(signals <-chan os.Signal) error {
 			d.open()
 		case sig := <-signals:
 			if sig == syscall.SIGHUP {
+				d.above.reloading()
 				d.reload.run()
+				d.above.reloaded()
 				continue
 			}
+			d.above.stopping()
 			d.log.Info("stopping", zap.Stringer("signal", sig))
 			defer d.exitOnSecond(signals)()
 			return d.stop(cancel, ended)
@@ -180,4 +189,5 @@ func (d *daemon) open() {
 	}))
 	d.log.Info("ready to serve client requests", zap.Uint64("id", d.node.ID()),
 		zap.Strings("client_urls", d.settings.ListenClient), zap.Strings("metrics_urls", d.settings.ListenMetrics), zap.String("peer_url", d.settings.ListenPeer))
+	d.above.ready()
 }

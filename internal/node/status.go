@@ -93,6 +93,13 @@ func (n *Node) HasLeader() bool {
 	return r != nil && r.Position().Leader != 0
 }
 
+// Responsive reports whether the loop that everything waits for still turns.
+// A node that starts or has ended has none, and counts as responsive.
+func (n *Node) Responsive() bool {
+	r := n.raft.Load()
+	return r == nil || n.draining.Load() || r.Responsive()
+}
+
 // statusTimeout bounds how long a silent member delays a cluster status.
 const statusTimeout = 2 * time.Second
 

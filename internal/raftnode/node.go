@@ -144,6 +144,7 @@ type Node struct {
 	// unreachable members, noted by the transport for the next tick.
 	unreachable sync.Map     // id → true
 	leaderSeen  atomic.Int64 // unix nanoseconds of the last sign of a leader
+	turned      atomic.Int64 // unix nanoseconds of the node loop's last tick; 0: not begun
 	snapshots   *snapshotter
 
 	ready   chan struct{} // closed once this process's start entry is applied
@@ -196,6 +197,16 @@ func (n *Node) ActiveSince(id uint64) time.Time { return n.transport.ActiveSince
 
 // LeaderContact returns when this node last had a sign of a leader.
 func (n *Node) LeaderContact() time.Time { return time.Unix(0, n.leaderSeen.Load()) }
+
+// hungAfter is after how long without a tick the node loop counts as hung:
+// some heartbeats, and longer than a machine under load makes it wait.
+func (n *Node) hungAfter() time.Duration { return max(5*n.cfg.TickInterval, 5*time.Second) }
+
+// Responsive reports whether the node loop still turns; true before it begins.
+func (n *Node) Responsive() bool {
+	turned := n.turned.Load()
+	return turned == 0 || time.Since(time.Unix(0, turned)) < n.hungAfter()
+}
 
 // LogSizeBytes returns the sizes of the log and of the snapshots on disk.
 func (n *Node) LogSizeBytes() (log, snapshots int64) { return n.disk.sizeBytes() }
@@ -310,6 +321,7 @@ func (n *Node) nodeLoop(ctx context.Context) error {
 
 // tick advances the core's time by one.
 func (n *Node) tick() {
+	n.turned.Store(time.Now().UnixNano())
 	n.unreachable.Range(func(id, _ any) bool {
 		n.unreachable.Delete(id)
 		n.core.unreachable(id.(uint64))

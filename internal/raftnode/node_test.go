@@ -313,3 +313,22 @@ func TestRestartReplaysTheLog(t *testing.T) {
 		records = now
 	}
 }
+
+// A node loop that hangs is noticed from outside, and one that goes on again
+// as well.
+func TestHungNodeLoopIsNoticed(t *testing.T) {
+	n := startNodes(t, 1, nil)[0]
+	<-n.Ready()
+	if !n.Responsive() {
+		t.Fatal("a running node counts as hung")
+	}
+	hang, hanging := make(chan struct{}), make(chan struct{})
+	n.callC <- func(*core) { close(hanging); <-hang }
+	<-hanging
+	n.turned.Store(n.turned.Load() - int64(n.hungAfter())) // instead of waiting as long
+	if n.Responsive() {
+		t.Error("a node whose loop hangs counts as responsive")
+	}
+	close(hang)
+	waitFor(t, "tick after the hang", n.Responsive)
+}
