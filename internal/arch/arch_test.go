@@ -27,6 +27,7 @@ var allowed = map[string][]string{
 	"internal/node":           {"internal/raftnode", "internal/kvstore", "internal/kvstore/engine", "internal/api"},
 	"internal/httpapi":        {"internal/kvstore", "internal/api"},
 	"internal/http1":          {},
+	"internal/certs":          {},
 	"internal/raftnode":       {},
 	"internal/kvstore":        {"internal/kvstore/engine"},
 	"internal/kvstore/engine": {},
