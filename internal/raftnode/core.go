@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -23,6 +24,10 @@ type coreConfig struct {
 	applied        uint64 // index the state machine already contains
 	membership     *Membership
 	logger         raft.Logger
+	// electionTimeout bounds the pauses between campaigns.
+	electionTimeout time.Duration
+	// random returns a number from 0 up to below n.
+	random func(n int64) int64
 }
 
 // Limits of raft's own buffers. Its defaults are "no limit".
@@ -71,6 +76,7 @@ type core struct {
 	term uint64
 	lead uint64
 	role raft.StateType
+	lost uint64 // the leader before, while there is none
 
 	heard map[uint64]uint64 // member → tick of its last message
 	// last is the index of the last entry raft has, on disk or not yet, as of
@@ -90,6 +96,7 @@ type core struct {
 	reads     readState
 	changes   changeState
 	transfers []*transferRequest
+	seeking   seekState
 
 	// refused stops new work with the reason: the disk hangs, or the node
 	// stops.
@@ -116,6 +123,9 @@ type effects struct {
 	reads []readBatch
 	// membership is set when it changed: connections must follow.
 	membership *Membership
+	// campaignIn, where not zero, asks for campaignDue after that time, and
+	// takes back what was asked for before.
+	campaignIn time.Duration
 	// fatal ends the node: it was removed, or its start was refused.
 	fatal error
 }
@@ -163,6 +173,7 @@ func newCore(cfg coreConfig) (*core, error) {
 	c.bound = c.last
 	c.reads.prefix = readPrefix(cfg.id)
 	c.observe()
+	c.seek(false)
 	c.noteRemoval()
 	// Alone, there is nobody to wait for.
 	if v := cfg.membership.Voters(); len(v) == 1 && v[0] == cfg.id {
@@ -208,6 +219,7 @@ func (c *core) step(m *raftpb.Message) {
 	if m.GetType() == raftpb.MsgReadIndex && !c.knowsCommit() {
 		return // its origin asks again
 	}
+	c.deposed(m)
 	// The errors say that the message does not matter (an unknown peer's
 	// answer) or was a proposal that has to be made again; its origin does.
 	_ = c.rn.Step(m)
@@ -349,6 +361,7 @@ func (c *core) accept(rd raft.Ready) {
 		switch {
 		case m.GetTo() == raft.LocalAppendThread:
 			c.noteLast(m)
+			c.yield(m)
 			c.out.appends = append(c.out.appends, m)
 		case m.GetTo() == raft.LocalApplyThread:
 			c.out.applies = append(c.out.applies, c.committed(m))
@@ -393,12 +406,16 @@ func (c *core) noteLast(m *raftpb.Message) {
 // observe compares raft's own state with what was last seen of it.
 func (c *core) observe() {
 	st := c.rn.BasicStatus()
-	if st.GetTerm() != c.term {
+	newTerm := st.GetTerm() != c.term
+	if newTerm {
 		c.readAsked = 0
 	}
-	changed := st.Lead != c.lead || st.GetTerm() != c.term || st.RaftState != c.role
+	changed := st.Lead != c.lead || newTerm || st.RaftState != c.role
 	if changed {
 		c.noteLeader(st)
+	}
+	if st.Lead != c.lead {
+		c.lost = c.lead
 	}
 	c.lead, c.term, c.role = st.Lead, st.GetTerm(), st.RaftState
 	if changed {
@@ -406,6 +423,7 @@ func (c *core) observe() {
 		c.readAgain()
 		c.changeAgain()
 		c.settleTransfers()
+		c.seek(newTerm)
 	}
 }
 

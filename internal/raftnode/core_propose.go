@@ -92,6 +92,8 @@ type proposalState struct {
 	sequence    uint64 // of the last batch packed
 	startSent   bool
 	startTick   uint64
+	// startRetries counts starts that were not seen in time.
+	startRetries int
 
 	queue      []*proposal
 	queueBytes int
@@ -204,8 +206,13 @@ func (c *core) proposeAgain() {
 	}
 }
 
-// retryTicks is how long a forwarded proposal may stay unseen before it is
-// made again; it doubles with each retry.
+// lostTicks is how long a forwarded batch or start may stay unseen before it
+// is taken for lost with a connection that broke, and made again. It doubles
+// with each retry, because the leader may only be slow.
+func lostTicks(retries int) uint64 { return 3 << min(retries, 8) }
+
+// retryTicks is the same for what changes the membership: copies of that are
+// dearer.
 func (c *core) retryTicks(retries int) uint64 {
 	return uint64(c.cfg.electionTicks) << min(retries, 5)
 }
@@ -215,12 +222,13 @@ func (c *core) retryProposals() {
 	s := &c.proposals
 	s.dropped = false
 	if f := s.flight; f != nil && f.sent && !(f.asLeader && f.sentTerm == c.term) &&
-		c.ticks-f.sentTick >= c.retryTicks(f.retries) {
+		c.ticks-f.sentTick >= lostTicks(f.retries) {
 		f.sent = false
 		f.retries++
 	}
-	if s.startSent && c.ticks-s.startTick >= c.retryTicks(0) {
+	if s.startSent && c.ticks-s.startTick >= lostTicks(s.startRetries) {
 		s.startSent = false
+		s.startRetries++
 	}
 	s.queue = removeIf(s.queue, func(p *proposal) bool {
 		gone := p.stage.Load() == stageWithdrawn

@@ -3,6 +3,7 @@ package raftnode
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -16,6 +17,7 @@ type rig struct {
 	log     *logStore
 	machine *machine
 	sent    []*raftpb.Message
+	due     time.Duration // of the next campaign
 	reads   []readBatch
 	applies []applyWork // held back while hold is set
 	hold    bool
@@ -44,6 +46,7 @@ func newRig(t *testing.T, members int, limits func(*coreConfig)) *rig {
 		id: 1, start: start{Member: 1, Nonce: "dir", Boot: "boot", Version: payloadVersion},
 		electionTicks: simElection, heartbeatTicks: 1, maxBatchBytes: 64, maxQueueBytes: 1 << 10,
 		log: g.log, applied: InitialIndex, membership: r.membership(), logger: quietLogger{},
+		electionTimeout: time.Second, random: func(n int64) int64 { return n / 2 },
 	}
 	if limits != nil {
 		limits(&cfg)
@@ -65,6 +68,9 @@ func (g *rig) work() {
 			g.t.Fatal(out.fatal)
 		}
 		g.sent = append(g.sent, out.messages...)
+		if out.campaignIn != 0 {
+			g.due = out.campaignIn
+		}
 		g.reads = append(g.reads, out.reads...)
 		g.applies = append(g.applies, out.applies...)
 		if len(out.appends) == 0 && (len(g.applies) == 0 || g.hold) {
@@ -235,12 +241,12 @@ func TestLostForwardIsProposedAgain(t *testing.T) {
 	g.admitSelf()
 	p := g.propose(1, 8)
 	g.work()
-	for range 4 * simElection {
+	for range 3 + 6 + 12 + 1 {
 		g.core.tick()
 		g.step(&raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(2)), Commit: new(uint64(0))})
 	}
 	got := g.proposedBatches()
-	if len(got) < 2 || len(got) > 3 || got[0] != got[1] {
+	if len(got) != 4 || got[0] != got[1] || got[0] != got[3] {
 		t.Fatalf("proposed as %v", got)
 	}
 	data := g.core.proposals.flight.data

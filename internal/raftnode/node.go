@@ -3,7 +3,7 @@
 // that feeds a StateMachine.
 //
 // Read it in this order: core.go (the deterministic heart and how a command
-// travels), core_propose.go, core_read.go, core_member.go, roster.go (the
+// travels), core_propose.go, core_read.go, core_member.go, core_seek.go, roster.go (the
 // replicated membership), appender.go and applier.go (the bodies of the two
 // storage loops), node.go (the goroutines around them), snapshots.go, disk.go.
 package raftnode
@@ -110,6 +110,7 @@ func setDefault[T comparable](v *T, def T) {
 //	apply loop    owns the applier      the state machine
 //	snapshotter   owns outgoing bodies  the disk; the append loop, to record a checkpoint
 //	connector     owns the peer list    the transport
+//	leader watch  owns its connection   the network
 type Node struct {
 	cfg       Config
 	lg        *zap.Logger
@@ -145,6 +146,8 @@ type Node struct {
 	unreachable sync.Map     // id → true
 	leaderSeen  atomic.Int64 // unix nanoseconds of the last sign of a leader
 	turned      atomic.Int64 // unix nanoseconds of the node loop's last tick; 0: not begun
+	watch       *leaderWatch
+	campaign    *time.Timer // of effects.campaignIn; owned by the node loop
 	snapshots   *snapshotter
 
 	ready   chan struct{} // closed once this process's start entry is applied
@@ -166,6 +169,7 @@ type event struct {
 	applied    *appliedWork
 	snapshotTo uint64 // a transfer to this member ended
 	snapshotOK bool
+	suspect    uint64 // this leader's process is gone
 }
 
 // Applied returns the index of the last entry in the state machine.
@@ -231,6 +235,7 @@ func (n *Node) Run(ctx context.Context) error {
 	start(&loops, "apply loop", n.applyLoop)
 	start(&loops, "snapshotter", n.snapshots.run)
 	start(&loops, "connector", n.connectLoop)
+	start(&loops, "leader watch", n.watch.run)
 	start(&loops, "node loop", n.nodeLoop)
 	<-ctx.Done()
 	loops.Wait()
@@ -288,6 +293,7 @@ func (n *Node) failRest() {
 func (n *Node) nodeLoop(ctx context.Context) error {
 	ticker := time.NewTicker(n.cfg.TickInterval)
 	defer ticker.Stop()
+	defer n.campaign.Stop()
 	if err := n.dispatch(); err != nil {
 		return err
 	}
@@ -310,6 +316,8 @@ func (n *Node) nodeLoop(ctx context.Context) error {
 			f(n.core)
 		case m := <-n.receiveC:
 			n.core.step(m)
+		case <-n.campaign.C:
+			n.core.campaignDue()
 		case <-n.events.ready:
 		}
 		n.drain()
@@ -370,6 +378,9 @@ func (n *Node) takeEvent(e event) {
 	if e.snapshotTo != 0 {
 		n.core.reportSnapshot(e.snapshotTo, e.snapshotOK)
 	}
+	if e.suspect != 0 {
+		n.core.suspect(e.suspect)
+	}
 	if e.applied != nil {
 		n.core.applied(e.applied)
 	}
@@ -400,6 +411,9 @@ func (n *Node) dispatch() error {
 	if out.membership != nil {
 		n.follow(out.membership)
 	}
+	if out.campaignIn != 0 {
+		n.campaign.Reset(out.campaignIn)
+	}
 	n.publish()
 	return out.fatal
 }
@@ -429,6 +443,9 @@ func (n *Node) publish() {
 	if old := n.position.Load(); old == nil || *old != p {
 		n.position.Store(&p)
 		n.logPosition(old, p)
+		if old == nil || old.Leader != p.Leader || old.Term != p.Term {
+			n.watch.tell(p)
+		}
 	}
 	if p.Leader != raft.None {
 		heard, ok := n.core.heard[p.Leader]

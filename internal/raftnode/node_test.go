@@ -85,10 +85,23 @@ type liveNode struct {
 	disk *faultyDisk
 	done chan error
 	stop context.CancelFunc
+	srv  *http.Server
+}
+
+// kill ends the node as the end of its process does: the port refuses, and
+// its connections break, before anything else.
+func (n *liveNode) kill() {
+	_ = n.srv.Close()
+	n.stop()
 }
 
 // startNodes runs a cluster of n real nodes until the test ends.
 func startNodes(t *testing.T, n int, adjust func(*Config)) []*liveNode {
+	return startNodesOn(t, n, adjust, func(l net.Listener) net.Listener { return l }, func(h http.Handler) http.Handler { return h })
+}
+
+// startNodesOn is startNodes with something around listeners and handlers.
+func startNodesOn(t *testing.T, n int, adjust func(*Config), listen func(net.Listener) net.Listener, handle func(http.Handler) http.Handler) []*liveNode {
 	var initial []Member
 	var listeners []net.Listener
 	for i := range n {
@@ -109,19 +122,20 @@ func startNodes(t *testing.T, n int, adjust func(*Config)) []*liveNode {
 		if adjust != nil {
 			adjust(&cfg)
 		}
-		nodes = append(nodes, startNode(t, cfg, listeners[i]))
+		nodes = append(nodes, startNode(t, cfg, listen(listeners[i]), handle))
 	}
 	return nodes
 }
 
-func startNode(t *testing.T, cfg Config, l net.Listener) *liveNode {
+func startNode(t *testing.T, cfg Config, l net.Listener, handle func(http.Handler) http.Handler) *liveNode {
 	node, err := Open(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ln := &liveNode{Node: node, disk: &faultyDisk{logDisk: node.writes}, done: make(chan error, 1)}
 	node.writes = ln.disk
-	srv := &http.Server{Handler: node.Handler(nil)}
+	srv := &http.Server{Handler: handle(node.Handler(nil))}
+	ln.srv = srv
 	go func() { _ = srv.Serve(l) }()
 	var ctx context.Context
 	ctx, ln.stop = context.WithCancel(context.Background())

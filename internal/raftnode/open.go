@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
+	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 )
@@ -99,6 +101,7 @@ func assemble(cfg *Config, d *disk, state bootState) (*Node, error) {
 		applyWork:   newMailbox[applyWork](),
 		peersC:      make(chan *Membership, 1),
 		sendC:       make(chan *raftpb.Message, 4),
+		campaign:    time.NewTimer(time.Hour), // until the core says otherwise
 		ready:       make(chan struct{}),
 		stopped:     make(chan struct{}),
 	}
@@ -131,6 +134,9 @@ func (n *Node) connectCore(a *applier) (err error) {
 		applied:        a.index,
 		membership:     a.roster.membership(),
 		logger:         newRaftLogger(cfg.Logger),
+
+		electionTimeout: time.Duration(cfg.ElectionTicks) * cfg.TickInterval,
+		random:          rand.Int64N,
 	})
 	if err != nil {
 		return err
@@ -146,6 +152,10 @@ func (n *Node) connectCore(a *applier) (err error) {
 		Lookup:      cfg.Lookup,
 	})
 	if err != nil {
+		return err
+	}
+	if n.watch, err = newLeaderWatch(n); err != nil {
+		n.transport.Stop()
 		return err
 	}
 	n.publish()

@@ -35,6 +35,7 @@ func (s *sim) plague() {
 		}
 	}
 	s.badNetwork(v)
+	s.opts.deaf = s.chance(0.3)
 	s.nemesis = v
 	s.after(s.between(v.pause), "nemesis", func() { s.torment(v) })
 }
@@ -95,6 +96,8 @@ func allFaults() []fault {
 		{name: "one-way", do: (*sim).faultOneWay},
 		{name: "disk error", do: (*sim).faultDiskError},
 		{name: "disk hangs", do: (*sim).faultDiskHangs},
+		{name: "glitch", do: (*sim).faultGlitch},
+		{name: "false suspicion", do: (*sim).faultSuspicion},
 		{name: "transfer", do: (*sim).faultTransfer},
 		{name: "add", do: (*sim).faultAdd},
 		{name: "remove", do: (*sim).faultRemove},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -52,6 +53,9 @@ type simNode struct {
 	voters      []uint64 // of raft's configuration, as of the last turn
 	installing  bool     // raft has taken a snapshot that is not installed yet
 	ops         []*op
+
+	watch     simWatch
+	campaigns int // timers set
 
 	stalled bool // the disk hangs
 	slow    bool // the apply loop does not get on
@@ -133,10 +137,11 @@ func (n *simNode) boot() error {
 			Member: n.id, Nonce: n.nonce, Boot: fmt.Sprintf("boot%d-%d", n.id, n.boots),
 			PeerURLs: simMember(n.id).PeerURLs, Version: payloadVersion,
 		},
-		electionTicks: simElection, heartbeatTicks: 1,
+		electionTicks: n.s.opts.electionTicks, heartbeatTicks: 1,
 		maxBatchBytes: n.s.opts.maxBatch, maxQueueBytes: n.s.opts.maxQueue,
 		log: n.log, applied: n.applier.index, membership: n.applier.roster.membership(),
-		logger: quietLogger{},
+		logger:          quietLogger{},
+		electionTimeout: time.Duration(simElection*simTick) * time.Microsecond, random: n.s.rng.Int64N,
 	})
 	if err == nil && n.s.opts.bug == bugConfChangeTwice {
 		n.replayChanges()
@@ -215,6 +220,8 @@ func (n *simNode) down(why error) {
 	n.appendQueue, n.appendJob, n.applyQueue, n.applying = nil, nil, nil, false
 	n.offered, n.offeredBody, n.installing, n.stalled = nil, nil, false, false
 	n.committed = 0
+	n.watch = simWatch{}
+	n.s.breakWatches(n.id)
 }
 
 // writePart puts the entries of the save under way on the disk, unsynced.
@@ -336,6 +343,10 @@ func (n *simNode) dispatch() {
 	for _, b := range out.reads {
 		n.waiters.wait(b)
 	}
+	if out.campaignIn != 0 {
+		n.campaignIn(out.campaignIn.Microseconds())
+	}
+	n.follow()
 	n.s.observe(n, out.membership != nil)
 	if out.fatal != nil {
 		n.s.trace(3, n.id)

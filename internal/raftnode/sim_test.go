@@ -57,6 +57,10 @@ type simOptions struct {
 	maxBatch    int
 	maxQueue    int
 	bug         plantedBug
+	// deaf members do not watch their leader's connection.
+	deaf bool
+	// electionTicks of raft; 0: simElection.
+	electionTicks int
 	// blind leaves out S5 and S6, so that a control shows the damage itself.
 	blind bool
 }
@@ -76,6 +80,8 @@ const (
 	bugNonDeterministicApply
 	bugConfChangeTwice
 	bugOriginsNotInSnapshot
+	bugSuspectEveryBreak
+	bugCampaignWithoutPreVote
 )
 
 func newSim(t *testing.T, seed uint64, opts simOptions) *sim {
@@ -92,6 +98,9 @@ func newSim(t *testing.T, seed uint64, opts simOptions) *sim {
 	}
 	if opts.turn == (span{}) {
 		opts.turn = span{1 * micro, 100 * micro}
+	}
+	if opts.electionTicks == 0 {
+		opts.electionTicks = simElection
 	}
 	if opts.maxBatch == 0 {
 		opts.maxBatch = 64 << 10

@@ -1,0 +1,124 @@
+package raftnode
+
+import (
+	"slices"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// How soon a voter that knows no leader campaigns. raft's own election timeout
+// goes on beside it, for the cases in which these campaigns come to nothing.
+const (
+	// seekTurn keeps apart the first campaigns of those that lost the same
+	// leader: each voter waits for its turn. It covers what they differ in
+	// noticing, and an election on a quick disk.
+	seekTurn = 8 * time.Millisecond
+	// seekPause is the pause after a campaign without result. It doubles, and
+	// its half is random, so that collisions end.
+	seekPause = 16 * time.Millisecond
+)
+
+// seekState is the core's side of finding a leader without waiting for the
+// election timeout. While a voter knows no leader it campaigns, after a short
+// delay and then after growing ones.
+//
+// What keeps a living leader in office: every campaign begins with PreVote,
+// which those who have a leader do not answer (CheckQuorum's lease), and the
+// leader's next message ends the search. So a suspicion costs a leader its
+// office only where a majority shares it.
+type seekState struct {
+	active   bool
+	attempts int
+	// candidate is the term of the real election that was given time once.
+	candidate uint64
+}
+
+// suspect takes the word of the leader's watch that its process is gone.
+func (c *core) suspect(id uint64) {
+	if c.observe(); c.lead == id && !c.isLeader() {
+		_ = c.rn.ForgetLeader() // followers never refuse
+	}
+}
+
+// deposed forgets a leader that asks for votes: it does not lead any more,
+// probably because it was started again. Whoever asks for votes of a later
+// term has not led its own since, and never will again.
+func (c *core) deposed(m *raftpb.Message) {
+	asks := m.GetType() == raftpb.MsgPreVote || m.GetType() == raftpb.MsgVote
+	if asks && m.GetTerm() > c.rn.BasicStatus().GetTerm() {
+		c.suspect(m.GetFrom())
+	}
+}
+
+// seek begins or ends the search after a change of leader, term or role.
+func (c *core) seek(newTerm bool) {
+	s := &c.seeking
+	switch {
+	case c.lead != raft.None || !slices.Contains(c.membership.Voters(), c.cfg.id):
+		*s = seekState{}
+	case !s.active:
+		s.active = true
+		c.seekIn(time.Duration(c.turn())*seekTurn + c.random(seekTurn/2))
+	case newTerm && c.role == raft.StateFollower:
+		c.seekAgain() // another candidate has begun its term: let it win
+	}
+}
+
+// turn is this voter's place among those that may follow the leader.
+func (c *core) turn() int {
+	turn := 0
+	for _, id := range c.membership.Voters() {
+		if id < c.cfg.id && id != c.lost {
+			turn++
+		}
+	}
+	return turn
+}
+
+// seekAgain lets a growing, random time pass before the next campaign.
+func (c *core) seekAgain() {
+	s := &c.seeking
+	pause := min(seekPause<<min(s.attempts, 16), c.cfg.electionTimeout)
+	s.attempts++
+	c.seekIn(pause/2 + c.random(pause))
+}
+
+func (c *core) seekIn(d time.Duration) { c.out.campaignIn = max(d, 1) }
+
+func (c *core) random(below time.Duration) time.Duration {
+	return time.Duration(c.cfg.random(int64(below)))
+}
+
+// campaignDue is called when the delay of effects.campaignIn is over.
+func (c *core) campaignDue() {
+	s := &c.seeking
+	if c.observe(); !s.active {
+		return // a leader was found
+	}
+	// A real election waits for disks; another campaign would give it up.
+	wait := c.role == raft.StateCandidate && s.candidate != c.term
+	if wait {
+		s.candidate = c.term
+	}
+	if !wait && c.refused == nil {
+		_ = c.rn.Campaign() // raft says why it does not, in its log
+	}
+	c.seekAgain()
+}
+
+// yield postpones the own campaign when a vote was given to another: it is
+// about to win. Votes are among the responses that wait for the disk.
+func (c *core) yield(save *raftpb.Message) {
+	if !c.seeking.active {
+		return
+	}
+	for _, r := range save.GetResponses() {
+		granted := r.GetType() == raftpb.MsgVoteResp || r.GetType() == raftpb.MsgPreVoteResp
+		if granted && !r.GetReject() && r.GetTo() != c.cfg.id {
+			c.seekAgain()
+			return
+		}
+	}
+}

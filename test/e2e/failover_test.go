@@ -1,0 +1,125 @@
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+)
+
+// patient are flags under which the election timeout, 50 s at least, is beyond
+// the time limit of every request: where a request succeeds, no election
+// timeout helped. The slow heartbeat shows what waits for a tick.
+var patient = []string{"--heartbeat-interval", "1s", "--election-timeout", "50s"}
+
+// steady are clients of some members that demand an answer to every request.
+type steady struct {
+	t       *testing.T
+	workers sync.WaitGroup
+	done    atomic.Int64
+	stopped atomic.Bool
+	leaving atomic.Pointer[member] // may refuse, and then its clients leave
+}
+
+func (c *cluster) steadyLoad(t *testing.T, members ...*member) *steady {
+	t.Helper()
+	s := &steady{t: t}
+	for _, m := range members {
+		for i := range 4 {
+			s.workers.Go(func() { s.work(m, fmt.Sprintf("/v1/kv/steady-%d-%d?timeout=25s", m.id, i)) })
+		}
+	}
+	t.Cleanup(s.stop)
+	s.await(100)
+	return s
+}
+
+func (s *steady) work(m *member, path string) {
+	for n := 0; !s.stopped.Load(); n++ {
+		value := fmt.Sprint(n)
+		if a := send(m, http.MethodPut, path, value); a.err != nil || a.status > 201 {
+			s.judge(m, "a write", a)
+			return
+		}
+		if a := get(m, path); a.err != nil || a.status != 200 || a.body != value {
+			s.judge(m, "a read of "+value, a)
+			return
+		}
+		s.done.Add(1)
+	}
+}
+
+// judge allows a member that stops to say that it does.
+func (s *steady) judge(m *member, what string, a answer) {
+	if s.leaving.Load() == m && (a.refusedBeforeSent() || a.code() == "stopping" || a.err != nil && strings.Contains(a.err.Error(), "EOF")) {
+		return
+	}
+	s.t.Errorf("%s at %v: %v", what, m, a)
+}
+
+// await waits until so many more rounds succeeded.
+func (s *steady) await(n int64) {
+	s.t.Helper()
+	target := s.done.Load() + n
+	eventually(s.t, "more requests succeed", func() error {
+		if s.t.Failed() {
+			return hopeless{fmt.Errorf("one failed")}
+		}
+		if d := s.done.Load(); d < target {
+			return fmt.Errorf("%d to go", target-d)
+		}
+		return nil
+	})
+}
+
+func (s *steady) stop() {
+	s.stopped.Store(true)
+	s.workers.Wait()
+}
+
+// TestKilledLeaderIsMissedAtOnce: the others notice by its broken connections.
+// Clients of theirs see no error, whatever was under way.
+func TestKilledLeaderIsMissedAtOnce(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3, patient...)
+	for range 3 {
+		old := c.leader()
+		load := c.steadyLoad(t, c.followers()...)
+		old.kill()
+		load.await(100)
+		load.stop()
+		restart(old)
+	}
+}
+
+// TestStoppedLeaderIsNotMissed: a polite stop shows no error to clients of the
+// others, and to its own only that it stops.
+func TestStoppedLeaderIsNotMissed(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3, patient...)
+	for range 3 {
+		old := c.leader()
+		load := c.steadyLoad(t, c.nodes...)
+		load.leaving.Store(old)
+		old.process().signal(t, syscall.SIGTERM)
+		old.process().expectExit(t, 0)
+		load.await(100)
+		load.stop()
+		restart(old)
+	}
+}
+
+// TestAllKilledElectAtOnce: after a power cut nobody waits for a timeout.
+func TestAllKilledElectAtOnce(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3, patient...)
+	put(t, c.leader(), "k", "v")
+	for _, m := range c.nodes {
+		m.kill()
+	}
+	restart(c.nodes...)
+	c.steadyLoad(t, c.nodes...)
+}
