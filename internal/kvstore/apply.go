@@ -47,8 +47,11 @@ func (s *Store) apply(entries []Entry) error {
 	s.batch.Reset()
 	for i := range entries {
 		if err := s.applyEntry(&entries[i]); err != nil {
-			return fmt.Errorf("entry %d: %w", entries[i].Index, err)
+			return errors.Join(fmt.Errorf("entry %d: %w", entries[i].Index, err), s.closeLookups())
 		}
+	}
+	if err := s.closeLookups(); err != nil {
+		return fmt.Errorf("end the look-ups: %w", err)
 	}
 	return s.commit()
 }
@@ -195,54 +198,6 @@ func (c *Condition) holds(m *keyMeta) bool {
 	default:
 		return c.Revisions[0] == m.current()
 	}
-}
-
-// lookup returns the metadata of a key, from the cache or the engine.
-func (s *Store) lookup(key []byte) (*keyMeta, error) {
-	if m := s.cache.get(key); m != nil {
-		return m, nil
-	}
-	m := &keyMeta{key: string(key)}
-	v, mod, stored, err := s.newest(key)
-	switch {
-	case errors.Is(err, ErrKeyNotFound):
-	case err != nil:
-		return nil, err
-	default:
-		m.mod = mod
-		if !v.deleted {
-			m.exists, m.stored = true, stored
-			m.create, m.version, m.lease, m.size = v.create, v.version, v.lease, len(v.value)
-			m.hash = s.hasher.key(key, mod, &v)
-		}
-	}
-	s.cache.put(m)
-	return m, nil
-}
-
-// newest reads the newest version of a key from the engine, a deletion
-// included. The value is valid until the next call.
-func (s *Store) newest(key []byte) (v version, mod uint64, stored int64, err error) {
-	lower, upper := pointBounds(s.scratch.key[:0], key, math.MaxUint64)
-	s.scratch.key = lower
-	it, err := s.eng.Iter(lower, upper)
-	if err != nil {
-		return version{}, 0, 0, fmt.Errorf("look a key up: %w", err)
-	}
-	defer it.Close()
-	if !it.First() {
-		if err := it.Err(); err != nil {
-			return version{}, 0, 0, fmt.Errorf("look a key up: %w", err)
-		}
-		return version{}, 0, 0, ErrKeyNotFound
-	}
-	if _, mod, err = splitVersionKey(it.Key()); err != nil {
-		return version{}, 0, 0, err
-	}
-	stored = int64(len(it.Key()) + len(it.Value()))
-	s.scratch.found = append(s.scratch.found[:0], it.Value()...)
-	v, err = decodeVersion(s.scratch.found)
-	return v, mod, stored, err
 }
 
 // value returns the current value of an existing key, also one that was
@@ -392,68 +347,6 @@ func (s *Store) incr(m *keyMeta, delta int64, r Result) (Result, error) {
 		r.KV.Value = value
 	}
 	return r, nil
-}
-
-// deleteRange deletes all keys of a range in one revision.
-func (s *Store) deleteRange(c *Command) (Result, error) {
-	keys, err := s.liveKeys(c.Key, c.End)
-	if err != nil {
-		return Result{}, err
-	}
-	if len(keys) > MaxRangeDelete {
-		return refuse(TooLarge, "the range has more than %d keys: delete it in parts", MaxRangeDelete), nil
-	}
-	if len(keys) == 0 {
-		return Result{}, nil
-	}
-	s.now.revision++
-	for _, key := range keys {
-		m, err := s.lookup(key)
-		if err != nil {
-			return Result{}, err
-		}
-		s.write(m, &version{deleted: true})
-	}
-	s.logRevision()
-	return Result{Deleted: uint64(len(keys)), KV: KV{ModRevision: s.now.revision}}, nil
-}
-
-// liveKeys returns the keys of a range as the batch being made leaves them, in
-// order; one more than may be deleted at most.
-func (s *Store) liveKeys(start, end []byte) ([][]byte, error) {
-	changed := make(map[string]bool) // key → exists
-	for _, m := range s.scratch.touched {
-		if inRange([]byte(m.key), start, end) {
-			changed[m.key] = m.exists
-		}
-	}
-	var keys [][]byte
-	lower, upper := versionBounds(start, end)
-	it, err := s.eng.Iter(lower, upper)
-	if err != nil {
-		return nil, fmt.Errorf("find the keys of a range: %w", err)
-	}
-	w := walker{it: it, r: Range{KeysOnly: true}, at: math.MaxUint64}
-	defer w.close()
-	for w.next() && len(keys) <= MaxRangeDelete+len(changed) {
-		if _, ok := changed[string(w.item.KV.Key)]; !ok {
-			keys = append(keys, bytes.Clone(w.item.KV.Key))
-		}
-	}
-	if w.err != nil {
-		return nil, w.err
-	}
-	for key, exists := range changed {
-		if exists {
-			keys = append(keys, []byte(key))
-		}
-	}
-	slices.SortFunc(keys, bytes.Compare)
-	return keys, nil
-}
-
-func inRange(key, start, end []byte) bool {
-	return bytes.Compare(key, start) >= 0 && (end == nil || bytes.Compare(key, end) < 0)
 }
 
 // maxChangeBytes bounds one part of a revision's change record.

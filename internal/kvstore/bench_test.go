@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 )
@@ -75,6 +77,81 @@ func benchApplyPut(b *testing.B, name string, keys int, o Options) {
 			from := done / benchBatch * benchBatch % (keys - benchBatch)
 			applyAll(b, s, commands[from:from+benchBatch])
 		}
+	}
+}
+
+// BenchmarkApplyNew creates keys beside 200,000 that are there, in ascending
+// order or in none, in entries of so many commands. One operation is a key.
+func BenchmarkApplyNew(b *testing.B) {
+	for _, order := range []string{"ascending", "random"} {
+		for _, size := range []int{1, 16, 200, 2000} {
+			b.Run(fmt.Sprintf("%s/%d", order, size), func(b *testing.B) {
+				s := benchStore(b, "pebble", Options{})
+				load := newKeys{store: s, size: 2000, random: order == "random"}
+				load.apply(b, 200_000)
+				load.size = size
+				b.ReportAllocs()
+				b.ResetTimer()
+				before := processCPU(b)
+				load.apply(b, b.N)
+				b.ReportMetric(float64(processCPU(b)-before)/float64(b.N), "cpu-ns/op")
+			})
+		}
+	}
+}
+
+// processCPU is the CPU time of the process: flushes, compactions and garbage
+// collection go on beside the apply loop.
+func processCPU(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	must(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// newKeys puts keys that were not there before.
+type newKeys struct {
+	store  *Store
+	size   int // commands of an entry
+	random bool
+	made   uint64
+}
+
+func (l *newKeys) apply(b *testing.B, n int) {
+	var value [256]byte
+	var buf []byte
+	var commands [][]byte
+	for n > 0 {
+		buf, commands = buf[:0], commands[:0]
+		for range min(l.size, n) {
+			l.made++
+			id := l.made
+			if l.random {
+				id *= 0x9E3779B97F4A7C15
+			}
+			binary.LittleEndian.PutUint64(value[:], id)
+			c := Command{Op: OpPut, Key: fmt.Appendf(nil, "bench/key-%020d", id), Value: value[:]}
+			from := len(buf)
+			buf = EncodeCommand(buf, &c)
+			commands = append(commands, buf[from:len(buf):len(buf)])
+		}
+		must(b, l.store.Apply([]Entry{{Index: l.store.Position().Index + 1, Term: 1, Commands: commands, WantResults: true}}))
+		n -= len(commands)
+	}
+}
+
+// BenchmarkDeleteRange deletes 100,000 keys that the cache does not know.
+func BenchmarkDeleteRange(b *testing.B) {
+	for _, name := range []string{"memory", "pebble"} {
+		b.Run(name, func(b *testing.B) {
+			s := benchStore(b, name, Options{CacheEntries: 1})
+			command := [][]byte{EncodeCommand(nil, &Command{Op: OpDeleteRange, Key: []byte("bench/")})}
+			for b.Loop() {
+				b.StopTimer()
+				applyAll(b, s, benchPuts(100_000))
+				b.StartTimer()
+				applyAll(b, s, command)
+			}
+		})
 	}
 }
 

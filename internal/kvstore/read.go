@@ -133,6 +133,9 @@ type walker struct {
 	key     []byte
 	value   []byte
 	seek    []byte
+	// found, where not nil, hears of each live version, with its size in the
+	// engine, while the iterator stands on it.
+	found func(mod uint64, v *version, stored int)
 }
 
 func (w *walker) close() { _ = w.it.Close() }
@@ -191,6 +194,9 @@ func (w *walker) look() (found bool, err error) {
 		w.item = Item{Group: group}
 		w.skipGroup(group)
 		return true, nil
+	}
+	if w.found != nil {
+		w.found(rev, &v, len(w.it.Key())+len(w.it.Value()))
 	}
 	w.item = Item{KV: v.kv(rev)}
 	w.item.KV.Key = w.key

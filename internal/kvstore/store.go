@@ -71,6 +71,7 @@ type Store struct {
 	hasher        hasher
 	batch         engine.Batch
 	scratch       scratch
+	lookups       engine.Iterator // of the batch being made; nil until it needs one
 	failed        error
 
 	visible atomic.Pointer[visible]

@@ -28,7 +28,7 @@ type Reader interface {
 	Iter(lower, upper []byte) (Iterator, error)
 }
 
-// Iterator walks keys in byte order. First, Last, SeekGE, SeekLT, Next and
+// Iterator walks keys in byte order. First, Last, the seeks, Next and
 // Prev report whether the iterator stands on a key. Key and Value are valid
 // until the next move. Once past the last key, Prev goes back to it, and Next
 // from before the first key to that. A new iterator stands nowhere: First,
@@ -38,6 +38,10 @@ type Iterator interface {
 	Last() bool
 	SeekGE(key []byte) bool
 	SeekLT(key []byte) bool
+	// SeekPrefixGE is SeekGE for who wants only keys with the same prefix as
+	// key: others may be passed over, which lets the engine use its filters.
+	// What a prefix is, the engine was told when it was opened.
+	SeekPrefixGE(key []byte) bool
 	Next() bool
 	Prev() bool
 	Key() []byte

@@ -58,6 +58,9 @@ func (i *treeIter) SeekGE(key []byte) bool {
 	return i.loadFrom(key, true)
 }
 
+// SeekPrefixGE has no filters to make use of.
+func (i *treeIter) SeekPrefixGE(key []byte) bool { return i.SeekGE(key) }
+
 func (i *treeIter) SeekLT(key []byte) bool {
 	i.fetch = firstFetch
 	if i.upper != nil && bytes.Compare(key, i.upper) > 0 {

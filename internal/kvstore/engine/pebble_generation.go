@@ -111,13 +111,21 @@ func (e *pebbleEngine) pebbleOptions() *pebble.Options {
 		L0StopWritesThreshold:       noLimit,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
 	}
-	// The last level has nine tenths of the keys, and Get does not ask filters
-	// there: they would only take space.
-	last := len(opts.Levels) - 1
-	for i := range last {
+	// Each table of the store (the first byte of its keys) has files of its own.
+	// A file with the end of one and the beginning of the next would overlap
+	// with every other of its kind, and be merged with them again and again,
+	// though most tables are written in ascending order.
+	opts.Experimental.SpanPolicyFunc = func(start []byte) (pebble.SpanPolicy, []byte, error) {
+		if len(start) == 0 || start[0] == 0xFF {
+			return pebble.SpanPolicy{}, nil, nil
+		}
+		return pebble.SpanPolicy{}, []byte{start[0] + 1}, nil
+	}
+	// Also for the last level, which has nine tenths of the keys: a new key is
+	// looked for there too, and without a filter that reads a block.
+	for i := range opts.Levels {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(filterBitsPerKey)
 	}
-	opts.Levels[last].FilterPolicy = pebble.NoFilterPolicy
 	return opts
 }
 

@@ -138,12 +138,19 @@ func newPebbleIter(g *generation, src iterSource, lower, upper []byte) (Iterator
 		// Empty as well, but Pebble is not made for bounds the wrong way round.
 		lower = upper
 	}
-	it, err := src.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	n := commonPrefix(g.engine.opts.Comparer, lower, upper)
+	it, err := src.NewIter(&pebble.IterOptions{
+		LowerBound: lower, UpperBound: upper,
+		// Who reads one key mostly knows that it is there; then the filters of the
+		// last level only cost. Look-ups of many keys are for what is there to
+		// write, and that may be new.
+		UseL6Filters: n == 0,
+	})
 	if err != nil {
 		return nil, firstError(fmt.Errorf("engine iterate: %w", err), g.release())
 	}
 	i := &pebbleIter{Iterator: it, gen: g}
-	if n := commonPrefix(g.engine.opts.Comparer, lower, upper); n > 0 {
+	if n > 0 {
 		i.lower = bytes.Clone(lower)
 		i.prefix = i.lower[:n]
 	}
@@ -167,16 +174,20 @@ func (i *pebbleIter) First() bool {
 	if i.prefix == nil {
 		return i.Iterator.First()
 	}
-	i.byPrefix = true
 	return i.SeekPrefixGE(i.lower)
+}
+
+func (i *pebbleIter) SeekPrefixGE(key []byte) bool {
+	i.byPrefix = true
+	return i.Iterator.SeekPrefixGE(key)
 }
 
 func (i *pebbleIter) SeekGE(key []byte) bool {
 	split := i.gen.engine.opts.Comparer.Split
-	i.byPrefix = i.prefix != nil && bytes.Equal(i.prefix, key[:split(key)])
-	if i.byPrefix {
+	if i.prefix != nil && bytes.Equal(i.prefix, key[:split(key)]) {
 		return i.SeekPrefixGE(key)
 	}
+	i.byPrefix = false
 	return i.Iterator.SeekGE(key)
 }
 

@@ -401,3 +401,62 @@ func spoilTables(t *testing.T, fs vfs.FS, dir string) {
 		t.Fatal("no table to spoil")
 	}
 }
+
+// TestSeekPrefixWithoutNarrowBounds: one iterator over everything looks up
+// many keys by their filters, also on the last level.
+func TestSeekPrefixWithoutNarrowBounds(t *testing.T) {
+	e := mustOpen(t, testDir, PebbleOptions{FS: vfs.NewMem(), Comparer: prefixComparer()})
+	const keys = 1000
+	for i := range keys {
+		set(t, e, testKey(2*i)+"@1", "1")
+	}
+	waitDurable(t, e)
+	db := generationOf(e).db
+	must(t, db.Compact(t.Context(), []byte("a"), []byte("z"), false))
+	before := db.Metrics().Filter
+	it, err := e.Iter(nil, nil)
+	must(t, err)
+	for i := range keys {
+		if !it.SeekPrefixGE([]byte(testKey(2*i)+"@0")) || string(it.Key()) != testKey(2*i)+"@1" {
+			t.Fatalf("key %d: stands on %q", i, it.Key())
+		}
+		if i > 0 && (!it.Prev() || string(it.Key()) != testKey(2*i-2)+"@1") {
+			t.Fatalf("before key %d: stands on %q", i, it.Key())
+		}
+		if it.SeekPrefixGE([]byte(testKey(2*i+1) + "@0")) {
+			t.Fatalf("between keys: found %q", it.Key())
+		}
+	}
+	must(t, it.Close())
+	if hits := db.Metrics().Filter.Hits - before.Hits; hits < keys/2 {
+		t.Errorf("the filters saved %d reads of %d", hits, keys)
+	}
+	must(t, e.Close())
+}
+
+// TestFilesHoldOneTable: the first byte of a key is its table, and no file has
+// keys of two.
+func TestFilesHoldOneTable(t *testing.T) {
+	e := mustOpen(t, testDir, PebbleOptions{FS: vfs.NewMem()})
+	for range 3 {
+		for _, key := range []string{"a1", "a9", "b1", "m", "v1", "v9", "\xff", "\xff\xff"} {
+			set(t, e, key, "x")
+		}
+		waitDurable(t, e)
+	}
+	levels, err := generationOf(e).db.SSTables()
+	must(t, err)
+	files := 0
+	for _, level := range levels {
+		for _, f := range level {
+			files++
+			if first, last := f.Smallest.UserKey, f.Largest.UserKey; first[0] != last[0] {
+				t.Errorf("a file goes from %q to %q", first, last)
+			}
+		}
+	}
+	if files < 5 {
+		t.Errorf("%d files", files)
+	}
+	must(t, e.Close())
+}
