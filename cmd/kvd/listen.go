@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"os"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -70,9 +69,6 @@ func originOf(s *settings.Settings, names ...string) string {
 func listen(address string) (net.Listener, error) {
 	if path, ok := settings.IsUnix(address); ok {
 		return listenUnix(path)
-	}
-	if strings.HasPrefix(address, "https:") {
-		return nil, usageError{errors.New("this version does not serve https")}
 	}
 	u, err := url.Parse(address)
 	if err != nil {

@@ -126,7 +126,7 @@ Each setting is a flag or an environment variable; the flag wins.`,
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	settings.AddFlags(cmd.Flags())
-	cmd.AddCommand(versionCommand(), doctorCommand(), snapshotCommand(), healthcheckCommand(e))
+	cmd.AddCommand(versionCommand(), doctorCommand(), snapshotCommand(), certCommand(), healthcheckCommand(e))
 	return cmd
 }
 

@@ -34,6 +34,8 @@ type daemon struct {
 	node      *node.Node
 	gate      *gate
 	server    *http1.Server
+	whole     *http.Server // behind server, and alone for TLS
+	certs     certificates
 	metrics   http.Handler
 	observer  httpapi.Observer
 	side      *sideDoor
@@ -60,6 +62,7 @@ func serve(s *settings.Settings, e environment, again func() (*settings.Settings
 	d.level = level
 	d.reload = reloading{log: log, again: again, given: s.Given}
 	d.reload.add("log-level", level.reload)
+	d.reload.add("certificates", d.certs.reload)
 	if d.above, err = newSupervisor(e.environ, os.Getpid(), log); err != nil {
 		log.Warn("the supervisor will not hear of this node", zap.Error(err))
 	}
@@ -70,15 +73,20 @@ func serve(s *settings.Settings, e environment, again func() (*settings.Settings
 
 // newDaemon takes the ports for clients and metrics and checks the settings of the node.
 func newDaemon(s *settings.Settings, e environment, log *zap.Logger, sink *logSink) (*daemon, error) {
+	c, err := loadCertificates(s, log)
+	if err != nil {
+		return nil, err
+	}
 	l, err := listenForClients(s)
 	if err != nil {
 		return nil, err
 	}
+	c.secure(l, s.ListenClient)
 	side, err := newSideDoor(s, log)
 	if err != nil {
 		return nil, errors.Join(err, closeAll(l))
 	}
-	d := &daemon{settings: s, log: log, exit: e.exit, version: buildVersion(), listeners: l, side: side, sink: sink}
+	d := &daemon{settings: s, log: log, exit: e.exit, version: buildVersion(), listeners: l, side: side, sink: sink, certs: c}
 	if err := d.assemble(sink); err != nil {
 		return nil, errors.Join(err, closeAll(l), closeAll(side.listeners))
 	}
@@ -100,9 +108,9 @@ func (d *daemon) assemble(sink *logSink) (err error) {
 	}
 	d.metrics, d.observer = meters.handler(), meters.requests
 	d.gate = newGate(d.version, d.metrics, d.node.Checks, d.observer.Rejected)
-	whole := httpapi.NewServer(d.gate, d.log)
-	new(newcomers).watch(whole)
-	d.server = http1.New(whole, httpapi.Small)
+	d.whole = httpapi.NewServer(d.gate, d.log)
+	new(newcomers).watch(d.whole)
+	d.server = http1.New(d.whole, httpapi.Small)
 	return nil
 }
 
@@ -131,6 +139,7 @@ func nodeConfig(s *settings.Settings, log *zap.Logger, v api.Version) node.Confi
 // run serves until something ends it.
 func (d *daemon) run(signals <-chan os.Signal) error {
 	d.logStart()
+	defer d.certs.watch()()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	ended, failed := make(chan error, 1), make(chan error, len(d.listeners))
@@ -138,7 +147,7 @@ func (d *daemon) run(signals <-chan os.Signal) error {
 	d.above.watch(d.node)
 	d.side.open(d.gate, d.settings.Pprof)
 	for _, l := range d.listeners {
-		go func() { failed <- d.server.Serve(l) }()
+		go func() { failed <- d.serveOn(l) }()
 	}
 	ready := d.node.Ready()
 	for {
@@ -169,6 +178,13 @@ func (d *daemon) run(signals <-chan os.Signal) error {
 	}
 }
 
+func (d *daemon) serveOn(l net.Listener) error {
+	if _, ok := l.(secured); ok {
+		return d.whole.Serve(l)
+	}
+	return d.server.Serve(l)
+}
+
 func (d *daemon) logStart() {
 	s := d.settings
 	d.log.Info("kvd starts", zap.String("version", d.version.Version), zap.Uint64("id", s.ID), zap.String("name", s.Name),
@@ -185,7 +201,7 @@ func (d *daemon) open() {
 		Store: d.node.Store(), Replicator: d.node, Cluster: d.node, Health: d.node,
 		Logger: d.log, Metrics: d.metrics, Observer: d.observer,
 		Version: d.version, RootMembers: d.settings.RootMembers,
-		LogLevel: d.level, RequestLog: d.settings.RequestLog,
+		Hosts: ownNames(d.settings), LogLevel: d.level, RequestLog: d.settings.RequestLog,
 	}))
 	d.log.Info("ready to serve client requests", zap.Uint64("id", d.node.ID()),
 		zap.Strings("client_urls", d.settings.ListenClient), zap.Strings("metrics_urls", d.settings.ListenMetrics), zap.String("peer_url", d.settings.ListenPeer))

@@ -61,7 +61,7 @@ func holdUp(t *testing.T, p *daemonProcess) (conn net.Conn, answer io.Reader) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.WriteString(conn, "PUT /k HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, "PUT /k HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
 	head := make([]byte, len("HTTP/1.1 100 Continue\r\n\r\n"))

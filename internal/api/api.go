@@ -21,6 +21,8 @@ const (
 	MemberNotFound     Code = "member_not_found"
 	NotFound           Code = "not_found"
 	MethodNotAllowed   Code = "method_not_allowed"
+	CrossOrigin        Code = "cross_origin"
+	Misdirected        Code = "misdirected"
 	MemberExists       Code = "member_exists"
 	MemberRemoved      Code = "member_removed"
 	UnsafeChange       Code = "unsafe_change"

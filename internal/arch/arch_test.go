@@ -21,7 +21,7 @@ const module = "github.com/kvd-io/kvd"
 // allowed has, for each package, the packages of this module that it may
 // import. A package that is not listed may not exist.
 var allowed = map[string][]string{
-	"cmd/kvd":                 {"internal/settings", "internal/httpapi", "internal/http1", "internal/node", "internal/metrics", "internal/api"},
+	"cmd/kvd":                 {"internal/settings", "internal/httpapi", "internal/http1", "internal/certs", "internal/node", "internal/metrics", "internal/api"},
 	"internal/settings":       {},
 	"internal/metrics":        {"internal/node", "internal/raftnode", "internal/api"},
 	"internal/node":           {"internal/raftnode", "internal/kvstore", "internal/kvstore/engine", "internal/api"},

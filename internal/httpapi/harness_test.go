@@ -170,6 +170,7 @@ func newServer(t testing.TB, change ...func(*Options)) (*Server, *fixture) {
 	opts := Options{
 		Store: f.node, Replicator: f.node, Cluster: f.cluster, Health: f.health,
 		Logger: zap.New(core), RootMembers: true, Version: api.Version{Version: "1.2.3", API: []string{"v1"}},
+		Hosts: []string{"x", "elsewhere"}, // what raw requests in tests say
 	}
 	for _, c := range change {
 		c(&opts)

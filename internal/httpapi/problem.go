@@ -20,6 +20,8 @@ var statuses = map[api.Code]int{
 	api.MemberNotFound:     http.StatusNotFound,
 	api.NotFound:           http.StatusNotFound,
 	api.MethodNotAllowed:   http.StatusMethodNotAllowed,
+	api.CrossOrigin:        http.StatusForbidden,
+	api.Misdirected:        http.StatusMisdirectedRequest,
 	api.MemberExists:       http.StatusConflict,
 	api.MemberRemoved:      http.StatusConflict,
 	api.UnsafeChange:       http.StatusConflict,

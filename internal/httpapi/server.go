@@ -51,6 +51,9 @@ type Options struct {
 	RequestLog string
 	// RootMembers lets POST and DELETE of /{id} change the membership.
 	RootMembers bool
+	// Hosts are the names by which clients reach this node, beside addresses
+	// and localhost: requests to loopback for other names are refused.
+	Hosts []string
 	// MaxInFlight is the most requests in work at once, health probes aside;
 	// 0 means DefaultMaxInFlight.
 	MaxInFlight int
@@ -62,6 +65,7 @@ type Server struct {
 	opts     Options
 	log      *zap.Logger
 	router   *router
+	door     *door
 	inFlight atomic.Int64
 	// groups holds a token for each group of a batch that is on its way
 	// through the log.
@@ -76,7 +80,7 @@ func New(opts Options) *Server {
 	if opts.MaxInFlight == 0 {
 		opts.MaxInFlight = DefaultMaxInFlight
 	}
-	s := &Server{opts: opts, log: opts.Logger, router: newRouter(opts.RootMembers), groups: make(chan struct{}, maxGroups)}
+	s := &Server{opts: opts, log: opts.Logger, router: newRouter(opts.RootMembers), door: newDoor(opts.Hosts), groups: make(chan struct{}, maxGroups)}
 	if opts.Observer != nil {
 		s.router.observe(opts.Observer)
 	}
@@ -189,6 +193,9 @@ func (s *Server) serve(x *exchange) error {
 		return err
 	}
 	x.route, x.arg = rt, arg
+	if err := s.door.refuse(x.r); err != nil {
+		return err
+	}
 	if rt.exempt {
 		return x.dispatch()
 	}

@@ -175,7 +175,7 @@ func refusedBeforeSent(t *testing.T, m *member) {
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprintf(conn, "PUT /v1/kv/over HTTP/1.1\r\nHost: kvd\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", valueLimit+1)
+	fmt.Fprintf(conn, "PUT /v1/kv/over HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", valueLimit+1)
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/certs"
+	"github.com/kvd-io/kvd/internal/settings"
+)
+
+// certificates are those that this node shows to clients and to members, and
+// by which it judges theirs; nil where there is no TLS.
+type certificates struct {
+	clients *certs.Bundle
+	members *certs.Bundle
+}
+
+// loadCertificates reads the files that the settings name.
+func loadCertificates(s *settings.Settings, log *zap.Logger) (c certificates, err error) {
+	if s.TLSCertFile != "" {
+		c.clients, err = certs.Load(certs.Config{
+			Name:       "clients",
+			Files:      certs.Files{Cert: s.TLSCertFile, Key: s.TLSKeyFile, CA: s.TLSCAFile, CRL: s.TLSCRLFile},
+			MinVersion: s.TLSMinVersion, ClientAuth: clientAuth(s.TLSClientAuth),
+			Protocols: []string{"h2", "http/1.1"}, Logger: log,
+		})
+		if err != nil {
+			return c, usageError{fmt.Errorf("TLS for clients (%s): %w", s.Describe("tls-cert-file"), err)}
+		}
+	}
+	if s.PeerCertFile != "" {
+		c.members, err = certs.Load(certs.Config{
+			Name:       "members",
+			Files:      certs.Files{Cert: s.PeerCertFile, Key: s.PeerKeyFile, CA: s.PeerCAFile, CRL: s.PeerCRLFile},
+			MinVersion: s.TLSMinVersion, ClientAuth: certs.Require, Mutual: true, Hosts: hostsOf(s.AdvertisePeer),
+			Protocols: []string{"http/1.1"}, Logger: log,
+		})
+		if err != nil {
+			return c, usageError{fmt.Errorf("TLS for members (%s): %w", s.Describe("peer-cert-file"), err)}
+		}
+	}
+	return c, nil
+}
+
+func clientAuth(text string) certs.ClientAuth {
+	switch text {
+	case "require":
+		return certs.Require
+	case "request":
+		return certs.Request
+	}
+	return certs.Off
+}
+
+// hostsOf returns the hosts of the URLs.
+func hostsOf(urls []string) (hosts []string) {
+	for _, text := range urls {
+		if u, err := url.Parse(text); err == nil && u.Hostname() != "" {
+			hosts = append(hosts, u.Hostname())
+		}
+	}
+	return hosts
+}
+
+// ownNames are the names by which clients may ask for this node over
+// loopback: those that it tells others, and this machine's.
+func ownNames(s *settings.Settings) []string {
+	names := hostsOf(slices.Concat(s.AdvertiseClient, s.ListenClient))
+	if machine, err := os.Hostname(); err == nil {
+		names = append(names, machine)
+	}
+	return names
+}
+
+// all are the bundles that there are.
+func (c certificates) all() (out []*certs.Bundle) {
+	for _, b := range []*certs.Bundle{c.clients, c.members} {
+		if b != nil {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+// watch takes over changed files until the returned function is called.
+func (c certificates) watch() (end func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	for _, b := range c.all() {
+		watching.Go(func() { b.Watch(ctx) })
+	}
+	return func() { cancel(); watching.Wait() }
+}
+
+// reload takes over changed files now, for SIGHUP.
+func (c certificates) reload(*settings.Settings) error {
+	var problems []error
+	for _, b := range c.all() {
+		problems = append(problems, b.Reload())
+	}
+	return errors.Join(problems...)
+}
+
+// secure puts TLS on the listeners whose URLs ask for it.
+func (c certificates) secure(listeners []net.Listener, urls []string) {
+	for i, u := range urls {
+		if strings.HasPrefix(u, "https:") {
+			listeners[i] = secured{c.clients.Listen(listeners[i])}
+		}
+	}
+}
+
+// secured is a listener with TLS.
+type secured struct{ net.Listener }
