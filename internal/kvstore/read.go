@@ -172,7 +172,10 @@ func (w *walker) look() (found bool, err error) {
 		return false, err
 	}
 	w.prefix = append(w.prefix[:0], prefix...)
-	if w.r.Reverse || rev > w.at {
+	if w.r.Reverse {
+		return w.lookBack(rev)
+	}
+	if rev > w.at {
 		if !w.seekVersion() {
 			w.seekNext() // the iterator has left the key already
 			return false, w.it.Err()
@@ -190,9 +193,7 @@ func (w *walker) look() (found bool, err error) {
 		return false, nil
 	}
 	w.key = unescapePrefix(w.key[:0], w.prefix)
-	if group := w.group(); group != nil {
-		w.item = Item{Group: group}
-		w.skipGroup(group)
+	if w.takeGroup() {
 		return true, nil
 	}
 	if w.found != nil {
@@ -209,6 +210,69 @@ func (w *walker) look() (found bool, err error) {
 	return true, nil
 }
 
+// lookBack is look for the reverse direction, where the versions of a key come
+// oldest first. Most keys have few; stepping over them leaves the iterator on
+// the key before, without a seek.
+func (w *walker) lookBack(rev uint64) (found bool, err error) {
+	seen, at := false, uint64(0) // of the newest version that the revision sees
+	for range fewVersions {
+		if rev <= w.at {
+			seen, at = true, rev
+			w.value = append(w.value[:0], w.it.Value()...)
+		}
+		if w.valid = w.it.Prev(); !w.valid || !bytes.HasPrefix(w.it.Key(), w.prefix) {
+			return w.takeBack(seen, at)
+		}
+		if _, rev, err = splitVersionKey(w.it.Key()); err != nil {
+			return false, err
+		}
+	}
+	if seen = w.seekVersion(); seen {
+		if _, at, err = splitVersionKey(w.it.Key()); err != nil {
+			return false, err
+		}
+		w.value = append(w.value[:0], w.it.Value()...)
+	} else if err := w.it.Err(); err != nil {
+		return false, err
+	}
+	w.seekNext()
+	return w.takeBack(seen, at)
+}
+
+// takeBack makes the item of the version in w.value, where there is one. The
+// iterator stands on the key before already.
+func (w *walker) takeBack(seen bool, rev uint64) (found bool, err error) {
+	if !seen {
+		return false, nil
+	}
+	v, err := decodeVersion(w.value)
+	if err != nil || v.deleted {
+		return false, err
+	}
+	w.key = unescapePrefix(w.key[:0], w.prefix)
+	if w.takeGroup() {
+		return true, nil
+	}
+	w.item = Item{KV: v.kv(rev)}
+	w.item.KV.Key = w.key
+	if !w.r.KeysOnly {
+		w.item.KV.Value = v.value
+	}
+	return true, nil
+}
+
+// takeGroup makes the item the group of the current key, where it is in one,
+// and moves past all of that.
+func (w *walker) takeGroup() bool {
+	group := w.group()
+	if group == nil {
+		return false
+	}
+	w.item = Item{Group: group}
+	w.skipGroup(group)
+	return true
+}
+
 // seekVersion moves to the newest version of the current key that the revision
 // sees.
 func (w *walker) seekVersion() bool {
@@ -220,12 +284,8 @@ func (w *walker) seekVersion() bool {
 // cheaper.
 const fewVersions = 4
 
-// skip moves to the next key in the direction of the walk.
+// skip moves to the next key of a forward walk.
 func (w *walker) skip() {
-	if w.r.Reverse {
-		w.seekNext()
-		return
-	}
 	for range fewVersions {
 		if w.valid = w.it.Next(); !w.valid || !bytes.HasPrefix(w.it.Key(), w.prefix) {
 			return
