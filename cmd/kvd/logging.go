@@ -2,7 +2,6 @@ package main
 
 import (
 	"io"
-	"os"
 	"time"
 
 	"go.uber.org/zap"
@@ -29,15 +28,6 @@ func newEncoder(format string, out io.Writer) zapcore.Encoder {
 		return zapcore.NewConsoleEncoder(cfg)
 	}
 	return zapcore.NewJSONEncoder(cfg)
-}
-
-func isTerminal(out io.Writer) bool {
-	f, ok := out.(*os.File)
-	if !ok {
-		return false
-	}
-	st, err := f.Stat()
-	return err == nil && st.Mode()&os.ModeCharDevice != 0
 }
 
 // dropNotice is the line about lines that the sink had no room for.

@@ -29,7 +29,7 @@ const (
 func main() {
 	os.Exit(run(environment{
 		args: os.Args[1:], environ: os.Environ(),
-		stdout: os.Stdout, stderr: os.Stderr, exit: os.Exit,
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, exit: os.Exit,
 	}))
 }
 
@@ -37,6 +37,7 @@ func main() {
 type environment struct {
 	args    []string
 	environ []string
+	stdin   io.Reader
 	stdout  io.Writer
 	stderr  io.Writer
 	// exit ends the process at once, for the second signal.
@@ -126,7 +127,7 @@ Each setting is a flag or an environment variable; the flag wins.`,
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	settings.AddFlags(cmd.Flags())
-	cmd.AddCommand(versionCommand(), doctorCommand(), snapshotCommand(), certCommand(), healthcheckCommand(e))
+	cmd.AddCommand(versionCommand(), doctorCommand(), recoverCommand(e), snapshotCommand(), certCommand(), healthcheckCommand(e))
 	return cmd
 }
 

@@ -37,6 +37,7 @@ func (n *Node) findPlace(ctx context.Context, dir *raftnode.Directory) (*raftnod
 			return nil, err
 		}
 		n.id, n.clusterID = identity.MemberID, identity.ClusterID
+		n.original.Store(identity.Original)
 	}
 	var err error
 	if known && dir.HasLog() {
@@ -87,7 +88,7 @@ func (n *Node) checkIdentity(identity raftnode.Identity) error {
 			ErrRefused, describeDir(n.cfg.DataDir), identity.MemberID)
 	case n.cfg.ID != 0 && identity.MemberID != n.cfg.ID:
 		return fmt.Errorf("%w: %s belongs to member %d, but --id says %d", ErrConfig, describeDir(n.cfg.DataDir), identity.MemberID, n.cfg.ID)
-	case !n.cfg.Join && len(n.cfg.JoinURLs) == 0 && len(n.cfg.Initial) > 0 && identity.ClusterID != n.clusterID:
+	case !n.cfg.Join && len(n.cfg.JoinURLs) == 0 && len(n.cfg.Initial) > 0 && identity.ClusterID != n.clusterID && identity.Original != n.clusterID:
 		return fmt.Errorf("%w: %s belongs to cluster %016x, but --cluster and --cluster-token name cluster %016x. Use another --data-dir, or the settings the cluster was made with",
 			ErrConfig, describeDir(n.cfg.DataDir), identity.ClusterID, n.clusterID)
 	}
@@ -119,6 +120,9 @@ func (n *Node) admission(ctx context.Context, dir *raftnode.Directory, identity 
 	}
 	for round := 0; ; round++ {
 		answers := n.askInitial(ctx)
+		if err := n.refuseRecovered(answers); err != nil {
+			return cfg, err
+		}
 		existing, fresh := n.judge(answers)
 		switch {
 		case existing != nil:
@@ -198,6 +202,18 @@ func (n *Node) judge(answers []initialAnswer) (existing *initialAnswer, fresh in
 		}
 	}
 	return existing, fresh
+}
+
+// refuseRecovered refuses to begin the cluster of these settings once more,
+// beside what was recovered of it.
+func (n *Node) refuseRecovered(answers []initialAnswer) error {
+	for _, a := range answers {
+		if a.info.Original == n.clusterID && !n.cfg.Join {
+			return fmt.Errorf("%w: the cluster that --cluster names lost its quorum, and was recovered by member %d as cluster %016x. Join that one, with an empty directory: --join %s, and --cluster and --id left out",
+				ErrRefused, a.info.MemberID, a.info.ClusterID, a.url)
+		}
+	}
+	return nil
 }
 
 // join asks a member of an existing cluster to bind this directory to the

@@ -91,6 +91,7 @@ type Node struct {
 	started   time.Time
 	id        uint64
 	clusterID uint64
+	original  atomic.Uint64 // cluster id before a recovery; 0: none
 
 	store *kvstore.Store
 	peers *peerCaller

@@ -35,6 +35,9 @@ const (
 type info struct {
 	MemberID  uint64 `json:"member_id"`
 	ClusterID uint64 `json:"cluster_id"`
+	// Original is the cluster's id before it was recovered; 0 where it never
+	// was.
+	Original uint64 `json:"original_cluster_id,omitempty"`
 	// Committed says that the cluster has begun: something beyond the initial
 	// membership is committed.
 	Committed bool              `json:"committed"`
@@ -242,12 +245,13 @@ func answerCall(w http.ResponseWriter, status int, v any) {
 func (n *Node) info() info {
 	r := n.raft.Load()
 	if r == nil {
-		return info{MemberID: n.id, ClusterID: n.clusterID}
+		return info{MemberID: n.id, ClusterID: n.clusterID, Original: n.original.Load()}
 	}
 	pos, ms := r.Position(), r.Membership()
 	out := info{
 		MemberID:  n.id,
 		ClusterID: ms.ClusterID,
+		Original:  n.original.Load(),
 		Committed: pos.Commit > raftnode.InitialIndex,
 		Term:      pos.Term,
 		Members:   ms.Members,

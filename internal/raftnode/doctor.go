@@ -48,6 +48,10 @@ func Doctor(dir string) (Report, error) {
 }
 
 func (r *Report) examine() error {
+	if err := checkNotRecovering(r.Dir); err != nil {
+		r.Refused = err
+		return nil
+	}
 	id, err := readIdentity(r.Dir)
 	if err == nil {
 		err = id.checkLog(r.Dir)
@@ -141,6 +145,9 @@ func (r Report) String() string {
 	}
 	if id := r.Identity; id != nil {
 		line("member", "%d (%s), cluster %016x, %s", id.MemberID, id.Name, id.ClusterID, id.State)
+		if id.Original != 0 {
+			line("recovered", "from cluster %016x", id.Original)
+		}
 	} else {
 		line("member", "none")
 	}

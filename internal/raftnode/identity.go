@@ -35,6 +35,9 @@ type Identity struct {
 	// the same member.
 	Nonce string `json:"nonce"`
 	State string `json:"state"`
+	// Original is the id of the cluster before its first recovery, which its
+	// settings still name; 0 where there was none.
+	Original uint64 `json:"original_cluster_id,omitempty"`
 }
 
 const identityFormat = 1
@@ -46,7 +49,11 @@ type identityFile struct {
 }
 
 func (id Identity) checksum() uint32 {
-	return crc32.Checksum(fmt.Appendf(nil, "%d %d %q %d %s %s", id.Format, id.MemberID, id.Name, id.ClusterID, id.Nonce, id.State), castagnoli)
+	b := fmt.Appendf(nil, "%d %d %q %d %s %s", id.Format, id.MemberID, id.Name, id.ClusterID, id.Nonce, id.State)
+	if id.Original != 0 {
+		b = fmt.Appendf(b, " %d", id.Original)
+	}
+	return crc32.Checksum(b, castagnoli)
 }
 
 func identityPath(dir string) string { return filepath.Join(dir, "member.json") }
@@ -153,6 +160,9 @@ func lockHolder(dir string) (string, error) {
 }
 
 func (d *Directory) read() error {
+	if err := checkNotRecovering(d.path); err != nil {
+		return err
+	}
 	id, err := readIdentity(d.path)
 	if err != nil {
 		return err

@@ -1,0 +1,79 @@
+package node
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/raftnode"
+)
+
+// Recovery is what PrepareRecovery found and what carrying it out would do.
+type Recovery struct {
+	*raftnode.Recovery
+	Revision uint64
+	Keys     uint64
+
+	dir *raftnode.Directory
+}
+
+// PrepareRecovery locks the data directory of a member that has stopped and
+// prepares to make a cluster of one of it; see raftnode.Recovery. Where an
+// interrupted recovery was finished instead, the result is nil and finished
+// names the directory with the old files.
+func PrepareRecovery(lg *zap.Logger, path string) (r *Recovery, finished string, err error) {
+	dir, finished, err := raftnode.OpenForRecovery(path)
+	if err != nil {
+		return nil, "", err
+	}
+	if finished != "" {
+		return nil, finished, dir.Close()
+	}
+	r = &Recovery{dir: dir}
+	r.Recovery, err = raftnode.PrepareRecovery(lg, dir, func(work string) (raftnode.OfflineMachine, error) { return r.open(lg, work) })
+	if err != nil {
+		_ = dir.Close() // it only releases the lock
+		return nil, "", err
+	}
+	return r, "", nil
+}
+
+// Close releases the directory.
+func (r *Recovery) Close() error { return r.dir.Close() }
+
+// offlineMachine is the store without a node around it.
+type offlineMachine struct {
+	machine
+	r *Recovery
+}
+
+// open opens the copied store. A member with its engine in memory has none on
+// disk.
+func (r *Recovery) open(lg *zap.Logger, work string) (raftnode.OfflineMachine, error) {
+	path := filepath.Join(work, "store")
+	eng := engine.NewMemory()
+	if _, err := os.Stat(path); err == nil {
+		eng, err = engine.OpenPebble(path, engine.PebbleOptions{
+			Comparer: kvstore.Comparer(), Logger: engineLogger{lg.Named("pebble").Sugar()},
+		})
+		if err != nil {
+			return nil, fmt.Errorf("open the copy of the store: %w", err)
+		}
+	}
+	store, err := kvstore.Open(eng, kvstore.Options{})
+	if err != nil {
+		_ = eng.Close() // the error before says more
+		return nil, fmt.Errorf("open the copy of the store: %w", err)
+	}
+	return &offlineMachine{machine{store: store}, r}, nil
+}
+
+// Close implements raftnode.OfflineMachine.
+func (m *offlineMachine) Close() error {
+	m.r.Revision, m.r.Keys = m.store.Revision(), m.store.Stats().Keys
+	return m.store.Close()
+}

@@ -1,0 +1,270 @@
+package raftnode
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+)
+
+// offline is a machine that keeps its state between openings, as files would.
+type offline struct {
+	*machine
+	files **machineState // nil: an engine in memory
+}
+
+func (o *offline) Close() error {
+	if o.files != nil {
+		*o.files = o.cur.clone()
+	}
+	return nil
+}
+
+// opener opens the machine whose files are in *files.
+func opener(t *testing.T, files **machineState) func(string) (OfflineMachine, error) {
+	return func(string) (OfflineMachine, error) {
+		m := newMachine(files == nil)
+		m.ran, m.violation = func(*Entry, uint64) {}, t.Errorf
+		if files != nil {
+			m.reset((*files).clone())
+			m.durable = m.cur.clone()
+		}
+		return &offline{m, files}, nil
+	}
+}
+
+// leftAlone is the directory of member 1 of three, whose store got as far as
+// entry 2. Its log knows entry 3 to be committed, and has entry 4.
+func leftAlone(t *testing.T) (dir string, store *machineState) {
+	t.Helper()
+	segmentsOf(t, 64<<10)
+	dir = filepath.Join(t.TempDir(), "data")
+	d, err := OpenDirectory(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Claim(1, 7, "one"); err != nil {
+		t.Fatal(err)
+	}
+	id, _ := d.Identity()
+	m := newMachine(false)
+	cfg := openConfig(t, dir, m)
+	cfg.Nonce = id.Nonce
+	n, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries := []*raftpb.Entry{
+		{Index: new(uint64(2)), Term: new(uint64(1)), Data: encodeStart(&start{Member: 1, Nonce: id.Nonce, Boot: "boot", Version: 1})},
+		{Index: new(uint64(3)), Term: new(uint64(1)), Data: encodeBatch(origin{1, 2, 1}, [][]byte{command(103)})},
+		{Index: new(uint64(4)), Term: new(uint64(2)), Data: encodeBatch(origin{1, 2, 2}, [][]byte{command(104)})},
+	}
+	mustSave(t, n.disk, hardStateAt(2, 1, 3), entries...)
+	if _, err := n.applier.apply([]applyWork{{entries: entries[:1]}}); err != nil {
+		t.Fatal(err)
+	}
+	n.transport.Stop()
+	if err := errors.Join(n.disk.close(), d.MarkAdmitted(), d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return dir, m.cur
+}
+
+// prepared makes the first phase of a recovery.
+func prepared(t *testing.T, dir string, open func(string) (OfflineMachine, error)) *Recovery {
+	t.Helper()
+	d, _, err := OpenForRecovery(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	r, err := PrepareRecovery(zap.NewNop(), d, open)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// TestRecoverKeepsTheWholeLog: what the member had is there, also what it did
+// not know to be committed, and it is alone in a new cluster.
+func TestRecoverKeepsTheWholeLog(t *testing.T) {
+	for _, memory := range []bool{false, true} {
+		dir, store := leftAlone(t)
+		files := &store
+		if memory {
+			files = nil
+		}
+		before := readTree(t, dir)
+		r := prepared(t, dir, opener(t, files))
+		if r.Index != 4 || r.Term != 2 || r.Commit != 3 || r.Member.ID != 1 || len(r.Lost) != 2 || r.OldCluster != 7 {
+			t.Errorf("memory %v: the recovery is %+v", memory, r)
+		}
+		for name, b := range before {
+			if got, err := os.ReadFile(filepath.Join(dir, name)); name != "lock" && (err != nil || !slices.Equal(got, b)) {
+				t.Errorf("preparing changed %s (%v)", name, err)
+			}
+		}
+		if err := r.Carry(); err != nil {
+			t.Fatal(err)
+		}
+		if report, err := Doctor(dir); err != nil || report.Refused != nil {
+			t.Errorf("the doctor says %v, %v", report, err)
+		}
+		d := mustOpenDirectory(t, dir)
+		id, _ := d.Identity()
+		sm, _ := opener(t, files)(dir)
+		m := sm.(*offline).machine
+		cfg := openConfig(t, dir, m)
+		cfg.ClusterID, cfg.Nonce, cfg.Initial = id.ClusterID, id.Nonce, nil
+		n := mustOpenNode(t, cfg)
+		ms := n.Membership()
+		if id.ClusterID != r.NewCluster || id.ClusterID == 7 || id.Original != 7 || ms.ClusterID != r.NewCluster {
+			t.Errorf("memory %v: cluster %x, identity %+v", memory, ms.ClusterID, id)
+		}
+		if !slices.Equal(ms.Voters(), []uint64{1}) || len(ms.Members) != 1 || !ms.Removed[2] || !ms.Removed[3] || ms.HighestID != 3 || ms.Members[0].Nonce != id.Nonce {
+			t.Errorf("memory %v: membership %+v, nonce %s", memory, ms, id.Nonce)
+		}
+		if !slices.Equal(m.cur.IDs, []uint64{103, 104}) || m.cur.Index != 5 || m.cur.Term != 3 {
+			t.Errorf("memory %v: the state is %+v", memory, m.cur)
+		}
+		old, err := Doctor(r.Backup)
+		if err != nil || old.Refused != nil || old.LastEntry != 4 || old.Identity.ClusterID != 7 {
+			t.Errorf("the old files: %v, %v", old, err)
+		}
+	}
+}
+
+// TestRecoverTwice: the settings name the first cluster for ever.
+func TestRecoverTwice(t *testing.T) {
+	dir, store := leftAlone(t)
+	for range 2 {
+		if err := prepared(t, dir, opener(t, &store)).Carry(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if id, err := readIdentity(dir); err != nil || id.Original != 7 {
+		t.Errorf("%+v, %v", id, err)
+	}
+}
+
+// TestRecoverCrashAtEachStep: before the plan the directory is the old one;
+// after it a start is refused, and the next run finishes.
+func TestRecoverCrashAtEachStep(t *testing.T) {
+	dir, store := leftAlone(t)
+	old := store.clone()
+	r := prepared(t, dir, opener(t, &store))
+	copyOf := func() string {
+		to := filepath.Join(t.TempDir(), "data")
+		if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+		return to
+	}
+
+	crashed := copyOf()
+	d := mustOpenDirectory(t, crashed)
+	if id, _ := d.Identity(); id.ClusterID != 7 {
+		t.Errorf("before the plan the directory is of %+v", id)
+	}
+	cfg := openConfig(t, crashed, machineAt(old))
+	cfg.Nonce = d.identity.Nonce
+	mustOpenNode(t, cfg)
+	crashed = copyOf()
+	prepared(t, crashed, opener(t, &old))
+
+	want := make(map[string]string)
+	plan := fmt.Sprintf(`{"backup":%q}`, filepath.Base(r.Backup))
+	total := len(recoverySteps(dir, r.Backup))
+	for done := total; done >= 0; done-- {
+		crashed := copyOf()
+		backup := filepath.Join(crashed, filepath.Base(r.Backup))
+		if err := os.WriteFile(planPath(crashed), []byte(plan), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for i, step := range recoverySteps(crashed, backup)[:done] {
+			if err := step(); err != nil {
+				t.Fatalf("step %d: %v", i, err)
+			}
+		}
+		if done < total {
+			_, err := OpenDirectory(crashed)
+			var refused *RefusedError
+			if !errors.As(err, &refused) || !strings.Contains(err.Error(), "run kvd recover") {
+				t.Errorf("after %d steps a start says %v", done, err)
+			}
+			if report, err := Doctor(crashed); err != nil || report.Refused == nil {
+				t.Errorf("after %d steps the doctor says %v, %v", done, report, err)
+			}
+			d, finished, err := OpenForRecovery(crashed)
+			if err != nil || finished != backup {
+				t.Fatalf("after %d steps: %s, %v", done, finished, err)
+			}
+			_ = d.Close()
+		}
+		got := make(map[string]string)
+		for name, b := range readTree(t, crashed) {
+			if name != "lock" {
+				got[name] = string(b)
+			}
+		}
+		if done == total {
+			want = got
+			if len(want) < 8 {
+				t.Fatalf("only %d files", len(want))
+			}
+			continue
+		}
+		if a, b := mustJSON(t, want), mustJSON(t, got); a != b {
+			t.Errorf("finished after %d steps the directory is another", done)
+		}
+	}
+}
+
+func mustJSON(t *testing.T, v any) string {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestRecoverRefuses(t *testing.T) {
+	dir, store := leftAlone(t)
+	none := filepath.Join(t.TempDir(), "none")
+	if _, _, err := OpenForRecovery(none); err == nil || exists(none) {
+		t.Errorf("a directory that is not there: %v", err)
+	}
+	d := mustOpenDirectory(t, t.TempDir())
+	if _, err := PrepareRecovery(zap.NewNop(), d, opener(t, &store)); err == nil || !strings.Contains(err.Error(), "no log") {
+		t.Errorf("a fresh directory: %v", err)
+	}
+	held := mustOpenDirectory(t, dir)
+	if _, _, err := OpenForRecovery(dir); err == nil || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("a directory in use: %v", err)
+	}
+	if err := held.MarkRemoved(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := PrepareRecovery(zap.NewNop(), held, opener(t, &store)); err == nil || !strings.Contains(err.Error(), "removed") {
+		t.Errorf("a removed member: %v", err)
+	}
+	if err := held.mark(StateAdmitted); err != nil {
+		t.Fatal(err)
+	}
+	segment, frames, _ := lastSegmentPath(t, dir)
+	change(t, segment, func(b []byte) []byte { b[frames[3]+12] ^= 1; return b })
+	before := readTree(t, dir)
+	var refused *RefusedError
+	if _, err := PrepareRecovery(zap.NewNop(), held, opener(t, &store)); !errors.As(err, &refused) {
+		t.Errorf("a damaged log: %v", err)
+	}
+	sameTree(t, before, readTree(t, dir))
+}
