@@ -234,6 +234,22 @@ func TestControlCampaignWithoutPreVote(t *testing.T) {
 	t.Fatal("not detected")
 }
 
+// TestHandOverIsNotOvertaken: on a slow machine too the chosen member wins its
+// election; the third one gives it time.
+func TestHandOverIsNotOvertaken(t *testing.T) {
+	for seed := uint64(1); seed <= failoverSeeds; seed++ {
+		s, l := failover(t, seed, idle, simOptions{
+			electionTicks: longElection, disk: span{5 * milli, 15 * milli}, turn: span{milli, 3 * milli},
+		})
+		o := s.handOver(l, s.others(l.id)[seed%2])
+		s.must(beforeElection, "the hand-over", func() bool { return o.outcome != open })
+		if o.outcome != succeeded {
+			s.fatalf("the hand-over failed: %v", o.err)
+		}
+		s.settle(patience)
+	}
+}
+
 // TestHandOverShowsNoError: a leader that stops politely hands over before.
 // What was under way at any member, its own included, is answered.
 func TestHandOverShowsNoError(t *testing.T) {

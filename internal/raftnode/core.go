@@ -173,6 +173,7 @@ func newCore(cfg coreConfig) (*core, error) {
 	c.bound = c.last
 	c.reads.prefix = readPrefix(cfg.id)
 	c.observe()
+	c.seeking = seekState{} // its term is no news
 	c.seek(false)
 	c.noteRemoval()
 	// Alone, there is nobody to wait for.

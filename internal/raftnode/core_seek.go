@@ -18,6 +18,10 @@ const (
 	// seekPause is the pause after a campaign without result. It doubles, and
 	// its half is random, so that collisions end.
 	seekPause = 16 * time.Millisecond
+	// electionPause is the least pause while a real election is under way, this
+	// voter's own or another's: votes wait for disks, and a campaign for the
+	// next term would undo it.
+	electionPause = 100 * time.Millisecond
 )
 
 // seekState is the core's side of finding a leader without waiting for the
@@ -31,8 +35,6 @@ const (
 type seekState struct {
 	active   bool
 	attempts int
-	// candidate is the term of the real election that was given time once.
-	candidate uint64
 }
 
 // suspect takes the word of the leader's watch that its process is gone.
@@ -52,18 +54,22 @@ func (c *core) deposed(m *raftpb.Message) {
 	}
 }
 
-// seek begins or ends the search after a change of leader, term or role.
+// seek begins, paces or ends the search after a change of leader, term or role.
 func (c *core) seek(newTerm bool) {
 	s := &c.seeking
+	begin := !s.active
 	switch {
 	case c.lead != raft.None || !slices.Contains(c.membership.Voters(), c.cfg.id):
 		*s = seekState{}
-	case !s.active:
-		s.active = true
+		return
+	case c.role == raft.StateCandidate || c.role == raft.StateFollower && newTerm:
+		c.seekAgain(electionPause)
+	case begin:
 		c.seekIn(time.Duration(c.turn())*seekTurn + c.random(seekTurn/2))
-	case newTerm && c.role == raft.StateFollower:
-		c.seekAgain() // another candidate has begun its term: let it win
+	case c.role == raft.StateFollower: // its campaign was lost
+		c.seekAgain(seekPause)
 	}
+	s.active = true
 }
 
 // turn is this voter's place among those that may follow the leader.
@@ -78,9 +84,9 @@ func (c *core) turn() int {
 }
 
 // seekAgain lets a growing, random time pass before the next campaign.
-func (c *core) seekAgain() {
+func (c *core) seekAgain(least time.Duration) {
 	s := &c.seeking
-	pause := min(seekPause<<min(s.attempts, 16), c.cfg.electionTimeout)
+	pause := min(max(seekPause<<min(s.attempts, 16), least), c.cfg.electionTimeout)
 	s.attempts++
 	c.seekIn(pause/2 + c.random(pause))
 }
@@ -93,32 +99,30 @@ func (c *core) random(below time.Duration) time.Duration {
 
 // campaignDue is called when the delay of effects.campaignIn is over.
 func (c *core) campaignDue() {
-	s := &c.seeking
-	if c.observe(); !s.active {
+	if c.observe(); !c.seeking.active {
 		return // a leader was found
 	}
-	// A real election waits for disks; another campaign would give it up.
-	wait := c.role == raft.StateCandidate && s.candidate != c.term
-	if wait {
-		s.candidate = c.term
-	}
-	if !wait && c.refused == nil {
+	if c.refused == nil {
 		_ = c.rn.Campaign() // raft says why it does not, in its log
 	}
-	c.seekAgain()
+	c.seekAgain(seekPause)
 }
 
-// yield postpones the own campaign when a vote was given to another: it is
-// about to win. Votes are among the responses that wait for the disk.
+// yield postpones the own campaign when another was promised a vote: it is
+// about to win. Such answers are among the responses that wait for the disk.
 func (c *core) yield(save *raftpb.Message) {
 	if !c.seeking.active {
 		return
 	}
 	for _, r := range save.GetResponses() {
-		granted := r.GetType() == raftpb.MsgVoteResp || r.GetType() == raftpb.MsgPreVoteResp
-		if granted && !r.GetReject() && r.GetTo() != c.cfg.id {
-			c.seekAgain()
-			return
+		if r.GetReject() || r.GetTo() == c.cfg.id {
+			continue
+		}
+		switch r.GetType() {
+		case raftpb.MsgPreVoteResp:
+			c.seekAgain(seekPause)
+		case raftpb.MsgVoteResp:
+			c.seekAgain(electionPause)
 		}
 	}
 }
