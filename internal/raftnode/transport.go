@@ -183,10 +183,11 @@ func newPeerTransport(cfg transportConfig) (*peerTransport, error) {
 	t.mu.expected = make(map[snapshotKey]int)
 	t.lookups.mu.next = make(map[uint64]time.Time)
 	id := types.ID(cfg.ID)
+	lg := newTransportLogger(cfg.Logger, &t.stopped)
 	// URLs stays empty: rafthttp would announce them in X-PeerURLs, which
 	// receivers must not believe.
 	t.tr = &rafthttp.Transport{
-		Logger:      cfg.Logger,
+		Logger:      lg,
 		DialTimeout: cfg.DialTimeout,
 		TLSInfo:     cfg.TLSInfo,
 		ID:          id,
@@ -194,7 +195,7 @@ func newPeerTransport(cfg transportConfig) (*peerTransport, error) {
 		Raft:        raftSide{t},
 		Snapshotter: cfg.Snapshotter,
 		ServerStats: stats.NewServerStats("", id.String()),
-		LeaderStats: stats.NewLeaderStats(cfg.Logger, id.String()),
+		LeaderStats: stats.NewLeaderStats(lg, id.String()),
 		ErrorC:      make(chan error, 1),
 	}
 	if err := t.tr.Start(); err != nil {
