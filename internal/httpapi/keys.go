@@ -54,7 +54,7 @@ func (x *exchange) freshen(revision uint64) error {
 	if o.Stale && revision > x.srv.opts.Store.Revision() {
 		o = api.ReadOptions{}
 	}
-	ctx, cancel, err := x.context()
+	ctx, cancel, err := x.briefContext()
 	if err != nil {
 		return err
 	}
@@ -152,7 +152,7 @@ func (x *exchange) writePair(kv *kvstore.KV, asJSON bool) {
 // do runs a command within the request's timeout and sets the headers of its
 // answer. The error covers outcomes without effect.
 func (x *exchange) do(cmd *kvstore.Command) (kvstore.Result, error) {
-	ctx, cancel, err := x.context()
+	ctx, cancel, err := x.briefContext()
 	if err != nil {
 		return kvstore.Result{}, err
 	}

@@ -172,15 +172,32 @@ func (q *query) timeout() (time.Duration, error) {
 // context is the request's context, bounded by its timeout, which runs from
 // the first call on: reading the body does not count.
 func (x *exchange) context() (context.Context, context.CancelFunc, error) {
-	if x.deadline.IsZero() {
-		d, err := x.query.timeout()
-		if err != nil {
-			return nil, nil, err
-		}
-		x.deadline = time.Now().Add(d)
+	if err := x.startTimeout(); err != nil {
+		return nil, nil, err
 	}
 	ctx, cancel := context.WithDeadline(x.r.Context(), x.deadline)
 	return ctx, cancel, nil
+}
+
+func (x *exchange) startTimeout() error {
+	if !x.deadline.IsZero() {
+		return nil
+	}
+	d, err := x.query.timeout()
+	x.deadline = time.Now().Add(d)
+	return err
+}
+
+// briefContext is context for a callee that is done with it when it returns.
+func (x *exchange) briefContext() (context.Context, context.CancelFunc, error) {
+	if x.r.Context().Done() != nil {
+		return x.context()
+	}
+	if err := x.startTimeout(); err != nil {
+		return nil, nil, err
+	}
+	d := newDeadline(x.r.Context(), x.deadline)
+	return d, d.release, nil
 }
 
 // readOptions says how fresh the request wants its read to be.

@@ -86,12 +86,13 @@ type Config struct {
 
 // Node is one member.
 type Node struct {
-	cfg       Config
-	lg        *zap.Logger
-	started   time.Time
-	id        uint64
-	clusterID uint64
-	original  atomic.Uint64 // cluster id before a recovery; 0: none
+	cfg         Config
+	lg          *zap.Logger
+	started     time.Time
+	id          uint64
+	clusterID   uint64
+	original    atomic.Uint64 // cluster id before a recovery; 0: none
+	clusterName atomic.Pointer[clusterName]
 
 	store *kvstore.Store
 	peers *peerCaller
@@ -188,10 +189,22 @@ func (n *Node) Ready() <-chan struct{} { return n.ready }
 
 // ClusterID returns the cluster's id as 16 hexadecimal digits.
 func (n *Node) ClusterID() string {
+	id := n.clusterID
 	if r := n.raft.Load(); r != nil {
-		return fmt.Sprintf("%016x", r.Membership().ClusterID)
+		id = r.Membership().ClusterID
 	}
-	return fmt.Sprintf("%016x", n.clusterID)
+	named := n.clusterName.Load()
+	if named == nil || named.id != id {
+		named = &clusterName{id: id, text: fmt.Sprintf("%016x", id)}
+		n.clusterName.Store(named)
+	}
+	return named.text
+}
+
+// clusterName is a cluster's id with its text, which every answer carries.
+type clusterName struct {
+	id   uint64
+	text string
 }
 
 // ID returns the member's id; 0 while a joining node has not got one.

@@ -29,7 +29,8 @@ func (n *Node) DoTimed(ctx context.Context, cmd *kvstore.Command, t *api.Timing)
 		return kvstore.Result{}, err
 	}
 	w := beginStages(t, writeStages)
-	result, err := r.ProposeTimed(ctx, kvstore.EncodeCommand(nil, cmd), w.timing)
+	command := kvstore.EncodeCommand(make([]byte, 0, len(cmd.Key)+len(cmd.Value)+encodedBytes), cmd)
+	result, err := r.ProposeTimed(ctx, command, w.timing)
 	w.end()
 	if err != nil {
 		n.counts.proposalsFailed.Add(1)
@@ -37,6 +38,10 @@ func (n *Node) DoTimed(ctx context.Context, cmd *kvstore.Command, t *api.Timing)
 	}
 	return *result.(*kvstore.Result), nil
 }
+
+// encodedBytes is what an encoded command has beside its key and value, most
+// often.
+const encodedBytes = 32
 
 // Encode appends the command in the form that DoGroup takes.
 func (n *Node) Encode(dst []byte, cmd *kvstore.Command) []byte {

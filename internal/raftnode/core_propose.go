@@ -3,6 +3,7 @@ package raftnode
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 )
 
@@ -51,15 +52,28 @@ type answer struct {
 	err     error
 }
 
+// proposals are kept for the next request.
+var proposals = sync.Pool{New: func() any { return &proposal{done: make(chan answer, 1)} }}
+
 func newProposal(command []byte) *proposal {
-	p := &proposal{size: len(command), done: make(chan answer, 1)}
+	p := proposals.Get().(*proposal)
+	p.size = len(command)
 	p.one[0] = command
 	p.commands = p.one[:]
 	return p
 }
 
+// release lets another request use the proposal, which was answered with
+// results: from then on nobody in the loops knows it.
+func (p *proposal) release() {
+	p.commands, p.one[0], p.size, p.timing = nil, nil, 0, nil
+	p.stage.Store(stageQueued)
+	proposals.Put(p)
+}
+
 func newGroup(commands [][]byte) *proposal {
-	p := &proposal{commands: commands, done: make(chan answer, 1)}
+	p := proposals.Get().(*proposal)
+	p.commands = commands
 	for _, c := range commands {
 		p.size += len(c)
 	}
@@ -125,6 +139,10 @@ func (c *core) propose(p *proposal) error {
 	c.proposals.queueBytes += p.size
 	return nil
 }
+
+// takesProposals reports whether a command could be proposed, or has to be
+// refused, now.
+func (c *core) takesProposals() bool { return c.proposals.flight == nil || c.refused != nil }
 
 // proposeBatch proposes the flight if raft does not have it, or packs a new
 // one.

@@ -50,6 +50,10 @@ func (c *core) read(r *readRequest) error {
 	return nil
 }
 
+// takesReads reports whether a read could be served by an attempt issued now,
+// or has to be refused.
+func (c *core) takesReads() bool { return c.reads.flight == nil || c.refused != nil }
+
 // issueRead begins an attempt for all that wait.
 func (c *core) issueRead() {
 	s := &c.reads

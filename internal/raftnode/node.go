@@ -298,6 +298,7 @@ func (n *Node) nodeLoop(ctx context.Context) error {
 		return err
 	}
 	for {
+		proposeC, readC := n.requests()
 		select {
 		case <-ctx.Done():
 			return nil
@@ -306,9 +307,9 @@ func (n *Node) nodeLoop(ctx context.Context) error {
 			if err := n.watchDisk(); err != nil {
 				return err
 			}
-		case p := <-n.proposeC:
+		case p := <-proposeC:
 			n.takeProposal(p)
-		case r := <-n.readC:
+		case r := <-readC:
 			n.takeRead(r)
 		case r := <-n.confChangeC:
 			n.core.change(r)
@@ -325,6 +326,20 @@ func (n *Node) nodeLoop(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// requests are the channels to take requests from. While the core could do
+// nothing with them they stay where they are: a batch that is under way is
+// not hurried by a loop that turns for each command that has to wait for it.
+func (n *Node) requests() (<-chan *proposal, <-chan *readRequest) {
+	proposeC, readC := n.proposeC, n.readC
+	if !n.core.takesProposals() {
+		proposeC = nil
+	}
+	if !n.core.takesReads() {
+		readC = nil
+	}
+	return proposeC, readC
 }
 
 // tick advances the core's time by one.
@@ -347,13 +362,14 @@ func (n *Node) drain() {
 	for _, e := range n.events.take() {
 		n.takeEvent(e)
 	}
+	proposeC, readC := n.requests()
 	for range drainLimit {
 		select {
 		case m := <-n.receiveC:
 			n.core.step(m)
-		case p := <-n.proposeC:
+		case p := <-proposeC:
 			n.takeProposal(p)
-		case r := <-n.readC:
+		case r := <-readC:
 			n.takeRead(r)
 		default:
 			return
@@ -441,7 +457,8 @@ func (n *Node) publish() {
 	st := n.core.rn.BasicStatus()
 	p := Position{Term: st.GetTerm(), Leader: st.Lead, Role: st.RaftState, Commit: st.GetCommit()}
 	if old := n.position.Load(); old == nil || *old != p {
-		n.position.Store(&p)
+		now := p // on the heap only where it is kept
+		n.position.Store(&now)
 		n.logPosition(old, p)
 		if old == nil || old.Leader != p.Leader || old.Term != p.Term {
 			n.watch.tell(p)

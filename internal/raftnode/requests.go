@@ -47,6 +47,9 @@ func (n *Node) propose(ctx context.Context, p *proposal) ([]any, error) {
 	reason := ErrStopping
 	select {
 	case a := <-p.done:
+		if a.err == nil {
+			p.release()
+		}
 		return a.results, a.err
 	case <-ctx.Done():
 		reason = n.late()

@@ -1,0 +1,30 @@
+package httpapi
+
+import (
+	"context"
+	"testing"
+	"time"
+)
+
+// TestDeadlinesAreReused: one that ran out never serves another request.
+func TestDeadlinesAreReused(t *testing.T) {
+	parent := context.Background()
+	for range 100 {
+		late := newDeadline(parent, time.Now())
+		<-late.Done()
+		if late.Err() != context.DeadlineExceeded {
+			t.Fatalf("Err is %v", late.Err())
+		}
+		late.release()
+		d := newDeadline(parent, time.Now().Add(time.Hour))
+		select {
+		case <-d.Done():
+			t.Fatal("a new deadline has ended")
+		default:
+		}
+		if at, ok := d.Deadline(); d.Err() != nil || !ok || time.Until(at) < time.Minute {
+			t.Fatalf("%v, ends at %v", d.Err(), at)
+		}
+		d.release()
+	}
+}
