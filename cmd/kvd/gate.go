@@ -18,6 +18,8 @@ import (
 type gate struct {
 	current atomic.Pointer[http.Handler]
 	closed  closedGate
+	// last is set when every answer ends its connection.
+	last atomic.Bool
 }
 
 // newGate returns a gate that answers "starting".
@@ -30,7 +32,18 @@ func newGate(v api.Version, metrics http.Handler, checks func(context.Context) [
 }
 
 // ServeHTTP implements http.Handler.
-func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) { (*g.current.Load()).ServeHTTP(w, r) }
+func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if g.last.Load() {
+		w.Header()["Connection"] = closeConnection // HTTP/2 makes a GOAWAY of it
+	}
+	(*g.current.Load()).ServeHTTP(w, r)
+}
+
+var closeConnection = []string{"close"}
+
+// lastAnswers makes every answer from now on the last of its connection, which
+// sends clients elsewhere without cutting off a request of theirs.
+func (g *gate) lastAnswers() { g.last.Store(true) }
 
 // open passes requests on to h.
 func (g *gate) open(h http.Handler) { g.current.Store(&h) }

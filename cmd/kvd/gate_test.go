@@ -92,3 +92,17 @@ func TestGateCountsWhatItRefuses(t *testing.T) {
 		t.Errorf("counted %v, want %v", counted, want)
 	}
 }
+
+// TestLastAnswers: clients are sent away with their answers, whoever gives
+// them.
+func TestLastAnswers(t *testing.T) {
+	g := testGate()
+	if got := ask(g, "GET", "/livez").Header().Get("Connection"); got != "" {
+		t.Errorf("Connection: %s", got)
+	}
+	g.lastAnswers()
+	g.open(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	if got := ask(g, "PUT", "/k").Header().Get("Connection"); got != "close" {
+		t.Errorf("Connection: %s", got)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -42,12 +43,14 @@ func crashBySignal() {
 }
 
 // stop brings the node out of the way so that clients notice as little as
-// possible: it is not ready from now on, leadership is handed over while
-// requests are still served, each with the last answer of its connection; then
-// no more are taken, and those in work are finished. What is in work after
-// that is answered by the end of the node: 504, or 503 if nothing was done.
+// possible: it is not ready from now on, and leadership is handed over while
+// requests are served as ever; then the listeners are closed, and each
+// connection ends with its next answer; then those in work are finished. What
+// is in work after that is answered by the end of the node: 504, or 503 if
+// nothing was done.
 func (d *daemon) stop(cancel context.CancelFunc, ended <-chan error) error {
-	d.drain()
+	d.handOver()
+	d.sendAway()
 	limit := finishTimeout
 	if !d.node.HasLeader() {
 		limit = lostTimeout
@@ -63,28 +66,38 @@ func (d *daemon) stop(cancel context.CancelFunc, ended <-chan error) error {
 	return err
 }
 
-// drain hands leadership over, and sends clients elsewhere.
-func (d *daemon) drain() {
+func (d *daemon) handOver() {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
-	d.server.LastAnswers()
 	d.node.Drain(ctx)
+}
+
+// sendAway closes the listeners before it ends connections: a client that is
+// sent away would otherwise come back, and be in the queue of a listener when
+// that is closed, which resets its connection.
+func (d *daemon) sendAway() {
+	if err := closeAll(d.listeners); err != nil {
+		d.log.Warn("closing the listeners failed", zap.Error(err))
+	}
+	d.gate.lastAnswers()
 	<-time.After(farewellTime)
 }
 
-// finishRequests takes no more requests, and waits for those in work.
+// finishRequests waits for the requests in work, and closes the connections
+// that have none.
 func (d *daemon) finishRequests(limit time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	if err := d.server.Shutdown(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		d.log.Warn("closing the listeners failed", zap.Error(err))
+	err := d.server.Shutdown(ctx)
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, net.ErrClosed) {
+		d.log.Warn("closing the connections failed", zap.Error(err))
 	}
 }
 
 // cutRequests ends the connections, those last whose request nobody answered.
 func (d *daemon) cutRequests() {
 	d.finishRequests(cutTimeout)
-	if err := d.server.Close(); err != nil {
+	if err := d.server.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 		d.log.Warn("closing the connections failed", zap.Error(err))
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -226,21 +227,35 @@ func TestUnfinishedAnswersAreCut(t *testing.T) {
 	}
 }
 
-// TestLastAnswers: connections end with their next answer, which says so, and
-// none before.
-func TestLastAnswers(t *testing.T) {
-	addr, srv := startServer(t, true)
-	c, r := dial(t, addr)
+// TestLastAnswer: a handler ends the connection with its answer by saying so.
+func TestLastAnswer(t *testing.T) {
+	var last atomic.Bool
+	srv := New(&http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if last.Load() {
+			w.Header().Set("Connection", "close")
+		}
+	})}, func(string, string) bool { return true })
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	c, r := dial(t, l.Addr().String())
 	if resp, err := ask(t, c, r, get); err != nil || resp.Close {
 		t.Fatalf("%v %v", resp, err)
 	}
-	srv.LastAnswers()
+	last.Store(true)
 	if resp, err := ask(t, c, r, get); err != nil || !resp.Close {
 		t.Fatalf("%v %v", resp, err)
 	}
 	if _, err := r.ReadByte(); err != io.EOF {
 		t.Errorf("the connection goes on: %v", err)
 	}
+	if err := srv.Close(); err != nil {
+		t.Error(err)
+	}
+	<-served
 }
 
 // TestShutdown ends idle connections at once and lets requests in work finish.

@@ -141,13 +141,6 @@ func (s *Server) start(nc net.Conn) {
 	}()
 }
 
-// LastAnswers makes every following answer the last of its connection, which
-// tells clients to go elsewhere without cutting off a request of theirs.
-func (s *Server) LastAnswers() {
-	s.closing.Store(true)
-	s.whole.SetKeepAlivesEnabled(false)
-}
-
 // Shutdown stops accepting, closes the connections that are between two
 // requests, and waits for the others. It returns the context's error where
 // that ends first; Close then cuts them off.
