@@ -259,6 +259,7 @@ func (c *core) promoteLearners() {
 // transferRequest asks this leader to hand over.
 type transferRequest struct {
 	to   uint64 // 0: whoever is best
+	any  bool   // to was chosen here, and another will do
 	tick uint64
 	done chan error // capacity 1
 }
@@ -272,7 +273,7 @@ func (c *core) transfer(t *transferRequest) {
 		return
 	}
 	if t.to == 0 {
-		t.to = c.bestSuccessor()
+		t.to, t.any = c.bestSuccessor(), true
 	}
 	m, ok := c.membership.Member(t.to)
 	switch {
@@ -314,7 +315,7 @@ func (c *core) settleTransfers() {
 		return
 	}
 	for _, t := range c.transfers {
-		if c.lead == t.to {
+		if c.lead == t.to || t.any {
 			t.answer(nil)
 		} else {
 			t.answer(fmt.Errorf("%w: member %d leads instead of %d", ErrNotHandedOver, c.lead, t.to))

@@ -118,3 +118,30 @@ func TestLearnerDoesNotSeek(t *testing.T) {
 		t.Errorf("a learner campaigns in %v", g.due)
 	}
 }
+
+// Whoever hands over to the best successor, whichever that is, has done so when
+// another leads; who named one is told.
+func TestHandOverToAnybody(t *testing.T) {
+	for to, handedOver := range map[uint64]bool{0: true, 2: false} {
+		g := newRig(t, 3, nil)
+		g.campaignDue()
+		for _, vote := range []raftpb.MessageType{raftpb.MsgPreVoteResp, raftpb.MsgVoteResp} {
+			g.step(&raftpb.Message{Type: vote.Enum(), From: new(uint64(2)), Term: new(uint64(initialTerm + 1))})
+		}
+		if !g.core.isLeader() {
+			t.Fatal("it does not lead")
+		}
+		tr := &transferRequest{to: to, done: make(chan error, 1)}
+		g.core.transfer(tr)
+		g.work()
+		g.step(&raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(3)), Commit: new(uint64(0))})
+		select {
+		case err := <-tr.done:
+			if (err == nil) != handedOver {
+				t.Errorf("handing over to %d (0: anybody) while 3 took over ends with %v", to, err)
+			}
+		default:
+			t.Errorf("handing over to %d is not answered", to)
+		}
+	}
+}

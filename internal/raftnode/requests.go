@@ -130,8 +130,8 @@ func (n *Node) Admit(ctx context.Context, member uint64, nonce string) error {
 	return n.await(ctx, r.done)
 }
 
-// TransferLeadership hands leadership to the member, or to the best successor
-// for 0, and waits until it leads.
+// TransferLeadership hands leadership to the member, and waits until it leads;
+// for 0 to the best successor, and then another new leader will do.
 func (n *Node) TransferLeadership(ctx context.Context, to uint64) error {
 	t := &transferRequest{to: to, done: make(chan error, 1)}
 	if err := send(ctx, n, n.callC, func(c *core) { c.transfer(t) }); err != nil {
