@@ -10,7 +10,7 @@ import (
 // virtual time, and everything has to be over long before.
 
 const (
-	failoverSeeds  = 40
+	failoverSeeds  = 20
 	longElection   = 300 // ticks
 	beforeElection = 10 * second
 )
