@@ -47,14 +47,16 @@ func (l *logLevel) SetLogLevel(level string, period time.Duration) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.endPeriodLocked()
+	why := "by a client"
 	if period > 0 {
+		why = fmt.Sprintf("by a client, for %v", period)
 		until := time.Now().Add(period)
 		l.mu.until = until
 		l.mu.back = time.AfterFunc(period, func() { l.goBack(until) })
 	} else {
 		l.mu.lasting = to
 	}
-	l.changeLocked(to, fmt.Sprintf("by a client, for %v (0s: for good)", period))
+	l.changeLocked(to, why)
 	return nil
 }
 

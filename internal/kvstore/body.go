@@ -306,7 +306,7 @@ func (b *bodyReader) decode(key, value []byte) (err error) {
 		return fmt.Errorf("%w: unknown table %#x", errLayout, key[0])
 	}
 	if err == nil && len(key) != wantLen {
-		return fmt.Errorf("%w: %x", errLayout, key)
+		return fmt.Errorf("%w: %d bytes in table %q", errLayout, len(key), key[0])
 	}
 	return err
 }

@@ -49,6 +49,7 @@ const (
 // directory written under another name.
 const comparerName = "kvd.keys.v1"
 
+// errLayout goes to the log, and so never with the key.
 var errLayout = errors.New("engine key is malformed")
 
 // Comparer orders the store's keys for Pebble: by their bytes, with the
@@ -103,7 +104,7 @@ func appendVersionKey(dst, key []byte, revision uint64) []byte {
 func splitVersionKey(k []byte) (prefix []byte, revision uint64, err error) {
 	n := len(k) - revisionLen
 	if n < 3 || k[0] != tableVersion || k[n-2] != escapeByte || k[n-1] != keyEnd {
-		return nil, 0, fmt.Errorf("%w: version %x", errLayout, k)
+		return nil, 0, fmt.Errorf("%w: a version of %d bytes", errLayout, len(k))
 	}
 	return k[:n], ^binary.BigEndian.Uint64(k[n:]), nil
 }
@@ -121,7 +122,7 @@ func checkVersionKey(k []byte) error {
 		case i < 0:
 			return nil
 		case i+1 == len(escaped) || escaped[i+1] != escapedZero:
-			return fmt.Errorf("%w: version %x", errLayout, k)
+			return fmt.Errorf("%w: a version of %d bytes", errLayout, len(k))
 		}
 		escaped = escaped[i+2:]
 	}
