@@ -100,6 +100,7 @@ func (d *daemon) assemble(sink *logSink) (err error) {
 	}
 	cfg := nodeConfig(d.settings, d.log, d.version)
 	cfg.Observer = meters.loops
+	cfg.TLS = d.certs.members
 	if d.node, err = node.New(cfg); err != nil {
 		return err
 	}
@@ -118,7 +119,8 @@ func nodeConfig(s *settings.Settings, log *zap.Logger, v api.Version) node.Confi
 	cfg := node.Config{
 		ID: s.ID, Name: s.Name, DataDir: s.DataDir, Engine: s.Engine,
 		ListenPeer: s.ListenPeer, AdvertisePeer: s.AdvertisePeer, AdvertiseClient: s.AdvertiseClient,
-		Token: s.ClusterToken, Join: s.Join, JoinURLs: s.JoinURLs,
+		InsecurePeers: s.InsecurePeers,
+		Token:         s.ClusterToken, Join: s.Join, JoinURLs: s.JoinURLs,
 		TickInterval: s.Heartbeat, ElectionTicks: s.ElectionTicks(),
 		CheckpointBytes: s.CheckpointBytes, CatchUpBytes: int(s.CatchUpBytes),
 		Logger: log, Version: v,

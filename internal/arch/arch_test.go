@@ -24,7 +24,7 @@ var allowed = map[string][]string{
 	"cmd/kvd":                 {"internal/settings", "internal/httpapi", "internal/http1", "internal/certs", "internal/node", "internal/metrics", "internal/api"},
 	"internal/settings":       {},
 	"internal/metrics":        {"internal/node", "internal/raftnode", "internal/api"},
-	"internal/node":           {"internal/raftnode", "internal/kvstore", "internal/kvstore/engine", "internal/api"},
+	"internal/node":           {"internal/raftnode", "internal/certs", "internal/kvstore", "internal/kvstore/engine", "internal/api"},
 	"internal/httpapi":        {"internal/kvstore", "internal/api"},
 	"internal/http1":          {},
 	"internal/certs":          {},

@@ -54,7 +54,8 @@ type Config struct {
 	// Protocols are offered by ALPN, the best first.
 	Protocols []string
 	// Mutual says that the certificate is shown on both ends of connections
-	// with equals: it must serve for both, and be good by its own authorities.
+	// with equals: it must serve for both, and be good by its own authorities;
+	// and so must those of the others, so that no mere client gets in.
 	Mutual bool
 	// Hosts are names and addresses that the certificate must have.
 	Hosts  []string
@@ -72,6 +73,8 @@ type Bundle struct {
 	reloads  atomic.Uint64
 	failures atomic.Uint64
 	refusals atomic.Uint64
+	// refusalLogged is the second, since 1970, of the last line about one.
+	refusalLogged atomic.Int64
 
 	load struct {
 		sync.Mutex

@@ -29,7 +29,7 @@ func TestBadCertificatesAreRefusedByListeners(t *testing.T) {
 	names, crl := badCertificates(w)
 	for _, auth := range []ClientAuth{Request, Require} {
 		cfg := w.config("server")
-		cfg.CRL, cfg.ClientAuth = crl, auth
+		cfg.CRL, cfg.ClientAuth, cfg.Mutual = crl, auth, false
 		addr := serve(t, load(t, cfg))
 		if _, err := dialWith(t, w.clientOf("good"), addr); err != nil {
 			t.Errorf("auth %d: the good certificate: %v", auth, err)
@@ -43,6 +43,13 @@ func TestBadCertificatesAreRefusedByListeners(t *testing.T) {
 				t.Errorf("auth %d: %s was let in", auth, name)
 			}
 		}
+	}
+	addr := serve(t, load(t, w.config("server")))
+	if _, err := dialWith(t, w.clientOf("good"), addr); err == nil {
+		t.Error("a mere client was let in among equals")
+	}
+	if _, err := dialWith(t, w.clientOf("server"), addr); err != nil {
+		t.Errorf("an equal: %v", err)
 	}
 }
 
@@ -76,6 +83,7 @@ func TestSessionsOfRevokedCertificatesDoNotResume(t *testing.T) {
 				w.pair(w.ca, "server", Order{Hosts: loopback})
 				cert := w.pair(other, "client", Order{})
 				cfg := w.config("server")
+				cfg.Mutual = false
 				w.write("ca.pem", slices.Concat(w.ca.CertPEM, other.CertPEM))
 				list, _ := other.Revoke(1, time.Now().Add(time.Hour))
 				cfg.CRL = w.write("crl.pem", list)
@@ -184,7 +192,9 @@ func TestHalfWrittenPairsKeepTheOldOnes(t *testing.T) {
 	w := newWorld(t)
 	first := w.pair(w.ca, "server", Order{Hosts: loopback})
 	w.pair(w.ca, "client", Order{})
-	b := load(t, w.config("server"))
+	cfg := w.config("server")
+	cfg.Mutual = false
+	b := load(t, cfg)
 	addr := serve(t, b)
 	cert, key, err := w.ca.Issue(Order{Name: "server", Hosts: loopback, NotAfter: time.Now().Add(2 * time.Hour)})
 	if err != nil {

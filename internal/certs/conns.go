@@ -18,8 +18,11 @@ import (
 // those that are taken, http.Server sets it by its ReadHeaderTimeout.
 const handshakeTimeout = 5 * time.Second
 
-// errRevoked and the errors of x509 are why a certificate is refused.
-var errRevoked = errors.New("the certificate was revoked")
+// These and the errors of x509 are why a certificate is refused.
+var (
+	errRevoked     = errors.New("the certificate was revoked")
+	errClientsOnly = errors.New("the certificate is one for clients (its extended key usage lacks serverAuth), not for members")
+)
 
 // check holds the certificate of a connection's other side against material.
 type check func(*material) error
@@ -91,6 +94,10 @@ func (b *Bundle) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	c.VerifyConnection = func(s tls.ConnectionState) error {
 		if len(s.PeerCertificates) == 0 && b.cfg.ClientAuth == Request {
 			return nil
+		}
+		// The authority may be that of mere clients too.
+		if b.cfg.Mutual && len(s.PeerCertificates) > 0 && !usableFor(s.PeerCertificates[0], x509.ExtKeyUsageServerAuth) {
+			return errClientsOnly
 		}
 		return conn.admit(s.PeerCertificates, x509.ExtKeyUsageClientAuth, "")
 	}
@@ -171,8 +178,13 @@ func (b *Bundle) recheck(m *material) {
 	}
 }
 
+// refuse counts, and logs once a second: who is refused tries again and again.
 func (b *Bundle) refuse(c *tracked, leaf *x509.Certificate, err error) {
 	b.refusals.Add(1)
+	now := time.Now().Unix()
+	if b.refusalLogged.Swap(now) == now {
+		return
+	}
 	b.log.Warn("a certificate is refused", zap.Stringer("remote", c.RemoteAddr()), zap.Stringer("subject", leaf.Subject), zap.Stringer("serial", leaf.SerialNumber), zap.Error(err))
 }
 

@@ -71,6 +71,7 @@ func (n *Node) raftConfig() raftnode.Config {
 		StateMachine:       &machine{store: n.store},
 		Logger:             n.lg,
 		Lookup:             n.lookup,
+		Security:           n.security(),
 		Observer:           n.cfg.Observer,
 		TickInterval:       n.cfg.TickInterval,
 		ElectionTicks:      n.cfg.ElectionTicks,
@@ -250,7 +251,7 @@ func (n *Node) beAdmitted(ctx context.Context, url string, identity raftnode.Ide
 			if round%25 == 0 {
 				n.lg.Info("waiting to be added to the cluster: POST /v1/members on one of its members", zap.Uint64("id", n.id))
 			}
-		case errors.Is(err, raftnode.ErrBadMember):
+		case errors.Is(err, raftnode.ErrBadMember), errors.Is(err, errIdentity):
 			return fmt.Errorf("%w: %w", ErrConfig, err)
 		default:
 			if round%25 == 0 {
@@ -287,7 +288,7 @@ func (n *Node) joinByURL(ctx context.Context, dir *raftnode.Directory, cfg raftn
 
 // decided reports whether asking again is pointless.
 func decided(err error) bool {
-	return errors.Is(err, raftnode.ErrMemberRemoved) || errors.Is(err, raftnode.ErrMemberExists) || errors.Is(err, raftnode.ErrBadMember)
+	return errors.Is(err, raftnode.ErrMemberRemoved) || errors.Is(err, raftnode.ErrMemberExists) || errors.Is(err, raftnode.ErrBadMember) || errors.Is(err, errIdentity)
 }
 
 // findCluster asks the join URLs; one that is a client URL names the peers.
@@ -315,7 +316,7 @@ func (n *Node) peerURLsBehind(ctx context.Context, clientURL string) ([]string, 
 	if err != nil {
 		return nil, err
 	}
-	resp, err := n.peers.client.Do(req)
+	resp, err := n.finder.Do(req)
 	if err != nil {
 		return nil, err
 	}

@@ -100,8 +100,12 @@ func (n *Node) AddMember(ctx context.Context, m api.NewMember) (api.AddedMember,
 func joinCommand(ms *raftnode.Membership, added raftnode.Member) string {
 	for _, m := range ms.Members {
 		if m.ID != added.ID && len(m.PeerURLs) > 0 {
-			return fmt.Sprintf("kvd --id %d --listen-peer %s --listen-client http://HOST:PORT --join %s",
+			line := fmt.Sprintf("kvd --id %d --listen-peer %s --listen-client http://HOST:PORT --join %s",
 				added.ID, strings.Join(added.PeerURLs, ","), m.PeerURLs[0])
+			if strings.HasPrefix(m.PeerURLs[0], "https:") {
+				line += " --peer-cert-file CERT --peer-key-file KEY --peer-ca-file CA"
+			}
+			return line
 		}
 	}
 	return ""
@@ -188,6 +192,14 @@ func (n *Node) changeAtLeader(ctx context.Context, r *raftnode.Node, c raftnode.
 			return raftnode.Member{}, err
 		}
 		return raftnode.Member{}, raftnode.ErrNotLeader // the new one removes us
+	}
+	return n.proposeChange(ctx, r, c)
+}
+
+// proposeChange makes a change of the membership at this node, which leads.
+func (n *Node) proposeChange(ctx context.Context, r *raftnode.Node, c raftnode.Change) (raftnode.Member, error) {
+	if err := n.checkPeerURLs(c.Member.PeerURLs); err != nil {
+		return raftnode.Member{}, err
 	}
 	return r.Change(ctx, c)
 }

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"log"
 	"net"
 	"net/http"
 	"net/url"
@@ -22,6 +23,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/certs"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/raftnode"
@@ -66,6 +68,11 @@ type Config struct {
 	// JoinURLs are client or peer URLs of any member: this node asks to be
 	// added.
 	JoinURLs []string
+	// TLS secures the peer listener and everything members say to each other;
+	// nil: they talk in the clear.
+	TLS *certs.Bundle
+	// InsecurePeers lets members have URLs without TLS beyond this machine.
+	InsecurePeers bool
 	// Settings are the first values of the replicated settings.
 	// The zero value leaves kvstore's defaults.
 	Settings kvstore.Settings
@@ -94,9 +101,10 @@ type Node struct {
 	original    atomic.Uint64 // cluster id before a recovery; 0: none
 	clusterName atomic.Pointer[clusterName]
 
-	store *kvstore.Store
-	peers *peerCaller
-	raft  atomic.Pointer[raftnode.Node] // nil until the node has its place
+	store  *kvstore.Store
+	peers  *peerCaller
+	finder *http.Client                  // asks client URLs for the members
+	raft   atomic.Pointer[raftnode.Node] // nil until the node has its place
 
 	failed   chan error    // capacity 1; the engine can not go on
 	ready    chan struct{} // closed when requests can be served
@@ -156,14 +164,11 @@ func New(cfg Config) (*Node, error) {
 		clusterID: clusterID(cfg.Token, cfg.Initial),
 		failed:    make(chan error, 1),
 		ready:     make(chan struct{}),
-		// A connection of its own for each call: one that is kept may lead to a
-		// process that has died, and then nobody knows whether the call arrived.
-		// A refused dial is certain.
-		peers: newPeerCaller(&http.Transport{
-			DialContext:       (&net.Dialer{Timeout: callTimeout}).DialContext,
-			DisableKeepAlives: true,
-		}),
 	}
+	security := n.security()
+	n.peers = newPeerCaller(&security)
+	security.SecureOnly = false
+	n.finder = &http.Client{Transport: callTransport(&security), Timeout: callTimeout}
 	return n, nil
 }
 
@@ -290,14 +295,17 @@ func (n *Node) servePeers(ctx context.Context) (wait func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for peers on %s (set with --listen-peer or --cluster): %w", u.Host, err)
 	}
+	if l, err = n.secureListener(l, u.Scheme); err != nil {
+		return nil, err
+	}
 	n.setPeerHandler(n.callsOnly())
 	srv := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			(*n.peerHandler.Load()).ServeHTTP(w, r)
 		}),
-		ReadHeaderTimeout: 5 * time.Second,
+		ReadHeaderTimeout: 5 * time.Second, // of a TLS handshake too
 		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          zap.NewStdLog(n.lg.Named("peer-http").WithOptions(zap.IncreaseLevel(zap.ErrorLevel))),
+		ErrorLog:          log.New(&sparseLog{lg: n.lg.Named("peer-http")}, "", 0),
 	}
 	var done sync.WaitGroup
 	done.Go(func() {

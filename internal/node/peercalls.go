@@ -71,6 +71,7 @@ var reasons = map[string]error{
 	"overloaded":       raftnode.ErrOverloaded,
 	"stopping":         raftnode.ErrStopping,
 	"disk_stall":       raftnode.ErrDiskStall,
+	"identity":         errIdentity,
 }
 
 func reasonOf(err error) string {
@@ -87,14 +88,23 @@ type peerCaller struct {
 	client *http.Client
 }
 
-func newPeerCaller(transport http.RoundTripper) *peerCaller {
+func newPeerCaller(security *raftnode.Security) *peerCaller {
 	return &peerCaller{client: &http.Client{
-		Transport: transport,
+		Transport: callTransport(security),
 		Timeout:   callTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error {
 			return errors.New("a member does not redirect")
 		},
 	}}
+}
+
+// callTransport makes a connection of its own for each call: one that is kept
+// may lead to a process that has died, and then nobody knows whether the call
+// arrived. A refused dial is certain.
+func callTransport(security *raftnode.Security) *http.Transport {
+	t := &http.Transport{DisableKeepAlives: true}
+	security.DialWith(t, (&net.Dialer{Timeout: callTimeout}).DialContext)
+	return t
 }
 
 // call posts in and decodes the answer into out. A refusal comes back as the
@@ -111,7 +121,7 @@ func (p *peerCaller) call(ctx context.Context, url, path string, in, out any) er
 	}
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := p.client.Do(req)
-	if op := new(net.OpError); errors.As(err, &op) && op.Op == "dial" {
+	if op := new(net.OpError); errors.As(err, &op) && op.Op == "dial" || refusedByServer(err) {
 		return fmt.Errorf("%w: %w", raftnode.ErrNoLeader, err) // nothing was sent
 	}
 	if err != nil {
@@ -189,30 +199,43 @@ func (p *peerCaller) admit(ctx context.Context, url string, a admission) error {
 // handlers serves the calls.
 func (n *Node) handlers() map[string]http.Handler {
 	return map[string]http.Handler{
-		pathInfo: serveCall(func(context.Context, struct{}) (info, error) { return n.info(), nil }),
-		pathAdmit: serveCall(func(ctx context.Context, a admission) (struct{}, error) {
-			return struct{}{}, n.admit(ctx, a)
+		pathInfo: serveCall(func(context.Context, caller, struct{}) (info, error) { return n.info(), nil }),
+		pathAdmit: serveCall(func(ctx context.Context, c caller, a admission) (struct{}, error) {
+			return struct{}{}, n.admit(ctx, c, a)
 		}),
-		pathChange: serveCall(func(ctx context.Context, c raftnode.Change) (raftnode.Member, error) {
-			r, err := n.running()
-			if err != nil {
-				return raftnode.Member{}, raftnode.ErrNotLeader
-			}
-			return r.Change(ctx, c)
-		}),
-		pathTransfer: serveCall(func(ctx context.Context, to uint64) (struct{}, error) {
+		pathChange: serveCall(n.takeChange),
+		pathTransfer: serveCall(func(ctx context.Context, c caller, to uint64) (struct{}, error) {
 			r, err := n.running()
 			if err != nil {
 				return struct{}{}, raftnode.ErrNotLeader
 			}
+			if err := n.fromMember(c); err != nil {
+				return struct{}{}, err
+			}
 			return struct{}{}, r.TransferLeadership(ctx, to)
 		}),
-		pathStatus: serveCall(func(ctx context.Context, _ struct{}) (api.Status, error) { return n.Status(ctx) }),
+		pathStatus: serveCall(func(ctx context.Context, c caller, _ struct{}) (api.Status, error) {
+			if err := n.fromMember(c); err != nil {
+				return api.Status{}, err
+			}
+			return n.Status(ctx)
+		}),
 	}
 }
 
+func (n *Node) takeChange(ctx context.Context, c caller, change raftnode.Change) (raftnode.Member, error) {
+	r, err := n.running()
+	if err != nil {
+		return raftnode.Member{}, raftnode.ErrNotLeader
+	}
+	if err := n.fromChanger(c, change); err != nil {
+		return raftnode.Member{}, err
+	}
+	return n.proposeChange(ctx, r, change)
+}
+
 // serveCall turns a function into a handler with limits on the body and time.
-func serveCall[In, Out any](f func(context.Context, In) (Out, error)) http.Handler {
+func serveCall[In, Out any](f func(context.Context, caller, In) (Out, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodPost {
 			w.Header().Set("Allow", http.MethodPost)
@@ -226,12 +249,15 @@ func serveCall[In, Out any](f func(context.Context, In) (Out, error)) http.Handl
 			answerCall(w, http.StatusBadRequest, callError{Reason: "bad_member", Detail: err.Error()})
 			return
 		}
-		out, err := f(ctx, in)
-		if err != nil {
+		out, err := f(ctx, r.TLS, in)
+		switch {
+		case errors.Is(err, errIdentity):
+			answerCall(w, http.StatusUnauthorized, callError{Reason: reasonOf(err), Detail: err.Error()})
+		case err != nil:
 			answerCall(w, http.StatusConflict, callError{Reason: reasonOf(err), Detail: err.Error()})
-			return
+		default:
+			answerCall(w, http.StatusOK, out)
 		}
-		answerCall(w, http.StatusOK, out)
 	})
 }
 
@@ -262,13 +288,16 @@ func (n *Node) info() info {
 	return out
 }
 
-func (n *Node) admit(ctx context.Context, a admission) error {
+func (n *Node) admit(ctx context.Context, c caller, a admission) error {
 	r := n.raft.Load()
 	switch {
 	case r == nil:
 		return raftnode.ErrNoLeader
 	case a.ClusterID != r.Membership().ClusterID:
 		return fmt.Errorf("%w: this is cluster %016x, not %016x", raftnode.ErrBadMember, r.Membership().ClusterID, a.ClusterID)
+	}
+	if err := n.fromAdmitted(c, r.Membership(), a.Member); err != nil {
+		return err
 	}
 	return r.Admit(ctx, a.Member, a.Nonce)
 }

@@ -129,6 +129,8 @@ func writeError(err error) error {
 		return retryable(api.Stopping, "this node is stopping; nothing was changed; ask another one")
 	case errors.Is(err, raftnode.ErrDiskStall):
 		return retryable(api.NoLeader, "the disk of this node does not answer; nothing was changed; ask another one")
+	case errors.Is(err, errIdentity):
+		return api.Errorf(api.NoLeader, "the leader refuses this node (%v); nothing was changed; ask another node", err)
 	case errors.Is(err, raftnode.ErrNotLeader):
 		return retryable(api.NoLeader, "the leader changed; nothing was changed; try again")
 	}

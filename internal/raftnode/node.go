@@ -18,7 +18,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
@@ -48,8 +47,8 @@ type Config struct {
 	Logger       *zap.Logger
 	// Observer hears what the loops do; nil for nobody.
 	Observer Observer
-	// TLS secures the connections to peers.
-	TLS transport.TLSInfo
+	// Security is how members know each other.
+	Security Security
 	// Lookup finds the peer URLs of a member that this node does not know
 	// yet, by asking those it knows.
 	Lookup func(ctx context.Context, id uint64) (urls []string, ok bool)

@@ -147,17 +147,14 @@ func (n *Node) connectCore(a *applier) (err error) {
 		PeerURLs:    cfg.PeerURLs,
 		Snapshotter: n.disk.snapshotter(),
 		Logger:      cfg.Logger,
-		TLSInfo:     cfg.TLS,
+		Security:    cfg.Security,
 		Receiver:    receiver{n},
 		Lookup:      cfg.Lookup,
 	})
 	if err != nil {
 		return err
 	}
-	if n.watch, err = newLeaderWatch(n); err != nil {
-		n.transport.Stop()
-		return err
-	}
+	n.watch = newLeaderWatch(n)
 	n.publish()
 	initial := n.core.membership
 	if len(initial.Members) == 0 {

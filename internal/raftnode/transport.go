@@ -2,7 +2,6 @@ package raftnode
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
@@ -73,15 +71,12 @@ type transportConfig struct {
 	// Snapshotter stores the bodies of received snapshots.
 	Snapshotter *snap.Snapshotter
 	Logger      *zap.Logger // nil: silent
-	TLSInfo     transport.TLSInfo
 	Receiver    messageReceiver
+	Security    Security
 	// Lookup asks reachable members for the URLs of a sender that is neither
 	// known nor removed. It runs on a goroutine of its own, seldom; nil means
 	// that unknown senders stay unknown.
 	Lookup func(ctx context.Context, id uint64) (urls []string, ok bool)
-	// Authorize, where not nil, compares the sender's certificate with the
-	// member id that the request claims.
-	Authorize func(state *tls.ConnectionState, id uint64) error
 
 	// DialTimeout bounds connecting to a peer. Default 2 s.
 	DialTimeout time.Duration
@@ -155,7 +150,7 @@ type peerTransport struct {
 		sync.RWMutex
 		stopped bool
 		peers   map[uint64][]string // id → URLs
-		remotes map[uint64]bool
+		remotes map[uint64][]string
 		sending map[uint64]bool // peers that a snapshot is being sent to
 		// expected counts the MsgSnap whose body the snapshot handler takes.
 		expected map[snapshotKey]int
@@ -178,7 +173,7 @@ func newPeerTransport(cfg transportConfig) (*peerTransport, error) {
 	t := &peerTransport{cfg: cfg, lg: cfg.Logger, removed: make(chan struct{})}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.mu.peers = make(map[uint64][]string)
-	t.mu.remotes = make(map[uint64]bool)
+	t.mu.remotes = make(map[uint64][]string)
 	t.mu.sending = make(map[uint64]bool)
 	t.mu.expected = make(map[snapshotKey]int)
 	t.lookups.mu.next = make(map[uint64]time.Time)
@@ -189,7 +184,6 @@ func newPeerTransport(cfg transportConfig) (*peerTransport, error) {
 	t.tr = &rafthttp.Transport{
 		Logger:      lg,
 		DialTimeout: cfg.DialTimeout,
-		TLSInfo:     cfg.TLSInfo,
 		ID:          id,
 		ClusterID:   types.ID(cfg.ClusterID),
 		Raft:        raftSide{t},
@@ -201,6 +195,10 @@ func newPeerTransport(cfg transportConfig) (*peerTransport, error) {
 	if err := t.tr.Start(); err != nil {
 		t.cancel()
 		return nil, fmt.Errorf("start peer transport: %w", err)
+	}
+	if err := t.ownDialling(); err != nil {
+		t.cancel()
+		return nil, fmt.Errorf("peer transport: %w", err)
 	}
 	return t, nil
 }
@@ -279,7 +277,7 @@ func (t *peerTransport) AddRemote(id uint64, urls []string) error {
 	}
 	t.change.Lock()
 	defer t.change.Unlock()
-	added, err := t.noteRemote(id)
+	added, err := t.noteRemote(id, urls)
 	if err != nil || !added {
 		return err
 	}
@@ -373,25 +371,30 @@ func (t *peerTransport) notePeer(id uint64, urls []string, add bool) (known, ok 
 	return known, true
 }
 
-func (t *peerTransport) noteRemote(id uint64) (added bool, err error) {
+func (t *peerTransport) noteRemote(id uint64, urls []string) (added bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, peer := t.mu.peers[id]; peer || t.mu.remotes[id] || t.mu.stopped {
+	if _, peer := t.mu.peers[id]; peer || t.mu.remotes[id] != nil || t.mu.stopped {
 		return false, nil
 	}
 	if len(t.mu.remotes) >= maxRemotes {
 		return false, fmt.Errorf("add remote: there are %d already", maxRemotes)
 	}
-	t.mu.remotes[id] = true
+	t.mu.remotes[id] = slices.Clone(urls)
 	return true, nil
 }
 
 // known reports whether the id is a peer or a remote.
-func (t *peerTransport) known(id uint64) bool {
+func (t *peerTransport) known(id uint64) bool { return t.urlsOf(id) != nil }
+
+// urlsOf returns the URLs of a peer or remote, nil for others.
+func (t *peerTransport) urlsOf(id uint64) []string {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	_, peer := t.mu.peers[id]
-	return peer || t.mu.remotes[id]
+	if urls := t.mu.peers[id]; urls != nil {
+		return urls
+	}
+	return t.mu.remotes[id]
 }
 
 // enter begins something that Stop has to wait for; leave ends it.

@@ -193,14 +193,39 @@ func (g *peerGuard) checkSender(r *http.Request, from uint64) *refusalError {
 	if from == g.t.cfg.ID {
 		return refusef(refusedSender, "a request from this member itself")
 	}
-	// First, so that only its owner learns what became of an id.
-	if authorize := g.t.cfg.Authorize; authorize != nil {
-		if err := authorize(r.TLS, from); err != nil {
-			return refusef(refusedIdentity, "member %d: %v", from, err)
-		}
-	}
 	if g.t.cfg.Receiver.IsRemoved(from) {
 		return refusef(refusedRemoved, "member %d was removed", from)
+	}
+	return g.checkCertificate(r, from)
+}
+
+// checkCertificate binds the claim to be a member to its certificate. Who is
+// not known yet has no URLs to compare: it is looked up, and gets nothing done
+// before. A stream's answer is the one that makes it come again.
+func (g *peerGuard) checkCertificate(r *http.Request, from uint64) *refusalError {
+	authorize := g.t.cfg.Security.Authorize
+	if authorize == nil {
+		return nil
+	}
+	urls := g.t.urlsOf(from)
+	if urls == nil && r.Method == http.MethodGet && r.URL.Path != watchPath {
+		return nil // serveStream refuses it
+	}
+	if urls == nil {
+		g.t.lookUp(from)
+		return refusef(refusedUnknown, "member %d is not known here yet", from)
+	}
+	if err := authorize(r.TLS, urls); err != nil {
+		return refusef(refusedIdentity, "the certificate is not that of member %d: %v", from, err)
+	}
+	return nil
+}
+
+// checkAuthor refuses a message in the name of another member than the one
+// that sends it. Forwarded ones keep the name of where they come from.
+func checkAuthor(m *raftpb.Message, from uint64) *refusalError {
+	if m.GetFrom() != from && !messageShapes[m.GetType()].termless {
+		return refusef(refusedSender, "%v of member %d, sent by member %d", m.GetType(), m.GetFrom(), from)
 	}
 	return nil
 }
@@ -224,7 +249,7 @@ func (g *peerGuard) serveStream(w *guardedWriter, r *http.Request, from uint64) 
 
 // servePost reads one message and hands it on once it is found good: rafthttp
 // makes a metric for every sender it is told of.
-func (g *peerGuard) servePost(w *guardedWriter, r *http.Request, _ uint64) {
+func (g *peerGuard) servePost(w *guardedWriter, r *http.Request, from uint64) {
 	size := r.ContentLength
 	switch {
 	case size < 0:
@@ -253,7 +278,7 @@ func (g *peerGuard) servePost(w *guardedWriter, r *http.Request, _ uint64) {
 		g.refuse(w, refusef(refusedBody, "the message cannot be decoded"))
 		return
 	}
-	if !g.vet(w, m) {
+	if !g.vet(w, m, from) {
 		return
 	}
 	r.Body = io.NopCloser(bytes.NewReader(data))
@@ -261,7 +286,7 @@ func (g *peerGuard) servePost(w *guardedWriter, r *http.Request, _ uint64) {
 }
 
 // serveSnapshot looks at the message before the body, of any size, is stored.
-func (g *peerGuard) serveSnapshot(w *guardedWriter, r *http.Request, _ uint64) {
+func (g *peerGuard) serveSnapshot(w *guardedWriter, r *http.Request, from uint64) {
 	select {
 	case g.snapshots <- struct{}{}:
 		defer func() { <-g.snapshots }()
@@ -281,7 +306,7 @@ func (g *peerGuard) serveSnapshot(w *guardedWriter, r *http.Request, _ uint64) {
 		g.refuse(w, refusef(refusedSnapshot, "%v instead of a snapshot", m.GetType()))
 		return
 	}
-	if !g.vet(w, m) {
+	if !g.vet(w, m, from) {
 		return
 	}
 	defer g.t.expect(m)()
@@ -319,7 +344,11 @@ func readEnvelope(r io.Reader) (*raftpb.Message, []byte, error) {
 }
 
 // vet answers a message that is refused.
-func (g *peerGuard) vet(w http.ResponseWriter, m *raftpb.Message) bool {
+func (g *peerGuard) vet(w http.ResponseWriter, m *raftpb.Message, from uint64) bool {
+	if r := checkAuthor(m, from); r != nil {
+		g.refuse(w, r)
+		return false
+	}
 	err := g.t.vet(m)
 	if err == nil {
 		return true

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -111,7 +112,9 @@ func TestGuardAnswers(t *testing.T) {
 		{"a forged acknowledgement of the disk", "POST", "/raft", encode(t, &raftpb.Message{
 			Type: raftpb.MsgStorageAppendResp.Enum(), From: new(^uint64(0)), To: new(uint64(1)), Index: new(uint64(3)),
 		}), nil, 400},
-		{"from an unknown", "POST", "/raft", encode(t, heartbeat(5, 1, 3)), nil, 503},
+		{"from an unknown", "POST", "/raft", encode(t, heartbeat(5, 1, 3)), header("X-Server-From", "5"), 503},
+		{"in the name of another", "POST", "/raft", encode(t, heartbeat(5, 1, 3)), nil, 400},
+		{"a snapshot in the name of another", "POST", "/raft/snapshot", envelope(t, snapshotMessage(5, 1, 9)), nil, 400},
 		{"a snapshot in a POST", "POST", "/raft", encode(t, snapshotMessage(2, 1, 9)), nil, 400},
 		{"a snapshot without one", "POST", "/raft/snapshot", noSnapshot, nil, 400},
 		{"a snapshot that is none", "POST", "/raft/snapshot", envelope(t, heartbeat(2, 1, 3)), nil, 400},
@@ -226,27 +229,46 @@ func TestExtraHandlers(t *testing.T) {
 }
 
 func TestIdentityIsAuthorized(t *testing.T) {
+	url3 := closedURL(t)
 	p := startPeer(t, 1, func(c *transportConfig) {
-		c.Authorize = func(_ *tls.ConnectionState, id uint64) error {
-			if id != 3 {
+		c.Security.Authorize = func(_ *tls.ConnectionState, urls []string) error {
+			if !slices.Equal(urls, []string{url3}) {
 				return errors.New("the certificate is of member 3")
 			}
 			return nil
 		}
 	})
-	p.receiver.remove(2)
+	if err := p.AddPeer(2, []string{closedURL(t)}); err != nil {
+		t.Fatal(err)
+	}
 	w := do(p, peerRequest(http.MethodPost, "/raft", encode(t, heartbeat(2, 1, 3))))
 	// 403 or 410 would make the sender give itself up.
 	if w.Code != http.StatusUnauthorized {
 		t.Errorf("status %d", w.Code)
 	}
-	r := peerRequest(http.MethodPost, "/raft", encode(t, heartbeat(3, 1, 3)))
-	r.Header.Set("X-Server-From", "3")
-	if err := p.AddPeer(3, []string{closedURL(t)}); err != nil {
+	as3 := func(m *raftpb.Message) int {
+		r := peerRequest(http.MethodPost, "/raft", encode(t, m))
+		r.Header.Set("X-Server-From", "3")
+		return do(p, r).Code
+	}
+	if status := as3(heartbeat(2, 1, 3)); status != http.StatusServiceUnavailable {
+		t.Errorf("from a member that is not known yet, in the name of one that is: %d", status)
+	}
+	if err := p.AddPeer(3, []string{url3}); err != nil {
 		t.Fatal(err)
 	}
-	if w := do(p, r); w.Code != http.StatusNoContent {
-		t.Errorf("the right certificate: %d", w.Code)
+	if status := as3(heartbeat(3, 1, 3)); status != http.StatusNoContent {
+		t.Errorf("the right certificate: %d", status)
+	}
+	if status := as3(heartbeat(2, 1, 3)); status != http.StatusBadRequest {
+		t.Errorf("the right certificate, a message in the name of another: %d", status)
+	}
+	for _, path := range []string{"/raft/stream/message/2", watchPath} {
+		r := peerRequest(http.MethodGet, path, nil)
+		r.Header.Set("X-Raft-To", "1")
+		if w := do(p, r); w.Code != http.StatusUnauthorized {
+			t.Errorf("%s of member 2: %d", path, w.Code)
+		}
 	}
 }
 

@@ -576,3 +576,20 @@ func (b *trackedBody) closed() bool {
 		return false
 	}
 }
+
+// HTTP_PROXY is not for peers, and what rafthttp made of it is not used.
+func TestPeersAreNotReachedThroughAProxy(t *testing.T) {
+	p := startPeer(t, 1)
+	for _, field := range []string{"streamRt", "pipelineRt"} {
+		rt, err := httpTransport(p.tr, field)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rt.Proxy != nil || rt.DialContext == nil {
+			t.Errorf("%s connects as rafthttp wants it", field)
+		}
+	}
+	if _, err := httpTransport(p.tr, "ID"); err == nil {
+		t.Error("a field of another kind is taken for a transport")
+	}
+}

@@ -82,24 +82,19 @@ type leaderWatch struct {
 	leaders chan Position
 }
 
-func newLeaderWatch(n *Node) (*leaderWatch, error) {
-	tls, err := n.cfg.TLS.ClientConfig()
-	if err != nil {
-		return nil, fmt.Errorf("watch the leader: %w", err)
-	}
+func newLeaderWatch(n *Node) *leaderWatch {
 	dialer := &net.Dialer{Timeout: n.transport.cfg.DialTimeout}
+	rt := &http.Transport{DisableKeepAlives: true, ResponseHeaderTimeout: dialer.Timeout}
+	// Without a proxy: its refusal would say nothing of the leader.
+	n.cfg.Security.DialWith(rt, dialer.DialContext)
 	return &leaderWatch{
 		n: n,
 		client: &http.Client{
-			// Without a proxy: its refusal would say nothing of the leader.
-			Transport: &http.Transport{
-				DialContext: dialer.DialContext, DisableKeepAlives: true, TLSClientConfig: tls,
-				TLSHandshakeTimeout: dialer.Timeout, ResponseHeaderTimeout: dialer.Timeout,
-			},
+			Transport:     rt,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		leaders: make(chan Position, 1),
-	}, nil
+	}
 }
 
 // tell is called by the node loop when its position changed.
