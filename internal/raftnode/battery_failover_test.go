@@ -237,7 +237,7 @@ func TestControlCampaignWithoutPreVote(t *testing.T) {
 // TestHandOverIsNotOvertaken: on a slow machine too the chosen member wins its
 // election; the third one gives it time.
 func TestHandOverIsNotOvertaken(t *testing.T) {
-	for seed := uint64(1); seed <= failoverSeeds; seed++ {
+	for seed := uint64(1); seed <= 5*failoverSeeds; seed++ {
 		s, l := failover(t, seed, idle, simOptions{
 			electionTicks: longElection, disk: span{5 * milli, 15 * milli}, turn: span{milli, 3 * milli},
 		})
