@@ -3,6 +3,9 @@ package e2e
 import (
 	"fmt"
 	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -84,7 +87,33 @@ func (s *steady) stop() {
 // Clients of theirs see no error, whatever was under way.
 func TestKilledLeaderIsMissedAtOnce(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, 3, patient...)
+	killLeaders(t, newCluster(t, 3, patient...))
+}
+
+// TestKilledLeaderIsMissedAtOnceWithTLS: the watch goes over mutual TLS too.
+func TestKilledLeaderIsMissedAtOnceWithTLS(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "certs")
+	if out, err := exec.Command(binary, "cert", "init", "--dir", dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	flags := append([]string{
+		"--peer-cert-file", filepath.Join(dir, "member1.pem"), "--peer-key-file", filepath.Join(dir, "member1-key.pem"),
+		"--peer-ca-file", filepath.Join(dir, "ca.pem"),
+	}, patient...)
+	c := newIdleCluster(t, 3, flags...)
+	for _, m := range c.nodes {
+		for i := range m.args {
+			m.args[i] = strings.ReplaceAll(m.args[i], "http://", "https://")
+		}
+		m.start()
+	}
+	c.awaitReady()
+	killLeaders(t, c)
+}
+
+func killLeaders(t *testing.T, c *cluster) {
+	t.Helper()
 	for range 3 {
 		old := c.leader()
 		load := c.steadyLoad(t, c.followers()...)
