@@ -77,6 +77,9 @@ func startExporters(t *testing.T) (all []exporter) {
 		if err := meters.watch(n); err != nil {
 			t.Fatal(err)
 		}
+		if err := meters.registry.Register(certificateMetrics{newTLSFiles(t).load(t)}); err != nil {
+			t.Fatal(err)
+		}
 		all = append(all, exporter{meters: meters, node: n})
 	}
 	for i, e := range all {

@@ -26,39 +26,54 @@ func healthcheckCommand(e environment) *cobra.Command {
 		endpoint string
 		ready    bool
 		timeout  time.Duration
+		files    probeFiles
 	)
 	cmd := &cobra.Command{
 		Use:   "healthcheck",
 		Short: "Ask a running node whether it is alive, or ready",
 		Long: `Exits 0 when the node answers that it is well, else 1. The node is the one that
-the environment describes (KVD_LISTEN_CLIENT or KVD_PORT), else the default.`,
+the environment describes (KVD_LISTEN_CLIENT or KVD_PORT), else the default. With
+https it must show the certificate of KVD_TLS_CERT_FILE, and is shown the same
+one; or say with --cacert, --cert and --key what else.`,
 		Args: noArguments,
 		RunE: func(*cobra.Command, []string) error {
 			if endpoint == "" {
 				var err error
-				if endpoint, err = localEndpoint(e.environ); err != nil {
+				if endpoint, err = localEndpoint(e.environ, &files); err != nil {
 					return usageError{err}
 				}
+			}
+			client, err := files.client(endpoint)
+			if err != nil {
+				return usageError{err}
 			}
 			path := "/livez"
 			if ready {
 				path = "/readyz"
 			}
-			return probe(strings.TrimSuffix(endpoint, "/")+path, timeout)
+			if _, ok := settings.IsUnix(endpoint); ok {
+				endpoint = "http://localhost"
+			}
+			client.Timeout = timeout
+			return probe(client, strings.TrimSuffix(endpoint, "/")+path)
 		},
 	}
 	cmd.Flags().StringVar(&endpoint, "endpoint", "", "client `URL` of the node")
 	cmd.Flags().BoolVar(&ready, "ready", false, "ask whether it can serve requests, rather than whether it is alive")
 	cmd.Flags().DurationVar(&timeout, "timeout", 3*time.Second, "how long to wait for the answer")
+	cmd.Flags().StringVar(&files.ca, "cacert", "", "`file` with the authority of the node's certificate")
+	cmd.Flags().StringVar(&files.cert, "cert", "", "`file` with the certificate to show")
+	cmd.Flags().StringVar(&files.key, "key", "", "`file` with its key")
 	return cmd
 }
 
 // localEndpoint is where a node with these environment variables serves
-// clients. Only the variables about that matter here.
-func localEndpoint(environ []string) (string, error) {
+// clients. Only the variables about that matter here. It notes the node's own
+// certificate.
+func localEndpoint(environ []string, files *probeFiles) (string, error) {
 	layer, _ := settings.EnvLayer(environ) // variables that name no setting are the node's business
 	for name := range layer {
-		if name != "port" && name != "listen-client" {
+		if name != "port" && name != "listen-client" && !strings.HasPrefix(name, "tls-") {
 			delete(layer, name)
 		}
 	}
@@ -66,6 +81,7 @@ func localEndpoint(environ []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	files.own, files.ownKey = s.TLSCertFile, s.TLSKeyFile
 	return reachable(s.ListenClient[0]), nil
 }
 
@@ -79,11 +95,10 @@ func reachable(listener string) string {
 	if ip, err := netip.ParseAddr(u.Hostname()); err == nil && ip.Is6() {
 		host = "::1"
 	}
-	return "http://" + net.JoinHostPort(host, u.Port())
+	return u.Scheme + "://" + net.JoinHostPort(host, u.Port())
 }
 
-func probe(target string, timeout time.Duration) error {
-	client := &http.Client{Timeout: timeout}
+func probe(client *http.Client, target string) error {
 	resp, err := client.Get(target)
 	if err != nil {
 		return fmt.Errorf("health check: %w", err)

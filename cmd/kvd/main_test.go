@@ -192,7 +192,7 @@ func (p *daemonProcess) awaitReady(t *testing.T) {
 	defer deadline.Stop()
 	pace := time.NewTicker(20 * time.Millisecond)
 	defer pace.Stop()
-	for probe(p.client+"/readyz", time.Second) != nil {
+	for probe(&http.Client{Timeout: time.Second}, p.client+"/readyz") != nil {
 		select {
 		case err := <-p.ended:
 			t.Fatalf("the node ended: %v", err)
@@ -366,16 +366,16 @@ func TestHealthcheckEndpoint(t *testing.T) {
 		{"KVD_LISTEN_CLIENT=http://0.0.0.0:80 KVD_ID=9 KVD_UNKNOWN=x", "http://127.0.0.1:80"},
 		{"KVD_LISTEN_CLIENT=http://[::]:80", "http://[::1]:80"},
 	} {
-		if got, err := localEndpoint(strings.Fields(c.env)); got != c.want || err != nil {
+		if got, err := localEndpoint(strings.Fields(c.env), new(probeFiles)); got != c.want || err != nil {
 			t.Errorf("%s: got %s, %v", c.env, got, err)
 		}
 	}
 	sick := httptest.NewServer(testGate())
 	defer sick.Close()
-	if err := probe(sick.URL+"/livez", patience); err != nil {
+	if err := probe(&http.Client{Timeout: patience}, sick.URL+"/livez"); err != nil {
 		t.Error(err)
 	}
-	if err := probe(sick.URL+"/readyz", patience); err == nil || !strings.Contains(err.Error(), "still starting") {
+	if err := probe(&http.Client{Timeout: patience}, sick.URL+"/readyz"); err == nil || !strings.Contains(err.Error(), "still starting") {
 		t.Errorf("got %v", err)
 	}
 }

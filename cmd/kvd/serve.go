@@ -98,6 +98,9 @@ func (d *daemon) assemble(sink *logSink) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := meters.registry.Register(certificateMetrics{d.certs}); err != nil {
+		return err
+	}
 	cfg := nodeConfig(d.settings, d.log, d.version)
 	cfg.Observer = meters.loops
 	cfg.TLS = d.certs.members

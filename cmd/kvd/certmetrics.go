@@ -1,0 +1,42 @@
+package main
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/kvd-io/kvd/internal/certs"
+)
+
+// certificateMetrics shows the bundles that there are, by whom they are for.
+type certificateMetrics struct{ certificates }
+
+func certificateMetric(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc("kvd_certificate_"+name, help, []string{"for"}, nil)
+}
+
+var (
+	certificateExpiry   = certificateMetric("expiry_timestamp_seconds", "When the certificate for clients or members expires, in seconds since 1970.")
+	certificateReloads  = certificateMetric("reloads_total", "Changed certificate files that were taken over.")
+	certificateFailures = certificateMetric("reload_failures_total", "Changed certificate files that were not good; those before stay in use.")
+	certificateRefusals = certificateMetric("refusals_total", "Certificates of others that were revoked or no longer trusted, at a handshake or later.")
+)
+
+// Describe implements prometheus.Collector.
+func (certificateMetrics) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{certificateExpiry, certificateReloads, certificateFailures, certificateRefusals} {
+		to <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m certificateMetrics) Collect(to chan<- prometheus.Metric) {
+	for whom, b := range map[string]*certs.Bundle{"clients": m.clients, "members": m.members} {
+		if b == nil {
+			continue
+		}
+		c := b.Counts()
+		to <- prometheus.MustNewConstMetric(certificateExpiry, prometheus.GaugeValue, float64(b.NotAfter().Unix()), whom)
+		to <- prometheus.MustNewConstMetric(certificateReloads, prometheus.CounterValue, float64(c.Reloads), whom)
+		to <- prometheus.MustNewConstMetric(certificateFailures, prometheus.CounterValue, float64(c.Failures), whom)
+		to <- prometheus.MustNewConstMetric(certificateRefusals, prometheus.CounterValue, float64(c.Refusals), whom)
+	}
+}
