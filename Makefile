@@ -8,10 +8,10 @@ LDFLAGS := -s -w -X main.commit=$(COMMIT) $(if $(VERSION),-X main.version=$(VERS
 FUZZTIME ?= 10s
 RUNS     ?= 1000
 
-.PHONY: help build test race vet lint fmt fuzz cluster e2e huge sim bench check clean
+.PHONY: help build test race vet lint fmt fuzz cluster e2e huge sim bench bench-compare bench-micro check clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
 
 build: ## build bin/kvd
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/kvd ./cmd/kvd
@@ -50,6 +50,12 @@ sim: ## run the simulation with RUNS (1000) seeds
 
 bench: ## run the benchmarks
 	go test -run '^$$' -bench . -benchmem ./...
+
+bench-compare: ## compare with etcd on this machine, into docs/performance.md (QUICK=1: in minutes)
+	cd bench && QUICK=$(QUICK) go run . all --write ../docs/performance.md
+
+bench-micro: ## run the Go benchmarks of the parts for benchstat, into bench/micro.txt
+	go test -run '^$$' -bench . -benchmem -count 5 -benchtime 100ms ./internal/... | grep -v '^ok\|^?\|^PASS' > bench/micro.txt
 
 check: ## run what CI runs
 	.ci/run

@@ -127,7 +127,7 @@ Each setting is a flag or an environment variable; the flag wins.`,
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	settings.AddFlags(cmd.Flags())
-	cmd.AddCommand(versionCommand(), doctorCommand(), recoverCommand(e), snapshotCommand(), certCommand(), healthcheckCommand(e))
+	cmd.AddCommand(versionCommand(), doctorCommand(), recoverCommand(e), snapshotCommand(), certCommand(), healthcheckCommand(e), benchCommand())
 	return cmd
 }
 

@@ -118,6 +118,9 @@ func TestCommandLines(t *testing.T) {
 		code      int
 		want      []string // in what it prints
 	}{
+		{"bench", "", 2, []string{"put, get, mixed or batch"}},
+		{"bench put --to nobody --connections 0 --endpoints https://x", "", 2, []string{"--to", "--connections is 0", "https://x"}},
+		{"bench put --endpoints http://127.0.0.1:1", "", 1, []string{"find the leader", "127.0.0.1:1"}},
 		{"version", "", 0, []string{version}},
 		{"version --output json", "", 0, []string{`"api_versions":["v1"]`}},
 		{"version --output xml", "", 2, []string{"xml"}},

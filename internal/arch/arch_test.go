@@ -21,12 +21,13 @@ const module = "github.com/kvd-io/kvd"
 // allowed has, for each package, the packages of this module that it may
 // import. A package that is not listed may not exist.
 var allowed = map[string][]string{
-	"cmd/kvd":                 {"internal/settings", "internal/httpapi", "internal/http1", "internal/certs", "internal/node", "internal/metrics", "internal/api"},
+	"cmd/kvd":                 {"internal/settings", "internal/httpapi", "internal/http1", "internal/certs", "internal/node", "internal/metrics", "internal/loadgen", "internal/api"},
 	"internal/settings":       {},
 	"internal/metrics":        {"internal/node", "internal/raftnode", "internal/api"},
 	"internal/node":           {"internal/raftnode", "internal/certs", "internal/kvstore", "internal/kvstore/engine", "internal/api"},
 	"internal/httpapi":        {"internal/kvstore", "internal/api"},
 	"internal/http1":          {},
+	"internal/loadgen":        {},
 	"internal/certs":          {},
 	"internal/raftnode":       {},
 	"internal/kvstore":        {"internal/kvstore/engine"},

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+)
+
+// etcd is driven over gRPC, as its own tools do: it is etcd's fastest way in.
+type etcd struct{ binary string }
+
+func (*etcd) name() string { return "etcd" }
+
+func (e *etcd) args(c *cluster, i int) []string {
+	var members []string
+	for j, p := range c.peers {
+		members = append(members, fmt.Sprintf("n%d=http://%s", j+1, p))
+	}
+	client, peer := "http://"+c.clients[i], "http://"+c.peers[i]
+	return []string{e.binary, "--name", fmt.Sprintf("n%d", i+1), "--data-dir", filepath.Join(c.dir, strconv.Itoa(i+1)),
+		"--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer,
+		"--initial-advertise-peer-urls", peer, "--initial-cluster", strings.Join(members, ","),
+		"--initial-cluster-state", "new", "--quota-backend-bytes", "8589934592", "--log-level", "error"}
+}
+
+func dial(address string) (*clientv3.Client, error) {
+	return clientv3.New(clientv3.Config{Endpoints: []string{address}, DialTimeout: 5 * time.Second, Logger: zap.NewNop(),
+		MaxCallSendMsgSize: 16 << 20})
+}
+
+func (*etcd) open(address string) (client, error) {
+	c, err := dial(address)
+	if err != nil {
+		return nil, err
+	}
+	return etcdClient{c}, nil
+}
+
+type etcdClient struct{ c *clientv3.Client }
+
+func (c etcdClient) put(ctx context.Context, key, value []byte) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	_, err := c.c.Put(ctx, string(key), string(value))
+	return outcome(err)
+}
+
+func (c etcdClient) get(ctx context.Context, key []byte, stale bool) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	var opts []clientv3.OpOption
+	if stale {
+		opts = append(opts, clientv3.WithSerializable())
+	}
+	r, err := c.c.Get(ctx, string(key), opts...)
+	if err == nil && len(r.Kvs) == 0 {
+		return "404 key_not_found", nil
+	}
+	return outcome(err)
+}
+
+// outcome makes an answer of an error: gRPC mends its connections itself.
+func outcome(err error) (string, error) {
+	if err == nil {
+		return "", nil
+	}
+	text, _, _ := strings.Cut(err.Error(), "\n")
+	return text[:min(len(text), 80)], nil
+}
+
+func (c etcdClient) close() { _ = c.c.Close() }
+
+func (*etcd) leader(ctx context.Context, c *cluster) (int, error) {
+	for i, p := range c.procs {
+		if p == nil {
+			continue
+		}
+		leads, err := isLeader(ctx, c.clients[i])
+		if err == nil && leads {
+			return i, nil
+		}
+	}
+	return 0, errors.New("no node leads")
+}
+
+func isLeader(ctx context.Context, address string) (bool, error) {
+	cl, err := dial(address)
+	if err != nil {
+		return false, err
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	st, err := cl.Status(ctx, address)
+	return err == nil && st.Leader == st.Header.MemberId, err
+}
+
+// bulkKeys is etcd's limit on the operations of a transaction, less a little.
+const bulkKeys = 100
+
+func (*etcd) bulk(ctx context.Context, c *cluster, count uint64, conns, valueSize int) error {
+	leader, err := c.leader(ctx)
+	if err != nil {
+		return err
+	}
+	value := strings.Repeat("v", valueSize)
+	return shared(count, conns, func(from, to uint64) error {
+		cl, err := dial(c.clients[leader])
+		if err != nil {
+			return err
+		}
+		defer cl.Close()
+		for i := from; i < to; {
+			var ops []clientv3.Op
+			for ; i < to && len(ops) < bulkKeys; i++ {
+				ops = append(ops, clientv3.OpPut(key(i), value))
+			}
+			if _, err := cl.Txn(ctx).Then(ops...).Commit(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (*etcd) snapshot(ctx context.Context, address string) error {
+	cl, err := dial(address)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	r, err := cl.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	_, err = io.Copy(io.Discard, r)
+	return err
+}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/kvd-io/kvd/internal/loadgen"
+)
+
+// operation is what a load does.
+type operation string
+
+const (
+	opPut   operation = "put"
+	opGet   operation = "get"
+	opStale operation = "stale get"
+)
+
+// sample is one round.
+type sample struct {
+	rate          float64 // operations a second
+	p50, p99      time.Duration
+	p999, longest time.Duration
+	cpu           time.Duration // of all servers, an operation
+	errors        map[string]uint64
+}
+
+// floor is the fewest operations of a round that counts.
+const floor = 100
+
+// connections is how many a number of clients uses. gRPC carries many calls on
+// one; with as many connections as clients etcd does worse from here on.
+func connections(s system, clients int) int {
+	if s.name() == "etcd" && clients > 256 {
+		return 100
+	}
+	return clients
+}
+
+// load drives the cluster's leader for one round, after a short warm-up, and
+// tries once more where it did not get the least traffic.
+func (b *bench) load(ctx context.Context, c *cluster, op operation, clients int, keys uint64) (sample, error) {
+	for try := 0; ; try++ {
+		s, err := b.loadOnce(ctx, c, op, clients, keys)
+		if err != nil || s.rate*b.seconds >= floor {
+			return s, err
+		}
+		b.say("%s: void, only %.0f operations a second: %v", c.sys.name(), s.rate, s.errors)
+		if try > 0 {
+			return s, fmt.Errorf("%s: two rounds of %s with %d clients below the floor", c.sys.name(), op, clients)
+		}
+	}
+}
+
+func (b *bench) loadOnce(ctx context.Context, c *cluster, op operation, clients int, keys uint64) (sample, error) {
+	leader, err := c.leader(ctx)
+	if err != nil {
+		return sample{}, err
+	}
+	conns, closeAll, err := openAll(c, leader, connections(c.sys, clients))
+	if err != nil {
+		return sample{}, err
+	}
+	defer closeAll()
+	value := []byte(strings.Repeat("v", b.valueSize))
+	l := &loadgen.Load{Workers: clients, Duration: b.round() / 4, Open: func(worker int) (loadgen.Op, func(), error) {
+		conn := conns[worker%len(conns)]
+		return do(conn, op, value, keys, uint64(worker)), func() {}, nil
+	}}
+	if _, err := l.Run(ctx); err != nil {
+		return sample{}, err
+	}
+	l.Duration = b.round()
+	pids := c.pids()
+	before := cpuTime(pids)
+	r, err := l.Run(ctx)
+	if err != nil {
+		return sample{}, err
+	}
+	used := cpuTime(pids) - before
+	return sample{
+		rate: float64(r.Ops) / r.Elapsed.Seconds(),
+		p50:  r.Latency.Quantile(0.5), p99: r.Latency.Quantile(0.99), p999: r.Latency.Quantile(0.999), longest: r.Latency.Max(),
+		cpu: used / time.Duration(max(1, r.Ops)), errors: r.Errors,
+	}, ctx.Err()
+}
+
+func openAll(c *cluster, node, count int) ([]client, func(), error) {
+	var conns []client
+	closeAll := func() {
+		for _, conn := range conns {
+			conn.close()
+		}
+	}
+	for range count {
+		conn, err := c.sys.open(c.clients[node])
+		if err != nil {
+			closeAll()
+			return nil, nil, err
+		}
+		conns = append(conns, conn)
+	}
+	return conns, closeAll, nil
+}
+
+// do returns the operation on random keys.
+func do(conn client, op operation, value []byte, keys, seed uint64) loadgen.Op {
+	random := rand.New(rand.NewPCG(seed, keys))
+	buf := make([]byte, 0, 32)
+	return func(ctx context.Context) (string, error) {
+		buf = appendKey(buf[:0], random.Uint64N(keys))
+		if op == opPut {
+			return conn.put(ctx, buf, value)
+		}
+		return conn.get(ctx, buf, op == opStale)
+	}
+}
+
+func appendKey(dst []byte, n uint64) []byte { return fmt.Appendf(dst, "key-%08d", n) }
+
+func key(n uint64) string { return string(appendKey(nil, n)) }
+
+// shared divides the keys among so many at once.
+func shared(count uint64, parts int, work func(from, to uint64) error) error {
+	done := make(chan error, parts)
+	for p := range uint64(parts) {
+		go func() { done <- work(count*p/uint64(parts), count*(p+1)/uint64(parts)) }()
+	}
+	var errs []error
+	for range parts {
+		errs = append(errs, <-done)
+	}
+	return errors.Join(errs...)
+}

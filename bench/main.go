@@ -1,0 +1,169 @@
+// Command bench compares kvd with etcd on one machine: the same number of
+// nodes, the same durability, the same load loop and histogram, alternating
+// rounds, medians and ratios.
+//
+//	go run . all                    everything, about half an hour
+//	QUICK=1 go run . all            the same in a few minutes
+//	go run . puts --clients 64,256 --rounds 3 --seconds 5
+//
+// It prints a table in Markdown on standard output and what it does on
+// standard error.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// options are the same for all measurements.
+type options struct {
+	clients   []int
+	rounds    int
+	seconds   float64
+	valueSize int
+	keySpace  uint64
+	count     uint64 // keys of the bulk load
+	dir       string // of the data; a file system with real fsync
+}
+
+// measurement is one subcommand.
+type measurement struct {
+	name, help string
+	run        func(ctx context.Context, b *bench) error
+}
+
+var measurements = []measurement{
+	{"ceilings", "what the machine gives: a net/http server that does nothing, write and fdatasync", ceilings},
+	{"cold-start", "one node, from exec to its first acknowledged write", coldStart},
+	{"puts", "puts to the leader of three nodes", puts},
+	{"gets", "gets of the leader, linearizable and stale", gets},
+	{"idle", "CPU and memory of three idle nodes", idle},
+	{"failover", "longest gap in writing when the leader is killed, and when it is stopped", failover},
+	{"bulk", "a million keys: load, memory, disk, restart, put p99 during a snapshot", bulk},
+	{"cache", "puts with kvd's metadata cache warm, cold, and too small", cache},
+}
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	if len(args) == 0 {
+		return usage()
+	}
+	if args[0] == nothingArgument && len(args) == 2 {
+		return serveNothing(args[1])
+	}
+	flags := flag.NewFlagSet("bench "+args[0], flag.ExitOnError)
+	quick := os.Getenv("QUICK") != ""
+	defaults := options{rounds: 3, seconds: 5, count: 1_000_000}
+	if quick {
+		defaults = options{rounds: 1, seconds: 2, count: 100_000}
+	}
+	var o options
+	clients := flags.String("clients", "1,16,64,256,1000", "numbers of clients")
+	flags.IntVar(&o.rounds, "rounds", defaults.rounds, "rounds of each measurement")
+	flags.Float64Var(&o.seconds, "seconds", defaults.seconds, "length of a round")
+	flags.IntVar(&o.valueSize, "value-size", 256, "bytes of a value")
+	flags.Uint64Var(&o.keySpace, "key-space", 100_000, "keys that puts and gets choose from")
+	flags.Uint64Var(&o.count, "count", defaults.count, "keys of the bulk load")
+	flags.StringVar(&o.dir, "dir", "", "directory for the data (default: a temporary one)")
+	doc := flags.String("write", "", "Markdown file whose section between the bench markers is replaced")
+	_ = flags.Parse(args[1:]) // exits
+	for text := range strings.SplitSeq(*clients, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return fmt.Errorf("--clients takes positive numbers, not %q", text)
+		}
+		o.clients = append(o.clients, n)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	return measure(ctx, args[0], o, *doc)
+}
+
+func usage() error {
+	var names []string
+	for _, m := range measurements {
+		names = append(names, fmt.Sprintf("  %-12s%s", m.name, m.help))
+	}
+	return errors.New("say what to measure:\n  all         everything\n" + strings.Join(names, "\n"))
+}
+
+// bench is one run of the program.
+type bench struct {
+	options
+	systems []system // kvd first
+	report  report
+}
+
+func measure(ctx context.Context, name string, o options, doc string) error {
+	dir, err := os.MkdirTemp(o.dir, "kvd-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	o.dir = dir
+	b := &bench{options: o}
+	if err := b.build(ctx); err != nil {
+		return err
+	}
+	found := false
+	for _, m := range measurements {
+		if name != "all" && name != m.name {
+			continue
+		}
+		found = true
+		begin := time.Now()
+		b.say("== %s", m.name)
+		if err := m.run(ctx, b); err != nil {
+			return fmt.Errorf("%s: %w", m.name, err)
+		}
+		b.say("== %s took %v", m.name, time.Since(begin).Round(time.Second))
+	}
+	if !found {
+		return usage()
+	}
+	text := b.report.markdown(b)
+	fmt.Print(text)
+	if doc == "" {
+		return nil
+	}
+	return errors.Join(replaceSection(doc, text), b.report.writeJSON(strings.TrimSuffix(doc, ".md")+".json"))
+}
+
+// build makes the binaries, kvd from this tree and etcd from its module.
+func (b *bench) build(ctx context.Context) error {
+	for _, p := range []struct{ name, module, path string }{{"kvd", "..", "./cmd/kvd"}, {"etcd", ".", "./etcd"}} {
+		if err := command(ctx, p.module, "go", "build", "-trimpath", "-o", filepath.Join(b.dir, p.name), p.path); err != nil {
+			return fmt.Errorf("build %s: %w", p.name, err)
+		}
+	}
+	b.systems = []system{&kvd{binary: filepath.Join(b.dir, "kvd")}, &etcd{binary: filepath.Join(b.dir, "etcd")}}
+	return nil
+}
+
+// say reports progress.
+func (b *bench) say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, time.Now().Format("15:04:05 ")+format+"\n", args...)
+}
+
+// round is the length of one round.
+func (b *bench) round() time.Duration { return time.Duration(b.seconds * float64(time.Second)) }
+
+func machine() string {
+	return fmt.Sprintf("%s, %d CPUs, %s, %s, %s", cpuModel(), runtime.NumCPU(), memoryTotal(), kernel(), runtime.Version())
+}

@@ -1,0 +1,232 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+	"time"
+)
+
+// three runs work with three nodes of each system.
+func (b *bench) three(ctx context.Context, work func([]*cluster) error) (err error) {
+	var clusters []*cluster
+	defer func() {
+		for _, c := range clusters {
+			err = errors.Join(err, c.stop())
+		}
+	}()
+	for _, s := range b.systems {
+		c, err := b.start(ctx, s, 3)
+		if err != nil {
+			return err
+		}
+		clusters = append(clusters, c)
+	}
+	return work(clusters)
+}
+
+// alternate does one thing with each cluster, round by round.
+func (b *bench) alternate(clusters []*cluster, work func(round int, c *cluster) error) error {
+	for round := range b.rounds {
+		for _, c := range clusters {
+			if err := work(round, c); err != nil {
+				return fmt.Errorf("%s: %w", c.sys.name(), err)
+			}
+		}
+	}
+	return nil
+}
+
+func puts(ctx context.Context, b *bench) error {
+	return b.three(ctx, func(clusters []*cluster) error {
+		if err := b.fill(ctx, clusters); err != nil {
+			return err
+		}
+		for _, n := range b.clients {
+			err := b.alternate(clusters, func(_ int, c *cluster) error {
+				s, err := b.load(ctx, c, opPut, n, b.keySpace)
+				if err == nil {
+					b.notePuts(c.sys.name(), n, s)
+				}
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// fill writes every key once, so that the measurements overwrite and find
+// them.
+func (b *bench) fill(ctx context.Context, clusters []*cluster) error {
+	for _, c := range clusters {
+		if err := c.sys.bulk(ctx, c, b.keySpace, 4, b.valueSize); err != nil {
+			return fmt.Errorf("%s: fill: %w", c.sys.name(), err)
+		}
+	}
+	return nil
+}
+
+func (b *bench) notePuts(system string, clients int, s sample) {
+	b.say("%-4s put, %d clients: %.0f/s, p50 %v, p99 %v, p99.9 %v, max %v, %v an operation, errors %v", system, clients, s.rate, s.p50, s.p99, s.p999, s.longest, s.cpu, s.errors)
+	name := func(what string) string { return fmt.Sprintf("put, %d clients, %s", clients, what) }
+	b.report.row(name("rate"), "1/s", func(w *row) {
+		w.More = true
+		switch clients {
+		case 64:
+			w.AtLeast, w.Goal = 2.2, 4
+		case 256:
+			w.AtLeast, w.Goal = 2.5, 5
+		}
+	}).add(system, s.rate)
+	b.report.row(name("p50"), "ms", func(w *row) {
+		if clients == 1 {
+			w.AtLeast, w.Goal = 0.85, 0.6
+		}
+	}).add(system, ms(s.p50))
+	b.report.row(name("p99"), "ms", func(w *row) {
+		if clients == 64 || clients == 256 {
+			w.AtLeast, w.Goal = 0.6, 0.3
+		}
+	}).add(system, ms(s.p99))
+	b.report.row(name("CPU of all servers"), "µs each", func(w *row) {
+		if clients == 256 {
+			w.AtLeast, w.Goal = 0.45, 0.2
+		}
+	}).add(system, us(s.cpu))
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+func us(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+
+func gets(ctx context.Context, b *bench) error {
+	return b.three(ctx, func(clusters []*cluster) error {
+		if err := b.fill(ctx, clusters); err != nil {
+			return err
+		}
+		for _, n := range []int{1, 64, 256} {
+			for _, op := range []operation{opGet, opStale} {
+				err := b.alternate(clusters, func(_ int, c *cluster) error {
+					s, err := b.load(ctx, c, op, n, b.keySpace)
+					if err == nil {
+						b.noteGets(c.sys.name(), op, n, s)
+					}
+					return err
+				})
+				if err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+func (b *bench) noteGets(system string, op operation, clients int, s sample) {
+	b.say("%-4s %s, %d clients: %.0f/s, p50 %v, p99 %v, %v an operation, errors %v", system, op, clients, s.rate, s.p50, s.p99, s.cpu, s.errors)
+	kind := map[operation]string{opGet: "linearizable get", opStale: "stale get"}[op]
+	name := func(what string) string { return fmt.Sprintf("%s, %d clients, %s", kind, clients, what) }
+	b.report.row(name("rate"), "1/s", func(w *row) {
+		if w.More = true; clients > 1 {
+			w.AtLeast, w.Goal = 2, 5
+		}
+	}).add(system, s.rate)
+	b.report.row(name("p99"), "ms", nil).add(system, ms(s.p99))
+	b.report.row(name("CPU of all servers"), "µs each", nil).add(system, us(s.cpu))
+}
+
+func coldStart(ctx context.Context, b *bench) error {
+	for range max(3, 2*b.rounds-1) {
+		for _, s := range b.systems {
+			begin := time.Now()
+			c, err := b.start(ctx, s, 1)
+			if err != nil {
+				return err
+			}
+			took := time.Since(begin)
+			b.say("%-4s cold start: %v", s.name(), took)
+			b.report.row("cold start to first write, one node", "ms", func(w *row) { w.AtLeast, w.Goal = 0.3, 0.1 }).add(s.name(), ms(took))
+			if err := c.stop(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func idle(ctx context.Context, b *bench) error {
+	return b.three(ctx, func(clusters []*cluster) error {
+		if err := wait(ctx, 3*time.Second); err != nil {
+			return err
+		}
+		return b.alternate(clusters, func(_ int, c *cluster) error {
+			before := cpuTime(c.pids())
+			if err := wait(ctx, max(5*time.Second, 2*b.round())); err != nil {
+				return err
+			}
+			used := cpuTime(c.pids()) - before
+			percent := 100 * used.Seconds() / max(5*time.Second, 2*b.round()).Seconds()
+			b.say("%-4s idle: %.1f %% of a core", c.sys.name(), percent)
+			b.report.row("idle CPU of three nodes", "% of a core", func(w *row) { w.AtLeast, w.Goal = 1, 0.5 }).add(c.sys.name(), percent)
+			b.report.row("memory of an idle node", "MiB", nil).add(c.sys.name(), slices.Max(residentBytes(c.pids()))/(1<<20))
+			return nil
+		})
+	})
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// cache measures kvd alone: what the metadata of a key costs that is not in
+// memory.
+func cache(ctx context.Context, b *bench) error {
+	// A node remembers the metadata of this many keys at least, see
+	// internal/kvstore.
+	const remembered = 1 << 16
+	c, err := b.start(ctx, b.systems[0], 3)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.stop() }()
+	many := uint64(10 * 2 * remembered)
+	if err := c.sys.bulk(ctx, c, many, 4, b.valueSize); err != nil {
+		return err
+	}
+	measure := func(what string, keys uint64) error {
+		s, err := b.load(ctx, c, opPut, 64, keys)
+		if err != nil {
+			return err
+		}
+		b.say("%s: %.0f/s, %v an operation", what, s.rate, s.cpu)
+		b.report.row("kvd alone: put, 64 clients, metadata "+what+", rate", "1/s", nil).add("kvd", s.rate)
+		b.report.row("kvd alone: put, 64 clients, metadata "+what+", CPU of all servers", "µs each", nil).add("kvd", us(s.cpu))
+		return nil
+	}
+	for range b.rounds {
+		if err := measure("of ten times more keys than are remembered", many); err != nil {
+			return err
+		}
+		for i := range c.procs {
+			if err := errors.Join(c.end(i, syscall.SIGTERM), c.run(i)); err != nil {
+				return err
+			}
+		}
+		if err := measure("cold, after a restart", remembered); err != nil {
+			return err
+		}
+		if err := measure("warm", remembered); err != nil {
+			return err
+		}
+	}
+	return nil
+}

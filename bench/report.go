@@ -1,0 +1,183 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+)
+
+// row is one line of the table. A goal is a ratio kvd/etcd, or where absolute
+// is set a value of kvd alone in the row's unit.
+type row struct {
+	Name     string    `json:"name"`
+	Unit     string    `json:"unit"`
+	KVD      []float64 `json:"kvd"` // one value a round
+	Etcd     []float64 `json:"etcd,omitempty"`
+	AtLeast  float64   `json:"at_least,omitempty"` // 0: no target
+	Goal     float64   `json:"goal,omitempty"`
+	More     bool      `json:"more"` // more is better
+	Absolute bool      `json:"absolute,omitempty"`
+	Remark   string    `json:"remark,omitempty"`
+}
+
+type report struct{ rows []*row }
+
+// row returns the row of that name, making it if need be.
+func (r *report) row(name, unit string, set func(*row)) *row {
+	for _, w := range r.rows {
+		if w.Name == name {
+			return w
+		}
+	}
+	w := &row{Name: name, Unit: unit}
+	if set != nil {
+		set(w)
+	}
+	r.rows = append(r.rows, w)
+	return w
+}
+
+// add notes a value of a round for one of the systems.
+func (w *row) add(system string, value float64) {
+	if system == "kvd" {
+		w.KVD = append(w.KVD, value)
+	} else {
+		w.Etcd = append(w.Etcd, value)
+	}
+}
+
+func median(values []float64) float64 {
+	if len(values) == 0 {
+		return math.NaN()
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	if n := len(sorted); n%2 == 0 {
+		return (sorted[n/2-1] + sorted[n/2]) / 2
+	}
+	return sorted[len(sorted)/2]
+}
+
+// verdict compares what was measured with the targets.
+func (w *row) verdict() string {
+	if w.AtLeast == 0 {
+		return ""
+	}
+	got := median(w.KVD)
+	if !w.Absolute {
+		got /= median(w.Etcd)
+	}
+	reached := func(target float64) bool { return w.More && got >= target || !w.More && got <= target }
+	switch {
+	case math.IsNaN(got):
+		return "not measured"
+	case reached(w.Goal):
+		return "goal"
+	case reached(w.AtLeast):
+		return "yes"
+	}
+	return "**no**"
+}
+
+func (w *row) cells() []string {
+	ratio, target, goal := "", "", ""
+	if len(w.Etcd) > 0 && len(w.KVD) > 0 {
+		ratio = figure(median(w.KVD)/median(w.Etcd)) + " ×"
+	}
+	if w.AtLeast != 0 {
+		suffix := " ×"
+		if w.Absolute {
+			suffix = ""
+		}
+		target, goal = figure(w.AtLeast)+suffix, figure(w.Goal)+suffix
+	}
+	name := w.Name + ", " + w.Unit
+	if w.Remark != "" {
+		name += " (" + w.Remark + ")"
+	}
+	return []string{name, figure(median(w.KVD)), figure(median(w.Etcd)), ratio, target, goal, w.verdict()}
+}
+
+// figure prints three significant digits.
+func figure(v float64) string {
+	switch {
+	case math.IsNaN(v):
+		return "–"
+	case v == 0:
+		return "0"
+	case math.Abs(v) >= 100:
+		return fmt.Sprintf("%.0f", v)
+	}
+	return fmt.Sprintf("%.*f", max(0, 2-int(math.Floor(math.Log10(math.Abs(v))))), v)
+}
+
+func (r *report) markdown(b *bench) string {
+	var t strings.Builder
+	fmt.Fprintf(&t, "Measured %s on %s, file system %s; kvd %s, etcd 3.7.3; %d rounds of %v each, alternating, values of %d bytes,\n%d keys; `%s`.\nMedians. \"reached\" says which target: *yes* is \"at least\".\n\n",
+		time.Now().UTC().Format("2006-01-02 15:04 UTC"), machine(), fileSystem(b.dir), revision(), b.rounds, b.round(), b.valueSize, b.keySpace,
+		"cd bench && go run . "+strings.Join(os.Args[1:], " "))
+	t.WriteString("| what | kvd | etcd | kvd / etcd | at least | goal | reached |\n|---|---|---|---|---|---|---|\n")
+	for _, w := range r.rows {
+		fmt.Fprintf(&t, "| %s |\n", strings.Join(w.cells(), " | "))
+	}
+	t.WriteString(notComparable)
+	return t.String()
+}
+
+const notComparable = `
+What is not the same on both sides:
+
+- kvd is driven over HTTP/1.1, a connection a client; etcd over gRPC with its own client, a connection a client up to 256 clients and 100
+  connections for 1000 of them (etcd does worse with more). The gRPC client costs more CPU than the other, and it is taken from the same cores.
+- Bulk load is kvd's stream of independent operations beside etcd's transactions of 100 puts; each with the better of two numbers of connections.
+- All nodes and the load share one machine and one disk: where CPU is the limit, throughput is about CPU an operation.
+- Answers that are errors are not counted; a round below 100 operations is void.
+`
+
+func (r *report) writeJSON(path string) error {
+	text, err := json.MarshalIndent(r.rows, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(text, '\n'), 0o644)
+}
+
+// replaceSection puts the text between the markers of a document.
+func replaceSection(path, text string) error {
+	const begin, end = "<!-- bench:begin -->\n", "<!-- bench:end -->"
+	doc, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	head, rest, ok := strings.Cut(string(doc), begin)
+	_, tail, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		return fmt.Errorf("%s has no section between %q and %q", path, strings.TrimSpace(begin), end)
+	}
+	return os.WriteFile(path, []byte(head+begin+text+end+tail), 0o644)
+}
+
+func revision() string {
+	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
+	if err != nil {
+		return "of an unknown commit"
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// fileSystem names the type of the file system that holds the path.
+func fileSystem(path string) string {
+	text, _ := os.ReadFile("/proc/mounts")
+	best, kind := "", "unknown"
+	for line := range strings.SplitSeq(string(text), "\n") {
+		f := strings.Fields(line)
+		if len(f) > 2 && strings.HasPrefix(path, f[1]) && len(f[1]) >= len(best) {
+			best, kind = f[1], f[2]
+		}
+	}
+	return kind
+}

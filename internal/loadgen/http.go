@@ -1,0 +1,169 @@
+package loadgen
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+)
+
+// HTTP is one connection of the least HTTP/1.1 that kvd's key routes need:
+// load on the same machine must not cost more than what it measures. It
+// understands answers with a declared length only. One goroutine uses it.
+type HTTP struct {
+	conn   net.Conn
+	r      *bufio.Reader
+	host   string
+	buf    []byte
+	limit  time.Time // deadline of the connection
+	detail []byte    // body of an error answer
+}
+
+const (
+	dialTimeout = 5 * time.Second
+	// answerTimeout is longer than the time in which kvd answers everything.
+	answerTimeout = 15 * time.Second
+	maxErrorBytes = 4 << 10
+)
+
+// Dial connects to HOST:PORT.
+func Dial(address string) (*HTTP, error) {
+	conn, err := net.DialTimeout("tcp", address, dialTimeout)
+	if err != nil {
+		return nil, err
+	}
+	return &HTTP{conn: conn, r: bufio.NewReaderSize(conn, 8<<10), host: address}, nil
+}
+
+// Close closes the connection.
+func (h *HTTP) Close() { _ = h.conn.Close() }
+
+// Put writes a key. The key must need no escaping in a path.
+func (h *HTTP) Put(key, value []byte) (code string, err error) {
+	h.begin("PUT", key, "")
+	h.buf = append(h.buf, "Content-Length: "...)
+	h.buf = append(strconv.AppendInt(h.buf, int64(len(value)), 10), "\r\n\r\n"...)
+	h.buf = append(h.buf, value...)
+	return h.exchange()
+}
+
+// Get reads a key; stale, from the node itself without asking the others.
+func (h *HTTP) Get(key []byte, stale bool) (code string, err error) {
+	query := ""
+	if stale {
+		query = "?consistency=stale"
+	}
+	h.begin("GET", key, query)
+	h.buf = append(h.buf, "\r\n"...)
+	return h.exchange()
+}
+
+func (h *HTTP) begin(method string, key []byte, query string) {
+	b := append(append(h.buf[:0], method...), " /v1/kv/"...)
+	b = append(append(b, key...), query...)
+	b = append(append(b, " HTTP/1.1\r\nHost: "...), h.host...)
+	h.buf = append(b, "\r\n"...)
+}
+
+// exchange sends the request and reads the answer.
+func (h *HTTP) exchange() (code string, err error) {
+	// A deadline costs; it is set anew when half of it is over.
+	if now := time.Now(); h.limit.Sub(now) < answerTimeout/2 {
+		h.limit = now.Add(answerTimeout)
+		if err := h.conn.SetDeadline(h.limit); err != nil {
+			return "", err
+		}
+	}
+	if _, err := h.conn.Write(h.buf); err != nil {
+		return "", err
+	}
+	return h.answer()
+}
+
+var errAnswer = errors.New("an answer that this client does not understand")
+
+// answer reads one answer; closing tells that the server will close.
+func (h *HTTP) answer() (code string, err error) {
+	line, err := h.r.ReadSlice('\n')
+	if err != nil {
+		return "", err
+	}
+	if len(line) < 12 || !bytes.HasPrefix(line, []byte("HTTP/1.1 ")) {
+		return "", fmt.Errorf("%w: %.40q", errAnswer, line)
+	}
+	status := int(line[9]-'0')*100 + int(line[10]-'0')*10 + int(line[11]-'0')
+	length, closing, err := h.header(status)
+	if err != nil {
+		return "", err
+	}
+	if status < 300 {
+		_, err = h.r.Discard(length)
+	} else {
+		code, err = h.refusal(status, length)
+	}
+	if err == nil && closing {
+		err = errClosing
+		h.Close()
+	}
+	return code, err
+}
+
+// errClosing follows the last answer of a connection. What it answered counts
+// as an error of the connection, which is opened anew.
+var errClosing = errors.New("the server closes the connection")
+
+// header reads the fields that matter.
+func (h *HTTP) header(status int) (length int, closing bool, err error) {
+	declared := status == 204 || status == 304
+	for {
+		line, err := h.r.ReadSlice('\n')
+		if err != nil {
+			return 0, false, err
+		}
+		line = bytes.TrimRight(line, "\r\n")
+		if len(line) == 0 {
+			break
+		}
+		if v, ok := bytes.CutPrefix(line, []byte("Content-Length: ")); ok {
+			if length, err = strconv.Atoi(string(v)); err != nil || length < 0 {
+				return 0, false, fmt.Errorf("%w: %.40q", errAnswer, line)
+			}
+			declared = true
+		}
+		closing = closing || bytes.EqualFold(line, []byte("Connection: close"))
+	}
+	if !declared {
+		return 0, false, fmt.Errorf("%w: it has no Content-Length", errAnswer)
+	}
+	return length, closing, nil
+}
+
+// refusal names an error answer by its status and the word in its document.
+func (h *HTTP) refusal(status, length int) (string, error) {
+	if length > maxErrorBytes {
+		_, err := h.r.Discard(length)
+		return strconv.Itoa(status), err
+	}
+	h.detail = append(h.detail[:0], make([]byte, length)...)
+	for read := 0; read < length; {
+		n, err := h.r.Read(h.detail[read:])
+		if read += n; err != nil {
+			return "", err
+		}
+	}
+	return codeOf(status, h.detail), nil
+}
+
+// codeOf finds the "code" of a problem document.
+func codeOf(status int, document []byte) string {
+	_, rest, ok := bytes.Cut(document, []byte(`"code":`))
+	_, rest, ok2 := bytes.Cut(rest, []byte(`"`))
+	word, _, ok3 := bytes.Cut(rest, []byte(`"`))
+	if !ok || !ok2 || !ok3 {
+		return strconv.Itoa(status)
+	}
+	return strconv.Itoa(status) + " " + string(word)
+}

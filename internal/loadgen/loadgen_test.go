@@ -1,0 +1,176 @@
+package loadgen
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// TestQuantiles holds the histogram against sorted durations.
+func TestQuantiles(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	var h, half Histogram
+	var all []time.Duration
+	for i := range 20_000 {
+		d := time.Duration(random.ExpFloat64() * float64(time.Millisecond) * float64(1+i%100))
+		if all = append(all, d); i%2 == 0 {
+			h.Record(d)
+		} else {
+			half.Record(d)
+		}
+	}
+	h.Merge(&half)
+	slices.Sort(all)
+	for _, q := range []float64{0.001, 0.5, 0.9, 0.99, 0.999, 1} {
+		want := all[max(0, int(q*float64(len(all))+0.5)-1)]
+		if got := h.Quantile(q); got < want || float64(got) > 1.01*float64(want) {
+			t.Errorf("quantile %v is %v, want %v", q, got, want)
+		}
+	}
+	if h.Max() != all[len(all)-1] || h.Count() != uint64(len(all)) {
+		t.Errorf("max %v count %d", h.Max(), h.Count())
+	}
+	for _, d := range []time.Duration{0, 1, 255, 256, 257, 1 << 40, 1<<63 - 1} {
+		if b := bucket(d); b >= histogramBuckets || upper(b) < d {
+			t.Errorf("%d is in bucket %d, up to %d", d, b, upper(b))
+		}
+	}
+}
+
+// scripted serves connections with a fixed text for each request.
+func scripted(t *testing.T, answer func(request int) []string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	var requests atomic.Int64
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				for r := bufio.NewReader(c); ; {
+					for line := "x"; line != "\r\n"; {
+						if line, err = r.ReadString('\n'); err != nil {
+							return
+						}
+					}
+					for _, part := range answer(int(requests.Add(1))) {
+						if _, err := io.WriteString(c, part); err != nil {
+							return
+						}
+					}
+				}
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
+
+// TestAnswers reads whole and split answers, errors and nonsense.
+func TestAnswers(t *testing.T) {
+	problem := `{"title":"x","code":"no_leader"}`
+	for _, c := range []struct {
+		parts []string
+		code  string
+		err   error
+	}{
+		{parts: []string{"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"}},
+		{parts: []string{"HTTP/1.1 204 No Content\r\n\r\n"}},
+		{parts: []string{"HTTP/1.1 2", "00 OK\r\nContent-Len", "gth: 5\r", "\n\r\nhe", "llo"}},
+		{parts: []string{fmt.Sprintf("HTTP/1.1 503 X\r\nContent-Length: %d\r\n\r\n%s", len(problem), problem)}, code: "503 no_leader"},
+		{parts: []string{"HTTP/1.1 404 X\r\nContent-Length: 2\r\n\r\nno"}, code: "404"},
+		{parts: []string{"HTTP/1.1 200 OK\r\n\r\n"}, err: errAnswer},
+		{parts: []string{"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"}, err: errAnswer},
+		{parts: []string{"nonsense of some length\r\n"}, err: errAnswer},
+		{parts: []string{"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"}, err: errClosing},
+	} {
+		h, err := Dial(scripted(t, func(int) []string { return c.parts }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // the second finds nothing left of the first
+			code, err := h.Get([]byte("a"), true)
+			if code != c.code || !errors.Is(err, c.err) {
+				t.Errorf("%q: %q %v", c.parts, code, err)
+			}
+			if err != nil {
+				break
+			}
+		}
+		h.Close()
+	}
+}
+
+// TestRunCounts: errors are counted apart, broken connections opened anew.
+func TestRunCounts(t *testing.T) {
+	address := scripted(t, func(request int) []string {
+		switch {
+		case request%10 == 3:
+			return []string{"HTTP/1.1 429 X\r\nContent-Length: 21\r\n\r\n{\"code\":\"overloaded\"}"}
+		case request%10 == 7:
+			return []string{"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"}
+		}
+		return []string{"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"}
+	})
+	l := &Load{Workers: 3, Count: 100, Open: func(int) (Op, func(), error) {
+		h, err := Dial(address)
+		if err != nil {
+			return nil, nil, err
+		}
+		keys := RandomKeys(10, 1)
+		return func(context.Context) (string, error) { return h.Get(keys.Next(), false) }, h.Close, nil
+	}}
+	r, err := l.Run(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Ops < 100 || r.Ops > 103 || r.Errors["429 overloaded"] < 5 || r.Errors["connection"] < 5 || r.Latency.Count() != r.Ops {
+		t.Errorf("%d operations, errors %v", r.Ops, r.Errors)
+	}
+}
+
+func TestRunWithoutService(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	tries := 0
+	l := &Load{Workers: 1, Count: 1, Open: func(int) (Op, func(), error) {
+		if tries++; tries == 3 {
+			cancel()
+		}
+		return nil, nil, errors.New("refused")
+	}}
+	if _, err := l.Run(ctx); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestKeys(t *testing.T) {
+	k := SequentialKeys(3, 1, 2)
+	for _, want := range []string{"key-00000001", "key-00000000", "key-00000002", "key-00000001"} {
+		if got := string(k.Next()); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	for n, want := range map[uint64]string{0: "key-00000000", 9: "key-00000009", 10: "key-00000010", 12345678: "key-12345678", 123456789: "key-123456789"} {
+		if got := string(AppendKey(nil, n)); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	if a, b := RandomKeys(1000, 7), RandomKeys(1000, 7); string(a.Next()) != string(b.Next()) {
+		t.Error("the same seed gives other keys")
+	}
+}
