@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,8 +33,8 @@ func healthcheckCommand(e environment) *cobra.Command {
 		Use:   "healthcheck",
 		Short: "Ask a running node whether it is alive, or ready",
 		Long: `Exits 0 when the node answers that it is well, else 1. The node is the one that
-the environment describes (KVD_LISTEN_CLIENT or KVD_PORT), else the default. With
-https it must show the certificate of KVD_TLS_CERT_FILE, and is shown the same
+the environment describes (KVD_LISTEN_METRICS, else KVD_LISTEN_CLIENT or
+KVD_PORT), else the default. With https it must show the certificate of KVD_TLS_CERT_FILE, and is shown the same
 one; or say with --cacert, --cert and --key what else.`,
 		Args: noArguments,
 		RunE: func(*cobra.Command, []string) error {
@@ -67,13 +68,13 @@ one; or say with --cacert, --cert and --key what else.`,
 	return cmd
 }
 
-// localEndpoint is where a node with these environment variables serves
-// clients. Only the variables about that matter here. It notes the node's own
-// certificate.
+// localEndpoint is where a node with these environment variables answers
+// probes. Only the variables about that matter here. The listener for metrics
+// comes first, since it asks for no certificate. The node's own is noted.
 func localEndpoint(environ []string, files *probeFiles) (string, error) {
 	layer, _ := settings.EnvLayer(environ) // variables that name no setting are the node's business
 	for name := range layer {
-		if name != "port" && name != "listen-client" && !strings.HasPrefix(name, "tls-") {
+		if name != "port" && name != "listen-client" && name != "listen-metrics" && !strings.HasPrefix(name, "tls-") {
 			delete(layer, name)
 		}
 	}
@@ -82,7 +83,7 @@ func localEndpoint(environ []string, files *probeFiles) (string, error) {
 		return "", err
 	}
 	files.own, files.ownKey = s.TLSCertFile, s.TLSKeyFile
-	return reachable(s.ListenClient[0]), nil
+	return reachable(slices.Concat(s.ListenMetrics, s.ListenClient)[0]), nil
 }
 
 // reachable turns a listener on all addresses into one to connect to.

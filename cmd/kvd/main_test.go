@@ -368,6 +368,7 @@ func TestHealthcheckEndpoint(t *testing.T) {
 		{"KVD_PORT=7000", "http://127.0.0.1:7000"},
 		{"KVD_LISTEN_CLIENT=http://0.0.0.0:80 KVD_ID=9 KVD_UNKNOWN=x", "http://127.0.0.1:80"},
 		{"KVD_LISTEN_CLIENT=http://[::]:80", "http://[::1]:80"},
+		{"KVD_LISTEN_CLIENT=http://0.0.0.0:80 KVD_LISTEN_METRICS=http://0.0.0.0:81", "http://127.0.0.1:81"},
 	} {
 		if got, err := localEndpoint(strings.Fields(c.env), new(probeFiles)); got != c.want || err != nil {
 			t.Errorf("%s: got %s, %v", c.env, got, err)

@@ -55,6 +55,7 @@ func serve(s *settings.Settings, e environment, again func() (*settings.Settings
 	log, sink := newLogger(e.stderr, level.level, s.LogFormat)
 	defer sink.Close()
 	level.log = log
+	limitMemory(e.environ, log)
 	d, err := newDaemon(s, e, log, sink)
 	if err != nil {
 		return err
@@ -194,6 +195,10 @@ func (d *daemon) logStart() {
 	s := d.settings
 	d.log.Info("kvd starts", zap.String("version", d.version.Version), zap.Uint64("id", s.ID), zap.String("name", s.Name),
 		zap.String("data_dir", s.DataDir), zap.String("engine", s.Engine), zap.Int("pid", os.Getpid()), zap.Strings("settings_given", s.Changed()))
+	if kind := forgetfulFileSystem(s.DataDir); kind != "" {
+		d.log.Warn("the data directory is on a file system that forgets: what is acknowledged goes with this machine's memory or this container; put it on a volume",
+			zap.String("data_dir", s.DataDir), zap.String("file_system", kind))
+	}
 	if len(s.AdvertiseClient) == 0 {
 		d.log.Warn("no client URL to tell others: --listen-client has none that others could use; say with --advertise-client which one they can",
 			zap.Strings("listen_client", s.ListenClient))

@@ -1,0 +1,30 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestForgetfulFileSystem(t *testing.T) {
+	const memory = "/dev/shm"
+	var s unix.Statfs_t
+	if err := unix.Statfs(memory, &s); err != nil || s.Type != unix.TMPFS_MAGIC {
+		t.Skipf("%s is no file system in memory here (%v), so that nothing was tested", memory, err)
+	}
+	dir, err := os.MkdirTemp(memory, "kvd-test-")
+	if err != nil {
+		t.Skipf("%s cannot be written: %v", memory, err)
+	}
+	defer os.RemoveAll(dir)
+	for _, name := range []string{dir, filepath.Join(dir, "not", "there")} {
+		if kind := forgetfulFileSystem(name); kind != "tmpfs" {
+			t.Errorf("%s is on %q", name, kind)
+		}
+	}
+	if kind := forgetfulFileSystem("/proc"); kind != "" {
+		t.Errorf("/proc is %q", kind)
+	}
+}
