@@ -72,13 +72,7 @@ one; or say with --cacert, --cert and --key what else.`,
 // probes. Only the variables about that matter here. The listener for metrics
 // comes first, since it asks for no certificate. The node's own is noted.
 func localEndpoint(environ []string, files *probeFiles) (string, error) {
-	layer, _ := settings.EnvLayer(environ) // variables that name no setting are the node's business
-	for name := range layer {
-		if name != "port" && name != "listen-client" && name != "listen-metrics" && !strings.HasPrefix(name, "tls-") {
-			delete(layer, name)
-		}
-	}
-	s, err := settings.Resolve(layer)
+	s, err := settings.ForClients(environ)
 	if err != nil {
 		return "", err
 	}

@@ -109,7 +109,8 @@ func rootCommand(e environment) *cobra.Command {
 		Long: `kvd serves as one member of a replicated key-value store. Without any flag it
 is a cluster of its own: clients on ` + settings.DefaultClientURL + `, data in ./` + settings.DefaultDataRoot + `/1.
 
-Each setting is a flag or an environment variable; the flag wins.`,
+Each setting is a flag, an environment variable, or a line of --config-file;
+the first of these that has it wins.`,
 		Example: `  kvd
   kvd --id 1 --cluster http://127.0.0.1:12379,http://127.0.0.1:22379,http://127.0.0.1:32379 --port 12380
   kvd --join http://127.0.0.1:12380 --listen-client http://127.0.0.1:42380 --listen-peer http://127.0.0.1:42379 --data-dir kvd-data/new`,
@@ -118,25 +119,17 @@ Each setting is a flag or an environment variable; the flag wins.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := serveSettings(cmd, e)
+			s, err := settings.Load(cmd.Flags(), e.environ)
 			if err != nil {
 				return usageError{err}
 			}
-			return serve(s, e, func() (*settings.Settings, error) { return serveSettings(cmd, e) })
+			return serve(s, e, func() (*settings.Settings, error) { return settings.Load(cmd.Flags(), e.environ) })
 		},
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{settings.ExplainFlag(err)} })
 	settings.AddFlags(cmd.Flags())
-	cmd.AddCommand(versionCommand(), doctorCommand(), recoverCommand(e), snapshotCommand(), certCommand(), healthcheckCommand(e), benchCommand())
+	cmd.AddCommand(versionCommand(), doctorCommand(), recoverCommand(e), snapshotCommand(), certCommand(), healthcheckCommand(e), benchCommand(), configCommand(e))
 	return cmd
-}
-
-// serveSettings reads the settings of a serving node. Its error has what is
-// wrong in all the places they come from.
-func serveSettings(cmd *cobra.Command, e environment) (*settings.Settings, error) {
-	fromEnv, envErr := settings.EnvLayer(e.environ)
-	s, err := settings.Resolve(settings.FlagLayer(cmd.Flags()), fromEnv)
-	return s, errors.Join(envErr, err)
 }
 
 func noArguments(cmd *cobra.Command, args []string) error {

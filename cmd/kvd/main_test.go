@@ -118,6 +118,12 @@ func TestCommandLines(t *testing.T) {
 		code      int
 		want      []string // in what it prints
 	}{
+		{"config show --port 7000", "KVD_ENGINE=memory", 0, []string{"listen-client", "http://127.0.0.1:7000", "environment variable KVD_ENGINE"}},
+		{"config show --output json --cluster-token hush", "", 0, []string{`"name":"cluster-token","value":"(secret)","origin":"flag --cluster-token"`}},
+		{"config check --snapshot-count 3", "", 0, []string{"--snapshot-count has no effect", "in order"}},
+		{"config check --quota many --wal-dir x", "", 2, []string{"many", "--wal-dir"}},
+		{"config", "", 2, []string{"show", "check"}},
+		{"--config-file " + file, "", 2, []string{file, "no list of"}},
 		{"bench", "", 2, []string{"put, get, mixed or batch"}},
 		{"bench put --to nobody --connections 0 --endpoints https://x", "", 2, []string{"--to", "--connections is 0", "https://x"}},
 		{"bench put --endpoints http://127.0.0.1:1", "", 1, []string{"find the leader", "127.0.0.1:1"}},

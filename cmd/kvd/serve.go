@@ -199,6 +199,9 @@ func (d *daemon) logStart() {
 		d.log.Warn("the data directory is on a file system that forgets: what is acknowledged goes with this machine's memory or this container; put it on a volume",
 			zap.String("data_dir", s.DataDir), zap.String("file_system", kind))
 	}
+	for _, note := range s.Notes {
+		d.log.Warn(note)
+	}
 	if len(s.AdvertiseClient) == 0 {
 		d.log.Warn("no client URL to tell others: --listen-client has none that others could use; say with --advertise-client which one they can",
 			zap.Strings("listen_client", s.ListenClient))

@@ -105,11 +105,7 @@ func TestUnitFile(t *testing.T) {
 // resolve reads the settings as a node with this environment would.
 func resolve(t *testing.T, environ []string) *settings.Settings {
 	t.Helper()
-	layer, err := settings.EnvLayer(environ)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := settings.Resolve(layer)
+	s, err := settings.Load(nil, environ)
 	if err != nil {
 		t.Fatal(err)
 	}

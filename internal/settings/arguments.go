@@ -9,11 +9,11 @@ func NormaliseArguments(args []string) []string {
 	out := make([]string, 0, len(args))
 	for i := 0; i < len(args); i++ {
 		name, hasValue := flagName(args[i])
-		row := settingNamed(name)
+		bare, ok := bareValue(name)
 		switch {
 		case args[i] == "--":
 			return append(out, args[i:]...)
-		case row == nil:
+		case !ok:
 			out = append(out, args[i])
 			continue
 		}
@@ -22,10 +22,10 @@ func NormaliseArguments(args []string) []string {
 		switch {
 		case hasValue || !next:
 			out = append(out, arg)
-		case row.bare == "":
+		case bare == "":
 			i++ // its value, whatever it looks like
 			out = append(out, arg, args[i])
-		case row.takes(args[i+1]):
+		case takes(name, args[i+1]):
 			i++
 			out = append(out, arg+"="+args[i])
 		default:
@@ -35,10 +35,22 @@ func NormaliseArguments(args []string) []string {
 	return out
 }
 
+// bareValue returns what the flag's name alone stands for, "" where it needs a
+// value, and whether there is such a flag.
+func bareValue(name string) (bare string, ok bool) {
+	if row := settingNamed(name); row != nil {
+		return row.bare, true
+	}
+	if f := foreignNamed(name); f != nil {
+		return f.bare, true
+	}
+	return "", false
+}
+
 // takes reports whether the argument after the bare flag is its value. That of
 // a switch is known by its form, since a subcommand may follow.
-func (s *setting) takes(next string) bool {
-	if s.bare == "true" {
+func takes(name, next string) bool {
+	if name == "join" {
 		return !strings.HasPrefix(next, "-")
 	}
 	_, err := parseSwitch(next)

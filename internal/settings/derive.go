@@ -175,7 +175,7 @@ func (s *Settings) checkLimits(p *problemList) {
 		p.add("%s is 0, but must be at least 1, since every request holds memory", s.Describe("max-inflight"))
 	}
 	if s.CheckpointBytes < 1 || s.CatchUpBytes < 1 || s.CatchUpBytes > maxCatchUpBytes {
-		p.add("%s and %s must be at least 1, the latter at most 4GiB", s.Describe("checkpoint-bytes"), s.Describe("catch-up-bytes"))
+		p.add("%s and %s must be at least 1, the latter at most 4GiB", s.Describe("snapshot-checkpoint-bytes"), s.Describe("snapshot-catch-up-bytes"))
 	}
 	s.checkTiming(p)
 }

@@ -1,35 +1,89 @@
 package settings
 
-import "github.com/spf13/pflag"
+import (
+	"errors"
+	"fmt"
+	"slices"
 
-// AddFlags makes a flag of each setting.
+	"github.com/spf13/pflag"
+)
+
+// configFile is the setting that names the file with the others.
+const configFile = "config-file"
+
+// AddFlags makes a flag of each setting. Other names of settings are flags
+// that the help does not show.
 func AddFlags(flags *pflag.FlagSet) {
 	for i := range table {
 		row := &table[i]
-		flags.Var(&flagValue{row: row, text: row.def}, row.name, row.help+" ["+row.env()+"]")
+		flags.Var(&flagValue{kind: row.kind, text: row.def}, row.name, row.help+" ["+row.env()+"]")
 		flags.Lookup(row.name).NoOptDefVal = row.bare
+	}
+	for _, f := range slices.Concat(alsoNamed, without) {
+		flags.Var(&flagValue{kind: "text"}, f.name, "see docs/configuration.md")
+		flags.Lookup(f.name).NoOptDefVal = f.bare
+		flags.Lookup(f.name).Hidden = true
 	}
 	flags.SortFlags = false
 }
 
 // flagValue keeps a flag's text for Resolve to parse, so that a flag is judged
 // by the same rules as any other origin.
-type flagValue struct {
-	row  *setting
-	text string
-}
+type flagValue struct{ kind, text string }
 
 func (v *flagValue) Set(text string) error { v.text = text; return nil }
 func (v *flagValue) String() string        { return v.text }
-func (v *flagValue) Type() string          { return v.row.kind }
+func (v *flagValue) Type() string          { return v.kind }
 
 // FlagLayer has the settings given on the command line.
 func FlagLayer(flags *pflag.FlagSet) Layer {
 	layer := make(Layer)
 	flags.Visit(func(f *pflag.Flag) {
-		if settingNamed(f.Name) != nil {
+		if known(f.Name) {
 			layer[f.Name] = Given{Text: f.Value.String(), Origin: "flag --" + f.Name}
 		}
 	})
 	return layer
+}
+
+// ExplainFlag adds to the error about an unknown flag which one was probably
+// meant.
+func ExplainFlag(err error) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) || unknown.GetSpecifiedShortnames() != "" {
+		return err
+	}
+	return fmt.Errorf("%w%s", err, nearest(unknown.GetSpecifiedName(), func(name string) string { return "--" + name }))
+}
+
+// Load reads the settings of a serving node from all origins. Its error has
+// what is wrong in each of them.
+func Load(flags *pflag.FlagSet, environ []string) (*Settings, error) {
+	layers, err := Layers(flags, environ)
+	s, wrong := Resolve(layers...)
+	return s, errors.Join(err, wrong)
+}
+
+// Layers reads all origins, the first to ask first. A nil set of flags is one
+// without any.
+func Layers(flags *pflag.FlagSet, environ []string) ([]Layer, error) {
+	var problems problemList
+	fromFlags := make(Layer)
+	if flags != nil {
+		fromFlags = FlagLayer(flags)
+	}
+	layers := []Layer{fromFlags}
+	fromEnv, err := EnvLayer(environ)
+	if err != nil {
+		problems = append(problems, err)
+	}
+	layers = append(layers, fromEnv)
+	if g, ok := lookUp(layers, configFile); ok && g.Text != "" {
+		fromFile, err := FileLayer(g.Text)
+		if err != nil {
+			problems.add("%s: %w", describe(configFile, g.Origin), err)
+		}
+		layers = append(layers, fromFile)
+	}
+	return layers, problems.join()
 }

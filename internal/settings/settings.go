@@ -77,8 +77,12 @@ type Settings struct {
 	RequestLog string // off, errors or all
 	Pprof      bool
 
+	ConfigFile string // "": none
+
 	// Given has the settings that were not left at their defaults, by name.
 	Given Layer
+	// Notes tell of what was accepted although it has no effect.
+	Notes []string
 }
 
 // Member is one of the initial members of a cluster.
@@ -93,7 +97,7 @@ type Given struct {
 	Origin string // such as "flag --port"
 }
 
-// Layer has the settings that one origin gives, by name.
+// Layer has the settings that one origin gives, by the names that it uses.
 type Layer map[string]Given
 
 // Resolve takes each setting from the first layer that gives it, else its
@@ -102,22 +106,36 @@ type Layer map[string]Given
 func Resolve(layers ...Layer) (*Settings, error) {
 	s := &Settings{Given: make(Layer)}
 	var problems problemList
+	own := make([]Layer, len(layers))
+	for i, l := range layers {
+		var notes []string
+		own[i], notes = l.translate(&problems)
+		s.Notes = append(s.Notes, notes...)
+	}
 	for i := range table {
-		row := &table[i]
-		g, ok := lookUp(layers, row.name)
-		if ok {
-			s.Given[row.name] = g
-		} else if g = (Given{Text: row.def, Origin: "default"}); g.Text == "" {
-			continue
-		}
-		if err := row.store(s, g.Text); err != nil {
-			problems.add("%s: %w", describe(row.name, g.Origin), err)
-		}
+		s.take(&table[i], own, &problems)
 	}
 	if len(problems) == 0 {
 		s.derive(&problems)
 	}
 	return s, problems.join()
+}
+
+// take stores one setting.
+func (s *Settings) take(row *setting, layers []Layer, p *problemList) {
+	g, ok := lookUp(layers, row.name)
+	if ok {
+		s.Given[row.name] = g
+	} else if g = (Given{Text: row.def, Origin: "default"}); g.Text == "" {
+		return
+	}
+	err := row.store(s, g.Text)
+	switch {
+	case err != nil && row.secret:
+		p.add("%s: the value is not acceptable: it is empty, or has more than one line", describe(row.name, g.Origin))
+	case err != nil:
+		p.add("%s: %w", describe(row.name, g.Origin), err)
+	}
 }
 
 func lookUp(layers []Layer, name string) (Given, bool) {

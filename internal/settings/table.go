@@ -2,7 +2,6 @@ package settings
 
 import (
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -42,7 +41,12 @@ func of[T any](field func(*Settings) *T, c codec[T]) value {
 }
 
 // table has the settings in the order of the help.
-var table = slices.Concat(clusterRows, addressRows, tlsRows, storeRows, logRows)
+var table = slices.Concat(fileRows, clusterRows, addressRows, tlsRows, storeRows, logRows)
+
+var fileRows = []setting{
+	{name: configFile, kind: "file", help: "YAML or JSON file with settings by these names; flags and variables win",
+		value: of(func(s *Settings) *string { return &s.ConfigFile }, textCodec)},
+}
 
 var clusterRows = []setting{
 	{name: "id", kind: "number", help: "id of this member: its position in --cluster, counted from 1 (default: where --name is, else 1)",
@@ -116,9 +120,9 @@ var storeRows = []setting{
 		value: of(func(s *Settings) *time.Duration { return &s.Heartbeat }, paceCodec)},
 	{name: "election-timeout", kind: "duration", def: "1s", help: "silence of the leader after which another is elected, at least 5 heartbeats",
 		value: of(func(s *Settings) *time.Duration { return &s.Election }, paceCodec)},
-	{name: "checkpoint-bytes", kind: "bytes", def: "64MiB", help: "release the log that is older than the data on disk after so much of it",
+	{name: "snapshot-checkpoint-bytes", kind: "bytes", def: "64MiB", help: "release the log that is older than the data on disk after so much of it",
 		value: of(func(s *Settings) *int64 { return &s.CheckpointBytes }, sizeCodec)},
-	{name: "catch-up-bytes", kind: "bytes", def: "32MiB", help: "log kept in memory for members that lag; one that lags more gets a snapshot",
+	{name: "snapshot-catch-up-bytes", kind: "bytes", def: "32MiB", help: "log kept in memory for members that lag; one that lags more gets a snapshot",
 		value: of(func(s *Settings) *int64 { return &s.CatchUpBytes }, sizeCodec)},
 }
 
@@ -142,11 +146,5 @@ func settingNamed(name string) *setting {
 	return &table[i]
 }
 
-const envPrefix = "KVD_"
-
 // env is the environment variable of the setting.
 func (s *setting) env() string { return envName(s.name) }
-
-func envName(name string) string {
-	return envPrefix + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
-}

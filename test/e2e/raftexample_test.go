@@ -49,7 +49,7 @@ func TestRaftexampleBug204BeforeCommit(t *testing.T) {
 func TestRaftexampleBugErrorsIgnored(t *testing.T) {
 	t.Parallel()
 	dir := smallDisk(t, "100m")
-	c := newIdleCluster(t, 1, append([]string{"--checkpoint-bytes", "1GiB"}, quick...)...)
+	c := newIdleCluster(t, 1, append([]string{"--snapshot-checkpoint-bytes", "1GiB"}, quick...)...)
 	m := c.node(1)
 	m.dir = filepath.Join(dir, "data")
 	m.args = append(m.raftexampleArgs(c.peerList()), c.flags...)

@@ -9,7 +9,7 @@ import (
 
 // small are settings under which the log is soon released, so that who was
 // away needs a snapshot.
-var small = append([]string{"--checkpoint-bytes", "256KiB", "--catch-up-bytes", "64KiB"}, quick...)
+var small = append([]string{"--snapshot-checkpoint-bytes", "256KiB", "--snapshot-catch-up-bytes", "64KiB"}, quick...)
 
 // builtSnapshot is what the sender of a snapshot logs.
 const builtSnapshot = "built a snapshot for a follower"

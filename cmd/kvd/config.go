@@ -1,0 +1,84 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/kvd-io/kvd/internal/settings"
+)
+
+// configCommand looks at the settings without starting a node. Its commands
+// take the flags of a node, so that a command line can be tried as it stands.
+func configCommand(e environment) *cobra.Command {
+	cmd := &cobra.Command{Use: "config", Short: "Look at the settings without starting a node", Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return usageError{fmt.Errorf("say what to do: %s show or %s check", cmd.CommandPath(), cmd.CommandPath())}
+		}}
+	cmd.AddCommand(configShowCommand(e), configCheckCommand(e))
+	return cmd
+}
+
+func configShowCommand(e environment) *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "show [settings]",
+		Short: "Print each setting with its value and where that comes from",
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := settings.Load(cmd.Flags(), e.environ)
+			if err != nil {
+				return usageError{err}
+			}
+			return printSettings(cmd, s, output)
+		},
+	}
+	settings.AddFlags(cmd.Flags())
+	cmd.Flags().StringVar(&output, "output", "text", "form of the output (text|json|yaml)")
+	return cmd
+}
+
+func printSettings(cmd *cobra.Command, s *settings.Settings, output string) error {
+	out := cmd.OutOrStdout()
+	switch output {
+	case "json":
+		return json.NewEncoder(out).Encode(s.All())
+	case "yaml":
+		return yaml.NewEncoder(out).Encode(s.All())
+	case "text":
+	default:
+		return usageError{fmt.Errorf("--output is %q, but must be text, json or yaml", output)}
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, v := range s.All() {
+		fmt.Fprintf(w, "%s\t%s\t%s\n", v.Name, v.Value, v.Origin)
+	}
+	for _, note := range s.Notes {
+		fmt.Fprintf(w, "# %s\n", note)
+	}
+	return w.Flush()
+}
+
+func configCheckCommand(e environment) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "check [settings]",
+		Short: "Say what is wrong with the settings: exit code 0 where nothing is, else 2",
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := settings.Load(cmd.Flags(), e.environ)
+			if err != nil {
+				return usageError{err}
+			}
+			for _, note := range s.Notes {
+				fmt.Fprintln(cmd.OutOrStdout(), note)
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), "The settings are in order.")
+			return nil
+		},
+	}
+	settings.AddFlags(cmd.Flags())
+	return cmd
+}

@@ -1,0 +1,53 @@
+package settings
+
+import "strings"
+
+// maxTypos is how far from a name a mistyped one may be.
+const maxTypos = 2
+
+// maxGuessed bounds the names that are compared with all others.
+const maxGuessed = 64
+
+// nearest proposes the setting that was probably meant, in the form that the
+// origin writes names in.
+func nearest(name string, form func(string) string) string {
+	name = strings.ToLower(strings.ReplaceAll(name, "_", "-"))
+	best, least := "", maxTypos+1
+	for _, candidate := range allNames() {
+		if d := typos(name, candidate); d < least {
+			best, least = candidate, d
+		}
+	}
+	if best == "" {
+		return "; see kvd --help for all of them"
+	}
+	return "; did you mean " + form(best) + "?"
+}
+
+// typos counts the letters to change, add or leave out to get from one name to
+// the other (Levenshtein's distance). Dashes left out count little.
+func typos(a, b string) int {
+	if len(a) > maxGuessed {
+		return maxTypos + 1
+	}
+	if strings.ReplaceAll(a, "-", "") == strings.ReplaceAll(b, "-", "") {
+		return 0
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j]+1, diagonal+1)
+		}
+	}
+	return row[len(b)]
+}
