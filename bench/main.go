@@ -50,6 +50,7 @@ var measurements = []measurement{
 	{"idle", "CPU and memory of three idle nodes", idle},
 	{"failover", "longest gap in writing when the leader is killed, and when it is stopped", failover},
 	{"bulk", "a million keys: load, memory, disk, restart, put p99 during a snapshot", bulk},
+	{"overload", "goodput under ten times the clients that saturate", overload},
 	{"cache", "puts with kvd's metadata cache warm, cold, and too small", cache},
 }
 

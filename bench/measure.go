@@ -178,6 +178,35 @@ func idle(ctx context.Context, b *bench) error {
 	})
 }
 
+// overload compares what gets through at ten times the clients that saturate
+// the leader with what gets through at that number.
+func overload(ctx context.Context, b *bench) error {
+	const enough, tooMany = 256, 2560
+	c, err := b.start(ctx, b.systems[0], 3)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.stop() }()
+	if err := c.sys.bulk(ctx, c, b.keySpace, 4, b.valueSize); err != nil {
+		return err
+	}
+	for range max(3, b.rounds) {
+		peak, err := b.load(ctx, c, opPut, enough, b.keySpace)
+		if err != nil {
+			return err
+		}
+		over, err := b.load(ctx, c, opPut, tooMany, b.keySpace)
+		if err != nil {
+			return err
+		}
+		b.say("put, %d clients: %.0f/s; %d clients: %.0f/s, p99 %v, errors %v", enough, peak.rate, tooMany, over.rate, over.p99, over.errors)
+		b.report.row("kvd alone: goodput of puts with 2560 clients against 256", "times", func(w *row) {
+			w.More, w.Absolute, w.AtLeast, w.Goal = true, true, 0.9, 0.97
+		}).add("kvd", over.rate/peak.rate)
+	}
+	return nil
+}
+
 func wait(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():

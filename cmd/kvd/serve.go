@@ -23,6 +23,7 @@ import (
 // daemon is one serving node with its client listener.
 type daemon struct {
 	settings  *settings.Settings
+	limit     *connectionLimit
 	log       *zap.Logger
 	sink      *logSink
 	level     *logLevel
@@ -82,12 +83,14 @@ func newDaemon(s *settings.Settings, e environment, log *zap.Logger, sink *logSi
 	if err != nil {
 		return nil, err
 	}
+	limit := newConnectionLimit(s.MaxConnections)
+	limit.wrap(l, s.ListenClient)
 	c.secure(l, s.ListenClient)
 	side, err := newSideDoor(s, log)
 	if err != nil {
 		return nil, errors.Join(err, closeAll(l))
 	}
-	d := &daemon{settings: s, log: log, exit: e.exit, version: buildVersion(), listeners: l, side: side, sink: sink, certs: c}
+	d := &daemon{settings: s, limit: limit, log: log, exit: e.exit, version: buildVersion(), listeners: l, side: side, sink: sink, certs: c}
 	if err := d.assemble(sink); err != nil {
 		return nil, errors.Join(err, closeAll(l), closeAll(side.listeners))
 	}
@@ -112,6 +115,7 @@ func (d *daemon) assemble(sink *logSink) (err error) {
 		return err
 	}
 	d.metrics, d.observer = meters.handler(), meters.requests
+	d.limit.refused = func() { d.observer.Rejected(api.Overloaded) }
 	d.gate = newGate(d.version, d.metrics, d.node.Checks, d.observer.Rejected)
 	d.whole = httpapi.NewServer(d.gate, d.log)
 	new(newcomers).watch(d.whole)
@@ -213,7 +217,7 @@ func (d *daemon) open() {
 	d.gate.open(httpapi.New(httpapi.Options{
 		Store: d.node.Store(), Replicator: d.node, Cluster: d.node, Health: d.node,
 		Logger: d.log, Metrics: d.metrics, Observer: d.observer,
-		Version: d.version, RootMembers: d.settings.RootMembers,
+		Version: d.version, RootMembers: d.settings.RootMembers, MaxInFlight: int(d.settings.MaxInFlight),
 		Hosts: ownNames(d.settings), LogLevel: d.level, RequestLog: d.settings.RequestLog,
 	}))
 	d.log.Info("ready to serve client requests", zap.Uint64("id", d.node.ID()),
