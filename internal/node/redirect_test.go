@@ -5,6 +5,8 @@ import (
 	"net/http/httptest"
 	"sync/atomic"
 	"testing"
+
+	"github.com/kvd-io/kvd/internal/raftnode"
 )
 
 // TestPeerCallsFollowNoRedirect: a member could otherwise send the others
@@ -15,7 +17,7 @@ func TestPeerCallsFollowNoRedirect(t *testing.T) {
 	defer target.Close()
 	peer := httptest.NewServer(http.RedirectHandler(target.URL, http.StatusTemporaryRedirect))
 	defer peer.Close()
-	client := newPeerCaller(nil).client
+	client := newPeerCaller(new(raftnode.Security)).client
 	defer client.CloseIdleConnections()
 	resp, err := client.Get(peer.URL + "/kvd/status")
 	if err == nil {
