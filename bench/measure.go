@@ -221,7 +221,7 @@ func wait(ctx context.Context, d time.Duration) error {
 func cache(ctx context.Context, b *bench) error {
 	// A node remembers the metadata of this many keys at least, see
 	// internal/kvstore.
-	const remembered = 1 << 16
+	const remembered = 1 << 17
 	c, err := b.start(ctx, b.systems[0], 3)
 	if err != nil {
 		return err

@@ -14,10 +14,10 @@ import (
 type scratch struct {
 	key     []byte
 	value   []byte
-	plain   []byte     // a key as it is
-	found   []byte     // a record that was looked up
-	touched []*keyMeta // changed since the last commit
-	changes []change   // of the revision being made
+	plain   []byte        // a key as it is
+	found   []byte        // a record that was looked up
+	touched []uncommitted // changes since the last commit
+	changes []change      // of the revision being made
 }
 
 // change is one key that a revision changed.
@@ -63,8 +63,8 @@ func (s *Store) commit() error {
 	if err := s.batch.Commit(); err != nil {
 		return fmt.Errorf("commit to the engine: %w", err)
 	}
-	for _, m := range s.scratch.touched {
-		m.pending, m.value = false, nil
+	for _, t := range s.scratch.touched {
+		t.meta.pending = 0
 	}
 	clear(s.scratch.touched)
 	s.scratch.touched = s.scratch.touched[:0]
@@ -200,11 +200,17 @@ func (c *Condition) holds(m *keyMeta) bool {
 	}
 }
 
+// uncommitted is a change of the batch that is being made.
+type uncommitted struct {
+	meta  *keyMeta
+	value []byte
+}
+
 // value returns the current value of an existing key, also one that was
 // changed in the batch being made. It is valid until the next lookup.
 func (s *Store) value(m *keyMeta) ([]byte, error) {
-	if m.pending {
-		return m.value, nil
+	if m.pending > 0 {
+		return s.scratch.touched[m.pending-1].value, nil
 	}
 	v, _, _, err := s.newest([]byte(m.key))
 	if err != nil {
@@ -234,7 +240,7 @@ func (m *keyMeta) logical() int64 {
 	if !m.exists {
 		return 0
 	}
-	return logicalBytes(len(m.key), m.size)
+	return logicalBytes(len(m.key), int(m.size))
 }
 
 // logicalBytes is what the quota counts for a key.
@@ -270,14 +276,14 @@ func (s *Store) write(m *keyMeta, v *version) {
 	s.scratch.value = appendVersion(s.scratch.value[:0], v)
 	s.batch.Set(s.scratch.key, s.scratch.value)
 	if m.stored > 0 { // the version before becomes history
-		s.now.historyBytes += m.stored
+		s.now.historyBytes += int64(m.stored)
 		s.now.historyVersions++
 	}
 	m.exists, m.mod = !v.deleted, s.now.revision
-	m.create, m.version, m.lease, m.size = v.create, v.version, v.lease, len(v.value)
-	m.stored = int64(len(s.scratch.key) + len(s.scratch.value))
+	m.create, m.version, m.lease, m.size = v.create, v.version, v.lease, uint32(len(v.value))
+	m.stored = uint32(len(s.scratch.key) + len(s.scratch.value))
 	if v.deleted { // a deletion is history from the start
-		s.now.historyBytes += m.stored
+		s.now.historyBytes += int64(m.stored)
 		s.now.historyVersions++
 		m.stored = 0
 	}
@@ -287,8 +293,8 @@ func (s *Store) write(m *keyMeta, v *version) {
 		s.now.logical += m.logical()
 		s.now.keys++
 	}
-	m.pending, m.value = true, v.value
-	s.scratch.touched = append(s.scratch.touched, m)
+	s.scratch.touched = append(s.scratch.touched, uncommitted{m, v.value})
+	m.pending = uint32(len(s.scratch.touched))
 	s.scratch.changes = append(s.scratch.changes, change{key: m.key, deleted: v.deleted})
 }
 

@@ -35,7 +35,8 @@ func (s *Store) deleteRange(c *Command) (Result, error) {
 func (s *Store) live(start, end []byte) ([]*keyMeta, error) {
 	changed := make(map[string]bool)
 	var keys []*keyMeta
-	for _, m := range s.scratch.touched {
+	for _, t := range s.scratch.touched {
+		m := t.meta
 		if !changed[m.key] && inRange([]byte(m.key), start, end) {
 			changed[m.key] = true
 			if m.exists {

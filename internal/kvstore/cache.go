@@ -3,18 +3,17 @@ package kvstore
 // keyMeta is what Apply knows of a key without asking the engine.
 type keyMeta struct {
 	key     string
-	exists  bool // false: the key is absent, or its newest version is a deletion
 	mod     uint64
 	create  uint64
 	version uint64
 	lease   uint64
-	size    int    // of the value
 	hash    uint64 // its share of the state hash
-	stored  int64  // bytes of its newest version in the engine; 0 when it is absent
-
-	// Set between the change and the commit of its batch.
-	pending bool
-	value   []byte
+	size    uint32 // of the value
+	stored  uint32 // bytes of its newest version in the engine; 0 when it is absent
+	// pending is set between the change and the commit of its batch: the place
+	// of the change among those of the batch, counted from 1.
+	pending uint32
+	exists  bool // false: the key is absent, or its newest version is a deletion
 }
 
 // metaCache keeps the metadata of keys that were written or looked at lately,

@@ -33,8 +33,8 @@ func (s *Store) learn(m *keyMeta, mod uint64, v *version, stored int64) {
 	if v.deleted {
 		return
 	}
-	m.exists, m.stored = true, stored
-	m.create, m.version, m.lease, m.size = v.create, v.version, v.lease, len(v.value)
+	m.exists, m.stored = true, uint32(stored)
+	m.create, m.version, m.lease, m.size = v.create, v.version, v.lease, uint32(len(v.value))
 	s.scratch.plain = append(s.scratch.plain[:0], m.key...)
 	m.hash = s.hasher.key(s.scratch.plain, mod, v)
 }

@@ -40,7 +40,7 @@ const firstRevision = 1
 // Options are the tunables of a Store; zero values mean the defaults.
 type Options struct {
 	// CacheEntries bounds the keys whose metadata Apply keeps in memory.
-	// Default 64 Ki.
+	// Default 128 Ki.
 	CacheEntries int
 }
 
@@ -113,7 +113,7 @@ const (
 // store at position 0.
 func Open(eng engine.Engine, o Options) (*Store, error) {
 	if o.CacheEntries == 0 {
-		o.CacheEntries = 64 << 10
+		o.CacheEntries = 128 << 10
 	}
 	s := &Store{eng: eng, cache: newMetaCache(o.CacheEntries), batch: eng.NewBatch()}
 	if err := s.load(); err != nil {
