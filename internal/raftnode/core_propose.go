@@ -171,8 +171,11 @@ func (c *core) proposeBatch() {
 // pack makes a batch of what waits, up to its limit in bytes.
 func (c *core) pack() *batch {
 	s := &c.proposals
-	b := new(batch)
-	var commands [][]byte
+	if len(s.queue) == 0 {
+		return nil
+	}
+	b := &batch{proposals: make([]*proposal, 0, len(s.queue))}
+	commands := make([][]byte, 0, len(s.queue))
 	taken, size := 0, 0
 	for _, p := range s.queue {
 		if size > 0 && size+p.size > c.cfg.maxBatchBytes {

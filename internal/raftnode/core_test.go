@@ -11,7 +11,7 @@ import (
 
 // rig is a core alone, with its loops done by hand.
 type rig struct {
-	t       *testing.T
+	t       testing.TB
 	core    *core
 	applier *applier
 	log     *logStore
@@ -24,7 +24,7 @@ type rig struct {
 }
 
 // newRig makes member 1 of a cluster of so many voters.
-func newRig(t *testing.T, members int, limits func(*coreConfig)) *rig {
+func newRig(t testing.TB, members int, limits func(*coreConfig)) *rig {
 	t.Helper()
 	r := newRoster(simCluster, nil)
 	for id := uint64(1); id <= uint64(members); id++ {
@@ -114,7 +114,7 @@ func (g *rig) apply() {
 }
 
 // lone is a rig that leads alone and has presented itself.
-func lone(t *testing.T, limits func(*coreConfig)) *rig {
+func lone(t testing.TB, limits func(*coreConfig)) *rig {
 	g := newRig(t, 1, limits)
 	g.work()
 	if !g.core.isLeader() || g.core.proposals.incarnation == 0 {
