@@ -1,0 +1,138 @@
+// Package container tests the image and compose.yaml as their users meet them:
+// built by docker from the Dockerfile, three containers on private networks,
+// killed, cut off, healed and restarted under load.
+//
+// It takes minutes, so that it runs only with KVD_E2E=full, and only where a
+// Docker engine answers. Everything that it makes is called kvd-test-RANDOM and
+// removed in the end.
+package container
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	// repository is the root of the source tree, seen from this package.
+	repository = "../.."
+	// patience is how long a condition may take that normally holds within
+	// seconds: generous, because the machine may be busy.
+	patience     = 90 * time.Second
+	pollInterval = 50 * time.Millisecond
+	binary       = "/usr/local/bin/kvd"
+	user         = "65532"
+	// grace is what a stop may take before the engine kills, as in compose.yaml.
+	grace = 15 * time.Second
+)
+
+// TestContainers builds the image and puts it to use. The parts build upon
+// each other.
+func TestContainers(t *testing.T) {
+	if os.Getenv("KVD_E2E") == "" {
+		t.Skip("SKIPPED: the container test takes minutes; KVD_E2E=full runs it")
+	}
+	if out, err := exec.Command("docker", "version", "--format", "{{.Server.Version}}").CombinedOutput(); err != nil {
+		t.Skipf("SKIPPED: no Docker engine answers, so that Dockerfile and compose.yaml were NOT tried: %v: %s", err, out)
+	} else {
+		t.Logf("Docker engine %s", out)
+	}
+	run := newName(t)
+	image := buildImage(t, run)
+	t.Run("image", func(t *testing.T) { testImage(t, image) })
+	t.Run("alone", func(t *testing.T) { testAlone(t, run, image) })
+	t.Run("cluster", func(t *testing.T) { testCluster(t, run, image) })
+}
+
+// newName is what everything of this run is called.
+func newName(t *testing.T) string {
+	t.Helper()
+	b := make([]byte, 4)
+	if _, err := rand.Read(b); err != nil {
+		t.Fatal(err)
+	}
+	return "kvd-test-" + hex.EncodeToString(b)
+}
+
+// docker runs a command of docker and returns what it wrote.
+func docker(t *testing.T, args ...string) string {
+	t.Helper()
+	return command(t, append([]string{"docker"}, args...)...)
+}
+
+func command(t *testing.T, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Dir = repository
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s%s", strings.Join(args, " "), err, out, stderr.String())
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// tidy runs a command that removes something, after the test.
+func tidy(t *testing.T, args ...string) {
+	t.Helper()
+	t.Cleanup(func() {
+		if out, err := exec.Command("docker", args...).CombinedOutput(); err != nil {
+			t.Errorf("left behind: docker %s: %v: %s", strings.Join(args, " "), err, out)
+		}
+	})
+}
+
+// eventually waits until check returns nil.
+func eventually(t *testing.T, what string, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %v: %v", what, patience, err)
+		}
+		<-ticker.C
+	}
+}
+
+// awaitHealth waits for what the image's health check says to the engine.
+func awaitHealth(t *testing.T, id string) {
+	t.Helper()
+	eventually(t, "the container gets healthy", func() error {
+		if is := docker(t, "inspect", "--format", "{{.State.Health.Status}}", id); is != "healthy" {
+			return fmt.Errorf("it is %s: %s", is, docker(t, "inspect", "--format", "{{json .State}}", id))
+		}
+		return nil
+	})
+}
+
+// stopPolitely stops a container as docker does, and demands that it went by
+// itself.
+func stopPolitely(t *testing.T, id string) {
+	t.Helper()
+	begin := time.Now()
+	docker(t, "stop", "--time", fmt.Sprint(int(grace.Seconds())), id)
+	took := time.Since(begin).Round(time.Millisecond)
+	if state := docker(t, "inspect", "--format", "{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}", id); state != "exited 0 false" {
+		t.Errorf("docker stop after %v: %s\n%s", took, state, logs(id))
+		return
+	}
+	t.Logf("docker stop: exit code 0 after %v", took)
+}
+
+// logs are the last lines of a container.
+func logs(id string) string {
+	out, err := exec.Command("docker", "logs", "--tail", "20", id).CombinedOutput()
+	return fmt.Sprintf("%s%v", out, err)
+}
