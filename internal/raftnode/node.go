@@ -62,7 +62,7 @@ type Config struct {
 	// MaxQueueBytes bounds the commands waiting to be packed. Default 64 MiB.
 	MaxQueueBytes int
 	// CatchUpBytes bounds the applied entries kept in memory for followers
-	// that lag. Default 32 MiB.
+	// that lag. Default 16 MiB.
 	CatchUpBytes int
 	// CheckpointBytes is after how much log the state is flushed and the log
 	// before it released. A restart reads about twice as much. Default 32 MiB.
@@ -80,7 +80,7 @@ func (c *Config) setDefaults() {
 	setDefault(&c.ElectionTicks, 10)
 	setDefault(&c.MaxBatchBytes, 512<<10)
 	setDefault(&c.MaxQueueBytes, 64<<20)
-	setDefault(&c.CatchUpBytes, 32<<20)
+	setDefault(&c.CatchUpBytes, 16<<20)
 	setDefault(&c.CheckpointBytes, 32<<20)
 	setDefault(&c.CheckpointInterval, 30*time.Second)
 	setDefault(&c.StallExit, time.Minute)

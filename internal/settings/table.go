@@ -122,7 +122,7 @@ var storeRows = []setting{
 		value: of(func(s *Settings) *time.Duration { return &s.Election }, paceCodec)},
 	{name: "snapshot-checkpoint-bytes", kind: "bytes", def: "64MiB", help: "release the log that is older than the data on disk after so much of it",
 		value: of(func(s *Settings) *int64 { return &s.CheckpointBytes }, sizeCodec)},
-	{name: "snapshot-catch-up-bytes", kind: "bytes", def: "32MiB", help: "log kept in memory for members that lag; one that lags more gets a snapshot",
+	{name: "snapshot-catch-up-bytes", kind: "bytes", def: "16MiB", help: "log kept in memory for members that lag; one that lags more gets a snapshot",
 		value: of(func(s *Settings) *int64 { return &s.CatchUpBytes }, sizeCodec)},
 }
 
