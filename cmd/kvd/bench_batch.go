@@ -5,29 +5,80 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/kvd-io/kvd/internal/loadgen"
 )
 
-// postBatch sends the lines of a batch and reads an answer to each. It names
-// the first answer that is an error.
-func postBatch(ctx context.Context, client *http.Client, target string, body []byte, lines int) (code string, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
+const (
+	// batchTimeout is far more than a batch of the greatest size takes that
+	// makes sense to measure.
+	batchTimeout = 5 * time.Minute
+	prepareLines = 1000
+)
+
+// batcher writes keys by POST /v1/batch, on one connection.
+type batcher struct {
+	client http.Client
+	target string
+	keys   *loadgen.Keys
+	value  []byte
+}
+
+func newBatcher(address string, keys *loadgen.Keys, value []byte) *batcher {
+	return &batcher{client: http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}}, target: "http://" + address + "/v1/batch", keys: keys, value: value}
+}
+
+func (b *batcher) close() { b.client.CloseIdleConnections() }
+
+// post sends the lines of a batch and reads an answer to each, while it sends.
+// It names the first answer that is an error.
+func (b *batcher) post(ctx context.Context, lines int) (code string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
+	defer cancel()
+	body := &batchBody{from: b, left: lines, closed: make(chan struct{})}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, b.target, body)
 	if err != nil {
 		return "", err
 	}
-	resp, err := client.Do(req)
+	req.Header.Set("Content-Type", "application/x-ndjson")
+	// The transport may read the body beyond the answer's end, and closes it.
+	defer func() { cancel(); <-body.closed }()
+	resp, err := b.client.Do(req)
 	if err != nil {
 		return "", err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		_, err := io.Copy(io.Discard, resp.Body)
-		return fmt.Sprint(resp.StatusCode), err
+		return batchRefusal(resp)
 	}
-	answers := bufio.NewScanner(resp.Body)
-	seen := 0
+	return batchAnswers(resp.Body, lines)
+}
+
+// batchRefusal names the error of a batch that was refused as a whole.
+func batchRefusal(resp *http.Response) (string, error) {
+	document, err := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+	if err != nil {
+		return "", err
+	}
+	var problem struct {
+		Code string `json:"code"`
+	}
+	if json.Unmarshal(document, &problem) != nil || problem.Code == "" {
+		return strconv.Itoa(resp.StatusCode), nil
+	}
+	return fmt.Sprintf("%d %s", resp.StatusCode, problem.Code), nil
+}
+
+// batchAnswers reads the answers, one a line.
+func batchAnswers(r io.Reader, lines int) (code string, err error) {
+	answers, seen := bufio.NewScanner(r), 0
 	for ; answers.Scan(); seen++ {
 		if line := answers.Bytes(); code == "" && !bytes.Contains(line, []byte(`"status":20`)) {
 			code = batchCode(line)
@@ -52,4 +103,59 @@ func batchCode(line []byte) string {
 		return "unreadable answer"
 	}
 	return fmt.Sprintf("%d %s", answer.Status, answer.Code)
+}
+
+// batchBody makes the lines while they are sent, so that the memory for a
+// batch is that of one line.
+type batchBody struct {
+	from   *batcher
+	left   int
+	line   []byte
+	unread []byte
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (b *batchBody) Read(p []byte) (n int, err error) {
+	for n < len(p) {
+		if len(b.unread) == 0 {
+			if b.left == 0 {
+				return n, io.EOF
+			}
+			b.left--
+			b.next()
+		}
+		moved := copy(p[n:], b.unread)
+		b.unread, n = b.unread[moved:], n+moved
+	}
+	return n, nil
+}
+
+func (b *batchBody) next() {
+	line := append(append(b.line[:0], `{"put":{"key":"`...), b.from.keys.Next()...)
+	line = append(append(append(line, `","value":"`...), b.from.value...), "\"}}\n"...)
+	b.line, b.unread = line, line
+}
+
+func (b *batchBody) Close() error {
+	b.once.Do(func() { close(b.closed) })
+	return nil
+}
+
+// prepareKeys writes every key once.
+func (o *benchOptions) prepareKeys(ctx context.Context) error {
+	b := newBatcher(o.endpoints[0], loadgen.SequentialKeys(o.keySpace, 0, 1), bytes.Repeat([]byte("v"), o.valueSize))
+	defer b.close()
+	for left := o.keySpace; left > 0; {
+		lines := min(left, prepareLines)
+		code, err := b.post(ctx, int(lines))
+		if err == nil && code != "" {
+			err = errors.New("the node answers " + code)
+		}
+		if err != nil {
+			return err
+		}
+		left -= lines
+	}
+	return nil
 }

@@ -85,7 +85,8 @@ func (h *HTTP) exchange() (code string, err error) {
 
 var errAnswer = errors.New("an answer that this client does not understand")
 
-// answer reads one answer; closing tells that the server will close.
+// answer reads one answer. With the last one of the connection comes
+// ErrClosing.
 func (h *HTTP) answer() (code string, err error) {
 	line, err := h.r.ReadSlice('\n')
 	if err != nil {
@@ -94,7 +95,10 @@ func (h *HTTP) answer() (code string, err error) {
 	if len(line) < 12 || !bytes.HasPrefix(line, []byte("HTTP/1.1 ")) {
 		return "", fmt.Errorf("%w: %.40q", errAnswer, line)
 	}
-	status := int(line[9]-'0')*100 + int(line[10]-'0')*10 + int(line[11]-'0')
+	status, err := strconv.Atoi(string(line[9:12]))
+	if err != nil || status < 200 {
+		return "", fmt.Errorf("%w: %.40q", errAnswer, line)
+	}
 	length, closing, err := h.header(status)
 	if err != nil {
 		return "", err
@@ -105,15 +109,11 @@ func (h *HTTP) answer() (code string, err error) {
 		code, err = h.refusal(status, length)
 	}
 	if err == nil && closing {
-		err = errClosing
+		err = ErrClosing
 		h.Close()
 	}
 	return code, err
 }
-
-// errClosing follows the last answer of a connection. What it answered counts
-// as an error of the connection, which is opened anew.
-var errClosing = errors.New("the server closes the connection")
 
 // header reads the fields that matter.
 func (h *HTTP) header(status int) (length int, closing bool, err error) {

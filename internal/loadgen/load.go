@@ -14,8 +14,15 @@ import (
 
 // Op does one operation. A code names an error answer, such as "503
 // no_leader"; "" is success. An error means that the connection is of no
-// further use.
+// further use: it is opened anew. With ErrClosing the answer counts all the
+// same, with any other error there was none.
 type Op func(ctx context.Context) (code string, err error)
+
+// ErrClosing comes with the last answer of a connection.
+var ErrClosing = errors.New("the server closes the connection")
+
+// ErrNoProgress ends a load of which nothing succeeds.
+var ErrNoProgress = errors.New("no operation succeeds")
 
 // Load is a number of clients at work.
 type Load struct {
@@ -28,6 +35,9 @@ type Load struct {
 	// Duration is how long it counts; 0: until Count operations succeeded.
 	Duration time.Duration
 	Count    uint64
+	// Patience is how long a load with a Count goes on, at least, while nothing
+	// succeeds; 0: 10 s. A change of leader takes less.
+	Patience time.Duration
 	// Progress hears of the state once a second; nil: nobody.
 	Progress func(Snapshot)
 }
@@ -35,7 +45,7 @@ type Load struct {
 // Snapshot is the state of a running load.
 type Snapshot struct {
 	Ops, Errors uint64        // so far
-	Elapsed     time.Duration // since the warm-up
+	Elapsed     time.Duration // since the warm-up; negative during it
 }
 
 // Result is what a load measured. Error answers count neither as operations
@@ -51,10 +61,12 @@ type Result struct {
 // so that a service that is down is not asked as fast as the machine can.
 const brokenPause = 10 * time.Millisecond
 
-// Run runs the load to its end. The error is the context's, or that no worker
-// could connect at the beginning.
+const defaultPatience = 10 * time.Second
+
+// Run runs the load to its end. The error is that no connection could be made,
+// ErrNoProgress, or the context's; the result has what was measured until then.
 func (l *Load) Run(ctx context.Context) (*Result, error) {
-	run := &run{load: l}
+	run, parent := &run{load: l}, ctx
 	run.begin = time.Now().Add(l.Warmup)
 	if l.Duration > 0 {
 		var cancel context.CancelFunc
@@ -69,24 +81,39 @@ func (l *Load) Run(ctx context.Context) (*Result, error) {
 		workers[i].errors = make(map[string]uint64)
 		all.Go(func() { workers[i].work(ctx, run, i) })
 	}
-	stop := run.report()
+	var watchers sync.WaitGroup
+	watchers.Go(func() { run.report(ctx) })
+	watchers.Go(func() { run.watch(ctx) })
 	all.Wait()
-	stop()
-	r := &Result{Elapsed: time.Since(run.begin), Errors: make(map[string]uint64)}
-	if l.Duration > 0 {
-		r.Elapsed = min(r.Elapsed, l.Duration)
+	run.finish()
+	watchers.Wait()
+	return run.result(workers), run.err(parent)
+}
+
+// result adds up what the workers measured.
+func (r *run) result(workers []worker) *Result {
+	res := &Result{Elapsed: max(0, time.Since(r.begin)), Errors: make(map[string]uint64)}
+	if r.load.Duration > 0 {
+		res.Elapsed = min(res.Elapsed, r.load.Duration)
 	}
 	for i := range workers {
-		r.Latency.Merge(&workers[i].latency)
+		res.Latency.Merge(&workers[i].latency)
 		for code, n := range workers[i].errors {
-			r.Errors[code] += n
+			res.Errors[code] += n
 		}
 	}
-	r.Ops = r.Latency.Count()
-	if run.opened.Load() == 0 {
-		return r, errors.Join(errors.New("no connection could be made"), run.failure.load())
+	res.Ops = res.Latency.Count()
+	return res
+}
+
+func (r *run) err(parent context.Context) error {
+	switch {
+	case r.opened.Load() == 0:
+		return errors.Join(errors.New("no connection could be made"), r.failure.load())
+	case r.stuck.Load():
+		return errors.Join(ErrNoProgress, r.failure.load())
 	}
-	return r, nil
+	return parent.Err()
 }
 
 // run is what the workers of a load share.
@@ -97,29 +124,53 @@ type run struct {
 	ops     atomic.Uint64
 	errors  atomic.Uint64
 	opened  atomic.Int64
+	stuck   atomic.Bool // given up
 	failure firstError
 }
 
-// report calls Progress once a second until the returned function is called.
-func (r *run) report() (stop func()) {
+// report calls Progress once a second until the load ends.
+func (r *run) report(ctx context.Context) {
 	if r.load.Progress == nil {
-		return func() {}
+		return
 	}
-	done := make(chan struct{})
-	var reporter sync.WaitGroup
-	reporter.Go(func() {
-		tick := time.NewTicker(time.Second)
-		defer tick.Stop()
-		for {
-			select {
-			case <-done:
-				return
-			case <-tick.C:
-				r.load.Progress(Snapshot{Ops: r.ops.Load(), Errors: r.errors.Load(), Elapsed: time.Since(r.begin)})
-			}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			r.load.Progress(Snapshot{Ops: r.ops.Load(), Errors: r.errors.Load(), Elapsed: time.Since(r.begin)})
 		}
-	})
-	return func() { close(done); reporter.Wait() }
+	}
+}
+
+// watch gives a load with a Count up when nothing succeeds: it would not end.
+func (r *run) watch(ctx context.Context) {
+	if r.load.Duration > 0 {
+		return
+	}
+	patience := r.load.Patience
+	if patience == 0 {
+		patience = defaultPatience
+	}
+	timer := time.NewTimer(r.load.Warmup + patience)
+	defer timer.Stop()
+	for before := uint64(0); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		now := r.ops.Load()
+		if now == before {
+			r.stuck.Store(true)
+			r.finish()
+			return
+		}
+		before = now
+		timer.Reset(patience)
+	}
 }
 
 // worker is one client. Its goroutine owns it.
@@ -137,12 +188,16 @@ func (w *worker) work(ctx context.Context, r *run, i int) {
 			err = w.loop(ctx, r, op)
 			closeConn()
 		}
-		if err == nil || ctx.Err() != nil {
+		switch {
+		case err == nil || ctx.Err() != nil:
 			return
+		case errors.Is(err, ErrClosing):
+			continue
 		}
 		r.failure.note(err)
-		r.errors.Add(1)
-		w.errors["connection"]++
+		if !time.Now().Before(r.begin) {
+			w.fail(r, "connection")
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(brokenPause):
@@ -155,23 +210,30 @@ func (w *worker) loop(ctx context.Context, r *run, op Op) error {
 	for ctx.Err() == nil {
 		start := time.Now()
 		code, err := op(ctx)
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrClosing) {
 			return err
 		}
 		end := time.Now()
 		switch {
 		case start.Before(r.begin) || ctx.Err() != nil:
 		case code != "":
-			w.errors[code]++
-			r.errors.Add(1)
+			w.fail(r, code)
 		default:
 			w.latency.Record(end.Sub(start))
 			if n := r.ops.Add(1); r.load.Duration == 0 && n >= r.load.Count {
 				r.finish()
 			}
 		}
+		if err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+func (w *worker) fail(r *run, code string) {
+	w.errors[code]++
+	r.errors.Add(1)
 }
 
 // firstError keeps the first error of many goroutines.

@@ -46,7 +46,7 @@ func TestQuantiles(t *testing.T) {
 	}
 }
 
-// scripted serves connections with a fixed text for each request.
+// scripted serves connections with a fixed text for each request; nil closes.
 func scripted(t *testing.T, answer func(request int) []string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -69,7 +69,11 @@ func scripted(t *testing.T, answer func(request int) []string) string {
 							return
 						}
 					}
-					for _, part := range answer(int(requests.Add(1))) {
+					parts := answer(int(requests.Add(1)))
+					if parts == nil {
+						return
+					}
+					for _, part := range parts {
 						if _, err := io.WriteString(c, part); err != nil {
 							return
 						}
@@ -96,8 +100,11 @@ func TestAnswers(t *testing.T) {
 		{parts: []string{"HTTP/1.1 404 X\r\nContent-Length: 2\r\n\r\nno"}, code: "404"},
 		{parts: []string{"HTTP/1.1 200 OK\r\n\r\n"}, err: errAnswer},
 		{parts: []string{"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"}, err: errAnswer},
+		{parts: []string{"HTTP/1.1 2x0 OK\r\nContent-Length: 0\r\n\r\n"}, err: errAnswer},
+		{parts: []string{"HTTP/1.1 100 Continue\r\n\r\n"}, err: errAnswer},
+		{parts: []string{"HTTP/1.1 413 X\r\nConnection: close\r\nContent-Length: 20\r\n\r\n{\"code\":\"too_large\"}"}, code: "413 too_large", err: ErrClosing},
 		{parts: []string{"nonsense of some length\r\n"}, err: errAnswer},
-		{parts: []string{"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"}, err: errClosing},
+		{parts: []string{"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"}, err: ErrClosing},
 	} {
 		h, err := Dial(scripted(t, func(int) []string { return c.parts }))
 		if err != nil {
@@ -116,14 +123,17 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// TestRunCounts: errors are counted apart, broken connections opened anew.
+// TestRunCounts: errors are counted apart, broken connections opened anew, and
+// an answer counts though it is the last of its connection.
 func TestRunCounts(t *testing.T) {
 	address := scripted(t, func(request int) []string {
 		switch {
 		case request%10 == 3:
 			return []string{"HTTP/1.1 429 X\r\nContent-Length: 21\r\n\r\n{\"code\":\"overloaded\"}"}
 		case request%10 == 7:
-			return []string{"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"}
+			return nil
+		case request%10 == 5:
+			return []string{"HTTP/1.1 503 X\r\nContent-Length: 19\r\nConnection: close\r\n\r\n{\"code\":\"stopping\"}"}
 		}
 		return []string{"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"}
 	})
@@ -139,7 +149,7 @@ func TestRunCounts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Ops < 100 || r.Ops > 103 || r.Errors["429 overloaded"] < 5 || r.Errors["connection"] < 5 || r.Latency.Count() != r.Ops {
+	if r.Ops < 100 || r.Ops > 103 || r.Errors["429 overloaded"] < 5 || r.Errors["503 stopping"] < 5 || r.Errors["connection"] < 5 || r.Errors["connection"] > 20 || r.Latency.Count() != r.Ops {
 		t.Errorf("%d operations, errors %v", r.Ops, r.Errors)
 	}
 }
@@ -155,6 +165,63 @@ func TestRunWithoutService(t *testing.T) {
 	}}
 	if _, err := l.Run(ctx); err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestRunGivesUp: a load of which nothing succeeds ends, and says so.
+func TestRunGivesUp(t *testing.T) {
+	l := &Load{Workers: 2, Count: 10, Patience: 20 * time.Millisecond, Open: func(int) (Op, func(), error) {
+		return func(context.Context) (string, error) { return "404 key_not_found", nil }, func() {}, nil
+	}}
+	r, err := l.Run(context.Background())
+	if !errors.Is(err, ErrNoProgress) || r.Ops != 0 || r.Errors["404 key_not_found"] == 0 {
+		t.Errorf("%d operations, errors %v: %v", r.Ops, r.Errors, err)
+	}
+}
+
+// TestRunInterrupted returns what was measured, and the context's error.
+func TestRunInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	calls := 0
+	l := &Load{Workers: 1, Duration: time.Hour, Open: func(int) (Op, func(), error) {
+		return func(context.Context) (string, error) {
+			if calls++; calls == 4 {
+				cancel()
+			}
+			return "", nil
+		}, func() {}, nil
+	}}
+	if r, err := l.Run(ctx); !errors.Is(err, context.Canceled) || r.Ops != 3 {
+		t.Errorf("%d operations: %v", r.Ops, err)
+	}
+}
+
+// canned is a connection on which the answer is always there.
+type canned struct {
+	net.Conn
+	answer string
+}
+
+func (c *canned) Write(b []byte) (int, error) { return len(b), nil }
+func (c *canned) Read(b []byte) (int, error)  { return copy(b, c.answer), nil }
+func (c *canned) SetDeadline(time.Time) error { return nil }
+
+// TestNoAllocation: the load must not cost garbage collection on the machine
+// that is measured.
+func TestNoAllocation(t *testing.T) {
+	conn := &canned{answer: "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"}
+	h := &HTTP{conn: conn, r: bufio.NewReaderSize(conn, 1<<10), host: "x"}
+	keys, value := RandomKeys(1000, 1), make([]byte, 256)
+	n := testing.AllocsPerRun(1000, func() {
+		if code, err := h.Put(keys.Next(), value); code != "" || err != nil {
+			t.Fatal(code, err)
+		}
+		if code, err := h.Get(keys.Next(), true); code != "" || err != nil {
+			t.Fatal(code, err)
+		}
+	})
+	if n != 0 {
+		t.Errorf("%v allocations for a put and a get", n)
 	}
 }
 
