@@ -101,11 +101,15 @@ func (c closedGate) readiness(ctx context.Context) string {
 // refuse answers with a problem document (RFC 9457).
 func (c closedGate) refuse(w http.ResponseWriter) {
 	c.rejected(c.code)
-	writeJSON(w, http.StatusServiceUnavailable, "application/problem+json", map[string]any{
-		"title":  http.StatusText(http.StatusServiceUnavailable),
-		"status": http.StatusServiceUnavailable,
-		"code":   c.code,
-		"detail": c.detail,
+	writeProblem(w, http.StatusServiceUnavailable, c.code, c.detail)
+}
+
+func writeProblem(w http.ResponseWriter, status int, code api.Code, detail string) {
+	writeJSON(w, status, "application/problem+json", map[string]any{
+		"title":  http.StatusText(status),
+		"status": status,
+		"code":   code,
+		"detail": detail,
 	})
 }
 
@@ -124,7 +128,7 @@ func writeHead(w http.ResponseWriter, status int, mediaType string) {
 	h.Set("Content-Type", mediaType)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
-	if status == http.StatusServiceUnavailable {
+	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
 		h.Set("Retry-After", "1")
 	}
 	w.WriteHeader(status)

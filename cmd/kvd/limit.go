@@ -1,54 +1,57 @@
 package main
 
 import (
-	"io"
+	"context"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/kvd-io/kvd/internal/api"
 )
 
 // connectionLimit bounds the connections of all listeners for clients
 // together. Each costs a file descriptor and some memory, and without
 // descriptors the node could not open its own files.
+//
+// A few connections beyond the limit are served all the same, shortly: probes
+// get their answer, since a supervisor that gets none would kill a node that is
+// merely busy, and all others are told why not and when to come again. What
+// comes beyond those is closed.
 type connectionLimit struct {
-	most int64 // 0: no limit
-	open atomic.Int64
-	// refused hears of each connection over the limit.
-	refused func()
-	// polite has a place for each connection that is being refused with an
-	// answer; where it is full, they are just closed.
-	polite chan struct{}
+	most  int64 // 0: no limit
+	open  atomic.Int64
+	spare int64 // connections beyond the limit
+	extra atomic.Int64
+	// lifetime is all the time that one beyond the limit has, from its
+	// handshake to its answer.
+	lifetime time.Duration
+	// rejected hears of each connection that is closed, and of each request
+	// that is refused.
+	rejected func(api.Code)
 }
 
 const (
-	// refusalTimeout is how long a refused client has to take its answer.
-	refusalTimeout = time.Second
-	maxRefusals    = 64
+	spareConnections = 64
+	spareLifetime    = 5 * time.Second
 )
 
 func newConnectionLimit(most int64) *connectionLimit {
-	return &connectionLimit{most: most, refused: func() {}, polite: make(chan struct{}, maxRefusals)}
+	return &connectionLimit{most: most, spare: spareConnections, lifetime: spareLifetime, rejected: func(api.Code) {}}
 }
 
-// refusal429 is the whole answer to a connection over the limit. It is sent
-// before anything is read: reading would take the time that is lacking.
-const refusal429 = "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\nConnection: close\r\n\r\n" +
-	`{"title":"Too Many Requests","status":429,"code":"overloaded","detail":"too many connections to this node (--max-connections); use fewer, or another node"}` + "\n"
-
-// wrap makes the listeners keep to the limit. Where clients speak TLS, no
-// answer can be sent before their handshake; the connection is closed.
-func (l *connectionLimit) wrap(listeners []net.Listener, urls []string) {
-	for i, u := range urls {
-		listeners[i] = &limitedListener{Listener: listeners[i], limit: l, secure: strings.HasPrefix(u, "https:")}
+// wrap makes the listeners keep to the limit.
+func (l *connectionLimit) wrap(listeners []net.Listener) {
+	for i := range listeners {
+		listeners[i] = &limitedListener{Listener: listeners[i], limit: l}
 	}
 }
 
 type limitedListener struct {
 	net.Listener
-	limit  *connectionLimit
-	secure bool
+	limit *connectionLimit
 }
 
 // Accept implements net.Listener.
@@ -58,50 +61,96 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if n := l.limit.open.Add(1); l.limit.most == 0 || n <= l.limit.most {
-			return &countedConn{Conn: c, limit: l.limit}, nil
+		if admitted := l.limit.admit(c); admitted != nil {
+			return admitted, nil
 		}
-		l.limit.open.Add(-1)
-		l.refuse(c)
+		l.limit.rejected(api.Overloaded)
+		_ = c.Close() // nothing was said on it
 	}
 }
 
-func (l *limitedListener) refuse(c net.Conn) {
-	l.limit.refused()
-	select {
-	case l.limit.polite <- struct{}{}:
-	default:
-		_ = c.Close()
-		return
+// admit counts the connection; nil means that there is no place for it.
+func (l *connectionLimit) admit(c net.Conn) net.Conn {
+	if n := l.open.Add(1); l.most == 0 || n <= l.most {
+		return &countedConn{Conn: c, count: &l.open}
 	}
-	go func() {
-		defer func() { <-l.limit.polite }()
-		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(refusalTimeout))
-		if l.secure {
-			return
-		}
-		_, _ = c.Write([]byte(refusal429)) // who does not take it has left
-		// Closed with its request unread, the connection would be reset, and
-		// the answer with it.
-		if half, ok := c.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
-			_, _ = io.CopyN(io.Discard, c, maxRefusedBytes)
-		}
-	}()
+	l.open.Add(-1)
+	if l.extra.Add(1) <= l.spare {
+		x := &extraConn{countedConn: countedConn{Conn: c, count: &l.extra}}
+		x.end = time.AfterFunc(l.lifetime, func() { _ = x.countedConn.Close() })
+		return x
+	}
+	l.extra.Add(-1)
+	return nil
 }
-
-// maxRefusedBytes is the most that is read of a request that is not answered.
-const maxRefusedBytes = 64 << 10
 
 // countedConn gives its place back when it is closed.
 type countedConn struct {
 	net.Conn
-	limit *connectionLimit
+	count *atomic.Int64
 	once  sync.Once
 }
 
 // Close implements net.Conn.
 func (c *countedConn) Close() error {
-	c.once.Do(func() { c.limit.open.Add(-1) })
+	c.once.Do(func() { c.count.Add(-1) })
 	return c.Conn.Close()
+}
+
+// extraConn is a connection beyond the limit.
+type extraConn struct {
+	countedConn
+	end *time.Timer
+}
+
+// Close implements net.Conn.
+func (c *extraConn) Close() error {
+	c.end.Stop()
+	return c.countedConn.Close()
+}
+
+// beyondLimit is the key of a request's context that came on such a one.
+type beyondLimit struct{}
+
+// mark is for http.Server.ConnContext. What lies over the connection, such as
+// TLS, says with NetConn what is below.
+func (l *connectionLimit) mark(ctx context.Context, c net.Conn) context.Context {
+	for {
+		switch layer := c.(type) {
+		case *extraConn:
+			return context.WithValue(ctx, beyondLimit{}, true)
+		case interface{ NetConn() net.Conn }:
+			c = layer.NetConn()
+		default:
+			return ctx
+		}
+	}
+}
+
+// guard refuses what came on a connection beyond the limit, but for probes.
+func (l *connectionLimit) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if l.extra.Load() == 0 || r.Context().Value(beyondLimit{}) == nil {
+			next.ServeHTTP(w, r)
+			return
+		}
+		w.Header()["Connection"] = closeConnection // its place is for the next one
+		if forMachines(r.URL.EscapedPath()) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		l.rejected(api.Overloaded)
+		writeProblem(w, http.StatusTooManyRequests, api.Overloaded,
+			"too many connections to this node (--max-connections); nothing was done. Use fewer, or another node")
+	})
+}
+
+// forMachines reports whether a path is of what watches a node: probes and
+// metrics.
+func forMachines(path string) bool {
+	switch path {
+	case "/metrics", "/livez", "/healthz", "/version", "/readyz":
+		return true
+	}
+	return strings.HasPrefix(path, "/readyz/")
 }

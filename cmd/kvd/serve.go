@@ -84,7 +84,7 @@ func newDaemon(s *settings.Settings, e environment, log *zap.Logger, sink *logSi
 		return nil, err
 	}
 	limit := newConnectionLimit(s.MaxConnections)
-	limit.wrap(l, s.ListenClient)
+	limit.wrap(l)
 	c.secure(l, s.ListenClient)
 	side, err := newSideDoor(s, log)
 	if err != nil {
@@ -115,9 +115,10 @@ func (d *daemon) assemble(sink *logSink) (err error) {
 		return err
 	}
 	d.metrics, d.observer = meters.handler(), meters.requests
-	d.limit.refused = func() { d.observer.Rejected(api.Overloaded) }
+	d.limit.rejected = d.observer.Rejected
 	d.gate = newGate(d.version, d.metrics, d.node.Checks, d.observer.Rejected)
-	d.whole = httpapi.NewServer(d.gate, d.log)
+	d.whole = httpapi.NewServer(d.limit.guard(d.gate), d.log)
+	d.whole.ConnContext = d.limit.mark
 	new(newcomers).watch(d.whole)
 	d.server = http1.New(d.whole, httpapi.Small)
 	return nil

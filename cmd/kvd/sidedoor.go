@@ -85,18 +85,13 @@ type sideHandler struct {
 func (h sideHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.EscapedPath()
 	switch {
-	case path == "/metrics", path == "/livez", path == "/healthz", path == "/version",
-		path == "/readyz", strings.HasPrefix(path, "/readyz/"):
+	case forMachines(path):
 		h.clients.ServeHTTP(w, r)
 	case h.profiles != nil && strings.HasPrefix(path, "/debug/pprof/"):
 		h.profiles.ServeHTTP(w, r)
 	default:
-		writeJSON(w, http.StatusNotFound, "application/problem+json", map[string]any{
-			"title":  http.StatusText(http.StatusNotFound),
-			"status": http.StatusNotFound,
-			"code":   api.NotFound,
-			"detail": "this listener has /metrics, /livez, /readyz, /healthz and /version, and with --pprof=on /debug/pprof/; data is on --listen-client",
-		})
+		writeProblem(w, http.StatusNotFound, api.NotFound,
+			"this listener has /metrics, /livez, /readyz, /healthz and /version, and with --pprof=on /debug/pprof/; data is on --listen-client")
 	}
 }
 

@@ -123,6 +123,9 @@ type tracked struct {
 	once sync.Once
 }
 
+// NetConn returns the connection below, as tls.Conn does.
+func (c *tracked) NetConn() net.Conn { return c.Conn }
+
 // admit decides about the other side's certificates, and remembers them.
 //
 // It is called as VerifyConnection, which crypto/tls calls last in every

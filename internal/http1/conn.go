@@ -50,6 +50,9 @@ type conn struct {
 func newConn(s *Server, nc net.Conn) *conn {
 	c := &conn{srv: s, nc: nc, buf: make([]byte, readBufferBytes)}
 	ctx := context.WithValue(context.Background(), http.LocalAddrContextKey, nc.LocalAddr())
+	if mark := s.whole.ConnContext; mark != nil {
+		ctx = mark(ctx, nc)
+	}
 	c.request.init(ctx, nc.RemoteAddr().String())
 	c.response.init(c)
 	return c

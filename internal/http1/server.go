@@ -35,7 +35,7 @@ import (
 )
 
 // Server serves the connections of plain listeners. Its limits are those of
-// the http.Server that it was made with.
+// the http.Server that it was made with, and so is its ConnContext.
 type Server struct {
 	// whole serves what is handed over.
 	whole *http.Server
@@ -232,6 +232,9 @@ type replayed struct {
 	net.Conn
 	read []byte
 }
+
+// NetConn returns the connection below, as tls.Conn does.
+func (r *replayed) NetConn() net.Conn { return r.Conn }
 
 // Read implements net.Conn.
 func (r *replayed) Read(p []byte) (int, error) {
