@@ -199,7 +199,7 @@ func overload(ctx context.Context, b *bench) error {
 		if err != nil {
 			return err
 		}
-		b.say("put, %d clients: %.0f/s; %d clients: %.0f/s, p99 %v, errors %v", enough, peak.rate, tooMany, over.rate, over.p99, over.errors)
+		b.say("put, %d clients: %.0f/s, %v an operation; %d clients: %.0f/s, %v, p99 %v, errors %v", enough, peak.rate, peak.cpu, tooMany, over.rate, over.cpu, over.p99, over.errors)
 		b.report.row("kvd alone: goodput of puts with 2560 clients against 256", "times", func(w *row) {
 			w.More, w.Absolute, w.AtLeast, w.Goal = true, true, 0.9, 0.97
 		}).add("kvd", over.rate/peak.rate)

@@ -183,7 +183,7 @@ func (n *Node) Snapshot(ctx context.Context, w io.Writer) error {
 		return fmt.Errorf("pin a view: %w", err)
 	}
 	defer v.Close()
-	if _, err := v.WriteTo(w); err != nil {
+	if _, err := v.WriteTo(&politeWriter{w: w, applied: n.raft.Load().Applied}); err != nil {
 		return fmt.Errorf("write snapshot: %w", err)
 	}
 	return nil
