@@ -16,7 +16,10 @@ import (
 )
 
 // kvd is driven over HTTP/1.1, one connection a client.
-type kvd struct{ binary string }
+type kvd struct {
+	binary string
+	flags  []string // beside those that every node needs
+}
 
 func (*kvd) name() string { return "kvd" }
 
@@ -25,8 +28,8 @@ func (k *kvd) args(c *cluster, i int) []string {
 	for _, p := range c.peers {
 		urls = append(urls, "http://"+p)
 	}
-	return []string{k.binary, "--id", strconv.Itoa(i + 1), "--cluster", strings.Join(urls, ","),
-		"--listen-client", "http://" + c.clients[i], "--data-dir", filepath.Join(c.dir, strconv.Itoa(i+1))}
+	return append([]string{k.binary, "--id", strconv.Itoa(i + 1), "--cluster", strings.Join(urls, ","),
+		"--listen-client", "http://" + c.clients[i], "--data-dir", filepath.Join(c.dir, strconv.Itoa(i+1))}, k.flags...)
 }
 
 func (*kvd) open(address string) (client, error) {

@@ -18,6 +18,8 @@ const (
 	opPut   operation = "put"
 	opGet   operation = "get"
 	opStale operation = "stale get"
+	// opPatientPut waits after a 429.
+	opPatientPut operation = "patient put"
 )
 
 // sample is one round.
@@ -28,6 +30,9 @@ type sample struct {
 	cpu           time.Duration // of all servers, an operation
 	errors        map[string]uint64
 }
+
+// retryAfter is what kvd says in the header of that name.
+const retryAfter = time.Second
 
 // floor is the fewest operations of a round that counts.
 const floor = 100
@@ -113,8 +118,15 @@ func do(conn client, op operation, value []byte, keys, seed uint64) loadgen.Op {
 	buf := make([]byte, 0, 32)
 	return func(ctx context.Context) (string, error) {
 		buf = appendKey(buf[:0], random.Uint64N(keys))
-		if op == opPut {
+		switch op {
+		case opPut:
 			return conn.put(ctx, buf, value)
+		case opPatientPut:
+			code, err := conn.put(ctx, buf, value)
+			if strings.HasPrefix(code, "429") && err == nil {
+				err = wait(ctx, retryAfter)
+			}
+			return code, err
 		}
 		return conn.get(ctx, buf, op == opStale)
 	}

@@ -2,9 +2,9 @@
 // and commands, and their outcomes into answers.
 //
 // The way of a request: Server.ServeHTTP makes an exchange, finds its route
-// on the escaped path (router), counts it against the limit in flight, finds
-// the method, parses the query against what the method accepts, and calls the
-// handler. A handler answers or returns an error; an error becomes a problem
+// on the escaped path (router), finds the method, parses the query against what
+// the method accepts, takes or waits for a place among those in work
+// (admission), and calls the handler. A handler answers or returns an error; an error becomes a problem
 // document in one place. What a handler needs of the node it reaches through
 // the small interfaces in ports.go.
 package httpapi
@@ -16,7 +16,6 @@ import (
 	"fmt"
 	"net/http"
 	"runtime/debug"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -55,18 +54,18 @@ type Options struct {
 	// and localhost: requests to loopback for other names are refused.
 	Hosts []string
 	// MaxInFlight is the most requests in work at once, health probes aside;
-	// 0 means DefaultMaxInFlight.
+	// others wait a moment and are then refused. 0 means DefaultMaxInFlight.
 	MaxInFlight int
 }
 
 // Server answers requests of clients. It is an http.Handler, safe for
 // concurrent use. It starts no goroutine that outlives its request.
 type Server struct {
-	opts     Options
-	log      *zap.Logger
-	router   *router
-	door     *door
-	inFlight atomic.Int64
+	opts      Options
+	log       *zap.Logger
+	router    *router
+	door      *door
+	admission *admission
 	// groups holds a token for each group of a batch that is on its way
 	// through the log.
 	groups chan struct{}
@@ -80,7 +79,7 @@ func New(opts Options) *Server {
 	if opts.MaxInFlight == 0 {
 		opts.MaxInFlight = DefaultMaxInFlight
 	}
-	s := &Server{opts: opts, log: opts.Logger, router: newRouter(opts.RootMembers), door: newDoor(opts.Hosts), groups: make(chan struct{}, maxGroups)}
+	s := &Server{opts: opts, log: opts.Logger, router: newRouter(opts.RootMembers), door: newDoor(opts.Hosts), admission: newAdmission(opts.MaxInFlight), groups: make(chan struct{}, maxGroups)}
 	if opts.Observer != nil {
 		s.router.observe(opts.Observer)
 	}
@@ -88,7 +87,7 @@ func New(opts Options) *Server {
 }
 
 // InFlight is the number of requests in work, health probes aside.
-func (s *Server) InFlight() int64 { return s.inFlight.Load() }
+func (s *Server) InFlight() int { return len(s.admission.places) }
 
 // exchange is one request with its answer. It is the ResponseWriter of its
 // handler, so that the status is known afterwards. One goroutine owns it.
@@ -186,7 +185,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serve finds the route and runs it within the limit in flight.
+// serve finds the route and runs it.
 func (s *Server) serve(x *exchange) error {
 	rt, arg, err := s.router.find(x.r)
 	if rt == nil {
@@ -196,17 +195,11 @@ func (s *Server) serve(x *exchange) error {
 	if err := s.door.refuse(x.r); err != nil {
 		return err
 	}
-	if rt.exempt {
-		return x.dispatch()
-	}
-	defer s.inFlight.Add(-1)
-	if n := s.inFlight.Add(1); n > int64(s.opts.MaxInFlight) {
-		return api.Errorf(api.Overloaded, "%d requests are in flight here, the limit; nothing was done, try again", s.opts.MaxInFlight)
-	}
 	return x.dispatch()
 }
 
-// dispatch checks what all methods have in common and calls the handler.
+// dispatch checks what all methods have in common and calls the handler, within
+// the limit in flight.
 func (x *exchange) dispatch() error {
 	m := x.route.method(x.r.Method)
 	if m == nil {
@@ -220,6 +213,13 @@ func (x *exchange) dispatch() error {
 	if err := x.parseQuery(m); err != nil {
 		return err
 	}
+	if x.route.exempt {
+		return m.handle(x.srv, x)
+	}
+	if err := x.srv.admission.enter(x); err != nil {
+		return err
+	}
+	defer x.srv.admission.leave()
 	return m.handle(x.srv, x)
 }
 

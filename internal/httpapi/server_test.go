@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -43,8 +44,11 @@ func TestLimitInFlight(t *testing.T) {
 		go func() { done <- f.do("PUT", "/k", "v") }()
 		<-entered
 	}
-	f.do("PUT", "/k", "v").problem(429, api.Overloaded).wantHeader("Retry-After", "1")
+	f.server.admission.patience = time.Millisecond
+	f.do("PUT", "/k", "v").problem(429, api.Overloaded, "--max-inflight").wantHeader("Retry-After", "1")
 	f.do("GET", "/k", "").problem(429, api.Overloaded)
+	f.server.admission.patience, f.server.admission.most = time.Hour, 0 // nobody may wait
+	f.do("PUT", "/k", "v").problem(429, api.Overloaded)
 	for _, p := range []string{"/livez", "/readyz", "/health", "/version"} {
 		f.do("GET", p, "").want(200)
 	}
@@ -54,6 +58,64 @@ func TestLimitInFlight(t *testing.T) {
 	}
 	f.node.onDo = nil
 	f.do("PUT", "/k", "v").want(204)
+}
+
+// A request waits for its place, at most for half of its own timeout; one whose
+// client leaves goes.
+func TestRequestsWaitForAPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, f := newServer(t, func(o *Options) { o.MaxInFlight = 1 })
+		var release chan struct{}
+		f.node.onDo = func(context.Context) { <-release }
+		ask := func(ctx context.Context, query string) chan int {
+			answered := make(chan int, 1)
+			go func() {
+				w := httptest.NewRecorder()
+				s.ServeHTTP(w, httptest.NewRequestWithContext(ctx, "PUT", "/k"+query, strings.NewReader("v")))
+				answered <- w.Code
+			}()
+			synctest.Wait()
+			return answered
+		}
+		for _, c := range []struct {
+			name, query string
+			freed       time.Duration // when the place is, 0: never
+			leaves      time.Duration // when the client does, 0: never
+			status      int
+			took        time.Duration
+		}{
+			{"it gets one", "", admissionPatience / 2, 0, 204, admissionPatience / 2},
+			{"it gets none", "", 0, 0, 429, admissionPatience},
+			{"it has little time", "?timeout=200ms", 0, 0, 429, 100 * time.Millisecond},
+			{"it leaves", "", 0, time.Millisecond, 429, time.Millisecond},
+		} {
+			release = make(chan struct{})
+			first := ask(t.Context(), "?timeout=10m")
+			ctx, leave := context.WithCancel(t.Context())
+			begin := time.Now()
+			second := ask(ctx, c.query)
+			if n := s.admission.waiting.Load(); n != 1 {
+				t.Errorf("%s: %d wait", c.name, n)
+			}
+			if c.leaves > 0 {
+				time.AfterFunc(c.leaves, leave)
+			}
+			if c.freed > 0 {
+				time.AfterFunc(c.freed, func() { close(release) })
+			}
+			if status, took := <-second, time.Since(begin); status != c.status || took != c.took {
+				t.Errorf("%s: %d after %v", c.name, status, took)
+			}
+			if c.freed == 0 {
+				close(release)
+			}
+			<-first
+			leave()
+		}
+		if s.InFlight() != 0 || s.admission.waiting.Load() != 0 {
+			t.Errorf("%d are in work, %d wait", s.InFlight(), s.admission.waiting.Load())
+		}
+	})
 }
 
 // The timeout becomes the deadline of the request's context.
@@ -140,7 +202,8 @@ func TestRequestsAreObserved(t *testing.T) {
 	} {
 		s.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(r.method, r.target, strings.NewReader("v")))
 	}
-	s.opts.MaxInFlight = -1
+	s.admission = newAdmission(0)
+	s.admission.most = 0
 	s.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/v1/kv/a", nil))
 	got := gathered(t, reg)
 	for series, want := range map[string]float64{

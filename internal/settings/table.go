@@ -78,7 +78,7 @@ var addressRows = []setting{
 		value: of(func(s *Settings) *[]string { return &s.AdvertisePeer }, urlsCodec)},
 	{name: "max-connections", kind: "number", def: "10000", help: "most connections of clients at once; 0: no limit",
 		value: of(func(s *Settings) *int64 { return &s.MaxConnections }, countCodec)},
-	{name: "max-inflight", kind: "number", def: "4096", help: "most requests of clients in work at once",
+	{name: "max-inflight", kind: "number", def: "4096", help: "most requests of clients in work at once; others wait for up to 1s",
 		value: of(func(s *Settings) *int64 { return &s.MaxInFlight }, countCodec)},
 	{name: "root-members", kind: "on|off", def: "on", bare: "on", help: "let POST /ID and DELETE /ID change the membership",
 		value: of(func(s *Settings) *bool { return &s.RootMembers }, switchCodec)},
