@@ -51,7 +51,8 @@ var exceptions = map[string][]string{
 
 // testsToo has what the tests of a package may import beside it.
 var testsToo = map[string][]string{
-	"internal/httpapi": {"internal/kvstore/engine"}, // they run on a real store
+	// They run on a real store, and behind the reader of small requests.
+	"internal/httpapi": {"internal/kvstore/engine", "internal/http1"},
 }
 
 // foreign has the packages of others, by prefix, that a package must not

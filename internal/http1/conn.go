@@ -20,6 +20,9 @@ const (
 	// bodyTimeout is how long a body may take before net/http goes on with
 	// it, under the limits of the handler.
 	bodyTimeout = 2 * time.Second
+	// answerTimeout bounds the work for a request, which is short here, and
+	// sending its answer, unless the handler allows more time for a long one.
+	answerTimeout = time.Minute
 	// slack is how much earlier than said a deadline of an idle connection
 	// may end: setting one costs, so it is not done for every request.
 	slack = 5 * time.Second
@@ -160,7 +163,7 @@ func (c *conn) limitIdle() {
 	c.idleUntil = now.Add(limit)
 	_ = c.nc.SetReadDeadline(c.idleUntil)
 	if w := c.srv.whole.WriteTimeout; w > 0 {
-		_ = c.nc.SetWriteDeadline(c.idleUntil.Add(w))
+		_ = c.nc.SetWriteDeadline(c.idleUntil.Add(min(w, answerTimeout)))
 	}
 }
 

@@ -104,3 +104,57 @@ func (f *fixture) restoreSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// FuzzDocuments sends any body to each route that takes a JSON document: never
+// a 500; what is accepted is valid JSON, nested as deep as allowed, in which no
+// object has a field twice, without regard to case.
+func FuzzDocuments(f *testing.F) {
+	for _, body := range []string{
+		`{"peer_urls":["http://127.0.0.1:1"],"id":4}`, `{"peer_urls":["http://127.0.0.1:1"],"PEER_URLS":[]}`, `{"client_urls":["http://x:1"],"peer_urls":["https://x:2"]}`,
+		`{"level":"debug","for":"1m"}`, `{"for":1}`, `{"quota_bytes":1073741824}`, `{"quota_bytes":1073741824,"quota_bytes":1}`, `{}`, `{} {}`, `null`, `[]`, `{"a":{"a":[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]}}`, "{\"\xff\":1}",
+	} {
+		f.Add(body)
+	}
+	s, fx := newServer(f)
+	f.Fuzz(func(t *testing.T, body string) {
+		for _, route := range []string{"POST /v1/members", "PUT /v1/members/2", "PUT /v1/settings", "PUT /v1/operator/log-level"} {
+			fx.restoreSettings(t)
+			method, target, _ := strings.Cut(route, " ")
+			w := httptest.NewRecorder()
+			s.ServeHTTP(w, httptest.NewRequest(method, target, strings.NewReader(body)))
+			if w.Code == http.StatusInternalServerError {
+				t.Fatalf("%s %q: %s", route, body, w.Body)
+			}
+			if w.Code < 300 && (!json.Valid([]byte(body)) || !plainDocument(json.NewDecoder(strings.NewReader(body)), 0)) {
+				t.Fatalf("%s takes %q", route, body)
+			}
+		}
+	})
+}
+
+// plainDocument is checkDocument, written down a second time.
+func plainDocument(dec *json.Decoder, depth int) bool {
+	tok, err := dec.Token()
+	if err != nil {
+		return false
+	}
+	open, nested := tok.(json.Delim)
+	if !nested {
+		return true
+	}
+	seen := make(map[string]bool)
+	for dec.More() {
+		if open == '{' {
+			name, err := dec.Token()
+			if err != nil || seen[strings.ToLower(name.(string))] {
+				return false
+			}
+			seen[strings.ToLower(name.(string))] = true
+		}
+		if !plainDocument(dec, depth+1) {
+			return false
+		}
+	}
+	_, err = dec.Token()
+	return err == nil && depth < maxDepth
+}

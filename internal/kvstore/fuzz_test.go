@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"reflect"
 	"testing"
 
@@ -102,5 +103,26 @@ func FuzzRestore(f *testing.F) {
 		contentOf(t, s)
 		do(t, s, put("b", "1"), Command{Op: OpCompact, Revision: s.Revision()})
 		maintainAll(t, s)
+	})
+}
+
+// FuzzStoreIsTheModel takes its input for choices: histories of commands of
+// every kind, compared with the model after each part.
+func FuzzStoreIsTheModel(f *testing.F) {
+	for seed := range uint64(4) {
+		f.Add(seed, seed, uint8(20))
+	}
+	f.Fuzz(func(t *testing.T, seed1, seed2 uint64, length uint8) {
+		rng := rand.New(rand.NewPCG(seed1, seed2))
+		h := &history{model: newModel(), records: make(map[string]string)}
+		r := newReplica(t, rng, h, "memory", int(length)%5)
+		for range 4 {
+			for range length / 4 {
+				h.extend(rng)
+			}
+			r.catchUp()
+			r.check()
+		}
+		must(t, r.store.Close())
 	})
 }
