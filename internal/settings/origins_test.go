@@ -161,9 +161,26 @@ peer-transport-security:
 	}
 }
 
-// TestJSONFile: JSON is YAML too.
+// TestKubeadmsEtcd: the flags that kubeadm gives etcd, variables instead of
+// some of them.
+func TestKubeadmsEtcd(t *testing.T) {
+	s, err := load(t, `--advertise-client-urls=https://10.0.0.1:2379 --cert-file=s.crt --client-cert-auth=true --data-dir=/var/lib/etcd
+		--feature-gates=InitialCorruptCheck=true --initial-advertise-peer-urls=https://10.0.0.1:2380 --initial-cluster=node=https://10.0.0.1:2380
+		--listen-client-urls=https://127.0.0.1:2379,https://10.0.0.1:2379 --listen-metrics-urls=http://127.0.0.1:2381 --listen-peer-urls=https://10.0.0.1:2380
+		--name=node --peer-cert-file=p.crt --peer-client-cert-auth=true --peer-trusted-ca-file=ca.crt --snapshot-count=10000 --trusted-ca-file=ca.crt
+		--watch-progress-notify-interval=5s`, "KVD_KEY_FILE=s.key KVD_PEER_KEY_FILE=p.key", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.TLSKeyFile != "s.key" || s.TLSClientAuth != "require" || s.PeerCAFile != "ca.crt" || len(s.ListenClient) != 2 || len(s.ListenMetrics) != 1 || s.ID != 1 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestJSONFile: JSON is YAML too, also with the tabs that YAML itself refuses.
 func TestJSONFile(t *testing.T) {
-	s, err := load(t, "", "", `{"quota": "1GiB", "advertise-client": ["http://a:1"], "root-members": false}`)
+	s, err := load(t, "", "", `{
+	"quota": "1GiB", "advertise-client": ["http://a:1"], "root-members": false}`)
 	if err != nil || s.QuotaBytes != 1<<30 || s.RootMembers {
 		t.Errorf("%+v %v", s, err)
 	}
