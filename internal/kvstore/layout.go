@@ -59,6 +59,10 @@ func Comparer() *pebble.Comparer {
 	c := *pebble.DefaultComparer
 	c.Name = comparerName
 	c.Split = splitVersion
+	// A separator that ended within a revision would have no prefix that the
+	// order by prefixes knows: keys are kept whole.
+	c.Separator = func(dst, a, _ []byte) []byte { return append(dst, a...) }
+	c.Successor = func(dst, a []byte) []byte { return append(dst, a...) }
 	c.ImmediateSuccessor = func(dst, prefix []byte) []byte {
 		if n := len(prefix); n > 2 && prefix[0] == tableVersion && prefix[n-2] == escapeByte && prefix[n-1] == keyEnd {
 			return afterPrefix(dst, prefix)
