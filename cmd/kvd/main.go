@@ -109,8 +109,8 @@ func rootCommand(e environment) *cobra.Command {
 		Long: `kvd serves as one member of a replicated key-value store. Without any flag it
 is a cluster of its own: clients on ` + settings.DefaultClientURL + `, data in ./` + settings.DefaultDataRoot + `/1.
 
-Each setting is a flag, an environment variable, or a line of --config-file;
-the first of these that has it wins.`,
+Each setting is a flag, an environment variable (KVD_DATA_DIR for --data-dir),
+or a line of --config-file. A flag overrides a variable, and a variable the file.`,
 		Example: `  kvd
   kvd --id 1 --cluster http://127.0.0.1:12379,http://127.0.0.1:22379,http://127.0.0.1:32379 --port 12380
   kvd --join http://127.0.0.1:12380 --listen-client http://127.0.0.1:42380 --listen-peer http://127.0.0.1:42379 --data-dir kvd-data/new`,

@@ -137,7 +137,7 @@ func TestCommandLines(t *testing.T) {
 		{"version --output json", "", 0, []string{`"api_versions":["v1"]`}},
 		{"version --output xml", "", 2, []string{"xml"}},
 		{"--version", "", 0, []string{version}},
-		{"--help", "", 0, []string{"--cluster", "KVD_CLUSTER", "doctor", "healthcheck"}},
+		{"--help", "", 0, []string{"--cluster", "KVD_DATA_DIR", "doctor", "healthcheck"}},
 		{"completion bash", "", 0, []string{"complete"}},
 		{"--nmae x", "", 2, []string{"nmae"}},
 		{"surve", "", 2, []string{`"surve"`, "no subcommand"}},

@@ -16,7 +16,7 @@ const configFile = "config-file"
 func AddFlags(flags *pflag.FlagSet) {
 	for i := range table {
 		row := &table[i]
-		flags.Var(&flagValue{kind: row.kind, text: row.def}, row.name, row.help+" ["+row.env()+"]")
+		flags.Var(&flagValue{kind: row.kind, text: row.def}, row.name, row.help)
 		flags.Lookup(row.name).NoOptDefVal = row.bare
 	}
 	for _, f := range slices.Concat(alsoNamed, without) {
