@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 // The record types of etcd's WAL.
@@ -194,20 +196,20 @@ func (r walRecord) entry() (logEntry, bool) {
 	v, ok := parseFields(r.data, 3, true)
 	e := logEntry{term: v[2], index: v[3]}
 	return e, ok && (v[1] == 0 || v[1] <= maxEntryKind && v[4] > 0) &&
-		e.index > 0 && e.index < maxPlausibleIndex && e.term > 0 && e.term < maxPlausibleTerm
+		e.index > 0 && e.index < limits.MaxIndex && e.term > 0 && e.term < limits.MaxTerm
 }
 
 // hardState reads a hard state. The disk writes none of term 0.
 func (r walRecord) hardState() (hardStateRecord, bool) {
 	v, ok := parseFields(r.data, 3, false)
 	s := hardStateRecord{term: v[1], vote: v[2], commit: v[3]}
-	return s, ok && s.term > 0 && s.term < maxPlausibleTerm && s.commit < maxPlausibleIndex
+	return s, ok && s.term > 0 && s.term < limits.MaxTerm && s.commit < limits.MaxIndex
 }
 
 func (r walRecord) snapshot() (snapshotRecord, bool) {
 	v, ok := parseFields(r.data, 2, true)
 	s := snapshotRecord{index: v[1], term: v[2]}
-	return s, ok && s.index < maxPlausibleIndex && s.term < maxPlausibleTerm
+	return s, ok && s.index < limits.MaxIndex && s.term < limits.MaxTerm
 }
 
 // plausible tells a record from bytes that happen to have the form of a frame.

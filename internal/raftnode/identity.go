@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 // The states of a data directory.
@@ -209,7 +211,7 @@ func readIdentity(dir string) (Identity, error) {
 func (id Identity) check() (what string) {
 	nonce, err := hex.DecodeString(id.Nonce)
 	switch {
-	case !validID(id.MemberID):
+	case !limits.ValidMemberID(id.MemberID):
 		return fmt.Sprintf("%d is not the id of a member", id.MemberID)
 	case err != nil || len(nonce) != nonceBytes:
 		return "the nonce is not 128 bits in hexadecimal"

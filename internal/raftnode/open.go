@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 // A bootstrapped cluster begins with a snapshot at this index, the same on
@@ -36,7 +38,7 @@ func HasLog(dir string) bool { return diskExists(dir) }
 // way that must not be guessed about.
 func Open(cfg Config) (*Node, error) {
 	cfg.setDefaults()
-	if !validID(cfg.ID) {
+	if !limits.ValidMemberID(cfg.ID) {
 		return nil, fmt.Errorf("%w: id %d is not between 1 and 2^53-1", ErrBadMember, cfg.ID)
 	}
 	d, state, err := openOrCreate(&cfg)

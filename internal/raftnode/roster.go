@@ -8,17 +8,14 @@ import (
 	"maps"
 	"slices"
 
-	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
-// MaxMemberID is the greatest id a member may have: ids stay exact in JSON
-// numbers, and far from raft's reserved local targets.
-const MaxMemberID = 1<<53 - 1
-
-// maxMembers bounds the membership; raft's quorums get slow long before.
-const maxMembers = 64
+// MaxMemberID is the largest id a member may have.
+const MaxMemberID = limits.MaxMemberID
 
 // The reasons for which a membership change is refused, before it is proposed
 // and again when it is applied.
@@ -384,8 +381,8 @@ func (m *Membership) checkAdd(c *Change, exists bool) error {
 	if exists {
 		return fmt.Errorf("%w: id %d is in use", ErrMemberExists, c.Member.ID)
 	}
-	if len(m.Members) >= maxMembers {
-		return fmt.Errorf("%w: the cluster has its limit of %d members", ErrUnsafeChange, maxMembers)
+	if len(m.Members) >= limits.MaxMembers {
+		return fmt.Errorf("%w: the cluster has its limit of %d members", ErrUnsafeChange, limits.MaxMembers)
 	}
 	if len(c.Member.PeerURLs) == 0 {
 		return fmt.Errorf("%w: a new member needs a peer URL", ErrBadMember)
@@ -551,6 +548,3 @@ func equalConfState(a, b *raftpb.ConfState) bool {
 	return slices.Equal(a.GetVoters(), b.GetVoters()) && slices.Equal(a.GetLearners(), b.GetLearners()) &&
 		len(a.GetVotersOutgoing()) == 0 && len(a.GetLearnersNext()) == 0
 }
-
-// validID reports whether id can be a member's.
-func validID(id uint64) bool { return id != raft.None && id <= MaxMemberID }

@@ -16,6 +16,8 @@ import (
 	stats "go.etcd.io/etcd/server/v3/etcdserver/api/v2stats"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 // Transport carries raft's messages to the other members. None of its methods
@@ -99,7 +101,7 @@ func (c *transportConfig) setDefaults() {
 
 func (c *transportConfig) validate() error {
 	var errs []error
-	if !validID(c.ID) {
+	if !limits.ValidMemberID(c.ID) {
 		errs = append(errs, fmt.Errorf("member id %d is out of range", c.ID))
 	}
 	if c.Snapshotter == nil {
@@ -112,7 +114,7 @@ func (c *transportConfig) validate() error {
 }
 
 // maxRemotes bounds the senders added by look-up: rafthttp cannot forget one.
-const maxRemotes = maxMembers
+const maxRemotes = limits.MaxMembers
 
 // peerTransport is the Transport over etcd's rafthttp: long-lived HTTP streams
 // between members, single POSTs where no stream is up.
@@ -343,7 +345,7 @@ func (t *peerTransport) Stop() {
 
 // checkPeer refuses what would make rafthttp panic or talk to itself.
 func (t *peerTransport) checkPeer(id uint64, urls []string) error {
-	if !validID(id) || id == t.cfg.ID {
+	if !limits.ValidMemberID(id) || id == t.cfg.ID {
 		return fmt.Errorf("member id %d cannot be a peer of member %d", id, t.cfg.ID)
 	}
 	for _, u := range urls {

@@ -19,6 +19,8 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 // Limits of the peer port.
@@ -183,7 +185,7 @@ func checkPeerHeaders(h http.Header) (from uint64, _ *refusalError) {
 		return 0, refusef(refusedRequest, "X-Etcd-Cluster-ID is missing or not an id")
 	}
 	id, err := types.IDFromString(h.Get("X-Server-From"))
-	if err != nil || !validID(uint64(id)) {
+	if err != nil || !limits.ValidMemberID(uint64(id)) {
 		return 0, refusef(refusedRequest, "X-Server-From is missing or not a member id")
 	}
 	return uint64(id), nil

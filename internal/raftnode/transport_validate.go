@@ -6,13 +6,13 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
-// Limits of what a message may claim. Nothing real comes near them; beyond
-// them raft's arithmetic could overflow or its memory run out.
+// Limits of what a message may hold. Nothing real comes near them; beyond
+// them raft's memory could run out.
 const (
-	maxPlausibleTerm  = 1 << 62
-	maxPlausibleIndex = 1 << 62
 	// maxMessageSizeBytes holds the largest command with room to spare.
 	maxMessageSizeBytes = 64 << 20
 	// maxMessageEntries is more than maxMessageBytes of the smallest entries.
@@ -72,7 +72,7 @@ func checkMessage(m *raftpb.Message, self uint64) *refusalError {
 	switch {
 	case !known || raft.IsLocalMsg(m.GetType()) || len(m.GetResponses()) > 0:
 		return refusef(refusedType, "%v is not exchanged between members", m.GetType())
-	case raft.IsLocalMsgTarget(m.GetFrom()) || !validID(m.GetFrom()) || m.GetFrom() == self:
+	case raft.IsLocalMsgTarget(m.GetFrom()) || !limits.ValidMemberID(m.GetFrom()) || m.GetFrom() == self:
 		return refusef(refusedSender, "%v from %d", m.GetType(), m.GetFrom())
 	case m.GetTo() != self:
 		return refusef(refusedTarget, "%v to %d", m.GetType(), m.GetTo())
@@ -93,12 +93,12 @@ func validateNumbers(m *raftpb.Message, shape messageShape) *refusalError {
 	switch {
 	case shape.termless != (m.GetTerm() == 0):
 		return refusef(refusedTerm, "%v with term %d", m.GetType(), m.GetTerm())
-	case m.GetTerm() > maxPlausibleTerm || m.GetLogTerm() > maxPlausibleTerm:
+	case m.GetTerm() > limits.MaxTerm || m.GetLogTerm() > limits.MaxTerm:
 		return refusef(refusedTerm, "term %d, log term %d", m.GetTerm(), m.GetLogTerm())
 	// A candidate's and a leader's log is never ahead of its own term.
 	case !raft.IsResponseMsg(m.GetType()) && !shape.termless && m.GetLogTerm() > m.GetTerm():
 		return refusef(refusedTerm, "log term %d above term %d", m.GetLogTerm(), m.GetTerm())
-	case max(m.GetIndex(), m.GetCommit(), m.GetRejectHint()) > maxPlausibleIndex:
+	case max(m.GetIndex(), m.GetCommit(), m.GetRejectHint()) > limits.MaxIndex:
 		return refusef(refusedIndex, "index %d, commit %d, hint %d", m.GetIndex(), m.GetCommit(), m.GetRejectHint())
 	}
 	return nil
@@ -217,7 +217,7 @@ func validateSnapshot(m *raftpb.Message, _ messageShape) *refusalError {
 	switch {
 	case meta.GetConfState() == nil:
 		return refusef(refusedSnapshot, "no metadata")
-	case meta.GetIndex() == 0 || meta.GetIndex() > maxPlausibleIndex:
+	case meta.GetIndex() == 0 || meta.GetIndex() > limits.MaxIndex:
 		return refusef(refusedSnapshot, "index %d", meta.GetIndex())
 	case meta.GetTerm() == 0 || meta.GetTerm() > m.GetTerm():
 		return refusef(refusedSnapshot, "term %d in a message of term %d", meta.GetTerm(), m.GetTerm())
@@ -231,15 +231,15 @@ func validateConfState(cs *raftpb.ConfState) *refusalError {
 	switch n := len(cs.GetVoters()) + len(cs.GetLearners()); {
 	case len(cs.GetVoters()) == 0:
 		return refusef(refusedSnapshot, "no voters")
-	case n > maxMembers:
+	case n > limits.MaxMembers:
 		return refusef(refusedSnapshot, "%d members", n)
 	case len(cs.GetVotersOutgoing()) > 0 || len(cs.GetLearnersNext()) > 0 || cs.GetAutoLeave():
 		return refusef(refusedSnapshot, "a joint configuration")
 	}
-	seen := make(map[uint64]bool, maxMembers)
+	seen := make(map[uint64]bool, limits.MaxMembers)
 	for _, ids := range [][]uint64{cs.GetVoters(), cs.GetLearners()} {
 		for _, id := range ids {
-			if !validID(id) || seen[id] {
+			if !limits.ValidMemberID(id) || seen[id] {
 				return refusef(refusedSnapshot, "member %d is impossible or there twice", id)
 			}
 			seen[id] = true

@@ -15,6 +15,8 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 func newSnapshotDir(t testing.TB) *snap.Snapshotter { return snap.New(nil, t.TempDir()) }
@@ -129,7 +131,7 @@ func TestForgedMessagesAreRefused(t *testing.T) {
 		{"proposal with term", message(raftpb.MsgProp, withEntries(entry(0, 0))), refusedTerm},
 		{"read with term", message(raftpb.MsgReadIndex, withEntries(entry(0, 0))), refusedTerm},
 		{"term at the end", message(raftpb.MsgApp, term(math.MaxUint64)), refusedTerm},
-		{"term beyond plausible", message(raftpb.MsgVote, term(maxPlausibleTerm+1)), refusedTerm},
+		{"term beyond plausible", message(raftpb.MsgVote, term(limits.MaxTerm+1)), refusedTerm},
 		{"log term at the end", message(raftpb.MsgAppResp, after(1, math.MaxUint64)), refusedTerm},
 		{"log ahead of the term", message(raftpb.MsgApp, after(1, 6)), refusedTerm},
 		{"index at the end", message(raftpb.MsgApp, after(math.MaxUint64, 1)), refusedIndex},
@@ -171,7 +173,7 @@ func TestForgedMessagesAreRefused(t *testing.T) {
 		{"snapshot with member 0", message(raftpb.MsgSnap, withConfState(voters(1, 0))), refusedSnapshot},
 		{"snapshot with a local target", message(raftpb.MsgSnap, withConfState(voters(1, raft.LocalApplyThread))), refusedSnapshot},
 		{"joint snapshot", message(raftpb.MsgSnap, withConfState(&raftpb.ConfState{Voters: []uint64{1}, VotersOutgoing: []uint64{2}})), refusedSnapshot},
-		{"snapshot with too many members", message(raftpb.MsgSnap, withConfState(voters(make([]uint64, maxMembers+1)...))), refusedSnapshot},
+		{"snapshot with too many members", message(raftpb.MsgSnap, withConfState(voters(make([]uint64, limits.MaxMembers+1)...))), refusedSnapshot},
 		{"snapshot at 0", message(raftpb.MsgSnap, meta(0, 4)), refusedSnapshot},
 		{"snapshot at the end", message(raftpb.MsgSnap, meta(math.MaxUint64, 4)), refusedSnapshot},
 		{"snapshot of term 0", message(raftpb.MsgSnap, meta(9, 0)), refusedSnapshot},

@@ -15,6 +15,8 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/raft/v3"
 	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 // A leader whose process dies is noticed by its broken connection: every
@@ -36,7 +38,7 @@ const (
 	watchSettled = 100 * time.Millisecond
 	// maxWatches bounds the watches that this member serves: one a member,
 	// and some that have not noticed their end.
-	maxWatches = 4 * maxMembers
+	maxWatches = 4 * limits.MaxMembers
 )
 
 // watchState decides when to dial. It has no clock and no network; the

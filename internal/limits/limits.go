@@ -1,0 +1,25 @@
+// Package limits holds the bounds that several packages must agree on. A bound
+// that two packages state separately drifts apart: one layer then accepts
+// what the layer below it refuses.
+//
+// It imports nothing of this module, so every package may import it.
+package limits
+
+// Members and their ids.
+const (
+	// MaxMemberID is the largest member id. Ids stay exact in JSON (2^53 - 1),
+	// and far below those that raft reserves for its local storage threads.
+	MaxMemberID = 1<<53 - 1
+	// MaxMembers bounds the membership. Raft's quorums become slow long before.
+	MaxMembers = 64
+)
+
+// The largest term and index that a message or a log record may claim. No
+// real cluster comes near them; above them raft's arithmetic could overflow.
+const (
+	MaxTerm  = 1 << 62
+	MaxIndex = 1 << 62
+)
+
+// ValidMemberID reports whether id can belong to a member. 0 is raft's "none".
+func ValidMemberID(id uint64) bool { return id != 0 && id <= MaxMemberID }
