@@ -15,6 +15,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/opjson"
 )
 
 // The bounds of a batch in memory. At most three groups exist at once (one on
@@ -99,7 +100,7 @@ type batchInput struct {
 	searched   int // no end of a line before it
 	line       uint64
 	group      *group
-	parser     lineParser
+	parser     opjson.Parser
 	conditions [1]kvstore.Condition
 	revisions  [1]uint64
 	sawEnd     bool // the whole body was read
@@ -211,18 +212,18 @@ func (in *batchInput) take(line []byte, maxValueBytes int64) error {
 	if line = bytes.TrimSuffix(line, []byte{'\r'}); len(line) == 0 {
 		return nil
 	}
-	op, err := in.parser.parse(line, maxValueBytes)
-	if errors.Is(err, errNotJSON) {
+	op, err := in.parser.Parse(line, maxValueBytes)
+	if errors.Is(err, opjson.ErrNotJSON) {
 		return err
 	}
 	g := in.current()
-	o := groupOp{line: in.line, op: op.op, previous: op.previous, revision: op.revision, from: len(g.bytes), err: err}
+	o := groupOp{line: in.line, op: op.Op, previous: op.Previous, revision: op.Revision, from: len(g.bytes), err: err}
 	switch {
 	case err != nil:
-	case op.op == 0:
-		g.bytes = append(g.bytes, op.key...)
+	case op.Op == 0:
+		g.bytes = append(g.bytes, op.Key...)
 	default:
-		c := op.command(&in.conditions, &in.revisions)
+		c := op.Command(&in.conditions, &in.revisions)
 		g.bytes = in.replicator.Encode(g.bytes, &c)
 	}
 	o.to = len(g.bytes)

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/opjson"
 )
 
 // decodeOnce is percent-decoding, written down a second time.
@@ -156,5 +157,5 @@ func plainDocument(dec *json.Decoder, depth int) bool {
 		}
 	}
 	_, err = dec.Token()
-	return err == nil && depth < maxDepth
+	return err == nil && depth < opjson.MaxDepth
 }

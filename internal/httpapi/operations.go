@@ -8,6 +8,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/opjson"
 )
 
 // openAPI describes exactly the routes of routeTable.
@@ -53,14 +54,14 @@ func (s *Server) putSettings(x *exchange) error {
 		return err
 	}
 	var asked kvstore.Settings // decoded first for its errors alone
-	if err := decodeDocument(body, &asked); err != nil {
+	if err := opjson.Decode(body, &asked); err != nil {
 		return err
 	}
 	if err := x.freshen(0); err != nil {
 		return err
 	}
 	next := s.opts.Store.Settings()
-	if err := decodeDocument(body, &next); err != nil {
+	if err := opjson.Decode(body, &next); err != nil {
 		return err
 	}
 	if _, err := x.do(&kvstore.Command{Op: kvstore.OpSettings, Settings: &next}); err != nil {

@@ -1,4 +1,4 @@
-package httpapi
+package opjson
 
 import (
 	"bytes"
@@ -12,74 +12,74 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
-// lineOp is the operation that a line of a batch asks for. Its bytes are valid
+// Op is the operation that a line of a batch asks for. Its bytes are valid
 // until the next line is parsed.
-type lineOp struct {
-	op       kvstore.Op // 0: a get
-	key      []byte
-	value    []byte // put, append
-	delta    int64  // incr
-	revision uint64 // get: the one to read at; 0: as the lines before left it
-	// ifRevision is a condition where conditional is set.
-	ifRevision  uint64
-	conditional bool
-	previous    bool // asks for the pair as it was
+type Op struct {
+	Op       kvstore.Op // 0: a get
+	Key      []byte
+	Value    []byte // put, append
+	Delta    int64  // incr
+	Revision uint64 // get: the one to read at; 0: as the lines before left it
+	// IfRevision is a condition where Conditional is set.
+	IfRevision  uint64
+	Conditional bool
+	Previous    bool // asks for the pair as it was
 
 	hasKey, hasOperand bool
 }
 
-// errNotJSON marks a line that cannot be parsed: with it a batch ends, since
+// ErrNotJSON marks a line that cannot be parsed: with it a batch ends, since
 // what its sender meant by the lines after it is anybody's guess.
-var errNotJSON = errors.New("no JSON")
+var ErrNotJSON = errors.New("no JSON")
 
-// lineParser parses lines. The zero value is ready.
-type lineParser struct {
+// Parser parses lines. The zero value is ready.
+type Parser struct {
 	scratch []byte // holds strings that are not in the line as they are
 }
 
-// parse reads a line. Nearly all have a few plain shapes, which it reads
+// Parse reads a line. Nearly all have a few plain shapes, which it reads
 // itself; anything else goes through the strict decoder of documents. Both
 // come to the same verdict wherever the first has one (FuzzBatchLine).
-func (p *lineParser) parse(line []byte, maxValueBytes int64) (lineOp, error) {
+func (p *Parser) Parse(line []byte, maxValueBytes int64) (Op, error) {
 	op, ok := p.plain(line)
 	if !ok {
 		var err error
 		if op, err = strictLine(line); err != nil {
-			return lineOp{}, err
+			return Op{}, err
 		}
 	}
 	return op, op.check(maxValueBytes)
 }
 
 // check refuses what no operation can be made of.
-func (o *lineOp) check(maxValueBytes int64) error {
+func (o *Op) check(maxValueBytes int64) error {
 	if !o.hasKey {
 		return badRequest("the operation has no \"key\" (or \"key_base64\")")
 	}
-	if len(o.key) == 0 {
+	if len(o.Key) == 0 {
 		return badRequest("the key is empty; keys have 1 to %d bytes", kvstore.MaxKeyBytes)
 	}
-	if len(o.key) > kvstore.MaxKeyBytes {
-		return checkKey(string(o.key))
+	if len(o.Key) > kvstore.MaxKeyBytes {
+		return api.Errorf(api.TooLarge, "the key has %d bytes, over the limit of %d", len(o.Key), kvstore.MaxKeyBytes)
 	}
 	switch {
 	case o.hasOperand:
-	case o.op == kvstore.OpPut, o.op == kvstore.OpAppend:
+	case o.Op == kvstore.OpPut, o.Op == kvstore.OpAppend:
 		return badRequest("the operation has no \"value\" (or \"value_base64\"); an empty one is \"\"")
-	case o.op == kvstore.OpIncr:
+	case o.Op == kvstore.OpIncr:
 		return badRequest("incr has no \"delta\", the number to add")
 	}
-	if int64(len(o.value)) > maxValueBytes {
-		return api.Errorf(api.TooLarge, "the value has %d bytes, the limit is %d (max_value_bytes of the settings)", len(o.value), maxValueBytes)
+	if int64(len(o.Value)) > maxValueBytes {
+		return api.Errorf(api.TooLarge, "the value has %d bytes, the limit is %d (max_value_bytes of the settings)", len(o.Value), maxValueBytes)
 	}
 	return nil
 }
 
-// command is the operation as the log takes it; conds backs its conditions.
-func (o *lineOp) command(conds *[1]kvstore.Condition, revs *[1]uint64) kvstore.Command {
-	c := kvstore.Command{Op: o.op, Key: o.key, Value: o.value, Delta: o.delta, ReturnPrevious: o.previous}
-	if o.conditional {
-		revs[0] = o.ifRevision
+// Command is the operation as the log takes it; conds backs its conditions.
+func (o *Op) Command(conds *[1]kvstore.Condition, revs *[1]uint64) kvstore.Command {
+	c := kvstore.Command{Op: o.Op, Key: o.Key, Value: o.Value, Delta: o.Delta, ReturnPrevious: o.Previous}
+	if o.Conditional {
+		revs[0] = o.IfRevision
 		conds[0] = kvstore.Condition{Kind: kvstore.IfRevision, Revisions: revs[:]}
 		c.Conditions = conds[:]
 	}
@@ -124,7 +124,7 @@ func (s *lineScan) name() ([]byte, bool) {
 }
 
 // text takes a string; escaped ones are put together in p.scratch.
-func (s *lineScan) text(p *lineParser) ([]byte, bool) {
+func (s *lineScan) text(p *Parser) ([]byte, bool) {
 	if !s.token('"') {
 		return nil, false
 	}
@@ -142,7 +142,7 @@ func (s *lineScan) text(p *lineParser) ([]byte, bool) {
 
 // escaped takes a string with escapes, after its first quote. \u is left to
 // the strict decoder.
-func (s *lineScan) escaped(p *lineParser) ([]byte, bool) {
+func (s *lineScan) escaped(p *Parser) ([]byte, bool) {
 	from := len(p.scratch)
 	for {
 		n := bytes.IndexAny(s.b[s.at:], `"\`)
@@ -193,7 +193,7 @@ func plainText(b []byte) bool {
 }
 
 // base64 takes a string of base64.
-func (s *lineScan) base64(p *lineParser) ([]byte, bool) {
+func (s *lineScan) base64(p *Parser) ([]byte, bool) {
 	t, ok := s.text(p)
 	if !ok {
 		return nil, false
@@ -226,7 +226,7 @@ func (s *lineScan) number() (n int64, ok bool) {
 
 // plain parses the plain shapes: {"op":{"field":…,…}} with names as they are
 // documented, each once. It gives up on everything else.
-func (p *lineParser) plain(line []byte) (o lineOp, ok bool) {
+func (p *Parser) plain(line []byte) (o Op, ok bool) {
 	p.scratch = p.scratch[:0]
 	s := lineScan{b: line}
 	if !s.token('{') {
@@ -247,18 +247,18 @@ func (p *lineParser) plain(line []byte) (o lineOp, ok bool) {
 	}
 }
 
-func (o *lineOp) setKind(name []byte) bool {
+func (o *Op) setKind(name []byte) bool {
 	switch string(name) {
 	case "put":
-		o.op = kvstore.OpPut
+		o.Op = kvstore.OpPut
 	case "get":
-		o.op = 0
+		o.Op = 0
 	case "delete":
-		o.op = kvstore.OpDelete
+		o.Op = kvstore.OpDelete
 	case "append":
-		o.op = kvstore.OpAppend
+		o.Op = kvstore.OpAppend
 	case "incr":
-		o.op = kvstore.OpIncr
+		o.Op = kvstore.OpIncr
 	default:
 		return false
 	}
@@ -267,45 +267,45 @@ func (o *lineOp) setKind(name []byte) bool {
 
 // plainField takes the value of a field that the operation has and that was
 // not there before.
-func (o *lineOp) plainField(p *lineParser, s *lineScan, name []byte) (ok bool) {
-	value := o.op == kvstore.OpPut || o.op == kvstore.OpAppend
+func (o *Op) plainField(p *Parser, s *lineScan, name []byte) (ok bool) {
+	value := o.Op == kvstore.OpPut || o.Op == kvstore.OpAppend
 	switch string(name) {
 	case "key":
 		if o.hasKey {
 			return false
 		}
 		o.hasKey = true
-		o.key, ok = s.text(p)
+		o.Key, ok = s.text(p)
 	case "key_base64":
 		if o.hasKey {
 			return false
 		}
 		o.hasKey = true
-		o.key, ok = s.base64(p)
+		o.Key, ok = s.base64(p)
 	case "value":
 		if o.hasOperand || !value {
 			return false
 		}
 		o.hasOperand = true
-		o.value, ok = s.text(p)
+		o.Value, ok = s.text(p)
 	case "value_base64":
 		if o.hasOperand || !value {
 			return false
 		}
 		o.hasOperand = true
-		o.value, ok = s.base64(p)
+		o.Value, ok = s.base64(p)
 	case "delta":
-		if o.hasOperand || o.op != kvstore.OpIncr {
+		if o.hasOperand || o.Op != kvstore.OpIncr {
 			return false
 		}
 		o.hasOperand = true
-		o.delta, ok = s.number()
+		o.Delta, ok = s.number()
 	case "if_revision":
-		if o.conditional || o.op == 0 {
+		if o.Conditional || o.Op == 0 {
 			return false
 		}
-		o.conditional = true
-		o.ifRevision, ok = s.revision()
+		o.Conditional = true
+		o.IfRevision, ok = s.revision()
 	}
 	return ok
 }

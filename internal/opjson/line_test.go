@@ -1,4 +1,4 @@
-package httpapi
+package opjson
 
 import (
 	"errors"
@@ -65,9 +65,9 @@ var lineTable = []struct {
 func TestBatchLines(t *testing.T) {
 	for _, c := range lineTable {
 		t.Run(c.name, func(t *testing.T) {
-			var p lineParser
-			_, err := p.parse([]byte(c.line), 100)
-			if stops := errors.Is(err, errNotJSON); stops != c.stops {
+			var p Parser
+			_, err := p.Parse([]byte(c.line), 100)
+			if stops := errors.Is(err, ErrNotJSON); stops != c.stops {
 				t.Errorf("ends the batch: %v, want %v", stops, c.stops)
 			}
 			if c.code == "" {
@@ -86,28 +86,28 @@ func TestBatchLines(t *testing.T) {
 
 // The fields arrive as they were given, by either way of parsing.
 func TestBatchLineFields(t *testing.T) {
-	for line, want := range map[string]lineOp{
-		`{"put":{"key":"a\n","value":"ä\"","if_revision":7}}`:         {op: kvstore.OpPut, key: []byte("a\n"), value: []byte("ä\""), ifRevision: 7, conditional: true, hasOperand: true},
-		`{"put":{"key_base64":"/w==","value_base64":"AAE="}}`:         {op: kvstore.OpPut, key: []byte{0xff}, value: []byte{0, 1}, hasOperand: true},
-		`{"append":{"key":"a","value":"\u00e4","return":"previous"}}`: {op: kvstore.OpAppend, key: []byte("a"), value: []byte("ä"), hasOperand: true, previous: true},
-		`{"incr":{"key":"a","delta":-12}}`:                            {op: kvstore.OpIncr, key: []byte("a"), delta: -12, hasOperand: true},
-		`{"get":{"key":"a","revision":9}}`:                            {key: []byte("a"), revision: 9},
-		`{"delete":{"key":"a"}}`:                                      {op: kvstore.OpDelete, key: []byte("a")},
+	for line, want := range map[string]Op{
+		`{"put":{"key":"a\n","value":"ä\"","if_revision":7}}`:         {Op: kvstore.OpPut, Key: []byte("a\n"), Value: []byte("ä\""), IfRevision: 7, Conditional: true, hasOperand: true},
+		`{"put":{"key_base64":"/w==","value_base64":"AAE="}}`:         {Op: kvstore.OpPut, Key: []byte{0xff}, Value: []byte{0, 1}, hasOperand: true},
+		`{"append":{"key":"a","value":"\u00e4","return":"previous"}}`: {Op: kvstore.OpAppend, Key: []byte("a"), Value: []byte("ä"), hasOperand: true, Previous: true},
+		`{"incr":{"key":"a","delta":-12}}`:                            {Op: kvstore.OpIncr, Key: []byte("a"), Delta: -12, hasOperand: true},
+		`{"get":{"key":"a","revision":9}}`:                            {Key: []byte("a"), Revision: 9},
+		`{"delete":{"key":"a"}}`:                                      {Op: kvstore.OpDelete, Key: []byte("a")},
 	} {
-		var p lineParser
-		got, err := p.parse([]byte(line), 100)
+		var p Parser
+		got, err := p.Parse([]byte(line), 100)
 		if want.hasKey = true; err != nil || !sameOp(got, want) {
 			t.Errorf("%s: %+v %v, want %+v", line, got, err, want)
 		}
 	}
 }
 
-func sameOp(a, b lineOp) bool {
-	if string(a.key) != string(b.key) || string(a.value) != string(b.value) {
+func sameOp(a, b Op) bool {
+	if string(a.Key) != string(b.Key) || string(a.Value) != string(b.Value) {
 		return false
 	}
-	return a.op == b.op && a.delta == b.delta && a.revision == b.revision && a.ifRevision == b.ifRevision &&
-		a.conditional == b.conditional && a.previous == b.previous && a.hasKey == b.hasKey && a.hasOperand == b.hasOperand
+	return a.Op == b.Op && a.Delta == b.Delta && a.Revision == b.Revision && a.IfRevision == b.IfRevision &&
+		a.Conditional == b.Conditional && a.Previous == b.Previous && a.hasKey == b.hasKey && a.hasOperand == b.hasOperand
 }
 
 // The shapes that bulk loads send take the fast way; otherwise it would be of
@@ -117,14 +117,14 @@ func TestCommonLinesAreParsedFast(t *testing.T) {
 		`{"put":{"key":"a","value":"x"}}`, `{"put": {"key": "a", "value": "a \"quoted\" word\n"}}`, `{"put":{"key":"ä","value_base64":"AAE="}}`,
 		`{"delete":{"key":"a","if_revision":12}}`, `{"incr":{"key":"a","delta":-5}}`, `{"get":{"key":"a"}}`, `{"append":{"key":"a","value":"x"}}`,
 	} {
-		var p lineParser
+		var p Parser
 		if _, ok := p.plain([]byte(line)); !ok {
 			t.Errorf("%s goes to the slow decoder", line)
 		}
 	}
-	var p lineParser
+	var p Parser
 	line := []byte(`{"put":{"key":"a key","value":"` + strings.Repeat("v", 256) + `"}}`)
-	if n := testing.AllocsPerRun(100, func() { _, _ = p.parse(line, 1000) }); n > 0 {
+	if n := testing.AllocsPerRun(100, func() { _, _ = p.Parse(line, 1000) }); n > 0 {
 		t.Errorf("a line allocates %v times", n)
 	}
 }
@@ -136,7 +136,7 @@ func FuzzBatchLine(f *testing.F) {
 		f.Add(c.line)
 	}
 	f.Fuzz(func(t *testing.T, line string) {
-		var p lineParser
+		var p Parser
 		strict, err := strictLine([]byte(line))
 		fast, ok := p.plain([]byte(line))
 		if ok && (err != nil || !sameOp(fast, strict)) {
@@ -146,12 +146,12 @@ func FuzzBatchLine(f *testing.F) {
 }
 
 func BenchmarkBatchLine(b *testing.B) {
-	var p lineParser
+	var p Parser
 	line := []byte(`{"put":{"key":"bench/key-00000001","value":"` + strings.Repeat("v", 256) + `"}}`)
 	b.ReportAllocs()
 	b.SetBytes(int64(len(line)))
 	for b.Loop() {
-		if _, err := p.parse(line, 1000); err != nil {
+		if _, err := p.Parse(line, 1000); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,4 +1,4 @@
-package httpapi
+package opjson
 
 import (
 	"encoding/base64"
@@ -64,33 +64,33 @@ type getLine struct {
 }
 
 // strictLine parses a line by the rules for documents.
-func strictLine(line []byte) (lineOp, error) {
+func strictLine(line []byte) (Op, error) {
 	if err := parsable(line); err != nil {
-		return lineOp{}, err
+		return Op{}, err
 	}
 	if at := loneSurrogate(line); at >= 0 {
-		return lineOp{}, badRequest("the line has half a surrogate pair at byte %d, which is no text; give the bytes as \"key_base64\" or \"value_base64\"", at)
+		return Op{}, badRequest("the line has half a surrogate pair at byte %d, which is no text; give the bytes as \"key_base64\" or \"value_base64\"", at)
 	}
 	var doc lineDoc
-	if err := decodeDocument(line, &doc); err != nil {
-		return lineOp{}, ofLine(err)
+	if err := Decode(line, &doc); err != nil {
+		return Op{}, ofLine(err)
 	}
 	if doc.IdempotencyKey != nil {
-		return lineOp{}, notOffered("idempotency_key")
+		return Op{}, notOffered("idempotency_key")
 	}
 	return doc.operation()
 }
 
-// parsable refuses what is no JSON text with errNotJSON.
+// parsable refuses what is no JSON text with ErrNotJSON.
 func parsable(line []byte) error {
 	if !utf8.Valid(line) {
-		return errors.Join(badRequest("the line is no valid UTF-8; bytes that are no text go into \"key_base64\" and \"value_base64\""), errNotJSON)
+		return errors.Join(badRequest("the line is no valid UTF-8; bytes that are no text go into \"key_base64\" and \"value_base64\""), ErrNotJSON)
 	}
 	if json.Valid(line) {
 		return nil
 	}
 	var any json.RawMessage
-	return errors.Join(ofLine(syntaxError(json.Unmarshal(line, &any), len(line))), errNotJSON)
+	return errors.Join(ofLine(syntaxError(json.Unmarshal(line, &any), len(line))), ErrNotJSON)
 }
 
 // ofLine makes an error about a body one about a line.
@@ -144,7 +144,7 @@ func notOffered(field string) error {
 }
 
 // operation is the one that the document names.
-func (d *lineDoc) operation() (o lineOp, err error) {
+func (d *lineDoc) operation() (o Op, err error) {
 	named := 0
 	for _, is := range [...]bool{d.Put != nil, d.Get != nil, d.Delete != nil, d.Append != nil, d.Incr != nil} {
 		if is {
@@ -156,16 +156,16 @@ func (d *lineDoc) operation() (o lineOp, err error) {
 	}
 	switch {
 	case d.Put != nil:
-		o.op = kvstore.OpPut
+		o.Op = kvstore.OpPut
 		err = d.Put.into(&o)
 	case d.Append != nil:
-		o.op = kvstore.OpAppend
+		o.Op = kvstore.OpAppend
 		err = d.Append.into(&o)
 	case d.Incr != nil:
-		o.op = kvstore.OpIncr
+		o.Op = kvstore.OpIncr
 		err = d.Incr.into(&o)
 	case d.Delete != nil:
-		o.op = kvstore.OpDelete
+		o.Op = kvstore.OpDelete
 		err = errors.Join(d.Delete.keyLine.into(&o), d.Delete.changeLine.into(&o))
 	default:
 		err = d.Get.into(&o)
@@ -182,39 +182,39 @@ func firstOf(err error) error {
 	return err
 }
 
-func (l *putLine) into(o *lineOp) error {
+func (l *putLine) into(o *Op) error {
 	err := errors.Join(l.laterLine.refuse(), l.keyLine.into(o), l.changeLine.into(o))
 	if err != nil {
 		return err
 	}
-	o.value, o.hasOperand, err = eitherForm("value", l.Value, l.ValueBase64)
+	o.Value, o.hasOperand, err = eitherForm("value", l.Value, l.ValueBase64)
 	return err
 }
 
-func (l *incrLine) into(o *lineOp) error {
+func (l *incrLine) into(o *Op) error {
 	if l.Delta != nil {
-		o.delta, o.hasOperand = *l.Delta, true
+		o.Delta, o.hasOperand = *l.Delta, true
 	}
 	return errors.Join(l.laterLine.refuse(), l.keyLine.into(o), l.changeLine.into(o))
 }
 
-func (l *getLine) into(o *lineOp) error {
+func (l *getLine) into(o *Op) error {
 	if l.Revision != nil {
-		if o.revision = *l.Revision; o.revision == 0 || o.revision > maxSafeInteger {
+		if o.Revision = *l.Revision; o.Revision == 0 || o.Revision > maxSafeInteger {
 			return badRequest("\"revision\" is a number from 1 to %d", uint64(maxSafeInteger))
 		}
 	}
 	return l.keyLine.into(o)
 }
 
-func (l *keyLine) into(o *lineOp) (err error) {
-	o.key, o.hasKey, err = eitherForm("key", l.Key, l.KeyBase64)
+func (l *keyLine) into(o *Op) (err error) {
+	o.Key, o.hasKey, err = eitherForm("key", l.Key, l.KeyBase64)
 	return err
 }
 
-func (l *changeLine) into(o *lineOp) error {
+func (l *changeLine) into(o *Op) error {
 	if l.IfRevision != nil {
-		if o.ifRevision, o.conditional = *l.IfRevision, true; o.ifRevision > maxSafeInteger {
+		if o.IfRevision, o.Conditional = *l.IfRevision, true; o.IfRevision > maxSafeInteger {
 			return badRequest("\"if_revision\" is a number from 0 to %d", uint64(maxSafeInteger))
 		}
 	}
@@ -222,7 +222,7 @@ func (l *changeLine) into(o *lineOp) error {
 		if *l.Return != "previous" {
 			return badRequest("\"return\" takes \"previous\", not %.40q", *l.Return)
 		}
-		o.previous = true
+		o.Previous = true
 	}
 	return nil
 }
