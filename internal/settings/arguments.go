@@ -35,22 +35,30 @@ func NormaliseArguments(args []string) []string {
 	return out
 }
 
-// bareValue returns what the flag's name alone stands for, "" where it needs a
-// value, and whether there is such a flag.
+// bareValue returns what the flag's name alone stands for ("" if it needs a
+// value), and whether there is such a flag.
 func bareValue(name string) (bare string, ok bool) {
 	if row := settingNamed(name); row != nil {
 		return row.bare, true
 	}
-	if f := foreignNamed(name); f != nil {
-		return f.bare, true
+	if a := aliasNamed(name); a != nil {
+		return a.bare, true
+	}
+	if i := ignoredNamed(name); i != nil {
+		return i.bare, true
+	}
+	if refusedNamed(name) != nil {
+		return "true", true
 	}
 	return "", false
 }
 
-// takes reports whether the argument after the bare flag is its value. That of
-// a switch is known by its form, since a subcommand may follow.
+// takes reports whether the argument after the bare flag is its value. The
+// value of a switch is recognized by its form, since a subcommand may follow. A
+// refused name may or may not have taken a value in etcd; any is swallowed, so
+// that the error is about the flag and not about a stray argument.
 func takes(name, next string) bool {
-	if name == "join" {
+	if name == "join" || refusedNamed(name) != nil {
 		return !strings.HasPrefix(next, "-")
 	}
 	_, err := parseSwitch(next)

@@ -65,10 +65,7 @@ func variables(environ []string) map[string]string {
 
 // isSecret reports whether the setting, by any of its names, is a secret.
 func isSecret(name string) bool {
-	if f := foreignNamed(name); f != nil {
-		name = f.setting
-	}
-	row := settingNamed(name)
+	row := settingNamed(canonical(name))
 	return row != nil && row.secret
 }
 

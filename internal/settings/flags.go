@@ -3,7 +3,6 @@ package settings
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/spf13/pflag"
 )
@@ -11,18 +10,22 @@ import (
 // configFile is the setting that names the file with the others.
 const configFile = "config-file"
 
-// AddFlags makes a flag of each setting. Other names of settings are flags
-// that the help does not show.
+// AddFlags makes a flag of each setting. The other known names become flags too,
+// hidden from the help: an unknown flag stops pflag at once, whereas Resolve
+// reports every problem of a command line together.
 func AddFlags(flags *pflag.FlagSet) {
 	for i := range table {
 		row := &table[i]
 		flags.Var(&flagValue{kind: row.kind, text: row.def}, row.name, row.help)
 		flags.Lookup(row.name).NoOptDefVal = row.bare
 	}
-	for _, f := range slices.Concat(alsoNamed, without) {
-		flags.Var(&flagValue{kind: "text"}, f.name, "see docs/configuration.md")
-		flags.Lookup(f.name).NoOptDefVal = f.bare
-		flags.Lookup(f.name).Hidden = true
+	for _, name := range allNames() {
+		if settingNamed(name) != nil {
+			continue
+		}
+		flags.Var(&flagValue{kind: "text"}, name, "see docs/configuration.md")
+		flags.Lookup(name).NoOptDefVal, _ = bareValue(name)
+		flags.Lookup(name).Hidden = true
 	}
 	flags.SortFlags = false
 }

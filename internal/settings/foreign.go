@@ -1,7 +1,6 @@
 package settings
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -9,30 +8,31 @@ import (
 	"strings"
 )
 
-// foreign is a name that is accepted beside those of the table, mostly one of
-// etcd's flags. It is one of three things: another name of a setting with the
-// same meaning; something that has no effect here and harms nobody, for the
-// values in harmless; or something that kvd would not do, which is refused
-// rather than overlooked. The last two say why, and how kvd does it.
-type foreign struct {
+// This file and refused.go hold the names that kvd accepts or answers for
+// beside those of the settings table, almost all of them etcd's. Each name is
+// one of three things:
+//
+//   - an alias, which means the same as a setting;
+//   - an ignored name, which changes nothing here and harms nobody. Only names
+//     that kubeadm, Kubespray or common unit files pass are on this list, so
+//     that those start without edits;
+//   - a refused name, which is an error that gives the reason. Accepting it
+//     silently would let an operator believe that it works.
+//
+// etcd's file uses the same names, and so do KVD_ environment variables, so
+// all three origins are judged here, in Layer.translate.
+
+// alias is another name of a setting.
+type alias struct {
 	name    string
 	setting string
-	// convert turns the text into that of the setting, nil for the same text;
-	// "" says that the text is etcd's way of leaving the setting alone.
-	convert  func(text string) (string, error)
-	bare     string
-	harmless []string // values; "*" for all of them
-	why      string
+	// convert turns the text into the setting's form. A nil convert keeps the
+	// text; a result of "" leaves the setting alone.
+	convert func(text string) (string, error)
+	bare    string // what the name alone stands for; "" if it needs a value
 }
 
-var (
-	anything = []string{"*"}
-	no       = []string{"false"}
-	either   = []string{"true", "false"}
-)
-
-// alsoNamed has the other names of settings.
-var alsoNamed = []foreign{
+var aliases = []alias{
 	{name: "initial-cluster", setting: "cluster"},
 	{name: "initial-cluster-state", setting: "join", convert: clusterState},
 	{name: "initial-cluster-token", setting: "cluster-token"},
@@ -54,197 +54,169 @@ var alsoNamed = []foreign{
 	{name: "catch-up-bytes", setting: "snapshot-catch-up-bytes"},
 }
 
-// without has etcd's flags that nothing here corresponds to.
-var without = slices.Concat(withoutStore, withoutCluster, withoutTLS, withoutWatching)
-
-var withoutStore = []foreign{
-	{name: "snapshot-count", harmless: anything, why: "the log is bounded by bytes, not entries: --snapshot-checkpoint-bytes"},
-	{name: "snapshot-catchup-entries", harmless: anything, why: "the log for members that lag is bounded by bytes: --snapshot-catch-up-bytes"},
-	{name: "max-snapshots", harmless: anything, why: "files that are no longer needed are removed"},
-	{name: "max-wals", harmless: anything, why: "files that are no longer needed are removed"},
-	{name: "max-txn-ops", harmless: anything, why: "the limit of a transaction is one of the cluster's, not of a node's flags"},
-	{name: "wal-dir", why: "the log is in --data-dir, together with what it belongs to; mount the faster disk there"},
-	{name: "unsafe-no-fsync", bare: "true", harmless: no, why: "an acknowledged write is always on the disks of a majority"},
-	{name: "auto-compaction-mode", harmless: anything, why: "history is bounded by its size, all the time"},
-	{name: "auto-compaction-retention", harmless: anything, why: "history is bounded by its size, all the time"},
-	{name: "compaction-batch-limit", harmless: anything, why: "removing history has a fixed share of the work"},
-	{name: "compaction-sleep-interval", harmless: anything, why: "removing history has a fixed share of the work"},
-	{name: "backend-batch-interval", harmless: anything, why: "there is no bbolt"},
-	{name: "backend-batch-limit", harmless: anything, why: "there is no bbolt"},
-	{name: "backend-bbolt-freelist-type", harmless: anything, why: "there is no bbolt"},
-	{name: "bootstrap-defrag-threshold-megabytes", harmless: anything, why: "there is no bbolt to defragment"},
-	{name: "memory-mlock", bare: "true", harmless: no, why: "memory is not locked; give the service no swap (MemorySwapMax=0)"},
-	{name: "enable-v2", bare: "true", harmless: no, why: "etcd's v2 API is not served"},
-	{name: "v2-deprecation", harmless: anything, why: "etcd's v2 API is not served"},
+// ignored is a name of etcd's that has no effect in kvd.
+type ignored struct {
+	name   string
+	bare   string   // as in alias; a name with one is a switch, ignored both on and off
+	values []string // the values of other names that change nothing; nil for any
+	reason string
 }
 
-var withoutCluster = []foreign{
-	{name: "strict-reconfig-check", bare: "true", harmless: either, why: "changes of the membership are always checked"},
-	{name: "pre-vote", bare: "true", harmless: []string{"true"}, why: "a member always asks the others before it stands for election"},
-	{name: "initial-election-tick-advance", bare: "true", harmless: either, why: "the first election follows rules of its own"},
-	{name: "max-learners", harmless: anything, why: "learners become voters by themselves"},
-	{name: "force-new-cluster", bare: "true", harmless: no, why: "kvd recover DIR makes a new cluster of what a lost quorum left, and asks first"},
-	{name: "discovery", why: "there is no discovery service; list the members with --cluster, or ask one with --join URL"},
-	{name: "discovery-token", why: "there is no discovery service; list the members with --cluster, or ask one with --join URL"},
-	{name: "discovery-endpoints", why: "there is no discovery service; list the members with --cluster, or ask one with --join URL"},
-	{name: "discovery-srv", why: "members are not looked up in DNS; list them with --cluster, or ask one with --join URL"},
-	{name: "discovery-srv-name", why: "members are not looked up in DNS; list them with --cluster, or ask one with --join URL"},
-	{name: "discovery-proxy", why: "there is no discovery service"},
-	{name: "discovery-fallback", harmless: anything, why: "there is no discovery service"},
-	{name: "discovery-dial-timeout", harmless: anything, why: "there is no discovery service"},
-	{name: "discovery-request-timeout", harmless: anything, why: "there is no discovery service"},
-	{name: "discovery-keepalive-time", harmless: anything, why: "there is no discovery service"},
-	{name: "discovery-keepalive-timeout", harmless: anything, why: "there is no discovery service"},
-	{name: "discovery-insecure-transport", bare: "true", harmless: either, why: "there is no discovery service"},
-	{name: "discovery-insecure-skip-tls-verify", bare: "true", harmless: either, why: "there is no discovery service"},
-	{name: "discovery-cert", harmless: anything, why: "there is no discovery service"},
-	{name: "discovery-key", harmless: anything, why: "there is no discovery service"},
-	{name: "discovery-cacert", harmless: anything, why: "there is no discovery service"},
-	{name: "discovery-user", harmless: anything, why: "there is no discovery service"},
-	{name: "discovery-password", harmless: anything, why: "there is no discovery service"},
-	{name: "proxy", harmless: []string{"off"}, why: "every node serves every request; there is no proxy mode"},
-	{name: "proxy-failure-wait", harmless: anything, why: "there is no proxy mode"},
-	{name: "proxy-refresh-interval", harmless: anything, why: "there is no proxy mode"},
-	{name: "proxy-dial-timeout", harmless: anything, why: "there is no proxy mode"},
-	{name: "proxy-write-timeout", harmless: anything, why: "there is no proxy mode"},
-	{name: "proxy-read-timeout", harmless: anything, why: "there is no proxy mode"},
-	{name: "raft-read-timeout", harmless: anything, why: "connections of members have fixed deadlines"},
-	{name: "raft-write-timeout", harmless: anything, why: "connections of members have fixed deadlines"},
+// ignoredNames lists what deployments of etcd really pass:
+//
+//   - kubeadm's static pod (cmd/kubeadm/app/phases/etcd/local.go), including
+//     the experimental names it used before Kubernetes 1.34;
+//   - Kubespray's etcd.env, which still says ETCD_PROXY=off;
+//   - the command lines in etcd's documentation and the unit files derived
+//     from them.
+//
+// etcd's own contrib/systemd unit sets only the name and the data directory.
+var ignoredNames = []ignored{
+	{name: "snapshot-count", reason: "the log is bounded in bytes, not entries (--snapshot-checkpoint-bytes)"},
+	{name: "max-snapshots", reason: "kvd removes files that it no longer needs"},
+	{name: "max-wals", reason: "kvd removes files that it no longer needs"},
+	{name: "auto-compaction-mode", reason: "history is compacted continuously, by age, count and size"},
+	{name: "auto-compaction-retention", reason: "history is compacted continuously, by age, count and size"},
+	{name: "strict-reconfig-check", bare: "true", reason: "membership changes are always checked"},
+	{name: "peer-client-cert-auth", bare: "true", reason: "members with TLS always verify each other's certificates"},
+	{name: "feature-gates", values: []string{"InitialCorruptCheck=true"}, reason: "kvd always checks its data at startup and has no other feature gates"},
+	{name: "experimental-initial-corrupt-check", bare: "true", reason: "kvd always checks its data at startup"},
+	{name: "watch-progress-notify-interval", reason: "kvd does not serve etcd's watch API"},
+	{name: "experimental-watch-progress-notify-interval", reason: "kvd does not serve etcd's watch API"},
+	{name: "metrics", values: []string{"basic", "extensive"}, reason: "kvd always serves all metrics"},
+	{name: "proxy", values: []string{"off"}, reason: "every node serves every request; there is no proxy mode"},
+	{name: "logger", values: []string{"zap"}, reason: "zap is the only logger"},
+	{name: "log-outputs", values: []string{"default", "stderr"}, reason: "the log goes to standard error; redirect it with the service manager"},
 }
 
-var withoutTLS = []foreign{
-	{name: "auto-tls", bare: "true", harmless: no, why: "a certificate that nobody can check protects from nobody; kvd cert init makes one with a CA, for --tls-cert-file"},
-	{name: "peer-auto-tls", bare: "true", harmless: no, why: "a certificate that nobody can check protects from nobody; kvd cert init makes one with a CA, for --peer-cert-file"},
-	{name: "self-signed-cert-validity", harmless: anything, why: "no certificate is made at the start"},
-	{name: "peer-client-cert-auth", bare: "true", harmless: either, why: "members with TLS always check each other's certificates"},
-	{name: "peer-skip-client-san-verification", bare: "true", harmless: no, why: "a member's certificate must name the member"},
-	{name: "peer-cert-allowed-cn", why: "a member's certificate must name the host of its peer URL, and one name for all would take that away; let --peer-ca-file sign for members only"},
-	{name: "peer-cert-allowed-hostname", why: "a member's certificate must name the host of its peer URL, and one name for all would take that away; let --peer-ca-file sign for members only"},
-	{name: "client-cert-allowed-hostname", why: "clients are judged by --tls-ca-file only; let it sign for those that may come in"},
-	{name: "client-cert-file", harmless: anything, why: "a node is no client of itself"},
-	{name: "client-key-file", harmless: anything, why: "a node is no client of itself"},
-	{name: "peer-client-cert-file", why: "members serve and call with the same certificate, --peer-cert-file; it needs both usages"},
-	{name: "peer-client-key-file", why: "members serve and call with the same key, --peer-key-file"},
-	{name: "cipher-suites", why: "the suites are those that Go holds to be safe; with --tls-min-version 1.3 there is nothing to choose"},
-	{name: "tls-max-version", harmless: []string{"TLS1.3", "1.3"}, why: "the newest version is always offered"},
-	{name: "auth-token", harmless: []string{"simple"}, why: "there are no users and passwords; use certificates of clients (--tls-ca-file)"},
-	{name: "auth-token-ttl", harmless: anything, why: "there are no users and passwords"},
-	{name: "bcrypt-cost", harmless: anything, why: "there are no users and passwords"},
-	{name: "cors", why: "pages of other origins are never let in"},
-	{name: "host-whitelist", why: "a list of host names is not kept"},
-}
-
-var withoutWatching = []foreign{
-	{name: "logger", harmless: []string{"zap"}, why: "zap is the only logger"},
-	{name: "log-outputs", harmless: []string{"default", "stderr"}, why: "the log goes to standard error; let the service manager direct it"},
-	{name: "enable-log-rotation", bare: "true", harmless: no, why: "the log goes to standard error; let the service manager rotate it"},
-	{name: "log-rotation-config-json", harmless: anything, why: "the log goes to standard error; let the service manager rotate it"},
-	{name: "metrics", harmless: []string{"basic", "extensive"}, why: "all metrics are served always"},
-	{name: "enable-distributed-tracing", bare: "true", harmless: no, why: "traces are not sent"},
-	{name: "distributed-tracing-address", harmless: anything, why: "traces are not sent"},
-	{name: "distributed-tracing-service-name", harmless: anything, why: "traces are not sent"},
-	{name: "distributed-tracing-instance-id", harmless: anything, why: "traces are not sent"},
-	{name: "distributed-tracing-sampling-rate", harmless: anything, why: "traces are not sent"},
-	{name: "corrupt-check-time", harmless: anything, why: "members compare their state all the time"},
-	{name: "compact-hash-check-time", harmless: anything, why: "members compare their state all the time"},
-	{name: "experimental-initial-corrupt-check", bare: "true", harmless: either, why: "data is always checked at the start"},
-	{name: "experimental-corrupt-check-time", harmless: anything, why: "members compare their state all the time"},
-	{name: "experimental-watch-progress-notify-interval", harmless: anything, why: "there is no such message"},
-	{name: "feature-gates", harmless: []string{"InitialCorruptCheck=true"}, why: "etcd's features have no switches here"},
-	{name: "watch-progress-notify-interval", harmless: anything, why: "there is no such message"},
-	{name: "warning-apply-duration", harmless: anything, why: "/metrics has the times"},
-	{name: "warning-unary-request-duration", harmless: anything, why: "/metrics has the times"},
-	{name: "downgrade-check-time", harmless: anything, why: "there is no downgrade of a cluster"},
-	{name: "listen-client-http-urls", why: "HTTP is all that is served, on --listen-client"},
-	{name: "enable-grpc-gateway", bare: "true", harmless: no, why: "etcd's API is not served"},
-	{name: "max-concurrent-streams", harmless: anything, why: "requests in work are bounded by --max-inflight"},
-	{name: "grpc-keepalive-min-time", harmless: anything, why: "there is no gRPC"},
-	{name: "grpc-keepalive-interval", harmless: anything, why: "there is no gRPC"},
-	{name: "grpc-keepalive-timeout", harmless: anything, why: "there is no gRPC"},
-	{name: "socket-reuse-port", bare: "true", harmless: no, why: "two processes on one port would share out its clients"},
-	{name: "socket-reuse-address", bare: "true", harmless: no, why: "the system's rule for addresses is left alone"},
-}
-
-// foreignNamed returns the foreign name's row, nil where there is none.
-func foreignNamed(name string) *foreign {
-	for _, list := range [][]foreign{alsoNamed, without} {
-		if i := slices.IndexFunc(list, func(f foreign) bool { return f.name == name }); i >= 0 {
+// find returns the element of list that has the name, or nil.
+func find[T any](list []T, name string, nameOf func(*T) string) *T {
+	for i := range list {
+		if nameOf(&list[i]) == name {
 			return &list[i]
 		}
 	}
 	return nil
 }
 
-// known reports whether the name is one of a setting, by any tradition.
-func known(name string) bool { return settingNamed(name) != nil || foreignNamed(name) != nil }
+func aliasNamed(name string) *alias {
+	return find(aliases, name, func(a *alias) string { return a.name })
+}
 
-// allNames has every name that is accepted, in the order of the tables.
-func allNames() []string {
+func ignoredNamed(name string) *ignored {
+	return find(ignoredNames, name, func(i *ignored) string { return i.name })
+}
+
+// canonical returns the name of the setting that name stands for, which is
+// name itself unless it is an alias.
+func canonical(name string) string {
+	if a := aliasNamed(name); a != nil {
+		return a.setting
+	}
+	return name
+}
+
+// known reports whether Layer.translate has an answer for the name.
+func known(name string) bool {
+	return settingNamed(name) != nil || aliasNamed(name) != nil || ignoredNamed(name) != nil || refusedNamed(name) != nil
+}
+
+// acceptedNames returns every name that can set something.
+func acceptedNames() []string {
 	var names []string
 	for i := range table {
 		names = append(names, table[i].name)
 	}
-	for _, f := range slices.Concat(alsoNamed, without) {
-		names = append(names, f.name)
+	for i := range aliases {
+		names = append(names, aliases[i].name)
 	}
 	return names
 }
 
-// translate brings a layer to the names of the table. It returns what was
-// accepted without effect, as sentences for the log.
+// allNames returns every known name, each once.
+func allNames() []string {
+	names := acceptedNames()
+	for i := range ignoredNames {
+		names = append(names, ignoredNames[i].name)
+	}
+	for i := range refusals {
+		names = append(names, refusals[i].names...)
+	}
+	return names
+}
+
+// translate returns the layer under the names of the settings table, and notes
+// for the log about what was accepted without effect. Refused and contradictory
+// names are added to p.
 func (l Layer) translate(p *problemList) (own Layer, notes []string) {
 	own = make(Layer)
 	for _, name := range slices.Sorted(maps.Keys(l)) {
 		g := l[name]
-		f := foreignNamed(name)
-		switch {
-		case f == nil:
-			own.merge(name, g, p)
-		case f.setting == "":
-			note, err := f.judge(g)
+		if i := ignoredNamed(name); i != nil {
+			note, err := i.judge(g)
 			if err != nil {
 				*p = append(*p, err)
 			} else {
 				notes = append(notes, note)
 			}
-		default:
-			text, err := f.translate(g.Text)
-			if err != nil {
-				p.add("%s: %w", describe(name, g.Origin), err)
-			} else if text != "" {
-				own.merge(f.setting, Given{Text: text, Origin: g.Origin}, p)
-			}
+			continue
+		}
+		if r := refusedNamed(name); r != nil {
+			*p = append(*p, r.refuse(name, g))
+			continue
+		}
+		text, err := aliasNamed(name).translate(g.Text)
+		if err != nil {
+			p.add("%s: %w", describe(name, g.Origin), err)
+		} else if text != "" || name == canonical(name) {
+			own.merge(canonical(name), Given{Text: text, Origin: g.Origin}, p)
 		}
 	}
 	return own, notes
 }
 
-// merge adds a setting that may be there already by another name.
+// merge adds a setting, which may be there already under another name. Two
+// names with the same text are accepted: generated configurations repeat
+// themselves.
 func (l Layer) merge(name string, g Given, p *problemList) {
 	if before, ok := l[name]; ok && before.Text != g.Text {
-		p.add("%s and %s both give --%s, and not the same; leave one out", before.Origin, g.Origin, name)
+		p.add("%s and %s both set --%s, to different values; remove one of them", before.Origin, g.Origin, name)
 		return
 	}
 	l[name] = g
 }
 
-func (f *foreign) translate(text string) (string, error) {
-	if f.convert == nil || text == "" {
+// translate returns the text in the form of the setting. A nil alias stands for
+// the setting's own name.
+func (a *alias) translate(text string) (string, error) {
+	if a == nil || a.convert == nil || text == "" {
 		return text, nil
 	}
-	return f.convert(text)
+	return a.convert(text)
 }
 
-// judge says what becomes of a value that nothing here corresponds to.
-func (f *foreign) judge(g Given) (note string, err error) {
+// judge returns a note if the value changes nothing, and an error if it asks
+// for something that kvd does not do.
+func (i *ignored) judge(g Given) (note string, err error) {
 	for part := range strings.SplitSeq(g.Text, ",") {
-		if !slices.Contains(f.harmless, "*") && !slices.Contains(f.harmless, strings.TrimSpace(part)) {
-			return "", fmt.Errorf("%s is not possible with %q: %s", describe(f.name, g.Origin), g.Text, f.why)
+		if !i.ignores(strings.TrimSpace(part)) {
+			return "", fmt.Errorf("%s: %q is not supported: %s", describe(i.name, g.Origin), g.Text, i.reason)
 		}
 	}
-	return fmt.Sprintf("%s has no effect: %s", describe(f.name, g.Origin), f.why), nil
+	return fmt.Sprintf("%s has no effect: %s", describe(i.name, g.Origin), i.reason), nil
 }
 
+// ignores reports whether the value changes nothing. A switch is read as etcd
+// reads it: Kubespray, written in Ansible, says "True".
+func (i *ignored) ignores(value string) bool {
+	if i.bare != "" {
+		_, err := strconv.ParseBool(value)
+		return err == nil
+	}
+	return i.values == nil || slices.Contains(i.values, value)
+}
+
+// clusterState: etcd's "existing" is raftexample's bare --join.
 func clusterState(text string) (string, error) {
 	switch text {
 	case "new":
@@ -252,15 +224,17 @@ func clusterState(text string) (string, error) {
 	case "existing":
 		return "true", nil
 	}
-	return "", fmt.Errorf("%q is none of new, existing", text)
+	return "", fmt.Errorf("%q is not one of new, existing", text)
 }
 
-// backendQuota: etcd's 0 is its default, and less than that no quota.
+// backendQuota: in etcd 0 means the default and a negative number no quota. A
+// text that is not a number may be one of kvd's sizes, and is left to its
+// parser.
 func backendQuota(text string) (string, error) {
 	n, err := strconv.ParseInt(text, 10, 64)
 	switch {
 	case err != nil:
-		return text, nil // one of kvd's sizes, perhaps
+		return text, nil
 	case n == 0:
 		return "", nil
 	case n < 0:
@@ -269,13 +243,14 @@ func backendQuota(text string) (string, error) {
 	return text, nil
 }
 
-// clientCertAuth: without the switch, etcd asks for certificates if there is a
-// CA to check them, as kvd does.
+// clientCertAuth: "false" leaves the setting alone rather than turning it off.
+// etcd verifies client certificates against a CA even without the switch, and so
+// does kvd's default.
 func clientCertAuth(text string) (string, error) {
 	on, err := strconv.ParseBool(text)
 	switch {
 	case err != nil:
-		return "", errors.New("it is neither true nor false")
+		return "", fmt.Errorf("%q is neither true nor false", text)
 	case on:
 		return "require", nil
 	}

@@ -13,7 +13,7 @@ const maxGuessed = 64
 func nearest(name string, form func(string) string) string {
 	name = strings.ToLower(strings.ReplaceAll(name, "_", "-"))
 	best, least := "", maxTypos+1
-	for _, candidate := range allNames() {
+	for _, candidate := range acceptedNames() {
 		if d := typos(name, candidate); d < least {
 			best, least = candidate, d
 		}

@@ -71,10 +71,9 @@ func TestProblemsNameTheirOrigin(t *testing.T) {
 		{file: "quota: 1GiB\n---\nquota: 2GiB\n", want: []string{"more than one document"}},
 		{file: "config-file: other\n", want: []string{"cannot name another"}},
 		{file: strings.Repeat("# long\n", 200_000), want: []string{"1048576 bytes"}},
+		{args: "--peer-client-cert-auth=maybe --feature-gates=Other=true", want: []string{`--peer-client-cert-auth: "maybe" is not supported`, `"Other=true" is not supported`}},
 		{args: "--config-file /nowhere/kvd.yaml", want: []string{"--config-file", "/nowhere/kvd.yaml"}},
-		{args: "--initial-cluster n1=http://a:1 --cluster http://b:1", want: []string{"both give --cluster"}},
-		{args: "--unsafe-no-fsync", want: []string{"--unsafe-no-fsync", "not possible", "disks of a majority"}},
-		{args: "--wal-dir /fast", want: []string{"--wal-dir", "--data-dir"}},
+		{args: "--initial-cluster n1=http://a:1 --cluster http://b:1", want: []string{"both set --cluster"}},
 		{env: "KVD_CLUSTER_TOKEN_FILE=/nowhere/token", want: []string{"KVD_CLUSTER_TOKEN_FILE", "/nowhere/token"}},
 		{env: "KVD_CLUSTER_TOKEN_FILE=/etc/hostname KVD_CLUSTER_TOKEN=x", want: []string{"KVD_CLUSTER_TOKEN_FILE", "KVD_CLUSTER_TOKEN both", "leave one out"}},
 		{env: "KVD_QUOTA_FILE=/etc/hostname", want: []string{"KVD_QUOTA_FILE"}},
@@ -118,7 +117,7 @@ func TestEtcdsCommandLine(t *testing.T) {
 		--listen-peer-urls http://127.0.0.1:2380 --initial-advertise-peer-urls http://127.0.0.1:2380
 		--initial-cluster n1=http://127.0.0.1:1380,n2=http://127.0.0.1:2380,n3=http://127.0.0.1:3380 --initial-cluster-token tkn
 		--initial-cluster-state new --heartbeat-interval 200 --election-timeout=2000 --quota-backend-bytes 8589934592 --snapshot-count 10000
-		--auto-compaction-retention 1 --max-request-bytes 1048576 --strict-reconfig-check --pre-vote=true --log-level info --logger zap --log-outputs stderr`, "", "")
+		--auto-compaction-retention 1 --max-request-bytes 1048576 --strict-reconfig-check --log-level info --logger zap --log-outputs stderr`, "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,8 +125,10 @@ func TestEtcdsCommandLine(t *testing.T) {
 		s.DataDir != "/var/lib/etcd" || s.ListenPeer != "http://127.0.0.1:2380" || s.ListenClient[0] != "http://127.0.0.1:2379" {
 		t.Errorf("%+v", s)
 	}
-	if len(s.Notes) < 5 {
-		t.Errorf("what has no effect is not told: %q", s.Notes)
+	for i, name := range []string{"auto-compaction-retention", "log-outputs", "logger", "snapshot-count", "strict-reconfig-check"} {
+		if i >= len(s.Notes) || !strings.HasPrefix(s.Notes[i], "--"+name+" has no effect: ") {
+			t.Errorf("no note about --%s: %q", name, s.Notes)
+		}
 	}
 }
 
@@ -177,6 +178,74 @@ func TestKubeadmsEtcd(t *testing.T) {
 	}
 }
 
+// TestKubespraysEtcd: the variables of Kubespray's etcd.env, under kvd's prefix.
+func TestKubespraysEtcd(t *testing.T) {
+	s, err := load(t, "", `KVD_DATA_DIR=/var/lib/etcd KVD_ADVERTISE_CLIENT_URLS=https://10.0.0.1:2379 KVD_INITIAL_ADVERTISE_PEER_URLS=https://10.0.0.1:2380
+		KVD_INITIAL_CLUSTER_STATE=new KVD_METRICS=basic KVD_LISTEN_CLIENT_URLS=https://10.0.0.1:2379,https://127.0.0.1:2379 KVD_ELECTION_TIMEOUT=5000
+		KVD_HEARTBEAT_INTERVAL=250 KVD_INITIAL_CLUSTER_TOKEN=k8s_etcd KVD_LISTEN_PEER_URLS=https://10.0.0.1:2380 KVD_NAME=etcd1 KVD_PROXY=off
+		KVD_INITIAL_CLUSTER=etcd1=https://10.0.0.1:2380 KVD_AUTO_COMPACTION_RETENTION=8 KVD_SNAPSHOT_COUNT=10000 KVD_TRUSTED_CA_FILE=ca.pem
+		KVD_CERT_FILE=m.pem KVD_KEY_FILE=m-key.pem KVD_CLIENT_CERT_AUTH=true KVD_PEER_TRUSTED_CA_FILE=ca.pem KVD_PEER_CERT_FILE=m.pem
+		KVD_PEER_KEY_FILE=m-key.pem KVD_PEER_CLIENT_CERT_AUTH=True`, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.ID != 1 || s.PeerKeyFile != "m-key.pem" || s.TLSClientAuth != "require" || s.Election.String() != "5s" || len(s.Notes) != 5 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestRefusedNames: every refused name is answered with its reason, on its own
+// and whatever its value, from each origin.
+func TestRefusedNames(t *testing.T) {
+	for _, r := range refusals {
+		for _, name := range r.names {
+			for _, from := range []struct{ args, env, file, origin string }{
+				{args: "--" + name},
+				{args: "--" + name + "=false"},
+				{args: "-" + name + " /some/path"},
+				{env: envName(name) + "=off", origin: " (from environment variable " + envName(name) + ")"},
+				{file: name + ": 0\n", origin: ":1)"},
+				{file: "{\"" + name + "\": true}", origin: ":1)"},
+			} {
+				_, err := load(t, from.args, from.env, from.file)
+				if err == nil {
+					t.Errorf("%+v: accepted", from)
+					continue
+				}
+				got := err.Error()
+				if !strings.HasPrefix(got, "--"+name) || !strings.Contains(got, from.origin+" is not supported: "+r.reason) {
+					t.Errorf("%+v: %v", from, err)
+				}
+				if hint := "; did you mean " + r.instead + "?"; (r.instead != "") != strings.HasSuffix(got, hint) {
+					t.Errorf("%+v: want the hint %q in %q", from, hint, got)
+				}
+			}
+		}
+	}
+}
+
+// TestRefusedWithOthers: a refused name does not hide other problems, and the
+// sections of etcd's file lead to it too.
+func TestRefusedWithOthers(t *testing.T) {
+	_, err := load(t, "--unsafe-no-fsync --wal-dir /fast --quota many", "KVD_CORS=*",
+		"peer-transport-security:\n  auto-tls: true\n  allowed-cn: member\nproxy: readonly\n")
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{
+		"--unsafe-no-fsync is not supported: an acknowledged write is always on the disks of a majority\n",
+		"--wal-dir is not supported: the log stays in the data directory, with the state that it belongs to; did you mean --data-dir?",
+		"--cors (from environment variable KVD_CORS) is not supported",
+		"kvd.yaml:2) is not supported: " + ownCertificate + "; did you mean --peer-cert-file?",
+		"--peer-cert-allowed-cn (from ", `"readonly" is not supported: every node serves every request`,
+		`"many"`,
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in\n%v", want, err)
+		}
+	}
+}
+
 // TestJSONFile: JSON is YAML too, also with the tabs that YAML itself refuses.
 func TestJSONFile(t *testing.T) {
 	s, err := load(t, "", "", `{
@@ -196,14 +265,24 @@ func TestNamesAreUnique(t *testing.T) {
 		}
 		seen[name] = true
 	}
-	for _, f := range alsoNamed {
-		if settingNamed(f.setting) == nil {
-			t.Errorf("%s stands for %s, which is no setting", f.name, f.setting)
+	for _, a := range aliases {
+		if settingNamed(a.setting) == nil {
+			t.Errorf("%s stands for %s, which is not a setting", a.name, a.setting)
 		}
 	}
-	for _, f := range without {
-		if f.why == "" {
-			t.Errorf("%s has no reason", f.name)
+	for _, i := range ignoredNames {
+		if i.reason == "" {
+			t.Errorf("%s has no reason", i.name)
+		}
+	}
+	for _, r := range refusals {
+		if r.reason == "" || len(r.names) == 0 {
+			t.Errorf("%v is refused without a reason", r.names)
+		}
+		for word := range strings.FieldsSeq(r.instead) {
+			if name, ok := strings.CutPrefix(word, "--"); ok && settingNamed(name) == nil {
+				t.Errorf("%v: --%s is not a setting", r.names, name)
+			}
 		}
 	}
 }

@@ -22,16 +22,20 @@ func Reference() string {
 		}
 		fmt.Fprintf(&t, "| `%s` | %s | %s | %s | %s | %s |\n", row.name, variable, cell(row.kind), cell(def), cell(row.otherNames()), cell(row.help))
 	}
-	t.WriteString("\n### Flags of etcd that have no setting\n\nThey are accepted with the values named, and have no effect then; any other value is refused with the reason.\n\n| flag | accepted | how it is with kvd |\n|---|---|---|\n")
-	for _, f := range without {
-		values := strings.Join(f.harmless, ", ")
-		switch values {
-		case "":
-			values = "never"
-		case "*":
-			values = "any value"
+	t.WriteString("\n### Flags of etcd that have no effect\n\nkvd accepts these with the values listed and refuses any other value.\n\n| flag | accepted | reason |\n|---|---|---|\n")
+	for _, i := range ignoredNames {
+		values := "any value"
+		switch {
+		case i.bare != "":
+			values = "true, false"
+		case i.values != nil:
+			values = strings.Join(i.values, ", ")
 		}
-		fmt.Fprintf(&t, "| `%s` | %s | %s |\n", f.name, cell(values), cell(f.why))
+		fmt.Fprintf(&t, "| `%s` | %s | %s |\n", i.name, cell(values), cell(i.reason))
+	}
+	t.WriteString("\n### Flags of etcd that are refused\n\n| flag | reason | instead |\n|---|---|---|\n")
+	for _, r := range refusals {
+		fmt.Fprintf(&t, "| `%s` | %s | %s |\n", strings.Join(r.names, "`, `"), cell(r.reason), cell(r.instead))
 	}
 	return t.String()
 }
@@ -41,9 +45,9 @@ func cell(text string) string { return strings.ReplaceAll(text, "|", `\|`) }
 // otherNames lists the names by which the setting is also known.
 func (s *setting) otherNames() string {
 	var names []string
-	for _, f := range alsoNamed {
-		if f.setting == s.name {
-			names = append(names, "`"+f.name+"`")
+	for _, a := range aliases {
+		if a.setting == s.name {
+			names = append(names, "`"+a.name+"`")
 		}
 	}
 	return strings.Join(names, ", ")
