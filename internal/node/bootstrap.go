@@ -29,7 +29,7 @@ const askPause = 200 * time.Millisecond
 // exists, the cluster has to commit, without this node's vote, that the
 // member belongs to this directory (its nonce); another directory of the same
 // member was there first, and is refused.
-func (n *Node) findPlace(ctx context.Context, dir *raftnode.Directory) (*raftnode.Node, error) {
+func (n *Node) findPlace(ctx context.Context, dir *raftnode.Directory) (*raftnode.Replica, error) {
 	cfg := n.raftConfig()
 	identity, known := dir.Identity()
 	if known {

@@ -23,7 +23,7 @@ const (
 
 // leaderDuties gives the history its time and compacts it. Both commands carry
 // this leader's term: if it is deposed before they commit, they do nothing.
-func (n *Node) leaderDuties(ctx context.Context, r *raftnode.Node) {
+func (n *Node) leaderDuties(ctx context.Context, r *raftnode.Replica) {
 	var ticked uint64 // revision at the last tick
 	for pause(ctx, dutyPace) == nil {
 		pos := r.Position()
@@ -45,7 +45,7 @@ func (n *Node) leaderDuties(ctx context.Context, r *raftnode.Node) {
 // proposeFirstSettings gives a new cluster the settings that its leader was
 // started with. They are replicated from then on; the flags of the others do
 // not count.
-func (n *Node) proposeFirstSettings(ctx context.Context, r *raftnode.Node) {
+func (n *Node) proposeFirstSettings(ctx context.Context, r *raftnode.Replica) {
 	pos := r.Position()
 	if pos.Leader != n.id || n.store.SettingsGiven() || n.cfg.Settings == (kvstore.Settings{}) {
 		return
@@ -55,7 +55,7 @@ func (n *Node) proposeFirstSettings(ctx context.Context, r *raftnode.Node) {
 }
 
 // propose makes a proposal of a duty; the next round makes up for a lost one.
-func (n *Node) propose(ctx context.Context, r *raftnode.Node, cmd *kvstore.Command) {
+func (n *Node) propose(ctx context.Context, r *raftnode.Replica, cmd *kvstore.Command) {
 	ctx, cancel := context.WithTimeout(ctx, dutyTimeout)
 	defer cancel()
 	if _, err := r.Propose(ctx, kvstore.EncodeCommand(nil, cmd)); err != nil && !errors.Is(err, raftnode.ErrStopping) {
@@ -65,7 +65,7 @@ func (n *Node) propose(ctx context.Context, r *raftnode.Node, cmd *kvstore.Comma
 
 // compareHashes has the leader compare the replicas all the time. A
 // divergence is a bug or a broken machine, and raises an alarm at once.
-func (n *Node) compareHashes(ctx context.Context, r *raftnode.Node) {
+func (n *Node) compareHashes(ctx context.Context, r *raftnode.Replica) {
 	for pause(ctx, comparePace) == nil {
 		if r.Position().Leader != n.id || len(r.Membership().Members) < 2 {
 			continue

@@ -76,7 +76,7 @@ func (n *Node) Figures(ctx context.Context) (Figures, error) {
 	return f, nil
 }
 
-func (n *Node) peerFigures(ctx context.Context, r *raftnode.Node) ([]PeerFigures, error) {
+func (n *Node) peerFigures(ctx context.Context, r *raftnode.Replica) ([]PeerFigures, error) {
 	progress, err := r.Progress(ctx)
 	if err != nil {
 		return nil, err

@@ -34,7 +34,7 @@ func (n *Node) Members(ctx context.Context) ([]api.Member, error) {
 	return out, nil
 }
 
-func (n *Node) describe(r *raftnode.Node, m raftnode.Member) api.Member {
+func (n *Node) describe(r *raftnode.Replica, m raftnode.Member) api.Member {
 	pos := r.Position()
 	return api.Member{
 		ID:         m.ID,
@@ -176,7 +176,7 @@ func (n *Node) change(ctx context.Context, c raftnode.Change) (raftnode.Member, 
 
 // changeAtLeader makes one attempt. ErrNotLeader and ErrNoLeader say that
 // nothing was proposed.
-func (n *Node) changeAtLeader(ctx context.Context, r *raftnode.Node, c raftnode.Change) (raftnode.Member, error) {
+func (n *Node) changeAtLeader(ctx context.Context, r *raftnode.Replica, c raftnode.Change) (raftnode.Member, error) {
 	pos := r.Position()
 	switch {
 	case pos.Leader == raft.None:
@@ -197,7 +197,7 @@ func (n *Node) changeAtLeader(ctx context.Context, r *raftnode.Node, c raftnode.
 }
 
 // proposeChange makes a change of the membership at this node, which leads.
-func (n *Node) proposeChange(ctx context.Context, r *raftnode.Node, c raftnode.Change) (raftnode.Member, error) {
+func (n *Node) proposeChange(ctx context.Context, r *raftnode.Replica, c raftnode.Change) (raftnode.Member, error) {
 	if err := n.checkPeerURLs(c.Member.PeerURLs); err != nil {
 		return raftnode.Member{}, err
 	}

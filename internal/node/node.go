@@ -103,8 +103,8 @@ type Node struct {
 
 	store  *kvstore.Store
 	peers  *peerCaller
-	finder *http.Client                  // asks client URLs for the members
-	raft   atomic.Pointer[raftnode.Node] // nil until the node has its place
+	finder *http.Client                     // asks client URLs for the members
+	raft   atomic.Pointer[raftnode.Replica] // nil until the node has its place
 
 	failed   chan error    // capacity 1; the engine can not go on
 	ready    chan struct{} // closed when requests can be served
@@ -331,7 +331,7 @@ func (n *Node) callsOnly() http.Handler {
 }
 
 // takePart runs the replication layer and the duties until the end.
-func (n *Node) takePart(ctx context.Context, dir *raftnode.Directory, r *raftnode.Node) error {
+func (n *Node) takePart(ctx context.Context, dir *raftnode.Directory, r *raftnode.Replica) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var duties sync.WaitGroup
 	duties.Go(func() {
@@ -360,7 +360,7 @@ func (n *Node) takePart(ctx context.Context, dir *raftnode.Directory, r *raftnod
 // announceReady waits until this node has applied its own start, and with it
 // all that was committed before. A new cluster has its settings before its
 // first request.
-func (n *Node) announceReady(ctx context.Context, r *raftnode.Node) {
+func (n *Node) announceReady(ctx context.Context, r *raftnode.Replica) {
 	select {
 	case <-r.Ready():
 		n.proposeFirstSettings(ctx, r)

@@ -98,7 +98,7 @@ func (n *Node) Barrier(ctx context.Context, o api.ReadOptions) error {
 }
 
 // running returns the replication layer once it serves.
-func (n *Node) running() (*raftnode.Node, error) {
+func (n *Node) running() (*raftnode.Replica, error) {
 	if n.draining.Load() {
 		return nil, retryable(api.Stopping, "this node is stopping; ask another one")
 	}

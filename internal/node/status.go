@@ -66,14 +66,14 @@ func (n *Node) Status(context.Context) (api.Status, error) {
 
 func hex(h uint64) string { return fmt.Sprintf("%016x", h) }
 
-func (n *Node) nameOf(r *raftnode.Node) string {
+func (n *Node) nameOf(r *raftnode.Replica) string {
 	if m, ok := r.Membership().Member(n.id); ok && m.Name != "" {
 		return m.Name
 	}
 	return n.cfg.Name
 }
 
-func (n *Node) role(r *raftnode.Node) string {
+func (n *Node) role(r *raftnode.Replica) string {
 	pos := r.Position()
 	if m, ok := r.Membership().Member(n.id); ok {
 		return roleOf(m, pos, n.id)
@@ -215,7 +215,7 @@ func (n *Node) checkDraining() error {
 	return nil
 }
 
-func checkLeader(r *raftnode.Node) error {
+func checkLeader(r *raftnode.Replica) error {
 	if r.Position().Leader == 0 {
 		return errors.New("no leader known")
 	}
@@ -225,7 +225,7 @@ func checkLeader(r *raftnode.Node) error {
 // maxLag is how many committed entries a ready node may have unapplied.
 const maxLag = 10_000
 
-func checkCaughtUp(r *raftnode.Node) error {
+func checkCaughtUp(r *raftnode.Replica) error {
 	commit, applied := r.Position().Commit, r.Applied()
 	if commit > applied+maxLag {
 		return fmt.Errorf("%d committed entries are not applied yet", commit-applied)
@@ -233,7 +233,7 @@ func checkCaughtUp(r *raftnode.Node) error {
 	return nil
 }
 
-func checkDisk(r *raftnode.Node) error {
+func checkDisk(r *raftnode.Replica) error {
 	if stalled := r.Stalled(); stalled > time.Second {
 		return fmt.Errorf("a write to the log has been running for %v", stalled.Round(time.Second))
 	}

@@ -45,8 +45,8 @@ type startApplied struct {
 }
 
 type changeApplied struct {
-	origin origin
-	err    error
+	id  batchID
+	err error
 }
 
 // restoredState is what a core needs to know of an installed snapshot.
@@ -100,8 +100,8 @@ func (a *applier) prepare(e *raftpb.Entry, out *appliedWork) error {
 	switch {
 	case s.start != nil:
 		out.starts = append(out.starts, startApplied{start: s.start, index: e.GetIndex(), began: s.ran, err: s.err})
-	case s.change != nil && s.ran && s.origin.member == a.self:
-		out.changes = append(out.changes, changeApplied{origin: s.origin, err: s.err})
+	case s.change != nil && s.ran && s.id.member == a.self:
+		out.changes = append(out.changes, changeApplied{id: s.id, err: s.err})
 	}
 	return nil
 }

@@ -30,20 +30,20 @@ func committedEntry(index uint64, data []byte) *raftpb.Entry {
 // skipped batches come back, and everything else is told in order.
 func TestApplierAnswers(t *testing.T) {
 	a, m := testApplier(t)
-	ran := &batch{origin: origin{1, 2, 1}, proposals: []*proposal{
+	ran := &batch{id: batchID{1, 2, 1}, proposals: []*proposal{
 		newProposal(command8(7)), newGroup([][]byte{command8(3), command8(4)}), newProposal(command8(8)),
 	}}
-	skipped := &batch{origin: origin{1, 1, 9}, proposals: []*proposal{newProposal(command8(9))}}
+	skipped := &batch{id: batchID{1, 1, 9}, proposals: []*proposal{newProposal(command8(9))}}
 	entry := func(b *batch) []byte {
 		var cs [][]byte
 		for _, p := range b.proposals {
 			cs = append(cs, p.commands...)
 		}
-		return encodeBatch(b.origin, cs)
+		return encodeBatch(b.id, cs)
 	}
 	st := &start{Member: 1, Nonce: "dir", Boot: "boot", Version: 1}
 	change := Change{AddMember, Member{ID: 3, PeerURLs: []string{"http://x:1"}}}
-	cc := confChangeEntry(t, 6, change.confChange(encodeChange(origin{1, 2, 1}, &change)))
+	cc := confChangeEntry(t, 6, change.confChange(encodeChange(batchID{1, 2, 1}, &change)))
 	work := []applyWork{
 		{entries: []*raftpb.Entry{committedEntry(2, encodeStart(st)), committedEntry(3, entry(ran))}, own: []ownBatch{{3, ran}},
 			responses: []*raftpb.Message{{Index: new(uint64(1))}}},
@@ -76,9 +76,9 @@ func TestApplierAnswers(t *testing.T) {
 // TestApplierStopsAtWhatItCannotRead answers nobody.
 func TestApplierStopsAtWhatItCannotRead(t *testing.T) {
 	a, m := testApplier(t)
-	b := &batch{origin: origin{1, 2, 1}, proposals: []*proposal{newProposal(command8(7))}}
+	b := &batch{id: batchID{1, 2, 1}, proposals: []*proposal{newProposal(command8(7))}}
 	_, err := a.apply([]applyWork{{
-		entries: []*raftpb.Entry{committedEntry(2, encodeBatch(b.origin, [][]byte{command8(7)})), committedEntry(3, []byte("garbage"))},
+		entries: []*raftpb.Entry{committedEntry(2, encodeBatch(b.id, [][]byte{command8(7)})), committedEntry(3, []byte("garbage"))},
 		own:     []ownBatch{{2, b}},
 	}})
 	if !errors.Is(err, errPayloadChecksum) || !strings.Contains(err.Error(), "entry 3") {
@@ -108,7 +108,7 @@ func TestApplierRestore(t *testing.T) {
 	}
 	_, err := a.apply([]applyWork{{entries: []*raftpb.Entry{
 		committedEntry(2, encodeStart(&start{Member: 1, Nonce: "dir", Boot: "boot"})),
-		committedEntry(3, encodeBatch(origin{1, 2, 4}, [][]byte{command8(7)})),
+		committedEntry(3, encodeBatch(batchID{1, 2, 4}, [][]byte{command8(7)})),
 	}}})
 	if err != nil {
 		t.Fatal(err)

@@ -47,7 +47,7 @@ const (
 // proposals that wait for a place in the log, the reads that wait for an
 // index, and the membership changes under way. It has no goroutine, clock,
 // file or socket. Events go in by method calls; what is to be done about them
-// comes out of takeEffects. The shell (node.go) and the simulator drive the
+// comes out of takeEffects. The shell (replica.go) and the simulator drive the
 // same core.
 //
 // Writing goes like this:
@@ -120,7 +120,7 @@ type effects struct {
 	// applies go to the apply loop, in order.
 	applies []applyWork
 	// reads may be answered once the state machine has applied their index.
-	reads []readBatch
+	reads []readRound
 	// membership is set when it changed: connections must follow.
 	membership *Membership
 	// campaignIn, where not zero, asks for campaignDue after that time, and
@@ -440,7 +440,7 @@ func (c *core) committed(m *raftpb.Message) applyWork {
 		if e.GetType() != raftpb.EntryNormal {
 			continue
 		}
-		if o, ok := peekBatch(e.GetData()); ok && o == f.origin {
+		if o, ok := peekBatch(e.GetData()); ok && o == f.id {
 			w.own = append(w.own, ownBatch{index: e.GetIndex(), batch: f})
 			c.proposals.flight = nil
 			c.counts.committed += uint64(f.commands)

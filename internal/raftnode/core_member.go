@@ -15,8 +15,8 @@ type changeRequest struct {
 	// dropped when leadership is lost before they were proposed.
 	automatic bool
 
-	origin  origin // zero until it is first proposed
-	data    []byte // the context it is proposed with
+	id      batchID // zero until it is first proposed
+	data    []byte  // the context it is proposed with
 	sent    bool
 	tick    uint64
 	retries int
@@ -139,14 +139,14 @@ func (c *core) proposeChange() {
 	if r.data == nil && c.leaveOffice(r) {
 		return
 	}
-	if r.data == nil || r.origin.incarnation != c.proposals.incarnation {
+	if r.data == nil || r.id.incarnation != c.proposals.incarnation {
 		if r.data != nil { // its incarnation ended: it may have run, or never will
 			c.finishChange(ErrUnknown)
 			return
 		}
 		s.sequence++
-		r.origin = origin{member: c.cfg.id, incarnation: c.proposals.incarnation, sequence: s.sequence}
-		r.data = encodeChange(r.origin, &r.change)
+		r.id = batchID{member: c.cfg.id, incarnation: c.proposals.incarnation, sequence: s.sequence}
+		r.data = encodeChange(r.id, &r.change)
 	}
 	if c.rn.ProposeConfChange(r.change.confChange(r.data)) != nil {
 		c.proposals.dropped = true
@@ -179,7 +179,7 @@ const maxLeaveAttempts = 3
 
 // changeApplied hears how a change of this process ended.
 func (c *core) changeApplied(a changeApplied) {
-	if len(c.changes.queue) == 0 || c.changes.queue[0].origin != a.origin {
+	if len(c.changes.queue) == 0 || c.changes.queue[0].id != a.id {
 		return
 	}
 	c.finishChange(a.err)
@@ -219,7 +219,7 @@ func (c *core) settleChange(own originState) {
 	if len(s.queue) == 0 || s.queue[0].data == nil {
 		return
 	}
-	if o := s.queue[0].origin; own.incarnation != o.incarnation || own.lastChange >= o.sequence {
+	if o := s.queue[0].id; own.incarnation != o.incarnation || own.lastChange >= o.sequence {
 		c.finishChange(ErrUnknown)
 	}
 }

@@ -88,7 +88,7 @@ func (p *proposal) withdraw() bool {
 
 // batch is the commands of one log entry.
 type batch struct {
-	origin    origin
+	id        batchID
 	data      []byte
 	proposals []*proposal
 	commands  int    // of all proposals
@@ -197,8 +197,8 @@ func (c *core) pack() *batch {
 		return nil
 	}
 	s.sequence++
-	b.origin = origin{member: c.cfg.id, incarnation: s.incarnation, sequence: s.sequence}
-	b.commands, b.data = len(commands), encodeBatch(b.origin, commands)
+	b.id = batchID{member: c.cfg.id, incarnation: s.incarnation, sequence: s.sequence}
+	b.commands, b.data = len(commands), encodeBatch(b.id, commands)
 	return b
 }
 
@@ -350,11 +350,11 @@ func (c *core) settleFlight(own originState) {
 	if f == nil {
 		return
 	}
-	if own.incarnation != f.origin.incarnation {
+	if own.incarnation != f.id.incarnation {
 		// Whether it ran before its incarnation ended can not be told.
 		c.proposals.flight = nil
 		answerAll(f.proposals, ErrUnknown)
-	} else if own.lastBatch >= f.origin.sequence {
+	} else if own.lastBatch >= f.id.sequence {
 		c.proposals.flight = nil // it ran, and its results are lost
 		answerAll(f.proposals, ErrUnknown)
 	}

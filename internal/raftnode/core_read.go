@@ -18,8 +18,8 @@ type readRequest struct {
 
 func newReadRequest() *readRequest { return &readRequest{done: make(chan error, 1)} }
 
-// readBatch is the requests that one ReadIndex serves.
-type readBatch struct {
+// readRound is the requests that one ReadIndex serves.
+type readRound struct {
 	index    uint64 // the state machine must have applied it; 0 while unknown
 	requests []*readRequest
 }
@@ -89,7 +89,7 @@ func (c *core) readConfirmed(rs raft.ReadState) {
 		return // an attempt that was given up
 	}
 	c.counts.readRequests += uint64(len(s.flight))
-	c.out.reads = append(c.out.reads, readBatch{index: rs.Index, requests: s.flight})
+	c.out.reads = append(c.out.reads, readRound{index: rs.Index, requests: s.flight})
 	s.flight = nil
 }
 

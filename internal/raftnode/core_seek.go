@@ -11,10 +11,10 @@ import (
 // How soon a voter that knows no leader campaigns. raft's own election timeout
 // goes on beside it, for the cases in which these campaigns come to nothing.
 const (
-	// seekTurn keeps apart the first campaigns of those that lost the same
+	// rankDelay keeps apart the first campaigns of those that lost the same
 	// leader: each voter waits for its turn. It covers what they differ in
 	// noticing, and an election on a quick disk.
-	seekTurn = 8 * time.Millisecond
+	rankDelay = 8 * time.Millisecond
 	// seekPause is the pause after a campaign without result. It doubles, and
 	// its half is random, so that collisions end.
 	seekPause = 16 * time.Millisecond
@@ -65,22 +65,22 @@ func (c *core) seek(newTerm bool) {
 	case c.role == raft.StateCandidate || c.role == raft.StateFollower && newTerm:
 		c.seekAgain(electionPause)
 	case begin:
-		c.seekIn(time.Duration(c.turn())*seekTurn + c.random(seekTurn/2))
+		c.seekIn(time.Duration(c.rank())*rankDelay + c.random(rankDelay/2))
 	case c.role == raft.StateFollower: // its campaign was lost
 		c.seekAgain(seekPause)
 	}
 	s.active = true
 }
 
-// turn is this voter's place among those that may follow the leader.
-func (c *core) turn() int {
-	turn := 0
+// rank is this voter's place among those that may follow the leader.
+func (c *core) rank() int {
+	rank := 0
 	for _, id := range c.membership.Voters() {
 		if id < c.cfg.id && id != c.lost {
-			turn++
+			rank++
 		}
 	}
-	return turn
+	return rank
 }
 
 // seekAgain lets a growing, random time pass before the next campaign.

@@ -26,7 +26,7 @@ func TestSuspectForgetsTheLeader(t *testing.T) {
 	if g.suspect(3); g.core.lead != 2 {
 		t.Fatal("suspecting another member made it forget its leader")
 	}
-	if g.suspect(2); g.core.lead != raft.None || g.due == 0 || g.due > seekTurn {
+	if g.suspect(2); g.core.lead != raft.None || g.due == 0 || g.due > rankDelay {
 		t.Fatalf("after suspecting it follows %d, and campaigns in %v", g.core.lead, g.due)
 	}
 	g.campaignDue()

@@ -18,7 +18,7 @@ type rig struct {
 	machine *machine
 	sent    []*raftpb.Message
 	due     time.Duration // of the next campaign
-	reads   []readBatch
+	reads   []readRound
 	applies []applyWork // held back while hold is set
 	hold    bool
 }
@@ -175,7 +175,7 @@ func (g *rig) sentOf(typ raftpb.MessageType) (out []*raftpb.Message) {
 }
 
 // proposedBatches returns the batches among the forwarded proposals.
-func (g *rig) proposedBatches() (out []origin) {
+func (g *rig) proposedBatches() (out []batchID) {
 	for _, m := range g.sentOf(raftpb.MsgProp) {
 		if o, ok := peekBatch(m.GetEntries()[0].GetData()); ok {
 			out = append(out, o)
@@ -479,7 +479,7 @@ func TestSkippedBatchIsRequeued(t *testing.T) {
 		t.Fatal("the skipped batch was answered or ran")
 	}
 	g.admitSelf() // it presents itself again
-	if f := g.core.proposals.flight; f == nil || f.proposals[0] != p || f.origin == flight.origin {
+	if f := g.core.proposals.flight; f == nil || f.proposals[0] != p || f.id == flight.id {
 		t.Fatalf("flight %+v", g.core.proposals.flight)
 	}
 	if p.withdraw() {
@@ -496,21 +496,21 @@ func TestSkippedBatchIsRequeued(t *testing.T) {
 func TestSettleFlightAfterSnapshot(t *testing.T) {
 	for _, c := range []struct {
 		name    string
-		state   func(o origin) originState
+		state   func(o batchID) originState
 		unknown bool
 		kept    bool
 	}{
-		{"it ran", func(o origin) originState { return originState{"boot", o.incarnation, o.sequence, 0} }, true, false},
-		{"it did not run yet", func(o origin) originState { return originState{"boot", o.incarnation, o.sequence - 1, 0} }, false, true},
-		{"its incarnation ended", func(o origin) originState { return originState{"other", o.incarnation + 5, 0, 0} }, true, false},
-		{"this process began again", func(o origin) originState { return originState{"boot", o.incarnation + 5, 9, 0} }, true, false},
+		{"it ran", func(o batchID) originState { return originState{"boot", o.incarnation, o.sequence, 0} }, true, false},
+		{"it did not run yet", func(o batchID) originState { return originState{"boot", o.incarnation, o.sequence - 1, 0} }, false, true},
+		{"its incarnation ended", func(o batchID) originState { return originState{"other", o.incarnation + 5, 0, 0} }, true, false},
+		{"this process began again", func(o batchID) originState { return originState{"boot", o.incarnation + 5, 9, 0} }, true, false},
 	} {
 		g := following(t)
 		g.admitSelf()
 		p := g.propose(1, 8)
 		g.work()
 		f := g.core.proposals.flight
-		g.core.restored(&restoredState{membership: g.core.membership, origin: c.state(f.origin)})
+		g.core.restored(&restoredState{membership: g.core.membership, origin: c.state(f.id)})
 		a, answered := p.answered()
 		if answered != c.unknown || answered && !errors.Is(a.err, ErrUnknown) || (g.core.proposals.flight == f) != c.kept {
 			t.Errorf("%s: answered %v (%v), kept %v", c.name, answered, a.err, g.core.proposals.flight == f)

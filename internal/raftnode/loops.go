@@ -19,7 +19,7 @@ type appendJob struct {
 }
 
 // appendLoop owns the disk: all writes of the log go through it.
-func (n *Node) appendLoop(ctx context.Context) error {
+func (n *Replica) appendLoop(ctx context.Context) error {
 	// After a burst the watermark lags; while idle it catches up.
 	idle := time.NewTicker(watermarkPace)
 	defer idle.Stop()
@@ -37,7 +37,7 @@ func (n *Node) appendLoop(ctx context.Context) error {
 }
 
 // appendTurn saves everything that is queued with one write.
-func (n *Node) appendTurn(jobs []appendJob) error {
+func (n *Replica) appendTurn(jobs []appendJob) error {
 	var messages []*raftpb.Message
 	bytes := 0
 	for _, j := range jobs {
@@ -72,7 +72,7 @@ func (n *Node) appendTurn(jobs []appendJob) error {
 
 // deliver sends the responses of a finished save: those for peers to the
 // transport directly, raft's own to the node loop, each in order.
-func (n *Node) deliver(responses []*raftpb.Message) {
+func (n *Replica) deliver(responses []*raftpb.Message) {
 	var own, peers []*raftpb.Message
 	for _, m := range responses {
 		if m.GetTo() == n.cfg.ID {
@@ -91,7 +91,7 @@ func (n *Node) deliver(responses []*raftpb.Message) {
 
 // install hands a received snapshot to the apply loop and waits for it: the
 // one place where the append loop waits for another.
-func (n *Node) install(ctx context.Context) func(*raftpb.Snapshot) error {
+func (n *Replica) install(ctx context.Context) func(*raftpb.Snapshot) error {
 	return func(s *raftpb.Snapshot) error {
 		index := s.GetMetadata().GetIndex()
 		w := &restoreWork{
@@ -119,7 +119,7 @@ func (n *Node) install(ctx context.Context) func(*raftpb.Snapshot) error {
 const maintainTurns = 16
 
 // applyLoop owns the applier, and through it all writes of the state machine.
-func (n *Node) applyLoop(ctx context.Context) error {
+func (n *Replica) applyLoop(ctx context.Context) error {
 	more, turns := true, 0 // there may be work left from before a restart
 	for {
 		idle := n.applyWork.empty()
@@ -146,7 +146,7 @@ func (n *Node) applyLoop(ctx context.Context) error {
 }
 
 // applyTurn applies everything that is queued, in order.
-func (n *Node) applyTurn(work []applyWork) error {
+func (n *Replica) applyTurn(work []applyWork) error {
 	for len(work) > 0 {
 		if r := work[0].restore; r != nil {
 			out, err := n.applier.restore(r)
@@ -177,7 +177,7 @@ func (n *Node) applyTurn(work []applyWork) error {
 	return nil
 }
 
-func (n *Node) appliedUpTo(out *appliedWork) {
+func (n *Replica) appliedUpTo(out *appliedWork) {
 	n.waiters.advance(out.index)
 	n.events.put(event{applied: out})
 	n.snapshots.noteApplied(out.index)

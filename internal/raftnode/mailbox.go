@@ -51,13 +51,13 @@ type indexWaiters struct {
 	mu struct {
 		sync.Mutex
 		applied uint64
-		waiting []readBatch
+		waiting []readRound
 		closed  error
 	}
 }
 
 // wait answers the batch once its index is applied, perhaps at once.
-func (w *indexWaiters) wait(b readBatch) {
+func (w *indexWaiters) wait(b readRound) {
 	w.mu.Lock()
 	if w.mu.closed == nil && w.mu.applied < b.index {
 		w.mu.waiting = append(w.mu.waiting, b)
@@ -73,8 +73,8 @@ func (w *indexWaiters) wait(b readBatch) {
 func (w *indexWaiters) advance(index uint64) {
 	w.mu.Lock()
 	w.mu.applied = max(w.mu.applied, index)
-	var due []readBatch
-	w.mu.waiting = removeIf(w.mu.waiting, func(b readBatch) bool {
+	var due []readRound
+	w.mu.waiting = removeIf(w.mu.waiting, func(b readRound) bool {
 		if b.index > w.mu.applied {
 			return false
 		}
@@ -99,7 +99,7 @@ func (w *indexWaiters) close(err error) {
 	}
 }
 
-func (b readBatch) answer(err error) {
+func (b readRound) answer(err error) {
 	for _, r := range b.requests {
 		r.done <- err
 	}

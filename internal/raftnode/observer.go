@@ -119,7 +119,7 @@ type Stats struct {
 }
 
 // Stats asks the node loop for its figures.
-func (n *Node) Stats(ctx context.Context) (Stats, error) {
+func (n *Replica) Stats(ctx context.Context) (Stats, error) {
 	var s Stats
 	done := make(chan error, 1)
 	err := send(ctx, n, n.callC, func(c *core) {

@@ -36,7 +36,7 @@ func HasLog(dir string) bool { return diskExists(dir) }
 // Open brings a member up to where its disk left it, or bootstraps it, without
 // starting anything. A *RefusedError means that the directory is damaged in a
 // way that must not be guessed about.
-func Open(cfg Config) (*Node, error) {
+func Open(cfg Config) (*Replica, error) {
 	cfg.setDefaults()
 	if !limits.ValidMemberID(cfg.ID) {
 		return nil, fmt.Errorf("%w: id %d is not between 1 and 2^53-1", ErrBadMember, cfg.ID)
@@ -76,7 +76,7 @@ func openOrCreate(cfg *Config) (*disk, bootState, error) {
 }
 
 // assemble joins the parts around what the disk holds.
-func assemble(cfg *Config, d *disk, state bootState) (*Node, error) {
+func assemble(cfg *Config, d *disk, state bootState) (*Replica, error) {
 	if err := bootstrap(cfg, d, &state); err != nil {
 		return nil, err
 	}
@@ -85,7 +85,7 @@ func assemble(cfg *Config, d *disk, state bootState) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{
+	n := &Replica{
 		cfg:         *cfg,
 		lg:          cfg.Logger,
 		disk:        d,
@@ -120,7 +120,7 @@ func assemble(cfg *Config, d *disk, state bootState) (*Node, error) {
 }
 
 // connectCore makes the core and the transport, which need each other.
-func (n *Node) connectCore(a *applier) (err error) {
+func (n *Replica) connectCore(a *applier) (err error) {
 	cfg := &n.cfg
 	n.core, err = newCore(coreConfig{
 		id: cfg.ID,
@@ -261,7 +261,7 @@ func refuseStore(cfg *Config, format string, args ...any) error {
 
 // receiver is the node as the transport sees it. rafthttp may call it from
 // inside Send, that is from the node loop itself, so it only notes.
-type receiver struct{ n *Node }
+type receiver struct{ n *Replica }
 
 func (r receiver) Process(ctx context.Context, m *raftpb.Message) error {
 	select {

@@ -20,7 +20,7 @@ func openConfig(t *testing.T, dir string, m *machine) Config {
 }
 
 // openNode opens a node that never runs; what it leaves is what a kill leaves.
-func openNode(t *testing.T, cfg Config) (*Node, error) {
+func openNode(t *testing.T, cfg Config) (*Replica, error) {
 	t.Helper()
 	if cfg.Dir == "" {
 		t.Fatal("no directory")
@@ -35,7 +35,7 @@ func openNode(t *testing.T, cfg Config) (*Node, error) {
 	return n, err
 }
 
-func mustOpenNode(t *testing.T, cfg Config) *Node {
+func mustOpenNode(t *testing.T, cfg Config) *Replica {
 	t.Helper()
 	n, err := openNode(t, cfg)
 	if err != nil {
@@ -59,7 +59,7 @@ func refusedOpen(t *testing.T, cfg Config, reason string) {
 }
 
 // beganWell checks that a node has the initial membership, once.
-func beganWell(t *testing.T, n *Node, m *machine) {
+func beganWell(t *testing.T, n *Replica, m *machine) {
 	t.Helper()
 	hs, cs, err := n.log.InitialState()
 	if err != nil || hs.GetTerm() != initialTerm || hs.GetCommit() != InitialIndex || !slices.Equal(cs.GetVoters(), []uint64{1, 2, 3}) {

@@ -49,10 +49,10 @@ var (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// origin identifies a batch or change by who sent it: the member, the
+// batchID identifies a batch or change by who sent it: the member, the
 // incarnation of its process (the log index of its start entry) and a
 // sequence number within that incarnation.
-type origin struct {
+type batchID struct {
 	member      uint64
 	incarnation uint64
 	sequence    uint64
@@ -81,7 +81,7 @@ func openPayload(p []byte) (payloadKind, []byte, error) {
 	return payloadKind(body[1]), body[2:], nil
 }
 
-func appendOrigin(dst []byte, o origin) []byte {
+func appendBatchID(dst []byte, o batchID) []byte {
 	dst = binary.AppendUvarint(dst, o.member)
 	dst = binary.AppendUvarint(dst, o.incarnation)
 	return binary.AppendUvarint(dst, o.sequence)
@@ -96,10 +96,10 @@ func takeUvarint(b []byte) (uint64, []byte, error) {
 	return v, b[n:], nil
 }
 
-func takeOrigin(b []byte) (o origin, rest []byte, err error) {
+func takeBatchID(b []byte) (o batchID, rest []byte, err error) {
 	for _, field := range []*uint64{&o.member, &o.incarnation, &o.sequence} {
 		if *field, b, err = takeUvarint(b); err != nil {
-			return origin{}, nil, err
+			return batchID{}, nil, err
 		}
 	}
 	return o, b, nil
@@ -107,13 +107,13 @@ func takeOrigin(b []byte) (o origin, rest []byte, err error) {
 
 // encodeBatch packs commands into one payload, so that raft, the WAL and the
 // transport pay their price an entry once for all of them.
-func encodeBatch(o origin, commands [][]byte) []byte {
+func encodeBatch(o batchID, commands [][]byte) []byte {
 	size := 2 + 4*binary.MaxVarintLen64 + 4
 	for _, c := range commands {
 		size += binary.MaxVarintLen32 + len(c)
 	}
 	p := beginPayload(make([]byte, 0, size), kindBatch)
-	p = appendOrigin(p, o)
+	p = appendBatchID(p, o)
 	p = binary.AppendUvarint(p, uint64(len(commands)))
 	for _, c := range commands {
 		p = binary.AppendUvarint(p, uint64(len(c)))
@@ -124,37 +124,37 @@ func encodeBatch(o origin, commands [][]byte) []byte {
 
 // decodeBatch is the reverse of encodeBatch for a checked body. The commands
 // alias body.
-func decodeBatch(body []byte) (origin, [][]byte, error) {
-	o, b, err := takeOrigin(body)
+func decodeBatch(body []byte) (batchID, [][]byte, error) {
+	o, b, err := takeBatchID(body)
 	if err != nil {
-		return origin{}, nil, err
+		return batchID{}, nil, err
 	}
 	n, b, err := takeUvarint(b)
 	if err != nil || n > uint64(len(b)) {
-		return origin{}, nil, errPayloadShape
+		return batchID{}, nil, errPayloadShape
 	}
 	commands := make([][]byte, 0, n)
 	for range n {
 		var size uint64
 		if size, b, err = takeUvarint(b); err != nil || size > uint64(len(b)) {
-			return origin{}, nil, errPayloadShape
+			return batchID{}, nil, errPayloadShape
 		}
 		commands = append(commands, b[:size:size])
 		b = b[size:]
 	}
 	if len(b) != 0 {
-		return origin{}, nil, errPayloadShape
+		return batchID{}, nil, errPayloadShape
 	}
 	return o, commands, nil
 }
 
 // peekBatch reads only the origin of a batch entry, without the checksum: it
 // serves to recognise one's own batch when it commits.
-func peekBatch(p []byte) (origin, bool) {
+func peekBatch(p []byte) (batchID, bool) {
 	if len(p) < 6 || p[0] != payloadVersion || payloadKind(p[1]) != kindBatch {
-		return origin{}, false
+		return batchID{}, false
 	}
-	o, _, err := takeOrigin(p[2:])
+	o, _, err := takeBatchID(p[2:])
 	return o, err == nil
 }
 
@@ -203,18 +203,18 @@ type Change struct {
 	Member Member `json:"member"`
 }
 
-func encodeChange(o origin, c *Change) []byte {
-	return encodeJSON(appendOrigin(beginPayload(nil, kindChange), o), c)
+func encodeChange(o batchID, c *Change) []byte {
+	return encodeJSON(appendBatchID(beginPayload(nil, kindChange), o), c)
 }
 
-func decodeChange(body []byte) (origin, *Change, error) {
-	o, b, err := takeOrigin(body)
+func decodeChange(body []byte) (batchID, *Change, error) {
+	o, b, err := takeBatchID(body)
 	if err != nil {
-		return origin{}, nil, err
+		return batchID{}, nil, err
 	}
 	c := new(Change)
 	if err := json.Unmarshal(b, c); err != nil {
-		return origin{}, nil, fmt.Errorf("%w: change: %v", errPayloadShape, err)
+		return batchID{}, nil, fmt.Errorf("%w: change: %v", errPayloadShape, err)
 	}
 	return o, c, nil
 }

@@ -45,18 +45,18 @@ func goldenChange() *Change {
 	return &Change{Kind: AddMember, Member: Member{ID: 1<<53 - 1, Name: "x", PeerURLs: []string{"http://x:1"}, KeepLearner: true}}
 }
 
-var goldenOrigin = origin{member: 3, incarnation: 300, sequence: 70000}
+var goldenID = batchID{member: 3, incarnation: 300, sequence: 70000}
 
 func TestPayloadGolden(t *testing.T) {
-	golden(t, "batch", encodeBatch(goldenOrigin, [][]byte{[]byte("one"), {}, bytes.Repeat([]byte{0xff}, 130)}))
+	golden(t, "batch", encodeBatch(goldenID, [][]byte{[]byte("one"), {}, bytes.Repeat([]byte{0xff}, 130)}))
 	golden(t, "start", encodeStart(goldenStart()))
-	golden(t, "change", encodeChange(goldenOrigin, goldenChange()))
+	golden(t, "change", encodeChange(goldenID, goldenChange()))
 }
 
 func TestPayloadRoundTrip(t *testing.T) {
 	for _, commands := range [][][]byte{{}, {{}}, {[]byte("a")}, {[]byte("a"), {}, make([]byte, 1<<17)}} {
-		p := encodeBatch(goldenOrigin, commands)
-		if o, ok := peekBatch(p); !ok || o != goldenOrigin {
+		p := encodeBatch(goldenID, commands)
+		if o, ok := peekBatch(p); !ok || o != goldenID {
 			t.Errorf("peek: %v %v", o, ok)
 		}
 		kind, body, err := openPayload(p)
@@ -64,7 +64,7 @@ func TestPayloadRoundTrip(t *testing.T) {
 			t.Fatalf("open: %v %v", kind, err)
 		}
 		o, got, err := decodeBatch(body)
-		if err != nil || o != goldenOrigin || len(got) != len(commands) {
+		if err != nil || o != goldenID || len(got) != len(commands) {
 			t.Fatalf("decode: %v %d commands, %v", o, len(got), err)
 		}
 		for i := range got {
@@ -77,8 +77,8 @@ func TestPayloadRoundTrip(t *testing.T) {
 	if s, err := decodeStart(body); err != nil || !reflect.DeepEqual(s, goldenStart()) {
 		t.Errorf("start: %+v %v", s, err)
 	}
-	_, body, _ = openPayload(encodeChange(goldenOrigin, goldenChange()))
-	if o, c, err := decodeChange(body); err != nil || o != goldenOrigin || !reflect.DeepEqual(c, goldenChange()) {
+	_, body, _ = openPayload(encodeChange(goldenID, goldenChange()))
+	if o, c, err := decodeChange(body); err != nil || o != goldenID || !reflect.DeepEqual(c, goldenChange()) {
 		t.Errorf("change: %v %+v %v", o, c, err)
 	}
 }
@@ -86,7 +86,7 @@ func TestPayloadRoundTrip(t *testing.T) {
 // TestPayloadDamage flips every bit and cuts at every length: nothing damaged
 // is ever taken for whole.
 func TestPayloadDamage(t *testing.T) {
-	whole := encodeBatch(goldenOrigin, [][]byte{[]byte("one"), []byte("two")})
+	whole := encodeBatch(goldenID, [][]byte{[]byte("one"), []byte("two")})
 	for i := range whole {
 		if _, _, err := openPayload(whole[:i]); err == nil {
 			t.Errorf("cut to %d bytes it opens", i)
@@ -143,9 +143,9 @@ func TestPayloadKindString(t *testing.T) {
 // FuzzPayload: no input panics; what opens and decodes as a batch encodes to
 // an equivalent one.
 func FuzzPayload(f *testing.F) {
-	f.Add(encodeBatch(goldenOrigin, [][]byte{[]byte("one"), {}}))
+	f.Add(encodeBatch(goldenID, [][]byte{[]byte("one"), {}}))
 	f.Add(encodeStart(goldenStart()))
-	f.Add(encodeChange(goldenOrigin, goldenChange()))
+	f.Add(encodeChange(goldenID, goldenChange()))
 	f.Add(sealPayload([]byte{payloadVersion, byte(kindBatch), 1, 1, 1, 255, 255, 255, 255, 15}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		checkPayload(t, data)

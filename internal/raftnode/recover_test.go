@@ -63,8 +63,8 @@ func leftAlone(t *testing.T) (dir string, store *machineState) {
 	}
 	entries := []*raftpb.Entry{
 		{Index: new(uint64(2)), Term: new(uint64(1)), Data: encodeStart(&start{Member: 1, Nonce: id.Nonce, Boot: "boot", Version: 1})},
-		{Index: new(uint64(3)), Term: new(uint64(1)), Data: encodeBatch(origin{1, 2, 1}, [][]byte{command(103)})},
-		{Index: new(uint64(4)), Term: new(uint64(2)), Data: encodeBatch(origin{1, 2, 2}, [][]byte{command(104)})},
+		{Index: new(uint64(3)), Term: new(uint64(1)), Data: encodeBatch(batchID{1, 2, 1}, [][]byte{command(103)})},
+		{Index: new(uint64(4)), Term: new(uint64(2)), Data: encodeBatch(batchID{1, 2, 2}, [][]byte{command(104)})},
 	}
 	mustSave(t, n.disk, hardStateAt(2, 1, 3), entries...)
 	if _, err := n.applier.apply([]applyWork{{entries: entries[:1]}}); err != nil {

@@ -11,12 +11,12 @@ import (
 // quorum has it on disk and this node has applied it. ErrUnknown means that
 // it may or may not take effect, now or later; every other error that it
 // surely does not.
-func (n *Node) Propose(ctx context.Context, command []byte) (any, error) {
+func (n *Replica) Propose(ctx context.Context, command []byte) (any, error) {
 	return n.ProposeTimed(ctx, command, nil)
 }
 
 // ProposeTimed is Propose, and notes the stages in t where that is not nil.
-func (n *Node) ProposeTimed(ctx context.Context, command []byte, t *Timing) (any, error) {
+func (n *Replica) ProposeTimed(ctx context.Context, command []byte, t *Timing) (any, error) {
 	p := newProposal(command)
 	p.timing = t
 	results, err := n.propose(ctx, p)
@@ -30,13 +30,13 @@ func (n *Node) ProposeTimed(ctx context.Context, command []byte, t *Timing) (any
 // with nothing in between, or none does, and an error is as for Propose. The
 // commands must not be empty, and must not be changed any more after
 // ErrUnknown.
-func (n *Node) ProposeGroup(ctx context.Context, commands [][]byte, t *Timing) ([]any, error) {
+func (n *Replica) ProposeGroup(ctx context.Context, commands [][]byte, t *Timing) ([]any, error) {
 	p := newGroup(commands)
 	p.timing = t
 	return n.propose(ctx, p)
 }
 
-func (n *Node) propose(ctx context.Context, p *proposal) ([]any, error) {
+func (n *Replica) propose(ctx context.Context, p *proposal) ([]any, error) {
 	select {
 	case n.proposeC <- p:
 	case <-ctx.Done():
@@ -67,7 +67,7 @@ func (n *Node) propose(ctx context.Context, p *proposal) ([]any, error) {
 }
 
 // late is why a request that was not proposed ran out of time.
-func (n *Node) late() error {
+func (n *Replica) late() error {
 	if n.Position().Leader == raft.None {
 		return ErrNoLeader
 	}
@@ -77,10 +77,10 @@ func (n *Node) late() error {
 // Barrier returns when this node's state contains every write acknowledged
 // anywhere before the call (a linearizable read may follow). It proves so by
 // a ReadIndex; nothing is written.
-func (n *Node) Barrier(ctx context.Context) error { return n.BarrierTimed(ctx, nil) }
+func (n *Replica) Barrier(ctx context.Context) error { return n.BarrierTimed(ctx, nil) }
 
 // BarrierTimed is Barrier, and notes the stages in t where that is not nil.
-func (n *Node) BarrierTimed(ctx context.Context, t *Timing) error {
+func (n *Replica) BarrierTimed(ctx context.Context, t *Timing) error {
 	r := newReadRequest()
 	r.timing = t
 	select {
@@ -104,7 +104,7 @@ func (n *Node) BarrierTimed(ctx context.Context, t *Timing) error {
 // Change carries out a membership change and returns the member as it was
 // asked for, with the id it got. Only the leader decides about changes;
 // elsewhere it is ErrNotLeader.
-func (n *Node) Change(ctx context.Context, c Change) (Member, error) {
+func (n *Replica) Change(ctx context.Context, c Change) (Member, error) {
 	for _, urls := range [][]string{c.Member.PeerURLs, c.Member.ClientURLs} {
 		if err := ValidatePeerURLs(urls); len(urls) > 0 && err != nil {
 			return Member{}, err
@@ -122,7 +122,7 @@ func (n *Node) Change(ctx context.Context, c Change) (Member, error) {
 
 // Admit presents another member's data directory to the replicas: nil means
 // that the member is bound to this nonce and no other directory can act as it.
-func (n *Node) Admit(ctx context.Context, member uint64, nonce string) error {
+func (n *Replica) Admit(ctx context.Context, member uint64, nonce string) error {
 	r := &startRequest{start: start{Member: member, Nonce: nonce}, done: make(chan error, 1)}
 	if err := send(ctx, n, n.callC, func(c *core) { c.admit(r) }); err != nil {
 		return err
@@ -132,7 +132,7 @@ func (n *Node) Admit(ctx context.Context, member uint64, nonce string) error {
 
 // TransferLeadership hands leadership to the member, and waits until it leads;
 // for 0 to the best successor, and then another new leader will do.
-func (n *Node) TransferLeadership(ctx context.Context, to uint64) error {
+func (n *Replica) TransferLeadership(ctx context.Context, to uint64) error {
 	t := &transferRequest{to: to, done: make(chan error, 1)}
 	if err := send(ctx, n, n.callC, func(c *core) { c.transfer(t) }); err != nil {
 		return err
@@ -148,7 +148,7 @@ type Progress struct {
 }
 
 // Progress returns what this node knows of each member.
-func (n *Node) Progress(ctx context.Context) (map[uint64]Progress, error) {
+func (n *Replica) Progress(ctx context.Context) (map[uint64]Progress, error) {
 	done := make(chan error, 1)
 	members := make(map[uint64]Progress)
 	err := send(ctx, n, n.callC, func(c *core) {
@@ -169,7 +169,7 @@ func (n *Node) Progress(ctx context.Context) (map[uint64]Progress, error) {
 
 // Stalled returns for how long the write to the log that runs now has been
 // running; zero when none does.
-func (n *Node) Stalled() time.Duration {
+func (n *Replica) Stalled() time.Duration {
 	since := n.appending.Load()
 	if since == 0 {
 		return 0
@@ -178,7 +178,7 @@ func (n *Node) Stalled() time.Duration {
 }
 
 // send hands a request to the node loop.
-func send[T any](ctx context.Context, n *Node, c chan<- T, request T) error {
+func send[T any](ctx context.Context, n *Replica, c chan<- T, request T) error {
 	select {
 	case c <- request:
 		return nil
@@ -190,7 +190,7 @@ func send[T any](ctx context.Context, n *Node, c chan<- T, request T) error {
 }
 
 // await waits for the answer to a request that may have been proposed.
-func (n *Node) await(ctx context.Context, done <-chan error) error {
+func (n *Replica) await(ctx context.Context, done <-chan error) error {
 	select {
 	case err := <-done:
 		return err

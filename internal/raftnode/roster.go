@@ -154,8 +154,8 @@ func (r *roster) membership() *Membership {
 	return r.picture
 }
 
-// step is what one committed entry means to the replicated state.
-type step struct {
+// verdict is what one committed entry means to the replicated state.
+type verdict struct {
 	commands [][]byte
 	records  []Record
 	// confChange is to be handed to raft before the entry is acknowledged;
@@ -163,8 +163,8 @@ type step struct {
 	confChange *raftpb.ConfChangeV2
 
 	kind   payloadKind
-	origin origin // of a batch or change
-	ran    bool   // the batch's commands run, the change was new
+	id     batchID // of a batch or change
+	ran    bool    // the batch's commands run, the change was new
 	start  *start
 	change *Change
 	err    error // why a start or change was refused; the same on every replica
@@ -172,24 +172,24 @@ type step struct {
 
 // apply works out what a committed entry does and updates the roster. An
 // error means that the entry can not be understood: the node must stop.
-func (r *roster) apply(e *raftpb.Entry) (step, error) {
+func (r *roster) apply(e *raftpb.Entry) (verdict, error) {
 	data := e.GetData()
 	var cc *raftpb.ConfChangeV2
 	if e.GetType() != raftpb.EntryNormal {
 		var err error
 		if cc, err = confChangeOf(e); err != nil {
-			return step{}, fmt.Errorf("entry %d: %w", e.GetIndex(), err)
+			return verdict{}, fmt.Errorf("entry %d: %w", e.GetIndex(), err)
 		}
 		data = cc.GetContext()
 	}
 	if len(data) == 0 {
-		return step{}, nil // a new leader's empty entry, or a change that raft emptied
+		return verdict{}, nil // a new leader's empty entry, or a change that raft emptied
 	}
 	kind, body, err := openPayload(data)
 	if err != nil {
-		return step{}, fmt.Errorf("entry %d: %w", e.GetIndex(), err)
+		return verdict{}, fmt.Errorf("entry %d: %w", e.GetIndex(), err)
 	}
-	s := step{kind: kind}
+	s := verdict{kind: kind}
 	switch {
 	case kind == kindBatch && cc == nil:
 		err = r.applyBatch(&s, body)
@@ -201,7 +201,7 @@ func (r *roster) apply(e *raftpb.Entry) (step, error) {
 		err = fmt.Errorf("%w: %v in an entry of type %v", errPayloadShape, kind, e.GetType())
 	}
 	if err != nil {
-		return step{}, fmt.Errorf("entry %d: %w", e.GetIndex(), err)
+		return verdict{}, fmt.Errorf("entry %d: %w", e.GetIndex(), err)
 	}
 	return s, nil
 }
@@ -217,12 +217,12 @@ func confChangeOf(e *raftpb.Entry) (*raftpb.ConfChangeV2, error) {
 	return cc, nil
 }
 
-func (r *roster) applyBatch(s *step, body []byte) error {
+func (r *roster) applyBatch(s *verdict, body []byte) error {
 	o, commands, err := decodeBatch(body)
 	if err != nil {
 		return err
 	}
-	s.origin = o
+	s.id = o
 	state := r.origins[o.member]
 	if state == nil || state.incarnation != o.incarnation || o.sequence <= state.lastBatch {
 		return nil // I3: an older process, or a copy of one that ran
@@ -233,7 +233,7 @@ func (r *roster) applyBatch(s *step, body []byte) error {
 	return nil
 }
 
-func (r *roster) applyStart(s *step, body []byte, index uint64) error {
+func (r *roster) applyStart(s *verdict, body []byte, index uint64) error {
 	st, err := decodeStart(body)
 	if err != nil {
 		return err
@@ -286,12 +286,12 @@ func (r *roster) claim(m *Member, st *start) {
 	r.picture = nil
 }
 
-func (r *roster) applyChange(s *step, body []byte, cc *raftpb.ConfChangeV2) error {
+func (r *roster) applyChange(s *verdict, body []byte, cc *raftpb.ConfChangeV2) error {
 	o, c, err := decodeChange(body)
 	if err != nil {
 		return err
 	}
-	s.origin, s.change = o, c
+	s.id, s.change = o, c
 	state := r.origins[o.member]
 	if state == nil || state.incarnation != o.incarnation || o.sequence <= state.lastChange {
 		return nil

@@ -25,7 +25,7 @@ func newScript(t *testing.T, members int) *script {
 	return &script{t: t, r: newRoster(simCluster, initial), index: InitialIndex}
 }
 
-func (s *script) normal(data []byte) step {
+func (s *script) normal(data []byte) verdict {
 	s.t.Helper()
 	s.index++
 	out, err := s.r.apply(&raftpb.Entry{Index: new(s.index), Term: new(uint64(1)), Data: data})
@@ -36,12 +36,12 @@ func (s *script) normal(data []byte) step {
 	return out
 }
 
-func (s *script) start(member uint64, nonce, boot string) step {
+func (s *script) start(member uint64, nonce, boot string) verdict {
 	s.t.Helper()
 	return s.normal(encodeStart(&start{Member: member, Nonce: nonce, Boot: boot, Version: payloadVersion}))
 }
 
-func (s *script) batch(o origin) step {
+func (s *script) batch(o batchID) verdict {
 	s.t.Helper()
 	return s.normal(encodeBatch(o, [][]byte{[]byte("x")}))
 }
@@ -55,7 +55,7 @@ func confChangeEntry(t *testing.T, index uint64, cc *raftpb.ConfChangeV2) *raftp
 	return &raftpb.Entry{Index: new(index), Term: new(uint64(1)), Type: raftpb.EntryConfChangeV2.Enum(), Data: data}
 }
 
-func (s *script) change(o origin, c Change) step {
+func (s *script) change(o batchID, c Change) verdict {
 	s.t.Helper()
 	s.index++
 	out, err := s.r.apply(confChangeEntry(s.t, s.index, c.confChange(encodeChange(o, &c))))
@@ -97,17 +97,17 @@ func TestRosterRunsABatchOnce(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name string
-		o    origin
+		o    batchID
 		ran  bool
 	}{
-		{"first", origin{1, inc, 1}, true},
-		{"copy", origin{1, inc, 1}, false},
-		{"gap", origin{1, inc, 5}, true},
-		{"earlier", origin{1, inc, 4}, false},
-		{"older incarnation", origin{1, inc - 1, 9}, false},
-		{"incarnation to come", origin{1, inc + 1, 9}, false},
-		{"member without a start", origin{2, inc, 1}, false},
-		{"unknown member", origin{99, inc, 1}, false},
+		{"first", batchID{1, inc, 1}, true},
+		{"copy", batchID{1, inc, 1}, false},
+		{"gap", batchID{1, inc, 5}, true},
+		{"earlier", batchID{1, inc, 4}, false},
+		{"older incarnation", batchID{1, inc - 1, 9}, false},
+		{"incarnation to come", batchID{1, inc + 1, 9}, false},
+		{"member without a start", batchID{2, inc, 1}, false},
+		{"unknown member", batchID{99, inc, 1}, false},
 	} {
 		if st := s.batch(c.o); st.ran != c.ran || (len(st.commands) > 0) != c.ran || (len(st.records) > 0) != c.ran {
 			t.Errorf("%s: ran %v with %d commands, want %v", c.name, st.ran, len(st.commands), c.ran)
@@ -121,14 +121,14 @@ func TestRestartWithTheSameBootIsOneIncarnation(t *testing.T) {
 	s := newScript(t, 3)
 	s.start(1, "dir", "boot1")
 	inc := s.index
-	s.batch(origin{1, inc, 1})
+	s.batch(batchID{1, inc, 1})
 	if st := s.start(1, "dir", "boot1"); st.ran || st.err != nil {
 		t.Errorf("the copy began another incarnation: %+v", st)
 	}
-	if st := s.batch(origin{1, inc, 1}); st.ran {
+	if st := s.batch(batchID{1, inc, 1}); st.ran {
 		t.Error("a batch ran twice around a copied start")
 	}
-	if st := s.batch(origin{1, inc, 2}); !st.ran {
+	if st := s.batch(batchID{1, inc, 2}); !st.ran {
 		t.Error("the incarnation ended")
 	}
 }
@@ -139,18 +139,18 @@ func TestLateStartOfThePreviousProcess(t *testing.T) {
 	s := newScript(t, 3)
 	s.start(1, "dir", "boot2")
 	inc := s.index
-	s.batch(origin{1, inc, 1})
+	s.batch(batchID{1, inc, 1})
 	if st := s.start(1, "dir", "boot1"); !st.ran {
 		t.Error("the late start did not begin an incarnation")
 	}
-	if st := s.batch(origin{1, inc, 2}); st.ran {
+	if st := s.batch(batchID{1, inc, 2}); st.ran {
 		t.Error("a batch of an ended incarnation ran")
 	}
 	s.start(1, "dir", "boot2")
-	if st := s.batch(origin{1, inc, 2}); st.ran {
+	if st := s.batch(batchID{1, inc, 2}); st.ran {
 		t.Error("a batch of an ended incarnation ran")
 	}
-	if st := s.batch(origin{1, s.index - 1, 1}); !st.ran {
+	if st := s.batch(batchID{1, s.index - 1, 1}); !st.ran {
 		t.Error("the new incarnation does not run")
 	}
 }
@@ -163,7 +163,7 @@ func TestStartRules(t *testing.T) {
 	inc := s.index
 	for _, c := range []struct {
 		name string
-		st   step
+		st   verdict
 		err  error
 	}{
 		{"other nonce", s.start(1, "other", "boot2"), ErrMemberExists},
@@ -175,13 +175,13 @@ func TestStartRules(t *testing.T) {
 			t.Errorf("%s: %v, ran %v", c.name, c.st.err, c.st.ran)
 		}
 	}
-	if st := s.batch(origin{1, inc, 1}); !st.ran {
+	if st := s.batch(batchID{1, inc, 1}); !st.ran {
 		t.Error("refused starts and admissions ended the incarnation")
 	}
 	if m, _ := s.r.membership().Member(1); m.Nonce != "dir" {
 		t.Errorf("nonce %q", m.Nonce)
 	}
-	s.change(origin{1, inc, 1}, Change{Kind: RemoveMember, Member: Member{ID: 2}})
+	s.change(batchID{1, inc, 1}, Change{Kind: RemoveMember, Member: Member{ID: 2}})
 	if st := s.start(2, "dir2", "boot"); !errors.Is(st.err, ErrMemberRemoved) {
 		t.Errorf("start of a removed member: %v", st.err)
 	}
@@ -223,19 +223,19 @@ func TestChangeRules(t *testing.T) {
 		inc, seq := s.index, uint64(0)
 		for _, b := range c.before {
 			seq++
-			if st := s.change(origin{1, inc, seq}, b); st.err != nil || st.confChange == nil {
+			if st := s.change(batchID{1, inc, seq}, b); st.err != nil || st.confChange == nil {
 				t.Fatalf("%s: before: %v", c.name, st.err)
 			}
 		}
 		before := s.r.membership()
-		st := s.change(origin{1, inc, seq + 1}, c.change)
+		st := s.change(batchID{1, inc, seq + 1}, c.change)
 		if !errors.Is(st.err, c.err) || (st.err == nil) != (c.err == nil) || (st.confChange != nil) != (c.err == nil) {
 			t.Errorf("%s: %v, conf change %v, want %v", c.name, st.err, st.confChange != nil, c.err)
 		}
 		if c.err != nil && !reflect.DeepEqual(before, s.r.membership()) {
 			t.Errorf("%s: refused, and changed the membership", c.name)
 		}
-		if again := s.change(origin{1, inc, seq + 1}, c.change); again.ran || again.confChange != nil {
+		if again := s.change(batchID{1, inc, seq + 1}, c.change); again.ran || again.confChange != nil {
 			t.Errorf("%s: its copy ran", c.name)
 		}
 	}
@@ -244,7 +244,7 @@ func TestChangeRules(t *testing.T) {
 func TestAddedMembersAreLearnersWithoutNonce(t *testing.T) {
 	s := newScript(t, 1)
 	s.start(1, "dir", "boot1")
-	s.change(origin{1, s.index, 1}, Change{AddMember, Member{ID: 4, PeerURLs: []string{"http://n:1"}, Nonce: "forged"}})
+	s.change(batchID{1, s.index, 1}, Change{AddMember, Member{ID: 4, PeerURLs: []string{"http://n:1"}, Nonce: "forged"}})
 	m, ok := s.r.membership().Member(4)
 	if !ok || !m.Learner || m.Nonce != "" || s.r.membership().HighestID != 4 {
 		t.Errorf("%+v", m)
@@ -258,7 +258,7 @@ func TestAddedMembersAreLearnersWithoutNonce(t *testing.T) {
 func TestEntriesThatStopTheNode(t *testing.T) {
 	good := Change{RemoveMember, Member{ID: 3}}
 	other := Change{RemoveMember, Member{ID: 2}}
-	batch := encodeBatch(origin{1, 2, 1}, nil)
+	batch := encodeBatch(batchID{1, 2, 1}, nil)
 	flipped := append([]byte{}, batch...)
 	flipped[3] ^= 1
 	s := newScript(t, 3)
@@ -267,10 +267,10 @@ func TestEntriesThatStopTheNode(t *testing.T) {
 		"checksum":             {Index: new(uint64(9)), Data: flipped},
 		"short":                {Index: new(uint64(9)), Data: []byte{1, 2}},
 		"unknown kind":         {Index: new(uint64(9)), Data: sealPayload([]byte{payloadVersion, 99})},
-		"change in normal":     {Index: new(uint64(9)), Data: encodeChange(origin{1, 2, 1}, &good)},
+		"change in normal":     {Index: new(uint64(9)), Data: encodeChange(batchID{1, 2, 1}, &good)},
 		"old conf change type": {Index: new(uint64(9)), Type: raftpb.EntryConfChange.Enum(), Data: batch},
 		"batch in conf change": confChangeEntry(t, 9, good.confChange(batch)),
-		"two halves disagree":  confChangeEntry(t, 9, other.confChange(encodeChange(origin{1, 2, 1}, &good))),
+		"two halves disagree":  confChangeEntry(t, 9, other.confChange(encodeChange(batchID{1, 2, 1}, &good))),
 	} {
 		if _, err := s.r.apply(e); err == nil {
 			t.Errorf("%s: no error", name)

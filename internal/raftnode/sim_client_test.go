@@ -66,7 +66,7 @@ func (s *sim) linearizable(n *simNode) *op {
 	o := &op{kind: opRead, node: n, minIndex: s.known.acked, read: &readRequest{done: make(chan error, 2)}}
 	return s.begin(o, func(c *core) {
 		if s.opts.bug == bugLocalReads {
-			n.waiters.wait(readBatch{requests: []*readRequest{o.read}})
+			n.waiters.wait(readRound{requests: []*readRequest{o.read}})
 			return
 		}
 		if err := c.read(o.read); err != nil {

@@ -13,7 +13,7 @@ import (
 
 const simCluster = 0xc1
 
-// simNode is one member: the parts of a Node without its goroutines. Its
+// simNode is one member: the parts of a Replica without its goroutines. Its
 // loops are events: a turn of the node loop takes the inbox, an append job the
 // append queue, an apply job the apply queue.
 type simNode struct {

@@ -33,7 +33,7 @@ import (
 // file is complete, and the log after it stays in memory until the transfers
 // that need it have ended.
 type snapshotter struct {
-	n        *Node
+	n        *Replica
 	outgoing string // directory of bodies for followers
 
 	applied  atomic.Uint64
@@ -71,7 +71,7 @@ const (
 	keptSnapshots  = 2
 )
 
-func newSnapshotter(n *Node, checkpoint uint64) (*snapshotter, error) {
+func newSnapshotter(n *Replica, checkpoint uint64) (*snapshotter, error) {
 	s := &snapshotter{n: n, outgoing: filepath.Join(n.cfg.Dir, "outgoing"), checkpoint: checkpoint, checkpointTime: time.Now()}
 	// Bodies of the process before serve nobody any more.
 	if err := os.RemoveAll(s.outgoing); err != nil {
@@ -317,7 +317,7 @@ func (s *snapshotter) record(ctx context.Context, view View) error {
 }
 
 // recordCheckpoint runs in the append loop.
-func (n *Node) recordCheckpoint(s *raftpb.Snapshot) error {
+func (n *Replica) recordCheckpoint(s *raftpb.Snapshot) error {
 	index := s.GetMetadata().GetIndex()
 	if err := n.disk.saveSnapshot(s); err != nil {
 		return err

@@ -55,7 +55,7 @@ func (b *batch) pass(s Stage) {
 }
 
 // notePacked tells of the batches that were proposed for the first time.
-func (n *Node) notePacked(batches []*batch) {
+func (n *Replica) notePacked(batches []*batch) {
 	for _, b := range batches {
 		n.observer.Packed(b.commands, len(b.data))
 		b.pass(StageProposed)
@@ -68,7 +68,7 @@ func (w *applyWork) notePassed() {
 	}
 }
 
-func (b readBatch) notePassed() {
+func (b readRound) notePassed() {
 	for _, r := range b.requests {
 		r.timing.pass(StageConfirmed)
 	}

@@ -77,14 +77,14 @@ func (w *watchState) ended(held bool) {
 
 // leaderWatch keeps one watch, with the present leader.
 type leaderWatch struct {
-	n      *Node
+	n      *Replica
 	client *http.Client
 	state  watchState
 	// leaders brings the present leader; capacity 1, the newest wins.
 	leaders chan Position
 }
 
-func newLeaderWatch(n *Node) *leaderWatch {
+func newLeaderWatch(n *Replica) *leaderWatch {
 	dialer := &net.Dialer{Timeout: n.transport.cfg.DialTimeout}
 	rt := &http.Transport{DisableKeepAlives: true, ResponseHeaderTimeout: dialer.Timeout}
 	// Without a proxy: its refusal would say nothing of the leader.

@@ -5,7 +5,7 @@
 // Read it in this order: core.go (the deterministic heart and how a command
 // travels), core_propose.go, core_read.go, core_member.go, core_seek.go, roster.go (the
 // replicated membership), appender.go and applier.go (the bodies of the two
-// storage loops), node.go (the goroutines around them), snapshots.go, disk.go.
+// storage loops), replica.go (the goroutines around them), snapshots.go, disk.go.
 package raftnode
 
 import (
@@ -99,7 +99,7 @@ func setDefault[T comparable](v *T, def T) {
 	}
 }
 
-// Node is one member of the cluster.
+// Replica is one member of the cluster.
 //
 // Its goroutines, and what each may wait for (the graph has no cycle, and is
 // drawn in ARCHITECTURE.md):
@@ -110,7 +110,7 @@ func setDefault[T comparable](v *T, def T) {
 //	snapshotter   owns outgoing bodies  the disk; the append loop, to record a checkpoint
 //	connector     owns the peer list    the transport
 //	leader watch  owns its connection   the network
-type Node struct {
+type Replica struct {
 	cfg       Config
 	lg        *zap.Logger
 	disk      *disk
@@ -144,7 +144,7 @@ type Node struct {
 	// unreachable members, noted by the transport for the next tick.
 	unreachable sync.Map     // id → true
 	leaderSeen  atomic.Int64 // unix nanoseconds of the last sign of a leader
-	turned      atomic.Int64 // unix nanoseconds of the node loop's last tick; 0: not begun
+	ticked      atomic.Int64 // unix nanoseconds of the node loop's last tick; 0: not begun
 	watch       *leaderWatch
 	campaign    *time.Timer // of effects.campaignIn; owned by the node loop
 	snapshots   *snapshotter
@@ -172,53 +172,53 @@ type event struct {
 }
 
 // Applied returns the index of the last entry in the state machine.
-func (n *Node) Applied() uint64 {
+func (n *Replica) Applied() uint64 {
 	n.waiters.mu.Lock()
 	defer n.waiters.mu.Unlock()
 	return n.waiters.mu.applied
 }
 
 // Membership returns the newest picture of the members.
-func (n *Node) Membership() *Membership { return n.membership.Load() }
+func (n *Replica) Membership() *Membership { return n.membership.Load() }
 
 // Position returns what the node last knew of term, leader and commit index.
-func (n *Node) Position() Position { return *n.position.Load() }
+func (n *Replica) Position() Position { return *n.position.Load() }
 
 // Ready is closed once this process can take part: its start entry, and so
 // everything before it, has been applied.
-func (n *Node) Ready() <-chan struct{} { return n.ready }
+func (n *Replica) Ready() <-chan struct{} { return n.ready }
 
 // Handler serves the peer port: raft's messages, and the given handlers
 // beside them.
-func (n *Node) Handler(extra map[string]http.Handler) http.Handler {
+func (n *Replica) Handler(extra map[string]http.Handler) http.Handler {
 	return n.transport.Handler(extra)
 }
 
 // ActiveSince returns since when the connection to the member works; zero
 // while it does not.
-func (n *Node) ActiveSince(id uint64) time.Time { return n.transport.ActiveSince(id) }
+func (n *Replica) ActiveSince(id uint64) time.Time { return n.transport.ActiveSince(id) }
 
 // LeaderContact returns when this node last had a sign of a leader.
-func (n *Node) LeaderContact() time.Time { return time.Unix(0, n.leaderSeen.Load()) }
+func (n *Replica) LeaderContact() time.Time { return time.Unix(0, n.leaderSeen.Load()) }
 
 // hungAfter is after how long without a tick the node loop counts as hung:
 // some heartbeats, and longer than a machine under load makes it wait.
-func (n *Node) hungAfter() time.Duration { return max(5*n.cfg.TickInterval, 5*time.Second) }
+func (n *Replica) hungAfter() time.Duration { return max(5*n.cfg.TickInterval, 5*time.Second) }
 
 // Responsive reports whether the node loop still turns; true before it begins.
-func (n *Node) Responsive() bool {
-	turned := n.turned.Load()
-	return turned == 0 || time.Since(time.Unix(0, turned)) < n.hungAfter()
+func (n *Replica) Responsive() bool {
+	ticked := n.ticked.Load()
+	return ticked == 0 || time.Since(time.Unix(0, ticked)) < n.hungAfter()
 }
 
 // LogSizeBytes returns the sizes of the log and of the snapshots on disk.
-func (n *Node) LogSizeBytes() (log, snapshots int64) { return n.disk.sizeBytes() }
+func (n *Replica) LogSizeBytes() (log, snapshots int64) { return n.disk.sizeBytes() }
 
 // Run drives the node until the context ends, it is removed (ErrRemoved), its
 // directory is refused (ErrRefused), or something fails that must not be
 // survived. Every request is answered before it returns. After ErrDiskStall a
 // write to the disk still hangs, and the process should exit.
-func (n *Node) Run(ctx context.Context) error {
+func (n *Replica) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	n.appender = &appender{disk: n.writes, log: n.log, install: n.install(ctx)}
@@ -259,7 +259,7 @@ func (n *Node) Run(ctx context.Context) error {
 }
 
 // failRest answers what was queued when the loops ended.
-func (n *Node) failRest() {
+func (n *Replica) failRest() {
 	n.core.fail(ErrStopping)
 	n.waiters.close(ErrStopping)
 	for _, w := range n.applyWork.take() {
@@ -289,7 +289,7 @@ func (n *Node) failRest() {
 }
 
 // nodeLoop owns the core. It waits for nothing but its mailbox.
-func (n *Node) nodeLoop(ctx context.Context) error {
+func (n *Replica) nodeLoop(ctx context.Context) error {
 	ticker := time.NewTicker(n.cfg.TickInterval)
 	defer ticker.Stop()
 	defer n.campaign.Stop()
@@ -330,7 +330,7 @@ func (n *Node) nodeLoop(ctx context.Context) error {
 // requests are the channels to take requests from. While the core could do
 // nothing with them they stay where they are: a batch that is under way is
 // not hurried by a loop that turns for each command that has to wait for it.
-func (n *Node) requests() (<-chan *proposal, <-chan *readRequest) {
+func (n *Replica) requests() (<-chan *proposal, <-chan *readRequest) {
 	proposeC, readC := n.proposeC, n.readC
 	if !n.core.takesProposals() {
 		proposeC = nil
@@ -342,8 +342,8 @@ func (n *Node) requests() (<-chan *proposal, <-chan *readRequest) {
 }
 
 // tick advances the core's time by one.
-func (n *Node) tick() {
-	n.turned.Store(time.Now().UnixNano())
+func (n *Replica) tick() {
+	n.ticked.Store(time.Now().UnixNano())
 	n.unreachable.Range(func(id, _ any) bool {
 		n.unreachable.Delete(id)
 		n.core.unreachable(id.(uint64))
@@ -357,7 +357,7 @@ func (n *Node) tick() {
 const drainLimit = 1024
 
 // drain takes what else has arrived, so that one turn serves it all.
-func (n *Node) drain() {
+func (n *Replica) drain() {
 	for _, e := range n.events.take() {
 		n.takeEvent(e)
 	}
@@ -376,20 +376,20 @@ func (n *Node) drain() {
 	}
 }
 
-func (n *Node) takeProposal(p *proposal) {
+func (n *Replica) takeProposal(p *proposal) {
 	p.timing.pass(StageTaken)
 	if err := n.core.propose(p); err != nil {
 		p.done <- answer{err: err}
 	}
 }
 
-func (n *Node) takeRead(r *readRequest) {
+func (n *Replica) takeRead(r *readRequest) {
 	if err := n.core.read(r); err != nil {
 		r.done <- err
 	}
 }
 
-func (n *Node) takeEvent(e event) {
+func (n *Replica) takeEvent(e event) {
 	if e.snapshotTo != 0 {
 		n.core.reportSnapshot(e.snapshotTo, e.snapshotOK)
 	}
@@ -403,7 +403,7 @@ func (n *Node) takeEvent(e event) {
 }
 
 // dispatch carries out what the core wants done. None of it waits.
-func (n *Node) dispatch() error {
+func (n *Replica) dispatch() error {
 	out := n.core.takeEffects()
 	if len(out.messages) > 0 {
 		n.transport.Send(out.messages)
@@ -433,7 +433,7 @@ func (n *Node) dispatch() error {
 	return out.fatal
 }
 
-func (n *Node) sendSnapshot(m *raftpb.Message) {
+func (n *Replica) sendSnapshot(m *raftpb.Message) {
 	select {
 	case n.sendC <- m:
 	default: // too many transfers wait; raft tries again
@@ -442,7 +442,7 @@ func (n *Node) sendSnapshot(m *raftpb.Message) {
 }
 
 // follow publishes a membership and lets the connections follow it.
-func (n *Node) follow(m *Membership) {
+func (n *Replica) follow(m *Membership) {
 	n.membership.Store(m)
 	select {
 	case <-n.peersC: // an older one that nobody took yet
@@ -452,7 +452,7 @@ func (n *Node) follow(m *Membership) {
 }
 
 // publish makes the core's view visible to other goroutines.
-func (n *Node) publish() {
+func (n *Replica) publish() {
 	st := n.core.rn.BasicStatus()
 	p := Position{Term: st.GetTerm(), Leader: st.Lead, Role: st.RaftState, Commit: st.GetCommit()}
 	if old := n.position.Load(); old == nil || *old != p {
@@ -474,7 +474,7 @@ func (n *Node) publish() {
 	}
 }
 
-func (n *Node) logPosition(old *Position, p Position) {
+func (n *Replica) logPosition(old *Position, p Position) {
 	if old == nil || old.Leader != p.Leader || old.Role != p.Role || old.Term != p.Term {
 		n.lg.Info("raft position", zap.Uint64("term", p.Term), zap.Uint64("leader", p.Leader), zap.Stringer("role", p.Role))
 	}
@@ -484,7 +484,7 @@ func (n *Node) logPosition(old *Position, p Position) {
 // on the disk, so a leader whose disk hangs would stay in office while its
 // writes hang: after two election timeouts it refuses proposals and hands
 // over; after StallExit the node gives up.
-func (n *Node) watchDisk() error {
+func (n *Replica) watchDisk() error {
 	since := n.appending.Load()
 	if since == 0 {
 		n.core.refuse(nil)
@@ -510,7 +510,7 @@ func (n *Node) watchDisk() error {
 }
 
 // connectLoop keeps the transport's peers equal to the membership.
-func (n *Node) connectLoop(ctx context.Context) error {
+func (n *Replica) connectLoop(ctx context.Context) error {
 	connected := make(map[uint64][]string)
 	for {
 		select {
@@ -525,7 +525,7 @@ func (n *Node) connectLoop(ctx context.Context) error {
 }
 
 // connect makes one difference after the other.
-func (n *Node) connect(connected map[uint64][]string, m *Membership) {
+func (n *Replica) connect(connected map[uint64][]string, m *Membership) {
 	for id := range connected {
 		if _, ok := m.Member(id); !ok {
 			n.transport.RemovePeer(id)

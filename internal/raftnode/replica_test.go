@@ -81,7 +81,7 @@ func (d *faultyDisk) save(hs *raftpb.HardState, ents []*raftpb.Entry) error {
 
 // liveNode is a real node on loopback with a disk that can be made to fail.
 type liveNode struct {
-	*Node
+	*Replica
 	disk *faultyDisk
 	done chan error
 	stop context.CancelFunc
@@ -132,7 +132,7 @@ func startNode(t *testing.T, cfg Config, l net.Listener, handle func(http.Handle
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln := &liveNode{Node: node, disk: &faultyDisk{logDisk: node.writes}, done: make(chan error, 1)}
+	ln := &liveNode{Replica: node, disk: &faultyDisk{logDisk: node.writes}, done: make(chan error, 1)}
 	node.writes = ln.disk
 	srv := &http.Server{Handler: handle(node.Handler(nil))}
 	ln.srv = srv
@@ -339,7 +339,7 @@ func TestHungNodeLoopIsNoticed(t *testing.T) {
 	hang, hanging := make(chan struct{}), make(chan struct{})
 	n.callC <- func(*core) { close(hanging); <-hang }
 	<-hanging
-	n.turned.Store(n.turned.Load() - int64(n.hungAfter())) // instead of waiting as long
+	n.ticked.Store(n.ticked.Load() - int64(n.hungAfter())) // instead of waiting as long
 	if n.Responsive() {
 		t.Error("a node whose loop hangs counts as responsive")
 	}
