@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
 )
@@ -71,3 +74,66 @@ func TestVersionMetricsAndOpenAPIAreServed(t *testing.T) {
 	})
 	f.do("GET", "/metrics?name[]=up", "").wantBody(200, "up 1\nname[]=up")
 }
+
+// A node that does not serve answers what needs no node, in the same way as
+// one that does, and refuses the rest.
+func TestStandby(t *testing.T) {
+	health := &testHealth{checks: []api.Check{{Name: "started", Err: errors.New("still starting")}, {Name: "draining"}}}
+	rejected := &countedRejections{}
+	s := NewStandby(Options{
+		Health: health, Observer: rejected, Version: api.Version{Version: "1.2.3"},
+		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "up 1") }),
+	}, &api.Error{Code: api.Starting, Detail: "not yet", RetryAfter: 3 * time.Second})
+	for _, c := range []struct {
+		request string
+		status  int
+		body    string
+	}{
+		{"GET /livez", 200, "ok"},
+		{"HEAD /healthz", 200, ""},
+		{"GET /readyz", 503, "[-]started failed: still starting\n[+]draining ok\nnot ready\n"},
+		{"GET /readyz/draining", 200, "ok"},
+		{"GET /metrics", 200, "up 1"},
+		{"GET /version", 200, `"version":"1.2.3"`},
+		{"GET /openapi.yaml", 200, "openapi:"},
+		{"PUT /livez", 400, `"code":"bad_request"`},
+		{"GET /health", 503, `"code":"starting"`},
+		{"GET /my-key", 503, `"code":"starting"`},
+		{"PUT /my-key?unknown", 503, `"code":"starting"`},
+		{"DELETE /3", 503, `"code":"starting"`},
+		{"GET /v1/kv/a//b", 503, `"code":"starting"`},
+		{"GET /li%76ez", 503, `"code":"starting"`},
+		{"POST /v1/batch", 503, `"code":"starting"`},
+	} {
+		method, target, _ := strings.Cut(c.request, " ")
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, httptest.NewRequest(method, target, nil))
+		if w.Code != c.status || !strings.Contains(w.Body.String(), c.body) {
+			t.Errorf("%s: %d %s", c.request, w.Code, w.Body)
+		}
+		if want := strings.Contains(c.body, "starting\""); want && w.Header().Get("Retry-After") != "3" {
+			t.Errorf("%s: Retry-After %q", c.request, w.Header().Get("Retry-After"))
+		}
+	}
+	if want := 7; rejected.codes[api.Starting] != want {
+		t.Errorf("%v were counted as rejected, want %d starting", rejected.codes, want)
+	}
+}
+
+// countedRejections counts the errors that were answered.
+type countedRejections struct {
+	codes map[api.Code]int
+}
+
+func (r *countedRejections) Begin()                                 {}
+func (r *countedRejections) Endpoint(route, method string) Endpoint { return unobserved{} }
+func (r *countedRejections) Rejected(c api.Code) {
+	if r.codes == nil {
+		r.codes = make(map[api.Code]int)
+	}
+	r.codes[c]++
+}
+
+type unobserved struct{}
+
+func (unobserved) End(int, time.Duration) {}

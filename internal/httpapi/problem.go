@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"maps"
 	"net/http"
@@ -11,6 +12,8 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
+
+const problemType = "application/problem+json"
 
 // statuses is the one table from error codes to HTTP statuses.
 var statuses = map[api.Code]int{
@@ -127,15 +130,44 @@ func failedCondition(now uint64) *api.Error {
 	return p
 }
 
-// writeProblem answers with a problem document (RFC 9457).
-func (x *exchange) writeProblem(p *api.Error) {
+// WriteProblem answers with the problem document of p (RFC 9457). It is for
+// handlers in front of a Server, so that a refusal looks the same whoever
+// decides it.
+func WriteProblem(w http.ResponseWriter, p *api.Error) {
 	status := statusOf(p.Code)
-	doc := make(map[string]any, len(p.Fields)+4)
+	h := w.Header()
+	h.Set("Content-Type", problemType)
+	h["X-Content-Type-Options"] = nosniff
+	setRetryAfter(h, status, p)
+	w.WriteHeader(status)
+	// A failed write means that the client is gone.
+	_ = json.NewEncoder(w).Encode(problemDocument(p, status))
+}
+
+// problemDocument returns the members of the document, the error's own fields
+// among them.
+func problemDocument(p *api.Error, status int) map[string]any {
+	doc := make(map[string]any, len(p.Fields)+5)
 	maps.Copy(doc, p.Fields)
 	doc["title"] = http.StatusText(status)
 	doc["status"] = status
 	doc["detail"] = p.Detail
 	doc["code"] = p.Code
+	return doc
+}
+
+// setRetryAfter tells a client when to repeat a request that may succeed later.
+func setRetryAfter(h http.Header, status int, p *api.Error) {
+	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
+		h.Set("Retry-After", retryAfter(p.RetryAfter))
+	}
+}
+
+// writeProblem is WriteProblem with what only an exchange knows: its request
+// id, its timing, and whether the answer is to be indented.
+func (x *exchange) writeProblem(p *api.Error) {
+	status := statusOf(p.Code)
+	doc := problemDocument(p, status)
 	if status == http.StatusInternalServerError {
 		doc["request_id"] = x.requestID()
 	}
@@ -145,10 +177,8 @@ func (x *exchange) writeProblem(p *api.Error) {
 		h.Set("X-Request-Id", x.requestID())
 	}
 	x.setTiming()
-	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
-		h.Set("Retry-After", retryAfter(p.RetryAfter))
-	}
-	if err := x.writeJSONAs("application/problem+json", status, doc); err != nil {
+	setRetryAfter(h, status, p)
+	if err := x.writeJSONAs(problemType, status, doc); err != nil {
 		x.srv.log.Error("encode a problem document", x.logFields(err)...)
 		x.WriteHeader(http.StatusInternalServerError)
 	}

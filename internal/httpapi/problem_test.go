@@ -7,6 +7,10 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -137,6 +141,23 @@ func TestRetryAfterIsWholeSeconds(t *testing.T) {
 	for d, want := range map[time.Duration]string{0: "1", time.Millisecond: "1", time.Second: "1", 1001 * time.Millisecond: "2", time.Minute: "60"} {
 		if got := retryAfter(d); got != want {
 			t.Errorf("%v: %s, want %s", d, got, want)
+		}
+	}
+}
+
+// A handler in front of a Server refuses as the Server itself does.
+func TestWriteProblemIsTheServersOwn(t *testing.T) {
+	for code, status := range statuses {
+		if status == http.StatusInternalServerError {
+			continue // the Server adds the request's id
+		}
+		refusal := &api.Error{Code: code, Detail: "because", RetryAfter: 1500 * time.Millisecond, Fields: map[string]any{"extra": 7}}
+		front, own := httptest.NewRecorder(), httptest.NewRecorder()
+		WriteProblem(front, refusal)
+		NewStandby(Options{}, refusal).ServeHTTP(own, httptest.NewRequest("GET", "/k", nil))
+		own.Header().Del("Content-Length") // net/http adds it to a short answer
+		if front.Code != own.Code || front.Body.String() != own.Body.String() || !maps.EqualFunc(front.Header(), own.Header(), slices.Equal) {
+			t.Errorf("%s: %d %s %v, want %d %s %v", code, front.Code, front.Body, front.Header(), own.Code, own.Body, own.Header())
 		}
 	}
 }

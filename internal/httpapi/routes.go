@@ -34,6 +34,8 @@ type route struct {
 	allow string
 	// exempt routes answer also when too much is in flight.
 	exempt bool
+	// standby routes answer also while the node does not serve.
+	standby bool
 	// endpoints hear how requests end, by method; set where there is an
 	// Observer.
 	endpoints [len(methods)]Endpoint
@@ -162,16 +164,18 @@ func clusterRoutes() []*route {
 
 func probeRoutes() []*route {
 	get := func(pattern string, h handler, params ...string) *route {
-		return &route{pattern: pattern, exempt: true, methods: []method{{name: http.MethodGet, handle: h, params: params}}}
+		return &route{pattern: pattern, exempt: true, standby: true, methods: []method{{name: http.MethodGet, handle: h, params: params}}}
 	}
 	metrics := get("/metrics", (*Server).getMetrics)
 	metrics.methods[0].anyQuery = true
+	health := get("/health", (*Server).getEtcdHealth, "serializable", "exclude")
+	health.standby = false // it reads through the node
 	return []*route{
 		get("/healthz", (*Server).getLive, "verbose"),
 		get("/livez", (*Server).getLive, "verbose"),
 		get("/readyz", (*Server).getReady, "verbose", "exclude", "role"),
 		get("/readyz/{check}", (*Server).getReadyCheck),
-		get("/health", (*Server).getEtcdHealth, "serializable", "exclude"),
+		health,
 		get("/version", (*Server).getVersion),
 		get("/openapi.yaml", (*Server).getOpenAPI),
 		metrics,

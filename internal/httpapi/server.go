@@ -69,6 +69,17 @@ type Server struct {
 	// groups holds a token for each group of a batch that is on its way
 	// through the log.
 	groups chan struct{}
+	// refusal answers every request that needs the node; nil while it serves.
+	refusal *api.Error
+}
+
+// NewStandby returns the Server of a node that does not serve yet, or no
+// longer: it answers probes, metrics and the version as New's Server does, and
+// everything else with the refusal. Of the node it needs only Options.Health.
+func NewStandby(opts Options, refusal *api.Error) *Server {
+	s := New(opts)
+	s.refusal = refusal
+	return s
 }
 
 // New returns a Server.
@@ -201,6 +212,9 @@ func (s *Server) serve(x *exchange) error {
 // dispatch checks what all methods have in common and calls the handler, within
 // the limit in flight.
 func (x *exchange) dispatch() error {
+	if refusal := x.srv.refusal; refusal != nil && !x.route.standby {
+		return refusal
+	}
 	m := x.route.method(x.r.Method)
 	if m == nil {
 		return x.wrongMethod()
