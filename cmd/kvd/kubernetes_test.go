@@ -14,6 +14,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/kvd-io/kvd/internal/frontdoor"
 	"github.com/kvd-io/kvd/internal/settings"
 )
 
@@ -278,7 +279,7 @@ func TestKubernetesPod(t *testing.T) {
 	if v := pod.Volumes; len(v) != 1 || v[0].Name != "tls" || v[0].Secret.SecretName != "kvd-tls" {
 		t.Errorf("volumes: %v", v)
 	}
-	door := sideHandler{clients: testGate()}
+	door := frontdoor.SideHandler(startingGate(), false)
 	for _, p := range []struct {
 		probe  probeSpec
 		path   string

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kvd-io/kvd/internal/logsink"
 	"github.com/kvd-io/kvd/internal/node"
 	"github.com/kvd-io/kvd/internal/settings"
 )
@@ -75,7 +76,7 @@ func complain(stderr io.Writer, err error, code int) {
 	}()
 	select {
 	case <-written:
-	case <-time.After(syncTimeout):
+	case <-time.After(logsink.SyncTimeout):
 	}
 }
 

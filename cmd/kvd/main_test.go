@@ -21,6 +21,9 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/frontdoor"
+	"github.com/kvd-io/kvd/internal/logsink"
 	"github.com/kvd-io/kvd/internal/node"
 	"github.com/kvd-io/kvd/internal/raftnode"
 	"github.com/kvd-io/kvd/internal/settings"
@@ -86,6 +89,21 @@ func freeURL(t *testing.T) string {
 	}
 	t.Fatal("no port is free")
 	return ""
+}
+
+// ask has a handler answer a request without a body.
+func ask(h http.Handler, method, path string) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(method, path, nil))
+	return w
+}
+
+// startingGate answers for a node that is starting.
+func startingGate() *frontdoor.Gate {
+	checks := func(context.Context) []api.Check {
+		return []api.Check{{Name: "started", Err: errors.New("still starting")}}
+	}
+	return frontdoor.NewGate(buildVersion(), http.NotFoundHandler(), checks, func(api.Code) {})
 }
 
 func TestExitCodes(t *testing.T) {
@@ -343,7 +361,9 @@ func TestReaderOfTheLogGoesAway(t *testing.T) {
 
 func TestSecondSignalExitsAtOnce(t *testing.T) {
 	codes := make(chan int, 1)
-	d := &daemon{log: zap.NewNop(), sink: newLogSink(io.Discard, nil), exit: func(code int) { codes <- code }}
+	_, sink := logsink.New(io.Discard, zap.NewAtomicLevel(), "json")
+	defer sink.Close()
+	d := &daemon{log: zap.NewNop(), sink: sink, exit: func(code int) { codes <- code }}
 	signals := make(chan os.Signal, 2)
 	end := d.exitOnSecond(signals)
 	signals <- syscall.SIGHUP
@@ -369,7 +389,7 @@ func TestStopOfAStuckNode(t *testing.T) {
 	if err := d.wait(ended); !errors.Is(err, node.ErrRemoved) {
 		t.Errorf("got %v", err)
 	}
-	if total := drainTimeout + farewellTime + finishTimeout + closeTimeout + 2*cutTimeout + sideCloseTimeout + 2*syncTimeout; total >= 10*time.Second {
+	if total := drainTimeout + farewellTime + finishTimeout + closeTimeout + 2*cutTimeout + frontdoor.SideCloseTimeout + 2*logsink.SyncTimeout; total >= 10*time.Second {
 		t.Errorf("a stop may take %v; supervisors kill after ten seconds", total)
 	}
 }
@@ -386,7 +406,7 @@ func TestHealthcheckEndpoint(t *testing.T) {
 			t.Errorf("%s: got %s, %v", c.env, got, err)
 		}
 	}
-	sick := httptest.NewServer(testGate())
+	sick := httptest.NewServer(startingGate())
 	defer sick.Close()
 	if err := probe(&http.Client{Timeout: patience}, sick.URL+"/livez"); err != nil {
 		t.Error(err)

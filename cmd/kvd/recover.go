@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"strings"
 
@@ -13,6 +12,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/kvd-io/kvd/internal/logsink"
 	"github.com/kvd-io/kvd/internal/node"
 )
 
@@ -35,7 +35,7 @@ ask on and without --yes, 3 when the directory can not be used. After a failure
 or a crash the directory is as it was, or running it again finishes it.`,
 		Args: oneArgument("data directory"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !yes && !isTerminal(e.stdin) {
+			if !yes && !logsink.IsTerminal(e.stdin) {
 				return usageError{errors.New("kvd recover asks before it does anything, and there is no terminal to ask on; say --yes where no person is there to answer")}
 			}
 			ask := func(id uint64) error { return confirm(e.stdin, cmd.OutOrStdout(), id) }
@@ -50,7 +50,7 @@ or a crash the directory is as it was, or running it again finishes it.`,
 }
 
 func recoverDirectory(out, stderr io.Writer, path string, ask func(id uint64) error) (err error) {
-	log, sink := newLogger(stderr, zap.NewAtomicLevelAt(zapcore.WarnLevel), "console")
+	log, sink := logsink.New(stderr, zap.NewAtomicLevelAt(zapcore.WarnLevel), "console")
 	defer sink.Close()
 	r, finished, err := node.PrepareRecovery(log, path)
 	if err != nil {
@@ -136,19 +136,4 @@ func confirm(in io.Reader, out io.Writer, id uint64) error {
 		return fmt.Errorf("%w: the answer was %.40q, not %d", errNotWanted, answer, id)
 	}
 	return nil
-}
-
-// isTerminal reports whether a person may be at the other end. The null device
-// looks like a terminal, and has nobody there.
-func isTerminal(f any) bool {
-	file, ok := f.(*os.File)
-	if !ok || file == nil {
-		return false
-	}
-	st, err := file.Stat()
-	if err != nil || st.Mode()&os.ModeCharDevice == 0 {
-		return false
-	}
-	null, err := os.Stat(os.DevNull)
-	return err != nil || !os.SameFile(st, null)
 }

@@ -13,9 +13,11 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/frontdoor"
 	"github.com/kvd-io/kvd/internal/http1"
 	"github.com/kvd-io/kvd/internal/httpapi"
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/logsink"
 	"github.com/kvd-io/kvd/internal/node"
 	"github.com/kvd-io/kvd/internal/settings"
 )
@@ -23,23 +25,23 @@ import (
 // daemon is one serving node with its client listener.
 type daemon struct {
 	settings  *settings.Settings
-	limit     *connectionLimit
+	limit     *frontdoor.ConnectionLimit
 	log       *zap.Logger
-	sink      *logSink
-	level     *logLevel
+	sink      *logsink.Sink
+	level     *logsink.Level
 	reload    reloading
 	above     *supervisor
 	exit      func(code int)
 	version   api.Version
 	listeners []net.Listener
 	node      *node.Node
-	gate      *gate
+	gate      *frontdoor.Gate
 	server    *http1.Server
 	whole     *http.Server // behind server, and alone for TLS
 	certs     certificates
 	metrics   http.Handler
 	observer  httpapi.Observer
-	side      *sideDoor
+	side      *frontdoor.SideDoor
 }
 
 // serve runs a node until a signal, its removal from the cluster, or a
@@ -51,11 +53,11 @@ func serve(s *settings.Settings, e environment, again func() (*settings.Settings
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
-	level := newLogLevel(s.LogLevel)
-	defer level.close()
-	log, sink := newLogger(e.stderr, level.level, s.LogFormat)
+	level := logsink.NewLevel(s.LogLevel)
+	defer level.Close()
+	log, sink := logsink.New(e.stderr, level.Atomic, s.LogFormat)
 	defer sink.Close()
-	level.log = log
+	level.Log = log
 	limitMemory(e.environ, log)
 	d, err := newDaemon(s, e, log, sink)
 	if err != nil {
@@ -63,41 +65,41 @@ func serve(s *settings.Settings, e environment, again func() (*settings.Settings
 	}
 	d.level = level
 	d.reload = reloading{log: log, again: again, given: s.Given}
-	d.reload.add("log-level", level.reload)
+	d.reload.add("log-level", level.Reload)
 	d.reload.add("certificates", d.certs.reload)
 	if d.above, err = newSupervisor(e.environ, os.Getpid(), log); err != nil {
 		log.Warn("the supervisor will not hear of this node", zap.Error(err))
 	}
 	defer d.above.close()
-	defer d.side.close()
+	defer d.side.Close()
 	return d.run(signals)
 }
 
 // newDaemon takes the ports for clients and metrics and checks the settings of the node.
-func newDaemon(s *settings.Settings, e environment, log *zap.Logger, sink *logSink) (*daemon, error) {
+func newDaemon(s *settings.Settings, e environment, log *zap.Logger, sink *logsink.Sink) (*daemon, error) {
 	c, err := loadCertificates(s, log)
 	if err != nil {
 		return nil, err
 	}
-	l, err := listenForClients(s)
+	l, err := frontdoor.ListenForClients(s)
 	if err != nil {
 		return nil, err
 	}
-	limit := newConnectionLimit(s.MaxConnections)
-	limit.wrap(l)
+	limit := frontdoor.NewConnectionLimit(s.MaxConnections)
+	limit.Wrap(l)
 	c.secure(l, s.ListenClient)
-	side, err := newSideDoor(s, log)
+	side, err := frontdoor.NewSideDoor(s, log)
 	if err != nil {
-		return nil, errors.Join(err, closeAll(l))
+		return nil, errors.Join(err, frontdoor.CloseAll(l))
 	}
 	d := &daemon{settings: s, limit: limit, log: log, exit: e.exit, version: buildVersion(), listeners: l, side: side, sink: sink, certs: c}
 	if err := d.assemble(sink); err != nil {
-		return nil, errors.Join(err, closeAll(l), closeAll(side.listeners))
+		return nil, errors.Join(err, frontdoor.CloseAll(l), frontdoor.CloseAll(side.Listeners))
 	}
 	return d, nil
 }
 
-func (d *daemon) assemble(sink *logSink) (err error) {
+func (d *daemon) assemble(sink *logsink.Sink) (err error) {
 	meters, err := newInstruments(d.version, sink.Dropped)
 	if err != nil {
 		return err
@@ -115,11 +117,11 @@ func (d *daemon) assemble(sink *logSink) (err error) {
 		return err
 	}
 	d.metrics, d.observer = meters.handler(), meters.requests
-	d.limit.rejected = d.observer.Rejected
-	d.gate = newGate(d.version, d.metrics, d.node.Checks, d.observer.Rejected)
-	d.whole = httpapi.NewServer(d.limit.guard(d.gate), d.log)
-	d.whole.ConnContext = d.limit.mark
-	new(newcomers).watch(d.whole)
+	d.limit.Rejected = d.observer.Rejected
+	d.gate = frontdoor.NewGate(d.version, d.metrics, d.node.Checks, d.observer.Rejected)
+	d.whole = httpapi.NewServer(d.limit.Guard(d.gate), d.log)
+	d.whole.ConnContext = d.limit.Mark
+	new(frontdoor.Newcomers).Watch(d.whole)
 	d.server = http1.New(d.whole, httpapi.Small)
 	return nil
 }
@@ -156,7 +158,7 @@ func (d *daemon) run(signals <-chan os.Signal) error {
 	ended, failed := make(chan error, 1), make(chan error, len(d.listeners))
 	go func() { ended <- d.node.Run(ctx) }()
 	d.above.watch(d.node)
-	d.side.open(d.gate, d.settings.Pprof)
+	d.side.Open(d.gate, d.settings.Pprof)
 	for _, l := range d.listeners {
 		go func() { failed <- d.serveOn(l) }()
 	}
@@ -178,7 +180,7 @@ func (d *daemon) run(signals <-chan os.Signal) error {
 			defer d.exitOnSecond(signals)()
 			return d.stop(cancel, ended)
 		case err := <-ended:
-			d.gate.shut()
+			d.gate.Shut()
 			d.finishRequests(finishTimeout)
 			d.cutRequests()
 			return err
@@ -215,7 +217,7 @@ func (d *daemon) logStart() {
 
 // open lets requests through.
 func (d *daemon) open() {
-	d.gate.open(httpapi.New(httpapi.Options{
+	d.gate.Open(httpapi.New(httpapi.Options{
 		Store: d.node.Store(), Replicator: d.node, Cluster: d.node, Health: d.node,
 		Logger: d.log, Metrics: d.metrics, Observer: d.observer,
 		Version: d.version, RootMembers: d.settings.RootMembers, MaxInFlight: int(d.settings.MaxInFlight),

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/frontdoor"
 )
 
 // The parts of a stop, each with its limit. Together they stay below the ten
@@ -56,7 +58,7 @@ func (d *daemon) stop(cancel context.CancelFunc, ended <-chan error) error {
 		limit = lostTimeout
 	}
 	d.finishRequests(limit)
-	d.gate.shut()
+	d.gate.Shut()
 	cancel()
 	err := d.wait(ended)
 	d.cutRequests()
@@ -76,10 +78,10 @@ func (d *daemon) handOver() {
 // sent away would otherwise come back, and be in the queue of a listener when
 // that is closed, which resets its connection.
 func (d *daemon) sendAway() {
-	if err := closeAll(d.listeners); err != nil {
+	if err := frontdoor.CloseAll(d.listeners); err != nil {
 		d.log.Warn("closing the listeners failed", zap.Error(err))
 	}
-	d.gate.lastAnswers()
+	d.gate.LastAnswers()
 	<-time.After(farewellTime)
 }
 
@@ -143,6 +145,6 @@ func (d *daemon) second(sig os.Signal) {
 		code = exitBySignal + int(s)
 	}
 	d.log.Error("second signal: exiting without a clean stop", zap.Stringer("signal", sig), zap.Int("exit_code", code))
-	d.sink.flush(lastWordTimeout)
+	d.sink.Flush(lastWordTimeout)
 	d.exit(code)
 }

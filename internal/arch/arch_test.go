@@ -21,8 +21,10 @@ const module = "github.com/kvd-io/kvd"
 // allowed has, for each package, the packages of this module that it may
 // import. A package that is not listed may not exist.
 var allowed = map[string][]string{
-	"cmd/kvd":                 {"internal/settings", "internal/httpapi", "internal/http1", "internal/certs", "internal/node", "internal/metrics", "internal/loadgen", "internal/api"},
+	"cmd/kvd":                 {"internal/settings", "internal/frontdoor", "internal/logsink", "internal/httpapi", "internal/http1", "internal/certs", "internal/node", "internal/metrics", "internal/loadgen", "internal/api"},
 	"internal/settings":       {},
+	"internal/frontdoor":      {"internal/settings", "internal/httpapi", "internal/api"},
+	"internal/logsink":        {"internal/settings"},
 	"internal/metrics":        {"internal/node", "internal/raftnode", "internal/api"},
 	"internal/node":           {"internal/raftnode", "internal/certs", "internal/kvstore", "internal/kvstore/engine", "internal/api"},
 	"internal/httpapi":        {"internal/opjson", "internal/kvstore", "internal/api"},

@@ -1,4 +1,4 @@
-package main
+package frontdoor
 
 import (
 	"net"
@@ -6,11 +6,11 @@ import (
 	"sync"
 )
 
-// newcomers are the connections that have not sent a byte yet, such as those
+// Newcomers are the connections that have not sent a byte yet, such as those
 // that browsers and HTTP libraries open in advance. http.Server.Shutdown waits
 // for them as it does for requests in work, up to five seconds; they are
 // closed instead.
-type newcomers struct {
+type Newcomers struct {
 	mu struct {
 		sync.Mutex
 		conns  map[net.Conn]bool
@@ -18,15 +18,15 @@ type newcomers struct {
 	}
 }
 
-// watch follows the connections of the server and closes the newcomers when
+// Watch follows the connections of the server and closes the newcomers when
 // it shuts down.
-func (n *newcomers) watch(srv *http.Server) {
+func (n *Newcomers) Watch(srv *http.Server) {
 	n.mu.conns = make(map[net.Conn]bool)
 	srv.ConnState = n.note
 	srv.RegisterOnShutdown(n.close)
 }
 
-func (n *newcomers) note(c net.Conn, state http.ConnState) {
+func (n *Newcomers) note(c net.Conn, state http.ConnState) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	switch {
@@ -39,7 +39,7 @@ func (n *newcomers) note(c net.Conn, state http.ConnState) {
 	}
 }
 
-func (n *newcomers) close() {
+func (n *Newcomers) close() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.mu.closed = true

@@ -1,4 +1,4 @@
-package main
+package frontdoor
 
 import (
 	"context"
@@ -14,12 +14,12 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 )
 
-func testGate() *gate {
+func testGate() *Gate {
 	metrics := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "metrics") })
 	checks := func(context.Context) []api.Check {
 		return []api.Check{{Name: "started", Err: errors.New("still starting")}, {Name: "draining"}}
 	}
-	return newGate(api.Version{Version: "1.2.3"}, metrics, checks, func(api.Code) {})
+	return NewGate(api.Version{Version: "1.2.3"}, metrics, checks, func(api.Code) {})
 }
 
 func ask(h http.Handler, method, path string) *httptest.ResponseRecorder {
@@ -58,11 +58,11 @@ func TestGateBeforeTheNodeIsReady(t *testing.T) {
 
 func TestGateOpensAndShuts(t *testing.T) {
 	g := testGate()
-	g.open(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	g.Open(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
 	if w := ask(g, "PUT", "/k"); w.Code != http.StatusNoContent {
 		t.Errorf("an open gate answers %d", w.Code)
 	}
-	g.shut()
+	g.Shut()
 	w := ask(g, "PUT", "/k")
 	var problem struct {
 		Title, Code, Detail string
@@ -83,10 +83,10 @@ func TestGateOpensAndShuts(t *testing.T) {
 func TestGateCountsWhatItRefuses(t *testing.T) {
 	g, counted := testGate(), []api.Code{}
 	g.closed.rejected = func(c api.Code) { counted = append(counted, c) }
-	g.open(g.closed)
+	g.Open(g.closed)
 	ask(g, "GET", "/livez")
 	ask(g, "GET", "/my-key")
-	g.shut()
+	g.Shut()
 	ask(g, "PUT", "/my-key")
 	if want := []api.Code{api.Starting, api.Stopping}; !slices.Equal(counted, want) {
 		t.Errorf("counted %v, want %v", counted, want)
@@ -100,8 +100,8 @@ func TestLastAnswers(t *testing.T) {
 	if got := ask(g, "GET", "/livez").Header().Get("Connection"); got != "" {
 		t.Errorf("Connection: %s", got)
 	}
-	g.lastAnswers()
-	g.open(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	g.LastAnswers()
+	g.Open(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
 	if got := ask(g, "PUT", "/k").Header().Get("Connection"); got != "close" {
 		t.Errorf("Connection: %s", got)
 	}

@@ -1,4 +1,4 @@
-package main
+package logsink
 
 import (
 	"io"
@@ -8,11 +8,11 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// newLogger returns the logger and the sink behind it, which the caller
+// New returns the logger and the sink behind it, which the caller
 // closes. Keys and values of the store never go into it.
-func newLogger(out io.Writer, level zap.AtomicLevel, format string) (*zap.Logger, *logSink) {
+func New(out io.Writer, level zap.AtomicLevel, format string) (*zap.Logger, *Sink) {
 	enc := newEncoder(format, out)
-	sink := newLogSink(out, func(n uint64) []byte { return dropNotice(enc, n) })
+	sink := newSink(out, func(n uint64) []byte { return dropNotice(enc, n) })
 	core := zapcore.NewCore(enc, sink, level)
 	// Only main may exit the process: a library that would, panics.
 	return zap.New(core, zap.AddCaller(), zap.ErrorOutput(sink), zap.WithFatalHook(zapcore.WriteThenPanic)), sink
@@ -22,7 +22,7 @@ func newEncoder(format string, out io.Writer) zapcore.Encoder {
 	cfg := zap.NewProductionEncoderConfig()
 	cfg.EncodeTime = zapcore.RFC3339NanoTimeEncoder
 	cfg.EncodeDuration = zapcore.StringDurationEncoder
-	if format == "console" || format == "" && isTerminal(out) {
+	if format == "console" || format == "" && IsTerminal(out) {
 		cfg.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
 		cfg.EncodeLevel = zapcore.CapitalLevelEncoder
 		return zapcore.NewConsoleEncoder(cfg)

@@ -1,4 +1,4 @@
-package main
+package logsink
 
 import (
 	"bytes"
@@ -24,7 +24,7 @@ func testNotice(n uint64) []byte { return fmt.Appendf(nil, "dropped %d\n", n) }
 func TestStuckReaderDoesNotStopTheLogger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, w := io.Pipe() // a write waits until it is read
-		sink := newLogSink(w, testNotice)
+		sink := newSink(w, testNotice)
 		line := []byte(strings.Repeat("x", 1023) + "\n")
 		const lines = 3 * maxLogBytes / 1024
 		begin := time.Now()
@@ -40,7 +40,7 @@ func TestStuckReaderDoesNotStopTheLogger(t *testing.T) {
 		if lost != lines-maxLogBytes/1024 {
 			t.Errorf("%d lines of %d are counted as dropped", lost, lines)
 		}
-		if err := sink.Sync(); err != nil || time.Since(begin) > syncTimeout {
+		if err := sink.Sync(); err != nil || time.Since(begin) > SyncTimeout {
 			t.Errorf("Sync took %v: %v", time.Since(begin), err)
 		}
 		var got bytes.Buffer
@@ -80,13 +80,13 @@ func toldDropped(t *testing.T, output string) (sum uint64) {
 func TestCloseOfAStuckSinkIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, w := io.Pipe()
-		sink := newLogSink(w, testNotice)
+		sink := newSink(w, testNotice)
 		if _, err := sink.Write([]byte("a\n")); err != nil {
 			t.Fatal(err)
 		}
 		begin := time.Now()
 		sink.Close()
-		if took := time.Since(begin); took != syncTimeout {
+		if took := time.Since(begin); took != SyncTimeout {
 			t.Errorf("Close took %v", took)
 		}
 		// Let the goroutine go, or the bubble would never end.
@@ -99,7 +99,7 @@ func TestCloseOfAStuckSinkIsBounded(t *testing.T) {
 
 func TestSinkKeepsTheOrder(t *testing.T) {
 	var got bytes.Buffer
-	sink := newLogSink(&got, testNotice)
+	sink := newSink(&got, testNotice)
 	var want strings.Builder
 	for i := range 1000 {
 		line := fmt.Sprintln("line", i)
@@ -119,7 +119,7 @@ func TestSinkKeepsTheOrder(t *testing.T) {
 
 func TestLoggerWritesJSONLines(t *testing.T) {
 	var out bytes.Buffer
-	log, sink := newLogger(&out, zap.NewAtomicLevelAt(zapcore.InfoLevel), "")
+	log, sink := New(&out, zap.NewAtomicLevelAt(zapcore.InfoLevel), "")
 	log.Debug("not this")
 	log.Info("ready", zap.String("a", "b"), zap.Duration("took", 1500*time.Millisecond))
 	sink.Close()
@@ -143,7 +143,7 @@ func TestLoggerWritesJSONLines(t *testing.T) {
 
 func TestLoggerForPeople(t *testing.T) {
 	var out bytes.Buffer
-	log, sink := newLogger(&out, zap.NewAtomicLevelAt(zapcore.WarnLevel), "console")
+	log, sink := New(&out, zap.NewAtomicLevelAt(zapcore.WarnLevel), "console")
 	log.Info("not this")
 	log.Warn("careful")
 	sink.Close()

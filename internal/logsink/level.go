@@ -1,4 +1,4 @@
-package main
+package logsink
 
 import (
 	"fmt"
@@ -11,11 +11,11 @@ import (
 	"github.com/kvd-io/kvd/internal/settings"
 )
 
-// logLevel is the level of the log, which can be changed at run time: by
+// Level is the level of the log, which can be changed at run time: by
 // SIGHUP to what the settings say, and by clients, also for a while.
-type logLevel struct {
-	level zap.AtomicLevel
-	log   *zap.Logger
+type Level struct {
+	Atomic zap.AtomicLevel
+	Log    *zap.Logger
 
 	mu struct {
 		sync.Mutex
@@ -25,21 +25,21 @@ type logLevel struct {
 	}
 }
 
-func newLogLevel(l zapcore.Level) *logLevel {
-	v := &logLevel{level: zap.NewAtomicLevelAt(l), log: zap.NewNop()}
+func NewLevel(l zapcore.Level) *Level {
+	v := &Level{Atomic: zap.NewAtomicLevelAt(l), Log: zap.NewNop()}
 	v.mu.lasting = l
 	return v
 }
 
 // LogLevel returns the level, and until when it holds; zero is for good.
-func (l *logLevel) LogLevel() (level string, until time.Time) {
+func (l *Level) LogLevel() (level string, until time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.level.String(), l.mu.until
+	return l.Atomic.String(), l.mu.until
 }
 
 // SetLogLevel changes the level, for good where period is 0.
-func (l *logLevel) SetLogLevel(level string, period time.Duration) error {
+func (l *Level) SetLogLevel(level string, period time.Duration) error {
 	to, err := settings.ParseLogLevel(level)
 	if err != nil {
 		return err
@@ -60,8 +60,8 @@ func (l *logLevel) SetLogLevel(level string, period time.Duration) error {
 	return nil
 }
 
-// reload makes the level that of the settings.
-func (l *logLevel) reload(s *settings.Settings) error {
+// Reload makes the level that of the settings.
+func (l *Level) Reload(s *settings.Settings) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.endPeriodLocked()
@@ -71,7 +71,7 @@ func (l *logLevel) reload(s *settings.Settings) error {
 }
 
 // goBack ends the period that ends at until, if it has not been replaced.
-func (l *logLevel) goBack(until time.Time) {
+func (l *Level) goBack(until time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.mu.until != until {
@@ -81,7 +81,7 @@ func (l *logLevel) goBack(until time.Time) {
 	l.changeLocked(l.mu.lasting, "since its period is over")
 }
 
-func (l *logLevel) endPeriodLocked() {
+func (l *Level) endPeriodLocked() {
 	if l.mu.back != nil {
 		l.mu.back.Stop()
 	}
@@ -89,18 +89,18 @@ func (l *logLevel) endPeriodLocked() {
 }
 
 // changeLocked says so while the more talkative of the two levels holds.
-func (l *logLevel) changeLocked(to zapcore.Level, why string) {
-	from := l.level.Level()
+func (l *Level) changeLocked(to zapcore.Level, why string) {
+	from := l.Atomic.Level()
 	if from == to {
 		return
 	}
-	l.level.SetLevel(min(from, to))
-	l.log.Info("the log level changes", zap.Stringer("from", from), zap.Stringer("to", to), zap.String("why", why))
-	l.level.SetLevel(to)
+	l.Atomic.SetLevel(min(from, to))
+	l.Log.Info("the log level changes", zap.Stringer("from", from), zap.Stringer("to", to), zap.String("why", why))
+	l.Atomic.SetLevel(to)
 }
 
-// close ends a period's timer.
-func (l *logLevel) close() {
+// Close ends a period's timer.
+func (l *Level) Close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.endPeriodLocked()

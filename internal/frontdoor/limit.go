@@ -1,4 +1,4 @@
-package main
+package frontdoor
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 )
 
-// connectionLimit bounds the connections of all listeners for clients
+// ConnectionLimit bounds the connections of all listeners for clients
 // together. Each costs a file descriptor and some memory, and without
 // descriptors the node could not open its own files.
 //
@@ -20,7 +20,7 @@ import (
 // get their answer, since a supervisor that gets none would kill a node that is
 // merely busy, and all others are told why not and when to come again. What
 // comes beyond those is closed.
-type connectionLimit struct {
+type ConnectionLimit struct {
 	most  int64 // 0: no limit
 	open  atomic.Int64
 	spare int64 // connections beyond the limit
@@ -28,9 +28,9 @@ type connectionLimit struct {
 	// lifetime is all the time that one beyond the limit has, from its
 	// handshake to its answer.
 	lifetime time.Duration
-	// rejected hears of each connection that is closed, and of each request
+	// Rejected hears of each connection that is closed, and of each request
 	// that is refused.
-	rejected func(api.Code)
+	Rejected func(api.Code)
 }
 
 const (
@@ -38,12 +38,12 @@ const (
 	spareLifetime    = 5 * time.Second
 )
 
-func newConnectionLimit(most int64) *connectionLimit {
-	return &connectionLimit{most: most, spare: spareConnections, lifetime: spareLifetime, rejected: func(api.Code) {}}
+func NewConnectionLimit(most int64) *ConnectionLimit {
+	return &ConnectionLimit{most: most, spare: spareConnections, lifetime: spareLifetime, Rejected: func(api.Code) {}}
 }
 
-// wrap makes the listeners keep to the limit.
-func (l *connectionLimit) wrap(listeners []net.Listener) {
+// Wrap makes the listeners keep to the limit.
+func (l *ConnectionLimit) Wrap(listeners []net.Listener) {
 	for i := range listeners {
 		listeners[i] = &limitedListener{Listener: listeners[i], limit: l}
 	}
@@ -51,7 +51,7 @@ func (l *connectionLimit) wrap(listeners []net.Listener) {
 
 type limitedListener struct {
 	net.Listener
-	limit *connectionLimit
+	limit *ConnectionLimit
 }
 
 // Accept implements net.Listener.
@@ -64,13 +64,13 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		if admitted := l.limit.admit(c); admitted != nil {
 			return admitted, nil
 		}
-		l.limit.rejected(api.Overloaded)
+		l.limit.Rejected(api.Overloaded)
 		_ = c.Close() // nothing was said on it
 	}
 }
 
 // admit counts the connection; nil means that there is no place for it.
-func (l *connectionLimit) admit(c net.Conn) net.Conn {
+func (l *ConnectionLimit) admit(c net.Conn) net.Conn {
 	if n := l.open.Add(1); l.most == 0 || n <= l.most {
 		return &countedConn{Conn: c, count: &l.open}
 	}
@@ -112,9 +112,9 @@ func (c *extraConn) Close() error {
 // beyondLimit is the key of a request's context that came on such a one.
 type beyondLimit struct{}
 
-// mark is for http.Server.ConnContext. What lies over the connection, such as
+// Mark is for http.Server.ConnContext. What lies over the connection, such as
 // TLS, says with NetConn what is below.
-func (l *connectionLimit) mark(ctx context.Context, c net.Conn) context.Context {
+func (l *ConnectionLimit) Mark(ctx context.Context, c net.Conn) context.Context {
 	for {
 		switch layer := c.(type) {
 		case *extraConn:
@@ -127,8 +127,8 @@ func (l *connectionLimit) mark(ctx context.Context, c net.Conn) context.Context 
 	}
 }
 
-// guard refuses what came on a connection beyond the limit, but for probes.
-func (l *connectionLimit) guard(next http.Handler) http.Handler {
+// Guard refuses what came on a connection beyond the limit, but for probes.
+func (l *ConnectionLimit) Guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if l.extra.Load() == 0 || r.Context().Value(beyondLimit{}) == nil {
 			next.ServeHTTP(w, r)
@@ -139,7 +139,7 @@ func (l *connectionLimit) guard(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		l.rejected(api.Overloaded)
+		l.Rejected(api.Overloaded)
 		writeProblem(w, http.StatusTooManyRequests, api.Overloaded,
 			"too many connections to this node (--max-connections); nothing was done. Use fewer, or another node")
 	})

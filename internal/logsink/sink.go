@@ -1,4 +1,4 @@
-package main
+package logsink
 
 import (
 	"io"
@@ -10,18 +10,18 @@ const (
 	// maxLogBytes bounds the lines that wait for a slow reader: some seconds
 	// of a very talkative node.
 	maxLogBytes = 1 << 20
-	// syncTimeout bounds how long anybody waits for the lines to get out.
-	syncTimeout = time.Second
+	// SyncTimeout bounds how long anybody waits for the lines to get out.
+	SyncTimeout = time.Second
 )
 
-// logSink takes log lines without ever waiting for whoever reads them.
+// Sink takes log lines without ever waiting for whoever reads them.
 //
 // A logger holds a lock while it writes: with a full pipe on standard error,
 // every goroutine that logs would stop, and with it the node. So Write only
 // queues, up to maxLogBytes; one goroutine writes the queue out. What does not
 // fit is dropped and counted, and once there is room again a line says how
 // much was lost.
-type logSink struct {
+type Sink struct {
 	out io.Writer
 	// notice makes the line that tells of n dropped lines.
 	notice func(n uint64) []byte
@@ -39,16 +39,16 @@ type logSink struct {
 	done chan struct{} // closed when the goroutine has ended
 }
 
-// newLogSink starts the goroutine; Close ends it.
-func newLogSink(out io.Writer, notice func(n uint64) []byte) *logSink {
-	s := &logSink{out: out, notice: notice, wake: make(chan struct{}, 1), done: make(chan struct{})}
+// newSink starts the goroutine; Close ends it.
+func newSink(out io.Writer, notice func(n uint64) []byte) *Sink {
+	s := &Sink{out: out, notice: notice, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	s.mu.idle = make(chan struct{})
 	go s.run()
 	return s
 }
 
 // Write queues a line. It never fails and never waits.
-func (s *logSink) Write(line []byte) (int, error) {
+func (s *Sink) Write(line []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mu.closed || s.mu.bytes+len(line) > maxLogBytes {
@@ -62,7 +62,7 @@ func (s *logSink) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-func (s *logSink) signal() {
+func (s *Sink) signal() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -70,19 +70,19 @@ func (s *logSink) signal() {
 }
 
 // Dropped is the number of lines lost since the start.
-func (s *logSink) Dropped() uint64 {
+func (s *Sink) Dropped() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.mu.total
 }
 
 // Sync waits until the lines so far are written, for a bounded time.
-func (s *logSink) Sync() error {
-	s.flush(syncTimeout)
+func (s *Sink) Sync() error {
+	s.Flush(SyncTimeout)
 	return nil
 }
 
-func (s *logSink) flush(limit time.Duration) {
+func (s *Sink) Flush(limit time.Duration) {
 	s.mu.Lock()
 	idle, empty := s.mu.idle, s.mu.bytes == 0
 	s.mu.Unlock()
@@ -98,18 +98,18 @@ func (s *logSink) flush(limit time.Duration) {
 
 // Close writes out what is queued, for a bounded time; later lines are
 // dropped. Where the reader is stuck the goroutine stays behind in its write.
-func (s *logSink) Close() {
+func (s *Sink) Close() {
 	s.mu.Lock()
 	s.mu.closed = true
 	s.signal()
 	s.mu.Unlock()
 	select {
 	case <-s.done:
-	case <-time.After(syncTimeout):
+	case <-time.After(SyncTimeout):
 	}
 }
 
-func (s *logSink) run() {
+func (s *Sink) run() {
 	defer close(s.done)
 	for range s.wake {
 		for {
@@ -132,7 +132,7 @@ func (s *logSink) run() {
 
 // take empties the queue. The lines count against the limit until they are
 // written.
-func (s *logSink) take() (lines [][]byte, bytes int) {
+func (s *Sink) take() (lines [][]byte, bytes int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	lines, s.mu.queue = s.mu.queue, nil
@@ -146,7 +146,7 @@ func (s *logSink) take() (lines [][]byte, bytes int) {
 
 // finish frees the room of lines that are written and reports whether nothing
 // is left.
-func (s *logSink) finish(bytes int) bool {
+func (s *Sink) finish(bytes int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mu.bytes -= bytes

@@ -1,4 +1,4 @@
-package main
+package frontdoor
 
 import (
 	"context"
@@ -11,28 +11,28 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 )
 
-// gate is the handler of the client listener. The listener is open from the
+// Gate is the handler of the client listener. The listener is open from the
 // first moment on, so that a port in use is noticed before anything else and
 // probes get an answer; requests are let through to the node only between
-// open and shut.
-type gate struct {
+// Open and shut.
+type Gate struct {
 	current atomic.Pointer[http.Handler]
 	closed  closedGate
 	// last is set when every answer ends its connection.
 	last atomic.Bool
 }
 
-// newGate returns a gate that answers "starting".
-func newGate(v api.Version, metrics http.Handler, checks func(context.Context) []api.Check, rejected func(api.Code)) *gate {
-	g := &gate{closed: closedGate{version: v, metrics: metrics, checks: checks, rejected: rejected}}
+// NewGate returns a gate that answers "starting".
+func NewGate(v api.Version, metrics http.Handler, checks func(context.Context) []api.Check, rejected func(api.Code)) *Gate {
+	g := &Gate{closed: closedGate{version: v, metrics: metrics, checks: checks, rejected: rejected}}
 	g.closed.code = api.Starting
 	g.closed.detail = "this node is starting and has not caught up with its cluster yet; try again soon or ask another one"
-	g.open(g.closed)
+	g.Open(g.closed)
 	return g
 }
 
 // ServeHTTP implements http.Handler.
-func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if g.last.Load() {
 		w.Header()["Connection"] = closeConnection // HTTP/2 makes a GOAWAY of it
 	}
@@ -41,18 +41,18 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 var closeConnection = []string{"close"}
 
-// lastAnswers makes every answer from now on the last of its connection, which
+// LastAnswers makes every answer from now on the last of its connection, which
 // sends clients elsewhere without cutting off a request of theirs.
-func (g *gate) lastAnswers() { g.last.Store(true) }
+func (g *Gate) LastAnswers() { g.last.Store(true) }
 
-// open passes requests on to h.
-func (g *gate) open(h http.Handler) { g.current.Store(&h) }
+// Open passes requests on to h.
+func (g *Gate) Open(h http.Handler) { g.current.Store(&h) }
 
-// shut refuses requests from now on: the node behind the gate has ended.
-func (g *gate) shut() {
+// Shut refuses requests from now on: the node behind the gate has ended.
+func (g *Gate) Shut() {
 	c := g.closed
 	c.code, c.detail = api.Stopping, "this node has stopped; ask another one"
-	g.open(c)
+	g.Open(c)
 }
 
 // closedGate answers what needs no running node, and 503 to everything else.

@@ -1,4 +1,4 @@
-package main
+package frontdoor
 
 import (
 	"errors"
@@ -21,9 +21,9 @@ const socketMode = 0o660
 // the file counts as taken.
 const staleTimeout = time.Second
 
-// listenForClients binds the addresses for clients, and writes the ports that
+// ListenForClients binds the addresses for clients, and writes the ports that
 // it got into the settings where any would do (port 0).
-func listenForClients(s *settings.Settings) ([]net.Listener, error) {
+func ListenForClients(s *settings.Settings) ([]net.Listener, error) {
 	return listenAll(s.ListenClient, originOf(s, "port", "listen-client"), func(wanted, got string) {
 		if i := slices.Index(s.AdvertiseClient, wanted); i >= 0 && !s.Has("advertise-client") {
 			s.AdvertiseClient[i] = got
@@ -37,7 +37,7 @@ func listenAll(urls []string, origin string, changed func(wanted, got string)) (
 	for i, wanted := range urls {
 		l, err := listen(wanted)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("cannot serve on %s, which is %s: %w", wanted, origin, err), closeAll(all))
+			return nil, errors.Join(fmt.Errorf("cannot serve on %s, which is %s: %w", wanted, origin, err), CloseAll(all))
 		}
 		all = append(all, l)
 		if u, err := url.Parse(wanted); err == nil && u.Port() == "0" {
@@ -48,7 +48,7 @@ func listenAll(urls []string, origin string, changed func(wanted, got string)) (
 	return all, nil
 }
 
-func closeAll(listeners []net.Listener) error {
+func CloseAll(listeners []net.Listener) error {
 	var errs []error
 	for _, l := range listeners {
 		errs = append(errs, l.Close())
@@ -72,7 +72,7 @@ func listen(address string) (net.Listener, error) {
 	}
 	u, err := url.Parse(address)
 	if err != nil {
-		return nil, usageError{err}
+		return nil, err
 	}
 	return net.Listen("tcp", u.Host)
 }

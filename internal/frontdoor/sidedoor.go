@@ -1,4 +1,4 @@
-package main
+package frontdoor
 
 import (
 	"context"
@@ -18,42 +18,38 @@ import (
 	"github.com/kvd-io/kvd/internal/settings"
 )
 
-// sideCloseTimeout is what the last answers on the side door may take in a
+// SideCloseTimeout is what the last answers on the side door may take in a
 // stop. It comes after all the rest, within the same ten seconds.
-const sideCloseTimeout = 300 * time.Millisecond
+const SideCloseTimeout = 300 * time.Millisecond
 
 // sideConnections are as many as a few scrapers, probes and a person need.
 const sideConnections = 64
 
-// sideDoor serves --listen-metrics: metrics and probes for machines that must
+// SideDoor serves --listen-metrics: metrics and probes for machines that must
 // not reach the data, and profiles where asked for. It closes last, so that
 // probes see the node leave.
-type sideDoor struct {
+type SideDoor struct {
 	log       *zap.Logger
-	listeners []net.Listener
+	Listeners []net.Listener
 	server    *http.Server
 	serving   sync.WaitGroup
 }
 
-// newSideDoor binds the addresses; there may be none.
-func newSideDoor(s *settings.Settings, log *zap.Logger) (*sideDoor, error) {
+// NewSideDoor binds the addresses; there may be none.
+func NewSideDoor(s *settings.Settings, log *zap.Logger) (*SideDoor, error) {
 	l, err := listenAll(s.ListenMetrics, originOf(s, "listen-metrics"), func(string, string) {})
 	if err != nil {
 		return nil, err
 	}
-	return &sideDoor{log: log, listeners: l}, nil
+	return &SideDoor{log: log, Listeners: l}, nil
 }
 
-// open begins to serve: what of the client interface machines ask for, and
+// Open begins to serve: what of the client interface machines ask for, and
 // profiles.
-func (d *sideDoor) open(clients http.Handler, profiles bool) {
-	h := sideHandler{clients: clients}
-	if profiles {
-		h.profiles = profileHandler()
-	}
-	d.server = httpapi.NewServer(h, d.log)
-	new(newcomers).watch(d.server)
-	for _, l := range d.listeners {
+func (d *SideDoor) Open(clients http.Handler, profiles bool) {
+	d.server = httpapi.NewServer(SideHandler(clients, profiles), d.log)
+	new(Newcomers).Watch(d.server)
+	for _, l := range d.Listeners {
 		d.serving.Go(func() {
 			if err := d.server.Serve(&fewConnections{Listener: l, limit: sideConnections}); !errors.Is(err, http.ErrServerClosed) {
 				d.log.Error("metrics are no longer served", zap.Stringer("address", l.Addr()), zap.Error(err))
@@ -62,17 +58,26 @@ func (d *sideDoor) open(clients http.Handler, profiles bool) {
 	}
 }
 
-// close ends it, after everything else.
-func (d *sideDoor) close() {
+// Close ends it, after everything else.
+func (d *SideDoor) Close() {
 	if d.server == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), sideCloseTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), SideCloseTimeout)
 	defer cancel()
 	if d.server.Shutdown(ctx) != nil {
 		_ = d.server.Close() // whoever is still reading is cut off
 	}
 	d.serving.Wait()
+}
+
+// SideHandler is the handler of the side door.
+func SideHandler(clients http.Handler, profiles bool) http.Handler {
+	h := sideHandler{clients: clients}
+	if profiles {
+		h.profiles = profileHandler()
+	}
+	return h
 }
 
 // sideHandler lets a few routes of the client interface through.
