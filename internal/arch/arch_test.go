@@ -1,5 +1,3 @@
-// Package arch holds the tests of how the packages depend on each other. The
-// graph is drawn in ARCHITECTURE.md; this is its only other copy.
 package arch
 
 import (
@@ -13,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -71,16 +70,51 @@ var foreign = map[string][]string{
 
 // source is one parsed file.
 type source struct {
-	file string // path from the root
-	pkg  string
-	test bool
-	tree *ast.File
+	file   string // path from the root
+	pkg    string
+	test   bool
+	tree   *ast.File
+	lines  []string
+	lineOf func(token.Pos) int
 }
 
-// sources parses every Go file of the module; modules inside it are others.
+// newSource parses the text of a file, whose path is relative to the root.
+func newSource(file string, text []byte) (source, error) {
+	set := token.NewFileSet()
+	tree, err := parser.ParseFile(set, file, text, parser.SkipObjectResolution|parser.ParseComments)
+	if err != nil {
+		return source{}, err
+	}
+	return source{
+		file:   file,
+		pkg:    path.Dir(file),
+		test:   strings.HasSuffix(file, "_test.go"),
+		tree:   tree,
+		lines:  strings.Split(strings.TrimSuffix(string(text), "\n"), "\n"),
+		lineOf: func(p token.Pos) int { return set.Position(p).Line },
+	}, nil
+}
+
+// parsed keeps what sources returns: every test here looks at the same files.
+var parsed struct {
+	sync.Once
+	sources []source
+	err     error
+}
+
+// sources returns every Go file of the module, parsed. Modules nested in it
+// (bench) are not part of it.
 func sources(t *testing.T) []source {
 	t.Helper()
 	root := moduleRoot(t)
+	parsed.Do(func() { parsed.sources, parsed.err = parseAll(root) })
+	if parsed.err != nil {
+		t.Fatal(parsed.err)
+	}
+	return parsed.sources
+}
+
+func parseAll(root string) ([]source, error) {
 	var out []source
 	err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -96,20 +130,21 @@ func sources(t *testing.T) []source {
 		if filepath.Ext(name) != ".go" {
 			return nil
 		}
-		tree, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		text, err := os.ReadFile(name)
 		if err != nil {
 			return err
 		}
-		rel = filepath.ToSlash(rel)
-		out = append(out, source{file: rel, pkg: path.Dir(rel), test: strings.HasSuffix(rel, "_test.go"), tree: tree})
+		s, err := newSource(filepath.ToSlash(rel), text)
+		if err != nil {
+			return err
+		}
+		out = append(out, s)
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
+	return out, err
 }
 
+// enter decides whether a directory belongs to the module.
 func enter(root, rel, base string) error {
 	if rel == "." {
 		return nil
