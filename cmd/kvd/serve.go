@@ -218,7 +218,7 @@ func (d *daemon) logStart() {
 // open lets requests through.
 func (d *daemon) open() {
 	d.gate.Open(httpapi.New(httpapi.Options{
-		Store: d.node.Store(), Replicator: d.node, Cluster: d.node, Health: d.node,
+		Store: d.node.Store(), Replicator: d.node, Members: d.node, Leadership: d.node, Health: d.node, Inspector: d.node,
 		Logger: d.log, Metrics: d.metrics, Observer: d.observer,
 		Version: d.version, RootMembers: d.settings.RootMembers, MaxInFlight: int(d.settings.MaxInFlight),
 		Hosts: ownNames(d.settings), LogLevel: d.level, RequestLog: d.settings.RequestLog,

@@ -173,24 +173,3 @@ type Version struct {
 	GoVersion string   `json:"go_version"`
 	API       []string `json:"api_versions"`
 }
-
-// Timing collects what a request spent its time on, where somebody asks.
-type Timing struct{ Stages []Stage }
-
-// Stage is one part of a Timing.
-type Stage struct {
-	Name string
-	Took time.Duration
-}
-
-// ReadOptions says how fresh a read has to be. The zero value asks for a
-// linearizable one.
-type ReadOptions struct {
-	// Stale allows the answer of this node as it is, without asking a leader.
-	Stale bool
-	// MaxStaleness, of a stale read, refuses the answer where this node has
-	// not heard from a leader for longer. 0 means any staleness will do.
-	MaxStaleness time.Duration
-	// Timing, where not nil, gets what the wait was spent on.
-	Timing *Timing
-}

@@ -171,7 +171,7 @@ func (b *batch) apply(g *group) (results []*kvstore.Result, at uint64, err error
 	ctx, cancel := context.WithTimeout(b.x.r.Context(), b.timeout)
 	defer cancel()
 	if len(writes) == 0 {
-		err := b.x.srv.opts.Replicator.Barrier(ctx, api.ReadOptions{Timing: b.x.timing})
+		err := b.x.srv.opts.Replicator.Barrier(ctx, b.x.timing.noteStage())
 		return nil, b.x.srv.opts.Store.Revision(), err
 	}
 	if results, err = b.propose(ctx, writes); err != nil {
@@ -200,10 +200,7 @@ func (b *batch) propose(ctx context.Context, writes [][]byte) ([]*kvstore.Result
 		return nil, api.Errorf(api.Overloaded, "too many batches wait on this node; nothing from this line on was done, try again")
 	}
 	for {
-		if t := b.x.timing; t != nil {
-			t.Stages = summed(t.Stages)
-		}
-		results, err := b.x.srv.opts.Replicator.DoGroup(ctx, writes, b.x.timing)
+		results, err := b.x.srv.opts.Replicator.DoGroup(ctx, writes, b.x.timing.noteStage())
 		var p *api.Error
 		if !errors.As(err, &p) || p.Code != api.Overloaded {
 			return results, err

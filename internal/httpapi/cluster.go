@@ -58,7 +58,7 @@ func (s *Server) listMembers(x *exchange) error {
 		return err
 	}
 	defer cancel()
-	members, err := s.opts.Cluster.Members(ctx)
+	members, err := s.opts.Members.Members(ctx)
 	if err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func (s *Server) addMember(x *exchange) error {
 		return err
 	}
 	defer cancel()
-	added, err := s.opts.Cluster.AddMember(ctx, m)
+	added, err := s.opts.Members.AddMember(ctx, m)
 	if err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func (s *Server) updateMember(x *exchange) error {
 		return err
 	}
 	defer cancel()
-	m, err := s.opts.Cluster.UpdateMember(ctx, id, urls.PeerURLs, urls.ClientURLs)
+	m, err := s.opts.Members.UpdateMember(ctx, id, urls.PeerURLs, urls.ClientURLs)
 	if err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func (x *exchange) remove(id uint64) error {
 		return err
 	}
 	defer cancel()
-	if err := x.srv.opts.Cluster.RemoveMember(ctx, id); err != nil {
+	if err := x.srv.opts.Members.RemoveMember(ctx, id); err != nil {
 		return err
 	}
 	x.WriteHeader(http.StatusNoContent)
@@ -173,7 +173,7 @@ func (s *Server) promoteMember(x *exchange) error {
 		return err
 	}
 	defer cancel()
-	m, err := s.opts.Cluster.PromoteMember(ctx, id)
+	m, err := s.opts.Members.PromoteMember(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -181,7 +181,7 @@ func (s *Server) promoteMember(x *exchange) error {
 }
 
 func (s *Server) getLeader(x *exchange) error {
-	leader, err := s.opts.Cluster.Leader()
+	leader, err := s.opts.Leadership.Leader()
 	if err != nil {
 		return err
 	}
@@ -202,7 +202,7 @@ func (s *Server) transferLeader(x *exchange) error {
 		return err
 	}
 	defer cancel()
-	if err := s.opts.Cluster.TransferLeader(ctx, to); err != nil {
+	if err := s.opts.Leadership.TransferLeader(ctx, to); err != nil {
 		return err
 	}
 	x.WriteHeader(http.StatusNoContent)
@@ -215,7 +215,7 @@ func (s *Server) getStatus(x *exchange) error {
 		return err
 	}
 	defer cancel()
-	st, err := s.opts.Health.Status(ctx)
+	st, err := s.opts.Inspector.Status(ctx)
 	if err != nil {
 		return err
 	}
@@ -228,7 +228,7 @@ func (s *Server) getCluster(x *exchange) error {
 		return err
 	}
 	defer cancel()
-	st, err := s.opts.Health.ClusterStatus(ctx)
+	st, err := s.opts.Inspector.ClusterStatus(ctx)
 	if err != nil {
 		return err
 	}

@@ -29,15 +29,20 @@ const testClusterID = "0123456789abcdef"
 type testNode struct {
 	*kvstore.Store
 	mu       sync.Mutex
-	index    uint64            // of the last entry
-	doErr    error             // answered to Do instead, if set
-	readErr  error             // answered to Barrier instead, if set
-	barriers []api.ReadOptions // what reads asked for
+	index    uint64      // of the last entry
+	doErr    error       // answered to Do instead, if set
+	readErr  error       // answered to Barrier instead, if set
+	barriers []freshness // what reads asked for
 	onDo     func(ctx context.Context)
 	onGroup  func(ctx context.Context, commands [][]byte) error // before a group, whose error it can be
 }
 
-func (n *testNode) Do(ctx context.Context, cmd *kvstore.Command) (kvstore.Result, error) {
+// Do pretends to have spent a millisecond on each of two stages.
+func (n *testNode) Do(ctx context.Context, cmd *kvstore.Command, note NoteStage) (kvstore.Result, error) {
+	if note != nil {
+		note("commit", time.Millisecond)
+		note("apply", 1500*time.Microsecond)
+	}
 	if n.onDo != nil {
 		n.onDo(ctx)
 	}
@@ -49,17 +54,9 @@ func (n *testNode) Do(ctx context.Context, cmd *kvstore.Command) (kvstore.Result
 	return n.applyLocked(cmd)
 }
 
-// DoTimed pretends to have spent a millisecond on each of two stages.
-func (n *testNode) DoTimed(ctx context.Context, cmd *kvstore.Command, t *api.Timing) (kvstore.Result, error) {
-	if t != nil {
-		t.Stages = append(t.Stages, api.Stage{Name: "commit", Took: time.Millisecond}, api.Stage{Name: "apply", Took: 1500 * time.Microsecond})
-	}
-	return n.Do(ctx, cmd)
-}
-
-func (n *testNode) DoGroup(ctx context.Context, commands [][]byte, t *api.Timing) ([]*kvstore.Result, error) {
-	if t != nil {
-		t.Stages = append(t.Stages, api.Stage{Name: "commit", Took: time.Millisecond})
+func (n *testNode) DoGroup(ctx context.Context, commands [][]byte, note NoteStage) ([]*kvstore.Result, error) {
+	if note != nil {
+		note("commit", time.Millisecond)
 	}
 	if n.onDo != nil {
 		n.onDo(ctx)
@@ -74,14 +71,21 @@ func (n *testNode) DoGroup(ctx context.Context, commands [][]byte, t *api.Timing
 	return n.applyGroupLocked(commands)
 }
 
-func (n *testNode) Barrier(_ context.Context, o api.ReadOptions) error {
+func (n *testNode) Barrier(_ context.Context, note NoteStage) error {
+	if note != nil {
+		note("readindex", 2*time.Millisecond)
+	}
+	return n.noteRead(freshness{})
+}
+
+func (n *testNode) CheckStaleness(limit time.Duration) error {
+	return n.noteRead(freshness{stale: true, maxStaleness: limit})
+}
+
+func (n *testNode) noteRead(f freshness) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if o.Timing != nil {
-		o.Timing.Stages = append(o.Timing.Stages, api.Stage{Name: "readindex", Took: 2 * time.Millisecond})
-		o.Timing = nil
-	}
-	n.barriers = append(n.barriers, o)
+	n.barriers = append(n.barriers, f)
 	return n.readErr
 }
 
@@ -168,7 +172,7 @@ func newServer(t testing.TB, change ...func(*Options)) (*Server, *fixture) {
 		logs:    logs,
 	}
 	opts := Options{
-		Store: f.node, Replicator: f.node, Cluster: f.cluster, Health: f.health,
+		Store: f.node, Replicator: f.node, Members: f.cluster, Leadership: f.cluster, Health: f.health, Inspector: f.health,
 		Logger: zap.New(core), RootMembers: true, Version: api.Version{Version: "1.2.3", API: []string{"v1"}},
 		Hosts: []string{"x", "elsewhere"}, // what raw requests in tests say
 	}
@@ -313,7 +317,7 @@ func (a *answer) decode(into any) *answer {
 // put stores a value and fails the test where that does not work.
 func (f *fixture) put(key, value string) {
 	f.t.Helper()
-	if res, err := f.node.Do(f.t.Context(), &kvstore.Command{Op: kvstore.OpPut, Key: []byte(key), Value: []byte(value)}); err != nil || res.Outcome != kvstore.OK {
+	if res, err := f.node.Do(f.t.Context(), &kvstore.Command{Op: kvstore.OpPut, Key: []byte(key), Value: []byte(value)}, nil); err != nil || res.Outcome != kvstore.OK {
 		f.t.Fatalf("put %q: %+v, %v", key, res, err)
 	}
 }

@@ -147,7 +147,7 @@ func (s *Server) getEtcdHealth(x *exchange) error {
 
 // unhealthy gives the reason in etcd's words, empty for a healthy node.
 func (s *Server) unhealthy(ctx context.Context, serializable bool, excluded []string) string {
-	st, err := s.opts.Health.Status(ctx)
+	st, err := s.opts.Inspector.Status(ctx)
 	if err != nil {
 		return "STATUS ERROR: " + err.Error()
 	}
@@ -159,7 +159,12 @@ func (s *Server) unhealthy(ctx context.Context, serializable bool, excluded []st
 	if !serializable && st.Leader == 0 {
 		return "RAFT NO LEADER"
 	}
-	if err := s.opts.Replicator.Barrier(ctx, api.ReadOptions{Stale: serializable}); err != nil {
+	if serializable {
+		err = s.opts.Replicator.CheckStaleness(0)
+	} else {
+		err = s.opts.Replicator.Barrier(ctx, nil)
+	}
+	if err != nil {
 		return "RANGE ERROR: " + err.Error()
 	}
 	return ""

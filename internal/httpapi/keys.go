@@ -47,20 +47,19 @@ func (x *exchange) setCluster() {
 // A stale read of a revision that this node has not reached yet would fail on
 // a revision that exists; it waits like a linearizable one.
 func (x *exchange) freshen(revision uint64) error {
-	o, err := x.query.readOptions()
+	f, err := x.query.freshness()
 	if err != nil {
 		return err
 	}
-	if o.Stale && revision > x.srv.opts.Store.Revision() {
-		o = api.ReadOptions{}
+	if f.stale && revision <= x.srv.opts.Store.Revision() {
+		return x.srv.opts.Replicator.CheckStaleness(f.maxStaleness)
 	}
 	ctx, cancel, err := x.briefContext()
 	if err != nil {
 		return err
 	}
 	defer cancel()
-	o.Timing = x.timing
-	return x.srv.opts.Replicator.Barrier(ctx, o)
+	return x.srv.opts.Replicator.Barrier(ctx, x.timing.noteStage())
 }
 
 // getKey answers GET and HEAD of one key.
@@ -157,7 +156,7 @@ func (x *exchange) do(cmd *kvstore.Command) (kvstore.Result, error) {
 		return kvstore.Result{}, err
 	}
 	defer cancel()
-	res, err := x.srv.opts.Replicator.DoTimed(ctx, cmd, x.timing)
+	res, err := x.srv.opts.Replicator.Do(ctx, cmd, x.timing.noteStage())
 	if err != nil {
 		return res, err
 	}

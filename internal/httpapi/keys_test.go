@@ -270,13 +270,13 @@ func TestConsistencyReachesTheNode(t *testing.T) {
 	f.put("k", "v")
 	for _, c := range []struct {
 		query string
-		want  api.ReadOptions
+		want  freshness
 	}{
-		{"", api.ReadOptions{}},
-		{"consistency=stale", api.ReadOptions{Stale: true}},
-		{"consistency=stale&max_staleness=3", api.ReadOptions{Stale: true, MaxStaleness: 3e9}},
-		{"consistency=stale&revision=1", api.ReadOptions{Stale: true}},
-		{"consistency=stale&revision=99", api.ReadOptions{}}, // not here yet: ask
+		{"", freshness{}},
+		{"consistency=stale", freshness{stale: true}},
+		{"consistency=stale&max_staleness=3", freshness{stale: true, maxStaleness: 3e9}},
+		{"consistency=stale&revision=1", freshness{stale: true}},
+		{"consistency=stale&revision=99", freshness{}}, // not here yet: ask
 	} {
 		for _, target := range []string{"/v1/kv/k?", "/v1/kv?prefix=k&", "/k?"} {
 			f.node.barriers = nil

@@ -84,7 +84,7 @@ func (s *Server) getSnapshot(x *exchange) error {
 		out.writeHeader()
 		return nil
 	}
-	if err := s.opts.Health.Snapshot(ctx, out); err != nil {
+	if err := s.opts.Inspector.Snapshot(ctx, out); err != nil {
 		return fmt.Errorf("stream a snapshot: %w", err)
 	}
 	if !out.begun {

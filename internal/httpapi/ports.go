@@ -25,43 +25,60 @@ type Store interface {
 	Settings() kvstore.Settings
 }
 
-// Replicator takes changes and proves freshness. Its errors are *api.Error.
+// NoteStage receives how long a stage of a request took. nil means that the
+// request is not timed. It is an alias so that an implementation of Replicator
+// need not import this package.
+type NoteStage = func(stage string, took time.Duration)
+
+// Replicator replicates changes and proves that reads are fresh. Its errors are
+// *api.Error.
 type Replicator interface {
-	// DoTimed has the command committed and applied here, and returns what it
-	// came to. Where t is not nil it gets what the time went into.
-	DoTimed(ctx context.Context, cmd *kvstore.Command, t *api.Timing) (kvstore.Result, error)
+	// Do returns the result of the command once it is committed and
+	// applied here.
+	Do(ctx context.Context, cmd *kvstore.Command, note NoteStage) (kvstore.Result, error)
 	// Encode appends the command in the form that DoGroup takes.
 	Encode(dst []byte, cmd *kvstore.Command) []byte
-	// DoGroup is DoTimed for several commands: they take effect in their order with
-	// nothing in between, or, with an error as that of DoTimed, all have the same
-	// fate. They must not be changed any more after an error.
-	DoGroup(ctx context.Context, commands [][]byte, t *api.Timing) ([]*kvstore.Result, error)
-	// Barrier returns once this node's state is as fresh as o asks.
-	Barrier(ctx context.Context, o api.ReadOptions) error
+	// DoGroup is Do for several commands. They take effect in order with
+	// nothing in between; an error applies to all of them. The caller must not
+	// reuse the commands after an error: they may still be on their way.
+	DoGroup(ctx context.Context, commands [][]byte, note NoteStage) ([]*kvstore.Result, error)
+	// Barrier returns once a read of the Store is linearizable.
+	Barrier(ctx context.Context, note NoteStage) error
+	// CheckStaleness returns an error if this node last heard from a leader
+	// longer ago than limit; 0 means no limit.
+	CheckStaleness(limit time.Duration) error
 }
 
-// Cluster answers for the membership and changes it. Its errors are
-// *api.Error.
-type Cluster interface {
+// Members reports and changes the membership. Its errors are *api.Error.
+type Members interface {
 	Members(ctx context.Context) ([]api.Member, error)
 	AddMember(ctx context.Context, m api.NewMember) (api.AddedMember, error)
-	// UpdateMember replaces the URLs; a nil list keeps what is there.
+	// UpdateMember replaces the URLs; a nil list keeps the current ones.
 	UpdateMember(ctx context.Context, id uint64, peerURLs, clientURLs []string) (api.Member, error)
 	PromoteMember(ctx context.Context, id uint64) (api.Member, error)
 	RemoveMember(ctx context.Context, id uint64) error
+}
+
+// Leadership reports and transfers the leadership. Its errors are *api.Error.
+type Leadership interface {
 	Leader() (api.Leader, error)
 	TransferLeader(ctx context.Context, to uint64) error
 }
 
-// Health tells how this node and the cluster are. Its errors are *api.Error.
+// Health is the part of the node that answers before it serves, too.
 type Health interface {
-	Status(ctx context.Context) (api.Status, error)
-	ClusterStatus(ctx context.Context) (api.ClusterStatus, error)
-	// Checks are those of readiness, each under a name of its own.
+	// Checks are the readiness checks, each under a name of its own.
 	Checks(ctx context.Context) []api.Check
-	// ClusterID is 16 hexadecimal digits, empty while not known yet.
+	// ClusterID is 16 hexadecimal digits, or empty while it is unknown.
 	ClusterID() string
 	IsLeader() bool
+}
+
+// Inspector reports on this node and the cluster as a whole. Its errors are
+// *api.Error.
+type Inspector interface {
+	Status(ctx context.Context) (api.Status, error)
+	ClusterStatus(ctx context.Context) (api.ClusterStatus, error)
 	// Snapshot writes a consistent backup. An error before the first byte
 	// becomes an answer; a later one breaks the connection.
 	Snapshot(ctx context.Context, w io.Writer) error

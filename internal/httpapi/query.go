@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/kvd-io/kvd/internal/api"
 )
 
 // Bounds of the timeout parameter.
@@ -67,7 +65,7 @@ func (x *exchange) parseQuery(m *method) error {
 		}
 		x.query.params = append(x.query.params, p)
 	}
-	if err := x.timed(); err != nil {
+	if err := x.parseTiming(); err != nil {
 		return err
 	}
 	_, err := x.query.flag("pretty")
@@ -200,28 +198,37 @@ func (x *exchange) briefContext() (context.Context, context.CancelFunc, error) {
 	return d, d.release, nil
 }
 
-// readOptions says how fresh the request wants its read to be.
-func (q *query) readOptions() (api.ReadOptions, error) {
-	var o api.ReadOptions
+// freshness says how fresh a read has to be. The zero value asks for a
+// linearizable read.
+type freshness struct {
+	// stale allows an answer from this node's own state, without a leader.
+	stale bool
+	// maxStaleness refuses a stale read if this node has not heard from a
+	// leader for longer; 0 allows any staleness.
+	maxStaleness time.Duration
+}
+
+// freshness reads the parameters consistency and max_staleness.
+func (q *query) freshness() (f freshness, err error) {
 	if v, ok := q.get("consistency"); ok {
 		switch v {
 		case "linearizable":
 		case "stale":
-			o.Stale = true
+			f.stale = true
 		default:
-			return o, badRequest("the parameter \"consistency\" is linearizable or stale, not %.40q", v)
+			return f, badRequest("the parameter \"consistency\" is linearizable or stale, not %.40q", v)
 		}
 	}
 	d, ok, err := q.duration("max_staleness")
 	if err != nil || !ok {
-		return o, err
+		return f, err
 	}
-	if !o.Stale {
-		return o, badRequest("the parameter \"max_staleness\" needs consistency=stale beside it")
+	if !f.stale {
+		return f, badRequest("the parameter \"max_staleness\" needs consistency=stale beside it")
 	}
 	if d == 0 {
-		return o, badRequest("the parameter \"max_staleness\" must be above 0; leave it out to allow any staleness")
+		return f, badRequest("the parameter \"max_staleness\" must be above 0; leave it out to allow any staleness")
 	}
-	o.MaxStaleness = d
-	return o, nil
+	f.maxStaleness = d
+	return f, nil
 }

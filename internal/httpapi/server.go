@@ -27,13 +27,14 @@ import (
 // body, so it also bounds memory.
 const DefaultMaxInFlight = 4096
 
-// Options are what a Server works with. Store, Replicator, Cluster and Health
-// are required.
+// Options configure a Server. Those of the node are required.
 type Options struct {
 	Store      Store
 	Replicator Replicator
-	Cluster    Cluster
+	Members    Members
+	Leadership Leadership
 	Health     Health
+	Inspector  Inspector
 
 	// Logger gets what a person must look at; nil discards it.
 	Logger *zap.Logger
@@ -112,10 +113,10 @@ type exchange struct {
 	status int    // 0 until the header is written
 	id     string // request id, made when first needed
 	body   bodyState
-	in     int64       // bytes of the body that were read
-	out    int64       // bytes of the answer's body
-	start  time.Time   // of the request; zero where nobody measures
-	timing *api.Timing // nil: nobody asked
+	in     int64     // bytes of the body that were read
+	out    int64     // bytes of the answer's body
+	start  time.Time // of the request; zero where nobody measures
+	timing *timing   // nil if the client did not ask for it
 	// deadline is when the request runs out of time, once that is known.
 	deadline time.Time
 	// singles backs the one-element values of the header map, to save an

@@ -279,15 +279,16 @@ func (d *discard) WriteHeader(int)             {}
 // allocates is counted.
 type committed struct{}
 
-func (committed) DoTimed(context.Context, *kvstore.Command, *api.Timing) (kvstore.Result, error) {
+func (committed) Do(context.Context, *kvstore.Command, NoteStage) (kvstore.Result, error) {
 	return kvstore.Result{Revision: 9, KV: kvstore.KV{ModRevision: 9, CreateRevision: 2, Version: 7}}, nil
 }
 func (committed) Encode(dst []byte, cmd *kvstore.Command) []byte { return append(dst, cmd.Value...) }
-func (committed) DoGroup(_ context.Context, commands [][]byte, _ *api.Timing) ([]*kvstore.Result, error) {
+func (committed) DoGroup(_ context.Context, commands [][]byte, _ NoteStage) ([]*kvstore.Result, error) {
 	res := &kvstore.Result{Revision: 9, KV: kvstore.KV{ModRevision: 9, CreateRevision: 2, Version: 7}}
 	return slices.Repeat([]*kvstore.Result{res}, len(commands)), nil
 }
-func (committed) Barrier(context.Context, api.ReadOptions) error { return nil }
+func (committed) Barrier(context.Context, NoteStage) error { return nil }
+func (committed) CheckStaleness(time.Duration) error       { return nil }
 
 // onePair has the same pair under every key, at no cost.
 type onePair struct{ Store }

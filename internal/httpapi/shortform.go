@@ -53,7 +53,7 @@ func (s *Server) addShort(x *exchange) error {
 		return err
 	}
 	defer cancel()
-	if _, err := s.opts.Cluster.AddMember(ctx, m); err != nil {
+	if _, err := s.opts.Members.AddMember(ctx, m); err != nil {
 		return err
 	}
 	x.WriteHeader(http.StatusNoContent)

@@ -4,53 +4,64 @@ import (
 	"slices"
 	"strconv"
 	"time"
-
-	"github.com/kvd-io/kvd/internal/api"
 )
 
-// timed reads the parameter timing, which the routes of data take: the answer
-// then says in Server-Timing what the request spent its time on. x.timing
-// stays nil where it is not asked for, and nothing is measured.
-func (x *exchange) timed() error {
+// timing is what a request spent its time on, for the header Server-Timing.
+type timing struct{ stages []stage }
+
+type stage struct {
+	name string
+	took time.Duration
+}
+
+// note adds a stage. A batch passes the same ones once for each group: they
+// are added up.
+func (t *timing) note(name string, took time.Duration) {
+	i := slices.IndexFunc(t.stages, func(s stage) bool { return s.name == name })
+	if i < 0 {
+		t.stages = append(t.stages, stage{name, took})
+		return
+	}
+	t.stages[i].took += took
+}
+
+// parseTiming reads the parameter timing, which the data routes take. x.timing
+// stays nil for a request without it, and nothing is measured.
+func (x *exchange) parseTiming() error {
 	asked, err := x.query.flag("timing")
 	if err != nil || !asked {
 		return err
 	}
-	x.timing = new(api.Timing)
+	x.timing = new(timing)
 	if x.start.IsZero() { // there is no Observer
 		x.start = time.Now()
 	}
 	return nil
 }
 
-// setTiming adds Server-Timing (in milliseconds, as the header has it) to an
-// answer whose header is about to go out: the stages, which depend on the
-// request, and the whole time since the request's header came.
+// noteStage is what a Replicator reports the stages to.
+func (t *timing) noteStage() NoteStage {
+	if t == nil {
+		return nil
+	}
+	return t.note
+}
+
+// setTiming adds Server-Timing (in milliseconds, as that header has it) to an
+// answer whose header is about to be sent: the stages, which depend on the
+// request, and the total since the request's header arrived.
 func (x *exchange) setTiming() {
 	if x.timing == nil {
 		return
 	}
 	var b []byte
-	for _, s := range append(summed(x.timing.Stages), api.Stage{Name: "total", Took: time.Since(x.start)}) {
+	for _, s := range append(x.timing.stages, stage{"total", time.Since(x.start)}) {
 		if len(b) > 0 {
 			b = append(b, ", "...)
 		}
-		b = append(b, s.Name...)
+		b = append(b, s.name...)
 		b = append(b, ";dur="...)
-		b = strconv.AppendFloat(b, float64(s.Took)/float64(time.Millisecond), 'f', 3, 64)
+		b = strconv.AppendFloat(b, float64(s.took)/float64(time.Millisecond), 'f', 3, 64)
 	}
 	x.Header()["Server-Timing"] = []string{string(b)}
-}
-
-// summed adds up the stages of a batch, which passes them many times.
-func summed(stages []api.Stage) (sums []api.Stage) {
-	for _, s := range stages {
-		i := slices.IndexFunc(sums, func(sum api.Stage) bool { return sum.Name == s.Name })
-		if i < 0 {
-			sums = append(sums, s)
-			continue
-		}
-		sums[i].Took += s.Took
-	}
-	return sums
 }

@@ -6,40 +6,38 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
-// names are the stages in their order.
-func names(t *api.Timing) (out []string) {
-	for _, s := range t.Stages {
-		out = append(out, s.Name)
-	}
-	return out
+// stages records what a request reports.
+type stages struct {
+	names []string
+	took  time.Duration
+}
+
+func (s *stages) note(name string, took time.Duration) {
+	s.names = append(s.names, name)
+	s.took += took
 }
 
 // A timed write and read pass their stages on the leader and on a follower,
 // and the figures count them.
 func TestTimingAndFigures(t *testing.T) {
 	for _, m := range startCluster(t, 3, nil) {
-		var w, r api.Timing
+		var w, r stages
 		begin := time.Now()
-		if _, err := m.DoTimed(testContext(t), &kvstore.Command{Op: kvstore.OpPut, Key: []byte("k"), Value: []byte("v")}, &w); err != nil {
+		if _, err := m.Do(testContext(t), &kvstore.Command{Op: kvstore.OpPut, Key: []byte("k"), Value: []byte("v")}, w.note); err != nil {
 			t.Fatal(err)
 		}
-		if err := m.Barrier(testContext(t), api.ReadOptions{Timing: &r}); err != nil {
+		if err := m.Barrier(testContext(t), r.note); err != nil {
 			t.Fatal(err)
 		}
 		all := time.Since(begin)
-		if !slices.Equal(names(&w), []string{"queue", "propose", "commit", "apply"}) || !slices.Equal(names(&r), []string{"readindex", "wait"}) {
+		if !slices.Equal(w.names, []string{"queue", "propose", "commit", "apply"}) || !slices.Equal(r.names, []string{"readindex", "wait"}) {
 			t.Errorf("stages %v and %v", w, r)
 		}
-		var sum time.Duration
-		for _, s := range append(w.Stages, r.Stages...) {
-			sum += s.Took
-		}
-		if sum <= 0 || sum > all {
-			t.Errorf("the stages add up to %v of %v: %v, %v", sum, all, w, r)
+		if sum := w.took + r.took; sum <= 0 || sum > all {
+			t.Errorf("the stages %v and %v took %v of %v", w, r, sum, all)
 		}
 		f, err := m.Figures(testContext(t))
 		if err != nil {
@@ -69,11 +67,11 @@ func TestTimingOfAStuckWrite(t *testing.T) {
 	m := members[0]
 	ctx, cancel := context.WithTimeout(testContext(t), 300*time.Millisecond)
 	defer cancel()
-	var w api.Timing
-	if _, err := m.DoTimed(ctx, &kvstore.Command{Op: kvstore.OpPut, Key: []byte("k")}, &w); err == nil {
+	var w stages
+	if _, err := m.Do(ctx, &kvstore.Command{Op: kvstore.OpPut, Key: []byte("k")}, w.note); err == nil {
 		t.Fatal("a write without a quorum succeeded")
 	}
-	if n := len(w.Stages); n < 1 || n > 3 || w.Stages[n-1].Name == "apply" {
+	if n := len(w.names); n < 1 || n > 3 || w.names[n-1] == "apply" {
 		t.Errorf("stages %v", w)
 	}
 	if n := m.counts.proposalsFailed.Load(); n != 1 {

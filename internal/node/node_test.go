@@ -144,14 +144,14 @@ func (m *member) put(t *testing.T, key, value string) {
 	eventually(t, "put "+key, func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		r, err := m.Do(ctx, &kvstore.Command{Op: kvstore.OpPut, Key: []byte(key), Value: []byte(value)})
+		r, err := m.Do(ctx, &kvstore.Command{Op: kvstore.OpPut, Key: []byte(key), Value: []byte(value)}, nil)
 		return err == nil && r.Outcome == kvstore.OK
 	})
 }
 
 func (m *member) get(t *testing.T, key string) string {
 	t.Helper()
-	eventually(t, "read", func() bool { return m.Barrier(testContext(t), api.ReadOptions{}) == nil })
+	eventually(t, "read", func() bool { return m.Barrier(testContext(t), nil) == nil })
 	kv, _, err := m.Store().Get([]byte(key), 0)
 	if err != nil {
 		t.Fatalf("get %s: %v", key, err)
@@ -328,18 +328,18 @@ func TestRequestsWithoutLeaderEndInTime(t *testing.T) {
 	eventually(t, "loss of the leader", func() bool { _, err := ms[0].Leader(); return err != nil })
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err := ms[0].Do(ctx, &kvstore.Command{Op: kvstore.OpPut, Key: []byte("k"), Value: []byte("w")})
+	_, err := ms[0].Do(ctx, &kvstore.Command{Op: kvstore.OpPut, Key: []byte("k"), Value: []byte("w")}, nil)
 	if code(err) != api.NoLeader {
 		t.Errorf("a write without leader: %v", err)
 	}
-	if err := ms[0].Barrier(ctx, api.ReadOptions{}); code(err) != api.NoLeader {
+	if err := ms[0].Barrier(ctx, nil); code(err) != api.NoLeader {
 		t.Errorf("a read without leader: %v", err)
 	}
-	if err := ms[0].Barrier(t.Context(), api.ReadOptions{Stale: true}); err != nil {
+	if err := ms[0].CheckStaleness(0); err != nil {
 		t.Errorf("a stale read without leader: %v", err)
 	}
 	eventually(t, "staleness", func() bool {
-		return code(ms[0].Barrier(t.Context(), api.ReadOptions{Stale: true, MaxStaleness: time.Millisecond})) == api.NoLeader
+		return code(ms[0].CheckStaleness(time.Millisecond)) == api.NoLeader
 	})
 }
 

@@ -16,19 +16,15 @@ import (
 func (n *Node) Store() *kvstore.Store { return n.store }
 
 // Do replicates a command and returns its result: it is then on the disks of a
-// quorum and applied here. Errors are *api.Error; only api.Timeout and
+// quorum and applied here. It reports to note, unless that is nil, how long
+// each stage of the request took. Errors are *api.Error; only api.Timeout and
 // api.Internal leave the outcome open.
-func (n *Node) Do(ctx context.Context, cmd *kvstore.Command) (kvstore.Result, error) {
-	return n.DoTimed(ctx, cmd, nil)
-}
-
-// DoTimed is Do, and adds what the time went into to t where that is not nil.
-func (n *Node) DoTimed(ctx context.Context, cmd *kvstore.Command, t *api.Timing) (kvstore.Result, error) {
+func (n *Node) Do(ctx context.Context, cmd *kvstore.Command, note func(stage string, took time.Duration)) (kvstore.Result, error) {
 	r, err := n.running()
 	if err != nil {
 		return kvstore.Result{}, err
 	}
-	w := beginStages(t, writeStages)
+	w := beginStages(note, writeStages)
 	command := kvstore.EncodeCommand(make([]byte, 0, len(cmd.Key)+len(cmd.Value)+encodedBytes), cmd)
 	result, err := r.ProposeTimed(ctx, command, w.timing)
 	w.end()
@@ -48,15 +44,15 @@ func (n *Node) Encode(dst []byte, cmd *kvstore.Command) []byte {
 	return kvstore.EncodeCommand(dst, cmd)
 }
 
-// DoGroup is DoTimed for several commands.
+// DoGroup is Do for several commands.
 // They take effect in their order with nothing in between, or all have the
 // fate that the error tells. They must not be changed any more after an error.
-func (n *Node) DoGroup(ctx context.Context, commands [][]byte, t *api.Timing) ([]*kvstore.Result, error) {
+func (n *Node) DoGroup(ctx context.Context, commands [][]byte, note func(stage string, took time.Duration)) ([]*kvstore.Result, error) {
 	r, err := n.running()
 	if err != nil {
 		return nil, err
 	}
-	w := beginStages(t, writeStages)
+	w := beginStages(note, writeStages)
 	results, err := r.ProposeGroup(ctx, commands, w.timing)
 	w.end()
 	if err != nil {
@@ -72,27 +68,33 @@ func (n *Node) DoGroup(ctx context.Context, commands [][]byte, t *api.Timing) ([
 	return out, nil
 }
 
-// Barrier returns when this node's state is as fresh as asked for. A
-// linearizable read follows it.
-func (n *Node) Barrier(ctx context.Context, o api.ReadOptions) error {
+// Barrier returns once this node has applied everything that was committed
+// when it was called: a read that follows is linearizable. It reports to note
+// as Do does.
+func (n *Node) Barrier(ctx context.Context, note func(stage string, took time.Duration)) error {
 	r, err := n.running()
 	if err != nil {
 		return err
 	}
-	if !o.Stale {
-		w := beginStages(o.Timing, readStages)
-		err := r.BarrierTimed(ctx, w.timing)
-		w.end()
-		if err != nil {
-			n.counts.readsFailed.Add(1)
-			return readError(err)
-		}
-		return nil
+	w := beginStages(note, readStages)
+	err = r.BarrierTimed(ctx, w.timing)
+	w.end()
+	if err != nil {
+		n.counts.readsFailed.Add(1)
+		return readError(err)
 	}
-	if age := time.Since(r.LeaderContact()); o.MaxStaleness > 0 && age > o.MaxStaleness {
-		e := api.Errorf(api.NoLeader, "this node last heard from a leader %v ago, which is more than max_staleness; ask another node or raise it", age.Round(time.Millisecond))
-		e.RetryAfter = time.Second
-		return e
+	return nil
+}
+
+// CheckStaleness returns an error if this node last heard from a leader longer
+// ago than limit; 0 means no limit. A stale read follows it.
+func (n *Node) CheckStaleness(limit time.Duration) error {
+	r, err := n.running()
+	if err != nil {
+		return err
+	}
+	if age := time.Since(r.LeaderContact()); limit > 0 && age > limit {
+		return retryable(api.NoLeader, "this node last heard from a leader %v ago, which exceeds max_staleness; ask another node or raise the limit", age.Round(time.Millisecond))
 	}
 	return nil
 }
@@ -175,7 +177,7 @@ func readError(err error) error {
 
 // Snapshot streams a consistent backup of the whole state.
 func (n *Node) Snapshot(ctx context.Context, w io.Writer) error {
-	if err := n.Barrier(ctx, api.ReadOptions{}); err != nil {
+	if err := n.Barrier(ctx, nil); err != nil {
 		return err
 	}
 	v, err := n.store.View()

@@ -3,7 +3,6 @@ package node
 import (
 	"time"
 
-	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/raftnode"
 )
 
@@ -26,26 +25,26 @@ var (
 	readStages = []stageEnd{{"readindex", raftnode.StageConfirmed}, {name: "wait"}}
 )
 
-// stageWatch turns a raftnode.Timing into stages. Without somebody who asks it
-// does nothing.
-type stageWatch struct {
-	out    *api.Timing
+// stopwatch tells note what the stages of a request took, by their names. It
+// does nothing where note is nil.
+type stopwatch struct {
+	note   func(stage string, took time.Duration)
 	stages []stageEnd
 	timing *raftnode.Timing
 	begin  time.Time
 }
 
-func beginStages(out *api.Timing, stages []stageEnd) stageWatch {
-	if out == nil {
-		return stageWatch{}
+func beginStages(note func(stage string, took time.Duration), stages []stageEnd) stopwatch {
+	if note == nil {
+		return stopwatch{}
 	}
-	return stageWatch{out: out, stages: stages, timing: raftnode.NewTiming(), begin: time.Now()}
+	return stopwatch{note: note, stages: stages, timing: raftnode.NewTiming(), begin: time.Now()}
 }
 
-// end adds the stages. A request that failed ends with the one that it was
+// end reports the stages. A request that failed ends with the one that it was
 // stuck in.
-func (w *stageWatch) end() {
-	if w.out == nil {
+func (w *stopwatch) end() {
+	if w.note == nil {
 		return
 	}
 	var before time.Duration
@@ -57,7 +56,7 @@ func (w *stageWatch) end() {
 				at, passed = d, true
 			}
 		}
-		w.out.Stages = append(w.out.Stages, api.Stage{Name: s.name, Took: max(0, at-before)})
+		w.note(s.name, max(0, at-before))
 		if !passed {
 			return
 		}
