@@ -37,7 +37,7 @@ type seekState struct {
 	attempts int
 }
 
-// suspect takes the word of the leader's watch that its process is gone.
+// suspect takes the word of the leader monitor that the leader's process is gone.
 func (c *core) suspect(id uint64) {
 	if c.observe(); c.lead == id && !c.isLeader() {
 		_ = c.rn.ForgetLeader() // followers never refuse

@@ -156,7 +156,7 @@ func (n *Replica) connectCore(a *applier) (err error) {
 	if err != nil {
 		return err
 	}
-	n.watch = newLeaderWatch(n)
+	n.monitor = newLeaderMonitor(n)
 	n.publish()
 	initial := n.core.membership
 	if len(initial.Members) == 0 {

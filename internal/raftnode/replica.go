@@ -109,7 +109,7 @@ func setDefault[T comparable](v *T, def T) {
 //	apply loop    owns the applier      the state machine
 //	snapshotter   owns outgoing bodies  the disk; the append loop, to record a checkpoint
 //	connector     owns the peer list    the transport
-//	leader watch  owns its connection   the network
+//	monitor       owns its connection   the network (the leader monitor)
 type Replica struct {
 	cfg       Config
 	lg        *zap.Logger
@@ -145,7 +145,7 @@ type Replica struct {
 	unreachable sync.Map     // id → true
 	leaderSeen  atomic.Int64 // unix nanoseconds of the last sign of a leader
 	ticked      atomic.Int64 // unix nanoseconds of the node loop's last tick; 0: not begun
-	watch       *leaderWatch
+	monitor     *leaderMonitor
 	campaign    *time.Timer // of effects.campaignIn; owned by the node loop
 	snapshots   *snapshotter
 
@@ -234,7 +234,7 @@ func (n *Replica) Run(ctx context.Context) error {
 	start(&loops, "apply loop", n.applyLoop)
 	start(&loops, "snapshotter", n.snapshots.run)
 	start(&loops, "connector", n.connectLoop)
-	start(&loops, "leader watch", n.watch.run)
+	start(&loops, "leader monitor", n.monitor.run)
 	start(&loops, "node loop", n.nodeLoop)
 	<-ctx.Done()
 	loops.Wait()
@@ -460,7 +460,7 @@ func (n *Replica) publish() {
 		n.position.Store(&now)
 		n.logPosition(old, p)
 		if old == nil || old.Leader != p.Leader || old.Term != p.Term {
-			n.watch.tell(p)
+			n.monitor.tell(p)
 		}
 	}
 	if p.Leader != raft.None {

@@ -54,7 +54,7 @@ type simNode struct {
 	installing  bool     // raft has taken a snapshot that is not installed yet
 	ops         []*op
 
-	watch     simWatch
+	monitor   simMonitor
 	campaigns int // timers set
 
 	stalled bool // the disk hangs
@@ -220,8 +220,8 @@ func (n *simNode) down(why error) {
 	n.appendQueue, n.appendJob, n.applyQueue, n.applying = nil, nil, nil, false
 	n.offered, n.offeredBody, n.installing, n.stalled = nil, nil, false, false
 	n.committed = 0
-	n.watch = simWatch{}
-	n.s.breakWatches(n.id)
+	n.monitor = simMonitor{}
+	n.s.breakMonitors(n.id)
 }
 
 // writePart puts the entries of the save under way on the disk, unsynced.

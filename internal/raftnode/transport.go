@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -138,6 +139,7 @@ type peerTransport struct {
 	lg       *zap.Logger
 	tr       *rafthttp.Transport
 	refusals refusalCounts
+	monitor  *http.Client // of holdMonitor
 
 	ctx     context.Context // ends with Stop
 	cancel  context.CancelFunc
@@ -174,6 +176,7 @@ func newPeerTransport(cfg transportConfig) (*peerTransport, error) {
 	}
 	t := &peerTransport{cfg: cfg, lg: cfg.Logger, removed: make(chan struct{})}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
+	t.monitor = t.newMonitorClient()
 	t.mu.peers = make(map[uint64][]string)
 	t.mu.remotes = make(map[uint64][]string)
 	t.mu.sending = make(map[uint64]bool)

@@ -50,7 +50,7 @@ type peerGuard struct {
 	extra     http.Handler
 	snapshots chan struct{} // holds a token for each one being received
 	posting   atomic.Int64  // bytes announced by the POSTs being read
-	watches   atomic.Int64  // held open by other members
+	monitors  atomic.Int64  // held open by other members
 }
 
 // Handler serves the peer port: raft's messages under /raft, and beside them
@@ -109,8 +109,8 @@ func (g *peerGuard) serveRaft(w *guardedWriter, r *http.Request) {
 		serve, method = g.servePost, http.MethodPost
 	case r.URL.Path == rafthttp.RaftSnapshotPrefix:
 		serve, method = g.serveSnapshot, http.MethodPost
-	case r.URL.Path == watchPath:
-		serve = g.serveWatch
+	case r.URL.Path == monitorPath:
+		serve = g.serveMonitor
 	case r.URL.Path == rafthttp.ProbingPrefix:
 		serve = func(w *guardedWriter, r *http.Request, _ uint64) { g.raft.ServeHTTP(w, r) }
 	case r.URL.Path == dir+"/"+path.Base(r.URL.Path) && (dir == rafthttp.RaftStreamPrefix+"/message" || dir == rafthttp.RaftStreamPrefix+"/msgapp"):
@@ -210,7 +210,7 @@ func (g *peerGuard) checkCertificate(r *http.Request, from uint64) *refusalError
 		return nil
 	}
 	urls := g.t.urlsOf(from)
-	if urls == nil && r.Method == http.MethodGet && r.URL.Path != watchPath {
+	if urls == nil && r.Method == http.MethodGet && r.URL.Path != monitorPath {
 		return nil // serveStream refuses it
 	}
 	if urls == nil {

@@ -263,7 +263,7 @@ func TestIdentityIsAuthorized(t *testing.T) {
 	if status := as3(heartbeat(2, 1, 3)); status != http.StatusBadRequest {
 		t.Errorf("the right certificate, a message in the name of another: %d", status)
 	}
-	for _, path := range []string{"/raft/stream/message/2", watchPath} {
+	for _, path := range []string{"/raft/stream/message/2", monitorPath} {
 		r := peerRequest(http.MethodGet, path, nil)
 		r.Header.Set("X-Raft-To", "1")
 		if w := do(p, r); w.Code != http.StatusUnauthorized {

@@ -2,10 +2,10 @@ package raftnode
 
 import "go.etcd.io/raft/v3/raftpb"
 
-// simWatch is the modelled connection of a leader watch: the outcomes of dials
-// come from the model network, what they mean from watchState.
-type simWatch struct {
-	state watchState
+// simMonitor is the modelled connection of a leader monitor: the outcomes of dials
+// come from the model network, what they mean from monitorState.
+type simMonitor struct {
+	state monitorState
 	lead  uint64 // as last seen of the core, in term
 	term  uint64
 	up    bool
@@ -32,9 +32,9 @@ func (n *simNode) campaignDue(c *core) {
 	c.campaignDue()
 }
 
-// follow watches the core's leader.
+// follow monitors the core's leader.
 func (n *simNode) follow() {
-	w, lead, term := &n.watch, n.core.lead, n.core.term
+	w, lead, term := &n.monitor, n.core.lead, n.core.term
 	if n.s.opts.deaf || w.lead == lead && w.term == term {
 		return
 	}
@@ -47,9 +47,9 @@ func (n *simNode) follow() {
 	}
 }
 
-// dialLeader tries to get a watch, again and again.
+// dialLeader tries to get a connection, again and again.
 func (n *simNode) dialLeader() {
-	w := &n.watch
+	w := &n.monitor
 	w.try++
 	try := w.try
 	n.later(w.state.pause().Microseconds()+n.s.between(span{50 * micro, 3 * milli}), "dial", func() {
@@ -60,18 +60,18 @@ func (n *simNode) dialLeader() {
 		target := n.s.nodes[to]
 		switch {
 		case n.s.net.blocked[link{n.id, to}] || n.s.net.blocked[link{to, n.id}]:
-			n.watchEnded(false, false)
+			n.monitorEnded(false, false)
 		case target == nil || !target.up:
-			n.watchEnded(false, true)
+			n.monitorEnded(false, true)
 		default:
 			w.up, w.since = true, n.s.now
 		}
 	})
 }
 
-// watchEnded is what follows a dial or the break of a watch.
-func (n *simNode) watchEnded(held, refused bool) {
-	w := &n.watch
+// monitorEnded is what follows a dial or the break of one.
+func (n *simNode) monitorEnded(held, refused bool) {
+	w := &n.monitor
 	w.up = false
 	w.state.ended(held)
 	if leader := w.state.leader; refused {
@@ -80,18 +80,18 @@ func (n *simNode) watchEnded(held, refused bool) {
 	n.dialLeader()
 }
 
-// breakWatch resets the member's connection to its leader.
-func (n *simNode) breakWatch() {
-	if w := &n.watch; n.up && w.up {
-		n.watchEnded(n.s.now-w.since > watchSettled.Microseconds(), n.s.opts.bug == bugSuspectEveryBreak)
+// breakMonitor resets the member's connection to its leader.
+func (n *simNode) breakMonitor() {
+	if w := &n.monitor; n.up && w.up {
+		n.monitorEnded(n.s.now-w.since > monitorSettled.Microseconds(), n.s.opts.bug == bugSuspectEveryBreak)
 	}
 }
 
-// breakWatches resets all connections to the leader id.
-func (s *sim) breakWatches(id uint64) {
+// breakMonitors resets all connections to the leader id.
+func (s *sim) breakMonitors(id uint64) {
 	for _, other := range s.order {
-		if n := s.nodes[other]; n.watch.state.leader == id {
-			n.breakWatch()
+		if n := s.nodes[other]; n.monitor.state.leader == id {
+			n.breakMonitor()
 		}
 	}
 }
@@ -99,7 +99,7 @@ func (s *sim) breakWatches(id uint64) {
 // faultGlitch resets every connection; all processes live.
 func (s *sim) faultGlitch() {
 	for _, id := range s.order {
-		s.nodes[id].breakWatch()
+		s.nodes[id].breakMonitor()
 	}
 }
 

@@ -3,7 +3,6 @@ package raftnode
 import (
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -41,7 +40,7 @@ func (h *holder) reset() {
 	h.conns = nil
 }
 
-// A leader whose port refuses connections after the watch broke is replaced
+// A leader whose port refuses connections after its connection broke is replaced
 // without waiting for the election timeout, and writes go on at the others,
 // those under way included.
 func TestDeadProcessIsReplacedAtOnce(t *testing.T) {
@@ -88,15 +87,15 @@ func TestDeadProcessIsReplacedAtOnce(t *testing.T) {
 // nor the term.
 func TestResetConnectionsElectNobody(t *testing.T) {
 	var held []*holder
-	var watches atomic.Int64
+	var monitors atomic.Int64
 	nodes := startNodesOn(t, 3, neverElects, func(l net.Listener) net.Listener {
 		h := &holder{Listener: l}
 		held = append(held, h)
 		return h
 	}, func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.URL.Path == watchPath {
-				watches.Add(1)
+			if r.URL.Path == monitorPath {
+				monitors.Add(1)
 			}
 			h.ServeHTTP(w, r)
 		})
@@ -104,14 +103,14 @@ func TestResetConnectionsElectNobody(t *testing.T) {
 	old := leaderOf(t, nodes)
 	position := old.Position()
 	for id := range uint64(10) {
-		seen := watches.Load()
-		waitFor(t, "both watches", func() bool { return watches.Load() >= 2 })
+		seen := monitors.Load()
+		waitFor(t, "both monitors", func() bool { return monitors.Load() >= 2 })
 		for i, h := range held { // the followers' words to each other sometimes arrive
 			if id%2 == 0 || uint64(i+1) == old.cfg.ID {
 				h.reset()
 			}
 		}
-		waitFor(t, "new watches", func() bool { return watches.Load() >= seen+2 })
+		waitFor(t, "new monitors", func() bool { return monitors.Load() >= seen+2 })
 		for _, n := range nodes {
 			<-n.Ready()
 			if _, err := n.Propose(testContext(t), command(10*n.cfg.ID+id*100)); err != nil {
@@ -127,9 +126,9 @@ func TestResetConnectionsElectNobody(t *testing.T) {
 }
 
 // The pauses between dials grow, also when the same leader is followed again
-// in between, and begin anew after a watch that held.
-func TestWatchPausesGrow(t *testing.T) {
-	var w watchState
+// in between, and begin anew after a connection that held.
+func TestMonitorPausesGrow(t *testing.T) {
+	var w monitorState
 	last := time.Duration(-1)
 	for range 11 {
 		w.follow(2, 5)
@@ -142,59 +141,14 @@ func TestWatchPausesGrow(t *testing.T) {
 	for range 100 {
 		w.ended(false)
 	}
-	if w.pause() != maxWatchPause {
-		t.Errorf("a pause of %v, want %v", w.pause(), maxWatchPause)
+	if w.pause() != maxMonitorPause {
+		t.Errorf("a pause of %v, want %v", w.pause(), maxMonitorPause)
 	}
 	if w.follow(2, 6); w.pause() != 0 {
 		t.Errorf("a new leader is dialled after %v", w.pause())
 	}
 	w.ended(false)
 	if w.ended(true); w.pause() != 0 {
-		t.Errorf("after a watch that held the dial waits %v", w.pause())
-	}
-}
-
-// A watch is for members alone, is held open, and there is a limit.
-func TestServeWatch(t *testing.T) {
-	n := startNodes(t, 1, nil)[0]
-	guard := n.Handler(nil).(*peerGuard)
-	srv := httptest.NewServer(guard)
-	t.Cleanup(srv.Close)
-	watch := func(cluster, from string) *http.Response {
-		req, err := http.NewRequestWithContext(testContext(t), http.MethodGet, srv.URL+watchPath, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("X-Etcd-Cluster-ID", cluster)
-		req.Header.Set("X-Server-From", from)
-		resp, err := srv.Client().Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = resp.Body.Close() })
-		return resp
-	}
-	if s := watch("8", "2").StatusCode; s != http.StatusPreconditionFailed {
-		t.Errorf("a member of another cluster gets %d", s)
-	}
-	if s := watch("7", "x").StatusCode; s != http.StatusBadRequest {
-		t.Errorf("a stranger gets %d", s)
-	}
-	if s := watch("7", "2").StatusCode; s != http.StatusOK {
-		t.Errorf("a member gets %d", s)
-	}
-	if n := guard.watches.Load(); n != 1 {
-		t.Errorf("%d watches are held, want 1", n)
-	}
-	guard.watches.Add(maxWatches)
-	if s := watch("7", "2").StatusCode; s != http.StatusServiceUnavailable {
-		t.Errorf("a watch beyond the limit gets %d", s)
-	}
-	guard.watches.Add(-maxWatches)
-	n.stop() // ends the watch, or the node would wait for it
-	select {
-	case <-n.done:
-	case <-time.After(30 * time.Second):
-		t.Fatal("the node waits for those who watch it")
+		t.Errorf("after a connection that held the dial waits %v", w.pause())
 	}
 }
