@@ -26,6 +26,7 @@ import (
 	"github.com/kvd-io/kvd/internal/certs"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/peers"
 	"github.com/kvd-io/kvd/internal/raftnode"
 )
 
@@ -138,11 +139,11 @@ func New(cfg Config) (*Node, error) {
 	if cfg.ID > raftnode.MaxMemberID || cfg.ID == 0 && len(cfg.JoinURLs) == 0 {
 		complain("id %d is not between 1 and 2^53-1", cfg.ID)
 	}
-	if err := raftnode.ValidatePeerURLs(cfg.AdvertisePeer); err != nil {
+	if err := peers.ValidateURLs(cfg.AdvertisePeer); err != nil {
 		complain("advertised peer URLs: %w", err)
 	}
 	for _, p := range cfg.Initial {
-		if err := raftnode.ValidatePeerURLs([]string{p.URL}); err != nil {
+		if err := peers.ValidateURLs([]string{p.URL}); err != nil {
 			complain("initial member %d: %w", p.ID, err)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/peers"
 	"github.com/kvd-io/kvd/internal/raftnode"
 )
 
@@ -88,7 +89,7 @@ type peerCaller struct {
 	client *http.Client
 }
 
-func newPeerCaller(security *raftnode.Security) *peerCaller {
+func newPeerCaller(security *peers.Security) *peerCaller {
 	return &peerCaller{client: &http.Client{
 		Transport: callTransport(security),
 		Timeout:   callTimeout,
@@ -101,7 +102,7 @@ func newPeerCaller(security *raftnode.Security) *peerCaller {
 // callTransport makes a connection of its own for each call: one that is kept
 // may lead to a process that has died, and then nobody knows whether the call
 // arrived. A refused dial is certain.
-func callTransport(security *raftnode.Security) *http.Transport {
+func callTransport(security *peers.Security) *http.Transport {
 	t := &http.Transport{DisableKeepAlives: true}
 	security.DialWith(t, (&net.Dialer{Timeout: callTimeout}).DialContext)
 	return t

@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/kvd-io/kvd/internal/raftnode"
+	"github.com/kvd-io/kvd/internal/peers"
 )
 
 // TestPeerCallsFollowNoRedirect: a member could otherwise send the others
@@ -17,7 +17,7 @@ func TestPeerCallsFollowNoRedirect(t *testing.T) {
 	defer target.Close()
 	peer := httptest.NewServer(http.RedirectHandler(target.URL, http.StatusTemporaryRedirect))
 	defer peer.Close()
-	client := newPeerCaller(new(raftnode.Security)).client
+	client := newPeerCaller(new(peers.Security)).client
 	defer client.CloseIdleConnections()
 	resp, err := client.Get(peer.URL + "/kvd/status")
 	if err == nil {

@@ -15,18 +15,19 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/certs"
+	"github.com/kvd-io/kvd/internal/peers"
 	"github.com/kvd-io/kvd/internal/raftnode"
 )
 
 // errIdentity: the certificate is not that of whom its owner claims to be.
 var errIdentity = errors.New("the certificate does not fit")
 
-// security is how this node knows other members, for package raftnode.
-func (n *Node) security() raftnode.Security {
+// security is how this node knows other members, for package peers.
+func (n *Node) security() peers.Security {
 	if n.cfg.TLS == nil {
-		return raftnode.Security{}
+		return peers.Security{}
 	}
-	return raftnode.Security{Secure: n.cfg.TLS.Dial, SecureOnly: !n.cfg.InsecurePeers, Authorize: certs.Names}
+	return peers.Security{Secure: n.cfg.TLS.Dial, SecureOnly: !n.cfg.InsecurePeers, Authorize: certs.Names}
 }
 
 // caller is who makes a call: the connection that it comes over, nil without

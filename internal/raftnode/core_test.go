@@ -7,6 +7,8 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/kvd-io/kvd/internal/peers"
 )
 
 // rig is a core alone, with its loops done by hand.
@@ -553,7 +555,7 @@ func TestForgedStorageAcknowledgement(t *testing.T) {
 			m := &raftpb.Message{Type: typ.Enum(), From: new(from), To: new(uint64(1)), Term: new(uint64(5)),
 				Index: new(uint64(999)), LogTerm: new(uint64(5)), Entries: entriesOf(5, 2, 999)}
 			g.core.step(m) // raft would panic
-			if validateMessage(m, 1) == nil {
+			if peers.ValidateMessage(m, 1) == nil {
 				t.Errorf("the transport lets %v from %x pass", typ, from)
 			}
 			if _, ok := g.core.heard[from]; ok {

@@ -14,7 +14,47 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/kvd-io/kvd/internal/peers"
 )
+
+func message(typ raftpb.MessageType, edit ...func(*raftpb.Message)) *raftpb.Message {
+	m := &raftpb.Message{Type: typ.Enum(), From: new(uint64(2)), To: new(uint64(1)), Term: new(uint64(5))}
+	for _, f := range edit {
+		f(m)
+	}
+	return m
+}
+
+func entry(index, term uint64) *raftpb.Entry {
+	return &raftpb.Entry{Index: new(index), Term: new(term), Data: []byte("x")}
+}
+
+func withEntries(es ...*raftpb.Entry) func(*raftpb.Message) {
+	return func(m *raftpb.Message) { m.Entries = es }
+}
+
+func withoutTerm(m *raftpb.Message) { m.Term = nil }
+
+func withContext(n int) func(*raftpb.Message) {
+	return func(m *raftpb.Message) { m.Context = make([]byte, n) }
+}
+
+// after places an append in the log.
+func after(index, logTerm uint64) func(*raftpb.Message) {
+	return func(m *raftpb.Message) { m.Index, m.LogTerm = new(index), new(logTerm) }
+}
+
+func snapshotMessage(index uint64, cs *raftpb.ConfState) *raftpb.Message {
+	return message(raftpb.MsgSnap, func(m *raftpb.Message) {
+		m.Snapshot = &raftpb.Snapshot{
+			Data:     []byte("members"),
+			Metadata: &raftpb.SnapshotMetadata{Index: new(index), Term: new(uint64(4)), ConfState: cs},
+		}
+	})
+}
+
+var threeVoters = &raftpb.ConfState{Voters: []uint64{1, 2, 3}}
 
 func TestValidateAgainstLog(t *testing.T) {
 	known := func(id uint64) bool { return id == 2 }
@@ -57,8 +97,8 @@ func TestLastIndexAfter(t *testing.T) {
 		{message(raftpb.MsgApp, after(7, 4)), 10, 10},
 		{message(raftpb.MsgApp, after(7, 4), withEntries(entry(8, 4))), 10, 8},
 		{message(raftpb.MsgApp, after(10, 4), withEntries(entry(11, 4))), 10, 10},
-		{snapshotMessage(2, 1, 9), 10, 9},
-		{snapshotMessage(2, 1, 11), 10, 10},
+		{snapshotMessage(9, threeVoters), 10, 9},
+		{snapshotMessage(11, threeVoters), 10, 10},
 		{message(raftpb.MsgHeartbeat), 10, 10},
 	} {
 		if got := lastIndexAfter(test.m, test.last); got != test.want {
@@ -84,7 +124,7 @@ type bench3 struct {
 
 func newBench3() (*bench3, error) {
 	b := &bench3{storage: raft.NewMemoryStorage(), last: 1}
-	first := snapshotMessage(2, 1, 1).Snapshot
+	first := snapshotMessage(1, threeVoters).Snapshot
 	first.Metadata.Term = new(uint64(1))
 	if err := b.storage.ApplySnapshot(first); err != nil {
 		return nil, err
@@ -105,7 +145,7 @@ func newBench3() (*bench3, error) {
 
 // step steps m if it passes every check, then does all the work that follows.
 func (b *bench3) step(m *raftpb.Message) error {
-	if validateMessage(m, 1) != nil {
+	if peers.ValidateMessage(m, 1) != nil {
 		return nil
 	}
 	known := func(id uint64) bool { return id == 2 || id == 3 }
@@ -347,7 +387,11 @@ func FuzzValidateMessage(f *testing.F) {
 	for seed := range uint64(20) {
 		f.Add(randomBytes(seed, 400))
 	}
-	f.Add(append([]byte{50, 30}, encode(f, heartbeat(2, 1, 3))...))
+	raw, err := proto.Marshal(message(raftpb.MsgHeartbeat))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(append([]byte{50, 30}, raw...))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if _, err := runChoices(data); err != nil {
 			t.Fatal(err)
@@ -413,8 +457,8 @@ func TestUncheckedMessagesPanicRaft(t *testing.T) {
 		messages []*raftpb.Message
 	}{
 		{"heartbeat beyond the log", false, []*raftpb.Message{message(raftpb.MsgHeartbeat, func(m *raftpb.Message) { m.Commit = new(uint64(99)) })}},
-		{"snapshot with a member twice", false, []*raftpb.Message{message(raftpb.MsgSnap, withConfState(&raftpb.ConfState{Voters: []uint64{1, 2, 2}}))}},
-		{"snapshot without voters", false, []*raftpb.Message{message(raftpb.MsgSnap, withConfState(&raftpb.ConfState{Learners: []uint64{1}}))}},
+		{"snapshot with a member twice", false, []*raftpb.Message{snapshotMessage(9, &raftpb.ConfState{Voters: []uint64{1, 2, 2}})}},
+		{"snapshot without voters", false, []*raftpb.Message{snapshotMessage(9, &raftpb.ConfState{Learners: []uint64{1}})}},
 		{"entry with a bad index", false, []*raftpb.Message{message(raftpb.MsgApp, after(1, 1), withEntries(entry(1, 4)))}},
 		{"entries cut off, then a heartbeat beyond", false, []*raftpb.Message{
 			message(raftpb.MsgApp, after(1, 1), withEntries(entry(2, 4), entry(3, 4), entry(4, 4))),

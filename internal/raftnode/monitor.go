@@ -58,7 +58,7 @@ type leaderMonitor struct {
 	lg   *zap.Logger
 	// urlsOf returns where a member is reached, nil if it is not known.
 	urlsOf func(id uint64) []string
-	// hold keeps a connection until it breaks: see peerTransport.holdMonitor.
+	// hold keeps a connection until it breaks: see peers.Transport.HoldMonitor.
 	hold func(ctx context.Context, urls []string) (up, refused bool)
 	// suspect is told that the leader's process is gone.
 	suspect func(id uint64)
@@ -76,7 +76,7 @@ func newLeaderMonitor(n *Replica) *leaderMonitor {
 			m, _ := n.Membership().Member(id)
 			return m.PeerURLs
 		},
-		hold:    n.transport.holdMonitor,
+		hold:    n.transport.HoldMonitor,
 		suspect: func(id uint64) { n.events.put(event{suspect: id}) },
 		leaders: make(chan Position, 1),
 	}

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/kvd-io/kvd/internal/peers"
 )
 
 // neverElects makes raft's own election timeout longer than any test may
@@ -94,7 +96,7 @@ func TestResetConnectionsElectNobody(t *testing.T) {
 		return h
 	}, func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.URL.Path == monitorPath {
+			if r.URL.Path == peers.MonitorPath {
 				monitors.Add(1)
 			}
 			h.ServeHTTP(w, r)

@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/kvd-io/kvd/internal/limits"
+	"github.com/kvd-io/kvd/internal/peers"
 )
 
 // A bootstrapped cluster begins with a snapshot at this index, the same on
@@ -143,7 +144,7 @@ func (n *Replica) connectCore(a *applier) (err error) {
 	if err != nil {
 		return err
 	}
-	n.transport, err = newPeerTransport(transportConfig{
+	n.transport, err = peers.New(peers.Config{
 		ID:          cfg.ID,
 		ClusterID:   cfg.ClusterID,
 		PeerURLs:    cfg.PeerURLs,

@@ -21,6 +21,8 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/peers"
 )
 
 // Config describes one member. Zero values of the tunables mean the defaults.
@@ -48,7 +50,7 @@ type Config struct {
 	// Observer hears what the loops do; nil for nobody.
 	Observer Observer
 	// Security is how members know each other.
-	Security Security
+	Security peers.Security
 	// Lookup finds the peer URLs of a member that this node does not know
 	// yet, by asking those it knows.
 	Lookup func(ctx context.Context, id uint64) (urls []string, ok bool)
@@ -120,7 +122,7 @@ type Replica struct {
 	applier   *applier
 	appender  *appender
 	core      *core
-	transport *peerTransport
+	transport *peers.Transport
 
 	// What comes from the request side. Their bounds hold a burst of requests
 	// between two turns of the node loop; senders wait with their context.

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"go.etcd.io/raft/v3"
+
+	"github.com/kvd-io/kvd/internal/peers"
 )
 
 // Propose replicates a command and returns the state machine's result once a
@@ -106,7 +108,7 @@ func (n *Replica) BarrierTimed(ctx context.Context, t *Timing) error {
 // elsewhere it is ErrNotLeader.
 func (n *Replica) Change(ctx context.Context, c Change) (Member, error) {
 	for _, urls := range [][]string{c.Member.PeerURLs, c.Member.ClientURLs} {
-		if err := ValidatePeerURLs(urls); len(urls) > 0 && err != nil {
+		if err := peers.ValidateURLs(urls); len(urls) > 0 && err != nil {
 			return Member{}, err
 		}
 	}

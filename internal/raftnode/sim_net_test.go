@@ -3,6 +3,8 @@ package raftnode
 import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/kvd-io/kvd/internal/peers"
 )
 
 // Virtual time is in microseconds.
@@ -98,7 +100,7 @@ func (s *sim) deliver(from, to uint64, b []byte) {
 		s.violate("unmarshal: %v", err)
 		return
 	}
-	if err := validateMessage(m, to); err != nil {
+	if err := peers.ValidateMessage(m, to); err != nil {
 		if m.GetFrom() == to && (m.GetType() == raftpb.MsgProp || m.GetType() == raftpb.MsgReadIndex) {
 			return // forwarded back to where it came from, after a change of leader
 		}

@@ -1,4 +1,4 @@
-package raftnode
+package peers
 
 import (
 	"sync/atomic"

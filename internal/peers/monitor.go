@@ -1,4 +1,4 @@
-package raftnode
+package peers
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 )
 
 // A leader whose process dies is noticed by its broken connection: every
-// member holds a GET of monitorPath open with its leader, on which nothing is
+// member holds a GET of MonitorPath open with its leader, on which nothing is
 // ever sent. When it breaks, the member dials anew. Refused: nobody listens
 // there any more, the process is gone. Anything else says nothing: a glitch
 // of the network, or a machine that vanished; the election timeout serves
@@ -25,14 +25,14 @@ import (
 //
 // It is a request of its own because rafthttp tells nobody of a broken stream,
 // and dials again only after a pause.
-const monitorPath = raftPathPrefix + "/watch"
+const MonitorPath = raftPathPrefix + "/watch"
 
 // maxMonitors bounds the monitors that this member serves: one a member, and
 // some that have not noticed their end.
 const maxMonitors = 4 * limits.MaxMembers
 
-// newMonitorClient makes the client of holdMonitor.
-func (t *peerTransport) newMonitorClient() *http.Client {
+// newMonitorClient makes the client of HoldMonitor.
+func (t *Transport) newMonitorClient() *http.Client {
 	dialer := &net.Dialer{Timeout: t.cfg.DialTimeout}
 	rt := &http.Transport{DisableKeepAlives: true, ResponseHeaderTimeout: dialer.Timeout}
 	// Without a proxy: its refusal would say nothing of the leader.
@@ -43,9 +43,9 @@ func (t *peerTransport) newMonitorClient() *http.Client {
 	}
 }
 
-// holdMonitor tries the URLs of a member, and returns when the connection is
+// HoldMonitor tries the URLs of a member, and returns when the connection is
 // over: up says that there was one, refused that every URL refused it.
-func (t *peerTransport) holdMonitor(ctx context.Context, urls []string) (up, refused bool) {
+func (t *Transport) HoldMonitor(ctx context.Context, urls []string) (up, refused bool) {
 	refused = len(urls) > 0
 	for _, u := range urls {
 		up, err := t.holdURL(ctx, u)
@@ -58,8 +58,8 @@ func (t *peerTransport) holdMonitor(ctx context.Context, urls []string) (up, ref
 }
 
 // holdURL keeps a monitor until it breaks.
-func (t *peerTransport) holdURL(ctx context.Context, url string) (up bool, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(url, "/")+monitorPath, nil)
+func (t *Transport) holdURL(ctx context.Context, url string) (up bool, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(url, "/")+MonitorPath, nil)
 	if err != nil {
 		return false, err
 	}
@@ -78,7 +78,7 @@ func (t *peerTransport) holdURL(ctx context.Context, url string) (up bool, err e
 }
 
 // serveMonitor holds a monitor until it breaks or this member stops.
-func (g *peerGuard) serveMonitor(w *guardedWriter, r *http.Request, _ uint64) {
+func (g *guard) serveMonitor(w *guardedWriter, r *http.Request, _ uint64) {
 	if g.monitors.Add(1) > maxMonitors {
 		g.monitors.Add(-1)
 		g.refuse(w, refusef(refusedBusy, "too many monitors at a time"))

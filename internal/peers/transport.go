@@ -1,10 +1,10 @@
-package raftnode
+package peers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"sync"
@@ -21,39 +21,15 @@ import (
 	"github.com/kvd-io/kvd/internal/limits"
 )
 
-// Transport carries raft's messages to the other members. None of its methods
-// waits for the network; delivery is never promised. After Stop all of them do
-// nothing, except that SendSnapshot still closes the body and reports failure.
-type Transport interface {
-	// Send hands the messages over, in order. Those for unknown peers and
-	// those that find a full queue are dropped. A MsgSnap does not belong
-	// here: it is dropped and reported as failed.
-	Send(msgs []*raftpb.Message)
-	// SendSnapshot sends a MsgSnap followed by its body of exactly size bytes.
-	// The body is always closed, possibly while it is being read (an os.File
-	// and an io.Pipe allow that), and the outcome is always reported, once;
-	// perhaps before SendSnapshot returns.
-	SendSnapshot(m *raftpb.Message, body io.ReadCloser, size int64)
-	// AddPeer connects to a member; one that is known gets the new URLs.
-	AddPeer(id uint64, urls []string) error
-	// AddRemote makes it possible to answer a member that the local
-	// configuration does not contain yet.
-	AddRemote(id uint64, urls []string) error
-	RemovePeer(id uint64)
-	// UpdatePeer changes the URLs of a peer; an unknown one is left alone.
-	UpdatePeer(id uint64, urls []string) error
-	// ActiveSince returns since when the connection works, zero while it does
-	// not.
-	ActiveSince(id uint64) time.Time
-	Stop()
-}
+// errStopping answers what comes after Stop.
+var errStopping = errors.New("node is stopping")
 
-// messageReceiver is the node as its transport sees it. All methods may be
+// Receiver is the node as its transport sees it. All methods may be
 // called from any goroutine. All but Process may be called from inside Send
 // and SendSnapshot, that is from the node loop itself: they must only note
 // what they are told, and never wait for that loop.
-type messageReceiver interface {
-	// Process takes a message that passed validateMessage. It may wait for
+type Receiver interface {
+	// Process takes a message that passed ValidateMessage. It may wait for
 	// room, but must return when the context ends.
 	Process(ctx context.Context, m *raftpb.Message) error
 	// IsRemoved reports whether the id was once a member and never will be
@@ -65,8 +41,8 @@ type messageReceiver interface {
 	SnapshotStatus(id uint64, ok bool)
 }
 
-// transportConfig describes a peerTransport.
-type transportConfig struct {
+// Config describes a Transport.
+type Config struct {
 	ID        uint64
 	ClusterID uint64
 	// PeerURLs are this member's own. No peer may have one of them.
@@ -74,7 +50,7 @@ type transportConfig struct {
 	// Snapshotter stores the bodies of received snapshots.
 	Snapshotter *snap.Snapshotter
 	Logger      *zap.Logger // nil: silent
-	Receiver    messageReceiver
+	Receiver    Receiver
 	Security    Security
 	// Lookup asks reachable members for the URLs of a sender that is neither
 	// known nor removed. It runs on a goroutine of its own, seldom; nil means
@@ -91,16 +67,16 @@ type transportConfig struct {
 	ReadStall time.Duration
 }
 
-func (c *transportConfig) setDefaults() {
-	setDefault(&c.DialTimeout, 2*time.Second)
-	setDefault(&c.SnapshotStall, time.Minute)
-	setDefault(&c.ReadStall, 30*time.Second)
+func (c *Config) setDefaults() {
+	c.DialTimeout = cmp.Or(c.DialTimeout, 2*time.Second)
+	c.SnapshotStall = cmp.Or(c.SnapshotStall, time.Minute)
+	c.ReadStall = cmp.Or(c.ReadStall, 30*time.Second)
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}
 }
 
-func (c *transportConfig) validate() error {
+func (c *Config) validate() error {
 	var errs []error
 	if !limits.ValidMemberID(c.ID) {
 		errs = append(errs, fmt.Errorf("member id %d is out of range", c.ID))
@@ -117,8 +93,11 @@ func (c *transportConfig) validate() error {
 // maxRemotes bounds the senders added by look-up: rafthttp cannot forget one.
 const maxRemotes = limits.MaxMembers
 
-// peerTransport is the Transport over etcd's rafthttp: long-lived HTTP streams
-// between members, single POSTs where no stream is up.
+// Transport carries raft's messages to the other members, over etcd's
+// rafthttp: long-lived HTTP streams between members, single POSTs where no
+// stream is up. None of its methods waits for the network; delivery is never
+// promised. After Stop all of them do nothing, except that SendSnapshot still
+// closes the body and reports failure.
 //
 // rafthttp trusts its surroundings, so everything goes through this type:
 //
@@ -128,18 +107,18 @@ const maxRemotes = limits.MaxMembers
 // Invariants:
 //
 //	T1  each MsgSnap ends in exactly one SnapshotStatus, and its body is closed
-//	T2  rafthttp only gets URLs that passed ValidatePeerURLs, and none after
+//	T2  rafthttp only gets URLs that passed ValidateURLs, and none after
 //	    Stop: it panics otherwise
-//	T3  the Receiver only gets messages that validateMessage accepts, from a
+//	T3  the Receiver only gets messages that ValidateMessage accepts, from a
 //	    peer or remote
 //	T4  no callback that rafthttp may make while it holds its lock takes one of
 //	    the locks here
-type peerTransport struct {
-	cfg      transportConfig
+type Transport struct {
+	cfg      Config
 	lg       *zap.Logger
 	tr       *rafthttp.Transport
 	refusals refusalCounts
-	monitor  *http.Client // of holdMonitor
+	monitor  *http.Client // of HoldMonitor
 
 	ctx     context.Context // ends with Stop
 	cancel  context.CancelFunc
@@ -165,16 +144,14 @@ type peerTransport struct {
 	running sync.WaitGroup
 }
 
-var _ Transport = (*peerTransport)(nil)
-
-// newPeerTransport makes a transport without peers; no goroutine runs before
+// New makes a transport without peers; no goroutine runs before
 // the first one is added.
-func newPeerTransport(cfg transportConfig) (*peerTransport, error) {
+func New(cfg Config) (*Transport, error) {
 	cfg.setDefaults()
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("peer transport: %w", err)
 	}
-	t := &peerTransport{cfg: cfg, lg: cfg.Logger, removed: make(chan struct{})}
+	t := &Transport{cfg: cfg, lg: cfg.Logger, removed: make(chan struct{})}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.monitor = t.newMonitorClient()
 	t.mu.peers = make(map[uint64][]string)
@@ -210,14 +187,16 @@ func newPeerTransport(cfg transportConfig) (*peerTransport, error) {
 
 // Removed is closed when a peer said that this member was removed from the
 // cluster for good.
-func (t *peerTransport) Removed() <-chan struct{} { return t.removed }
+func (t *Transport) Removed() <-chan struct{} { return t.removed }
 
 // Refusals returns how often each kind of outside nonsense was refused.
-func (t *peerTransport) Refusals() map[string]uint64 { return t.refusals.snapshot() }
+func (t *Transport) Refusals() map[string]uint64 { return t.refusals.snapshot() }
 
-// Send implements Transport. rafthttp may call Receiver.Unreachable from
+// Send hands the messages over, in order. Those for unknown peers and those
+// that find a full queue are dropped. A MsgSnap does not belong here: it is
+// dropped and reported as failed. rafthttp may call Receiver.Unreachable from
 // inside it.
-func (t *peerTransport) Send(msgs []*raftpb.Message) {
+func (t *Transport) Send(msgs []*raftpb.Message) {
 	if t.stopped.Load() {
 		return
 	}
@@ -231,7 +210,7 @@ func isSnapshotMessage(m *raftpb.Message) bool { return m.GetType() == raftpb.Ms
 
 // dropSnapshots keeps MsgSnap out of rafthttp's queues, where it would travel
 // without its body.
-func (t *peerTransport) dropSnapshots(msgs []*raftpb.Message) []*raftpb.Message {
+func (t *Transport) dropSnapshots(msgs []*raftpb.Message) []*raftpb.Message {
 	rest := make([]*raftpb.Message, 0, len(msgs))
 	for _, m := range msgs {
 		if isSnapshotMessage(m) {
@@ -243,8 +222,8 @@ func (t *peerTransport) dropSnapshots(msgs []*raftpb.Message) []*raftpb.Message 
 	return rest
 }
 
-// AddPeer implements Transport.
-func (t *peerTransport) AddPeer(id uint64, urls []string) error {
+// AddPeer connects to a member; one that is known gets the new URLs.
+func (t *Transport) AddPeer(id uint64, urls []string) error {
 	if err := t.checkPeer(id, urls); err != nil {
 		return fmt.Errorf("add peer: %w", err)
 	}
@@ -262,8 +241,8 @@ func (t *peerTransport) AddPeer(id uint64, urls []string) error {
 	return nil
 }
 
-// UpdatePeer implements Transport.
-func (t *peerTransport) UpdatePeer(id uint64, urls []string) error {
+// UpdatePeer changes the URLs of a peer; an unknown one is left alone.
+func (t *Transport) UpdatePeer(id uint64, urls []string) error {
 	if err := t.checkPeer(id, urls); err != nil {
 		return fmt.Errorf("update peer: %w", err)
 	}
@@ -275,8 +254,9 @@ func (t *peerTransport) UpdatePeer(id uint64, urls []string) error {
 	return nil
 }
 
-// AddRemote implements Transport.
-func (t *peerTransport) AddRemote(id uint64, urls []string) error {
+// AddRemote makes it possible to answer a member that the local configuration
+// does not contain yet.
+func (t *Transport) AddRemote(id uint64, urls []string) error {
 	if err := t.checkPeer(id, urls); err != nil {
 		return fmt.Errorf("add remote: %w", err)
 	}
@@ -291,9 +271,9 @@ func (t *peerTransport) AddRemote(id uint64, urls []string) error {
 	return nil
 }
 
-// RemovePeer implements Transport. It waits until the peer's goroutines have
+// RemovePeer forgets a member. It waits until the peer's goroutines have
 // noticed, which takes no network.
-func (t *peerTransport) RemovePeer(id uint64) {
+func (t *Transport) RemovePeer(id uint64) {
 	t.change.Lock()
 	defer t.change.Unlock()
 	t.mu.Lock()
@@ -308,7 +288,7 @@ func (t *peerTransport) RemovePeer(id uint64) {
 
 // reconnect gives up everything under way with a peer and starts afresh:
 // the only way to end a transfer that hangs in rafthttp.
-func (t *peerTransport) reconnect(id uint64) {
+func (t *Transport) reconnect(id uint64) {
 	t.change.Lock()
 	defer t.change.Unlock()
 	t.mu.RLock()
@@ -321,18 +301,18 @@ func (t *peerTransport) reconnect(id uint64) {
 	}
 }
 
-// ActiveSince implements Transport.
-func (t *peerTransport) ActiveSince(id uint64) time.Time {
+// ActiveSince returns since when the connection works, zero while it does not.
+func (t *Transport) ActiveSince(id uint64) time.Time {
 	if t.stopped.Load() {
 		return time.Time{}
 	}
 	return t.tr.ActiveSince(types.ID(id))
 }
 
-// Stop implements Transport: it closes the connections, ends the transfers and
+// Stop closes the connections, ends the transfers and
 // waits for everything that calls the Receiver. It must not be called from a
 // handler or a callback.
-func (t *peerTransport) Stop() {
+func (t *Transport) Stop() {
 	t.stop.Do(func() {
 		t.change.Lock()
 		t.mu.Lock()
@@ -347,7 +327,7 @@ func (t *peerTransport) Stop() {
 }
 
 // checkPeer refuses what would make rafthttp panic or talk to itself.
-func (t *peerTransport) checkPeer(id uint64, urls []string) error {
+func (t *Transport) checkPeer(id uint64, urls []string) error {
 	if !limits.ValidMemberID(id) || id == t.cfg.ID {
 		return fmt.Errorf("member id %d cannot be a peer of member %d", id, t.cfg.ID)
 	}
@@ -356,14 +336,14 @@ func (t *peerTransport) checkPeer(id uint64, urls []string) error {
 			return fmt.Errorf("member %d: %s is this member's own peer URL", id, u)
 		}
 	}
-	if err := ValidatePeerURLs(urls); err != nil {
+	if err := ValidateURLs(urls); err != nil {
 		return fmt.Errorf("member %d: %w", id, err)
 	}
 	return nil
 }
 
 // notePeer records the URLs; ok is false once the transport is stopped.
-func (t *peerTransport) notePeer(id uint64, urls []string, add bool) (known, ok bool) {
+func (t *Transport) notePeer(id uint64, urls []string, add bool) (known, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.mu.stopped {
@@ -376,7 +356,7 @@ func (t *peerTransport) notePeer(id uint64, urls []string, add bool) (known, ok 
 	return known, true
 }
 
-func (t *peerTransport) noteRemote(id uint64, urls []string) (added bool, err error) {
+func (t *Transport) noteRemote(id uint64, urls []string) (added bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if _, peer := t.mu.peers[id]; peer || t.mu.remotes[id] != nil || t.mu.stopped {
@@ -390,10 +370,10 @@ func (t *peerTransport) noteRemote(id uint64, urls []string) (added bool, err er
 }
 
 // known reports whether the id is a peer or a remote.
-func (t *peerTransport) known(id uint64) bool { return t.urlsOf(id) != nil }
+func (t *Transport) known(id uint64) bool { return t.urlsOf(id) != nil }
 
 // urlsOf returns the URLs of a peer or remote, nil for others.
-func (t *peerTransport) urlsOf(id uint64) []string {
+func (t *Transport) urlsOf(id uint64) []string {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	if urls := t.mu.peers[id]; urls != nil {
@@ -403,7 +383,7 @@ func (t *peerTransport) urlsOf(id uint64) []string {
 }
 
 // enter begins something that Stop has to wait for; leave ends it.
-func (t *peerTransport) enter() bool {
+func (t *Transport) enter() bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	if t.mu.stopped {
@@ -413,10 +393,10 @@ func (t *peerTransport) enter() bool {
 	return true
 }
 
-func (t *peerTransport) leave() { t.running.Done() }
+func (t *Transport) leave() { t.running.Done() }
 
 // spawn runs f on a goroutine that Stop waits for.
-func (t *peerTransport) spawn(f func()) bool {
+func (t *Transport) spawn(f func()) bool {
 	if !t.enter() {
 		return false
 	}
@@ -429,7 +409,7 @@ func (t *peerTransport) spawn(f func()) bool {
 
 // watchRemoval waits for the one error that rafthttp reports: a peer answered
 // that this member is removed.
-func (t *peerTransport) watchRemoval() {
+func (t *Transport) watchRemoval() {
 	select {
 	case err := <-t.tr.ErrorC:
 		t.lg.Warn("a peer refuses this member", zap.Error(err))

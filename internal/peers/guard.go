@@ -1,4 +1,4 @@
-package raftnode
+package peers
 
 import (
 	"bytes"
@@ -40,12 +40,12 @@ const (
 
 const raftPathPrefix = "/raft"
 
-// peerGuard stands before rafthttp's handlers, which trust what they get: a
+// guard stands before rafthttp's handlers, which trust what they get: a
 // malformed version header, a snapshot message without a snapshot and an
 // error of the receiver each panic them, X-PeerURLs makes them POST wherever
 // it says, and a body is read to its end.
-type peerGuard struct {
-	t         *peerTransport
+type guard struct {
+	t         *Transport
 	raft      http.Handler
 	extra     http.Handler
 	snapshots chan struct{} // holds a token for each one being received
@@ -59,15 +59,15 @@ type peerGuard struct {
 //
 // The http.Server must not have a ReadTimeout or WriteTimeout, streams live as
 // long as the connection; it should have a ReadHeaderTimeout.
-func (t *peerTransport) Handler(extra map[string]http.Handler) http.Handler {
+func (t *Transport) Handler(extra map[string]http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	for pattern, h := range extra {
 		mux.Handle(pattern, h)
 	}
-	return &peerGuard{t: t, raft: t.tr.Handler(), extra: mux, snapshots: make(chan struct{}, maxIncomingSnapshots)}
+	return &guard{t: t, raft: t.tr.Handler(), extra: mux, snapshots: make(chan struct{}, maxIncomingSnapshots)}
 }
 
-func (g *peerGuard) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+func (g *guard) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w := &guardedWriter{ResponseWriter: rw, ctl: http.NewResponseController(rw)}
 	defer g.recoverPanic(w, r)
 	if r.URL.Path != raftPathPrefix && !strings.HasPrefix(r.URL.Path, raftPathPrefix+"/") {
@@ -75,7 +75,7 @@ func (g *peerGuard) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !g.t.enter() {
-		http.Error(w, ErrStopping.Error(), http.StatusServiceUnavailable)
+		http.Error(w, errStopping.Error(), http.StatusServiceUnavailable)
 		return
 	}
 	defer g.t.leave()
@@ -84,7 +84,7 @@ func (g *peerGuard) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 
 // recoverPanic keeps a panic of the libraries from becoming a stack trace for
 // each request that a stranger sends.
-func (g *peerGuard) recoverPanic(w *guardedWriter, r *http.Request) {
+func (g *guard) recoverPanic(w *guardedWriter, r *http.Request) {
 	p := recover()
 	if p == nil {
 		return
@@ -102,14 +102,14 @@ func (g *peerGuard) recoverPanic(w *guardedWriter, r *http.Request) {
 }
 
 // serveRaft routes by exact path: rafthttp's own mux would clean and redirect.
-func (g *peerGuard) serveRaft(w *guardedWriter, r *http.Request) {
+func (g *guard) serveRaft(w *guardedWriter, r *http.Request) {
 	serve, method := g.serveStream, http.MethodGet
 	switch dir := path.Dir(r.URL.Path); {
 	case r.URL.Path == rafthttp.RaftPrefix:
 		serve, method = g.servePost, http.MethodPost
 	case r.URL.Path == rafthttp.RaftSnapshotPrefix:
 		serve, method = g.serveSnapshot, http.MethodPost
-	case r.URL.Path == monitorPath:
+	case r.URL.Path == MonitorPath:
 		serve = g.serveMonitor
 	case r.URL.Path == rafthttp.ProbingPrefix:
 		serve = func(w *guardedWriter, r *http.Request, _ uint64) { g.raft.ServeHTTP(w, r) }
@@ -143,7 +143,7 @@ func (g *peerGuard) serveRaft(w *guardedWriter, r *http.Request) {
 
 // identify checks the headers, in which the sender says who it is. Otherwise
 // it answers, and ok is false.
-func (g *peerGuard) identify(w http.ResponseWriter, r *http.Request) (from uint64, ok bool) {
+func (g *guard) identify(w http.ResponseWriter, r *http.Request) (from uint64, ok bool) {
 	if cluster, err := types.IDFromString(r.Header.Get("X-Etcd-Cluster-ID")); err == nil && uint64(cluster) != g.t.cfg.ClusterID {
 		// Answered here because rafthttp would tell the right one.
 		g.t.refusals.add(refusedIdentity)
@@ -191,7 +191,7 @@ func checkPeerHeaders(h http.Header) (from uint64, _ *refusalError) {
 	return uint64(id), nil
 }
 
-func (g *peerGuard) checkSender(r *http.Request, from uint64) *refusalError {
+func (g *guard) checkSender(r *http.Request, from uint64) *refusalError {
 	if from == g.t.cfg.ID {
 		return refusef(refusedSender, "a request from this member itself")
 	}
@@ -204,13 +204,13 @@ func (g *peerGuard) checkSender(r *http.Request, from uint64) *refusalError {
 // checkCertificate binds the claim to be a member to its certificate. Who is
 // not known yet has no URLs to compare: it is looked up, and gets nothing done
 // before. A stream's answer is the one that makes it come again.
-func (g *peerGuard) checkCertificate(r *http.Request, from uint64) *refusalError {
+func (g *guard) checkCertificate(r *http.Request, from uint64) *refusalError {
 	authorize := g.t.cfg.Security.Authorize
 	if authorize == nil {
 		return nil
 	}
 	urls := g.t.urlsOf(from)
-	if urls == nil && r.Method == http.MethodGet && r.URL.Path != monitorPath {
+	if urls == nil && r.Method == http.MethodGet && r.URL.Path != MonitorPath {
 		return nil // serveStream refuses it
 	}
 	if urls == nil {
@@ -233,7 +233,7 @@ func checkAuthor(m *raftpb.Message, from uint64) *refusalError {
 }
 
 // serveStream lets a peer read our messages for as long as it likes.
-func (g *peerGuard) serveStream(w *guardedWriter, r *http.Request, from uint64) {
+func (g *guard) serveStream(w *guardedWriter, r *http.Request, from uint64) {
 	if id, err := types.IDFromString(path.Base(r.URL.Path)); err != nil || uint64(id) != from {
 		g.refuse(w, refusef(refusedRequest, "the path names another member than X-Server-From"))
 		return
@@ -251,7 +251,7 @@ func (g *peerGuard) serveStream(w *guardedWriter, r *http.Request, from uint64) 
 
 // servePost reads one message and hands it on once it is found good: rafthttp
 // makes a metric for every sender it is told of.
-func (g *peerGuard) servePost(w *guardedWriter, r *http.Request, from uint64) {
+func (g *guard) servePost(w *guardedWriter, r *http.Request, from uint64) {
 	size := r.ContentLength
 	switch {
 	case size < 0:
@@ -288,7 +288,7 @@ func (g *peerGuard) servePost(w *guardedWriter, r *http.Request, from uint64) {
 }
 
 // serveSnapshot looks at the message before the body, of any size, is stored.
-func (g *peerGuard) serveSnapshot(w *guardedWriter, r *http.Request, from uint64) {
+func (g *guard) serveSnapshot(w *guardedWriter, r *http.Request, from uint64) {
 	select {
 	case g.snapshots <- struct{}{}:
 		defer func() { <-g.snapshots }()
@@ -346,7 +346,7 @@ func readEnvelope(r io.Reader) (*raftpb.Message, []byte, error) {
 }
 
 // vet answers a message that is refused.
-func (g *peerGuard) vet(w http.ResponseWriter, m *raftpb.Message, from uint64) bool {
+func (g *guard) vet(w http.ResponseWriter, m *raftpb.Message, from uint64) bool {
 	if r := checkAuthor(m, from); r != nil {
 		g.refuse(w, r)
 		return false
@@ -364,14 +364,14 @@ func (g *peerGuard) vet(w http.ResponseWriter, m *raftpb.Message, from uint64) b
 	return false
 }
 
-func (g *peerGuard) refuse(w http.ResponseWriter, r *refusalError) {
+func (g *guard) refuse(w http.ResponseWriter, r *refusalError) {
 	g.t.refusals.add(r.reason)
 	r.WriteTo(w)
 }
 
 // pace makes reading the body fail when the sender pauses for too long, or the
 // transport stops.
-func (g *peerGuard) pace(w *guardedWriter, r *http.Request) *pacedBody {
+func (g *guard) pace(w *guardedWriter, r *http.Request) *pacedBody {
 	b := &pacedBody{body: r.Body, ctl: w.ctl, ctx: g.t.ctx, stall: g.t.cfg.ReadStall}
 	// A read that waits already is woken.
 	b.release = context.AfterFunc(g.t.ctx, func() { _ = b.ctl.SetReadDeadline(time.Now()) })
@@ -391,7 +391,7 @@ type pacedBody struct {
 func (b *pacedBody) Read(p []byte) (int, error) {
 	_ = b.ctl.SetReadDeadline(time.Now().Add(b.stall))
 	if b.ctx.Err() != nil {
-		return 0, ErrStopping
+		return 0, errStopping
 	}
 	n, err := b.body.Read(p)
 	if err != nil {

@@ -1,4 +1,4 @@
-package raftnode
+package peers
 
 import (
 	"errors"
@@ -15,11 +15,11 @@ const (
 	maxURLBytes = 512
 )
 
-// ValidatePeerURLs reports everything that is wrong with a member's URLs: it
+// ValidateURLs reports everything that is wrong with a member's URLs: it
 // takes at least one, each http://host:port or https://host:port and nothing
 // more. Link-local addresses are refused because they belong to one machine's
 // network card, and to the metadata services of cloud machines.
-func ValidatePeerURLs(urls []string) error {
+func ValidateURLs(urls []string) error {
 	if len(urls) == 0 {
 		return errors.New("no URL given")
 	}

@@ -1,4 +1,4 @@
-package raftnode
+package peers
 
 import (
 	"context"
@@ -50,7 +50,7 @@ func refuseDial(context.Context, string, string) (net.Conn, error) { return nil,
 // ownDialling replaces how rafthttp connects: it would read authorities once,
 // know no revocation, and go through the proxy that HTTP_PROXY names. It takes
 // no transport from outside, so its two are changed before their first use.
-func (t *peerTransport) ownDialling() error {
+func (t *Transport) ownDialling() error {
 	dialer := &net.Dialer{Timeout: t.cfg.DialTimeout, KeepAlive: 30 * time.Second}
 	// A stream carries heartbeats far more often; a POST may wait for a disk.
 	for field, stall := range map[string]time.Duration{"streamRt": rafthttp.ConnReadTimeout, "pipelineRt": 0} {

@@ -1,4 +1,4 @@
-package raftnode
+package peers
 
 import (
 	"errors"
@@ -15,8 +15,11 @@ import (
 // fills a connection. raft asks again for the others.
 const maxOutgoingSnapshots = 2
 
-// SendSnapshot implements Transport.
-func (t *peerTransport) SendSnapshot(m *raftpb.Message, body io.ReadCloser, size int64) {
+// SendSnapshot sends a MsgSnap followed by its body of exactly size bytes.
+// The body is always closed, possibly while it is being read (an os.File and
+// an io.Pipe allow that), and the outcome is always reported, once; perhaps
+// before SendSnapshot returns.
+func (t *Transport) SendSnapshot(m *raftpb.Message, body io.ReadCloser, size int64) {
 	to := m.GetTo()
 	if err := t.beginTransfer(m); err != nil {
 		t.lg.Info("snapshot not sent", zap.Uint64("to", to), zap.Error(err))
@@ -38,14 +41,14 @@ var (
 )
 
 // beginTransfer takes a place among the transfers; endTransfer frees it.
-func (t *peerTransport) beginTransfer(m *raftpb.Message) error {
+func (t *Transport) beginTransfer(m *raftpb.Message) error {
 	to := m.GetTo()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	_, known := t.mu.peers[to]
 	switch {
 	case t.mu.stopped:
-		return ErrStopping
+		return errStopping
 	case m.GetType() != raftpb.MsgSnap || m.GetSnapshot().GetMetadata() == nil:
 		return errTransferKind
 	case !known:
@@ -58,7 +61,7 @@ func (t *peerTransport) beginTransfer(m *raftpb.Message) error {
 	return nil
 }
 
-func (t *peerTransport) endTransfer(to uint64) {
+func (t *Transport) endTransfer(to uint64) {
 	t.mu.Lock()
 	delete(t.mu.sending, to)
 	t.mu.Unlock()
@@ -69,7 +72,7 @@ func (t *peerTransport) endTransfer(to uint64) {
 // it let go of the message, but a receiver that stops reading without closing
 // the connection can keep it for ever: then the transfer has failed, and the
 // connection with the peer is made afresh, which frees the place.
-func (t *peerTransport) watchTransfer(to uint64, m *snap.Message, b *transferBody) {
+func (t *Transport) watchTransfer(to uint64, m *snap.Message, b *transferBody) {
 	defer t.endTransfer(to)
 	ticker := time.NewTicker(max(t.cfg.SnapshotStall/4, time.Millisecond))
 	defer ticker.Stop()
@@ -141,7 +144,7 @@ func snapshotKeyOf(m *raftpb.Message) snapshotKey {
 // expect announces that the snapshot handler is about to store the body of m:
 // a MsgSnap that comes any other way has none. The returned function takes
 // the announcement back.
-func (t *peerTransport) expect(m *raftpb.Message) (done func()) {
+func (t *Transport) expect(m *raftpb.Message) (done func()) {
 	key := snapshotKeyOf(m)
 	t.mu.Lock()
 	t.mu.expected[key]++
@@ -155,7 +158,7 @@ func (t *peerTransport) expect(m *raftpb.Message) (done func()) {
 	}
 }
 
-func (t *peerTransport) expects(m *raftpb.Message) bool {
+func (t *Transport) expects(m *raftpb.Message) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.mu.expected[snapshotKeyOf(m)] > 0

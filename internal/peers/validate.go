@@ -1,4 +1,4 @@
-package raftnode
+package peers
 
 import (
 	"go.etcd.io/raft/v3"
@@ -49,13 +49,13 @@ var messageShapes = map[raftpb.MessageType]messageShape{
 	raftpb.MsgTimeoutNow:    {},
 }
 
-// validateMessage refuses what no member would send to self. raft trusts its
+// ValidateMessage refuses what no member would send to self. raft trusts its
 // messages: many of those refused here would panic it, one could acknowledge
 // writes in the name of the disk. The error is a *refusalError.
 //
 // What it cannot judge without the log, the core does: see validateAgainst and
 // validateReadAck.
-func validateMessage(m *raftpb.Message, self uint64) error {
+func ValidateMessage(m *raftpb.Message, self uint64) error {
 	if r := checkMessage(m, self); r != nil {
 		return r
 	}

@@ -1,4 +1,4 @@
-package raftnode
+package peers
 
 import (
 	"bytes"
@@ -230,7 +230,7 @@ func TestExtraHandlers(t *testing.T) {
 
 func TestIdentityIsAuthorized(t *testing.T) {
 	url3 := closedURL(t)
-	p := startPeer(t, 1, func(c *transportConfig) {
+	p := startPeer(t, 1, func(c *Config) {
 		c.Security.Authorize = func(_ *tls.ConnectionState, urls []string) error {
 			if !slices.Equal(urls, []string{url3}) {
 				return errors.New("the certificate is of member 3")
@@ -263,7 +263,7 @@ func TestIdentityIsAuthorized(t *testing.T) {
 	if status := as3(heartbeat(2, 1, 3)); status != http.StatusBadRequest {
 		t.Errorf("the right certificate, a message in the name of another: %d", status)
 	}
-	for _, path := range []string{"/raft/stream/message/2", monitorPath} {
+	for _, path := range []string{"/raft/stream/message/2", MonitorPath} {
 		r := peerRequest(http.MethodGet, path, nil)
 		r.Header.Set("X-Raft-To", "1")
 		if w := do(p, r); w.Code != http.StatusUnauthorized {
@@ -317,9 +317,9 @@ func FuzzPeerHeaders(f *testing.F) {
 	f.Add("POST", "/raft/snapshot", "ffffffffffffffff", "-1.0.0", "1..2", "", "zz", "::")
 	f.Add("GET", "/raft/probing", "", "", "", "", "", "\x00")
 	p := &testPeer{receiver: newNotingReceiver()}
-	cfg := transportConfig{ID: 1, ClusterID: testCluster, Receiver: p.receiver, Snapshotter: newSnapshotDir(f)}
+	cfg := Config{ID: 1, ClusterID: testCluster, Receiver: p.receiver, Snapshotter: newSnapshotDir(f)}
 	var err error
-	if p.peerTransport, err = newPeerTransport(cfg); err != nil {
+	if p.Transport, err = New(cfg); err != nil {
 		f.Fatal(err)
 	}
 	f.Cleanup(p.Stop)

@@ -1,4 +1,4 @@
-package raftnode
+package peers
 
 import (
 	"context"
@@ -105,14 +105,14 @@ func (e *processError) WriteTo(w http.ResponseWriter) {
 }
 
 // raftSide is what rafthttp calls. Only Process may take a lock (T4).
-type raftSide struct{ t *peerTransport }
+type raftSide struct{ t *Transport }
 
 // Process takes what came over a stream, in a POST, or after a snapshot's body
 // was stored.
 func (s raftSide) Process(ctx context.Context, m *raftpb.Message) error {
 	t := s.t
 	if !t.enter() {
-		return &processError{ErrStopping}
+		return &processError{errStopping}
 	}
 	defer t.leave()
 	if err := t.vet(m); err != nil {
@@ -140,8 +140,8 @@ func (s raftSide) ReportSnapshot(uint64, raft.SnapshotStatus) {}
 
 // vet decides whether a message may be looked at. An unknown sender is looked
 // up meanwhile; raft sends its messages again.
-func (t *peerTransport) vet(m *raftpb.Message) error {
-	if err := validateMessage(m, t.cfg.ID); err != nil {
+func (t *Transport) vet(m *raftpb.Message) error {
+	if err := ValidateMessage(m, t.cfg.ID); err != nil {
 		return t.refuse(err)
 	}
 	switch from := m.GetFrom(); {
@@ -155,7 +155,7 @@ func (t *peerTransport) vet(m *raftpb.Message) error {
 }
 
 // refuse counts a refusal.
-func (t *peerTransport) refuse(err error) error {
+func (t *Transport) refuse(err error) error {
 	if r, ok := err.(*refusalError); ok {
 		t.refusals.add(r.reason)
 	}
@@ -211,7 +211,7 @@ func (l *lookupState) end() {
 // lookUp finds out in the background who an unknown sender is, and adds it as
 // a remote so that it can be heard and answered: a member that slept through
 // changes of the membership must be able to hear its new leader.
-func (t *peerTransport) lookUp(id uint64) {
+func (t *Transport) lookUp(id uint64) {
 	if t.cfg.Lookup == nil || !t.lookups.begin(id, time.Now()) {
 		return
 	}
@@ -220,7 +220,7 @@ func (t *peerTransport) lookUp(id uint64) {
 	}
 }
 
-func (t *peerTransport) lookUpNow(id uint64) {
+func (t *Transport) lookUpNow(id uint64) {
 	defer t.lookups.end()
 	ctx, cancel := context.WithTimeout(t.ctx, lookupTimeout)
 	defer cancel()

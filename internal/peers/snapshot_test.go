@@ -1,4 +1,4 @@
-package raftnode
+package peers
 
 import (
 	"bytes"
@@ -218,7 +218,7 @@ func TestHangingTransferIsGivenUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	a := startPeer(t, 1, func(c *transportConfig) { c.SnapshotStall = 300 * time.Millisecond })
+	a := startPeer(t, 1, func(c *Config) { c.SnapshotStall = 300 * time.Millisecond })
 	if err := a.AddPeer(2, []string{"http://" + l.Addr().String()}); err != nil {
 		t.Fatal(err)
 	}
@@ -247,7 +247,7 @@ func TestMsgSnapIsNotSentWithoutItsBody(t *testing.T) {
 	if err := b.AddRemote(3, []string{closedURL(t)}); err != nil {
 		t.Fatal(err)
 	}
-	err := raftSide{b.peerTransport}.Process(t.Context(), snapshotMessage(3, 2, 7))
+	err := raftSide{b.Transport}.Process(t.Context(), snapshotMessage(3, 2, 7))
 	if err == nil || !contains(err.Error(), "without its body") {
 		t.Errorf("Process: %v", err)
 	}

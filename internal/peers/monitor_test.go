@@ -1,4 +1,4 @@
-package raftnode
+package peers
 
 import (
 	"net/http"
@@ -9,11 +9,11 @@ import (
 // A monitor is for members alone, is held open, and there is a limit.
 func TestServeMonitor(t *testing.T) {
 	p := startPeer(t, 1)
-	guard := p.Handler(nil).(*peerGuard)
+	guard := p.Handler(nil).(*guard)
 	srv := httptest.NewServer(guard)
 	t.Cleanup(srv.Close)
 	monitor := func(cluster, from string) *http.Response {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL+monitorPath, nil)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL+MonitorPath, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

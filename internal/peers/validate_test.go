@@ -1,4 +1,4 @@
-package raftnode
+package peers
 
 import (
 	"errors"
@@ -70,7 +70,7 @@ func TestGoodMessagesPass(t *testing.T) {
 		message(raftpb.MsgReadIndexResp, withEntries(&raftpb.Entry{Data: make([]byte, 24)})),
 		snapshotMessage(2, 1, 9),
 	} {
-		if err := validateMessage(m, 1); err != nil {
+		if err := ValidateMessage(m, 1); err != nil {
 			t.Errorf("%v: %v", m, err)
 		}
 	}
@@ -115,7 +115,7 @@ func TestForgedMessagesAreRefused(t *testing.T) {
 		{"from the append thread", message(raftpb.MsgApp, from(raft.LocalAppendThread)), refusedSender},
 		{"from the apply thread", message(raftpb.MsgApp, from(raft.LocalApplyThread)), refusedSender},
 		{"from nobody", message(raftpb.MsgApp, from(0)), refusedSender},
-		{"from beyond the ids", message(raftpb.MsgApp, from(MaxMemberID+1)), refusedSender},
+		{"from beyond the ids", message(raftpb.MsgApp, from(limits.MaxMemberID+1)), refusedSender},
 		{"from us", message(raftpb.MsgApp, from(1)), refusedSender},
 		{"to another", message(raftpb.MsgApp, to(3)), refusedTarget},
 		{"to nobody", message(raftpb.MsgApp, to(0)), refusedTarget},
@@ -175,7 +175,7 @@ func TestForgedMessagesAreRefused(t *testing.T) {
 		{"vote with a snapshot", message(raftpb.MsgVote, meta(9, 4)), refusedSnapshot},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			err := validateMessage(test.m, 1)
+			err := ValidateMessage(test.m, 1)
 			var r *refusalError
 			if !errors.As(err, &r) {
 				t.Fatalf("accepted (%v)", err)

@@ -1,4 +1,4 @@
-package raftnode
+package peers
 
 import (
 	"context"
@@ -89,7 +89,7 @@ func (r *notingReceiver) remove(id uint64) {
 
 // testPeer is a transport with a listener on the loopback.
 type testPeer struct {
-	*peerTransport
+	*Transport
 	id       uint64
 	url      string
 	receiver *notingReceiver
@@ -97,15 +97,15 @@ type testPeer struct {
 	server   *httptest.Server
 }
 
-func startPeer(t *testing.T, id uint64, edit ...func(*transportConfig)) *testPeer {
+func startPeer(t *testing.T, id uint64, edit ...func(*Config)) *testPeer {
 	t.Helper()
 	p := &testPeer{id: id, receiver: newNotingReceiver(), snaps: snap.New(zap.NewNop(), t.TempDir())}
-	cfg := transportConfig{ID: id, ClusterID: testCluster, Snapshotter: p.snaps, Receiver: p.receiver}
+	cfg := Config{ID: id, ClusterID: testCluster, Snapshotter: p.snaps, Receiver: p.receiver}
 	for _, f := range edit {
 		f(&cfg)
 	}
 	var err error
-	if p.peerTransport, err = newPeerTransport(cfg); err != nil {
+	if p.Transport, err = New(cfg); err != nil {
 		t.Fatal(err)
 	}
 	p.server = httptest.NewServer(p.Handler(nil))
@@ -243,7 +243,7 @@ func (r *loopReceiver) Unreachable(id uint64) {
 // itself.
 func TestSendToUnreachablePeerDoesNotBlockTheLoop(t *testing.T) {
 	r := &loopReceiver{newNotingReceiver(), make(chan bool, 1), make(chan struct{}, 1)}
-	p := startPeer(t, 1, func(c *transportConfig) { c.Receiver = r })
+	p := startPeer(t, 1, func(c *Config) { c.Receiver = r })
 	if err := p.AddPeer(2, []string{closedURL(t)}); err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +269,7 @@ func TestSendToUnreachablePeerDoesNotBlockTheLoop(t *testing.T) {
 func TestUnknownSenderIsLookedUpAndAdded(t *testing.T) {
 	asked := make(chan uint64, 1<<10)
 	leader := startPeer(t, 9)
-	sleeper := startPeer(t, 1, func(c *transportConfig) {
+	sleeper := startPeer(t, 1, func(c *Config) {
 		c.Lookup = func(_ context.Context, id uint64) ([]string, bool) {
 			asked <- id
 			return []string{leader.url}, true
@@ -390,7 +390,7 @@ func TestErrorsOfTheReceiverAreAnswered(t *testing.T) {
 
 func TestPeersAreValidated(t *testing.T) {
 	own := "http://127.0.0.1:2380"
-	p := startPeer(t, 1, func(c *transportConfig) { c.PeerURLs = []string{own} })
+	p := startPeer(t, 1, func(c *Config) { c.PeerURLs = []string{own} })
 	for name, test := range map[string]struct {
 		id   uint64
 		urls []string
@@ -490,7 +490,7 @@ func TestNothingHappensAfterStop(t *testing.T) {
 	if w := do(a, peerRequest(http.MethodPost, "/raft", encode(t, heartbeat(2, 1, 3)))); w.Code != http.StatusServiceUnavailable {
 		t.Errorf("handler: %d", w.Code)
 	}
-	if err := (raftSide{a.peerTransport}).Process(context.Background(), heartbeat(2, 1, 3)); err == nil {
+	if err := (raftSide{a.Transport}).Process(context.Background(), heartbeat(2, 1, 3)); err == nil {
 		t.Error("a message was taken")
 	}
 	if len(a.receiver.messages) > 0 {
@@ -499,13 +499,13 @@ func TestNothingHappensAfterStop(t *testing.T) {
 }
 
 func TestTransportConfigIsChecked(t *testing.T) {
-	for name, cfg := range map[string]transportConfig{
+	for name, cfg := range map[string]Config{
 		"nothing":        {},
 		"no snapshotter": {ID: 1, Receiver: newNotingReceiver()},
 		"no receiver":    {ID: 1, Snapshotter: snap.New(nil, t.TempDir())},
 		"reserved id":    {ID: ^uint64(0), Receiver: newNotingReceiver(), Snapshotter: snap.New(nil, t.TempDir())},
 	} {
-		if _, err := newPeerTransport(cfg); err == nil {
+		if _, err := New(cfg); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
@@ -518,7 +518,7 @@ func TestValidatePeerURLs(t *testing.T) {
 		"http://[fd00::1]:2380", "http://1.example:80",
 	}
 	for _, u := range good {
-		if err := ValidatePeerURLs([]string{u}); err != nil {
+		if err := ValidateURLs([]string{u}); err != nil {
 			t.Errorf("%s: %v", u, err)
 		}
 	}
@@ -532,14 +532,14 @@ func TestValidatePeerURLs(t *testing.T) {
 		"http://n\u00f6de:1", "http://[::1:80", "http://node:1\x00", "http://" + string(make([]byte, 600)) + ":1",
 	}
 	for _, u := range bad {
-		if err := ValidatePeerURLs([]string{"http://node:1", u}); err == nil {
+		if err := ValidateURLs([]string{"http://node:1", u}); err == nil {
 			t.Errorf("%q is accepted", u)
 		}
 	}
-	if ValidatePeerURLs(nil) == nil || ValidatePeerURLs(slices.Repeat([]string{"http://node:1"}, maxURLs+1)) == nil {
+	if ValidateURLs(nil) == nil || ValidateURLs(slices.Repeat([]string{"http://node:1"}, maxURLs+1)) == nil {
 		t.Error("the number of URLs is not checked")
 	}
-	err := ValidatePeerURLs([]string{"http://user:secret@node:1", "ftp://other:1"})
+	err := ValidateURLs([]string{"http://user:secret@node:1", "ftp://other:1"})
 	if err == nil {
 		t.Fatal("accepted")
 	}
