@@ -21,7 +21,7 @@ const module = "github.com/kvd-io/kvd"
 // import. A package that is not listed may not exist.
 var allowed = map[string][]string{
 	"cmd/kvd":                 {"internal/settings", "internal/frontdoor", "internal/logsink", "internal/httpapi", "internal/http1", "internal/certs", "internal/node", "internal/metrics", "internal/loadgen", "internal/api"},
-	"internal/settings":       {},
+	"internal/settings":       {"internal/limits"},
 	"internal/frontdoor":      {"internal/settings", "internal/httpapi", "internal/api"},
 	"internal/logsink":        {"internal/settings"},
 	"internal/metrics":        {"internal/node", "internal/raftnode", "internal/api"},
@@ -33,8 +33,9 @@ var allowed = map[string][]string{
 	"internal/certs":          {},
 	"internal/limits":         {},
 	"internal/peers":          {"internal/limits"},
-	"internal/raftnode":       {"internal/peers", "internal/limits"},
-	"internal/kvstore":        {"internal/kvstore/engine"},
+	"internal/statemachine":   {},
+	"internal/raftnode":       {"internal/peers", "internal/limits", "internal/statemachine"},
+	"internal/kvstore":        {"internal/kvstore/engine", "internal/limits", "internal/statemachine"},
 	"internal/kvstore/engine": {},
 	"internal/api":            {},
 	"internal/arch":           {},

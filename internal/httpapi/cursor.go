@@ -107,20 +107,7 @@ func boundAfter(it *kvstore.Item, reverse bool) []byte {
 	case reverse:
 		return append([]byte{}, last...)
 	case it.Group != nil:
-		return prefixEnd(last)
+		return kvstore.Prefix(last).End()
 	}
 	return append(append(make([]byte, 0, len(last)+1), last...), 0)
-}
-
-// prefixEnd is the least key above all keys with the prefix, nil where there
-// is none.
-func prefixEnd(prefix []byte) []byte {
-	for i := len(prefix) - 1; i >= 0; i-- {
-		if prefix[i] != 0xff {
-			end := append([]byte{}, prefix[:i+1]...)
-			end[i]++
-			return end
-		}
-	}
-	return nil
 }

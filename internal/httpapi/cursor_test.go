@@ -61,16 +61,6 @@ func TestRangeDigestTellsRangesApart(t *testing.T) {
 	}
 }
 
-func TestPrefixEnd(t *testing.T) {
-	for in, want := range map[string][]byte{
-		"a": []byte("b"), "a\xff": []byte("b"), "\xff\xff": nil, "": nil, "a\xff\x00": []byte("a\xff\x01"),
-	} {
-		if got := prefixEnd([]byte(in)); !bytes.Equal(got, want) || (got == nil) != (want == nil) {
-			t.Errorf("%q: got %q, want %q", in, got, want)
-		}
-	}
-}
-
 // FuzzCursor: nothing panics, and what is taken is exactly what String makes.
 func FuzzCursor(f *testing.F) {
 	f.Add((&cursor{1, 2, []byte("k")}).String(), uint64(1), uint64(2), []byte("k"))

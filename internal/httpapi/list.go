@@ -67,7 +67,7 @@ func (q *query) parseRange() (kvstore.Range, error) {
 	case hasPrefix && (hasStart || hasEnd):
 		return r, badRequest("give either prefix, or start and end, not both")
 	case hasPrefix:
-		r.Start, r.End = []byte(prefix), prefixEnd([]byte(prefix))
+		r.Start, r.End = []byte(prefix), kvstore.Prefix(prefix).End()
 		return r, nil
 	case hasEnd && end == "":
 		return r, badRequest("the parameter \"end\" is empty; leave it out to go on to the last key")

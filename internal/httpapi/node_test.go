@@ -44,7 +44,7 @@ func (n *testNode) applyGroupLocked(commands [][]byte) ([]*kvstore.Result, error
 	}
 	out := make([]*kvstore.Result, len(commands))
 	for i := range out {
-		out[i] = &entries[0].Results[i]
+		out[i] = entries[0].Results[i].(*kvstore.Result)
 	}
 	return out, nil
 }

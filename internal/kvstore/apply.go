@@ -12,18 +12,12 @@ import (
 
 // scratch is memory reused from one Apply to the next.
 type scratch struct {
-	key     []byte
-	value   []byte
-	plain   []byte        // a key as it is
-	found   []byte        // a record that was looked up
-	touched []uncommitted // changes since the last commit
-	changes []change      // of the revision being made
-}
-
-// change is one key that a revision changed.
-type change struct {
-	key     string
-	deleted bool
+	key       []byte
+	value     []byte
+	plain     []byte        // a key as it is
+	found     []byte        // a record that was looked up
+	touched   []uncommitted // changes since the last commit
+	mutations []mutation    // of the revision being made
 }
 
 // Apply executes the entries in order. All their effects become visible, and
@@ -44,7 +38,7 @@ func (s *Store) Apply(entries []Entry) error {
 }
 
 func (s *Store) apply(entries []Entry) error {
-	s.batch.Reset()
+	s.writes.Reset()
 	for i := range entries {
 		if err := s.applyEntry(&entries[i]); err != nil {
 			return errors.Join(fmt.Errorf("entry %d: %w", entries[i].Index, err), s.closeLookups())
@@ -59,8 +53,8 @@ func (s *Store) apply(entries []Entry) error {
 // commit makes the batch and what belongs to it visible.
 func (s *Store) commit() error {
 	s.scratch.value = appendMeta(s.scratch.value[:0], &s.now)
-	s.batch.Set([]byte{tableMeta}, s.scratch.value)
-	if err := s.batch.Commit(); err != nil {
+	s.writes.Set([]byte{tableMeta}, s.scratch.value)
+	if err := s.writes.Commit(); err != nil {
 		return fmt.Errorf("commit to the engine: %w", err)
 	}
 	for _, t := range s.scratch.touched {
@@ -80,8 +74,10 @@ func (s *Store) applyEntry(e *Entry) error {
 	for _, r := range e.Records {
 		s.applyRecord(r)
 	}
+	var results []Result // one allocation for all of the entry
 	if e.WantResults {
-		e.Results = make([]Result, len(e.Commands))
+		results = make([]Result, len(e.Commands))
+		e.Results = make([]any, len(e.Commands))
 	}
 	for i, b := range e.Commands {
 		c, err := DecodeCommand(b)
@@ -94,7 +90,8 @@ func (s *Store) applyEntry(e *Entry) error {
 		}
 		if e.WantResults {
 			r.Revision = s.now.revision
-			e.Results[i] = r
+			results[i] = r
+			e.Results[i] = &results[i]
 		}
 	}
 	s.now.position = Position{Index: e.Index, Term: e.Term}
@@ -109,12 +106,12 @@ func (s *Store) applyRecord(r Record) {
 	}
 	s.scratch.key = recordKey(s.scratch.key[:0], r.Key)
 	if r.Value == nil {
-		s.batch.Delete(s.scratch.key)
+		s.writes.Delete(s.scratch.key)
 		delete(s.records, string(r.Key))
 		return
 	}
 	s.now.hash += s.hasher.record(r.Key, r.Value)
-	s.batch.Set(s.scratch.key, r.Value)
+	s.writes.Set(s.scratch.key, r.Value)
 	s.records[string(r.Key)] = bytes.Clone(r.Value)
 }
 
@@ -127,7 +124,7 @@ func (s *Store) execute(c *Command, e *Entry) (Result, error) {
 	case OpCompact:
 		return s.compact(c, e), nil
 	case OpSettings:
-		return s.change(c, e), nil
+		return s.applySettings(c, e), nil
 	case OpDeleteRange:
 		return s.deleteRange(c)
 	}
@@ -274,7 +271,7 @@ func (s *Store) write(m *keyMeta, v *version) {
 	s.scratch.plain = key
 	s.scratch.key = appendVersionKey(s.scratch.key[:0], key, s.now.revision)
 	s.scratch.value = appendVersion(s.scratch.value[:0], v)
-	s.batch.Set(s.scratch.key, s.scratch.value)
+	s.writes.Set(s.scratch.key, s.scratch.value)
 	if m.stored > 0 { // the version before becomes history
 		s.now.historyBytes += int64(m.stored)
 		s.now.historyVersions++
@@ -295,7 +292,7 @@ func (s *Store) write(m *keyMeta, v *version) {
 	}
 	s.scratch.touched = append(s.scratch.touched, uncommitted{m, v.value})
 	m.pending = uint32(len(s.scratch.touched))
-	s.scratch.changes = append(s.scratch.changes, change{key: m.key, deleted: v.deleted})
+	s.scratch.mutations = append(s.scratch.mutations, mutation{key: m.key, deleted: v.deleted})
 }
 
 // forget takes the current version out of the counters.
@@ -355,67 +352,6 @@ func (s *Store) incr(m *keyMeta, delta int64, r Result) (Result, error) {
 	return r, nil
 }
 
-// maxChangeBytes bounds one part of a revision's change record.
-const maxChangeBytes = 64 << 10
-
-// logRevision writes down which keys the revision changed: for watching, and
-// for finding what a compaction makes superfluous.
-func (s *Store) logRevision() {
-	part := uint32(0)
-	b := append(s.scratch.value[:0], recordVersion)
-	for _, c := range s.scratch.changes {
-		if len(b) > maxChangeBytes {
-			s.batch.Set(changeKey(nil, s.now.revision, part), b)
-			b = append(b[:0], recordVersion)
-			part++
-		}
-		deleted := byte(0)
-		if c.deleted {
-			deleted = 1
-		}
-		b = binary.AppendUvarint(append(b, deleted), uint64(len(c.key)))
-		b = append(b, c.key...)
-	}
-	s.scratch.key = changeKey(s.scratch.key[:0], s.now.revision, part)
-	s.batch.Set(s.scratch.key, b)
-	s.scratch.value = b
-	clear(s.scratch.changes)
-	s.scratch.changes = s.scratch.changes[:0]
-}
-
-func decodeChanges(b []byte) ([]change, error) {
-	d, err := openRecord("change", b)
-	if err != nil {
-		return nil, err
-	}
-	var out []change
-	for len(d.b) > 0 {
-		deleted := d.byte() == 1
-		out = append(out, change{deleted: deleted, key: string(d.bytes())})
-	}
-	if d.failed {
-		return nil, fmt.Errorf("%w: change record", errLayout)
-	}
-	return out, nil
-}
-
-// change sets new settings. Those that a leader proposes are first values:
-// they change nothing where somebody has set any.
-func (s *Store) change(c *Command, e *Entry) Result {
-	if c.Term != 0 && (c.Term != e.Term || s.settingsGiven) {
-		return Result{Outcome: Ignored}
-	}
-	if err := c.Settings.Validate(); err != nil {
-		return refuse(Invalid, "%v", err)
-	}
-	old := encodeSettings(&s.settings)
-	s.settings, s.settingsGiven = *c.Settings, true
-	b := encodeSettings(&s.settings)
-	s.now.hash += s.hasher.settings(b) - s.hasher.settings(old)
-	s.batch.Set([]byte{tableSetting}, b)
-	return Result{}
-}
-
 // tick moves replicated time on and remembers which revision it was at. Only
 // the leader of the entry's own term may say what time it is.
 func (s *Store) tick(c *Command, e *Entry) (Result, error) {
@@ -424,7 +360,7 @@ func (s *Store) tick(c *Command, e *Entry) (Result, error) {
 	}
 	s.now.clock = max(s.now.clock, c.UnixMillis)
 	b := binary.AppendVarint([]byte{recordVersion}, s.now.clock)
-	s.batch.Set(timeKey(s.now.revision), b)
+	s.writes.Set(timeKey(s.now.revision), b)
 	s.addSample(sample{revision: s.now.revision, millis: s.now.clock})
 	return Result{}, nil
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 // A snapshot body is the whole state in one stream, the same for every engine:
@@ -28,7 +30,7 @@ const (
 	bodyVersion   = 1
 	bodyBlockSize = 256 << 10
 	// maxBodyBlock holds the largest value with its key.
-	maxBodyBlock  = bodyBlockSize + maxValueLimit + 2*MaxKeyBytes + 64
+	maxBodyBlock  = bodyBlockSize + limits.MaxValueBytes + 2*MaxKeyBytes + 64
 	bodyHeadLen   = len(bodyMagic) + 1
 	blockHeadLen  = 24
 	bodyTrailFlds = 6
@@ -264,7 +266,7 @@ func (b *bodyReader) noteRevision(key []byte) error {
 	switch key[0] {
 	case tableVersion:
 		revision = ^binary.BigEndian.Uint64(key[len(key)-revisionLen:])
-	case tableChange, tableTime:
+	case tableMutation, tableTime:
 		revision = binary.BigEndian.Uint64(key[1:])
 	default:
 		return nil
@@ -292,9 +294,9 @@ func (b *bodyReader) decode(key, value []byte) (err error) {
 	case tableTime:
 		wantLen = 1 + revisionLen
 		_, err = decodeSample(key, value)
-	case tableChange:
-		wantLen = changeKeyLen
-		_, err = decodeChanges(value)
+	case tableMutation:
+		wantLen = mutationKeyLen
+		_, err = decodeMutations(value)
 	case tableVersion:
 		wantLen = len(key)
 		if err = checkVersionKey(key); err == nil {
@@ -385,7 +387,7 @@ func (s *Store) Restore(r io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("restore the state: %w", err)
 	}
-	s.batch.Reset()
+	s.writes.Reset()
 	if err := s.load(); err != nil {
 		s.failed = err
 		return err

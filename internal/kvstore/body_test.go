@@ -31,7 +31,7 @@ func bodyStore(t testing.TB, name string, rng *rand.Rand) *Store {
 	}
 	do(t, s, remove("key1"), Command{Op: OpCompact, Revision: 4})
 	maintainAll(t, s)
-	must(t, s.Apply([]Entry{{Index: s.Position().Index + 1, Term: 1, Records: []Record{{[]byte("r"), []byte("1")}}}}))
+	must(t, s.Apply([]Entry{{Index: s.Position().Index + 1, Term: 1, Records: []Record{recordOf("r", "1")}}}))
 	return s
 }
 
@@ -181,8 +181,8 @@ func TestForgedBody(t *testing.T) {
 		"no data":                 restore(good, "m", goodMeta),
 		"another trailer":         restore(meta{}, "m", goodMeta, key, value),
 		"an unknown table":        restore(good, "m", goodMeta, key, value, "z", "1"),
-		"a change record":         restore(good, "c", "\x01", "m", goodMeta, key, value),
-		"a malformed change":      restore(good, string(changeKey(nil, 2, 0)), "\x01\x00\x05a", "m", goodMeta, key, value),
+		"a mutation record":       restore(good, "c", "\x01", "m", goodMeta, key, value),
+		"a malformed change":      restore(good, string(mutationKey(nil, 2, 0)), "\x01\x00\x05a", "m", goodMeta, key, value),
 		"a malformed history":     restore(good, "h", "\x01", "m", goodMeta, key, value),
 		"a history key":           restore(good, "hh", "\x01\x01", "m", goodMeta, key, value),
 		"a meta key":              restore(good, "m", goodMeta, "mm", goodMeta, key, value),
@@ -200,14 +200,14 @@ func TestForgedBody(t *testing.T) {
 	for name, records := range map[string][]string{
 		"a version of the future":      {"m", goodMeta, key, value, string(appendVersionKey(nil, []byte("b"), 3)), "\x01\x01\x00\x00\x00"},
 		"a version of no revision":     {"m", goodMeta, key, value, string(appendVersionKey(nil, []byte("b"), 0)), "\x01\x01\x00\x00\x00"},
-		"a change of the future":       {string(changeKey(nil, 3, 0)), "\x01\x00\x01a", "m", goodMeta, key, value},
+		"a change of the future":       {string(mutationKey(nil, 3, 0)), "\x01\x00\x01a", "m", goodMeta, key, value},
 		"a time of the future":         {"m", goodMeta, string(timeKey(3)), "\x01\x05", key, value},
 		"history removed that is read": {"h", "\x01\x02", "m", goodMeta, key, value},
 	} {
 		cases[name] = restore(good, records...)
 	}
 	compacted, compactedMeta := metaOf(func(m *meta) { m.compact = 2 })
-	must(t, restore(compacted, string(changeKey(nil, 2, 0)), "\x01\x00\x01a", "h", "\x01\x02", "m", compactedMeta, string(timeKey(2)), "\x01\x05", key, value))
+	must(t, restore(compacted, string(mutationKey(nil, 2, 0)), "\x01\x00\x01a", "h", "\x01\x02", "m", compactedMeta, string(timeKey(2)), "\x01\x05", key, value))
 	for name, compact := range map[string]uint64{"compacted beyond the newest": 3, "compacted to nothing": 0} {
 		m, b := metaOf(func(m *meta) { m.compact = compact })
 		cases[name] = restore(m, "m", b, key, value)

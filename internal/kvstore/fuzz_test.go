@@ -35,7 +35,7 @@ func fuzzReplica(t *testing.T, command, record []byte, o Options, together bool)
 	defer s.Close()
 	entries := []Entry{
 		entryOf(1, put("a", "5"), put("\x00", "text"), remove("a"), put("a", "6")),
-		{Index: 2, Term: 7, Commands: [][]byte{command, command}, Records: []Record{{record, record}}, WantResults: true},
+		{Index: 2, Term: 7, Commands: [][]byte{command, command}, Records: []Record{{Key: record, Value: record}}, WantResults: true},
 		entryOf(3, appendTo("a", "1"), Command{Op: OpDeleteRange, Key: []byte("a"), End: []byte("b")}),
 	}
 	var err error
@@ -52,7 +52,8 @@ func fuzzReplica(t *testing.T, command, record []byte, o Options, together bool)
 	}
 	checkCounters(t, s)
 	_, hash := s.StateHash()
-	return resultText(&entries[1].Results[0]) + resultText(&entries[1].Results[1]), hash, nil
+	results := resultsOf(&entries[1])
+	return resultText(&results[0]) + resultText(&results[1]), hash, nil
 }
 
 func maintainUnlessFailed(t *testing.T, s *Store) {
@@ -84,7 +85,7 @@ func FuzzRestore(f *testing.F) {
 	do(f, s, put("a", "1"), put("a\x00", "2"), remove("a"), Command{Op: OpTick, Term: 1, UnixMillis: 5})
 	f.Add(bodyOf(f, s), "v", "x")
 	f.Add([]byte{}, string(appendVersionKey(nil, []byte("a"), 1)), "\x01\x01\x00\x00\x00")
-	f.Add([]byte{}, string(changeKey(nil, 1, 0)), "\x01\x00\x01a")
+	f.Add([]byte{}, string(mutationKey(nil, 1, 0)), "\x01\x00\x01a")
 	f.Add([]byte{}, string(timeKey(1)), "\x01\x05")
 	f.Add([]byte{}, "s", "\x01{}")
 	f.Add([]byte{}, "h", "\x01\x00")

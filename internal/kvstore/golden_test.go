@@ -110,7 +110,7 @@ func goldenStore(t *testing.T) *Store {
 	do(t, s, Command{Op: OpSettings, Settings: &settings}, put("a", "1"), put("a", "2"), put("b\x00", "3"))
 	do(t, s, Command{Op: OpTick, Term: 1, UnixMillis: 1_800_000_000_000}, remove("a"), put("a\xff", ""))
 	do(t, s, put("c", "4"), Command{Op: OpDeleteRange, Key: []byte("b")}, Command{Op: OpCompact, Revision: 3})
-	must(t, s.Apply([]Entry{{Index: 4, Term: 1, Records: []Record{{[]byte("member"), []byte("one")}}}}))
+	must(t, s.Apply([]Entry{{Index: 4, Term: 1, Records: []Record{recordOf("member", "one")}}}))
 	maintainAll(t, s)
 	return s
 }
@@ -189,7 +189,7 @@ func TestUnknownVersions(t *testing.T) {
 		"command":  func(b []byte) error { _, err := DecodeCommand(b); return err },
 		"version":  func(b []byte) error { _, err := decodeVersion(b); return err },
 		"meta":     func(b []byte) error { _, err := decodeMeta(b); return err },
-		"change":   func(b []byte) error { _, err := decodeChanges(b); return err },
+		"change":   func(b []byte) error { _, err := decodeMutations(b); return err },
 		"settings": func(b []byte) error { _, err := decodeSettings(b); return err },
 		"snapshot body": func(b []byte) error {
 			_, err := VerifyBody(bytes.NewReader(append([]byte(bodyMagic), b...)))
@@ -212,7 +212,7 @@ func TestUnknownVersions(t *testing.T) {
 // openWith opens a store whose engine has a record.
 func openWith(t *testing.T, key, value []byte) error {
 	e := newEngine(t, "memory")
-	b := e.NewBatch()
+	b := e.NewWriteBatch()
 	b.Set(key, value)
 	must(t, b.Commit())
 	_, err := Open(e, Options{})
@@ -222,7 +222,7 @@ func openWith(t *testing.T, key, value []byte) error {
 func maintainWith(t *testing.T, progress []byte) error {
 	s := newStore(t, "memory")
 	do(t, s, put("a", "1"), Command{Op: OpCompact, Revision: 2})
-	b := s.eng.NewBatch()
+	b := s.eng.NewWriteBatch()
 	b.Set([]byte{tableHistory}, progress)
 	must(t, b.Commit())
 	_, err := s.Maintain()

@@ -102,7 +102,20 @@ func do(t testing.TB, s *Store, commands ...Command) []Result {
 	t.Helper()
 	entries := []Entry{entryOf(s.Position().Index+1, commands...)}
 	must(t, s.Apply(entries))
-	return entries[0].Results
+	return resultsOf(&entries[0])
+}
+
+// recordOf makes a record of the replication layer. An empty value is not nil,
+// which would delete the record.
+func recordOf(key, value string) Record { return Record{Key: []byte(key), Value: []byte(value)} }
+
+// resultsOf returns the results that Apply filled in.
+func resultsOf(e *Entry) []Result {
+	var out []Result
+	for _, r := range e.Results {
+		out = append(out, *r.(*Result))
+	}
+	return out
 }
 
 func put(key, value string) Command {

@@ -13,7 +13,7 @@ import (
 // History is compacted in two steps. A compact command, the same on every
 // replica, moves the compact revision: reads before it fail from then on.
 // Maintain then removes, at each replica's own pace, the versions that no
-// remaining read can see. It finds them through the change log: whatever key
+// remaining read can see. It finds them through the mutation log: whatever key
 // a revision up to the compact one changed, its older versions are superfluous.
 
 // maxSamples bounds the samples of replicated time; when there are more, every
@@ -36,7 +36,7 @@ func (s *Store) addSample(sm sample) {
 		if i%2 == 0 {
 			kept = append(kept, old)
 		} else {
-			s.batch.Delete(timeKey(old.revision))
+			s.writes.Delete(timeKey(old.revision))
 		}
 	}
 	s.mu.samples = kept
@@ -109,7 +109,7 @@ func (s *Store) byAge(millis int64) uint64 {
 }
 
 // One call of Maintain cleans up so many revisions, and stops before that at the
-// change record that begins beyond so many changed keys.
+// mutation record that begins beyond so many changed keys.
 const (
 	maintainRevisions = 256
 	maintainKeys      = 5000
@@ -125,7 +125,7 @@ func (s *Store) Maintain() (more bool, err error) {
 	if err != nil || done >= s.now.compact {
 		return false, err
 	}
-	s.batch.Reset()
+	s.writes.Reset()
 	until, err := s.cleanUp(done+1, min(done+maintainRevisions, s.now.compact))
 	if err != nil {
 		s.failed = fmt.Errorf("remove history: %w", err)
@@ -134,7 +134,7 @@ func (s *Store) Maintain() (more bool, err error) {
 	s.dropSamples(until)
 	s.cleaned = until
 	b := binary.AppendUvarint([]byte{recordVersion}, until)
-	s.batch.Set([]byte{tableHistory}, b)
+	s.writes.Set([]byte{tableHistory}, b)
 	if err := s.commit(); err != nil {
 		s.failed = err
 		return false, err
@@ -167,9 +167,9 @@ func decodeHistory(b []byte) (uint64, error) {
 }
 
 // cleanUp removes what the changes of some compacted revisions superseded, and
-// their change records. It returns the last revision that is done.
+// their mutation records. It returns the last revision that is done.
 func (s *Store) cleanUp(from, until uint64) (uint64, error) {
-	it, err := s.eng.Iter(changeKey(nil, from, 0), changeKey(nil, until+1, 0))
+	it, err := s.eng.Iter(mutationKey(nil, from, 0), mutationKey(nil, until+1, 0))
 	if err != nil {
 		return 0, err
 	}
@@ -182,14 +182,14 @@ func (s *Store) cleanUp(from, until uint64) (uint64, error) {
 			until = revision - 1
 			break
 		}
-		changes, err := decodeChanges(it.Value())
+		mutations, err := decodeMutations(it.Value())
 		if err != nil {
 			return 0, err
 		}
-		for _, c := range changes {
-			newest[c.key] = revision
+		for _, mu := range mutations {
+			newest[mu.key] = revision
 		}
-		s.batch.Delete(it.Key())
+		s.writes.Delete(it.Key())
 	}
 	if err := it.Err(); err != nil {
 		return 0, err
@@ -223,7 +223,7 @@ func (s *Store) dropBefore(key []byte, revision uint64) error {
 		if rev == revision && !v.deleted {
 			continue
 		}
-		s.batch.Delete(it.Key())
+		s.writes.Delete(it.Key())
 		s.now.historyBytes -= int64(len(it.Key()) + len(it.Value()))
 		s.now.historyVersions--
 	}
@@ -237,7 +237,7 @@ func (s *Store) dropSamples(until uint64) {
 	defer s.mu.Unlock()
 	n := sort.Search(len(s.mu.samples), func(i int) bool { return s.mu.samples[i].revision > until })
 	for _, old := range s.mu.samples[:max(n-1, 0)] {
-		s.batch.Delete(timeKey(old.revision))
+		s.writes.Delete(timeKey(old.revision))
 	}
 	s.mu.samples = slices.Clone(s.mu.samples[max(n-1, 0):])
 }

@@ -26,13 +26,13 @@ import (
 // newest values; it would double what a put writes and save a put nothing,
 // because Apply finds the metadata of the key in its cache.
 const (
-	tableChange  = 'c'
-	tableHistory = 'h'
-	tableMeta    = 'm'
-	tableRecord  = 'r'
-	tableSetting = 's'
-	tableTime    = 't'
-	tableVersion = 'v'
+	tableMutation = 'c'
+	tableHistory  = 'h'
+	tableMeta     = 'm'
+	tableRecord   = 'r'
+	tableSetting  = 's'
+	tableTime     = 't'
+	tableVersion  = 'v'
 )
 
 const (
@@ -42,7 +42,7 @@ const (
 	afterKeyEnd = 0x02 // greater than every version of the key, less than any other key
 	revisionLen = 8
 
-	changeKeyLen = 1 + revisionLen + 4
+	mutationKeyLen = 1 + revisionLen + 4
 )
 
 // comparerName is the version of the key format: Pebble refuses to open a
@@ -181,24 +181,6 @@ func afterPrefix(dst, prefix []byte) []byte {
 	dst = append(dst, prefix...)
 	dst[len(dst)-1] = afterKeyEnd
 	return dst
-}
-
-// PrefixEnd returns the first key after all that begin with prefix, nil when
-// there is none.
-func PrefixEnd(prefix []byte) []byte {
-	for i := len(prefix) - 1; i >= 0; i-- {
-		if prefix[i] < 0xFF {
-			end := bytes.Clone(prefix[:i+1])
-			end[i]++
-			return end
-		}
-	}
-	return nil
-}
-
-func changeKey(dst []byte, revision uint64, part uint32) []byte {
-	dst = binary.BigEndian.AppendUint64(append(dst, tableChange), revision)
-	return binary.BigEndian.AppendUint32(dst, part)
 }
 
 func timeKey(revision uint64) []byte {

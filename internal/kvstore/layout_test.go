@@ -96,8 +96,8 @@ func sampleEngineKeys(rng *rand.Rand) (out [][]byte) {
 		out = append(out, prefix, afterPrefix(nil, prefix), appendEscaped([]byte{tableVersion}, key),
 			appendVersionKey(nil, key, randomNumber(rng)), appendVersionKey(nil, key, randomNumber(rng)),
 			appendVersionKey(nil, key, math.MaxUint64), appendVersionKey(nil, key, 0),
-			recordKey(nil, key), timeKey(randomNumber(rng)), changeKey(nil, randomNumber(rng), rng.Uint32()))
-		if group := PrefixEnd(appendEscaped([]byte{tableVersion}, key)); group != nil {
+			recordKey(nil, key), timeKey(randomNumber(rng)), mutationKey(nil, randomNumber(rng), rng.Uint32()))
+		if group := Prefix(appendEscaped([]byte{tableVersion}, key)).End(); group != nil {
 			out = append(out, group)
 		}
 	}
@@ -162,12 +162,12 @@ func checkSuccessors(t *testing.T, c *pebble.Comparer, a []byte) {
 
 func TestPrefixEnd(t *testing.T) {
 	for prefix, want := range map[string]string{"a": "b", "a\xff": "b", "a\xff\xffb\xff": "a\xff\xffc", "\x00": "\x01"} {
-		if got := PrefixEnd([]byte(prefix)); string(got) != want {
+		if got := Prefix(prefix).End(); string(got) != want {
 			t.Errorf("the end of %q is %q, want %q", prefix, got, want)
 		}
 	}
 	for _, prefix := range []string{"", "\xff", "\xff\xff"} {
-		if got := PrefixEnd([]byte(prefix)); got != nil {
+		if got := Prefix(prefix).End(); got != nil {
 			t.Errorf("the end of %q is %q, want none", prefix, got)
 		}
 	}

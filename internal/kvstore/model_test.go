@@ -76,7 +76,7 @@ func (m *model) execute(c *Command, term uint64) Result {
 	case OpCompact:
 		return m.compactTo(c, term)
 	case OpSettings:
-		return m.change(c, term)
+		return m.applySettings(c, term)
 	case OpDeleteRange:
 		return m.deleteRange(c)
 	}
@@ -232,7 +232,7 @@ func (m *model) compactTo(c *Command, term uint64) Result {
 	return Result{}
 }
 
-func (m *model) change(c *Command, term uint64) Result {
+func (m *model) applySettings(c *Command, term uint64) Result {
 	switch {
 	case c.Term != 0 && (c.Term != term || m.given):
 		return Result{Outcome: Ignored}

@@ -171,7 +171,7 @@ func TestResultsDoNotAlias(t *testing.T) {
 		e.Records = []Record{{Key: []byte("r"), Value: []byte("record")}}
 		entries := []Entry{e}
 		must(t, s.Apply(entries))
-		previous := entries[0].Results[1].Previous
+		previous := entries[0].Results[1].(*Result).Previous
 		for _, b := range append(e.Commands, e.Records[0].Key, e.Records[0].Value) {
 			clear(b)
 		}
@@ -248,7 +248,7 @@ func TestRangeDeleteLimit(t *testing.T) {
 	v := mustGet[*View](t)(s.View())
 	defer v.Close()
 	_, err := v.each(func(k, _ []byte) error {
-		if k[0] == tableVersion || k[0] == tableChange {
+		if k[0] == tableVersion || k[0] == tableMutation {
 			return fmt.Errorf("%q is left", k)
 		}
 		return nil
@@ -299,8 +299,8 @@ func TestRecordsAreHashed(t *testing.T) {
 			return hash
 		}
 		empty := apply()
-		one := apply(Record{[]byte("a"), []byte("1")}, Record{[]byte("a"), []byte{}}, Record{nil, []byte("empty key")})
-		if again := apply(Record{[]byte("a"), []byte("2")}, Record{[]byte("a"), []byte{}}); again != one || one == empty {
+		one := apply(recordOf("a", "1"), recordOf("a", ""), recordOf("", "empty key"))
+		if again := apply(recordOf("a", "2"), recordOf("a", "")); again != one || one == empty {
 			t.Errorf("hashes %x %x %x", empty, one, again)
 		}
 		if last := apply(Record{Key: []byte("a")}, Record{}, Record{Key: []byte("absent")}); last != empty {

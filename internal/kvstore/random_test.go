@@ -128,7 +128,7 @@ func (r *replica) compareResults(e *Entry, want []Result) {
 		return
 	}
 	for i := range want {
-		if got, want := resultText(&e.Results[i]), resultText(&want[i]); got != want {
+		if got, want := resultText(e.Results[i].(*Result)), resultText(&want[i]); got != want {
 			c, _ := DecodeCommand(e.Commands[i])
 			r.t.Fatalf("%s: entry %d, command %+v:\n got %s\nwant %s", r.name, e.Index, c, got, want)
 		}
@@ -260,9 +260,9 @@ func (r *replica) checkCompacted() {
 				r.t.Fatalf("%s: %q is still there", r.name, k)
 			}
 			delete(needed, k)
-		case tableChange:
-			if k <= string(changeKey(nil, r.history.model.compact, math.MaxUint32)) {
-				r.t.Fatalf("%s: a change record before revision %d is still there: %x", r.name, r.history.model.compact, k)
+		case tableMutation:
+			if k <= string(mutationKey(nil, r.history.model.compact, math.MaxUint32)) {
+				r.t.Fatalf("%s: a mutation record before revision %d is still there: %x", r.name, r.history.model.compact, k)
 			}
 		}
 	}
@@ -323,7 +323,7 @@ func randomRange(rng *rand.Rand) Range {
 	switch rng.IntN(3) {
 	case 0: // a prefix
 		r.Start = randomKey(rng)[:1]
-		r.End = PrefixEnd(r.Start)
+		r.End = Prefix(r.Start).End()
 		r.GroupAfter = len(r.Start)
 	case 1: // any two keys, also in the wrong order
 		r.Start, r.End = randomKey(rng), randomKey(rng)

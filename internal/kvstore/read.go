@@ -323,6 +323,6 @@ func (w *walker) skipGroup(group []byte) {
 		w.valid = w.it.SeekLT(first)
 		return
 	}
-	after := PrefixEnd(first) // the table's byte is below 0xFF: never nil
+	after := Prefix(first).End() // the table's byte is below 0xFF: never nil
 	w.valid = w.it.SeekGE(after)
 }

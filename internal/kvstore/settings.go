@@ -4,12 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-)
 
-// Bounds of the settings.
-const (
-	maxValueLimit = 64 << 20
-	minQuota      = 1 << 20
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 // DefaultSettings are those of a store that was never told otherwise.
@@ -32,8 +28,8 @@ func (s Settings) Validate() error {
 		}
 	}
 	complain(s.MaxKeyBytes < 1 || s.MaxKeyBytes > MaxKeyBytes, "max_key_bytes is %d, it must be between 1 and %d", s.MaxKeyBytes, MaxKeyBytes)
-	complain(s.MaxValueBytes < 1 || s.MaxValueBytes > maxValueLimit, "max_value_bytes is %d, it must be between 1 and %d", s.MaxValueBytes, maxValueLimit)
-	complain(s.QuotaBytes != 0 && s.QuotaBytes < minQuota, "quota_bytes is %d, it must be 0 (no quota) or at least %d", s.QuotaBytes, minQuota)
+	complain(s.MaxValueBytes < 1 || s.MaxValueBytes > limits.MaxValueBytes, "max_value_bytes is %d, it must be between 1 and %d", s.MaxValueBytes, limits.MaxValueBytes)
+	complain(s.QuotaBytes != 0 && s.QuotaBytes < limits.MinQuotaBytes, "quota_bytes is %d, it must be 0 (no quota) or at least %d", s.QuotaBytes, limits.MinQuotaBytes)
 	complain(s.RetentionMillis < 0, "retention_millis is %d, it must not be negative", s.RetentionMillis)
 	return errors.Join(problems...)
 }
@@ -56,4 +52,21 @@ func decodeSettings(b []byte) (Settings, error) {
 		return Settings{}, fmt.Errorf("settings record: %w", err)
 	}
 	return s, nil
+}
+
+// applySettings sets new settings. Those that a leader proposes are first values:
+// they change nothing where somebody has set any.
+func (s *Store) applySettings(c *Command, e *Entry) Result {
+	if c.Term != 0 && (c.Term != e.Term || s.settingsGiven) {
+		return Result{Outcome: Ignored}
+	}
+	if err := c.Settings.Validate(); err != nil {
+		return refuse(Invalid, "%v", err)
+	}
+	old := encodeSettings(&s.settings)
+	s.settings, s.settingsGiven = *c.Settings, true
+	b := encodeSettings(&s.settings)
+	s.now.hash += s.hasher.settings(b) - s.hasher.settings(old)
+	s.writes.Set([]byte{tableSetting}, b)
+	return Result{}
 }

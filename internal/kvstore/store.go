@@ -69,7 +69,7 @@ type Store struct {
 	records       map[string][]byte // the table of records; it is small
 	cleaned       uint64            // revision up to which history was removed
 	hasher        hasher
-	batch         engine.Batch
+	writes        engine.WriteBatch
 	scratch       scratch
 	lookups       engine.Iterator // of the batch being made; nil until it needs one
 	failed        error
@@ -115,7 +115,7 @@ func Open(eng engine.Engine, o Options) (*Store, error) {
 	if o.CacheEntries == 0 {
 		o.CacheEntries = 128 << 10
 	}
-	s := &Store{eng: eng, cache: newMetaCache(o.CacheEntries), batch: eng.NewBatch()}
+	s := &Store{eng: eng, cache: newMetaCache(o.CacheEntries), writes: eng.NewWriteBatch()}
 	if err := s.load(); err != nil {
 		return nil, err
 	}
@@ -289,5 +289,5 @@ func (s *Store) Flush() error { return s.eng.Flush() }
 
 // Close makes durable what can be, and releases the engine.
 func (s *Store) Close() error {
-	return errors.Join(s.batch.Close(), s.eng.Close())
+	return errors.Join(s.writes.Close(), s.eng.Close())
 }

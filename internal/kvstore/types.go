@@ -1,5 +1,11 @@
 package kvstore
 
+import (
+	"bytes"
+
+	"github.com/kvd-io/kvd/internal/statemachine"
+)
+
 // Limits of the key space that do not depend on settings.
 const (
 	// MaxKeyBytes is the longest key that any setting allows.
@@ -133,31 +139,34 @@ type Result struct {
 	Previous *KV
 }
 
-// Record is one entry of the table that the replication layer keeps in the
-// store beside the data: opaque to the store, covered by the state hash and
-// by snapshots. A nil Value deletes.
-type Record struct {
-	Key   []byte
-	Value []byte
-}
-
-// Entry is one step of the replicated history: commands and records that take
-// effect together at a log position.
-type Entry struct {
-	Index uint64
-	Term  uint64
-	// Commands in the form that EncodeCommand gives.
-	Commands [][]byte
-	Records  []Record
-	// WantResults asks Apply to fill in Results, one for each command.
-	WantResults bool
-	Results     []Result
-}
+// Record and Entry are what the replication layer hands to the store. Commands
+// have the form that EncodeCommand gives; Apply fills Results with a *Result for
+// each of them.
+type (
+	Record = statemachine.Record
+	Entry  = statemachine.Entry
+)
 
 // Position is a place in the replicated log.
 type Position struct {
 	Index uint64
 	Term  uint64
+}
+
+// Prefix selects the keys that begin with it.
+type Prefix []byte
+
+// End returns the first key after all keys with the prefix, or nil if no key is
+// greater than all of them: a Range that ends there is open.
+func (p Prefix) End() []byte {
+	for i := len(p) - 1; i >= 0; i-- {
+		if p[i] < 0xFF {
+			end := bytes.Clone(p[:i+1])
+			end[i]++
+			return end
+		}
+	}
+	return nil
 }
 
 // Range selects keys at one revision.

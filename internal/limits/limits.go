@@ -14,6 +14,15 @@ const (
 	MaxMembers = 64
 )
 
+// Bounds of the cluster settings. The flags that give their first values are
+// checked against the same numbers.
+const (
+	// MaxValueBytes is the largest limit on values that the settings allow.
+	MaxValueBytes = 64 << 20
+	// MinQuotaBytes is the smallest quota other than none.
+	MinQuotaBytes = 1 << 20
+)
+
 // The largest term and index that a message or a log record may claim. No
 // real cluster comes near them; above them raft's arithmetic could overflow.
 const (

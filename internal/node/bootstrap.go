@@ -68,7 +68,7 @@ func (n *Node) raftConfig() raftnode.Config {
 		Name:               n.cfg.Name,
 		PeerURLs:           n.cfg.AdvertisePeer,
 		ClientURLs:         n.cfg.AdvertiseClient,
-		StateMachine:       &machine{store: n.store},
+		StateMachine:       machine{n.store},
 		Logger:             n.lg,
 		Lookup:             n.lookup,
 		Security:           n.security(),

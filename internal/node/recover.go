@@ -69,11 +69,11 @@ func (r *Recovery) open(lg *zap.Logger, work string) (raftnode.OfflineMachine, e
 		_ = eng.Close() // the error before says more
 		return nil, fmt.Errorf("open the copy of the store: %w", err)
 	}
-	return &offlineMachine{machine{store: store}, r}, nil
+	return &offlineMachine{machine{store}, r}, nil
 }
 
 // Close implements raftnode.OfflineMachine.
 func (m *offlineMachine) Close() error {
-	m.r.Revision, m.r.Keys = m.store.Revision(), m.store.Stats().Keys
-	return m.store.Close()
+	m.r.Revision, m.r.Keys = m.Store.Revision(), m.Store.Stats().Keys
+	return m.Store.Close()
 }

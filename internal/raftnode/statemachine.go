@@ -1,28 +1,16 @@
 package raftnode
 
-import "io"
+import (
+	"io"
 
-// Record is one entry of the table that raftnode keeps inside the state
-// machine, beside the data: its membership and origins. The state machine
-// stores it in the same atomic write as the entry's commands, covers it with
-// its hash and carries it in snapshots. A nil Value deletes.
-type Record struct {
-	Key   []byte
-	Value []byte
-}
+	"github.com/kvd-io/kvd/internal/statemachine"
+)
 
-// Entry is one committed log entry as the state machine gets it.
-type Entry struct {
-	Index    uint64
-	Term     uint64
-	Commands [][]byte // opaque, executed in order; none for entries of raftnode's own
-	Records  []Record // to be stored with them
-	// WantResults is set where somebody on this node waits for the results.
-	WantResults bool
-	// Results has one element a command, filled in by the state machine when
-	// WantResults is set.
-	Results []any
-}
+// Record and Entry are what raftnode and its state machine exchange.
+type (
+	Record = statemachine.Record
+	Entry  = statemachine.Entry
+)
 
 // View is a consistent, immutable reading of the state at one log position.
 type View interface {

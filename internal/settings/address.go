@@ -9,10 +9,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-)
 
-// maxListed bounds the lists of URLs: more than any node or cluster has.
-const maxListed = 64
+	"github.com/kvd-io/kvd/internal/limits"
+)
 
 // maxSocketPath is what the kernel takes as the path of a unix socket.
 const maxSocketPath = 107
@@ -82,8 +81,8 @@ func listOf(one func(string) (string, error)) func(string) ([]string, error) {
 				return nil, err
 			case slices.Contains(out, u):
 				return nil, fmt.Errorf("%s is listed twice", u)
-			case len(out) == maxListed:
-				return nil, fmt.Errorf("the list has more than %d URLs", maxListed)
+			case len(out) == limits.MaxMembers:
+				return nil, fmt.Errorf("the list has more than %d URLs", limits.MaxMembers)
 			}
 			out = append(out, u)
 		}

@@ -6,11 +6,11 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 const (
-	maxValueLimit   = 64 << 20
-	minQuota        = 1 << 20
 	maxCatchUpBytes = 4 << 30
 	maxElection     = 50 * time.Second
 	minElectionBeat = 5 // heartbeats in an election timeout, at least
@@ -165,10 +165,10 @@ func (s *Settings) checkListeners(p *problemList) {
 }
 
 func (s *Settings) checkLimits(p *problemList) {
-	if s.MaxValueBytes < 1 || s.MaxValueBytes > maxValueLimit {
+	if s.MaxValueBytes < 1 || s.MaxValueBytes > limits.MaxValueBytes {
 		p.add("%s is %d, but must be between 1 and 64MiB", s.Describe("max-value-bytes"), s.MaxValueBytes)
 	}
-	if s.QuotaBytes != 0 && s.QuotaBytes < minQuota {
+	if s.QuotaBytes != 0 && s.QuotaBytes < limits.MinQuotaBytes {
 		p.add("%s is %d, but must be 0 (no quota) or at least 1MiB", s.Describe("quota"), s.QuotaBytes)
 	}
 	if s.MaxInFlight < 1 {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.uber.org/zap/zapcore"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 // codec turns the texts of one kind of setting into values and back.
@@ -36,9 +38,6 @@ var (
 	clientAuthCodec = codec[string]{parseClientAuth, same}
 )
 
-// maxID is the greatest member id: one that a JSON number holds exactly.
-const maxID = 1<<53 - 1
-
 func parseText(text string) (string, error) {
 	if text == "" {
 		return "", errors.New("the value is empty")
@@ -51,7 +50,7 @@ func parseText(text string) (string, error) {
 
 func parseID(text string) (uint64, error) {
 	n, err := strconv.ParseUint(text, 10, 64)
-	if err != nil || n < 1 || n > maxID {
+	if err != nil || !limits.ValidMemberID(n) {
 		return 0, fmt.Errorf("%q is no number between 1 and 2^53-1", text)
 	}
 	return n, nil

@@ -59,7 +59,7 @@ func testStuckDisk(t *testing.T, outcome error) {
 	})
 	committed, written := make(chan error, 1), 0
 	go func() {
-		b := e.NewBatch()
+		b := e.NewWriteBatch()
 		var err error
 		for len(said) == 0 && err == nil {
 			b.Set([]byte(testKey(written)), make([]byte, 1000))

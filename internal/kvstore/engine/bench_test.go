@@ -82,7 +82,7 @@ func BenchmarkBatchCommit(b *testing.B) {
 }
 
 func benchmarkCommit(b *testing.B, e Engine, size int) {
-	batch := e.NewBatch()
+	batch := e.NewWriteBatch()
 	var key []byte
 	value := make([]byte, 100)
 	for i := range b.N {

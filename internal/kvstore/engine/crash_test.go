@@ -31,7 +31,7 @@ func crashOnce(t *testing.T, rng *rand.Rand) int {
 	fs := vfs.NewCrashableMem()
 	e := mustOpen(t, testDir, PebbleOptions{FS: fs, MemTableBytes: 64 << 10})
 	states := []map[string]string{{}}
-	batch := e.NewBatch()
+	batch := e.NewWriteBatch()
 	for range rng.IntN(200) {
 		states = append(states, commitRandom(t, rng, batch, states[len(states)-1], len(states)))
 		if rng.IntN(10) == 0 {
@@ -61,7 +61,7 @@ func crashOnce(t *testing.T, rng *rand.Rand) int {
 
 // commitRandom commits batch number n and returns the state after it. In that
 // state the key "batch" has n.
-func commitRandom(t *testing.T, rng *rand.Rand, b Batch, state map[string]string, n int) map[string]string {
+func commitRandom(t *testing.T, rng *rand.Rand, b WriteBatch, state map[string]string, n int) map[string]string {
 	next := maps.Clone(state)
 	put := func(key, value string) {
 		b.Set([]byte(key), []byte(value))

@@ -59,11 +59,9 @@ type Snapshot interface {
 
 // Batch collects writes that Commit makes visible together. Later writes of a
 // key win. A batch is not safe for concurrent use.
-type Batch interface {
+type WriteBatch interface {
 	Set(key, value []byte)
 	Delete(key []byte)
-	// Len is the size of the batch in bytes, roughly.
-	Len() int
 	// Commit applies the batch. It is visible when Commit returns, and
 	// durable only after a flush. The batch is reset and can be used again.
 	Commit() error
@@ -88,7 +86,7 @@ type Stats struct {
 // concurrent readers.
 type Engine interface {
 	Reader
-	NewBatch() Batch
+	NewWriteBatch() WriteBatch
 	// Snapshot pins the current state in constant time.
 	Snapshot() Snapshot
 	// Durable returns the state that would survive a crash now: a prefix of

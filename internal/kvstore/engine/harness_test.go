@@ -24,12 +24,12 @@ func mustOpen(t testing.TB, dir string, opts PebbleOptions) Engine {
 
 func set(t testing.TB, e Engine, key, value string) {
 	t.Helper()
-	commit(t, e, func(b Batch) { b.Set([]byte(key), []byte(value)) })
+	commit(t, e, func(b WriteBatch) { b.Set([]byte(key), []byte(value)) })
 }
 
-func commit(t testing.TB, e Engine, fill func(b Batch)) {
+func commit(t testing.TB, e Engine, fill func(b WriteBatch)) {
 	t.Helper()
-	b := e.NewBatch()
+	b := e.NewWriteBatch()
 	fill(b)
 	must(t, b.Commit())
 	must(t, b.Close())

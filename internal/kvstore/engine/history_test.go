@@ -30,7 +30,7 @@ type history struct {
 	rng    *rand.Rand
 	tested testedEngine
 	engine Engine
-	batch  Batch
+	batch  WriteBatch
 	model  map[string]string
 	views  []view
 }
@@ -50,7 +50,7 @@ func testRandomHistory(t *testing.T, tested testedEngine) {
 		model:  map[string]string{},
 	}
 	h.engine = tested.open(t)
-	h.batch = h.engine.NewBatch()
+	h.batch = h.engine.NewWriteBatch()
 	for range steps {
 		h.step()
 	}
@@ -214,7 +214,7 @@ func (h *history) replace() {
 func (h *history) reopen() {
 	h.closeAll()
 	h.engine = h.tested.reopen(h.t, h.engine)
-	h.batch = h.engine.NewBatch()
+	h.batch = h.engine.NewWriteBatch()
 	wantContent(h.t, h.engine, h.model)
 }
 

@@ -246,11 +246,10 @@ func (s treeSnapshot) Iter(lower, upper []byte) (Iterator, error) {
 
 func (s treeSnapshot) Close() error { return nil }
 
-// memoryBatch lists its writes in order.
-type memoryBatch struct {
-	engine    *memoryEngine
-	writes    []memoryWrite
-	sizeBytes int
+// memoryWriteBatch lists its writes in order.
+type memoryWriteBatch struct {
+	engine *memoryEngine
+	writes []memoryWrite
 }
 
 type memoryWrite struct {
@@ -258,26 +257,19 @@ type memoryWrite struct {
 	deletes bool
 }
 
-func (e *memoryEngine) NewBatch() Batch {
-	return &memoryBatch{engine: e}
+func (e *memoryEngine) NewWriteBatch() WriteBatch {
+	return &memoryWriteBatch{engine: e}
 }
 
-func (b *memoryBatch) Set(key, value []byte) {
-	b.add(memoryWrite{pair: newPair(key, value)})
+func (b *memoryWriteBatch) Set(key, value []byte) {
+	b.writes = append(b.writes, memoryWrite{pair: newPair(key, value)})
 }
 
-func (b *memoryBatch) Delete(key []byte) {
-	b.add(memoryWrite{pair: newPair(key, nil), deletes: true})
+func (b *memoryWriteBatch) Delete(key []byte) {
+	b.writes = append(b.writes, memoryWrite{pair: newPair(key, nil), deletes: true})
 }
 
-func (b *memoryBatch) add(w memoryWrite) {
-	b.writes = append(b.writes, w)
-	b.sizeBytes += len(w.pair.data)
-}
-
-func (b *memoryBatch) Len() int { return b.sizeBytes }
-
-func (b *memoryBatch) Commit() error {
+func (b *memoryWriteBatch) Commit() error {
 	if err := b.engine.apply(b.writes); err != nil {
 		return err
 	}
@@ -285,10 +277,9 @@ func (b *memoryBatch) Commit() error {
 	return nil
 }
 
-func (b *memoryBatch) Reset() {
+func (b *memoryWriteBatch) Reset() {
 	clear(b.writes)
 	b.writes = b.writes[:0]
-	b.sizeBytes = 0
 }
 
-func (b *memoryBatch) Close() error { return nil }
+func (b *memoryWriteBatch) Close() error { return nil }

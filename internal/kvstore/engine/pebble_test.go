@@ -71,7 +71,7 @@ func TestDurableShowsOnlyFlushed(t *testing.T) {
 	wantDurable(t, e, nil)
 	waitDurable(t, e)
 	wantDurable(t, e, map[string]string{"a": "1"})
-	commit(t, e, func(b Batch) {
+	commit(t, e, func(b WriteBatch) {
 		b.Set([]byte("a"), []byte("2"))
 		b.Set([]byte("b"), []byte("2"))
 	})
@@ -85,14 +85,14 @@ func TestDurableShowsOnlyFlushed(t *testing.T) {
 
 func TestDurableIsOneState(t *testing.T) {
 	e := mustOpen(t, testDir, PebbleOptions{FS: vfs.NewMem()})
-	commit(t, e, func(b Batch) {
+	commit(t, e, func(b WriteBatch) {
 		b.Set([]byte("a"), []byte("1"))
 		b.Set([]byte("b"), []byte("1"))
 		b.Set([]byte("x@1"), []byte("1"))
 	})
 	waitDurable(t, e)
 	s := e.Durable()
-	commit(t, e, func(b Batch) {
+	commit(t, e, func(b WriteBatch) {
 		b.Set([]byte("a"), []byte("2"))
 		b.Delete([]byte("b"))
 		b.Set([]byte("c"), []byte("2"))
@@ -285,7 +285,7 @@ func testFailedFlush(t *testing.T, match func(op errorfs.Op) bool) {
 	if _, err := e.Durable().Get(nil, []byte("a")); err == nil {
 		t.Error("Durable answered after the failure")
 	}
-	b := e.NewBatch()
+	b := e.NewWriteBatch()
 	b.Set([]byte("b"), nil)
 	for name, err := range map[string]error{
 		"Commit":  b.Commit(),

@@ -9,10 +9,10 @@ import (
 // replaceBatchBytes is how much Replace collects before it writes.
 const replaceBatchBytes = 1 << 20
 
-// pebbleBatch collects into a batch of one generation, because Pebble ties
+// pebbleWriteBatch collects into a batch of one generation, because Pebble ties
 // batches to a database. If that one has been replaced by the time of Commit,
 // the content moves over.
-type pebbleBatch struct {
+type pebbleWriteBatch struct {
 	engine *pebbleEngine
 	db     *pebble.DB
 	batch  *pebble.Batch
@@ -20,8 +20,8 @@ type pebbleBatch struct {
 	err error
 }
 
-func (e *pebbleEngine) NewBatch() Batch {
-	b := &pebbleBatch{engine: e}
+func (e *pebbleEngine) NewWriteBatch() WriteBatch {
+	b := &pebbleWriteBatch{engine: e}
 	if g, err := e.acquire(); err == nil {
 		b.db = g.db
 		b.err = g.release()
@@ -39,19 +39,17 @@ func newBatchOf(db *pebble.DB) *pebble.Batch {
 	return db.NewBatch()
 }
 
-func (b *pebbleBatch) Set(key, value []byte) {
+func (b *pebbleWriteBatch) Set(key, value []byte) {
 	b.err = firstError(b.err, b.batch.Set(key, value, nil))
 }
 
-func (b *pebbleBatch) Delete(key []byte) {
+func (b *pebbleWriteBatch) Delete(key []byte) {
 	b.err = firstError(b.err, b.batch.Delete(key, nil))
 }
 
-func (b *pebbleBatch) Len() int { return b.batch.Len() }
-
 // Commit may wait for the disk when memtables fill faster than they are
 // flushed.
-func (b *pebbleBatch) Commit() error {
+func (b *pebbleWriteBatch) Commit() error {
 	g, err := b.engine.acquire()
 	if err != nil {
 		return err
@@ -63,7 +61,7 @@ func (b *pebbleBatch) Commit() error {
 }
 
 // commitTo applies the batch to g and resets it.
-func (b *pebbleBatch) commitTo(g *generation) error {
+func (b *pebbleWriteBatch) commitTo(g *generation) error {
 	failure := b.engine.failure
 	if err := firstError(b.err, failure.get()); err != nil {
 		return err
@@ -71,7 +69,7 @@ func (b *pebbleBatch) commitTo(g *generation) error {
 	if err := b.moveTo(g.db); err != nil {
 		return err
 	}
-	if err := b.engine.backlog.wait(g.db, b.Len()); err != nil {
+	if err := b.engine.backlog.wait(g.db, b.batch.Len()); err != nil {
 		return err
 	}
 	if err := g.db.Apply(b.batch, pebble.NoSync); err != nil {
@@ -85,7 +83,7 @@ func (b *pebbleBatch) commitTo(g *generation) error {
 	return failure.get()
 }
 
-func (b *pebbleBatch) moveTo(db *pebble.DB) error {
+func (b *pebbleWriteBatch) moveTo(db *pebble.DB) error {
 	if b.db == db {
 		return nil
 	}
@@ -97,12 +95,12 @@ func (b *pebbleBatch) moveTo(db *pebble.DB) error {
 	return nil
 }
 
-func (b *pebbleBatch) Reset() {
+func (b *pebbleWriteBatch) Reset() {
 	b.err = nil
 	b.batch.Reset()
 }
 
-func (b *pebbleBatch) Close() error { return b.batch.Close() }
+func (b *pebbleWriteBatch) Close() error { return b.batch.Close() }
 
 // Replace fills a new generation beside the current one, makes it durable, and
 // only then names it in CURRENT: a crash at any step finds one of the two
@@ -153,10 +151,10 @@ func (e *pebbleEngine) fillGeneration(number uint64, fill func(set func(key, val
 
 // load writes what fill gives, without waiting for it to be durable.
 func (g *generation) load(fill func(set func(key, value []byte) error) error) error {
-	b := &pebbleBatch{engine: g.engine, db: g.db, batch: g.db.NewBatch()}
+	b := &pebbleWriteBatch{engine: g.engine, db: g.db, batch: g.db.NewBatch()}
 	err := fill(func(key, value []byte) error {
 		b.Set(key, value)
-		if b.Len() < replaceBatchBytes {
+		if b.batch.Len() < replaceBatchBytes {
 			return b.err
 		}
 		return b.commitTo(g)

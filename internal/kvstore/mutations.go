@@ -1,0 +1,61 @@
+package kvstore
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// mutation is one key that a revision changed.
+type mutation struct {
+	key     string
+	deleted bool
+}
+
+// maxMutationBytes bounds one part of a revision's mutation record.
+const maxMutationBytes = 64 << 10
+
+// logRevision writes down which keys the revision changed: for watching, and
+// for finding what a compaction makes superfluous.
+func (s *Store) logRevision() {
+	part := uint32(0)
+	b := append(s.scratch.value[:0], recordVersion)
+	for _, mu := range s.scratch.mutations {
+		if len(b) > maxMutationBytes {
+			s.writes.Set(mutationKey(nil, s.now.revision, part), b)
+			b = append(b[:0], recordVersion)
+			part++
+		}
+		deleted := byte(0)
+		if mu.deleted {
+			deleted = 1
+		}
+		b = binary.AppendUvarint(append(b, deleted), uint64(len(mu.key)))
+		b = append(b, mu.key...)
+	}
+	s.scratch.key = mutationKey(s.scratch.key[:0], s.now.revision, part)
+	s.writes.Set(s.scratch.key, b)
+	s.scratch.value = b
+	clear(s.scratch.mutations)
+	s.scratch.mutations = s.scratch.mutations[:0]
+}
+
+func decodeMutations(b []byte) ([]mutation, error) {
+	d, err := openRecord("mutation", b)
+	if err != nil {
+		return nil, err
+	}
+	var out []mutation
+	for len(d.b) > 0 {
+		deleted := d.byte() == 1
+		out = append(out, mutation{deleted: deleted, key: string(d.bytes())})
+	}
+	if d.failed {
+		return nil, fmt.Errorf("%w: mutation record", errLayout)
+	}
+	return out, nil
+}
+
+func mutationKey(dst []byte, revision uint64, part uint32) []byte {
+	dst = binary.BigEndian.AppendUint64(append(dst, tableMutation), revision)
+	return binary.BigEndian.AppendUint32(dst, part)
+}
