@@ -38,7 +38,7 @@ var sharedLines = map[string]exception{}
 var shrinking = map[string]int{
 	"internal/raftnode":                  9700,
 	"internal/httpapi":                   5300,
-	"internal/raftnode.core":             75,
+	"internal/raftnode.core":             80,
 	"internal/raftnode.Node":             51,
 	"internal/raftnode.Replica":          51,
 	"internal/node.Node":                 75,

@@ -93,10 +93,7 @@ func (n *Node) CheckStaleness(limit time.Duration) error {
 	if err != nil {
 		return err
 	}
-	if age := time.Since(r.LeaderContact()); limit > 0 && age > limit {
-		return retryable(api.NoLeader, "this node last heard from a leader %v ago, which exceeds max_staleness; ask another node or raise the limit", age.Round(time.Millisecond))
-	}
-	return nil
+	return freshness{r.Freshness()}.within(limit)
 }
 
 // running returns the replication layer once it serves.

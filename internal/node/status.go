@@ -192,9 +192,10 @@ func (n *Node) Checks(context.Context) []api.Check {
 	if r == nil {
 		return checks
 	}
+	fresh := freshness{r.Freshness()}
 	return append(checks,
-		api.Check{Name: "leader", Err: checkLeader(r)},
-		api.Check{Name: "caught-up", Err: checkCaughtUp(r)},
+		api.Check{Name: "leader", Err: fresh.checkLeader()},
+		api.Check{Name: "caught-up", Err: fresh.checkCaughtUp()},
 		api.Check{Name: "disk", Err: checkDisk(r)},
 	)
 }
@@ -211,24 +212,6 @@ func (n *Node) checkStarted() error {
 func (n *Node) checkDraining() error {
 	if n.leaving.Load() || n.draining.Load() {
 		return errors.New("stopping")
-	}
-	return nil
-}
-
-func checkLeader(r *raftnode.Replica) error {
-	if r.Position().Leader == 0 {
-		return errors.New("no leader known")
-	}
-	return nil
-}
-
-// maxLag is how many committed entries a ready node may have unapplied.
-const maxLag = 10_000
-
-func checkCaughtUp(r *raftnode.Replica) error {
-	commit, applied := r.Position().Commit, r.Applied()
-	if commit > applied+maxLag {
-		return fmt.Errorf("%d committed entries are not applied yet", commit-applied)
 	}
 	return nil
 }

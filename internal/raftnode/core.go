@@ -487,8 +487,3 @@ func (c *core) fail(err error) {
 
 // removeIf drops the elements for which drop is true, in place.
 func removeIf[T any](list []T, drop func(T) bool) []T { return slices.DeleteFunc(list, drop) }
-
-// refuse stops or, with nil, resumes taking proposals.
-func (c *core) refuse(reason error) {
-	c.refused = reason
-}

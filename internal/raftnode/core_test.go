@@ -349,7 +349,7 @@ func TestOverload(t *testing.T) {
 	if err := g.core.read(newReadRequest()); !errors.Is(err, ErrOverloaded) {
 		t.Errorf("reads beyond the limit: %v", err)
 	}
-	g.core.refuse(ErrDiskStall)
+	g.core.diskStalled()
 	if err := g.core.propose(g.command(12, 8)); !errors.Is(err, ErrDiskStall) {
 		t.Errorf("while the disk hangs: %v", err)
 	}

@@ -189,22 +189,10 @@ func (l *logStore) applySnapshot(s *raftpb.Snapshot) {
 	l.mu.entries, l.mu.bytes, l.mu.dropped, l.mu.offered = nil, 0, 0, nil
 }
 
-// compactTo drops the entries up to the index.
-func (l *logStore) compactTo(index uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if last := l.lastLocked(); index > last {
-		panic(fmt.Sprintf("raftnode: compaction to entry %d of a log that ends at %d", index, last))
-	}
-	if index > l.mu.index {
-		l.dropLocked(int(index - l.mu.index))
-	}
-}
-
-// compactKeeping drops the oldest applied entries until at most maxBytes and
+// compact drops the oldest applied entries until at most maxBytes and
 // maxEntries are left. A pinned index other than 0 is that of a snapshot under
 // way: the entries after it stay for its receiver.
-func (l *logStore) compactKeeping(applied uint64, maxBytes, maxEntries int, pinned uint64) {
+func (l *logStore) compact(applied uint64, maxBytes, maxEntries int, pinned uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	limit := applied

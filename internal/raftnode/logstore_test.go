@@ -74,9 +74,9 @@ func TestLogStoreSlicesAreSafe(t *testing.T) {
 	}
 	_ = append(held, entryAt(8, 9, 5))
 	l.append(entriesAt(5, 12, 2, 30))
-	l.compactTo(4)
+	l.compact(4, 0, 0, 0)
 	l.append(entriesAt(13, 40, 2, 30))
-	l.compactKeeping(30, 0, 0, 0)
+	l.compact(30, 0, 0, 0)
 	for i, e := range held {
 		if e.GetIndex() != uint64(3+i) || e.GetTerm() != 1 {
 			t.Errorf("entry %d of what raft holds is %v", i, e)
@@ -97,17 +97,7 @@ func TestLogStoreAppendPanicsOnAGap(t *testing.T) {
 	l.append(entriesAt(12, 12, 1, 30))
 }
 
-func TestLogStoreCompactBeyondTheEndPanics(t *testing.T) {
-	l := logStoreOf(1, 10, 1)
-	defer func() {
-		if r := fmt.Sprint(recover()); !strings.Contains(r, "entry 11") || !strings.Contains(r, "ends at 10") {
-			t.Errorf("panic %q", r)
-		}
-	}()
-	l.compactTo(11)
-}
-
-func TestLogStoreCompactKeeping(t *testing.T) {
+func TestLogStoreCompact(t *testing.T) {
 	size := entrySize(entryAt(1, 1, 30))
 	for _, c := range []struct {
 		name            string
@@ -127,7 +117,7 @@ func TestLogStoreCompactKeeping(t *testing.T) {
 		{"a transfer beyond applied", 20, 0, 0, 33, 21},
 	} {
 		l := newLogStore(nil, nil, entriesAt(1, 100, 1, 30), new(raftpb.ConfState))
-		l.compactKeeping(c.applied, c.bytes, c.entries, c.pinned)
+		l.compact(c.applied, c.bytes, c.entries, c.pinned)
 		first, _ := l.FirstIndex()
 		last, _ := l.LastIndex()
 		n, bytes := l.sizes()
@@ -144,7 +134,7 @@ func TestLogStoreCompactionIsAmortised(t *testing.T) {
 	index := uint64(0)
 	allocs := testing.AllocsPerRun(n-2, func() {
 		index++
-		l.compactTo(index)
+		l.compact(index, 0, 0, 0)
 	})
 	if allocs >= 1 {
 		t.Errorf("%.2f allocations a compaction", allocs)
@@ -166,11 +156,11 @@ func TestLogStoreSnapshotOnDemand(t *testing.T) {
 	if s, err := l.Snapshot(); err != nil || s.GetMetadata().GetIndex() != 15 || l.wanted() {
 		t.Errorf("%v, %v", s, err)
 	}
-	l.compactTo(15) // the log still goes on from it
+	l.compact(15, 0, 0, 0) // the log still goes on from it
 	if s, err := l.Snapshot(); err != nil || s.GetMetadata().GetIndex() != 15 {
 		t.Errorf("%v, %v", s, err)
 	}
-	l.compactTo(16)
+	l.compact(16, 0, 0, 0)
 	if _, err := l.Snapshot(); !errors.Is(err, raft.ErrSnapshotTemporarilyUnavailable) || !l.wanted() {
 		t.Errorf("a snapshot that the log does not continue: %v", err)
 	}
@@ -208,7 +198,7 @@ func TestLogStoreAgainstModel(t *testing.T) {
 					if err := model.Compact(at); err != nil {
 						t.Fatal(err)
 					}
-					l.compactTo(at)
+					l.compact(at, 0, 0, 0)
 				}
 			case 1:
 				term++
@@ -288,7 +278,7 @@ func TestLogStoreSlicesStayUnderRandomHistories(t *testing.T) {
 			last, _ := l.LastIndex()
 			switch rng.IntN(4) {
 			case 0:
-				l.compactKeeping(first+rng.Uint64N(last-first+2), rng.IntN(3000), rng.IntN(40), rng.Uint64N(2)*first)
+				l.compact(first+rng.Uint64N(last-first+2), rng.IntN(3000), rng.IntN(40), rng.Uint64N(2)*first)
 			default:
 				from := first + rng.Uint64N(last-first+2)
 				if rng.IntN(3) > 0 {
@@ -346,15 +336,15 @@ func TestLogStoreAppendIsAmortised(t *testing.T) {
 // end; entries that are not applied stay, whatever the bounds say.
 func TestLogStoreCompactKeepingAfterCompaction(t *testing.T) {
 	l := logStoreOf(11, 20, 3)
-	l.compactKeeping(20, 0, 0, 5)
+	l.compact(20, 0, 0, 5)
 	if first, _ := l.FirstIndex(); first != 11 {
 		t.Errorf("pinned before the log: first %d", first)
 	}
-	l.compactKeeping(9, 0, 0, 0)
+	l.compact(9, 0, 0, 0)
 	if first, _ := l.FirstIndex(); first != 11 {
 		t.Errorf("applied before the log: first %d", first)
 	}
-	l.compactKeeping(1000, 0, 0, 20)
+	l.compact(1000, 0, 0, 20)
 	first, _ := l.FirstIndex()
 	if term, err := l.Term(20); first != 21 || term != 3 || err != nil {
 		t.Errorf("all compacted: first %d, term %d, %v", first, term, err)
@@ -381,7 +371,7 @@ func BenchmarkLogStoreAppend(b *testing.B) {
 			for b.Loop() {
 				next++
 				l.append([]*raftpb.Entry{{Index: new(next), Term: e.Term, Data: e.Data}})
-				l.compactKeeping(next, 1<<30, int(n), 0)
+				l.compact(next, 1<<30, int(n), 0)
 			}
 		})
 	}

@@ -46,8 +46,8 @@ func (n *Replica) appendTurn(jobs []appendJob) error {
 			bytes += entryBytes(j.message.GetEntries())
 		}
 	}
-	n.appending.Store(time.Now().UnixNano())
-	defer n.appending.Store(0)
+	n.appending.note()
+	defer n.appending.clear()
 	responses, err := n.appender.append(messages)
 	if err != nil {
 		return err
@@ -101,8 +101,8 @@ func (n *Replica) install(ctx context.Context) func(*raftpb.Snapshot) error {
 			done:  make(chan error, 1),
 		}
 		// Restoring may take long, and is not the log's disk hanging.
-		n.appending.Store(0)
-		defer func() { n.appending.Store(time.Now().UnixNano()) }()
+		n.appending.clear()
+		defer n.appending.note()
 		n.applyWork.put(applyWork{restore: w})
 		select {
 		case err := <-w.done:

@@ -135,19 +135,3 @@ func (n *Replica) Stats(ctx context.Context) (Stats, error) {
 	s.LogEntries, s.LogBytes = n.log.sizes()
 	return s, nil
 }
-
-func (c *core) stats() Stats {
-	s := Stats{
-		ProposalsWaiting:   len(c.proposals.queue),
-		ProposalsCommitted: c.counts.committed,
-		Campaigns:          c.counts.campaigns,
-		LeaderChanges:      c.counts.leaderChanges,
-		ReadRounds:         c.counts.readRounds,
-		ReadRequests:       c.counts.readRequests,
-		ReadRetries:        c.counts.readRetries,
-	}
-	if f := c.proposals.flight; f != nil {
-		s.ProposalsInFlight = f.commands
-	}
-	return s
-}

@@ -31,9 +31,6 @@ type metadata struct {
 
 const metadataVersion = 1
 
-// HasLog reports whether the directory holds a log already.
-func HasLog(dir string) bool { return diskExists(dir) }
-
 // Open brings a member up to where its disk left it, or bootstraps it, without
 // starting anything. A *RefusedError means that the directory is damaged in a
 // way that must not be guessed about.
@@ -86,6 +83,7 @@ func assemble(cfg *Config, d *disk, state bootState) (*Replica, error) {
 	if err != nil {
 		return nil, err
 	}
+	now := time.Now()
 	n := &Replica{
 		cfg:         *cfg,
 		lg:          cfg.Logger,
@@ -105,6 +103,9 @@ func assemble(cfg *Config, d *disk, state bootState) (*Replica, error) {
 		peersC:      make(chan *Membership, 1),
 		sendC:       make(chan *raftpb.Message, 4),
 		campaign:    time.NewTimer(time.Hour), // until the core says otherwise
+		appending:   moment{base: now},
+		leaderSeen:  moment{base: now},
+		ticked:      moment{base: now},
 		ready:       make(chan struct{}),
 		stopped:     make(chan struct{}),
 	}

@@ -139,14 +139,14 @@ type Replica struct {
 	applyWork  *mailbox[applyWork]  // bounded by maxApplyingBytes
 	peersC     chan *Membership     // capacity 1, the newest wins
 	sendC      chan *raftpb.Message // MsgSnap; capacity bounds the transfers that wait
-	appending  atomic.Int64         // unix nanoseconds since when a save runs; 0: idle
+	appending  moment               // since when a save has been running; cleared while idle
 	waiters    indexWaiters         // reads that wait for the applied index
 	membership atomic.Pointer[Membership]
 	position   atomic.Pointer[Position]
 	// unreachable members, noted by the transport for the next tick.
-	unreachable sync.Map     // id → true
-	leaderSeen  atomic.Int64 // unix nanoseconds of the last sign of a leader
-	ticked      atomic.Int64 // unix nanoseconds of the node loop's last tick; 0: not begun
+	unreachable sync.Map // id → true
+	leaderSeen  moment   // the last sign of a leader
+	ticked      moment   // the node loop's last tick
 	monitor     *leaderMonitor
 	campaign    *time.Timer // of effects.campaignIn; owned by the node loop
 	snapshots   *snapshotter
@@ -200,8 +200,25 @@ func (n *Replica) Handler(extra map[string]http.Handler) http.Handler {
 // while it does not.
 func (n *Replica) ActiveSince(id uint64) time.Time { return n.transport.ActiveSince(id) }
 
-// LeaderContact returns when this node last had a sign of a leader.
-func (n *Replica) LeaderContact() time.Time { return time.Unix(0, n.leaderSeen.Load()) }
+// Freshness is how current a replica's state is, as far as the replica itself
+// can tell. Readiness, max_staleness and the status all judge by it.
+type Freshness struct {
+	Leader  uint64 // the leader that the replica follows, or itself; 0: none
+	Commit  uint64 // the entries up to here are known to be committed
+	Applied uint64 // the entries up to here are in the state machine
+	// Confirmed is when the replica last had a sign of a leader, with a
+	// reading of the monotonic clock; zero if it never had one.
+	Confirmed time.Time
+}
+
+// Lag is the number of entries known to be committed that are not applied.
+func (f Freshness) Lag() uint64 { return f.Commit - min(f.Commit, f.Applied) }
+
+// Freshness returns how current this replica's state is.
+func (n *Replica) Freshness() Freshness {
+	p := n.Position()
+	return Freshness{Leader: p.Leader, Commit: p.Commit, Applied: n.Applied(), Confirmed: n.leaderSeen.time()}
+}
 
 // hungAfter is after how long without a tick the node loop counts as hung:
 // some heartbeats, and longer than a machine under load makes it wait.
@@ -209,8 +226,8 @@ func (n *Replica) hungAfter() time.Duration { return max(5*n.cfg.TickInterval, 5
 
 // Responsive reports whether the node loop still turns; true before it begins.
 func (n *Replica) Responsive() bool {
-	ticked := n.ticked.Load()
-	return ticked == 0 || time.Since(time.Unix(0, ticked)) < n.hungAfter()
+	age, began := n.ticked.age()
+	return !began || age < n.hungAfter()
 }
 
 // LogSizeBytes returns the sizes of the log and of the snapshots on disk.
@@ -345,7 +362,7 @@ func (n *Replica) requests() (<-chan *proposal, <-chan *readRequest) {
 
 // tick advances the core's time by one.
 func (n *Replica) tick() {
-	n.ticked.Store(time.Now().UnixNano())
+	n.ticked.note()
 	n.unreachable.Range(func(id, _ any) bool {
 		n.unreachable.Delete(id)
 		n.core.unreachable(id.(uint64))
@@ -455,8 +472,7 @@ func (n *Replica) follow(m *Membership) {
 
 // publish makes the core's view visible to other goroutines.
 func (n *Replica) publish() {
-	st := n.core.rn.BasicStatus()
-	p := Position{Term: st.GetTerm(), Leader: st.Lead, Role: st.RaftState, Commit: st.GetCommit()}
+	p := n.core.position()
 	if old := n.position.Load(); old == nil || *old != p {
 		now := p // on the heap only where it is kept
 		n.position.Store(&now)
@@ -465,13 +481,10 @@ func (n *Replica) publish() {
 			n.monitor.tell(p)
 		}
 	}
-	if p.Leader != raft.None {
-		heard, ok := n.core.heard[p.Leader]
-		if p.Leader == n.cfg.ID || ok && heard == n.core.ticks {
-			n.leaderSeen.Store(time.Now().UnixNano())
-		}
+	if n.core.heardLeader() {
+		n.leaderSeen.note()
 	}
-	if n.core.proposals.incarnation != 0 {
+	if n.core.started() {
 		n.once.Do(func() { close(n.ready) })
 	}
 }
@@ -487,26 +500,17 @@ func (n *Replica) logPosition(old *Position, p Position) {
 // writes hang: after two election timeouts it refuses proposals and hands
 // over; after StallExit the node gives up.
 func (n *Replica) watchDisk() error {
-	since := n.appending.Load()
-	if since == 0 {
-		n.core.refuse(nil)
-		return nil
-	}
-	age := time.Since(time.Unix(0, since))
+	age := n.Stalled()
 	limit := 2 * time.Duration(n.cfg.ElectionTicks) * n.cfg.TickInterval
 	switch {
 	case age > n.cfg.StallExit:
 		return fmt.Errorf("%w for %v", ErrDiskStall, age.Round(time.Second))
 	case age > limit:
-		if n.core.refused == nil {
+		if n.core.diskStalled() {
 			n.lg.Error("the disk does not answer; refusing writes and handing leadership over", zap.Duration("age", age))
 		}
-		n.core.refuse(ErrDiskStall)
-		if n.core.isLeader() && len(n.core.transfers) == 0 {
-			n.core.transfer(&transferRequest{done: make(chan error, 1)})
-		}
 	default:
-		n.core.refuse(nil)
+		n.core.diskAnswers()
 	}
 	return nil
 }

@@ -152,12 +152,9 @@ type Progress struct {
 // Progress returns what this node knows of each member.
 func (n *Replica) Progress(ctx context.Context) (map[uint64]Progress, error) {
 	done := make(chan error, 1)
-	members := make(map[uint64]Progress)
+	var members map[uint64]Progress
 	err := send(ctx, n, n.callC, func(c *core) {
-		for _, m := range c.membership.Members {
-			behind, known := c.behind(m.ID)
-			members[m.ID] = Progress{Behind: behind, Known: known, Heard: c.recentlyHeard(m.ID)}
-		}
+		members = c.progress()
 		done <- nil
 	})
 	if err == nil {
@@ -172,11 +169,8 @@ func (n *Replica) Progress(ctx context.Context) (map[uint64]Progress, error) {
 // Stalled returns for how long the write to the log that runs now has been
 // running; zero when none does.
 func (n *Replica) Stalled() time.Duration {
-	since := n.appending.Load()
-	if since == 0 {
-		return 0
-	}
-	return time.Since(time.Unix(0, since))
+	age, _ := n.appending.age()
+	return age
 }
 
 // send hands a request to the node loop.

@@ -188,15 +188,10 @@ func (s *sim) faultDiskHangs() {
 		if !n.stalled {
 			return
 		}
-		n.post(func(c *core) {
-			c.refuse(ErrDiskStall)
-			if c.isLeader() && len(c.transfers) == 0 {
-				c.transfer(&transferRequest{done: make(chan error, 1)})
-			}
-		})
+		n.post(func(c *core) { c.diskStalled() })
 	})
 	n.later(s.between(span{50 * milli, 5 * second}), "disk resumes", func() {
-		n.post(func(c *core) { c.refuse(nil) })
+		n.post(func(c *core) { c.diskAnswers() })
 		n.resume()
 	})
 }

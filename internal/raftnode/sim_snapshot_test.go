@@ -18,7 +18,7 @@ func (n *simNode) snapshotTurn() {
 		n.offered = nil
 	}
 	if n.s.opts.catchUp > 0 {
-		n.log.compactKeeping(n.applier.index, 1<<30, n.s.opts.catchUp, n.offered.GetMetadata().GetIndex())
+		n.log.compact(n.applier.index, 1<<30, n.s.opts.catchUp, n.offered.GetMetadata().GetIndex())
 	}
 	every := n.s.opts.checkpoints
 	if every > 0 && n.s.chance(float64(200*milli)/float64(every)) {

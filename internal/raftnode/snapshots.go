@@ -114,7 +114,7 @@ func (s *snapshotter) turn(ctx context.Context) error {
 		}
 	}
 	s.expire()
-	s.n.log.compactKeeping(s.applied.Load(), s.n.cfg.CatchUpBytes, catchUpEntries, s.pinned())
+	s.n.log.compact(s.applied.Load(), s.n.cfg.CatchUpBytes, catchUpEntries, s.pinned())
 	return s.checkpointIfDue(ctx)
 }
 

@@ -1,0 +1,72 @@
+package raftnode
+
+import (
+	"go.etcd.io/raft/v3"
+)
+
+// This file is what the shell may ask of the core. The shell never reads the
+// core's fields: what a field means at a given moment is the core's to say,
+// and the simulator asks the same questions.
+
+// position returns what raft knows of its place in the cluster now.
+func (c *core) position() Position {
+	st := c.rn.BasicStatus()
+	return Position{Term: st.GetTerm(), Leader: st.Lead, Role: st.RaftState, Commit: st.GetCommit()}
+}
+
+// heardLeader reports whether there was a sign of a leader since the last
+// tick: this node leads, or the leader it follows sent a message.
+func (c *core) heardLeader() bool {
+	lead := c.rn.BasicStatus().Lead
+	if lead == raft.None || lead == c.cfg.id {
+		return lead != raft.None
+	}
+	at, ok := c.heard[lead]
+	return ok && at == c.ticks
+}
+
+// started reports whether this process's start entry has been applied, and
+// with it every entry before it.
+func (c *core) started() bool { return c.proposals.incarnation != 0 }
+
+// progress returns what this node knows of each member.
+func (c *core) progress() map[uint64]Progress {
+	members := make(map[uint64]Progress, len(c.membership.Members))
+	for _, m := range c.membership.Members {
+		behind, known := c.behind(m.ID)
+		members[m.ID] = Progress{Behind: behind, Known: known, Heard: c.recentlyHeard(m.ID)}
+	}
+	return members
+}
+
+// stats returns the figures of the core.
+func (c *core) stats() Stats {
+	s := Stats{
+		ProposalsWaiting:   len(c.proposals.queue),
+		ProposalsCommitted: c.counts.committed,
+		Campaigns:          c.counts.campaigns,
+		LeaderChanges:      c.counts.leaderChanges,
+		ReadRounds:         c.counts.readRounds,
+		ReadRequests:       c.counts.readRequests,
+		ReadRetries:        c.counts.readRetries,
+	}
+	if f := c.proposals.flight; f != nil {
+		s.ProposalsInFlight = f.commands
+	}
+	return s
+}
+
+// diskStalled stops new work because a write to the log hangs, and hands
+// leadership over. It is called on every tick while the write hangs, since a
+// transfer may fail; news reports whether the core took work until now.
+func (c *core) diskStalled() (news bool) {
+	news = c.refused == nil
+	c.refused = ErrDiskStall
+	if c.isLeader() && len(c.transfers) == 0 {
+		c.transfer(&transferRequest{done: make(chan error, 1)})
+	}
+	return news
+}
+
+// diskAnswers lets the core take work again.
+func (c *core) diskAnswers() { c.refused = nil }
