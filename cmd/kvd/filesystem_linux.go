@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// forgetfulFileSystem says which file system the directory is, or will be, on,
+// volatileFileSystem says which file system the directory is, or will be, on,
 // if it is one whose files do not outlive the machine's memory or a container.
-func forgetfulFileSystem(dir string) string {
+func volatileFileSystem(dir string) string {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return ""

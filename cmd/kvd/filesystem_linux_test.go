@@ -20,11 +20,11 @@ func TestForgetfulFileSystem(t *testing.T) {
 	}
 	defer os.RemoveAll(dir)
 	for _, name := range []string{dir, filepath.Join(dir, "not", "there")} {
-		if kind := forgetfulFileSystem(name); kind != "tmpfs" {
+		if kind := volatileFileSystem(name); kind != "tmpfs" {
 			t.Errorf("%s is on %q", name, kind)
 		}
 	}
-	if kind := forgetfulFileSystem("/proc"); kind != "" {
+	if kind := volatileFileSystem("/proc"); kind != "" {
 		t.Errorf("/proc is %q", kind)
 	}
 }

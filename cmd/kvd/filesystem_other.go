@@ -2,5 +2,5 @@
 
 package main
 
-// forgetfulFileSystem can tell on Linux only.
-func forgetfulFileSystem(string) string { return "" }
+// volatileFileSystem can tell on Linux only.
+func volatileFileSystem(string) string { return "" }

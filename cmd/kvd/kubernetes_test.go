@@ -279,7 +279,7 @@ func TestKubernetesPod(t *testing.T) {
 	if v := pod.Volumes; len(v) != 1 || v[0].Name != "tls" || v[0].Secret.SecretName != "kvd-tls" {
 		t.Errorf("volumes: %v", v)
 	}
-	door := frontdoor.SideHandler(startingGate(), false)
+	door := frontdoor.SideHandler(startingServer(), false)
 	for _, p := range []struct {
 		probe  probeSpec
 		path   string

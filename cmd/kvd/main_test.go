@@ -23,6 +23,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/frontdoor"
+	"github.com/kvd-io/kvd/internal/httpapi"
 	"github.com/kvd-io/kvd/internal/logsink"
 	"github.com/kvd-io/kvd/internal/node"
 	"github.com/kvd-io/kvd/internal/raftnode"
@@ -98,12 +99,17 @@ func ask(h http.Handler, method, path string) *httptest.ResponseRecorder {
 	return w
 }
 
-// startingGate answers for a node that is starting.
-func startingGate() *frontdoor.Gate {
-	checks := func(context.Context) []api.Check {
-		return []api.Check{{Name: "started", Err: errors.New("still starting")}}
-	}
-	return frontdoor.NewGate(buildVersion(), http.NotFoundHandler(), checks, func(api.Code) {})
+// starting is the health of a node that has not caught up yet.
+type starting struct{ httpapi.Health }
+
+func (starting) Checks(context.Context) []api.Check {
+	return []api.Check{{Name: "started", Err: errors.New("still starting")}}
+}
+func (starting) ClusterID() string { return "" }
+
+// startingServer answers for a node that is starting.
+func startingServer() http.Handler {
+	return httpapi.NewStandby(httpapi.Options{Health: starting{}}, &api.Error{Code: api.Starting, Detail: "not yet"})
 }
 
 func TestExitCodes(t *testing.T) {
@@ -361,7 +367,7 @@ func TestReaderOfTheLogGoesAway(t *testing.T) {
 
 func TestSecondSignalExitsAtOnce(t *testing.T) {
 	codes := make(chan int, 1)
-	_, sink := logsink.New(io.Discard, zap.NewAtomicLevel(), "json")
+	_, sink := logsink.New(io.Discard, logsink.NewLevel(zap.InfoLevel), logsink.FormatJSON)
 	defer sink.Close()
 	d := &daemon{log: zap.NewNop(), sink: sink, exit: func(code int) { codes <- code }}
 	signals := make(chan os.Signal, 2)
@@ -406,7 +412,7 @@ func TestHealthcheckEndpoint(t *testing.T) {
 			t.Errorf("%s: got %s, %v", c.env, got, err)
 		}
 	}
-	sick := httptest.NewServer(startingGate())
+	sick := httptest.NewServer(startingServer())
 	defer sick.Close()
 	if err := probe(&http.Client{Timeout: patience}, sick.URL+"/livez"); err != nil {
 		t.Error(err)

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/kvd-io/kvd/internal/logsink"
@@ -50,7 +49,7 @@ or a crash the directory is as it was, or running it again finishes it.`,
 }
 
 func recoverDirectory(out, stderr io.Writer, path string, ask func(id uint64) error) (err error) {
-	log, sink := logsink.New(stderr, zap.NewAtomicLevelAt(zapcore.WarnLevel), "console")
+	log, sink := logsink.New(stderr, logsink.NewLevel(zapcore.WarnLevel), logsink.FormatConsole)
 	defer sink.Close()
 	r, finished, err := node.PrepareRecovery(log, path)
 	if err != nil {

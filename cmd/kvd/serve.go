@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -14,7 +12,6 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/frontdoor"
-	"github.com/kvd-io/kvd/internal/http1"
 	"github.com/kvd-io/kvd/internal/httpapi"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/logsink"
@@ -22,85 +19,79 @@ import (
 	"github.com/kvd-io/kvd/internal/settings"
 )
 
-// daemon is one serving node with its client listener.
+// daemon is one serving node. Its fields are set before run and belong to the
+// goroutine that calls run, which is the only one that drives the parts.
 type daemon struct {
-	settings  *settings.Settings
-	limit     *frontdoor.ConnectionLimit
-	log       *zap.Logger
-	sink      *logsink.Sink
-	level     *logsink.Level
-	reload    reloading
-	above     *supervisor
-	exit      func(code int)
-	version   api.Version
-	listeners []net.Listener
-	node      *node.Node
-	gate      *frontdoor.Gate
-	server    *http1.Server
-	whole     *http.Server // behind server, and alone for TLS
-	certs     certificates
-	metrics   http.Handler
-	observer  httpapi.Observer
-	side      *frontdoor.SideDoor
+	settings *settings.Settings
+	log      *zap.Logger
+	sink     *logsink.Sink
+	exit     func(code int)
+	version  api.Version
+	reload   reloading
+	above    *supervisor
+	certs    certificates
+	node     *node.Node
+	door     *frontdoor.Door
+	side     *frontdoor.SideDoor
+	options  httpapi.Options // for requests; the store is added when the node serves
 }
 
 // serve runs a node until a signal, its removal from the cluster, or a
-// failure.
+// failure. again reads the settings anew, for a reload.
 func serve(s *settings.Settings, e environment, again func() (*settings.Settings, error)) error {
 	crashBySignal()
-	// A reader of the log that goes away must not take the node with it.
+	// If the reader of the log goes away, the node must go on. By default Go
+	// exits on a broken pipe on standard error.
 	signal.Ignore(syscall.SIGPIPE)
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
 	level := logsink.NewLevel(s.LogLevel)
 	defer level.Close()
-	log, sink := logsink.New(e.stderr, level.Atomic, s.LogFormat)
+	log, sink := logsink.New(e.stderr, level, s.LogFormat)
 	defer sink.Close()
-	level.Log = log
 	limitMemory(e.environ, log)
-	d, err := newDaemon(s, e, log, sink)
+	d, err := newDaemon(s, e, log, sink, level)
 	if err != nil {
 		return err
 	}
-	d.level = level
 	d.reload = reloading{log: log, again: again, given: s.Given}
 	d.reload.add("log-level", level.Reload)
 	d.reload.add("certificates", d.certs.reload)
 	if d.above, err = newSupervisor(e.environ, os.Getpid(), log); err != nil {
-		log.Warn("the supervisor will not hear of this node", zap.Error(err))
+		log.Warn("cannot report to the supervisor", zap.Error(err))
 	}
 	defer d.above.close()
-	defer d.side.Close()
+	defer d.closeSide()
 	return d.run(signals)
 }
 
-// newDaemon takes the ports for clients and metrics and checks the settings of the node.
-func newDaemon(s *settings.Settings, e environment, log *zap.Logger, sink *logsink.Sink) (*daemon, error) {
+// newDaemon binds the ports for clients and metrics and checks the settings of
+// the node. The ports come first: a taken one is the most common mistake, and
+// must not cost a look at the data.
+func newDaemon(s *settings.Settings, e environment, log *zap.Logger, sink *logsink.Sink, level *logsink.Level) (*daemon, error) {
 	c, err := loadCertificates(s, log)
 	if err != nil {
 		return nil, err
 	}
-	l, err := frontdoor.ListenForClients(s)
+	door, err := frontdoor.Listen(s, c.clients, log)
 	if err != nil {
 		return nil, err
 	}
-	limit := frontdoor.NewConnectionLimit(s.MaxConnections)
-	limit.Wrap(l)
-	c.secure(l, s.ListenClient)
-	side, err := frontdoor.NewSideDoor(s, log)
+	side, err := frontdoor.ListenSide(s, log)
 	if err != nil {
-		return nil, errors.Join(err, frontdoor.CloseAll(l))
+		return nil, errors.Join(err, door.Close())
 	}
-	d := &daemon{settings: s, limit: limit, log: log, exit: e.exit, version: buildVersion(), listeners: l, side: side, sink: sink, certs: c}
-	if err := d.assemble(sink); err != nil {
-		return nil, errors.Join(err, frontdoor.CloseAll(l), frontdoor.CloseAll(side.Listeners))
+	d := &daemon{settings: s, log: log, sink: sink, exit: e.exit, version: buildVersion(), certs: c, door: door, side: side}
+	if err := d.assemble(level); err != nil {
+		return nil, errors.Join(err, door.Close(), side.Close())
 	}
 	return d, nil
 }
 
-func (d *daemon) assemble(sink *logsink.Sink) (err error) {
-	meters, err := newInstruments(d.version, sink.Dropped)
+// assemble makes the metrics, the node, and what requests need of both.
+func (d *daemon) assemble(level *logsink.Level) error {
+	meters, err := newInstruments(d.version, d.sink.Dropped)
 	if err != nil {
 		return err
 	}
@@ -116,13 +107,12 @@ func (d *daemon) assemble(sink *logsink.Sink) (err error) {
 	if err := meters.watch(d.node); err != nil {
 		return err
 	}
-	d.metrics, d.observer = meters.handler(), meters.requests
-	d.limit.Rejected = d.observer.Rejected
-	d.gate = frontdoor.NewGate(d.version, d.metrics, d.node.Checks, d.observer.Rejected)
-	d.whole = httpapi.NewServer(d.limit.Guard(d.gate), d.log)
-	d.whole.ConnContext = d.limit.Mark
-	new(frontdoor.Newcomers).Watch(d.whole)
-	d.server = http1.New(d.whole, httpapi.Small)
+	d.options = httpapi.Options{
+		Replicator: d.node, Members: d.node, Leadership: d.node, Health: d.node, Inspector: d.node,
+		Logger: d.log, Metrics: meters.handler(), Observer: meters.requests,
+		Version: d.version, RootMembers: d.settings.RootMembers, MaxInFlight: int(d.settings.MaxInFlight),
+		Hosts: ownNames(d.settings), LogLevel: level, RequestLog: d.settings.RequestLog,
+	}
 	return nil
 }
 
@@ -149,19 +139,17 @@ func nodeConfig(s *settings.Settings, log *zap.Logger, v api.Version) node.Confi
 	return cfg
 }
 
-// run serves until something ends it.
+// run serves until the node stops, for whatever reason.
 func (d *daemon) run(signals <-chan os.Signal) error {
 	d.logStart()
 	defer d.certs.watch()()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	ended, failed := make(chan error, 1), make(chan error, len(d.listeners))
+	ended := make(chan error, 1)
 	go func() { ended <- d.node.Run(ctx) }()
 	d.above.watch(d.node)
-	d.side.Open(d.gate, d.settings.Pprof)
-	for _, l := range d.listeners {
-		go func() { failed <- d.serveOn(l) }()
-	}
+	failed := d.door.Serve(d.options)
+	d.side.Open(d.door, d.settings.Pprof)
 	ready := d.node.Ready()
 	for {
 		select {
@@ -180,9 +168,9 @@ func (d *daemon) run(signals <-chan os.Signal) error {
 			defer d.exitOnSecond(signals)()
 			return d.stop(cancel, ended)
 		case err := <-ended:
-			d.gate.Shut()
-			d.finishRequests(finishTimeout)
-			d.cutRequests()
+			d.door.Shut()
+			d.door.Finish(finishTimeout)
+			d.door.Cut(cutTimeout)
 			return err
 		case err := <-failed:
 			cancel()
@@ -191,39 +179,33 @@ func (d *daemon) run(signals <-chan os.Signal) error {
 	}
 }
 
-func (d *daemon) serveOn(l net.Listener) error {
-	if _, ok := l.(secured); ok {
-		return d.whole.Serve(l)
-	}
-	return d.server.Serve(l)
-}
-
 func (d *daemon) logStart() {
 	s := d.settings
-	d.log.Info("kvd starts", zap.String("version", d.version.Version), zap.Uint64("id", s.ID), zap.String("name", s.Name),
+	d.log.Info("starting", zap.String("version", d.version.Version), zap.Uint64("id", s.ID), zap.String("name", s.Name),
 		zap.String("data_dir", s.DataDir), zap.String("engine", s.Engine), zap.Int("pid", os.Getpid()), zap.Strings("settings_given", s.Changed()))
-	if kind := forgetfulFileSystem(s.DataDir); kind != "" {
-		d.log.Warn("the data directory is on a file system that forgets: what is acknowledged goes with this machine's memory or this container; put it on a volume",
+	if kind := volatileFileSystem(s.DataDir); kind != "" {
+		d.log.Warn("the data directory is on a volatile file system; acknowledged writes will not survive a reboot or the removal of the container",
 			zap.String("data_dir", s.DataDir), zap.String("file_system", kind))
 	}
 	for _, note := range s.Notes {
 		d.log.Warn(note)
 	}
 	if len(s.AdvertiseClient) == 0 {
-		d.log.Warn("no client URL to tell others: --listen-client has none that others could use; say with --advertise-client which one they can",
+		d.log.Warn("no client URL to advertise: no URL of --listen-client can be used from other machines; set --advertise-client",
 			zap.Strings("listen_client", s.ListenClient))
 	}
 }
 
-// open lets requests through.
+// open lets requests through to the node.
 func (d *daemon) open() {
-	d.gate.Open(httpapi.New(httpapi.Options{
-		Store: d.node.Store(), Replicator: d.node, Members: d.node, Leadership: d.node, Health: d.node, Inspector: d.node,
-		Logger: d.log, Metrics: d.metrics, Observer: d.observer,
-		Version: d.version, RootMembers: d.settings.RootMembers, MaxInFlight: int(d.settings.MaxInFlight),
-		Hosts: ownNames(d.settings), LogLevel: d.level, RequestLog: d.settings.RequestLog,
-	}))
+	d.door.Open(d.node.Store())
 	d.log.Info("ready to serve client requests", zap.Uint64("id", d.node.ID()),
 		zap.Strings("client_urls", d.settings.ListenClient), zap.Strings("metrics_urls", d.settings.ListenMetrics), zap.String("peer_url", d.settings.ListenPeer))
 	d.above.ready()
+}
+
+func (d *daemon) closeSide() {
+	if err := d.side.Close(); err != nil {
+		d.log.Warn("failed to close the metrics listener", zap.Error(err))
+	}
 }

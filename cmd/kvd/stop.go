@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -12,56 +11,61 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-
-	"github.com/kvd-io/kvd/internal/frontdoor"
 )
 
-// The parts of a stop, each with its limit. Together they stay below the ten
-// seconds after which supervisors kill; normally none is used up.
+// The parts of a stop, each with its limit. With what frontdoor and logsink
+// add they stay below the ten seconds after which supervisors kill; a test
+// holds the sum. Normally none is used up.
 const (
-	drainTimeout  = 1500 * time.Millisecond // handing leadership over
-	farewellTime  = 100 * time.Millisecond  // busy clients get a last answer
-	finishTimeout = 1200 * time.Millisecond // requests in work
-	lostTimeout   = 300 * time.Millisecond  // the same, without a leader to finish them
-	closeTimeout  = 4 * time.Second         // the node's own loops, and flushing
-	cutTimeout    = 300 * time.Millisecond  // answers that the end of the node brings
+	drainTimeout  = 1500 * time.Millisecond // hand leadership over
+	farewellTime  = 100 * time.Millisecond  // give busy clients a last answer
+	finishTimeout = 1200 * time.Millisecond // finish requests in progress
+	lostTimeout   = 300 * time.Millisecond  // the same without a leader, which they need
+	closeTimeout  = 4 * time.Second         // stop the node's loops and flush
+	cutTimeout    = 300 * time.Millisecond  // write the answers that the node's end brings
 )
 
 // exitBySignal is added to the number of the second signal, as shells do.
 const exitBySignal = 128
 
-// lastWordTimeout bounds how long the last line may take to get out when the
-// process exits at once.
+// lastWordTimeout bounds the wait for the last log line if the process exits
+// immediately.
 const lastWordTimeout = 200 * time.Millisecond
 
-// crashBySignal makes a panic end the process by SIGABRT. Of itself Go exits
-// with 2, which says that the settings are wrong: a supervisor that rightly
-// does not try those again would leave a crashed node down. No core is written,
-// since it would hold the data.
+// crashBySignal makes a panic end the process with SIGABRT. By default Go exits
+// with 2, which for kvd means that the settings are wrong: a supervisor that
+// does not restart after that (RestartPreventExitStatus=2) would leave a
+// crashed node down. No core is written, because it would contain the data.
 func crashBySignal() {
 	debug.SetTraceback("crash")
-	// Where the limit can not be set, a core is the lesser evil.
+	// If the limit cannot be set, a core file is the lesser evil.
 	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
 }
 
-// stop brings the node out of the way so that clients notice as little as
-// possible: it is not ready from now on, and leadership is handed over while
-// requests are served as ever; then the listeners are closed, and each
-// connection ends with its next answer; then those in work are finished. What
-// is in work after that is answered by the end of the node: 504, or 503 if
-// nothing was done.
+// stop takes the node out of service so that clients notice as little as
+// possible:
+//
+//  1. The node is no longer ready, and leadership is handed over while requests
+//     are served as before.
+//  2. The listeners are closed, and each connection ends with its next answer.
+//  3. Requests in progress are finished.
+//  4. The node stops, which answers what is still in progress: 504, or 503 if
+//     nothing was done.
 func (d *daemon) stop(cancel context.CancelFunc, ended <-chan error) error {
 	d.handOver()
-	d.sendAway()
+	if err := d.door.SendAway(); err != nil {
+		d.log.Warn("failed to close the listeners", zap.Error(err))
+	}
+	<-time.After(farewellTime)
 	limit := finishTimeout
 	if !d.node.HasLeader() {
 		limit = lostTimeout
 	}
-	d.finishRequests(limit)
-	d.gate.Shut()
+	d.door.Finish(limit)
+	d.door.Shut()
 	cancel()
 	err := d.wait(ended)
-	d.cutRequests()
+	d.door.Cut(cutTimeout)
 	if err == nil {
 		d.log.Info("stopped")
 	}
@@ -74,37 +78,7 @@ func (d *daemon) handOver() {
 	d.node.Drain(ctx)
 }
 
-// sendAway closes the listeners before it ends connections: a client that is
-// sent away would otherwise come back, and be in the queue of a listener when
-// that is closed, which resets its connection.
-func (d *daemon) sendAway() {
-	if err := frontdoor.CloseAll(d.listeners); err != nil {
-		d.log.Warn("closing the listeners failed", zap.Error(err))
-	}
-	d.gate.LastAnswers()
-	<-time.After(farewellTime)
-}
-
-// finishRequests waits for the requests in work, and closes the connections
-// that have none.
-func (d *daemon) finishRequests(limit time.Duration) {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
-	err := d.server.Shutdown(ctx)
-	if err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, net.ErrClosed) {
-		d.log.Warn("closing the connections failed", zap.Error(err))
-	}
-}
-
-// cutRequests ends the connections, those last whose request nobody answered.
-func (d *daemon) cutRequests() {
-	d.finishRequests(cutTimeout)
-	if err := d.server.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-		d.log.Warn("closing the connections failed", zap.Error(err))
-	}
-}
-
-// wait returns how the node ended, after it was told to.
+// wait returns how the node ended after its context was cancelled.
 func (d *daemon) wait(ended <-chan error) error {
 	select {
 	case err := <-ended:
@@ -117,8 +91,8 @@ func (d *daemon) wait(ended <-chan error) error {
 	}
 }
 
-// exitOnSecond ends the process at once for whoever cannot wait for the stop.
-// The returned function ends the watch.
+// exitOnSecond exits immediately on a second signal, for whoever cannot wait
+// for the stop. The returned function ends the watch.
 func (d *daemon) exitOnSecond(signals <-chan os.Signal) (end func()) {
 	stopped := make(chan struct{})
 	var watch sync.WaitGroup
@@ -137,14 +111,14 @@ func (d *daemon) exitOnSecond(signals <-chan os.Signal) (end func()) {
 
 func (d *daemon) second(sig os.Signal) {
 	if sig == syscall.SIGHUP {
-		d.log.Info("SIGHUP is ignored: the node is stopping")
+		d.log.Info("SIGHUP ignored: the node is stopping")
 		return
 	}
 	code := exitFailed
 	if s, ok := sig.(syscall.Signal); ok {
 		code = exitBySignal + int(s)
 	}
-	d.log.Error("second signal: exiting without a clean stop", zap.Stringer("signal", sig), zap.Int("exit_code", code))
+	d.log.Error("exiting without a clean stop after a second signal", zap.Stringer("signal", sig), zap.Int("exit_code", code))
 	d.sink.Flush(lastWordTimeout)
 	d.exit(code)
 }

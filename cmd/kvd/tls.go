@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 
 	"go.uber.org/zap"
@@ -109,15 +107,3 @@ func (c certificates) reload(*settings.Settings) error {
 	}
 	return errors.Join(problems...)
 }
-
-// secure puts TLS on the listeners whose URLs ask for it.
-func (c certificates) secure(listeners []net.Listener, urls []string) {
-	for i, u := range urls {
-		if strings.HasPrefix(u, "https:") {
-			listeners[i] = secured{c.clients.Listen(listeners[i])}
-		}
-	}
-}
-
-// secured is a listener with TLS.
-type secured struct{ net.Listener }

@@ -2,7 +2,6 @@ package frontdoor
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -10,16 +9,49 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/httpapi"
+	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
-func testGate() *Gate {
-	metrics := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "metrics") })
-	checks := func(context.Context) []api.Check {
-		return []api.Check{{Name: "started", Err: errors.New("still starting")}, {Name: "draining"}}
-	}
-	return NewGate(api.Version{Version: "1.2.3"}, metrics, checks, func(api.Code) {})
+// startingNode is the health of a node that has not caught up. The rest of it
+// must not be asked.
+type startingNode struct{ httpapi.Health }
+
+func (startingNode) ClusterID() string { return "" }
+func (startingNode) Checks(context.Context) []api.Check {
+	return []api.Check{{Name: "started", Err: errors.New("still starting")}, {Name: "draining"}}
+}
+
+// oneKey is a store that has one key at revision 7.
+type oneKey struct{ httpapi.Store }
+
+func (oneKey) Revision() uint64 { return 7 }
+func (oneKey) Get([]byte, uint64) (kvstore.KV, uint64, error) {
+	return kvstore.KV{Value: []byte("v"), ModRevision: 7, CreateRevision: 7, Version: 1}, 7, nil
+}
+
+// freshNode is always as fresh as a read wants it.
+type freshNode struct{ httpapi.Replicator }
+
+func (freshNode) Barrier(context.Context, httpapi.NoteStage) error { return nil }
+
+// rejections records the errors that were answered.
+type rejections struct{ codes []api.Code }
+
+func (r *rejections) Begin()                                   {}
+func (r *rejections) Endpoint(string, string) httpapi.Endpoint { return r }
+func (r *rejections) End(int, time.Duration)                   {}
+func (r *rejections) Rejected(c api.Code)                      { r.codes = append(r.codes, c) }
+
+func testGate() (*gate, *rejections) {
+	rejected := new(rejections)
+	return newGate(httpapi.Options{
+		Health: startingNode{}, Replicator: freshNode{}, Observer: rejected, Version: api.Version{Version: "1.2.3"},
+		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "metrics") }),
+	}), rejected
 }
 
 func ask(h http.Handler, method, path string) *httptest.ResponseRecorder {
@@ -28,81 +60,65 @@ func ask(h http.Handler, method, path string) *httptest.ResponseRecorder {
 	return w
 }
 
-func TestGateBeforeTheNodeIsReady(t *testing.T) {
-	for _, c := range []struct {
-		method, path string
-		status       int
-		body         string
-	}{
-		{"GET", "/livez", 200, "ok"},
-		{"HEAD", "/healthz", 200, ""},
-		{"GET", "/readyz", 503, "[-]started failed: still starting\n[+]draining ok\nnot ready\n"},
-		{"GET", "/metrics", 200, "metrics"},
-		{"GET", "/version", 200, `"version":"1.2.3"`},
-		{"GET", "/my-key", 503, `"code":"starting"`},
-		{"PUT", "/my-key", 503, `"code":"starting"`},
-		{"PUT", "/livez", 503, `"code":"starting"`},
-		{"DELETE", "/3", 503, `"code":"starting"`},
-		{"GET", "/v1/kv/a//b", 503, `"code":"starting"`},
-		{"GET", "/li%76ez", 503, `"code":"starting"`},
-	} {
-		w := ask(testGate(), c.method, c.path)
-		if w.Code != c.status || c.method != "HEAD" && !strings.Contains(w.Body.String(), c.body) {
-			t.Errorf("%s %s: %d %s", c.method, c.path, w.Code, w.Body)
-		}
-		if (w.Code == 503) != (w.Header().Get("Retry-After") != "") {
-			t.Errorf("%s %s: status %d with Retry-After %q", c.method, c.path, w.Code, w.Header().Get("Retry-After"))
-		}
-	}
-}
-
+// TestGateOpensAndShuts: probes are answered in every state; keys reach the
+// node only while the gate is open, and what is refused is counted.
 func TestGateOpensAndShuts(t *testing.T) {
-	g := testGate()
-	g.Open(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
-	if w := ask(g, "PUT", "/k"); w.Code != http.StatusNoContent {
-		t.Errorf("an open gate answers %d", w.Code)
+	g, rejected := testGate()
+	for _, state := range []struct {
+		name string
+		code api.Code // of a request for a key; "" if it reaches the node
+	}{
+		{"starting", api.Starting}, {"open", ""}, {"stopping", api.Stopping},
+	} {
+		switch state.name {
+		case "open":
+			g.open(oneKey{})
+		case "stopping":
+			g.shut()
+		}
+		for _, c := range []struct {
+			path   string
+			status int
+			body   string
+		}{
+			{"/livez", 200, "ok"},
+			{"/readyz", 503, "[-]started failed: still starting\n"},
+			{"/readyz/draining", 200, "ok"},
+			{"/metrics", 200, "metrics"},
+			{"/version", 200, `"version":"1.2.3"`},
+		} {
+			if w := ask(g, "GET", c.path); w.Code != c.status || !strings.Contains(w.Body.String(), c.body) {
+				t.Errorf("%s: GET %s: %d %s", state.name, c.path, w.Code, w.Body)
+			}
+		}
+		w := ask(g, "GET", "/v1/kv/k")
+		if state.code == "" && (w.Code != http.StatusOK || w.Body.String() != "v") {
+			t.Errorf("an open gate answers %d %s", w.Code, w.Body)
+		}
+		if state.code != "" && (w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), `"code":"`+string(state.code)+`"`)) {
+			t.Errorf("%s: GET of a key: %d %s", state.name, w.Code, w.Body)
+		}
 	}
-	g.Shut()
-	w := ask(g, "PUT", "/k")
-	var problem struct {
-		Title, Code, Detail string
-		Status              int
-	}
-	if err := json.Unmarshal(w.Body.Bytes(), &problem); err != nil {
-		t.Fatal(err)
-	}
-	if w.Code != 503 || problem.Code != "stopping" || problem.Status != 503 || problem.Title == "" || problem.Detail == "" {
-		t.Errorf("a shut gate answers %d %s", w.Code, w.Body)
-	}
-	if got := w.Header().Get("Content-Type"); got != "application/problem+json" {
-		t.Errorf("as %s", got)
-	}
-}
-
-// What the gate refuses is counted as rejected.
-func TestGateCountsWhatItRefuses(t *testing.T) {
-	g, counted := testGate(), []api.Code{}
-	g.closed.rejected = func(c api.Code) { counted = append(counted, c) }
-	g.Open(g.closed)
-	ask(g, "GET", "/livez")
-	ask(g, "GET", "/my-key")
-	g.Shut()
-	ask(g, "PUT", "/my-key")
-	if want := []api.Code{api.Starting, api.Stopping}; !slices.Equal(counted, want) {
-		t.Errorf("counted %v, want %v", counted, want)
+	if want := []api.Code{api.Starting, api.Stopping}; !slices.Equal(rejected.codes, want) {
+		t.Errorf("counted %v, want %v", rejected.codes, want)
 	}
 }
 
 // TestLastAnswers: clients are sent away with their answers, whoever gives
 // them.
 func TestLastAnswers(t *testing.T) {
-	g := testGate()
+	g, _ := testGate()
 	if got := ask(g, "GET", "/livez").Header().Get("Connection"); got != "" {
 		t.Errorf("Connection: %s", got)
 	}
-	g.LastAnswers()
-	g.Open(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
-	if got := ask(g, "PUT", "/k").Header().Get("Connection"); got != "close" {
-		t.Errorf("Connection: %s", got)
+	g.lastAnswers()
+	for _, path := range []string{"/livez", "/v1/kv/k"} {
+		if got := ask(g, "GET", path).Header().Get("Connection"); got != "close" {
+			t.Errorf("%s: Connection: %s", path, got)
+		}
+	}
+	g.open(oneKey{})
+	if w := ask(g, "GET", "/v1/kv/k"); w.Code != http.StatusOK || w.Header().Get("Connection") != "close" {
+		t.Errorf("an open gate answers %d, Connection: %s", w.Code, w.Header().Get("Connection"))
 	}
 }

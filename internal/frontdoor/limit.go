@@ -10,48 +10,48 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/httpapi"
 )
 
-// ConnectionLimit bounds the connections of all listeners for clients
-// together. Each costs a file descriptor and some memory, and without
-// descriptors the node could not open its own files.
+// connectionLimit bounds the connections of several listeners together. Each
+// costs a file descriptor and some memory, and a node without descriptors
+// could not open its own files.
 //
-// A few connections beyond the limit are served all the same, shortly: probes
-// get their answer, since a supervisor that gets none would kill a node that is
-// merely busy, and all others are told why not and when to come again. What
-// comes beyond those is closed.
-type ConnectionLimit struct {
-	most  int64 // 0: no limit
-	open  atomic.Int64
-	spare int64 // connections beyond the limit
-	extra atomic.Int64
-	// lifetime is all the time that one beyond the limit has, from its
-	// handshake to its answer.
-	lifetime time.Duration
-	// Rejected hears of each connection that is closed, and of each request
-	// that is refused.
-	Rejected func(api.Code)
+// A few connections beyond the limit (spare) are served briefly: probes get
+// their answer (I3), and all other requests are told why they are refused and
+// when to come back, which a connection that is just closed does not tell.
+// Connections beyond those are closed.
+type connectionLimit struct {
+	most     int64         // 0 means unlimited
+	spare    int64         // connections served beyond the limit
+	lifetime time.Duration // of a spare connection, from its handshake to its answer
+	// rejected is called for each connection that is closed and each request
+	// that is refused. It is set before the first Accept.
+	rejected func(api.Code)
+
+	// open and extra count the connections within and beyond the limit.
+	open, extra atomic.Int64
 }
 
 const (
+	// spareConnections are enough for the probes and scrapers of a node, and
+	// few enough for the descriptors that the limit leaves.
 	spareConnections = 64
 	spareLifetime    = 5 * time.Second
 )
 
-func NewConnectionLimit(most int64) *ConnectionLimit {
-	return &ConnectionLimit{most: most, spare: spareConnections, lifetime: spareLifetime, Rejected: func(api.Code) {}}
+func newConnectionLimit(most, spare int64) *connectionLimit {
+	return &connectionLimit{most: most, spare: spare, lifetime: spareLifetime, rejected: func(api.Code) {}}
 }
 
-// Wrap makes the listeners keep to the limit.
-func (l *ConnectionLimit) Wrap(listeners []net.Listener) {
-	for i := range listeners {
-		listeners[i] = &limitedListener{Listener: listeners[i], limit: l}
-	}
+// wrap makes a listener keep to the limit.
+func (l *connectionLimit) wrap(inner net.Listener) net.Listener {
+	return &limitedListener{Listener: inner, limit: l}
 }
 
 type limitedListener struct {
 	net.Listener
-	limit *ConnectionLimit
+	limit *connectionLimit
 }
 
 // Accept implements net.Listener.
@@ -64,13 +64,13 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		if admitted := l.limit.admit(c); admitted != nil {
 			return admitted, nil
 		}
-		l.limit.Rejected(api.Overloaded)
-		_ = c.Close() // nothing was said on it
+		l.limit.rejected(api.Overloaded)
+		_ = c.Close() // nothing was sent on it
 	}
 }
 
-// admit counts the connection; nil means that there is no place for it.
-func (l *ConnectionLimit) admit(c net.Conn) net.Conn {
+// admit counts the connection and returns it, or nil if no place is left.
+func (l *connectionLimit) admit(c net.Conn) net.Conn {
 	if n := l.open.Add(1); l.most == 0 || n <= l.most {
 		return &countedConn{Conn: c, count: &l.open}
 	}
@@ -84,11 +84,11 @@ func (l *ConnectionLimit) admit(c net.Conn) net.Conn {
 	return nil
 }
 
-// countedConn gives its place back when it is closed.
+// countedConn gives its place back when it is closed (I2).
 type countedConn struct {
 	net.Conn
 	count *atomic.Int64
-	once  sync.Once
+	once  sync.Once // net/http closes a connection more than once
 }
 
 // Close implements net.Conn.
@@ -97,10 +97,11 @@ func (c *countedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// extraConn is a connection beyond the limit.
+// extraConn is a connection beyond the limit. It is a type of its own so that
+// mark can tell it from the others under any layer, such as TLS.
 type extraConn struct {
 	countedConn
-	end *time.Timer
+	end *time.Timer // closes a connection on which nothing is sent
 }
 
 // Close implements net.Conn.
@@ -109,12 +110,12 @@ func (c *extraConn) Close() error {
 	return c.countedConn.Close()
 }
 
-// beyondLimit is the key of a request's context that came on such a one.
+// beyondLimit is the context key of requests on connections beyond the limit.
 type beyondLimit struct{}
 
-// Mark is for http.Server.ConnContext. What lies over the connection, such as
-// TLS, says with NetConn what is below.
-func (l *ConnectionLimit) Mark(ctx context.Context, c net.Conn) context.Context {
+// mark is for http.Server.ConnContext. Layers above the connection, such as
+// TLS, return the one below from NetConn.
+func (l *connectionLimit) mark(ctx context.Context, c net.Conn) context.Context {
 	for {
 		switch layer := c.(type) {
 		case *extraConn:
@@ -127,26 +128,29 @@ func (l *ConnectionLimit) Mark(ctx context.Context, c net.Conn) context.Context 
 	}
 }
 
-// Guard refuses what came on a connection beyond the limit, but for probes.
-func (l *ConnectionLimit) Guard(next http.Handler) http.Handler {
+// guard refuses requests on connections beyond the limit, except probes.
+func (l *connectionLimit) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// The counter spares the walk through the context in the normal case.
 		if l.extra.Load() == 0 || r.Context().Value(beyondLimit{}) == nil {
 			next.ServeHTTP(w, r)
 			return
 		}
-		w.Header()["Connection"] = closeConnection // its place is for the next one
+		w.Header()["Connection"] = closeConnection // the place is for the next probe
 		if forMachines(r.URL.EscapedPath()) {
 			next.ServeHTTP(w, r)
 			return
 		}
-		l.Rejected(api.Overloaded)
-		writeProblem(w, http.StatusTooManyRequests, api.Overloaded,
-			"too many connections to this node (--max-connections); nothing was done. Use fewer, or another node")
+		l.rejected(api.Overloaded)
+		httpapi.WriteProblem(w, &api.Error{
+			Code:   api.Overloaded,
+			Detail: "too many connections to this node (--max-connections); nothing was done; use fewer connections or another node",
+		})
 	})
 }
 
-// forMachines reports whether a path is of what watches a node: probes and
-// metrics.
+// forMachines reports whether a path belongs to what watches a node: probes,
+// metrics and the version.
 func forMachines(path string) bool {
 	switch path {
 	case "/metrics", "/livez", "/healthz", "/version", "/readyz":

@@ -14,23 +14,22 @@ import (
 // limited is a listener under a limit, with what comes through it.
 type limited struct {
 	t        *testing.T
-	limit    *ConnectionLimit
+	limit    *connectionLimit
 	inner    net.Listener
 	accepted chan net.Conn
 }
 
-func newLimited(t *testing.T, limit *ConnectionLimit) *limited {
+func newLimited(t *testing.T, limit *connectionLimit) *limited {
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	l := &limited{t: t, limit: limit, inner: inner, accepted: make(chan net.Conn)}
-	all := []net.Listener{inner}
-	limit.Wrap(all)
+	outer := limit.wrap(inner)
 	ended := make(chan error, 1)
 	go func() {
 		for {
-			c, err := all[0].Accept()
+			c, err := outer.Accept()
 			if err != nil {
 				ended <- err
 				return
@@ -62,26 +61,25 @@ func (l *limited) open(beyond bool) net.Conn {
 	l.t.Helper()
 	l.dial()
 	c := <-l.accepted
-	if (l.limit.Mark(l.t.Context(), c).Value(beyondLimit{}) != nil) != beyond {
+	if (l.limit.mark(l.t.Context(), c).Value(beyondLimit{}) != nil) != beyond {
 		l.t.Errorf("beyond the limit: %v", !beyond)
 	}
 	return c
 }
 
-// TestPlacesOfConnections: a few beyond the limit, none beyond those, and the
-// place of one that was closed is free again.
+// TestPlacesOfConnections: a few are served beyond the limit and none beyond
+// those, and a connection that is closed makes room for another.
 func TestPlacesOfConnections(t *testing.T) {
-	limit := NewConnectionLimit(2)
-	limit.spare = 1
+	limit := newConnectionLimit(2, 1)
 	closed := make(chan api.Code, 1)
-	limit.Rejected = func(c api.Code) { closed <- c }
+	limit.rejected = func(c api.Code) { closed <- c }
 	l := newLimited(t, limit)
 	first, second, extra := l.open(false), l.open(false), l.open(true)
 	if n, err := l.dial().Read(make([]byte, 1)); err == nil {
-		t.Errorf("%d bytes came on a connection that has no place", n)
+		t.Errorf("%d bytes came on a connection beyond the spare ones", n)
 	}
 	if code := <-closed; code != api.Overloaded {
-		t.Errorf("it was counted as %s", code)
+		t.Errorf("it counts as %s", code)
 	}
 	_, _ = first.Close(), first.Close() // twice gives one place back
 	third := l.open(false)
@@ -95,11 +93,11 @@ func TestPlacesOfConnections(t *testing.T) {
 	}
 }
 
-// TestConnectionBeyondTheLimitIsShort: one on which nothing is said keeps its
-// place from probes for a moment only.
+// TestConnectionBeyondTheLimitIsShort: a silent connection takes a spare place
+// away from probes for a moment only.
 func TestConnectionBeyondTheLimitIsShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		limit := NewConnectionLimit(1)
+		limit := newConnectionLimit(1, spareConnections)
 		ours, theirs := net.Pipe()
 		defer limit.admit(theirs).Close()
 		silent, end := net.Pipe()

@@ -14,41 +14,52 @@ import (
 	"github.com/kvd-io/kvd/internal/settings"
 )
 
-// socketMode lets the socket's owner and group in, and nobody else.
+// socketMode lets the owner and the group of a Unix socket in, and nobody
+// else.
 const socketMode = 0o660
 
-// staleTimeout is how long whoever holds a socket may take to answer before
-// the file counts as taken.
+// staleTimeout is how long the process behind a Unix socket may take to accept
+// before the socket counts as in use.
 const staleTimeout = time.Second
 
-// ListenForClients binds the addresses for clients, and writes the ports that
-// it got into the settings where any would do (port 0).
-func ListenForClients(s *settings.Settings) ([]net.Listener, error) {
-	return listenAll(s.ListenClient, originOf(s, "port", "listen-client"), func(wanted, got string) {
+// advertised returns what to do with a port that the kernel chose: tell others
+// of it, unless --advertise-client says what to tell them.
+func advertised(s *settings.Settings) func(wanted, got string) {
+	return func(wanted, got string) {
 		if i := slices.Index(s.AdvertiseClient, wanted); i >= 0 && !s.Has("advertise-client") {
 			s.AdvertiseClient[i] = got
 		}
-	})
+	}
 }
 
-// listenAll binds all of the addresses, or none. It replaces those with port 0
-// by the ones that it got, and tells changed of it.
-func listenAll(urls []string, origin string, changed func(wanted, got string)) (all []net.Listener, err error) {
+// listenAll binds all of the addresses, or none (I1). It replaces URLs with
+// port 0 by those with the port that it got, and calls chosen for each.
+func listenAll(urls []string, origin string, chosen func(wanted, got string)) (all []net.Listener, err error) {
 	for i, wanted := range urls {
 		l, err := listen(wanted)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("cannot serve on %s, which is %s: %w", wanted, origin, err), CloseAll(all))
+			return nil, errors.Join(fmt.Errorf("listen on %s (%s): %w", wanted, origin, reason(err)), closeAll(all))
 		}
 		all = append(all, l)
 		if u, err := url.Parse(wanted); err == nil && u.Port() == "0" {
 			urls[i] = u.Scheme + "://" + l.Addr().String()
-			changed(wanted, urls[i])
+			chosen(wanted, urls[i])
 		}
 	}
 	return all, nil
 }
 
-func CloseAll(listeners []net.Listener) error {
+// reason drops the address from an error of package net, which the caller
+// names in the form that the user gave.
+func reason(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	return err
+}
+
+func closeAll(listeners []net.Listener) error {
 	var errs []error
 	for _, l := range listeners {
 		errs = append(errs, l.Close())
@@ -56,14 +67,15 @@ func CloseAll(listeners []net.Listener) error {
 	return errors.Join(errs...)
 }
 
-// originOf says who chose an address: the first of the settings that was given.
+// originOf returns who chose an address: the first of the settings that was
+// given.
 func originOf(s *settings.Settings, names ...string) string {
 	for _, name := range names {
 		if g, ok := s.Given[name]; ok {
 			return "set by " + g.Origin
 		}
 	}
-	return "the default (--listen-client or --port choose another)"
+	return "the default; choose another with --port or --listen-client"
 }
 
 func listen(address string) (net.Listener, error) {
@@ -77,13 +89,13 @@ func listen(address string) (net.Listener, error) {
 	return net.Listen("tcp", u.Host)
 }
 
-// listenUnix binds a socket, in the place of one that a killed process left.
+// listenUnix binds a Unix socket and replaces one that a killed process left.
 // The listener removes its file when it is closed.
 func listenUnix(path string) (net.Listener, error) {
 	l, err := net.Listen("unix", path)
 	if errors.Is(err, syscall.EADDRINUSE) && isStale(path) {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("remove the socket that a dead process left: %w", err)
+			return nil, fmt.Errorf("remove the socket of a dead process: %w", err)
 		}
 		l, err = net.Listen("unix", path)
 	}
@@ -97,7 +109,8 @@ func listenUnix(path string) (net.Listener, error) {
 }
 
 // isStale reports whether the file is a socket that nobody listens on. Any
-// doubt means no: a file of another kind, a listener that is slow to accept.
+// doubt means no: the file is something else, or its listener is slow to
+// accept. Removing either would destroy data or cut off a live server.
 func isStale(path string) bool {
 	info, err := os.Lstat(path)
 	if err != nil || info.Mode().Type() != fs.ModeSocket {
@@ -105,7 +118,7 @@ func isStale(path string) bool {
 	}
 	conn, err := net.DialTimeout("unix", path, staleTimeout)
 	if err == nil {
-		_ = conn.Close() // somebody answered, which was the question
+		_ = conn.Close() // somebody accepted, which was the question
 		return false
 	}
 	return errors.Is(err, syscall.ECONNREFUSED)

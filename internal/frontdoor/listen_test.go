@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// deadSocket makes what a process that was killed leaves behind.
+// deadSocket makes a socket file as a killed process leaves it behind.
 func deadSocket(t *testing.T, path string) {
 	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -26,8 +26,8 @@ func deadSocket(t *testing.T, path string) {
 	}
 }
 
-// TestSocketOfADeadProcess: its place is taken, others are kept out by the
-// mode, and a regular stop leaves nothing.
+// TestSocketOfADeadProcess: the socket is replaced, its mode keeps other users
+// out, and closing the listener removes it.
 func TestSocketOfADeadProcess(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "kvd.sock")
 	deadSocket(t, path)
@@ -47,8 +47,8 @@ func TestSocketOfADeadProcess(t *testing.T) {
 	}
 }
 
-// TestSocketOfALivingProcess: it stays with whoever listens on it, as does a
-// file that is no socket.
+// TestSocketOfALivingProcess: a socket in use stays with its process, and a
+// file that is not a socket is left alone.
 func TestSocketOfALivingProcess(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "kvd.sock")
 	first, err := listen("unix://" + path)
@@ -82,8 +82,7 @@ func TestSocketOfALivingProcess(t *testing.T) {
 	}
 }
 
-// TestAllListenersOrNone: where one address is taken, the others are given
-// back.
+// TestAllListenersOrNone: if one address is taken, the others are given back.
 func TestAllListenersOrNone(t *testing.T) {
 	free, taken := filepath.Join(t.TempDir(), "free.sock"), filepath.Join(t.TempDir(), "taken")
 	if err := os.WriteFile(taken, nil, 0o600); err != nil {

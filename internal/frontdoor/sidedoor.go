@@ -8,7 +8,6 @@ import (
 	"net/http/pprof"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -18,90 +17,91 @@ import (
 	"github.com/kvd-io/kvd/internal/settings"
 )
 
-// SideCloseTimeout is what the last answers on the side door may take in a
-// stop. It comes after all the rest, within the same ten seconds.
+// SideCloseTimeout bounds the last answers of the side door in a stop. They
+// come after everything else, within the ten seconds that supervisors give.
 const SideCloseTimeout = 300 * time.Millisecond
 
-// sideConnections are as many as a few scrapers, probes and a person need.
+// sideConnections are enough for a few scrapers, probes and a person.
 const sideConnections = 64
 
 // SideDoor serves --listen-metrics: metrics and probes for machines that must
-// not reach the data, and profiles where asked for. It closes last, so that
-// probes see the node leave.
+// not reach the data, and profiles if asked for. It closes last (I5).
 type SideDoor struct {
 	log       *zap.Logger
-	Listeners []net.Listener
-	server    *http.Server
-	serving   sync.WaitGroup
+	listeners []net.Listener
+	server    *http.Server   // nil until Open
+	serving   sync.WaitGroup // one goroutine for each listener; Close waits for them
 }
 
-// NewSideDoor binds the addresses; there may be none.
-func NewSideDoor(s *settings.Settings, log *zap.Logger) (*SideDoor, error) {
-	l, err := listenAll(s.ListenMetrics, originOf(s, "listen-metrics"), func(string, string) {})
+// ListenSide binds the addresses for metrics; there may be none.
+func ListenSide(s *settings.Settings, log *zap.Logger) (*SideDoor, error) {
+	all, err := listenAll(s.ListenMetrics, originOf(s, "listen-metrics"), func(string, string) {})
 	if err != nil {
 		return nil, err
 	}
-	return &SideDoor{log: log, Listeners: l}, nil
+	// Nothing is spared here: what comes through this door are probes already.
+	limit := newConnectionLimit(sideConnections, 0)
+	d := &SideDoor{log: log}
+	for _, l := range all {
+		d.listeners = append(d.listeners, limit.wrap(l))
+	}
+	return d, nil
 }
 
-// Open begins to serve: what of the client interface machines ask for, and
-// profiles.
+// Open begins to serve the routes that machines ask for, answered by the
+// handler for clients, and profiles.
 func (d *SideDoor) Open(clients http.Handler, profiles bool) {
 	d.server = httpapi.NewServer(SideHandler(clients, profiles), d.log)
-	new(Newcomers).Watch(d.server)
-	for _, l := range d.Listeners {
+	new(newcomers).watch(d.server)
+	for _, l := range d.listeners {
 		d.serving.Go(func() {
-			if err := d.server.Serve(&fewConnections{Listener: l, limit: sideConnections}); !errors.Is(err, http.ErrServerClosed) {
-				d.log.Error("metrics are no longer served", zap.Stringer("address", l.Addr()), zap.Error(err))
+			if err := d.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				d.log.Error("metrics listener failed", zap.Stringer("address", l.Addr()), zap.Error(err))
 			}
 		})
 	}
 }
 
-// Close ends it, after everything else.
-func (d *SideDoor) Close() {
+// Close ends the side door and gives its addresses back.
+func (d *SideDoor) Close() error {
 	if d.server == nil {
-		return
+		return closeAll(d.listeners)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), SideCloseTimeout)
 	defer cancel()
-	if d.server.Shutdown(ctx) != nil {
-		_ = d.server.Close() // whoever is still reading is cut off
+	err := d.server.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = d.server.Close() // cuts off whoever is still reading
 	}
 	d.serving.Wait()
+	return err
 }
 
-// SideHandler is the handler of the side door.
+// SideHandler lets a few routes of the handler for clients through.
 func SideHandler(clients http.Handler, profiles bool) http.Handler {
-	h := sideHandler{clients: clients}
+	var profiler http.Handler
 	if profiles {
-		h.profiles = profileHandler()
+		profiler = profileHandler()
 	}
-	return h
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		path := r.URL.EscapedPath()
+		switch {
+		case forMachines(path):
+			clients.ServeHTTP(w, r)
+		case profiler != nil && strings.HasPrefix(path, "/debug/pprof/"):
+			profiler.ServeHTTP(w, r)
+		default:
+			httpapi.WriteProblem(w, &api.Error{
+				Code: api.NotFound,
+				Detail: "this listener serves /metrics, /livez, /readyz, /healthz and /version, " +
+					"and /debug/pprof/ with --pprof=on; data is served on --listen-client",
+			})
+		}
+	})
 }
 
-// sideHandler lets a few routes of the client interface through.
-type sideHandler struct {
-	clients  http.Handler
-	profiles http.Handler // nil: not served
-}
-
-// ServeHTTP implements http.Handler.
-func (h sideHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	path := r.URL.EscapedPath()
-	switch {
-	case forMachines(path):
-		h.clients.ServeHTTP(w, r)
-	case h.profiles != nil && strings.HasPrefix(path, "/debug/pprof/"):
-		h.profiles.ServeHTTP(w, r)
-	default:
-		writeProblem(w, http.StatusNotFound, api.NotFound,
-			"this listener has /metrics, /livez, /readyz, /healthz and /version, and with --pprof=on /debug/pprof/; data is on --listen-client")
-	}
-}
-
-// profileHandler is a mux of its own: nothing serves the default one, in which
-// net/http/pprof puts itself.
+// profileHandler uses a mux of its own: net/http/pprof registers itself with
+// the default one, which kvd does not serve.
 func profileHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -110,39 +110,4 @@ func profileHandler() http.Handler {
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	return mux
-}
-
-// fewConnections closes what comes when its limit is reached.
-type fewConnections struct {
-	net.Listener
-	limit int64
-	open  atomic.Int64
-}
-
-// Accept implements net.Listener.
-func (l *fewConnections) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		if l.open.Add(1) <= l.limit {
-			return &oneOfFew{Conn: c, gone: func() { l.open.Add(-1) }}, nil
-		}
-		l.open.Add(-1)
-		_ = c.Close() // nothing was said on it
-	}
-}
-
-// oneOfFew makes room when it is closed.
-type oneOfFew struct {
-	net.Conn
-	once sync.Once
-	gone func()
-}
-
-// Close implements net.Conn.
-func (c *oneOfFew) Close() error {
-	c.once.Do(c.gone)
-	return c.Conn.Close()
 }

@@ -2,10 +2,11 @@ package frontdoor
 
 import (
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/kvd-io/kvd/internal/api"
 )
 
 func TestSideDoorHasItsRoutesOnly(t *testing.T) {
@@ -32,50 +33,27 @@ func TestSideDoorHasItsRoutesOnly(t *testing.T) {
 		{"/debug/pprof/cmdline", true, 200, ""},
 		{"/debug/vars", true, 404, ""},
 	} {
-		h := sideHandler{clients: clients}
-		if c.profiles {
-			h.profiles = profileHandler()
-		}
-		if w := ask(h, "GET", c.path); w.Code != c.code || !strings.Contains(w.Body.String(), c.body) {
+		if w := ask(SideHandler(clients, c.profiles), "GET", c.path); w.Code != c.code || !strings.Contains(w.Body.String(), c.body) {
 			t.Errorf("%s, profiles %v: %d %.200s, want %d with %q", c.path, c.profiles, w.Code, w.Body, c.code, c.body)
 		}
 	}
 }
 
-// Connections beyond the limit are closed at once; one that ends makes room.
-func TestSideDoorLimitsConnections(t *testing.T) {
-	inner, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := &fewConnections{Listener: inner, limit: 1}
-	defer l.Close()
-	accepted := make(chan net.Conn)
-	go func() {
-		for c, err := l.Accept(); err == nil; c, err = l.Accept() {
-			accepted <- c
+// TestSideDoorSparesNothing: connections beyond the limit are closed at once,
+// and one that ends makes room.
+func TestSideDoorSparesNothing(t *testing.T) {
+	limit := newConnectionLimit(1, 0)
+	closed := make(chan api.Code, 2)
+	limit.rejected = func(c api.Code) { closed <- c }
+	l := newLimited(t, limit)
+	first := l.open(false)
+	for range 2 {
+		if _, err := l.dial().Read(make([]byte, 1)); err == nil {
+			t.Error("a connection beyond the limit was served")
 		}
-	}()
-	dial := func() net.Conn {
-		c, err := net.Dial("tcp", l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = c.Close() })
-		return c
+		<-closed
+		_, _ = first.Close(), first.Close() // twice makes room once
+		first = l.open(false)
 	}
-	dial()
-	first := <-accepted
-	if _, err := dial().Read(make([]byte, 1)); err == nil {
-		t.Error("the second connection was not closed")
-	}
-	for range 2 { // closing twice counts once
-		_ = first.Close()
-	}
-	dial()
-	second := <-accepted
-	if _, err := dial().Read(make([]byte, 1)); err == nil {
-		t.Error("a connection beyond the limit was not closed")
-	}
-	_ = second.Close()
+	_ = first.Close()
 }

@@ -11,34 +11,40 @@ import (
 	"github.com/kvd-io/kvd/internal/settings"
 )
 
-// Level is the level of the log, which can be changed at run time: by
-// SIGHUP to what the settings say, and by clients, also for a while.
+// Level is the least severe level that is logged. It can be changed while the
+// process runs: by a reload, to what the settings say, and by clients,
+// permanently or for a while.
 type Level struct {
-	Atomic zap.AtomicLevel
-	Log    *zap.Logger
+	atomic zap.AtomicLevel
+	log    *zap.Logger // set once by New, before anything can change the level
 
 	mu struct {
-		sync.Mutex
-		lasting zapcore.Level // to go back to
-		until   time.Time     // zero: nothing to go back from
-		back    *time.Timer
+		sync.Mutex               // held by clients' requests, the reload and the timer
+		lasting    zapcore.Level // what to go back to
+		until      time.Time     // end of a temporary level; zero if the level is permanent
+		back       *time.Timer   // calls goBack at until; nil if the level is permanent
 	}
 }
 
+// NewLevel returns a level to start with. Close ends its timer.
 func NewLevel(l zapcore.Level) *Level {
-	v := &Level{Atomic: zap.NewAtomicLevelAt(l), Log: zap.NewNop()}
+	v := &Level{atomic: zap.NewAtomicLevelAt(l), log: zap.NewNop()}
 	v.mu.lasting = l
 	return v
 }
 
-// LogLevel returns the level, and until when it holds; zero is for good.
+// attach makes the level log its changes.
+func (l *Level) attach(log *zap.Logger) { l.log = log }
+
+// LogLevel returns the level and when it ends; zero if it is permanent.
 func (l *Level) LogLevel() (level string, until time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.Atomic.String(), l.mu.until
+	return l.atomic.String(), l.mu.until
 }
 
-// SetLogLevel changes the level, for good where period is 0.
+// SetLogLevel changes the level for a period, or permanently if the period is
+// 0.
 func (l *Level) SetLogLevel(level string, period time.Duration) error {
 	to, err := settings.ParseLogLevel(level)
 	if err != nil {
@@ -47,30 +53,32 @@ func (l *Level) SetLogLevel(level string, period time.Duration) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.endPeriodLocked()
-	why := "by a client"
+	reason := "request"
 	if period > 0 {
-		why = fmt.Sprintf("by a client, for %v", period)
+		reason = fmt.Sprintf("request for %v", period)
 		until := time.Now().Add(period)
 		l.mu.until = until
 		l.mu.back = time.AfterFunc(period, func() { l.goBack(until) })
 	} else {
 		l.mu.lasting = to
 	}
-	l.changeLocked(to, why)
+	l.changeLocked(to, reason)
 	return nil
 }
 
-// Reload makes the level that of the settings.
+// Reload takes the level from the settings, permanently.
 func (l *Level) Reload(s *settings.Settings) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.endPeriodLocked()
 	l.mu.lasting = s.LogLevel
-	l.changeLocked(s.LogLevel, "by a reload")
+	l.changeLocked(s.LogLevel, "reload")
 	return nil
 }
 
-// goBack ends the period that ends at until, if it has not been replaced.
+// goBack ends the period that lasts until the given time. Stopping a timer
+// does not stop a call that is already waiting for the lock, so a period that
+// was replaced meanwhile is recognized by its end.
 func (l *Level) goBack(until time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -78,7 +86,7 @@ func (l *Level) goBack(until time.Time) {
 		return
 	}
 	l.endPeriodLocked()
-	l.changeLocked(l.mu.lasting, "since its period is over")
+	l.changeLocked(l.mu.lasting, "period over")
 }
 
 func (l *Level) endPeriodLocked() {
@@ -88,18 +96,19 @@ func (l *Level) endPeriodLocked() {
 	l.mu.back, l.mu.until = nil, time.Time{}
 }
 
-// changeLocked says so while the more talkative of the two levels holds.
-func (l *Level) changeLocked(to zapcore.Level, why string) {
-	from := l.Atomic.Level()
+// changeLocked logs the change while the more verbose of the two levels is in
+// force: going from info to error would otherwise be silent.
+func (l *Level) changeLocked(to zapcore.Level, reason string) {
+	from := l.atomic.Level()
 	if from == to {
 		return
 	}
-	l.Atomic.SetLevel(min(from, to))
-	l.Log.Info("the log level changes", zap.Stringer("from", from), zap.Stringer("to", to), zap.String("why", why))
-	l.Atomic.SetLevel(to)
+	l.atomic.SetLevel(min(from, to))
+	l.log.Info("log level changed", zap.Stringer("from", from), zap.Stringer("to", to), zap.String("reason", reason))
+	l.atomic.SetLevel(to)
 }
 
-// Close ends a period's timer.
+// Close ends a temporary level's timer.
 func (l *Level) Close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

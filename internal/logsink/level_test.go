@@ -14,16 +14,16 @@ import (
 func TestLogLevelGoesBack(t *testing.T) {
 	l := NewLevel(zapcore.InfoLevel)
 	defer l.Close()
-	core, lines := observer.New(l.Atomic)
-	l.Log = zap.New(core)
-	expect := func(want string, forGood bool) {
+	core, lines := observer.New(l.atomic)
+	l.attach(zap.New(core))
+	expect := func(want string, permanent bool) {
 		t.Helper()
-		if got, until := l.LogLevel(); got != want || until.IsZero() != forGood {
+		if got, until := l.LogLevel(); got != want || until.IsZero() != permanent {
 			t.Errorf("level %s until %v, want %s", got, until, want)
 		}
 	}
 	if err := l.SetLogLevel("loud", 0); err == nil {
-		t.Error("a level that is none was taken")
+		t.Error("an unknown level was accepted")
 	}
 	expect("info", true)
 	if err := l.SetLogLevel("debug", time.Hour); err != nil {
@@ -43,7 +43,7 @@ func TestLogLevelGoesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("warn", true)
-	if n := lines.FilterMessage("the log level changes").Len(); n != 3 {
-		t.Errorf("%d lines about it: %v", n, lines.All())
+	if n := lines.FilterMessage("log level changed").Len(); n != 3 {
+		t.Errorf("%d changes logged, want 3: %v", n, lines.All())
 	}
 }

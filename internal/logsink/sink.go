@@ -7,39 +7,34 @@ import (
 )
 
 const (
-	// maxLogBytes bounds the lines that wait for a slow reader: some seconds
-	// of a very talkative node.
-	maxLogBytes = 1 << 20
-	// SyncTimeout bounds how long anybody waits for the lines to get out.
+	// maxQueuedBytes bounds the lines that wait for a slow reader: several
+	// seconds of a node that logs at debug level.
+	maxQueuedBytes = 1 << 20
+	// SyncTimeout bounds how long anything waits for the lines to be written.
 	SyncTimeout = time.Second
 )
 
-// Sink takes log lines without ever waiting for whoever reads them.
-//
-// A logger holds a lock while it writes: with a full pipe on standard error,
-// every goroutine that logs would stop, and with it the node. So Write only
-// queues, up to maxLogBytes; one goroutine writes the queue out. What does not
-// fit is dropped and counted, and once there is room again a line says how
-// much was lost.
+// Sink takes log lines without waiting for whoever reads them. The package
+// comment gives its invariants.
 type Sink struct {
-	out io.Writer
+	out io.Writer // only the goroutine of run writes to it
 	// notice makes the line that tells of n dropped lines.
 	notice func(n uint64) []byte
 
 	mu struct {
-		sync.Mutex
-		queue   [][]byte
-		bytes   int    // in queue and in the batch being written
-		dropped uint64 // not told of yet
-		total   uint64 // dropped since the start
-		closed  bool
-		idle    chan struct{} // closed and replaced when nothing is left to write
+		sync.Mutex // held only to queue or take lines, never while writing
+		queue      [][]byte
+		bytes      int           // in queue and in the lines being written
+		dropped    uint64        // not reported yet
+		total      uint64        // dropped since the start
+		closed     bool          // later lines are dropped
+		idle       chan struct{} // closed and replaced when nothing is left to write
 	}
-	wake chan struct{} // capacity 1: there is something to do
-	done chan struct{} // closed when the goroutine has ended
+	wake chan struct{} // capacity 1: there is something to do; only run receives
+	done chan struct{} // closed by run when it returns
 }
 
-// newSink starts the goroutine; Close ends it.
+// newSink starts the goroutine that writes; Close ends it.
 func newSink(out io.Writer, notice func(n uint64) []byte) *Sink {
 	s := &Sink{out: out, notice: notice, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	s.mu.idle = make(chan struct{})
@@ -47,11 +42,11 @@ func newSink(out io.Writer, notice func(n uint64) []byte) *Sink {
 	return s
 }
 
-// Write queues a line. It never fails and never waits.
+// Write queues a copy of the line. It never waits and never fails.
 func (s *Sink) Write(line []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.mu.closed || s.mu.bytes+len(line) > maxLogBytes {
+	if s.mu.closed || s.mu.bytes+len(line) > maxQueuedBytes {
 		s.mu.dropped++
 		s.mu.total++
 		return len(line), nil
@@ -69,19 +64,20 @@ func (s *Sink) signal() {
 	}
 }
 
-// Dropped is the number of lines lost since the start.
+// Dropped returns the number of lines lost since the start.
 func (s *Sink) Dropped() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.mu.total
 }
 
-// Sync waits until the lines so far are written, for a bounded time.
+// Sync waits until the lines so far are written, for at most SyncTimeout.
 func (s *Sink) Sync() error {
 	s.Flush(SyncTimeout)
 	return nil
 }
 
+// Flush waits until the lines so far are written, for at most the limit.
 func (s *Sink) Flush(limit time.Duration) {
 	s.mu.Lock()
 	idle, empty := s.mu.idle, s.mu.bytes == 0
@@ -96,8 +92,9 @@ func (s *Sink) Flush(limit time.Duration) {
 	}
 }
 
-// Close writes out what is queued, for a bounded time; later lines are
-// dropped. Where the reader is stuck the goroutine stays behind in its write.
+// Close writes out the queued lines, for at most SyncTimeout; later lines are
+// dropped. If the reader is stuck, the goroutine stays behind in its write:
+// nothing can interrupt that, and the process is about to exit.
 func (s *Sink) Close() {
 	s.mu.Lock()
 	s.mu.closed = true
@@ -115,7 +112,7 @@ func (s *Sink) run() {
 		for {
 			lines, bytes := s.take()
 			for _, line := range lines {
-				_, _ = s.out.Write(line) // there is no better place to complain
+				_, _ = s.out.Write(line) // there is no better place to report an error
 			}
 			if s.finish(bytes) {
 				break
@@ -130,8 +127,7 @@ func (s *Sink) run() {
 	}
 }
 
-// take empties the queue. The lines count against the limit until they are
-// written.
+// take empties the queue. Its lines count against the bound until finish.
 func (s *Sink) take() (lines [][]byte, bytes int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -144,8 +140,8 @@ func (s *Sink) take() (lines [][]byte, bytes int) {
 	return lines, bytes
 }
 
-// finish frees the room of lines that are written and reports whether nothing
-// is left.
+// finish frees the room of lines that were written and reports whether nothing
+// is left. Lines may have been queued or dropped during the write.
 func (s *Sink) finish(bytes int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

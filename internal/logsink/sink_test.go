@@ -18,15 +18,15 @@ import (
 
 func testNotice(n uint64) []byte { return fmt.Appendf(nil, "dropped %d\n", n) }
 
-// TestStuckReaderDoesNotStopTheLogger: with nobody reading standard error,
-// logging goes on without waiting, in bounded memory, and what was lost is
-// counted and told once somebody reads again.
+// TestStuckReaderDoesNotStopTheLogger: while nobody reads standard error,
+// logging does not wait and takes bounded memory; lost lines are counted, and
+// reported once somebody reads again.
 func TestStuckReaderDoesNotStopTheLogger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, w := io.Pipe() // a write waits until it is read
 		sink := newSink(w, testNotice)
 		line := []byte(strings.Repeat("x", 1023) + "\n")
-		const lines = 3 * maxLogBytes / 1024
+		const lines = 3 * maxQueuedBytes / 1024
 		begin := time.Now()
 		for range lines {
 			if n, err := sink.Write(line); n != len(line) || err != nil {
@@ -37,8 +37,8 @@ func TestStuckReaderDoesNotStopTheLogger(t *testing.T) {
 			t.Errorf("the writer waited %v", took)
 		}
 		lost := sink.Dropped()
-		if lost != lines-maxLogBytes/1024 {
-			t.Errorf("%d lines of %d are counted as dropped", lost, lines)
+		if lost != lines-maxQueuedBytes/1024 {
+			t.Errorf("%d of %d lines count as dropped", lost, lines)
 		}
 		if err := sink.Sync(); err != nil || time.Since(begin) > SyncTimeout {
 			t.Errorf("Sync took %v: %v", time.Since(begin), err)
@@ -54,14 +54,14 @@ func TestStuckReaderDoesNotStopTheLogger(t *testing.T) {
 		if n := strings.Count(got.String(), string(line)); n != lines-int(lost) {
 			t.Errorf("%d lines arrived, %d were dropped of %d", n, lost, lines)
 		}
-		if told := toldDropped(t, got.String()); told != lost {
-			t.Errorf("the notices tell of %d lost lines, there were %d", told, lost)
+		if reported := reportedDropped(t, got.String()); reported != lost {
+			t.Errorf("the notices report %d lost lines, want %d", reported, lost)
 		}
 	})
 }
 
-// toldDropped adds up the notices in the output.
-func toldDropped(t *testing.T, output string) (sum uint64) {
+// reportedDropped adds up the notices in the output.
+func reportedDropped(t *testing.T, output string) (sum uint64) {
 	t.Helper()
 	for line := range strings.Lines(output) {
 		if !strings.HasPrefix(line, "dropped") {
@@ -76,7 +76,7 @@ func toldDropped(t *testing.T, output string) (sum uint64) {
 	return sum
 }
 
-// TestCloseOfAStuckSinkIsBounded: the process must be able to end.
+// TestCloseOfAStuckSinkIsBounded: a process with a stuck reader can exit.
 func TestCloseOfAStuckSinkIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, w := io.Pipe()
@@ -89,7 +89,7 @@ func TestCloseOfAStuckSinkIsBounded(t *testing.T) {
 		if took := time.Since(begin); took != SyncTimeout {
 			t.Errorf("Close took %v", took)
 		}
-		// Let the goroutine go, or the bubble would never end.
+		// Release the goroutine, or the bubble would never end.
 		if err := r.CloseWithError(errors.New("gone")); err != nil {
 			t.Error(err)
 		}
@@ -119,7 +119,7 @@ func TestSinkKeepsTheOrder(t *testing.T) {
 
 func TestLoggerWritesJSONLines(t *testing.T) {
 	var out bytes.Buffer
-	log, sink := New(&out, zap.NewAtomicLevelAt(zapcore.InfoLevel), "")
+	log, sink := New(&out, NewLevel(zapcore.InfoLevel), "")
 	log.Debug("not this")
 	log.Info("ready", zap.String("a", "b"), zap.Duration("took", 1500*time.Millisecond))
 	sink.Close()
@@ -136,14 +136,14 @@ func TestLoggerWritesJSONLines(t *testing.T) {
 		t.Error(err)
 	}
 	var notice map[string]any
-	if err := json.Unmarshal(dropNotice(newEncoder("json", nil), 7), &notice); err != nil || notice["dropped"] != 7.0 {
+	if err := json.Unmarshal(dropNotice(newEncoder(FormatJSON, nil), 7), &notice); err != nil || notice["dropped"] != 7.0 {
 		t.Errorf("%v: %v", notice, err)
 	}
 }
 
 func TestLoggerForPeople(t *testing.T) {
 	var out bytes.Buffer
-	log, sink := New(&out, zap.NewAtomicLevelAt(zapcore.WarnLevel), "console")
+	log, sink := New(&out, NewLevel(zapcore.WarnLevel), FormatConsole)
 	log.Info("not this")
 	log.Warn("careful")
 	sink.Close()

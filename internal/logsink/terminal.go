@@ -2,8 +2,10 @@ package logsink
 
 import "os"
 
-// IsTerminal reports whether a person may be at the other end. The null device
-// looks like a terminal, and has nobody there.
+// IsTerminal reports whether a person may be at the other end of the file. The
+// null device is a character device like a terminal, but nobody is there:
+// without that exception "kvd recover </dev/null" would ask it and take the
+// missing answer for a no, instead of pointing at --yes.
 func IsTerminal(f any) bool {
 	file, ok := f.(*os.File)
 	if !ok || file == nil {
