@@ -6,8 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/node"
-	"github.com/kvd-io/kvd/internal/raftnode"
 )
 
 // doctorCommand says offline what a starting node would say about a data
@@ -21,7 +21,7 @@ when a node would start on it, 3 when it would refuse to, 1 when the directory
 cannot be read.`,
 		Args: oneArgument("data directory"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			report, err := raftnode.Doctor(args[0])
+			report, err := datadir.Doctor(args[0])
 			if err != nil {
 				return fmt.Errorf("examine the directory: %w", err)
 			}
@@ -41,7 +41,7 @@ cannot be read.`,
 func isRefusal(err error) bool {
 	var (
 		verdict   refusal
-		directory *raftnode.RefusedError
+		directory *datadir.RefusedError
 	)
 	return errors.As(err, &verdict) || errors.As(err, &directory) || errors.Is(err, node.ErrRefused)
 }

@@ -22,11 +22,11 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/frontdoor"
 	"github.com/kvd-io/kvd/internal/httpapi"
 	"github.com/kvd-io/kvd/internal/logsink"
 	"github.com/kvd-io/kvd/internal/node"
-	"github.com/kvd-io/kvd/internal/raftnode"
 	"github.com/kvd-io/kvd/internal/settings"
 )
 
@@ -125,7 +125,7 @@ func TestExitCodes(t *testing.T) {
 		{fmt.Errorf("x: %w", node.ErrConfig), 2},
 		{fmt.Errorf("x: %w", node.ErrRefused), 3},
 		{refusal{errors.New("torn")}, 3},
-		{fmt.Errorf("start: %w", &raftnode.RefusedError{File: "wal"}), 3},
+		{fmt.Errorf("start: %w", &datadir.RefusedError{File: "wal"}), 3},
 	} {
 		if got := exitCode(c.err); got != c.want {
 			t.Errorf("%v: %d, want %d", c.err, got, c.want)

@@ -25,16 +25,17 @@ var allowed = map[string][]string{
 	"internal/frontdoor":      {"internal/settings", "internal/certs", "internal/http1", "internal/httpapi", "internal/api"},
 	"internal/logsink":        {"internal/settings"},
 	"internal/metrics":        {"internal/node", "internal/raftnode", "internal/api"},
-	"internal/node":           {"internal/raftnode", "internal/peers", "internal/certs", "internal/kvstore", "internal/kvstore/engine", "internal/api"},
+	"internal/node":           {"internal/raftnode", "internal/datadir", "internal/peers", "internal/certs", "internal/kvstore", "internal/kvstore/engine", "internal/api"},
 	"internal/httpapi":        {"internal/opjson", "internal/kvstore", "internal/api"},
 	"internal/opjson":         {"internal/kvstore", "internal/api"},
 	"internal/http1":          {},
 	"internal/loadgen":        {},
 	"internal/certs":          {},
 	"internal/limits":         {},
+	"internal/datadir":        {"internal/limits"},
 	"internal/peers":          {"internal/limits"},
 	"internal/statemachine":   {},
-	"internal/raftnode":       {"internal/peers", "internal/limits", "internal/statemachine"},
+	"internal/raftnode":       {"internal/datadir", "internal/peers", "internal/limits", "internal/statemachine"},
 	"internal/kvstore":        {"internal/kvstore/engine", "internal/limits", "internal/statemachine"},
 	"internal/kvstore/engine": {},
 	"internal/api":            {},
@@ -46,8 +47,8 @@ var allowed = map[string][]string{
 // offline tools look at one part of the house without starting a node, and
 // serving takes the store's default settings.
 var exceptions = map[string][]string{
-	"cmd/kvd/doctor.go":       {"internal/raftnode"},
-	"cmd/kvd/main_test.go":    {"internal/raftnode"},
+	"cmd/kvd/doctor.go":       {"internal/datadir"},
+	"cmd/kvd/main_test.go":    {"internal/datadir"},
 	"cmd/kvd/metrics_test.go": {"internal/raftnode"},
 	"cmd/kvd/deploy_test.go":  {"internal/kvstore"},
 	"cmd/kvd/serve.go":        {"internal/kvstore"},
@@ -69,6 +70,7 @@ var foreign = map[string][]string{
 	"internal/kvstore/engine": {"go.etcd.io", "net"},
 	"internal/raftnode":       {"github.com/cockroachdb/pebble"},
 	"internal/peers":          {"github.com/cockroachdb/pebble"},
+	"internal/datadir":        {"github.com/cockroachdb/pebble", "net"},
 	"internal/httpapi":        {"go.etcd.io", "github.com/cockroachdb/pebble"},
 	"internal/api":            {"go.etcd.io", "net", "os"},
 }

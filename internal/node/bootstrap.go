@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/raftnode"
 )
 
@@ -29,7 +30,7 @@ const askPause = 200 * time.Millisecond
 // exists, the cluster has to commit, without this node's vote, that the
 // member belongs to this directory (its nonce); another directory of the same
 // member was there first, and is refused.
-func (n *Node) findPlace(ctx context.Context, dir *raftnode.Directory) (*raftnode.Replica, error) {
+func (n *Node) findPlace(ctx context.Context, dir *datadir.Dir) (*raftnode.Replica, error) {
 	cfg := n.raftConfig()
 	identity, known := dir.Identity()
 	if known {
@@ -82,9 +83,9 @@ func (n *Node) raftConfig() raftnode.Config {
 }
 
 // checkIdentity holds the settings against what the directory says it is.
-func (n *Node) checkIdentity(identity raftnode.Identity) error {
+func (n *Node) checkIdentity(identity datadir.Identity) error {
 	switch {
-	case identity.State == raftnode.StateRemoved:
+	case identity.State == datadir.StateRemoved:
 		return fmt.Errorf("%w: %s belongs to member %d, which was removed from the cluster; its id never returns. Add the machine under a new id and start it with an empty directory",
 			ErrRefused, describeDir(n.cfg.DataDir), identity.MemberID)
 	case n.cfg.ID != 0 && identity.MemberID != n.cfg.ID:
@@ -108,12 +109,12 @@ func (n *Node) initialMembers() []raftnode.Member {
 }
 
 // admission finds out, without a log, what to do, and does it.
-func (n *Node) admission(ctx context.Context, dir *raftnode.Directory, identity raftnode.Identity, cfg raftnode.Config) (raftnode.Config, error) {
-	if identity.State == raftnode.StateAdmitted {
-		return cfg, &raftnode.RefusedError{
+func (n *Node) admission(ctx context.Context, dir *datadir.Dir, identity datadir.Identity, cfg raftnode.Config) (raftnode.Config, error) {
+	if identity.State == datadir.StateAdmitted {
+		return cfg, &datadir.RefusedError{
 			File:   describeDir(n.cfg.DataDir),
 			Reason: "the directory belongs to a member that has taken part, but its log is gone",
-			Remedy: raftnode.RemoveAndReAdd,
+			Remedy: datadir.RemoveAndReAdd,
 		}
 	}
 	if len(n.cfg.JoinURLs) > 0 {
@@ -219,7 +220,7 @@ func (n *Node) refuseRecovered(answers []initialAnswer) error {
 
 // join asks a member of an existing cluster to bind this directory to the
 // member id, and prepares to take part.
-func (n *Node) join(ctx context.Context, dir *raftnode.Directory, at initialAnswer, cfg raftnode.Config) (raftnode.Config, error) {
+func (n *Node) join(ctx context.Context, dir *datadir.Dir, at initialAnswer, cfg raftnode.Config) (raftnode.Config, error) {
 	n.clusterID = at.info.ClusterID
 	if slices.Contains(at.info.Removed, n.id) {
 		return cfg, ErrRemoved
@@ -237,7 +238,7 @@ func (n *Node) join(ctx context.Context, dir *raftnode.Directory, at initialAnsw
 }
 
 // beAdmitted repeats the question until the cluster has decided.
-func (n *Node) beAdmitted(ctx context.Context, url string, identity raftnode.Identity) error {
+func (n *Node) beAdmitted(ctx context.Context, url string, identity datadir.Identity) error {
 	for round := 0; ; round++ {
 		err := n.peers.admit(ctx, url, admission{Member: n.id, ClusterID: n.clusterID, Nonce: identity.Nonce})
 		switch {
@@ -266,7 +267,7 @@ func (n *Node) beAdmitted(ctx context.Context, url string, identity raftnode.Ide
 
 // joinByURL finds the cluster behind a client or peer URL, has this node added
 // to it unless it is a member already, and joins.
-func (n *Node) joinByURL(ctx context.Context, dir *raftnode.Directory, cfg raftnode.Config) (raftnode.Config, error) {
+func (n *Node) joinByURL(ctx context.Context, dir *datadir.Dir, cfg raftnode.Config) (raftnode.Config, error) {
 	for round := 0; ; round++ {
 		at, err := n.findCluster(ctx)
 		if err == nil {

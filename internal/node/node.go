@@ -24,6 +24,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/certs"
+	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/peers"
@@ -222,7 +223,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	n.started = time.Now()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	dir, err := raftnode.OpenDirectory(n.cfg.DataDir)
+	dir, err := datadir.Open(n.cfg.DataDir)
 	if err != nil {
 		return err
 	}
@@ -332,7 +333,7 @@ func (n *Node) callsOnly() http.Handler {
 }
 
 // takePart runs the replication layer and the duties until the end.
-func (n *Node) takePart(ctx context.Context, dir *raftnode.Directory, r *raftnode.Replica) error {
+func (n *Node) takePart(ctx context.Context, dir *datadir.Dir, r *raftnode.Replica) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var duties sync.WaitGroup
 	duties.Go(func() {

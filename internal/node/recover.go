@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/raftnode"
@@ -18,7 +19,7 @@ type Recovery struct {
 	Revision uint64
 	Keys     uint64
 
-	dir *raftnode.Directory
+	dir *datadir.Dir
 }
 
 // PrepareRecovery locks the data directory of a member that has stopped and
@@ -26,7 +27,7 @@ type Recovery struct {
 // interrupted recovery was finished instead, the result is nil and finished
 // names the directory with the old files.
 func PrepareRecovery(lg *zap.Logger, path string) (r *Recovery, finished string, err error) {
-	dir, finished, err := raftnode.OpenForRecovery(path)
+	dir, finished, err := datadir.OpenForRecovery(path)
 	if err != nil {
 		return nil, "", err
 	}

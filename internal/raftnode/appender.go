@@ -12,14 +12,14 @@ import (
 // fsync can not be repeated (the kernel may have dropped the pages), so the
 // node stops and answers nobody.
 type logDisk interface {
-	// save makes the hard state and the entries durable, in one write. A save
+	// Save makes the hard state and the entries durable, in one write. A save
 	// of nothing but a commit index need not be synced.
-	save(hs *raftpb.HardState, entries []*raftpb.Entry) error
-	// saveSnapshot makes a snapshot's metadata durable: the .snap file first,
+	Save(hs *raftpb.HardState, entries []*raftpb.Entry) error
+	// SaveSnapshot makes a snapshot's metadata durable: the .snap file first,
 	// then the WAL record that refers to it, then a hard state whose commit
 	// index makes the record valid: a state that was restored from it must
 	// never be ahead of the log, and no entry may follow a gap.
-	saveSnapshot(s *raftpb.Snapshot) error
+	SaveSnapshot(s *raftpb.Snapshot) error
 }
 
 // raftLog is the log that raft reads, kept in memory behind the disk.
@@ -68,7 +68,7 @@ func (a *appender) flush(g *saveGroup) error {
 	if g.hardState == nil && len(g.entries) == 0 {
 		return nil
 	}
-	if err := a.disk.save(g.hardState, g.entries); err != nil {
+	if err := a.disk.Save(g.hardState, g.entries); err != nil {
 		return fmt.Errorf("save the log: %w", err)
 	}
 	if g.hardState != nil {
@@ -85,7 +85,7 @@ func (a *appender) flush(g *saveGroup) error {
 // already: then .snap, then the WAL record and its commit index, then the
 // state, and only then the response that tells the leader.
 func (a *appender) receive(s *raftpb.Snapshot) error {
-	if err := a.disk.saveSnapshot(s); err != nil {
+	if err := a.disk.SaveSnapshot(s); err != nil {
 		return fmt.Errorf("save the snapshot at %d: %w", s.GetMetadata().GetIndex(), err)
 	}
 	if err := a.install(s); err != nil {

@@ -32,11 +32,11 @@ func (x *tape) note(format string, args ...any) error {
 	return nil
 }
 
-func (x *tape) save(hs *raftpb.HardState, ents []*raftpb.Entry) error {
+func (x *tape) Save(hs *raftpb.HardState, ents []*raftpb.Entry) error {
 	return x.note("save term %d commit %d %s", hs.GetTerm(), hs.GetCommit(), terms(ents))
 }
 
-func (x *tape) saveSnapshot(s *raftpb.Snapshot) error {
+func (x *tape) SaveSnapshot(s *raftpb.Snapshot) error {
 	return x.note("snap %d", s.GetMetadata().GetIndex())
 }
 

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/kvd-io/kvd/internal/datadir"
 )
 
 // appendJob is one thing for the append loop to do: a message of raft, or the
@@ -21,7 +23,7 @@ type appendJob struct {
 // appendLoop owns the disk: all writes of the log go through it.
 func (n *Replica) appendLoop(ctx context.Context) error {
 	// After a burst the watermark lags; while idle it catches up.
-	idle := time.NewTicker(watermarkPace)
+	idle := time.NewTicker(datadir.WatermarkPace)
 	defer idle.Stop()
 	for {
 		select {
@@ -54,7 +56,7 @@ func (n *Replica) appendTurn(jobs []appendJob) error {
 	}
 	n.snapshots.appended.Add(int64(bytes))
 	n.deliver(responses)
-	if err := n.disk.mark(time.Now()); err != nil {
+	if err := n.disk.Mark(time.Now()); err != nil {
 		return err
 	}
 	for _, j := range jobs {
@@ -97,7 +99,7 @@ func (n *Replica) install(ctx context.Context) func(*raftpb.Snapshot) error {
 		w := &restoreWork{
 			index: index,
 			term:  s.GetMetadata().GetTerm(),
-			open:  func() (io.ReadCloser, error) { return os.Open(n.disk.bodyPath(index)) },
+			open:  func() (io.ReadCloser, error) { return os.Open(n.disk.BodyPath(index)) },
 			done:  make(chan error, 1),
 		}
 		// Restoring may take long, and is not the log's disk hanging.

@@ -52,9 +52,9 @@ type observedDisk struct {
 	observer Observer
 }
 
-func (d observedDisk) save(hs *raftpb.HardState, entries []*raftpb.Entry) error {
+func (d observedDisk) Save(hs *raftpb.HardState, entries []*raftpb.Entry) error {
 	begin := time.Now()
-	err := d.logDisk.save(hs, entries)
+	err := d.logDisk.Save(hs, entries)
 	d.observer.Saved(time.Since(begin))
 	return err
 }

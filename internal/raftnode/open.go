@@ -2,7 +2,6 @@ package raftnode
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -11,6 +10,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/limits"
 	"github.com/kvd-io/kvd/internal/peers"
 )
@@ -22,59 +22,27 @@ const (
 	initialTerm  = 1
 )
 
-// metadata is what the head of every WAL segment says about its owner.
-type metadata struct {
-	Version   int    `json:"version"`
-	MemberID  uint64 `json:"member_id"`
-	ClusterID uint64 `json:"cluster_id"`
-}
-
-const metadataVersion = 1
-
 // Open brings a member up to where its disk left it, or bootstraps it, without
-// starting anything. A *RefusedError means that the directory is damaged in a
+// starting anything. A *datadir.RefusedError means that the directory is damaged in a
 // way that must not be guessed about.
 func Open(cfg Config) (*Replica, error) {
 	cfg.setDefaults()
 	if !limits.ValidMemberID(cfg.ID) {
 		return nil, fmt.Errorf("%w: id %d is not between 1 and 2^53-1", ErrBadMember, cfg.ID)
 	}
-	d, state, err := openOrCreate(&cfg)
+	d, state, err := datadir.OpenLog(cfg.Logger, cfg.Dir, datadir.Owner{MemberID: cfg.ID, ClusterID: cfg.ClusterID})
 	if err != nil {
 		return nil, err
 	}
 	n, err := assemble(&cfg, d, state)
 	if err != nil {
-		return nil, errors.Join(err, d.close())
+		return nil, errors.Join(err, d.Close())
 	}
 	return n, nil
 }
 
-func openOrCreate(cfg *Config) (*disk, bootState, error) {
-	want := metadata{Version: metadataVersion, MemberID: cfg.ID, ClusterID: cfg.ClusterID}
-	meta, err := json.Marshal(want)
-	if err != nil {
-		return nil, bootState{}, err
-	}
-	if !diskExists(cfg.Dir) {
-		d, err := createDisk(cfg.Logger, cfg.Dir, meta)
-		return d, bootState{metadata: meta}, err
-	}
-	d, state, err := openDisk(cfg.Logger, cfg.Dir)
-	if err != nil {
-		return nil, bootState{}, err
-	}
-	var have metadata
-	if err := json.Unmarshal(state.metadata, &have); err != nil || have != want {
-		return nil, bootState{}, errors.Join(
-			fmt.Errorf("the log in %s belongs to member %d of cluster %016x, not to member %d of cluster %016x",
-				cfg.Dir, have.MemberID, have.ClusterID, cfg.ID, cfg.ClusterID), err, d.close())
-	}
-	return d, state, nil
-}
-
 // assemble joins the parts around what the disk holds.
-func assemble(cfg *Config, d *disk, state bootState) (*Replica, error) {
+func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, error) {
 	if err := bootstrap(cfg, d, &state); err != nil {
 		return nil, err
 	}
@@ -90,7 +58,7 @@ func assemble(cfg *Config, d *disk, state bootState) (*Replica, error) {
 		disk:        d,
 		writes:      observedDisk{d, cfg.Observer},
 		observer:    cfg.Observer,
-		log:         newLogStore(state.snapshot, raisedCommit(state.hardState, a.index), state.entries, a.roster.membership().confState()),
+		log:         newLogStore(state.Snapshot, raisedCommit(state.HardState, a.index), state.Entries, a.roster.membership().confState()),
 		applier:     a,
 		proposeC:    make(chan *proposal, 4096),
 		readC:       make(chan *readRequest, 4096),
@@ -110,11 +78,11 @@ func assemble(cfg *Config, d *disk, state bootState) (*Replica, error) {
 		stopped:     make(chan struct{}),
 	}
 	n.waiters.advance(a.index)
-	if n.snapshots, err = newSnapshotter(n, state.snapshot.GetMetadata().GetIndex()); err != nil {
+	if n.snapshots, err = newSnapshotter(n, state.Snapshot.GetMetadata().GetIndex()); err != nil {
 		return nil, err
 	}
 	n.snapshots.noteApplied(a.index)
-	n.snapshots.appended.Store(int64(entryBytes(state.entries)))
+	n.snapshots.appended.Store(int64(entryBytes(state.Entries)))
 	if err := n.connectCore(a); err != nil {
 		return nil, err
 	}
@@ -127,7 +95,7 @@ func (n *Replica) connectCore(a *applier) (err error) {
 	n.core, err = newCore(coreConfig{
 		id: cfg.ID,
 		start: start{
-			Member: cfg.ID, Nonce: cfg.Nonce, Boot: newNonce(), Name: cfg.Name,
+			Member: cfg.ID, Nonce: cfg.Nonce, Boot: datadir.NewNonce(), Name: cfg.Name,
 			PeerURLs: cfg.PeerURLs, ClientURLs: cfg.ClientURLs, Version: payloadVersion,
 		},
 		electionTicks:  cfg.ElectionTicks,
@@ -149,7 +117,7 @@ func (n *Replica) connectCore(a *applier) (err error) {
 		ID:          cfg.ID,
 		ClusterID:   cfg.ClusterID,
 		PeerURLs:    cfg.PeerURLs,
-		Snapshotter: n.disk.snapshotter(),
+		Snapshotter: n.disk.Snapshotter(),
 		Logger:      cfg.Logger,
 		Security:    cfg.Security,
 		Receiver:    receiver{n},
@@ -170,47 +138,57 @@ func (n *Replica) connectCore(a *applier) (err error) {
 
 // bootstrap gives an empty log its first snapshot: the initial membership. A
 // crash in the middle leaves an empty log, and it is done again.
-func bootstrap(cfg *Config, d *disk, state *bootState) error {
-	if len(cfg.Initial) == 0 || state.snapshot != nil || len(state.entries) > 0 {
+func bootstrap(cfg *Config, d *datadir.Log, state *datadir.LogState) error {
+	if len(cfg.Initial) == 0 || state.Snapshot != nil || len(state.Entries) > 0 {
 		return nil
 	}
 	s := newSnapshot(InitialIndex, initialTerm, newRoster(cfg.ClusterID, cfg.Initial).membership())
 	// It commits the snapshot too, and keeps a term and vote that are there: a
 	// member that joined late may have voted before its log had an entry.
-	if err := d.saveSnapshot(s); err != nil {
+	if err := d.SaveSnapshot(s); err != nil {
 		return fmt.Errorf("bootstrap: %w", err)
 	}
-	state.snapshot, state.hardState = s, d.hardState
+	state.Snapshot, state.HardState = s, d.HardState()
 	return nil
 }
 
 // recoverState brings the state machine to where the log begins, at least.
-func recoverState(cfg *Config, d *disk, state *bootState) (*applier, error) {
+func recoverState(cfg *Config, d *datadir.Log, state *datadir.LogState) (*applier, error) {
 	a := &applier{self: cfg.ID, sm: cfg.StateMachine, roster: newRoster(cfg.ClusterID, nil)}
 	index, term, err := positionOf(cfg.StateMachine)
 	if err != nil {
 		return nil, err
 	}
-	meta := state.snapshot.GetMetadata()
-	if last := meta.GetIndex() + uint64(len(state.entries)); index > last {
+	meta := state.Snapshot.GetMetadata()
+	if last := meta.GetIndex() + uint64(len(state.Entries)); index > last {
 		return nil, refuseStore(cfg, "the store contains entry %d, but the log ends at %d", index, last)
 	}
 	switch {
-	case index == 0 && state.snapshot == nil:
+	case index == 0 && state.Snapshot == nil:
 		return a, nil // joining: everything comes from the leader
 	case index >= meta.GetIndex():
 		return a, a.load(index, term)
 	case meta.GetIndex() == InitialIndex:
-		return a, a.begin(cfg, state.snapshot)
+		return a, a.begin(cfg, state.Snapshot)
 	}
 	return a, a.recoverBody(cfg, d, meta)
+}
+
+// raisedCommit returns the hard state with its commit index at least at the
+// applied one: saves that only change the commit index are not fsynced, so
+// after a crash it may lie behind what the store has, and raft refuses that.
+func raisedCommit(hs *raftpb.HardState, applied uint64) *raftpb.HardState {
+	if hs.GetCommit() >= applied {
+		return hs
+	}
+	return &raftpb.HardState{Term: new(hs.GetTerm()), Vote: new(hs.GetVote()), Commit: new(applied)}
 }
 
 // recoverBody restores the state from the body of the snapshot that the log
 // begins with: an engine in memory, or a crash before a received snapshot was
 // installed.
-func (a *applier) recoverBody(cfg *Config, d *disk, meta *raftpb.SnapshotMetadata) error {
-	f, err := os.Open(d.bodyPath(meta.GetIndex()))
+func (a *applier) recoverBody(cfg *Config, d *datadir.Log, meta *raftpb.SnapshotMetadata) error {
+	f, err := os.Open(d.BodyPath(meta.GetIndex()))
 	if errors.Is(err, os.ErrNotExist) {
 		return refuseStore(cfg, "the log begins after entry %d, which the store does not contain", meta.GetIndex())
 	}
@@ -258,7 +236,7 @@ func positionOf(sm StateMachine) (index, term uint64, err error) {
 }
 
 func refuseStore(cfg *Config, format string, args ...any) error {
-	return &RefusedError{File: cfg.Dir, Reason: fmt.Sprintf(format, args...), Remedy: RemoveAndReAdd}
+	return &datadir.RefusedError{File: cfg.Dir, Reason: fmt.Sprintf(format, args...), Remedy: datadir.RemoveAndReAdd}
 }
 
 // receiver is the node as the transport sees it. rafthttp may call it from

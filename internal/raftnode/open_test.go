@@ -9,8 +9,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
 	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/datadir"
 )
 
 func openConfig(t *testing.T, dir string, m *machine) Config {
@@ -29,7 +35,7 @@ func openNode(t *testing.T, cfg Config) (*Replica, error) {
 	if err == nil {
 		t.Cleanup(func() {
 			n.transport.Stop()
-			_ = n.disk.close()
+			_ = n.disk.Close()
 		})
 	}
 	return n, err
@@ -47,15 +53,26 @@ func mustOpenNode(t *testing.T, cfg Config) *Replica {
 // refusedOpen opens a node that must refuse.
 func refusedOpen(t *testing.T, cfg Config, reason string) {
 	t.Helper()
-	before := mustAgree(t, cfg.Dir)
+	before := mustExamine(t, cfg.Dir)
 	_, err := openNode(t, cfg)
-	var refused *RefusedError
+	var refused *datadir.RefusedError
 	if !errors.As(err, &refused) || !strings.Contains(err.Error(), reason) {
 		t.Fatalf("Open: %v, want a refusal about %q", err, reason)
 	}
-	if after := mustAgree(t, cfg.Dir); after.shape.last != before.shape.last || after.hardState != before.hardState {
-		t.Errorf("the log went from %v to %v", before, after)
+	after := mustExamine(t, cfg.Dir)
+	if after.LastEntry != before.LastEntry || after.Term != before.Term || after.Vote != before.Vote || after.Commit != before.Commit {
+		t.Errorf("the log went from\n%s\nto\n%s", before, after)
 	}
+}
+
+// mustExamine judges the log of a directory, which must be whole.
+func mustExamine(t *testing.T, dir string) datadir.Report {
+	t.Helper()
+	report, err := datadir.Doctor(dir)
+	if err != nil || report.Verdict() != "ok" {
+		t.Fatalf("the doctor says %s, %v", report.Verdict(), err)
+	}
+	return report
 }
 
 // beganWell checks that a node has the initial membership, once.
@@ -77,21 +94,37 @@ func bootstrapCrashes(t *testing.T) map[string]string {
 	dir := t.TempDir()
 	cfg := openConfig(t, dir, newMachine(false))
 	crashes := map[string]string{"nothing": killed(t, dir)}
-	d, _, err := openOrCreate(&cfg)
+	d, _, err := datadir.OpenLog(zap.NewNop(), dir, datadir.Owner{MemberID: cfg.ID, ClusterID: cfg.ClusterID})
 	if err != nil {
 		t.Fatal(err)
 	}
 	crashes["watermark"] = killed(t, dir)
 	crashes["log"] = killed(t, dir)
-	remove(t, crashes["log"], "watermark")
-	s := newSnapshot(InitialIndex, initialTerm, newRoster(cfg.ClusterID, cfg.Initial).membership())
-	for _, step := range crashSteps[2:] {
-		step.do(t, d, s)
-		crashes[step.name] = killed(t, dir)
-	}
-	if err := d.close(); err != nil {
+	if err := os.Remove(filepath.Join(crashes["log"], "watermark")); err != nil {
 		t.Fatal(err)
 	}
+	s := newSnapshot(InitialIndex, initialTerm, newRoster(cfg.ClusterID, cfg.Initial).membership())
+	if err := errors.Join(d.Snapshotter().SaveSnap(s), d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	crashes[".snap file"] = killed(t, dir)
+
+	w, err := wal.Open(zap.NewNop(), filepath.Join(dir, "wal"), new(walpb.Snapshot))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, _, err := w.ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	m := s.GetMetadata()
+	if err := w.SaveSnapshot(&walpb.Snapshot{Index: new(m.GetIndex()), Term: new(m.GetTerm()), ConfState: m.GetConfState()}); err != nil {
+		t.Fatal(err)
+	}
+	crashes["WAL record"] = killed(t, dir)
+	if err := errors.Join(w.Save(hardStateAt(initialTerm, 0, InitialIndex), nil), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	crashes["hard state"] = killed(t, dir)
 	return crashes
 }
 
@@ -150,9 +183,8 @@ func TestOpenBootstrapKeepsTermAndVote(t *testing.T) {
 			}
 		}
 		dir = killed(t, dir)
-		g, err := guardLog(walDir(dir))
-		if err != nil || g.verdict != logClean || g.hardState.term != 5 || g.hardState.vote != 2 {
-			t.Fatalf("the log has %v: %v (%s), %v", g.hardState, g.verdict, g.reason, err)
+		if r := mustExamine(t, dir); r.Term != 5 || r.Vote != 2 {
+			t.Fatalf("the log is of\n%s", r)
 		}
 	}
 	if n, err := openNode(t, openConfig(t, dir, newMachine(false))); err != nil {
@@ -180,14 +212,14 @@ func grownLog(t *testing.T) (dir string, atCheckpoint, atEnd *machineState) {
 			v, _ := m.View()
 			s, err := describe(v)
 			if err == nil {
-				err = n.disk.saveSnapshot(s)
+				err = n.disk.SaveSnapshot(s)
 			}
 			if err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	if err := n.disk.writeMark(); err != nil {
+	if err := n.disk.Mark(time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	return killed(t, dir), atCheckpoint, m.cur.clone()
@@ -234,7 +266,7 @@ func TestOpenStateBehindTheLogWithoutABody(t *testing.T) {
 func TestOpenStateBehindTheLogWithABody(t *testing.T) {
 	dir, atCheckpoint, _ := grownLog(t)
 	v := &machineView{atCheckpoint}
-	if _, err := writeBody(d2(dir, 10), v); err != nil {
+	if _, err := datadir.WriteBody(filepath.Join(dir, "snap", "000000000000000a.snap.db"), v); err != nil {
 		t.Fatal(err)
 	}
 	m := newMachine(true)
@@ -246,7 +278,7 @@ func TestOpenStateBehindTheLogWithABody(t *testing.T) {
 	// A body of another place in the log is not the snapshot's.
 	other := atCheckpoint.clone()
 	other.Index++
-	if _, err := writeBody(d2(dir, 10), &machineView{other}); err != nil {
+	if _, err := datadir.WriteBody(filepath.Join(dir, "snap", "000000000000000a.snap.db"), &machineView{other}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := openNode(t, openConfig(t, dir, newMachine(true))); err == nil || !strings.Contains(err.Error(), "index 11") {
@@ -278,5 +310,15 @@ func TestOpenIDOutOfRange(t *testing.T) {
 	}
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("something was made: %v", err)
+	}
+}
+
+func TestRaisedCommit(t *testing.T) {
+	hs := hardStateAt(3, 2, 10)
+	if got := raisedCommit(hs, 10); got != hs {
+		t.Errorf("%v", got)
+	}
+	if got := raisedCommit(hs, 15); got.GetCommit() != 15 || got.GetTerm() != 3 || got.GetVote() != 2 || hs.GetCommit() != 10 {
+		t.Errorf("%v", got)
 	}
 }

@@ -1,9 +1,8 @@
 package raftnode
 
 import (
-	"encoding/json"
+	"bytes"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +11,8 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/datadir"
 )
 
 // offline is a machine that keeps its state between openings, as files would.
@@ -46,7 +47,7 @@ func leftAlone(t *testing.T) (dir string, store *machineState) {
 	t.Helper()
 	segmentsOf(t, 64<<10)
 	dir = filepath.Join(t.TempDir(), "data")
-	d, err := OpenDirectory(dir)
+	d, err := datadir.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,16 +72,26 @@ func leftAlone(t *testing.T) (dir string, store *machineState) {
 		t.Fatal(err)
 	}
 	n.transport.Stop()
-	if err := errors.Join(n.disk.close(), d.MarkAdmitted(), d.Close()); err != nil {
+	if err := errors.Join(n.disk.Close(), d.MarkAdmitted(), d.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return dir, m.cur
 }
 
+func mustOpenDirectory(t *testing.T, path string) *datadir.Dir {
+	t.Helper()
+	d, err := datadir.Open(path)
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	return d
+}
+
 // prepared makes the first phase of a recovery.
 func prepared(t *testing.T, dir string, open func(string) (OfflineMachine, error)) *Recovery {
 	t.Helper()
-	d, _, err := OpenForRecovery(dir)
+	d, _, err := datadir.OpenForRecovery(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +125,7 @@ func TestRecoverKeepsTheWholeLog(t *testing.T) {
 		if err := r.Carry(); err != nil {
 			t.Fatal(err)
 		}
-		if report, err := Doctor(dir); err != nil || report.Refused != nil {
+		if report, err := datadir.Doctor(dir); err != nil || report.Refused != nil {
 			t.Errorf("the doctor says %v, %v", report, err)
 		}
 		d := mustOpenDirectory(t, dir)
@@ -134,7 +145,7 @@ func TestRecoverKeepsTheWholeLog(t *testing.T) {
 		if !slices.Equal(m.cur.IDs, []uint64{103, 104}) || m.cur.Index != 5 || m.cur.Term != 3 {
 			t.Errorf("memory %v: the state is %+v", memory, m.cur)
 		}
-		old, err := Doctor(r.Backup)
+		old, err := datadir.Doctor(r.Backup)
 		if err != nil || old.Refused != nil || old.LastEntry != 4 || old.Identity.ClusterID != 7 {
 			t.Errorf("the old files: %v, %v", old, err)
 		}
@@ -149,97 +160,33 @@ func TestRecoverTwice(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if id, err := readIdentity(dir); err != nil || id.Original != 7 {
-		t.Errorf("%+v, %v", id, err)
+	if report := mustExamine(t, dir); report.Identity == nil || report.Identity.Original != 7 {
+		t.Errorf("%s", report)
 	}
 }
 
-// TestRecoverCrashAtEachStep: before the plan the directory is the old one;
-// after it a start is refused, and the next run finishes.
-func TestRecoverCrashAtEachStep(t *testing.T) {
+// TestRecoverBeforeItIsCarried: until then the directory is the old one, and
+// another recovery may begin.
+func TestRecoverBeforeItIsCarried(t *testing.T) {
 	dir, store := leftAlone(t)
 	old := store.clone()
-	r := prepared(t, dir, opener(t, &store))
-	copyOf := func() string {
-		to := filepath.Join(t.TempDir(), "data")
-		if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
-			t.Fatal(err)
-		}
-		return to
-	}
-
-	crashed := copyOf()
+	prepared(t, dir, opener(t, &store))
+	crashed := killed(t, dir)
 	d := mustOpenDirectory(t, crashed)
-	if id, _ := d.Identity(); id.ClusterID != 7 {
-		t.Errorf("before the plan the directory is of %+v", id)
+	id, _ := d.Identity()
+	if id.ClusterID != 7 {
+		t.Errorf("the directory is of %+v", id)
 	}
 	cfg := openConfig(t, crashed, machineAt(old))
-	cfg.Nonce = d.identity.Nonce
+	cfg.Nonce = id.Nonce
 	mustOpenNode(t, cfg)
-	crashed = copyOf()
-	prepared(t, crashed, opener(t, &old))
-
-	want := make(map[string]string)
-	plan := fmt.Sprintf(`{"backup":%q}`, filepath.Base(r.Backup))
-	total := len(recoverySteps(dir, r.Backup))
-	for done := total; done >= 0; done-- {
-		crashed := copyOf()
-		backup := filepath.Join(crashed, filepath.Base(r.Backup))
-		if err := os.WriteFile(planPath(crashed), []byte(plan), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		for i, step := range recoverySteps(crashed, backup)[:done] {
-			if err := step(); err != nil {
-				t.Fatalf("step %d: %v", i, err)
-			}
-		}
-		if done < total {
-			_, err := OpenDirectory(crashed)
-			var refused *RefusedError
-			if !errors.As(err, &refused) || !strings.Contains(err.Error(), "run kvd recover") {
-				t.Errorf("after %d steps a start says %v", done, err)
-			}
-			if report, err := Doctor(crashed); err != nil || report.Refused == nil {
-				t.Errorf("after %d steps the doctor says %v, %v", done, report, err)
-			}
-			d, finished, err := OpenForRecovery(crashed)
-			if err != nil || finished != backup {
-				t.Fatalf("after %d steps: %s, %v", done, finished, err)
-			}
-			_ = d.Close()
-		}
-		got := make(map[string]string)
-		for name, b := range readTree(t, crashed) {
-			if name != "lock" {
-				got[name] = string(b)
-			}
-		}
-		if done == total {
-			want = got
-			if len(want) < 8 {
-				t.Fatalf("only %d files", len(want))
-			}
-			continue
-		}
-		if a, b := mustJSON(t, want), mustJSON(t, got); a != b {
-			t.Errorf("finished after %d steps the directory is another", done)
-		}
-	}
-}
-
-func mustJSON(t *testing.T, v any) string {
-	t.Helper()
-	b, err := json.Marshal(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
+	prepared(t, killed(t, dir), opener(t, &old))
 }
 
 func TestRecoverRefuses(t *testing.T) {
 	dir, store := leftAlone(t)
 	none := filepath.Join(t.TempDir(), "none")
-	if _, _, err := OpenForRecovery(none); err == nil || exists(none) {
+	if _, _, err := datadir.OpenForRecovery(none); err == nil || exists(t, none) {
 		t.Errorf("a directory that is not there: %v", err)
 	}
 	d := mustOpenDirectory(t, t.TempDir())
@@ -247,7 +194,7 @@ func TestRecoverRefuses(t *testing.T) {
 		t.Errorf("a fresh directory: %v", err)
 	}
 	held := mustOpenDirectory(t, dir)
-	if _, _, err := OpenForRecovery(dir); err == nil || !strings.Contains(err.Error(), "in use") {
+	if _, _, err := datadir.OpenForRecovery(dir); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("a directory in use: %v", err)
 	}
 	if err := held.MarkRemoved(); err != nil {
@@ -256,15 +203,37 @@ func TestRecoverRefuses(t *testing.T) {
 	if _, err := PrepareRecovery(zap.NewNop(), held, opener(t, &store)); err == nil || !strings.Contains(err.Error(), "removed") {
 		t.Errorf("a removed member: %v", err)
 	}
-	if err := held.mark(StateAdmitted); err != nil {
-		t.Fatal(err)
-	}
-	segment, frames, _ := lastSegmentPath(t, dir)
-	change(t, segment, func(b []byte) []byte { b[frames[3]+12] ^= 1; return b })
-	before := readTree(t, dir)
-	var refused *RefusedError
+	damaged, store := leftAlone(t)
+	damageLog(t, damaged)
+	held = mustOpenDirectory(t, damaged)
+	before := readTree(t, damaged)
+	var refused *datadir.RefusedError
 	if _, err := PrepareRecovery(zap.NewNop(), held, opener(t, &store)); !errors.As(err, &refused) {
 		t.Errorf("a damaged log: %v", err)
 	}
-	sameTree(t, before, readTree(t, dir))
+	sameTree(t, before, readTree(t, damaged))
+}
+
+// damageLog changes a byte of an entry in the middle.
+func damageLog(t *testing.T, dir string) {
+	t.Helper()
+	path := filepath.Join(dir, "wal", mustExamine(t, dir).Segments[0])
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.Index(b, encodeBatch(batchID{1, 2, 1}, [][]byte{command(103)}))
+	if at < 0 {
+		t.Fatal("the entry is not there")
+	}
+	b[at] ^= 1
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func exists(t *testing.T, path string) bool {
+	t.Helper()
+	_, err := os.Lstat(path)
+	return err == nil
 }

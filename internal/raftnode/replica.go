@@ -22,6 +22,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
+	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/peers"
 )
 
@@ -115,7 +116,7 @@ func setDefault[T comparable](v *T, def T) {
 type Replica struct {
 	cfg       Config
 	lg        *zap.Logger
-	disk      *disk
+	disk      *datadir.Log
 	writes    logDisk // the disk, as the append loop writes to it
 	observer  Observer
 	log       *logStore
@@ -231,7 +232,7 @@ func (n *Replica) Responsive() bool {
 }
 
 // LogSizeBytes returns the sizes of the log and of the snapshots on disk.
-func (n *Replica) LogSizeBytes() (log, snapshots int64) { return n.disk.sizeBytes() }
+func (n *Replica) LogSizeBytes() (log, snapshots int64) { return n.disk.SizeBytes() }
 
 // Run drives the node until the context ends, it is removed (ErrRemoved), its
 // directory is refused (ErrRefused), or something fails that must not be
@@ -268,7 +269,7 @@ func (n *Replica) Run(ctx context.Context) error {
 	if stalled {
 		return err
 	}
-	if cerr := n.disk.close(); cerr != nil && errors.Is(err, context.Canceled) {
+	if cerr := n.disk.Close(); cerr != nil && errors.Is(err, context.Canceled) {
 		return fmt.Errorf("close the log: %w", cerr)
 	}
 	if errors.Is(err, context.Canceled) {

@@ -69,14 +69,14 @@ type faultyDisk struct {
 	hang atomic.Pointer[chan struct{}] // saves wait until it is closed
 }
 
-func (d *faultyDisk) save(hs *raftpb.HardState, ents []*raftpb.Entry) error {
+func (d *faultyDisk) Save(hs *raftpb.HardState, ents []*raftpb.Entry) error {
 	if c := d.hang.Load(); c != nil {
 		<-*c
 	}
 	if err := d.fail.Load(); err != nil {
 		return *err
 	}
-	return d.logDisk.save(hs, ents)
+	return d.logDisk.Save(hs, ents)
 }
 
 // liveNode is a real node on loopback with a disk that can be made to fail.

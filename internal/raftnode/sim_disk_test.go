@@ -38,7 +38,7 @@ type modelDisk struct {
 	observed func(entries []*raftpb.Entry)
 }
 
-func (d *modelDisk) save(hs *raftpb.HardState, entries []*raftpb.Entry) error {
+func (d *modelDisk) Save(hs *raftpb.HardState, entries []*raftpb.Entry) error {
 	if d.failing {
 		return errModelDisk
 	}
@@ -67,8 +67,8 @@ func (d *modelDisk) write(hs *raftpb.HardState, entries []*raftpb.Entry) {
 	d.records = append(d.records, r)
 }
 
-// saveSnapshot writes the record, and then a commit index that makes it valid.
-func (d *modelDisk) saveSnapshot(s *raftpb.Snapshot) error {
+// SaveSnapshot writes the record, and then a commit index that makes it valid.
+func (d *modelDisk) SaveSnapshot(s *raftpb.Snapshot) error {
 	if d.failing && d.half {
 		return errModelDisk
 	}

@@ -97,7 +97,7 @@ func newSimNode(s *sim, id uint64) *simNode {
 func (n *simNode) bootstrap(initial []Member) {
 	m := newRoster(simCluster, initial).membership()
 	hs := &raftpb.HardState{Term: new(uint64(initialTerm)), Commit: new(uint64(InitialIndex))}
-	if err := errors.Join(n.disk.saveSnapshot(newSnapshot(InitialIndex, initialTerm, m)), n.disk.save(hs, nil)); err != nil {
+	if err := errors.Join(n.disk.SaveSnapshot(newSnapshot(InitialIndex, initialTerm, m)), n.disk.Save(hs, nil)); err != nil {
 		n.s.violate("bootstrap: %v", err)
 	}
 }

@@ -71,7 +71,7 @@ func (n *simNode) recordCheckpoint() {
 	if n.s.chance(0.3) {
 		return // durable, but a crash comes before the record
 	}
-	if err := n.disk.saveSnapshot(s); err != nil {
+	if err := n.disk.SaveSnapshot(s); err != nil {
 		n.crash()
 		return
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -14,9 +13,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/datadir"
 )
 
 // snapshotter makes checkpoints and outgoing snapshot bodies, off the path of
@@ -165,7 +165,7 @@ func (s *snapshotter) buildOutgoing() error {
 	index := snapshot.GetMetadata().GetIndex()
 	path := filepath.Join(s.outgoing, fmt.Sprintf("%016x.body", index))
 	begin := time.Now()
-	size, err := writeBody(path, view)
+	size, err := datadir.WriteBody(path, view)
 	s.n.observer.Snapshot(SnapshotBuild, time.Since(begin), size, err)
 	if err != nil {
 		return err
@@ -287,7 +287,7 @@ func (s *snapshotter) checkpointWithBody(ctx context.Context) error {
 	}
 	defer view.Close()
 	index, _ := view.Position()
-	if s.bodyBytes, err = writeBody(s.n.disk.bodyPath(index), view); err != nil {
+	if s.bodyBytes, err = datadir.WriteBody(s.n.disk.BodyPath(index), view); err != nil {
 		return err
 	}
 	return s.record(ctx, view)
@@ -319,11 +319,11 @@ func (s *snapshotter) record(ctx context.Context, view View) error {
 // recordCheckpoint runs in the append loop.
 func (n *Replica) recordCheckpoint(s *raftpb.Snapshot) error {
 	index := s.GetMetadata().GetIndex()
-	if err := n.disk.saveSnapshot(s); err != nil {
+	if err := n.disk.SaveSnapshot(s); err != nil {
 		return err
 	}
 	n.lg.Debug("checkpoint", zap.Uint64("index", index))
-	return n.disk.purge(keptSnapshots)
+	return n.disk.Purge(keptSnapshots)
 }
 
 // snapshotData is the Data of a raft snapshot: the membership at its index.
@@ -372,42 +372,4 @@ func decodeSnapshotData(b []byte) (snapshotData, error) {
 		return d, fmt.Errorf("snapshot data has version %d, this binary knows %d: upgrade it", d.Version, snapshotDataVersion)
 	}
 	return d, nil
-}
-
-// writeBody writes a body durably: to a temporary name, fsync, rename, and
-// fsync of the directory.
-func writeBody(path string, body io.WriterTo) (size int64, err error) {
-	temp := path + ".tmp"
-	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return 0, err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(temp) // it is of no use; the error to report is the first
-		}
-	}()
-	size, err = body.WriteTo(f)
-	if err == nil {
-		err = fileutil.Fsync(f)
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return 0, fmt.Errorf("write snapshot body: %w", err)
-	}
-	if err = os.Rename(temp, path); err != nil {
-		return 0, err
-	}
-	return size, syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return fileutil.Fsync(d)
 }

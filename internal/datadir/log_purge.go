@@ -1,4 +1,4 @@
-package raftnode
+package datadir
 
 import (
 	"errors"
@@ -14,7 +14,7 @@ import (
 
 // release lets go of the segments that only hold entries up to the index, so
 // that purge may remove them.
-func (d *disk) release(index uint64) error {
+func (d *Log) release(index uint64) error {
 	if d.failed != nil {
 		return d.failed
 	}
@@ -24,11 +24,11 @@ func (d *disk) release(index uint64) error {
 	return nil
 }
 
-// purge removes what no restart needs: all but the newest keep snapshots (at
+// Purge removes what no restart needs: all but the newest keep snapshots (at
 // least one), bodies from before the oldest kept one, and the segments before
 // it. With fewer snapshots than that the whole log stays: what is then left to
 // fall back to is its beginning.
-func (d *disk) purge(keep int) error {
+func (d *Log) Purge(keep int) error {
 	if d.failed != nil {
 		return d.failed
 	}
@@ -58,7 +58,7 @@ func (d *disk) purge(keep int) error {
 
 // purgeSnapshots removes .snap files, unreadable ones and bodies from before
 // the index.
-func (d *disk) purgeSnapshots(oldest uint64) error {
+func (d *Log) purgeSnapshots(oldest uint64) error {
 	return removeFiles(snapDir(d.dir), func(name string) bool {
 		if f, ok := parseSnapshotName(strings.TrimSuffix(name, ".broken")); ok {
 			return f.at.index < oldest
@@ -72,7 +72,7 @@ func (d *disk) purgeSnapshots(oldest uint64) error {
 // purgeSegments removes the segments before the one in which the entry after
 // oldest is, or would be, as long as the WAL has let go of them. It goes one
 // by one, each time durably: a crash must not leave a gap between them.
-func (d *disk) purgeSegments(oldest uint64) error {
+func (d *Log) purgeSegments(oldest uint64) error {
 	names, err := listSuffix(walDir(d.dir), ".wal")
 	if err != nil {
 		return err
@@ -172,9 +172,9 @@ func removeFiles(dir string, drop func(name string) bool) error {
 	return nil
 }
 
-// sizeBytes returns the space that the log and the snapshots take. Any
+// SizeBytes returns the space that the log and the snapshots take. Any
 // goroutine may call it.
-func (d *disk) sizeBytes() (log, snapshots int64) {
+func (d *Log) SizeBytes() (log, snapshots int64) {
 	return dirBytes(walDir(d.dir)), dirBytes(snapDir(d.dir))
 }
 

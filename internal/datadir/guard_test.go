@@ -1,4 +1,4 @@
-package raftnode
+package datadir
 
 import (
 	"bytes"
@@ -17,7 +17,7 @@ import (
 func logOf(t testing.TB, size int) string {
 	t.Helper()
 	segmentsOf(t, 64<<10)
-	d := mustCreateDisk(t, t.TempDir())
+	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(1, 1, 0), entriesAt(1, 10, 1, size)...)
 	if err := d.writeMark(); err != nil {
 		t.Fatal(err)
@@ -32,7 +32,7 @@ func logOf(t testing.TB, size int) string {
 func segmentedLog(t testing.TB) string {
 	t.Helper()
 	segmentsOf(t, 4<<10)
-	d := mustCreateDisk(t, t.TempDir())
+	d := mustCreateLog(t, t.TempDir())
 	for i := uint64(1); i <= 100; i++ {
 		mustSave(t, d, hardStateAt(1, 1, i-1), entryAt(i, 1, 100))
 	}
@@ -51,12 +51,12 @@ func TestGuardWholeLogIsClean(t *testing.T) {
 		if err != nil || g.verdict != logClean {
 			t.Fatalf("%s: %v (%s), %v", name, g.verdict, g.reason, err)
 		}
-		_, state := mustOpenDisk(t, dir)
+		_, state := mustOpenLog(t, dir)
 		if got := lastOf(state); got != g.shape.last {
 			t.Errorf("%s: the guard saw %d entries, the WAL has %d", name, g.shape.last, got)
 		}
-		if state.hardState.GetCommit() != g.hardState.commit || state.repaired != "" {
-			t.Errorf("%s: hard state %v, guard %v, repaired %q", name, state.hardState, g.hardState, state.repaired)
+		if state.HardState.GetCommit() != g.hardState.commit || state.Repaired != "" {
+			t.Errorf("%s: hard state %v, guard %v, repaired %q", name, state.HardState, g.hardState, state.Repaired)
 		}
 	}
 }
@@ -210,32 +210,32 @@ func mustRepairOnce(t *testing.T, dir string, last uint64) {
 	if err != nil || report.Refused != nil || report.TornFile == "" {
 		t.Fatalf("the doctor says %s, %v; want a torn tail", report.Verdict(), err)
 	}
-	d, state, err := openDisk(zap.NewNop(), dir)
+	d, state, err := openLog(zap.NewNop(), dir)
 	if err != nil {
-		t.Fatalf("openDisk: %v", err)
+		t.Fatalf("OpenLog: %v", err)
 	}
-	if state.repaired == "" || lastOf(state) != last {
-		t.Fatalf("last entry %d, want %d; repaired: %q", lastOf(state), last, state.repaired)
+	if state.Repaired == "" || lastOf(state) != last {
+		t.Fatalf("last entry %d, want %d; repaired: %q", lastOf(state), last, state.Repaired)
 	}
 	mustSave(t, d, nil, entryAt(last+1, 1, 50))
-	if err := d.close(); err != nil {
+	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	d, state, err = openDisk(zap.NewNop(), dir)
+	d, state, err = openLog(zap.NewNop(), dir)
 	if err != nil {
-		t.Fatalf("openDisk after the repair: %v", err)
+		t.Fatalf("OpenLog after the repair: %v", err)
 	}
-	if state.repaired != "" || lastOf(state) != last+1 {
-		t.Fatalf("after the repair: last entry %d, want %d; repaired: %q", lastOf(state), last+1, state.repaired)
+	if state.Repaired != "" || lastOf(state) != last+1 {
+		t.Fatalf("after the repair: last entry %d, want %d; repaired: %q", lastOf(state), last+1, state.Repaired)
 	}
-	if err := d.close(); err != nil {
+	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestGuardTornTailAtEveryLengthIsRepairedOnce(t *testing.T) {
 	segmentsOf(t, 16<<10)
-	d := mustCreateDisk(t, t.TempDir())
+	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(1, 1, 0), entriesAt(1, 20, 1, 50)...)
 	mustSave(t, d, nil, entryAt(21, 1, 61)) // with padding
 	whole := readTree(t, d.dir)
@@ -251,7 +251,7 @@ func TestGuardTornTailAtEveryLengthIsRepairedOnce(t *testing.T) {
 // A write of several sectors of which only the first reached the disk.
 func TestGuardTornTailOfMissingSectors(t *testing.T) {
 	segmentsOf(t, 64<<10)
-	d := mustCreateDisk(t, t.TempDir())
+	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(1, 1, 0), entriesAt(1, 20, 1, 50)...)
 	_, _, before := lastSegmentPath(t, d.dir)
 	mustSave(t, d, hardStateAt(1, 1, 20), entriesAt(21, 26, 1, 700)...)
@@ -289,7 +289,7 @@ func TestGuardTornTailWithAWALInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	for shift := range 8 {
-		d := mustCreateDisk(t, t.TempDir())
+		d := mustCreateLog(t, t.TempDir())
 		mustSave(t, d, hardStateAt(1, 1, 0), entriesAt(1, 5, 1, 50)...)
 		e := entryAt(6, 1, 0)
 		e.Data = append(bytes.Repeat([]byte{'x'}, shift), inner[frames[3]:end]...)
@@ -304,7 +304,7 @@ func TestGuardTornTailWithAWALInside(t *testing.T) {
 // Entries of which a later write is there were acknowledged.
 func TestGuardRecordAfterATornOneIsCorruption(t *testing.T) {
 	segmentsOf(t, 64<<10)
-	d := mustCreateDisk(t, t.TempDir())
+	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(1, 1, 0), entriesAt(1, 5, 1, 50)...)
 	mustSave(t, d, nil, entryAt(6, 1, 3000))
 	_, frames, _ := lastSegmentPath(t, d.dir)
@@ -405,7 +405,7 @@ func FuzzBootGuard(f *testing.F) {
 // damagedOriginal returns a directory of several segments and snapshots, whose
 // watermark is a little old.
 func damagedOriginal(t testing.TB) (whole map[string][]byte, names []string, written []string) {
-	d := mustCreateDisk(t, t.TempDir())
+	d := mustCreateLog(t, t.TempDir())
 	written = make([]string, 81)
 	for i := uint64(1); i <= 80; i++ {
 		e := entryAt(i, 1+i/30, int(40+i%3*300))
@@ -467,7 +467,7 @@ func checkDamaged(t *testing.T, dir string, written []string) {
 	t.Helper()
 	mark, _ := readWatermark(dir)
 	report, derr := Doctor(dir)
-	d, state, err := openDisk(zap.NewNop(), dir)
+	d, state, err := openLog(zap.NewNop(), dir)
 	if derr == nil && (err == nil) != (report.Refused == nil) {
 		t.Errorf("the doctor says %s, the start says %v", report.Verdict(), err)
 	}
@@ -475,18 +475,18 @@ func checkDamaged(t *testing.T, dir string, written []string) {
 		return
 	}
 	defer func() {
-		if err := d.close(); err != nil {
+		if err := d.Close(); err != nil {
 			t.Error(err)
 		}
 	}()
-	if mark == nil || lastOf(state) < mark.Index || state.hardState.GetTerm() < mark.Term {
-		t.Fatalf("opened with %d entries in term %d, the watermark is %+v", lastOf(state), state.hardState.GetTerm(), mark)
+	if mark == nil || lastOf(state) < mark.Index || state.HardState.GetTerm() < mark.Term {
+		t.Fatalf("opened with %d entries in term %d, the watermark is %+v", lastOf(state), state.HardState.GetTerm(), mark)
 	}
-	if at := state.snapshot.GetMetadata().GetIndex(); at != 0 && at != 17 && at != 42 {
+	if at := state.Snapshot.GetMetadata().GetIndex(); at != 0 && at != 17 && at != 42 {
 		t.Errorf("the snapshot is at %d", at)
 	}
-	next := state.snapshot.GetMetadata().GetIndex() + 1
-	for _, e := range state.entries {
+	next := state.Snapshot.GetMetadata().GetIndex() + 1
+	for _, e := range state.Entries {
 		if e.GetIndex() != next || string(e.GetData()) != written[next] {
 			t.Fatalf("entry %d in the place of %d, with %d bytes of data", e.GetIndex(), next, len(e.GetData()))
 		}

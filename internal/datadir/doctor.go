@@ -1,4 +1,4 @@
-package raftnode
+package datadir
 
 import (
 	"fmt"
@@ -73,7 +73,7 @@ func (r *Report) examine() error {
 }
 
 func (r *Report) examineLog() error {
-	if !diskExists(r.Dir) {
+	if !hasLog(r.Dir) {
 		return r.examineNoLog()
 	}
 	x, err := examine(r.Dir)

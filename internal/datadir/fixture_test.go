@@ -1,4 +1,4 @@
-package raftnode
+package datadir
 
 import (
 	"bytes"
@@ -22,28 +22,28 @@ func segmentsOf(t testing.TB, bytes int64) {
 	t.Cleanup(func() { wal.SegmentSizeBytes = before })
 }
 
-var diskTestMetadata = []byte("metadata of the test")
+var testMetadata = []byte("metadata of the test")
 
-func mustCreateDisk(t testing.TB, dir string) *disk {
+func mustCreateLog(t testing.TB, dir string) *Log {
 	t.Helper()
 	if wal.SegmentSizeBytes > 1<<20 {
 		segmentsOf(t, 64<<10)
 	}
-	d, err := createDisk(zap.NewNop(), dir, diskTestMetadata)
+	d, err := createLog(zap.NewNop(), dir, testMetadata)
 	if err != nil {
-		t.Fatalf("createDisk: %v", err)
+		t.Fatalf("CreateLog: %v", err)
 	}
-	t.Cleanup(func() { _ = d.close() })
+	t.Cleanup(func() { _ = d.Close() })
 	return d
 }
 
-func mustOpenDisk(t testing.TB, dir string) (*disk, bootState) {
+func mustOpenLog(t testing.TB, dir string) (*Log, LogState) {
 	t.Helper()
-	d, state, err := openDisk(zap.NewNop(), dir)
+	d, state, err := openLog(zap.NewNop(), dir)
 	if err != nil {
-		t.Fatalf("openDisk: %v", err)
+		t.Fatalf("OpenLog: %v", err)
 	}
-	t.Cleanup(func() { _ = d.close() })
+	t.Cleanup(func() { _ = d.Close() })
 	return d, state
 }
 
@@ -56,13 +56,13 @@ func mustRefuse(t testing.TB, dir string, reason string) *RefusedError {
 	if err != nil {
 		t.Fatalf("Doctor: %v", err)
 	}
-	d, _, err := openDisk(zap.NewNop(), dir)
+	d, _, err := openLog(zap.NewNop(), dir)
 	if err == nil {
-		_ = d.close()
+		_ = d.Close()
 	}
 	var refused *RefusedError
 	if !errors.As(err, &refused) {
-		t.Fatalf("openDisk: %v, want a refusal about %q", err, reason)
+		t.Fatalf("OpenLog: %v, want a refusal about %q", err, reason)
 	}
 	if !strings.Contains(err.Error(), reason) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "remove and re-add this member") {
 		t.Errorf("refusal %q does not name %q, the file and the remedy", err, reason)
@@ -154,17 +154,17 @@ func snapshotAt(index, term uint64) *raftpb.Snapshot {
 	}
 }
 
-func mustSave(t testing.TB, d *disk, hs *raftpb.HardState, ents ...*raftpb.Entry) {
+func mustSave(t testing.TB, d *Log, hs *raftpb.HardState, ents ...*raftpb.Entry) {
 	t.Helper()
-	if err := d.save(hs, ents); err != nil {
+	if err := d.Save(hs, ents); err != nil {
 		t.Fatalf("save: %v", err)
 	}
 }
 
-func mustSaveSnapshot(t testing.TB, d *disk, index, term uint64) {
+func mustSaveSnapshot(t testing.TB, d *Log, index, term uint64) {
 	t.Helper()
-	if err := d.saveSnapshot(snapshotAt(index, term)); err != nil {
-		t.Fatalf("saveSnapshot: %v", err)
+	if err := d.SaveSnapshot(snapshotAt(index, term)); err != nil {
+		t.Fatalf("SaveSnapshot: %v", err)
 	}
 }
 
@@ -217,9 +217,9 @@ func zeroAt(t testing.TB, path string, from, to int) {
 	})
 }
 
-func lastOf(state bootState) uint64 {
-	if n := len(state.entries); n > 0 {
-		return state.entries[n-1].GetIndex()
+func lastOf(state LogState) uint64 {
+	if n := len(state.Entries); n > 0 {
+		return state.Entries[n-1].GetIndex()
 	}
-	return state.snapshot.GetMetadata().GetIndex()
+	return state.Snapshot.GetMetadata().GetIndex()
 }

@@ -1,6 +1,7 @@
-package raftnode
+package datadir
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -22,7 +23,7 @@ const segmentBytes = 16 << 20
 
 func init() { wal.SegmentSizeBytes = segmentBytes }
 
-// disk is the durable log: etcd's WAL, the small .snap files beside it, and
+// Log is the durable log: etcd's WAL, the small .snap files beside it, and
 // the watermark. It belongs to the append loop, except for what says
 // otherwise.
 //
@@ -35,11 +36,11 @@ func init() { wal.SegmentSizeBytes = segmentBytes }
 //	D1  no commit index is written before the entries it covers, and none goes
 //	    back; so an entry at or below a recorded commit is never written again
 //	D2  a snapshot's record is followed at once by the hard state that commits
-//	    it, both durable before saveSnapshot returns; a crash in between leaves
+//	    it, both durable before SaveSnapshot returns; a crash in between leaves
 //	    a record that counts for nothing
 //	D3  the watermark never says more than the log holds
 //	D4  the two newest snapshots stay, and the log from the older one on
-type disk struct {
+type Log struct {
 	lg     *zap.Logger
 	dir    string
 	wal    *wal.WAL
@@ -56,38 +57,77 @@ type disk struct {
 	markedAt time.Time
 }
 
-var _ logDisk = (*disk)(nil)
-
-// bootState is what a disk held when it was opened.
-type bootState struct {
+// LogState is what a log held when it was opened.
+type LogState struct {
 	metadata  []byte
-	snapshot  *raftpb.Snapshot // the newest usable; nil: none
-	hardState *raftpb.HardState
-	entries   []*raftpb.Entry // after the snapshot
-	// repaired says which torn tail was cut off; empty when there was none.
-	repaired string
+	Snapshot  *raftpb.Snapshot // the newest usable; nil: none
+	HardState *raftpb.HardState
+	Entries   []*raftpb.Entry // after the snapshot
+	// Repaired says which torn tail was cut off; empty when there was none.
+	Repaired string
+}
+
+// Owner is whom a log belongs to.
+type Owner struct {
+	MemberID  uint64
+	ClusterID uint64
+}
+
+// metadata is what the head of every WAL segment says about its owner.
+type metadata struct {
+	Version   int    `json:"version"`
+	MemberID  uint64 `json:"member_id"`
+	ClusterID uint64 `json:"cluster_id"`
+}
+
+const metadataVersion = 1
+
+// OpenLog opens the log of a data directory, or begins one where there is
+// none. A log of another owner is an error. A *RefusedError means that the log
+// is damaged in a way that must not be guessed about.
+func OpenLog(lg *zap.Logger, dir string, owner Owner) (*Log, LogState, error) {
+	want := metadata{Version: metadataVersion, MemberID: owner.MemberID, ClusterID: owner.ClusterID}
+	meta, err := json.Marshal(want)
+	if err != nil {
+		return nil, LogState{}, err
+	}
+	if !hasLog(dir) {
+		d, err := createLog(lg, dir, meta)
+		return d, LogState{metadata: meta}, err
+	}
+	d, state, err := openLog(lg, dir)
+	if err != nil {
+		return nil, LogState{}, err
+	}
+	var have metadata
+	if err := json.Unmarshal(state.metadata, &have); err != nil || have != want {
+		return nil, LogState{}, errors.Join(
+			fmt.Errorf("the log in %s belongs to member %d of cluster %016x, not to member %d of cluster %016x",
+				dir, have.MemberID, have.ClusterID, owner.MemberID, owner.ClusterID), err, d.Close())
+	}
+	return d, state, nil
 }
 
 func walDir(dir string) string  { return filepath.Join(dir, "wal") }
 func snapDir(dir string) string { return filepath.Join(dir, "snap") }
 
-// diskExists reports whether the directory holds a log.
-func diskExists(dir string) bool { return wal.Exist(walDir(dir)) }
+// hasLog reports whether the directory holds a log.
+func hasLog(dir string) bool { return wal.Exist(walDir(dir)) }
 
-// createDisk begins an empty log. wal.Create makes it under a temporary name
+// createLog begins an empty log. wal.Create makes it under a temporary name
 // and renames it, so that a crash leaves none or a whole one. Where there was
 // a log once it returns a *RefusedError: the log was lost.
-func createDisk(lg *zap.Logger, dir string, metadata []byte) (*disk, error) {
+func createLog(lg *zap.Logger, dir string, metadata []byte) (*Log, error) {
 	switch mark, err := readWatermark(dir); {
 	case err != nil:
 		return nil, err
-	case mark != nil && !diskExists(dir):
+	case mark != nil && !hasLog(dir):
 		return nil, refuse(walDir(dir), "the log is missing: the watermark says that entry %d was on disk", mark.Index)
 	}
 	if err := os.MkdirAll(snapDir(dir), 0o700); err != nil {
 		return nil, fmt.Errorf("make the snapshot directory: %w", err)
 	}
-	d, err := newDisk(lg, dir)
+	d, err := newLog(lg, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -104,17 +144,17 @@ func createDisk(lg *zap.Logger, dir string, metadata []byte) (*disk, error) {
 	return d, nil
 }
 
-func newDisk(lg *zap.Logger, dir string) (*disk, error) {
+func newLog(lg *zap.Logger, dir string) (*Log, error) {
 	id, err := readIdentity(dir)
 	if err != nil {
 		return nil, err
 	}
-	return &disk{lg: lg, dir: dir, snaps: snap.New(lg, snapDir(dir)), hardState: new(raftpb.HardState), member: id.MemberID}, nil
+	return &Log{lg: lg, dir: dir, snaps: snap.New(lg, snapDir(dir)), hardState: new(raftpb.HardState), member: id.MemberID}, nil
 }
 
-// save makes the hard state and the entries durable; either may be missing. A
+// Save makes the hard state and the entries durable; either may be missing. A
 // save of nothing but a commit index is not synced.
-func (d *disk) save(hs *raftpb.HardState, entries []*raftpb.Entry) error {
+func (d *Log) Save(hs *raftpb.HardState, entries []*raftpb.Entry) error {
 	if d.failed != nil {
 		return d.failed
 	}
@@ -126,7 +166,7 @@ func (d *disk) save(hs *raftpb.HardState, entries []*raftpb.Entry) error {
 	}
 	for _, e := range entries {
 		if what := d.shape.put(logEntry{index: e.GetIndex(), term: e.GetTerm()}); what != "" {
-			panic("raftnode: save: " + what)
+			panic("datadir: save: " + what)
 		}
 	}
 	hs = d.bounded(hs)
@@ -142,7 +182,7 @@ func (d *disk) save(hs *raftpb.HardState, entries []*raftpb.Entry) error {
 // keepsPromise refuses a hard state from before the one on disk: who forgets
 // its term or its vote votes a second time. Nothing is written then, and
 // saving may go on.
-func (d *disk) keepsPromise(hs *raftpb.HardState) error {
+func (d *Log) keepsPromise(hs *raftpb.HardState) error {
 	old := d.hardState
 	if raft.IsEmptyHardState(hs) || hs.GetTerm() > old.GetTerm() {
 		return nil
@@ -156,12 +196,12 @@ func (d *disk) keepsPromise(hs *raftpb.HardState) error {
 
 // bounded copies a hard state and keeps its commit index to D1. A Ready may
 // commit entries that come with it but are written after a snapshot in it.
-func (d *disk) bounded(hs *raftpb.HardState) *raftpb.HardState {
+func (d *Log) bounded(hs *raftpb.HardState) *raftpb.HardState {
 	if raft.IsEmptyHardState(hs) {
 		return nil
 	}
 	if hs.GetTerm() == 0 {
-		panic(fmt.Sprintf("raftnode: save: hard state of term 0 with vote %d, commit %d", hs.GetVote(), hs.GetCommit()))
+		panic(fmt.Sprintf("datadir: save: hard state of term 0 with vote %d, commit %d", hs.GetVote(), hs.GetCommit()))
 	}
 	commit := max(min(hs.GetCommit(), d.shape.last), d.hardState.GetCommit())
 	return &raftpb.HardState{Term: new(hs.GetTerm()), Vote: new(hs.GetVote()), Commit: new(commit)}
@@ -169,14 +209,14 @@ func (d *disk) bounded(hs *raftpb.HardState) *raftpb.HardState {
 
 // takeBack lowers the watermark before entries that it covers are replaced by
 // those of a newer leader.
-func (d *disk) takeBack(entries []*raftpb.Entry) error {
+func (d *Log) takeBack(entries []*raftpb.Entry) error {
 	if len(entries) == 0 || entries[0].GetIndex() > d.marked.Index {
 		return nil
 	}
 	return d.lowerMark(entries[0].GetIndex() - 1)
 }
 
-func (d *disk) lowerMark(index uint64) error {
+func (d *Log) lowerMark(index uint64) error {
 	w := d.marked
 	w.Index = index
 	if err := w.write(d.dir); err != nil {
@@ -186,16 +226,16 @@ func (d *disk) lowerMark(index uint64) error {
 	return nil
 }
 
-func (d *disk) fail(err error) error {
+func (d *Log) fail(err error) error {
 	d.failed = err
 	return err
 }
 
-// saveSnapshot writes the .snap file, then the WAL record that refers to it,
+// SaveSnapshot writes the .snap file, then the WAL record that refers to it,
 // then the hard state that commits it: without that the WAL would not count
 // the snapshot after a crash. A snapshot that is not newer than the newest is
 // ignored. The body must be durable already, where one is needed.
-func (d *disk) saveSnapshot(s *raftpb.Snapshot) error {
+func (d *Log) SaveSnapshot(s *raftpb.Snapshot) error {
 	if d.failed != nil {
 		return d.failed
 	}
@@ -221,7 +261,7 @@ func (d *disk) saveSnapshot(s *raftpb.Snapshot) error {
 	return d.release(older)
 }
 
-func (d *disk) writeSnapshot(s *raftpb.Snapshot) error {
+func (d *Log) writeSnapshot(s *raftpb.Snapshot) error {
 	meta := s.GetMetadata()
 	if err := d.snaps.SaveSnap(s); err != nil {
 		return err
@@ -258,19 +298,19 @@ func committing(hs *raftpb.HardState, meta *raftpb.SnapshotMetadata) *raftpb.Har
 	return &raftpb.HardState{Term: new(max(hs.GetTerm(), meta.GetTerm())), Vote: new(vote), Commit: new(meta.GetIndex())}
 }
 
-// mark writes the watermark, at most once a second.
-func (d *disk) mark(now time.Time) error {
+// Mark writes the watermark, at most once a second.
+func (d *Log) Mark(now time.Time) error {
 	if d.failed != nil {
 		return d.failed
 	}
-	if now.Sub(d.markedAt) < watermarkPace {
+	if now.Sub(d.markedAt) < WatermarkPace {
 		return nil
 	}
 	d.markedAt = now
 	return d.writeMark()
 }
 
-func (d *disk) writeMark() error {
+func (d *Log) writeMark() error {
 	segment, err := d.lastSegment()
 	if err != nil {
 		return d.fail(err)
@@ -289,7 +329,7 @@ func (d *disk) writeMark() error {
 
 // lastSegment is the name of the newest WAL segment. Any goroutine may call
 // it.
-func (d *disk) lastSegment() (string, error) {
+func (d *Log) lastSegment() (string, error) {
 	names, err := listSuffix(walDir(d.dir), ".wal")
 	if err != nil || len(names) == 0 {
 		return "", errors.Join(errors.New("the log has no segment"), err)
@@ -297,17 +337,22 @@ func (d *disk) lastSegment() (string, error) {
 	return names[len(names)-1], nil
 }
 
-func (d *disk) snapshotter() *snap.Snapshotter { return d.snaps }
+// HardState returns the hard state as last saved.
+func (d *Log) HardState() *raftpb.HardState { return d.hardState }
 
-// bodyPath is where the body of the snapshot at index is; etcd's snapshotter
+// Snapshotter returns the keeper of the .snap files, which also stores the
+// bodies that are received. Any goroutine may use it.
+func (d *Log) Snapshotter() *snap.Snapshotter { return d.snaps }
+
+// BodyPath is where the body of the snapshot at index is; etcd's snapshotter
 // stores received ones under this name. Any goroutine may call it.
-func (d *disk) bodyPath(index uint64) string {
+func (d *Log) BodyPath(index uint64) string {
 	return filepath.Join(snapDir(d.dir), fmt.Sprintf("%016x.snap.db", index))
 }
 
-// close leaves an exact watermark and releases the log. After an error it
+// Close leaves an exact watermark and releases the log. After an error it
 // only releases.
-func (d *disk) close() error {
+func (d *Log) Close() error {
 	if d.closed {
 		return nil
 	}
@@ -320,14 +365,4 @@ func (d *disk) close() error {
 		err = d.writeMark()
 	}
 	return errors.Join(err, d.wal.Close())
-}
-
-// raisedCommit returns the hard state with its commit index at least at the
-// applied one: saves that only change the commit index are not fsynced, so
-// after a crash it may lie behind what the store has, and raft refuses that.
-func raisedCommit(hs *raftpb.HardState, applied uint64) *raftpb.HardState {
-	if hs.GetCommit() >= applied {
-		return hs
-	}
-	return &raftpb.HardState{Term: new(hs.GetTerm()), Vote: new(hs.GetVote()), Commit: new(applied)}
 }

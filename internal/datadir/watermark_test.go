@@ -1,4 +1,4 @@
-package raftnode
+package datadir
 
 import (
 	"errors"
@@ -10,7 +10,7 @@ import (
 )
 
 func TestWatermarkAtMostOnceASecond(t *testing.T) {
-	d := mustCreateDisk(t, t.TempDir())
+	d := mustCreateLog(t, t.TempDir())
 	written := func() uint64 {
 		w, err := readWatermark(d.dir)
 		if err != nil {
@@ -25,7 +25,7 @@ func TestWatermarkAtMostOnceASecond(t *testing.T) {
 	}{{0, 1}, {time.Millisecond, 1}, {998 * time.Millisecond, 1}, {time.Millisecond, 4}, {500 * time.Millisecond, 4}, {time.Second, 6}} {
 		now = now.Add(step.after)
 		mustSave(t, d, hardStateAt(1, 1, 0), entryAt(d.shape.last+1, 1, 10))
-		if err := d.mark(now); err != nil {
+		if err := d.Mark(now); err != nil {
 			t.Fatal(err)
 		}
 		if got := written(); got != step.want {
@@ -33,7 +33,7 @@ func TestWatermarkAtMostOnceASecond(t *testing.T) {
 		}
 	}
 	mustSave(t, d, nil, entryAt(7, 1, 10))
-	if err := d.close(); err != nil {
+	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if got := written(); got != 7 {
@@ -45,9 +45,9 @@ func TestWatermarkAtMostOnceASecond(t *testing.T) {
 func checkedAgainst(t *testing.T, change func(w *watermark)) string {
 	t.Helper()
 	dir := t.TempDir()
-	d := mustCreateDisk(t, dir)
+	d := mustCreateLog(t, dir)
 	mustSave(t, d, hardStateAt(5, 2, 10), entriesAt(1, 20, 5, 30)...)
-	if err := d.close(); err != nil {
+	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
 	w, err := readWatermark(dir)
@@ -58,9 +58,9 @@ func checkedAgainst(t *testing.T, change func(w *watermark)) string {
 	if err := w.write(dir); err != nil {
 		t.Fatal(err)
 	}
-	d, _, err = openDisk(zap.NewNop(), dir)
+	d, _, err = openLog(zap.NewNop(), dir)
 	if err == nil {
-		_ = d.close()
+		_ = d.Close()
 		return ""
 	}
 	return mustRefuse(t, dir, "").Reason
@@ -90,10 +90,10 @@ func TestWatermarkAgainstTheLog(t *testing.T) {
 // A torn tail that takes acknowledged entries with it is not repaired.
 func TestWatermarkAboveATornTail(t *testing.T) {
 	dir := t.TempDir()
-	d := mustCreateDisk(t, dir)
+	d := mustCreateLog(t, dir)
 	mustSave(t, d, hardStateAt(1, 1, 0), entriesAt(1, 20, 1, 30)...)
 	mustSave(t, d, nil, entryAt(21, 1, 3000))
-	if err := d.close(); err != nil {
+	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
 	path, frames, end := lastSegmentPath(t, dir)
@@ -106,14 +106,14 @@ func TestWatermarkAboveATornTail(t *testing.T) {
 // A newer leader takes entries back that were synced, but never committed. The
 // watermark goes back first, and no start is refused, wherever power fails.
 func TestWatermarkFollowsEntriesTakenBack(t *testing.T) {
-	d := mustCreateDisk(t, t.TempDir())
+	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(1, 1, 5), entriesAt(1, 200, 1, 10)...)
 	if err := d.writeMark(); err != nil {
 		t.Fatal(err)
 	}
 	before := readTree(t, d.dir)
 	mustSave(t, d, hardStateAt(2, 3, 5), entriesAt(101, 110, 2, 10)...)
-	if _, state := mustOpenDisk(t, killed(t, d.dir)); lastOf(state) != 110 {
+	if _, state := mustOpenLog(t, killed(t, d.dir)); lastOf(state) != 110 {
 		t.Errorf("last entry %d", lastOf(state))
 	}
 	// Only the watermark reached the disk.
@@ -122,16 +122,16 @@ func TestWatermarkFollowsEntriesTakenBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	before["watermark"] = w
-	if _, state := mustOpenDisk(t, writeTree(t, t.TempDir(), before)); lastOf(state) != 200 {
+	if _, state := mustOpenLog(t, writeTree(t, t.TempDir(), before)); lastOf(state) != 200 {
 		t.Errorf("last entry %d", lastOf(state))
 	}
 }
 
 func TestWatermarkMissingOrDamaged(t *testing.T) {
 	dir := t.TempDir()
-	d := mustCreateDisk(t, dir)
+	d := mustCreateLog(t, dir)
 	mustSave(t, d, hardStateAt(1, 1, 0), entriesAt(1, 20, 1, 30)...)
-	if err := d.close(); err != nil {
+	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
 	whole, err := os.ReadFile(watermarkPath(dir))
@@ -158,15 +158,15 @@ func TestWatermarkMissingOrDamaged(t *testing.T) {
 // Where the watermark knows of a log, an empty one is not begun in its place.
 func TestWatermarkWithoutALog(t *testing.T) {
 	dir := t.TempDir()
-	d := mustCreateDisk(t, dir)
+	d := mustCreateLog(t, dir)
 	mustSave(t, d, hardStateAt(1, 1, 0), entriesAt(1, 20, 1, 30)...)
-	if err := d.close(); err != nil {
+	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.RemoveAll(walDir(dir)); err != nil {
 		t.Fatal(err)
 	}
-	_, err := createDisk(zap.NewNop(), dir, nil)
+	_, err := createLog(zap.NewNop(), dir, nil)
 	var refused *RefusedError
 	if !errors.As(err, &refused) {
 		t.Errorf("%v", err)

@@ -1,4 +1,4 @@
-package raftnode
+package datadir
 
 import (
 	"errors"
@@ -20,44 +20,44 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-func TestDiskFreshLog(t *testing.T) {
+func TestLogFreshLog(t *testing.T) {
 	dir := t.TempDir()
-	if diskExists(dir) {
+	if hasLog(dir) {
 		t.Fatal("an empty directory has a log")
 	}
-	d := mustCreateDisk(t, dir)
-	if err := d.close(); err != nil {
+	d := mustCreateLog(t, dir)
+	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := createDisk(zap.NewNop(), dir, nil); !errors.Is(err, os.ErrExist) {
+	if _, err := createLog(zap.NewNop(), dir, nil); !errors.Is(err, os.ErrExist) {
 		t.Errorf("a second log over the first: %v", err)
 	}
-	_, state := mustOpenDisk(t, dir)
-	if string(state.metadata) != string(diskTestMetadata) || state.snapshot != nil || lastOf(state) != 0 || state.hardState.GetTerm() != 0 {
+	_, state := mustOpenLog(t, dir)
+	if string(state.metadata) != string(testMetadata) || state.Snapshot != nil || lastOf(state) != 0 || state.HardState.GetTerm() != 0 {
 		t.Errorf("%+v", state)
 	}
 }
 
 // The process may die between the log and its first watermark.
-func TestDiskFreshLogWithoutWatermark(t *testing.T) {
+func TestLogFreshLogWithoutWatermark(t *testing.T) {
 	dir := t.TempDir()
-	if err := mustCreateDisk(t, dir).close(); err != nil {
+	if err := mustCreateLog(t, dir).Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Remove(watermarkPath(dir)); err != nil {
 		t.Fatal(err)
 	}
-	mustOpenDisk(t, dir)
+	mustOpenLog(t, dir)
 }
 
-// TestDiskAgainstModel writes what a member may write, in any order, kills the
+// TestLogAgainstModel writes what a member may write, in any order, kills the
 // process at any moment, and holds what is found against a plain model.
-func TestDiskAgainstModel(t *testing.T) {
+func TestLogAgainstModel(t *testing.T) {
 	segmentsOf(t, 8<<10)
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			m := &diskModel{rng: rand.New(rand.NewPCG(seed, 1)), hs: hardStateAt(1, 0, 0), base: snapshotRecord{}}
-			m.disk = mustCreateDisk(t, t.TempDir())
+			m := &logModel{rng: rand.New(rand.NewPCG(seed, 1)), hs: hardStateAt(1, 0, 0), base: snapshotRecord{}}
+			m.disk = mustCreateLog(t, t.TempDir())
 			mustSave(t, m.disk, m.hs)
 			for range 150 {
 				m.step(t)
@@ -67,10 +67,10 @@ func TestDiskAgainstModel(t *testing.T) {
 	}
 }
 
-// diskModel is a log in memory; entries[i] has index base.index+1+i.
-type diskModel struct {
+// logModel is a log in memory; entries[i] has index base.index+1+i.
+type logModel struct {
 	rng     *rand.Rand
-	disk    *disk
+	disk    *Log
 	now     time.Time
 	hs      *raftpb.HardState
 	base    snapshotRecord // of the log
@@ -78,9 +78,9 @@ type diskModel struct {
 	entries []*raftpb.Entry
 }
 
-func (m *diskModel) last() uint64 { return m.base.index + uint64(len(m.entries)) }
+func (m *logModel) last() uint64 { return m.base.index + uint64(len(m.entries)) }
 
-func (m *diskModel) step(t *testing.T) {
+func (m *logModel) step(t *testing.T) {
 	switch n := m.rng.IntN(100); {
 	case n < 60:
 		m.write(t)
@@ -92,20 +92,20 @@ func (m *diskModel) step(t *testing.T) {
 		m.install(t)
 	case n < 90:
 		m.now = m.now.Add(time.Second)
-		if err := m.disk.mark(m.now); err != nil {
+		if err := m.disk.Mark(m.now); err != nil {
 			t.Fatal(err)
 		}
 	case n < 94:
 		m.kill(t)
 	default:
-		if err := m.disk.purge(2); err != nil {
+		if err := m.disk.Purge(2); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
 // write appends entries, perhaps in a new term and over uncommitted ones.
-func (m *diskModel) write(t *testing.T) {
+func (m *logModel) write(t *testing.T) {
 	term := m.hs.GetTerm()
 	first := m.last() + 1
 	if m.rng.IntN(8) == 0 {
@@ -118,13 +118,13 @@ func (m *diskModel) write(t *testing.T) {
 	mustSave(t, m.disk, m.hs, ents...)
 }
 
-func (m *diskModel) commit(t *testing.T) {
+func (m *logModel) commit(t *testing.T) {
 	commit := m.hs.GetCommit() + m.rng.Uint64N(m.last()-m.hs.GetCommit()+1)
 	m.hs = hardStateAt(m.hs.GetTerm(), m.hs.GetVote(), commit)
 	mustSave(t, m.disk, m.hs)
 }
 
-func (m *diskModel) checkpoint(t *testing.T) {
+func (m *logModel) checkpoint(t *testing.T) {
 	index := m.hs.GetCommit()
 	if index <= m.newest || index <= m.base.index {
 		return
@@ -135,7 +135,7 @@ func (m *diskModel) checkpoint(t *testing.T) {
 
 // install receives a snapshot from beyond the commit index: of entries that
 // the log does not have, or has otherwise.
-func (m *diskModel) install(t *testing.T) {
+func (m *logModel) install(t *testing.T) {
 	at := snapshotRecord{index: m.hs.GetCommit() + 1 + m.rng.Uint64N(m.last()-m.hs.GetCommit()+10), term: m.hs.GetTerm() + 1}
 	mustSaveSnapshot(t, m.disk, at.index, at.term)
 	m.base, m.newest, m.entries = at, at.index, nil
@@ -143,33 +143,33 @@ func (m *diskModel) install(t *testing.T) {
 }
 
 // kill opens what the process left, which then is the disk to go on with.
-func (m *diskModel) kill(t *testing.T) {
+func (m *logModel) kill(t *testing.T) {
 	t.Helper()
 	dir := killed(t, m.disk.dir)
-	if err := m.disk.close(); err != nil {
+	if err := m.disk.Close(); err != nil {
 		t.Fatal(err)
 	}
 	report, err := Doctor(dir)
 	if err != nil || report.Verdict() != "ok" {
 		t.Fatalf("the doctor says %s, %v", report.Verdict(), err)
 	}
-	d, state := mustOpenDisk(t, dir)
+	d, state := mustOpenLog(t, dir)
 	m.disk = d
-	if at := state.snapshot.GetMetadata().GetIndex(); at != m.newest {
+	if at := state.Snapshot.GetMetadata().GetIndex(); at != m.newest {
 		t.Fatalf("the newest snapshot is at %d, want %d", at, m.newest)
 	}
 	// A commit index alone is not synced.
-	if hs := state.hardState; hs.GetTerm() != m.hs.GetTerm() || hs.GetVote() != m.hs.GetVote() || hs.GetCommit() > m.hs.GetCommit() {
+	if hs := state.HardState; hs.GetTerm() != m.hs.GetTerm() || hs.GetVote() != m.hs.GetVote() || hs.GetCommit() > m.hs.GetCommit() {
 		t.Fatalf("hard state %v, want %v", hs, m.hs)
 	}
-	m.hs = state.hardState
+	m.hs = state.HardState
 	want := m.entries[m.newest-m.base.index:]
-	if len(state.entries) != len(want) {
-		t.Fatalf("%d entries after %d, want %d", len(state.entries), m.newest, len(want))
+	if len(state.Entries) != len(want) {
+		t.Fatalf("%d entries after %d, want %d", len(state.Entries), m.newest, len(want))
 	}
 	for i, e := range want {
-		if !proto.Equal(state.entries[i], e) {
-			t.Fatalf("entry %v, want %v", state.entries[i], e)
+		if !proto.Equal(state.Entries[i], e) {
+			t.Fatalf("entry %v, want %v", state.Entries[i], e)
 		}
 	}
 }
@@ -177,42 +177,42 @@ func (m *diskModel) kill(t *testing.T) {
 // A follower's uncommitted entries are replaced by a snapshot, and the process
 // dies: the WAL still returns what came after the snapshot's index. With its
 // old term the follower would vote for members that lack committed entries.
-func TestDiskSnapshotReplacesLongerLog(t *testing.T) {
-	d := mustCreateDisk(t, t.TempDir())
+func TestLogSnapshotReplacesLongerLog(t *testing.T) {
+	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(3, 1, 30), entriesAt(1, 50, 3, 20)...)
 	if err := d.writeMark(); err != nil {
 		t.Fatal(err)
 	}
 	mustSaveSnapshot(t, d, 45, 5)
-	_, state := mustOpenDisk(t, killed(t, d.dir))
-	if len(state.entries) != 0 || state.snapshot.GetMetadata().GetIndex() != 45 {
-		t.Errorf("%d entries after the snapshot at %d", len(state.entries), state.snapshot.GetMetadata().GetIndex())
+	_, state := mustOpenLog(t, killed(t, d.dir))
+	if len(state.Entries) != 0 || state.Snapshot.GetMetadata().GetIndex() != 45 {
+		t.Errorf("%d entries after the snapshot at %d", len(state.Entries), state.Snapshot.GetMetadata().GetIndex())
 	}
-	if hs := state.hardState; hs.GetTerm() != 5 || hs.GetVote() != 0 || hs.GetCommit() != 45 {
+	if hs := state.HardState; hs.GetTerm() != 5 || hs.GetVote() != 0 || hs.GetCommit() != 45 {
 		t.Errorf("hard state %v", hs)
 	}
 }
 
 // A snapshot that the log continues keeps the entries after it.
-func TestDiskCheckpointKeepsTheLog(t *testing.T) {
-	d := mustCreateDisk(t, t.TempDir())
+func TestLogCheckpointKeepsTheLog(t *testing.T) {
+	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(3, 1, 10), entriesAt(1, 50, 3, 20)...)
 	mustSaveSnapshot(t, d, 40, 3) // its commit index was not written yet
-	_, state := mustOpenDisk(t, killed(t, d.dir))
-	if len(state.entries) != 10 || state.hardState.GetCommit() != 40 || state.hardState.GetVote() != 1 {
-		t.Errorf("%d entries, hard state %v", len(state.entries), state.hardState)
+	_, state := mustOpenLog(t, killed(t, d.dir))
+	if len(state.Entries) != 10 || state.HardState.GetCommit() != 40 || state.HardState.GetVote() != 1 {
+		t.Errorf("%d entries, hard state %v", len(state.Entries), state.HardState)
 	}
 }
 
 // Power fails between the record of a snapshot and the hard state that commits
 // it: nothing was installed yet, so nothing has changed.
-func TestDiskSnapshotRecordWithoutCommitCountsForNothing(t *testing.T) {
-	d := mustCreateDisk(t, t.TempDir())
+func TestLogSnapshotRecordWithoutCommitCountsForNothing(t *testing.T) {
+	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(3, 1, 5), entriesAt(1, 10, 3, 20)...)
 	if err := d.snaps.SaveSnap(snapshotAt(1000, 4)); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(d.bodyPath(1000), []byte("body"), 0o600); err != nil {
+	if err := os.WriteFile(d.BodyPath(1000), []byte("body"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	rec := &walpb.Snapshot{Index: new(uint64(1000)), Term: new(uint64(4)), ConfState: &raftpb.ConfState{}}
@@ -220,31 +220,31 @@ func TestDiskSnapshotRecordWithoutCommitCountsForNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := killed(t, d.dir)
-	d, state := mustOpenDisk(t, dir)
-	if state.snapshot != nil || lastOf(state) != 10 {
-		t.Fatalf("snapshot %v, last entry %d", state.snapshot, lastOf(state))
+	d, state := mustOpenLog(t, dir)
+	if state.Snapshot != nil || lastOf(state) != 10 {
+		t.Fatalf("snapshot %v, last entry %d", state.Snapshot, lastOf(state))
 	}
 	if left := readTree(t, snapDir(dir)); len(left) != 0 {
 		t.Errorf("%d files of the snapshot are left", len(left))
 	}
 	mustSave(t, d, hardStateAt(4, 2, 11), entryAt(11, 4, 20))
-	if _, state = mustOpenDisk(t, killed(t, dir)); lastOf(state) != 11 {
+	if _, state = mustOpenLog(t, killed(t, dir)); lastOf(state) != 11 {
 		t.Errorf("last entry %d", lastOf(state))
 	}
 }
 
 // The .snap file comes first: a record whose file is missing is damage, unless
 // an older snapshot and the log after it can take its place.
-func TestDiskSnapshotRecordBeforeBody(t *testing.T) {
-	d := mustCreateDisk(t, t.TempDir())
+func TestLogSnapshotRecordBeforeBody(t *testing.T) {
+	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(1, 1, 10), entriesAt(1, 20, 1, 20)...)
 	mustSaveSnapshot(t, d, 10, 1)
 	mustSave(t, d, hardStateAt(1, 1, 20))
 	mustSaveSnapshot(t, d, 20, 1)
 	dir := killed(t, d.dir)
 	remove(t, snapDir(dir), "0000000000000001-0000000000000014.snap")
-	_, state := mustOpenDisk(t, dir)
-	if at := state.snapshot.GetMetadata().GetIndex(); at != 10 || lastOf(state) != 20 {
+	_, state := mustOpenLog(t, dir)
+	if at := state.Snapshot.GetMetadata().GetIndex(); at != 10 || lastOf(state) != 20 {
 		t.Errorf("snapshot at %d, last entry %d", at, lastOf(state))
 	}
 
@@ -254,8 +254,8 @@ func TestDiskSnapshotRecordBeforeBody(t *testing.T) {
 	mustRefuse(t, dir, "the log begins after entry 1000")
 }
 
-func TestDiskDamagedSnapshotFallsBackToTheOlder(t *testing.T) {
-	d := mustCreateDisk(t, t.TempDir())
+func TestLogDamagedSnapshotFallsBackToTheOlder(t *testing.T) {
+	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(1, 1, 20), entriesAt(1, 20, 1, 20)...)
 	mustSaveSnapshot(t, d, 10, 1)
 	mustSaveSnapshot(t, d, 20, 1)
@@ -264,21 +264,21 @@ func TestDiskDamagedSnapshotFallsBackToTheOlder(t *testing.T) {
 		b[len(b)/2] ^= 1
 		return b
 	})
-	_, state := mustOpenDisk(t, dir)
-	if at := state.snapshot.GetMetadata().GetIndex(); at != 10 || lastOf(state) != 20 {
+	_, state := mustOpenLog(t, dir)
+	if at := state.Snapshot.GetMetadata().GetIndex(); at != 10 || lastOf(state) != 20 {
 		t.Errorf("snapshot at %d, last entry %d", at, lastOf(state))
 	}
 }
 
 // Reading a WAL for writing swallows that its snapshot is not there.
-func TestDiskSnapshotNotFoundIsNotSwallowed(t *testing.T) {
+func TestLogSnapshotNotFoundIsNotSwallowed(t *testing.T) {
 	dir := t.TempDir()
-	d := mustCreateDisk(t, dir)
+	d := mustCreateLog(t, dir)
 	mustSave(t, d, hardStateAt(1, 1, 20), entriesAt(1, 20, 1, 20)...)
-	if err := d.close(); err != nil {
+	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	d, err := newDisk(zap.NewNop(), dir)
+	d, err := newLog(zap.NewNop(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,16 +291,16 @@ func TestDiskSnapshotNotFoundIsNotSwallowed(t *testing.T) {
 
 // The segment with a snapshot's record is not the one by whose name the WAL
 // looks for it, if a restart forgot how far the log was.
-func TestDiskSegmentCutRightAfterInstallAndRestart(t *testing.T) {
+func TestLogSegmentCutRightAfterInstallAndRestart(t *testing.T) {
 	segmentsOf(t, 4<<10)
 	dir := t.TempDir()
-	d := mustCreateDisk(t, dir)
+	d := mustCreateLog(t, dir)
 	mustSave(t, d, hardStateAt(1, 1, 5), entriesAt(1, 10, 1, 350)...)
 	mustSaveSnapshot(t, d, 1000, 2)
-	if err := d.close(); err != nil {
+	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	d, _ = mustOpenDisk(t, dir)
+	d, _ = mustOpenLog(t, dir)
 	first, _ := d.lastSegment()
 	for term := uint64(3); ; term++ {
 		mustSave(t, d, hardStateAt(term, 1, 1000))
@@ -308,63 +308,63 @@ func TestDiskSegmentCutRightAfterInstallAndRestart(t *testing.T) {
 			break
 		}
 	}
-	_, state := mustOpenDisk(t, killed(t, dir))
-	if at := state.snapshot.GetMetadata().GetIndex(); at != 1000 {
+	_, state := mustOpenLog(t, killed(t, dir))
+	if at := state.Snapshot.GetMetadata().GetIndex(); at != 1000 {
 		t.Errorf("snapshot at %d", at)
 	}
 }
 
 // An opened WAL has forgotten the hard state that it read, and would leave it
 // out of the head of the next segment.
-func TestDiskHardStateSurvivesPurgeAfterRestart(t *testing.T) {
+func TestLogHardStateSurvivesPurgeAfterRestart(t *testing.T) {
 	segmentsOf(t, 4<<10)
 	dir := t.TempDir()
-	d := mustCreateDisk(t, dir)
+	d := mustCreateLog(t, dir)
 	mustSave(t, d, hardStateAt(7, 3, 0), entryAt(1, 7, 20))
-	if err := d.close(); err != nil {
+	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	d, _ = mustOpenDisk(t, dir)
+	d, _ = mustOpenLog(t, dir)
 	for i := uint64(2); i <= 60; i++ {
 		mustSave(t, d, nil, entryAt(i, 7, 300))
 	}
 	mustSaveSnapshot(t, d, 40, 7)
 	mustSaveSnapshot(t, d, 50, 7)
-	if err := d.purge(2); err != nil {
+	if err := d.Purge(2); err != nil {
 		t.Fatal(err)
 	}
-	_, state := mustOpenDisk(t, killed(t, dir))
-	if hs := state.hardState; hs.GetTerm() != 7 || hs.GetVote() != 3 || lastOf(state) != 60 {
+	_, state := mustOpenLog(t, killed(t, dir))
+	if hs := state.HardState; hs.GetTerm() != 7 || hs.GetVote() != 3 || lastOf(state) != 60 {
 		t.Errorf("hard state %v, last entry %d", hs, lastOf(state))
 	}
 }
 
-func TestDiskPurgeKeepsTwoSnapshotsAndTheLogFromTheOlder(t *testing.T) {
+func TestLogPurgeKeepsTwoSnapshotsAndTheLogFromTheOlder(t *testing.T) {
 	segmentsOf(t, 4<<10)
-	d := mustCreateDisk(t, t.TempDir())
+	d := mustCreateLog(t, t.TempDir())
 	for i := uint64(1); i <= 200; i++ {
 		mustSave(t, d, hardStateAt(1, 1, i), entryAt(i, 1, 200))
 		if i%25 != 0 {
 			continue
 		}
-		if err := os.WriteFile(d.bodyPath(i), []byte("body"), 0o600); err != nil {
+		if err := os.WriteFile(d.BodyPath(i), []byte("body"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		mustSaveSnapshot(t, d, i, 1)
-		if err := d.purge(2); err != nil {
+		if err := d.Purge(2); err != nil {
 			t.Fatal(err)
 		}
 		checkPurged(t, d, i)
 	}
 	dir := killed(t, d.dir)
 	remove(t, snapDir(dir), "0000000000000001-00000000000000c8.snap")
-	_, state := mustOpenDisk(t, dir)
-	if at := state.snapshot.GetMetadata().GetIndex(); at != 175 || lastOf(state) != 200 || len(state.entries) != 25 {
-		t.Errorf("without the newest snapshot: at %d, %d entries up to %d", at, len(state.entries), lastOf(state))
+	_, state := mustOpenLog(t, dir)
+	if at := state.Snapshot.GetMetadata().GetIndex(); at != 175 || lastOf(state) != 200 || len(state.Entries) != 25 {
+		t.Errorf("without the newest snapshot: at %d, %d entries up to %d", at, len(state.Entries), lastOf(state))
 	}
 }
 
-func checkPurged(t *testing.T, d *disk, newest uint64) {
+func checkPurged(t *testing.T, d *Log, newest uint64) {
 	t.Helper()
 	names, err := listSuffix(walDir(d.dir), ".wal")
 	if err != nil {
@@ -395,20 +395,20 @@ func hex16(n uint64) string { return fmt.Sprintf("%016x", n) }
 
 // Two snapshots may be received close together: the body of one that is not
 // in force yet stays.
-func TestDiskPurgeLeavesABodyBeingReceived(t *testing.T) {
-	d := mustCreateDisk(t, t.TempDir())
+func TestLogPurgeLeavesABodyBeingReceived(t *testing.T) {
+	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(1, 1, 20), entriesAt(1, 20, 1, 20)...)
 	mustSaveSnapshot(t, d, 10, 1)
 	mustSaveSnapshot(t, d, 20, 1)
 	for _, index := range []uint64{5, 15, 500} {
-		if _, err := d.snapshotter().SaveDBFrom(strings.NewReader("body"), index); err != nil {
+		if _, err := d.Snapshotter().SaveDBFrom(strings.NewReader("body"), index); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := d.snaps.SaveSnap(snapshotAt(500, 2)); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.purge(2); err != nil {
+	if err := d.Purge(2); err != nil {
 		t.Fatal(err)
 	}
 	left := readTree(t, snapDir(d.dir))
@@ -424,61 +424,61 @@ func TestDiskPurgeLeavesABodyBeingReceived(t *testing.T) {
 
 // What a Ready commits may come behind its snapshot: a commit index without
 // its entries would make raft panic at the next start.
-func TestDiskCommitWaitsForItsEntries(t *testing.T) {
-	d := mustCreateDisk(t, t.TempDir())
+func TestLogCommitWaitsForItsEntries(t *testing.T) {
+	d := mustCreateLog(t, t.TempDir())
 	mustSaveSnapshot(t, d, 100, 2)
 	mustSave(t, d, hardStateAt(2, 0, 103))
-	_, state := mustOpenDisk(t, killed(t, d.dir))
-	if got := state.hardState.GetCommit(); got != 100 {
+	_, state := mustOpenLog(t, killed(t, d.dir))
+	if got := state.HardState.GetCommit(); got != 100 {
 		t.Errorf("commit %d before its entries", got)
 	}
 	mustSave(t, d, hardStateAt(2, 0, 103), entriesAt(101, 103, 2, 10)...)
-	_, state = mustOpenDisk(t, killed(t, d.dir))
-	if got := state.hardState.GetCommit(); got != 103 {
+	_, state = mustOpenLog(t, killed(t, d.dir))
+	if got := state.HardState.GetCommit(); got != 103 {
 		t.Errorf("commit %d after its entries", got)
 	}
 }
 
-func TestDiskGapPanics(t *testing.T) {
-	d := mustCreateDisk(t, t.TempDir())
+func TestLogGapPanics(t *testing.T) {
+	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(1, 1, 0), entriesAt(1, 3, 1, 10)...)
 	defer func() {
 		if r := recover(); r == nil || !strings.Contains(fmt.Sprint(r), "entry 5 follows entry 3") {
 			t.Errorf("panic %v", r)
 		}
 	}()
-	_ = d.save(nil, entriesAt(5, 5, 1, 10))
+	_ = d.Save(nil, entriesAt(5, 5, 1, 10))
 }
 
 // The file system is full: the error stays, nothing is written any more, and
 // what was acknowledged is found again.
-func TestDiskErrorSticks(t *testing.T) {
+func TestLogErrorSticks(t *testing.T) {
 	dir := t.TempDir()
-	d := mustCreateDisk(t, dir)
+	d := mustCreateLog(t, dir)
 	mustSave(t, d, hardStateAt(1, 1, 0), entriesAt(1, 10, 1, 100)...)
 	name, err := d.lastSegment()
 	if err != nil {
 		t.Fatal(err)
 	}
 	restore := fillUp(t, filepath.Join(walDir(dir), name))
-	first := d.save(nil, entriesAt(11, 12, 1, 100))
+	first := d.Save(nil, entriesAt(11, 12, 1, 100))
 	if !errors.Is(first, syscall.ENOSPC) {
 		t.Fatalf("save on a full file system: %v", first)
 	}
 	restore()
 	for what, err := range map[string]error{
-		"save":         d.save(hardStateAt(2, 1, 10), nil),
-		"saveSnapshot": d.saveSnapshot(snapshotAt(10, 1)),
-		"mark":         d.mark(time.Now()),
+		"save":         d.Save(hardStateAt(2, 1, 10), nil),
+		"SaveSnapshot": d.SaveSnapshot(snapshotAt(10, 1)),
+		"mark":         d.Mark(time.Now()),
 		"release":      d.release(5),
-		"purge":        d.purge(2),
+		"purge":        d.Purge(2),
 	} {
 		if !errors.Is(err, first) {
 			t.Errorf("%s after the error: %v", what, err)
 		}
 	}
-	_ = d.close() // its error is about what could not be written before
-	_, state := mustOpenDisk(t, killed(t, dir))
+	_ = d.Close() // its error is about what could not be written before
+	_, state := mustOpenLog(t, killed(t, dir))
 	if lastOf(state) < 10 {
 		t.Errorf("last entry %d", lastOf(state))
 	}
@@ -519,8 +519,8 @@ func fillUp(t *testing.T, path string) (restore func()) {
 }
 
 // A crash leaves these behind; they would be written over, and grow.
-func TestDiskRemovesWhatACrashLeft(t *testing.T) {
-	d := mustCreateDisk(t, t.TempDir())
+func TestLogRemovesWhatACrashLeft(t *testing.T) {
+	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(1, 1, 10), entriesAt(1, 10, 1, 20)...)
 	mustSaveSnapshot(t, d, 10, 1)
 	dir := killed(t, d.dir)
@@ -534,7 +534,7 @@ func TestDiskRemovesWhatACrashLeft(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	mustOpenDisk(t, dir)
+	mustOpenLog(t, dir)
 	for _, path := range garbage {
 		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s is still there (%v)", path, err)
@@ -545,47 +545,37 @@ func TestDiskRemovesWhatACrashLeft(t *testing.T) {
 	}
 }
 
-func d2(dir string, index uint64) string { return (&disk{dir: dir}).bodyPath(index) }
+func d2(dir string, index uint64) string { return (&Log{dir: dir}).BodyPath(index) }
 
-func TestDiskBodyPathIsTheSnapshotters(t *testing.T) {
-	d := mustCreateDisk(t, t.TempDir())
-	if _, err := d.snapshotter().SaveDBFrom(strings.NewReader("body"), 77); err != nil {
+func TestLogBodyPathIsTheSnapshotters(t *testing.T) {
+	d := mustCreateLog(t, t.TempDir())
+	if _, err := d.Snapshotter().SaveDBFrom(strings.NewReader("body"), 77); err != nil {
 		t.Fatal(err)
 	}
-	if b, err := os.ReadFile(d.bodyPath(77)); err != nil || string(b) != "body" {
+	if b, err := os.ReadFile(d.BodyPath(77)); err != nil || string(b) != "body" {
 		t.Errorf("%q, %v", b, err)
 	}
-	log, snaps := d.sizeBytes()
+	log, snaps := d.SizeBytes()
 	if log == 0 || snaps != 4 {
 		t.Errorf("sizes %d, %d", log, snaps)
 	}
 }
 
-func TestDiskOpenTwiceNamesTheDirectory(t *testing.T) {
+func TestLogOpenTwiceNamesTheDirectory(t *testing.T) {
 	dir := t.TempDir()
-	mustCreateDisk(t, dir)
-	if _, _, err := openDisk(zap.NewNop(), dir); err == nil || !strings.Contains(err.Error(), dir) {
+	mustCreateLog(t, dir)
+	if _, _, err := openLog(zap.NewNop(), dir); err == nil || !strings.Contains(err.Error(), dir) {
 		t.Errorf("a second open: %v", err)
 	}
 }
 
-func TestRaisedCommit(t *testing.T) {
-	hs := hardStateAt(3, 2, 10)
-	if got := raisedCommit(hs, 10); got != hs {
-		t.Errorf("%v", got)
-	}
-	if got := raisedCommit(hs, 15); got.GetCommit() != 15 || got.GetTerm() != 3 || got.GetVote() != 2 || hs.GetCommit() != 10 {
-		t.Errorf("%v", got)
-	}
-}
-
 // The .snap file must be on disk, with its name, before the WAL refers to it.
-func TestDiskSnapshotFileFailsBeforeTheRecord(t *testing.T) {
+func TestLogSnapshotFileFailsBeforeTheRecord(t *testing.T) {
 	dir := t.TempDir()
-	d := mustCreateDisk(t, dir)
+	d := mustCreateLog(t, dir)
 	mustSave(t, d, hardStateAt(1, 1, 10), entriesAt(1, 10, 1, 20)...)
 	d.snaps = snap.New(zap.NewNop(), filepath.Join(dir, "missing"))
-	if err := d.saveSnapshot(snapshotAt(10, 1)); err == nil {
+	if err := d.SaveSnapshot(snapshotAt(10, 1)); err == nil {
 		t.Fatal("a snapshot in a missing directory")
 	}
 	g, err := guardLog(walDir(dir))

@@ -1,4 +1,4 @@
-package raftnode
+package datadir
 
 import (
 	"bytes"
@@ -12,7 +12,7 @@ import (
 func TestDoctor(t *testing.T) {
 	segmentsOf(t, 8<<10)
 	path := t.TempDir()
-	dir := mustOpenDirectory(t, path)
+	dir := mustOpenDir(t, path)
 	if err := errors.Join(dir.Claim(7, 0xabc, "seven"), dir.Close()); err != nil {
 		t.Fatal(err)
 	}
@@ -20,11 +20,11 @@ func TestDoctor(t *testing.T) {
 	if err != nil || report.Verdict() != "ok" {
 		t.Fatalf("a claimed directory without a log: %s, %v", report.Verdict(), err)
 	}
-	d := mustCreateDisk(t, path)
+	d := mustCreateLog(t, path)
 	mustSave(t, d, hardStateAt(3, 7, 40), entriesAt(1, 50, 3, 300)...)
 	mustSaveSnapshot(t, d, 40, 3)
 	mustSave(t, d, nil, entryAt(51, 3, 2000))
-	if err := d.close(); err != nil {
+	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
 	before := readTree(t, path)
@@ -59,7 +59,7 @@ func TestDoctorTornTail(t *testing.T) {
 
 func TestDoctorRemovedMember(t *testing.T) {
 	path := t.TempDir()
-	d := mustOpenDirectory(t, path)
+	d := mustOpenDir(t, path)
 	if err := errors.Join(d.Claim(7, 1, ""), d.MarkRemoved(), d.Close()); err != nil {
 		t.Fatal(err)
 	}

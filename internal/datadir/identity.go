@@ -1,4 +1,4 @@
-package raftnode
+package datadir
 
 import (
 	"crypto/rand"
@@ -62,25 +62,25 @@ func identityPath(dir string) string { return filepath.Join(dir, "member.json") 
 
 const nonceBytes = 16
 
-// newNonce returns 128 random bits in hexadecimal.
-func newNonce() string {
+// NewNonce returns 128 random bits in hexadecimal.
+func NewNonce() string {
 	var b [nonceBytes]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 	return hex.EncodeToString(b[:])
 }
 
-// Directory is a locked data directory.
-type Directory struct {
+// Dir is a locked data directory.
+type Dir struct {
 	path     string
 	lock     *os.File
 	identity *Identity
 }
 
-// OpenDirectory makes the directory if need be, keeps others out of it (mode
+// Open makes the directory if need be, keeps others out of it (mode
 // 0700), locks it, and reads whose it is. A directory in use by another
 // process is an error that names it and the process; one whose member has
 // taken part and whose log is gone is a *RefusedError.
-func OpenDirectory(path string) (*Directory, error) {
+func Open(path string) (*Dir, error) {
 	if err := makePrivate(path); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
@@ -88,7 +88,7 @@ func OpenDirectory(path string) (*Directory, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Directory{path: path, lock: lock}
+	d := &Dir{path: path, lock: lock}
 	if err := d.read(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -161,7 +161,7 @@ func lockHolder(dir string) (string, error) {
 	return "", err
 }
 
-func (d *Directory) read() error {
+func (d *Dir) read() error {
 	if err := checkNotRecovering(d.path); err != nil {
 		return err
 	}
@@ -177,7 +177,7 @@ func (d *Directory) read() error {
 
 // checkLog refuses a directory whose member has taken part but has no log.
 func (id Identity) checkLog(dir string) error {
-	if id.State == StateAdmitted && !diskExists(dir) {
+	if id.State == StateAdmitted && !hasLog(dir) {
 		return refuse(walDir(dir), "member %d has taken part, but its log is missing", id.MemberID)
 	}
 	return nil
@@ -221,8 +221,11 @@ func (id Identity) check() (what string) {
 	return ""
 }
 
+// Path returns where the directory is.
+func (d *Dir) Path() string { return d.path }
+
 // Identity returns whose the directory is; known is false for a fresh one.
-func (d *Directory) Identity() (id Identity, known bool) {
+func (d *Dir) Identity() (id Identity, known bool) {
 	if d.identity == nil {
 		return Identity{}, false
 	}
@@ -230,12 +233,12 @@ func (d *Directory) Identity() (id Identity, known bool) {
 }
 
 // HasLog reports whether the directory holds a log.
-func (d *Directory) HasLog() bool { return diskExists(d.path) }
+func (d *Dir) HasLog() bool { return hasLog(d.path) }
 
 // Claim makes the directory the member's. The nonce of a directory that was
 // claimed before stays.
-func (d *Directory) Claim(member, cluster uint64, name string) error {
-	nonce := newNonce()
+func (d *Dir) Claim(member, cluster uint64, name string) error {
+	nonce := NewNonce()
 	if d.identity != nil {
 		nonce = d.identity.Nonce
 	}
@@ -243,13 +246,13 @@ func (d *Directory) Claim(member, cluster uint64, name string) error {
 }
 
 // MarkAdmitted notes that the directory has a log from now on.
-func (d *Directory) MarkAdmitted() error { return d.mark(StateAdmitted) }
+func (d *Dir) MarkAdmitted() error { return d.mark(StateAdmitted) }
 
 // MarkRemoved notes that the member was removed: the directory can not be
 // used again.
-func (d *Directory) MarkRemoved() error { return d.mark(StateRemoved) }
+func (d *Dir) MarkRemoved() error { return d.mark(StateRemoved) }
 
-func (d *Directory) mark(state string) error {
+func (d *Dir) mark(state string) error {
 	if d.identity == nil || d.identity.State == state {
 		return nil
 	}
@@ -258,7 +261,7 @@ func (d *Directory) mark(state string) error {
 	return d.write(id)
 }
 
-func (d *Directory) write(id Identity) error {
+func (d *Dir) write(id Identity) error {
 	b, err := json.MarshalIndent(identityFile{id, id.checksum()}, "", "  ")
 	if err != nil {
 		return err
@@ -271,7 +274,9 @@ func (d *Directory) write(id Identity) error {
 }
 
 // Close releases the lock.
-func (d *Directory) Close() error { return d.lock.Close() }
+func (d *Dir) Close() error { return d.lock.Close() }
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // writeFileDurably replaces a small file: to a temporary name, fsync, rename,
 // fsync of the directory. A crash leaves the old content or the new.

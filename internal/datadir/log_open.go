@@ -1,4 +1,4 @@
-package raftnode
+package datadir
 
 import (
 	"errors"
@@ -90,30 +90,30 @@ func (x *examination) findSnapshot(dir string) error {
 	return nil
 }
 
-// openDisk examines a log, repairs a torn tail, and opens it. A *RefusedError
+// openLog examines a log, repairs a torn tail, and opens it. A *RefusedError
 // means that entries which may have been acknowledged are lost; then nothing
 // has been changed.
-func openDisk(lg *zap.Logger, dir string) (*disk, bootState, error) {
+func openLog(lg *zap.Logger, dir string) (*Log, LogState, error) {
 	x, err := examine(dir)
 	if err != nil {
-		return nil, bootState{}, fmt.Errorf("open %s: %w", dir, err)
+		return nil, LogState{}, fmt.Errorf("open %s: %w", dir, err)
 	}
 	if x.refused != nil {
-		return nil, bootState{}, x.refused
+		return nil, LogState{}, x.refused
 	}
 	if err := prepareOpen(lg, dir, x.log); err != nil {
-		return nil, bootState{}, err
+		return nil, LogState{}, err
 	}
-	d, err := newDisk(lg, dir)
+	d, err := newLog(lg, dir)
 	if err != nil {
-		return nil, bootState{}, err
+		return nil, LogState{}, err
 	}
 	state, err := d.read(x)
 	if err != nil {
 		if d.wal != nil {
 			err = errors.Join(err, d.wal.Close())
 		}
-		return nil, bootState{}, err
+		return nil, LogState{}, err
 	}
 	return d, state, nil
 }
@@ -141,25 +141,25 @@ func prepareOpen(lg *zap.Logger, dir string, g *guardReport) error {
 
 // read opens the WAL at the newest snapshot, reads what follows, and makes all
 // of it durable.
-func (d *disk) read(x *examination) (state bootState, err error) {
-	if state.snapshot, err = d.newestSnapshot(x); err != nil {
+func (d *Log) read(x *examination) (state LogState, err error) {
+	if state.Snapshot, err = d.newestSnapshot(x); err != nil {
 		return state, err
 	}
-	meta := state.snapshot.GetMetadata()
+	meta := state.Snapshot.GetMetadata()
 	from := &walpb.Snapshot{Index: new(meta.GetIndex()), Term: new(meta.GetTerm()), ConfState: meta.GetConfState()}
-	if state.metadata, state.hardState, state.entries, err = d.readFrom(from); err != nil {
+	if state.metadata, state.HardState, state.Entries, err = d.readFrom(from); err != nil {
 		return state, err
 	}
-	if state.entries, err = x.trim(state.entries, from.GetIndex(), d.dir); err != nil {
+	if state.Entries, err = x.trim(state.Entries, from.GetIndex(), d.dir); err != nil {
 		return state, err
 	}
 	if x.log.torn() {
 		if err := d.confirmRepair(x); err != nil {
 			return state, err
 		}
-		state.repaired = fmt.Sprintf("%s at byte %d: %s", x.log.file, x.log.offset, x.log.reason)
+		state.Repaired = fmt.Sprintf("%s at byte %d: %s", x.log.file, x.log.offset, x.log.reason)
 	}
-	d.hardState, d.shape, d.snapshot = state.hardState, x.log.shape, from.GetIndex()
+	d.hardState, d.shape, d.snapshot = state.HardState, x.log.shape, from.GetIndex()
 	if x.mark != nil {
 		d.marked = *x.mark
 	}
@@ -176,7 +176,7 @@ func (d *disk) read(x *examination) (state bootState, err error) {
 	return state, d.tidy(x)
 }
 
-func (d *disk) newestSnapshot(x *examination) (*raftpb.Snapshot, error) {
+func (d *Log) newestSnapshot(x *examination) (*raftpb.Snapshot, error) {
 	known, err := wal.ValidSnapshotEntries(d.lg, walDir(d.dir))
 	if err != nil {
 		return nil, fmt.Errorf("find the snapshots of the log: %w", err)
@@ -197,7 +197,7 @@ func (d *disk) newestSnapshot(x *examination) (*raftpb.Snapshot, error) {
 
 // readFrom reads the log after a snapshot. Verify comes first because reading
 // for writing swallows ErrSnapshotNotFound.
-func (d *disk) readFrom(from *walpb.Snapshot) ([]byte, *raftpb.HardState, []*raftpb.Entry, error) {
+func (d *Log) readFrom(from *walpb.Snapshot) ([]byte, *raftpb.HardState, []*raftpb.Entry, error) {
 	mismatch := func(err error) error {
 		r := refuse(walDir(d.dir), "the log does not continue its snapshot at %d: %v", from.GetIndex(), err)
 		r.Cause = err
@@ -234,7 +234,7 @@ func (x *examination) trim(entries []*raftpb.Entry, after uint64, dir string) ([
 }
 
 // confirmRepair reads a repaired log once more.
-func (d *disk) confirmRepair(x *examination) error {
+func (d *Log) confirmRepair(x *examination) error {
 	again, err := guardLog(walDir(d.dir))
 	if err != nil {
 		return err
@@ -251,7 +251,7 @@ func (d *disk) confirmRepair(x *examination) error {
 // It writes the snapshot's record and the hard state again, since an opened
 // WAL has forgotten both: it would name the next segment by an index below the
 // snapshot, or leave the hard state out of its head.
-func (d *disk) settle(from *walpb.Snapshot) error {
+func (d *Log) settle(from *walpb.Snapshot) error {
 	if err := d.wal.Sync(); err != nil {
 		return err
 	}
@@ -271,7 +271,7 @@ func (d *disk) settle(from *walpb.Snapshot) error {
 
 // tidy removes the files of snapshots that never came into force, and bodies
 // without a snapshot: a crash left them. Nothing refers to them.
-func (d *disk) tidy(x *examination) error {
+func (d *Log) tidy(x *examination) error {
 	files, err := snapshotFiles(d.dir)
 	if err != nil {
 		return err
@@ -284,7 +284,7 @@ func (d *disk) tidy(x *examination) error {
 			orphan[f.name] = true
 			continue
 		}
-		bodies[filepath.Base(d.bodyPath(f.at.index))] = true
+		bodies[filepath.Base(d.BodyPath(f.at.index))] = true
 	}
 	err = removeFiles(snapDir(d.dir), func(name string) bool {
 		body := strings.HasSuffix(name, ".snap.db") && !bodies[name]

@@ -1,4 +1,4 @@
-package raftnode
+package datadir
 
 import (
 	"bytes"
@@ -15,7 +15,7 @@ import (
 // whose term or vote went back, has lost what may have been promised: the WAL
 // alone can not tell a lost tail from one that never was.
 //
-// It lags behind the log by up to watermarkPace, except that it never says
+// It lags behind the log by up to WatermarkPace, except that it never says
 // more than the log holds: it is lowered before entries are taken back.
 type watermark struct {
 	Format  int    `json:"format"`
@@ -29,8 +29,8 @@ type watermark struct {
 
 const (
 	watermarkFormat = 1
-	// watermarkPace bounds how often it is written: each time costs two fsyncs.
-	watermarkPace = time.Second
+	// WatermarkPace bounds how often it is written: each time costs two fsyncs.
+	WatermarkPace = time.Second
 )
 
 func watermarkPath(dir string) string { return filepath.Join(dir, "watermark") }
@@ -63,7 +63,7 @@ func readWatermark(dir string) (*watermark, error) {
 func (w watermark) encode() []byte {
 	b, err := json.Marshal(w)
 	if err != nil {
-		panic(fmt.Sprintf("raftnode: encode the watermark: %v", err)) // plain data always encodes
+		panic(fmt.Sprintf("datadir: encode the watermark: %v", err)) // plain data always encodes
 	}
 	return append(b, '\n')
 }

@@ -1,4 +1,4 @@
-package raftnode
+package datadir
 
 import (
 	"errors"
@@ -9,11 +9,11 @@ import (
 	"testing"
 )
 
-func mustOpenDirectory(t *testing.T, path string) *Directory {
+func mustOpenDir(t *testing.T, path string) *Dir {
 	t.Helper()
-	d, err := OpenDirectory(path)
+	d, err := Open(path)
 	if err != nil {
-		t.Fatalf("OpenDirectory: %v", err)
+		t.Fatalf("Open: %v", err)
 	}
 	t.Cleanup(func() { _ = d.Close() })
 	return d
@@ -21,11 +21,11 @@ func mustOpenDirectory(t *testing.T, path string) *Directory {
 
 func TestDirectoryIsPrivate(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a", "b")
-	d := mustOpenDirectory(t, path)
+	d := mustOpenDir(t, path)
 	if err := errors.Join(d.Close(), os.Chmod(path, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	mustOpenDirectory(t, path)
+	mustOpenDir(t, path)
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
@@ -33,9 +33,9 @@ func TestDirectoryIsPrivate(t *testing.T) {
 
 func TestDirectoryInUseIsRefusedByName(t *testing.T) {
 	path := t.TempDir()
-	d := mustOpenDirectory(t, path)
+	d := mustOpenDir(t, path)
 	for range 2 { // a refused try must not take the holder's name away
-		_, err := OpenDirectory(path)
+		_, err := Open(path)
 		if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "pid "+strconv.Itoa(os.Getpid())+")") {
 			t.Fatalf("a second open: %v", err)
 		}
@@ -46,12 +46,12 @@ func TestDirectoryInUseIsRefusedByName(t *testing.T) {
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	mustOpenDirectory(t, path)
+	mustOpenDir(t, path)
 }
 
 func TestIdentityIsKept(t *testing.T) {
 	path := t.TempDir()
-	d := mustOpenDirectory(t, path)
+	d := mustOpenDir(t, path)
 	if id, known := d.Identity(); known {
 		t.Fatalf("a fresh directory is of %+v", id)
 	}
@@ -62,19 +62,19 @@ func TestIdentityIsKept(t *testing.T) {
 	if err := errors.Join(d.Claim(7, 0xdef, "seven"), d.MarkRemoved(), d.Close()); err != nil {
 		t.Fatal(err)
 	}
-	id, known := mustOpenDirectory(t, path).Identity()
+	id, known := mustOpenDir(t, path).Identity()
 	want := Identity{Format: 1, MemberID: 7, Name: "seven", ClusterID: 0xdef, Nonce: claimed.Nonce, State: StateRemoved}
 	if !known || id != want {
 		t.Errorf("%+v, want %+v", id, want)
 	}
-	if one, other := newNonce(), newNonce(); len(claimed.Nonce) != 32 || one == other {
+	if one, other := NewNonce(), NewNonce(); len(claimed.Nonce) != 32 || one == other {
 		t.Errorf("nonce %q", claimed.Nonce)
 	}
 }
 
 func TestIdentityDamaged(t *testing.T) {
 	path := t.TempDir()
-	d := mustOpenDirectory(t, path)
+	d := mustOpenDir(t, path)
 	if err := errors.Join(d.Claim(7, 0xabc, "seven"), d.Close()); err != nil {
 		t.Fatal(err)
 	}
@@ -82,19 +82,19 @@ func TestIdentityDamaged(t *testing.T) {
 		return []byte(strings.Replace(string(b), `"member_id": 7`, `"member_id": 6`, 1))
 	})
 	var refused *RefusedError
-	if _, err := OpenDirectory(path); !errors.As(err, &refused) || refused.File != identityPath(path) {
+	if _, err := Open(path); !errors.As(err, &refused) || refused.File != identityPath(path) {
 		t.Errorf("%v", err)
 	}
 	// The refusal has let go of the directory.
-	if _, err := OpenDirectory(path); !errors.As(err, &refused) {
+	if _, err := Open(path); !errors.As(err, &refused) {
 		t.Errorf("the second time: %v", err)
 	}
 }
 
 func TestIdentityOfANewerFormat(t *testing.T) {
 	dir := t.TempDir()
-	d := &Directory{path: dir}
-	if err := d.write(Identity{Format: identityFormat + 1, MemberID: 1, Nonce: newNonce(), State: StateNew}); err != nil {
+	d := &Dir{path: dir}
+	if err := d.write(Identity{Format: identityFormat + 1, MemberID: 1, Nonce: NewNonce(), State: StateNew}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := readIdentity(dir); err == nil || !strings.Contains(err.Error(), "upgrade") {
@@ -104,11 +104,11 @@ func TestIdentityOfANewerFormat(t *testing.T) {
 
 func TestAdmittedWithoutALog(t *testing.T) {
 	path := t.TempDir()
-	d := mustOpenDirectory(t, path)
+	d := mustOpenDir(t, path)
 	if err := errors.Join(d.Claim(7, 0xabc, "seven"), d.MarkAdmitted(), d.Close()); err != nil {
 		t.Fatal(err)
 	}
-	_, err := OpenDirectory(path)
+	_, err := Open(path)
 	var refused *RefusedError
 	if !errors.As(err, &refused) || !strings.Contains(err.Error(), "log is missing") {
 		t.Fatalf("%v", err)
@@ -120,13 +120,13 @@ func TestAdmittedWithoutALog(t *testing.T) {
 
 func TestWatermarkOfAnotherMember(t *testing.T) {
 	path := t.TempDir()
-	d := mustOpenDirectory(t, path)
+	d := mustOpenDir(t, path)
 	if err := d.Claim(7, 0xabc, "seven"); err != nil {
 		t.Fatal(err)
 	}
-	log := mustCreateDisk(t, path)
+	log := mustCreateLog(t, path)
 	mustSave(t, log, hardStateAt(1, 7, 0), entryAt(1, 1, 10))
-	if err := errors.Join(log.close(), d.Claim(8, 0xabc, "eight")); err != nil {
+	if err := errors.Join(log.Close(), d.Claim(8, 0xabc, "eight")); err != nil {
 		t.Fatal(err)
 	}
 	mustRefuse(t, path, "the watermark is of member 7, the directory of member 8")
@@ -136,7 +136,7 @@ func TestWatermarkOfAnotherMember(t *testing.T) {
 // under another name, which the next write replaces whole.
 func TestIdentityIsReplacedAtOnce(t *testing.T) {
 	path := t.TempDir()
-	d := mustOpenDirectory(t, path)
+	d := mustOpenDir(t, path)
 	if err := d.Claim(7, 0xabc, "seven"); err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +171,7 @@ func TestIdentityIsReplacedAtOnce(t *testing.T) {
 // Every byte counts: no change of one goes unnoticed or changes who it is.
 func TestIdentityEveryByte(t *testing.T) {
 	path := t.TempDir()
-	d := mustOpenDirectory(t, path)
+	d := mustOpenDir(t, path)
 	if err := d.Claim(7, 0xabc, "seven"); err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package raftnode
+package datadir
 
 import (
 	"fmt"
@@ -69,7 +69,7 @@ func readByEtcd(t testing.TB, dir string, from *walpb.Snapshot) []*raftpb.Entry 
 // Frames of all sizes around a sector and a page of the writer, and above its
 // buffer of 1 MiB, over several segments.
 func TestGuardAgreesWithEtcdOnBigEntries(t *testing.T) {
-	d := mustCreateDisk(t, t.TempDir())
+	d := mustCreateLog(t, t.TempDir())
 	segmentsOf(t, 1<<20)
 	index := uint64(0)
 	for _, size := range []int{0, 1, 30, 511, 512, 513, 4095, 4096, 4097, 100_000, 1<<20 - 1, 1 << 20, 1<<20 + 1, 3 << 20, 10} {
@@ -91,9 +91,9 @@ func TestGuardAgreesWithEtcdAfterCrashAndReopenCycles(t *testing.T) {
 	segmentsOf(t, 4<<10)
 	for seed := range uint64(3) {
 		rng := rand.New(rand.NewPCG(seed, 9))
-		d := mustCreateDisk(t, t.TempDir())
-		mustSaveSnapshot(t, d, InitialIndex, initialTerm) // as a bootstrap does
-		last, repairs := uint64(InitialIndex), 0
+		d := mustCreateLog(t, t.TempDir())
+		mustSaveSnapshot(t, d, 1, 1) // as a bootstrap does
+		last, repairs := uint64(1), 0
 		for range 12 {
 			term := d.hardState.GetTerm() + rng.Uint64N(2)
 			for range 3 + rng.IntN(12) {
@@ -108,16 +108,16 @@ func TestGuardAgreesWithEtcdAfterCrashAndReopenCycles(t *testing.T) {
 			if rng.IntN(2) == 0 {
 				last, repairs = tearOff(t, dir, last), repairs+1
 			}
-			if err := d.close(); err != nil {
+			if err := d.Close(); err != nil {
 				t.Fatal(err)
 			}
-			var state bootState
-			if d, state = mustOpenDisk(t, dir); lastOf(state) != last {
+			var state LogState
+			if d, state = mustOpenLog(t, dir); lastOf(state) != last {
 				t.Fatalf("seed %d: last entry %d, want %d", seed, lastOf(state), last)
 			}
 			mustAgree(t, dir)
 		}
-		if err := d.close(); err != nil {
+		if err := d.Close(); err != nil {
 			t.Fatal(err)
 		}
 		if g := mustAgree(t, d.dir); len(g.segments) < 4 || repairs == 0 {
@@ -130,7 +130,7 @@ func TestGuardAgreesWithEtcdAfterCrashAndReopenCycles(t *testing.T) {
 // middle is cut off, and returns what the last entry then is: the one before.
 func tearOff(t *testing.T, dir string, last uint64) uint64 {
 	t.Helper()
-	d, _ := mustOpenDisk(t, dir)
+	d, _ := mustOpenLog(t, dir)
 	before, _, _ := lastSegmentPath(t, dir)
 	mustSave(t, d, nil, entryAt(last+1, d.hardState.GetTerm(), 700))
 	if err := d.wal.Close(); err != nil {
@@ -149,8 +149,8 @@ func tearOff(t *testing.T, dir string, last uint64) uint64 {
 // and a start finds what was acknowledged by then.
 func TestGuardAgreesWithEtcdOnEveryPrefix(t *testing.T) {
 	segmentsOf(t, 64<<10)
-	d := mustCreateDisk(t, t.TempDir())
-	mustSaveSnapshot(t, d, InitialIndex, initialTerm)
+	d := mustCreateLog(t, t.TempDir())
+	mustSaveSnapshot(t, d, 1, 1)
 	if err := d.writeMark(); err != nil {
 		t.Fatal(err)
 	}
@@ -167,9 +167,9 @@ func TestGuardAgreesWithEtcdOnEveryPrefix(t *testing.T) {
 		dir := writeTree(t, t.TempDir(), files)
 		zeroAt(t, filepath.Join(walDir(dir), filepath.Base(path)), frame, 64<<10)
 		g := mustAgree(t, dir)
-		_, state := mustOpenDisk(t, dir)
-		if lastOf(state) != g.shape.last || state.hardState.GetCommit() != g.hardState.commit || state.repaired != "" {
-			t.Errorf("cut at byte %d: last entry %d, the guard's %d; repaired %q", frame, lastOf(state), g.shape.last, state.repaired)
+		_, state := mustOpenLog(t, dir)
+		if lastOf(state) != g.shape.last || state.HardState.GetCommit() != g.hardState.commit || state.Repaired != "" {
+			t.Errorf("cut at byte %d: last entry %d, the guard's %d; repaired %q", frame, lastOf(state), g.shape.last, state.Repaired)
 		}
 		mustAgree(t, dir)
 	}
@@ -222,7 +222,7 @@ func TestGuardDamageInAnOlderSegment(t *testing.T) {
 func TestGuardSegmentOfAnotherLog(t *testing.T) {
 	dir := segmentedLog(t)
 	segmentsOf(t, 4<<10)
-	d := mustCreateDisk(t, t.TempDir())
+	d := mustCreateLog(t, t.TempDir())
 	for i := uint64(1); i <= 100; i++ {
 		mustSave(t, d, hardStateAt(1, 2, i-1), entryAt(i, 1, 100)) // the vote is another
 	}
@@ -262,7 +262,7 @@ func BenchmarkGuardLog64MiB(b *testing.B) {
 // filledLog returns a directory with a segment that is full nearly.
 func filledLog(b *testing.B, size int) string {
 	b.Helper()
-	d := mustCreateDisk(b, b.TempDir())
+	d := mustCreateLog(b, b.TempDir())
 	segmentsOf(b, 64<<20)
 	index := uint64(0)
 	for written := 0; written < 62<<20; {
@@ -272,7 +272,7 @@ func filledLog(b *testing.B, size int) string {
 		written += int(n) * (size + 60)
 	}
 	dir := d.dir
-	if err := d.close(); err != nil {
+	if err := d.Close(); err != nil {
 		b.Fatal(err)
 	}
 	return dir
@@ -281,7 +281,7 @@ func filledLog(b *testing.B, size int) string {
 // Of what is left of a torn write the guard looks at every word; a value made
 // to look like frames must not make that slow.
 func TestGuardTornTailOfFramesIsLinear(t *testing.T) {
-	d := mustCreateDisk(t, t.TempDir())
+	d := mustCreateLog(t, t.TempDir())
 	segmentsOf(t, 16<<20)
 	mustSave(t, d, hardStateAt(1, 1, 0), entryAt(1, 1, 10))
 	e := entryAt(2, 1, 0)
