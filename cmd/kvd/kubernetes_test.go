@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"gopkg.in/yaml.v3"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/kvd-io/kvd/internal/frontdoor"
 	"github.com/kvd-io/kvd/internal/settings"

@@ -58,9 +58,7 @@ func serve(s *settings.Settings, e environment, again func() (*settings.Settings
 	d.reload = reloading{log: log, again: again, given: s.Given}
 	d.reload.add("log-level", level.Reload)
 	d.reload.add("certificates", d.certs.reload)
-	if d.above, err = newSupervisor(e.environ, os.Getpid(), log); err != nil {
-		log.Warn("cannot report to the supervisor", zap.Error(err))
-	}
+	d.above = newSupervisor(log)
 	defer d.above.close()
 	defer d.closeSide()
 	return d.run(signals)

@@ -3,101 +3,109 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
-	"strconv"
+	"os"
 	"strings"
 	"sync"
 	"time"
 
+	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/api"
 )
 
-// The protocol of sd_notify(3): lines in one datagram to the socket that
-// NOTIFY_SOCKET names. It needs no library.
-
 const (
-	// reportPace is how often the supervisor hears of a node at least.
+	// reportPace is how often the supervisor is told about the node, at least.
 	reportPace = 5 * time.Second
-	// extension is how much more time a starting node asks for, each time. A
-	// log that is replayed and a majority that is waited for take as long as
-	// they take.
+	// extension is how much more time a starting node asks for, each time.
+	// Replaying a log and waiting for a majority take as long as they take.
 	extension = 6 * reportPace
-	// pingsInTime is how many pings fit into the time after which systemd
-	// takes a silent node for hung.
+	// pingsInTime is how many pings fit into the time after which systemd takes
+	// a silent node for hung.
 	pingsInTime = 3
-	// notifyTimeout bounds a datagram to a supervisor that does not read.
+	// maxUnsent bounds the notifications to a supervisor that does not read.
+	maxUnsent = 16
+	// notifyTimeout bounds the wait for the last notification to be sent.
 	notifyTimeout = time.Second
 )
 
 // watched is the node, as its supervisor sees it.
 type watched interface {
 	Status(ctx context.Context) (api.Status, error)
-	// Responsive reports whether the node's own loop still turns.
+	// Responsive reports whether the node's own loop still runs.
 	Responsive() bool
 }
 
-// supervisor tells systemd how the node is. Without one (the zero value) it
-// does nothing.
+// supervisor tells systemd about the node by the protocol of sd_notify(3).
+// Without NOTIFY_SOCKET it does nothing.
+//
+// A datagram to a supervisor that does not read waits in the kernel, for as
+// long as that takes. So one goroutine sends (send), and the others only queue
+// under the lock: the signal loop must be able to stop a node whose supervisor
+// hangs.
 type supervisor struct {
-	conn net.Conn
 	log  *zap.Logger
 	node watched
 	pace time.Duration
 	ping bool // a watchdog is set
 
 	mu struct {
-		sync.Mutex
-		status string // as told last
-		ready  bool
-		failed bool // telling it failed, and the log says so
+		sync.Mutex        // held by the signal loop and the reporter, to queue in order
+		status     string // as last queued
+		ready      bool
 	}
-	end     context.CancelFunc
-	running sync.WaitGroup
+	unsent chan string // nil without a supervisor; received by send alone
+	sent   chan struct{}
+	end    context.CancelFunc // of the reporter; nil before watch
+	report sync.WaitGroup     // the reporter
 }
 
-// newSupervisor connects to the socket that the environment names, if any.
-func newSupervisor(environ []string, pid int, log *zap.Logger) (*supervisor, error) {
+// newSupervisor returns the supervisor that the environment names, if any.
+func newSupervisor(log *zap.Logger) *supervisor {
 	s := &supervisor{log: log, pace: reportPace}
-	env := make(map[string]string)
-	for _, pair := range environ {
-		name, value, _ := strings.Cut(pair, "=")
-		env[name] = value
+	if os.Getenv("NOTIFY_SOCKET") == "" {
+		return s
 	}
-	address := env["NOTIFY_SOCKET"]
-	if address == "" {
-		return s, nil
-	}
-	if address[0] != '/' && address[0] != '@' { // @: a socket without a file
-		return s, fmt.Errorf("NOTIFY_SOCKET is %q, which is neither a path nor an abstract socket", address)
-	}
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: address, Net: "unixgram"})
+	limit, err := systemd.SdWatchdogEnabled(false)
 	if err != nil {
-		return s, fmt.Errorf("connect to NOTIFY_SOCKET: %w", err)
+		log.Warn("watchdog of the supervisor ignored", zap.Error(err))
 	}
-	s.conn = conn
-	micros, err := strconv.ParseInt(env["WATCHDOG_USEC"], 10, 64)
-	if for1 := env["WATCHDOG_PID"]; err == nil && micros > 0 && (for1 == "" || for1 == strconv.Itoa(pid)) {
+	if err == nil && limit > 0 {
 		s.ping = true
-		s.pace = min(s.pace, time.Duration(micros)*time.Microsecond/pingsInTime)
+		s.pace = min(s.pace, limit/pingsInTime)
 	}
-	return s, nil
+	s.unsent, s.sent = make(chan string, maxUnsent), make(chan struct{})
+	go s.send()
+	return s
 }
 
-// watch begins to report about the node; close ends it.
+// send passes notifications on until close. A supervisor that is gone is not a
+// reason to stop: the node serves without it.
+func (s *supervisor) send() {
+	defer close(s.sent)
+	failed := false
+	for state := range s.unsent {
+		_, err := systemd.SdNotify(false, state)
+		if err != nil && !failed {
+			s.log.Warn("failed to notify the supervisor", zap.Error(err))
+		}
+		failed = err != nil
+	}
+}
+
+// watch starts reporting about the node; close ends it.
 func (s *supervisor) watch(node watched) {
-	if s.conn == nil {
+	if s.unsent == nil {
 		return
 	}
 	s.node = node
 	ctx, cancel := context.WithCancel(context.Background())
 	s.end = cancel
-	s.running.Go(func() {
+	s.report.Go(func() {
 		pace := time.NewTicker(s.pace)
 		defer pace.Stop()
 		for {
-			s.report(ctx)
+			s.reportOnce(ctx)
 			select {
 			case <-ctx.Done():
 				return
@@ -107,9 +115,10 @@ func (s *supervisor) watch(node watched) {
 	})
 }
 
-// report tells how the node is. Of a node whose loop hangs it says nothing, so
-// that the watchdog ends it.
-func (s *supervisor) report(ctx context.Context) {
+// reportOnce tells how the node is. It is silent about a node whose loop
+// hangs, so that the watchdog ends it: a goroutine that pings regardless would
+// keep a dead node alive.
+func (s *supervisor) reportOnce(ctx context.Context) {
 	if !s.node.Responsive() {
 		return
 	}
@@ -118,7 +127,7 @@ func (s *supervisor) report(ctx context.Context) {
 	defer s.mu.Unlock()
 	var lines []string
 	if s.ping {
-		lines = append(lines, "WATCHDOG=1")
+		lines = append(lines, systemd.SdNotifyWatchdog)
 	}
 	if !s.mu.ready {
 		lines = append(lines, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", extension.Microseconds()))
@@ -130,12 +139,13 @@ func (s *supervisor) report(ctx context.Context) {
 	s.tellLocked(lines...)
 }
 
-// describe is the status for a person, such as "leader, term 7, applied 123".
+// describe returns the status for people, for example "leader, term 7,
+// applied 123".
 func (s *supervisor) describe(ctx context.Context) string {
 	st, err := s.node.Status(ctx)
 	switch {
 	case err != nil:
-		return "starting: reading the data, or looking for the other members"
+		return "starting: reading the data or looking for the other members"
 	case st.Leader == 0:
 		return fmt.Sprintf("%s, no leader known, term %d, applied %d", st.Role, st.Term, st.Applied)
 	case st.Applied < st.Commit:
@@ -144,20 +154,21 @@ func (s *supervisor) describe(ctx context.Context) string {
 	return fmt.Sprintf("%s, term %d, applied %d", st.Role, st.Term, st.Applied)
 }
 
-// ready says that the node serves, for the first time or after a reload.
+// ready reports that the node serves.
 func (s *supervisor) ready() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mu.ready = true
-	s.tellLocked("READY=1")
+	s.tellLocked(systemd.SdNotifyReady)
 }
 
-// reloading announces that the settings are being read again; ready ends it.
+// reloading announces that the settings are being read again, until reloaded.
+// systemd tells one reload from another by the time that comes with it.
 func (s *supervisor) reloading() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mu.ready {
-		s.tellLocked("RELOADING=1", fmt.Sprintf("MONOTONIC_USEC=%d", monotonicMicros()))
+		s.tellLocked(systemd.SdNotifyReloading, systemd.SdNotifyMonotonicUsec())
 	}
 }
 
@@ -166,41 +177,43 @@ func (s *supervisor) reloaded() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mu.ready {
-		s.tellLocked("READY=1")
+		s.tellLocked(systemd.SdNotifyReady)
 	}
 }
 
-// stopping says that the node leaves.
+// stopping reports that the node is about to exit.
 func (s *supervisor) stopping() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mu.ready = true // a node that stops asks for no more time to start
-	s.tellLocked("STOPPING=1", "STATUS=stopping")
+	s.mu.ready = true // a node that stops needs no more time to start
 	s.mu.status = "stopping"
+	s.tellLocked(systemd.SdNotifyStopping, "STATUS="+s.mu.status)
 }
 
-// tellLocked sends one datagram. A supervisor that is gone is nothing to stop
-// for.
+// tellLocked queues one notification of several lines. If the supervisor has
+// not read the last ones, it is dropped.
 func (s *supervisor) tellLocked(lines ...string) {
-	if s.conn == nil || len(lines) == 0 {
+	if s.unsent == nil || len(lines) == 0 {
 		return
 	}
-	_ = s.conn.SetWriteDeadline(time.Now().Add(notifyTimeout)) // of an open socket it always can
-	_, err := s.conn.Write([]byte(strings.Join(lines, "\n")))
-	if err != nil && !s.mu.failed {
-		s.log.Warn("the supervisor behind NOTIFY_SOCKET does not listen", zap.Error(err))
+	select {
+	case s.unsent <- strings.TrimSuffix(strings.Join(lines, "\n"), "\n"):
+	default:
 	}
-	s.mu.failed = err != nil
 }
 
-// close ends the reports.
+// close ends the reports and waits, for a bounded time, until they are sent.
 func (s *supervisor) close() {
-	if s.conn == nil {
+	if s.unsent == nil {
 		return
 	}
 	if s.end != nil {
 		s.end()
 	}
-	s.running.Wait()
-	_ = s.conn.Close() // nothing is left to send
+	s.report.Wait()
+	close(s.unsent)
+	select {
+	case <-s.sent:
+	case <-time.After(notifyTimeout):
+	}
 }

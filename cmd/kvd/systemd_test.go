@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/kvd-io/kvd/internal/api"
 )
@@ -36,7 +38,7 @@ func newFakeSystemd(t *testing.T, name string) *fakeSystemd {
 	return &fakeSystemd{t: t, conn: conn, name: name}
 }
 
-// next is the next datagram, in lines.
+// next returns the lines of the next datagram.
 func (f *fakeSystemd) next() []string {
 	f.t.Helper()
 	if err := f.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
@@ -63,11 +65,11 @@ func (f *fakeSystemd) await(prefix string) (lines []string) {
 	}
 }
 
-// TestNotify: what a service manager hears in the life of a node, over a
-// socket with a file and one without.
+// TestNotify: what a service manager is told during the life of a node, over a
+// socket with a file and an abstract one.
 func TestNotify(t *testing.T) {
 	names := []string{filepath.Join(t.TempDir(), "notify")}
-	if _, err := os.Stat("/proc/net/unix"); err == nil { // where there is Linux, there are abstract sockets
+	if _, err := os.Stat("/proc/net/unix"); err == nil { // abstract sockets exist on Linux only
 		names = append(names, fmt.Sprintf("@kvd-test-%d", os.Getpid()))
 	}
 	for _, name := range names {
@@ -75,7 +77,7 @@ func TestNotify(t *testing.T) {
 		p := startNodeIn(t, []string{"NOTIFY_SOCKET=" + name, "WATCHDOG_USEC=300000"}, nil)
 		lines := f.await("READY=1")
 		if !slices.Contains(lines, "EXTEND_TIMEOUT_USEC=30000000") {
-			t.Errorf("%s: a starting node asks for no more time: %q", name, lines)
+			t.Errorf("%s: a starting node does not ask for more time: %q", name, lines)
 		}
 		if !slices.ContainsFunc(lines, func(l string) bool { return strings.HasPrefix(l, "STATUS=leader, term ") }) {
 			f.await("STATUS=leader, term ")
@@ -89,7 +91,7 @@ func TestNotify(t *testing.T) {
 		lines = f.await("RELOADING=1")
 		micros := strings.TrimPrefix(lines[len(lines)-1], "MONOTONIC_USEC=")
 		if n, err := strconv.ParseInt(micros, 10, 64); err != nil || n <= 0 {
-			t.Errorf("%s: no time with a reload: %q", name, lines)
+			t.Errorf("%s: a reload without its time: %q", name, lines)
 		}
 		f.await("READY=1")
 		p.signal(t, syscall.SIGTERM)
@@ -113,51 +115,71 @@ func (n *hangingNode) Status(context.Context) (api.Status, error) {
 // TestHungNodeIsNotReported: the pings stop with the node's loop.
 func TestHungNodeIsNotReported(t *testing.T) {
 	f := newFakeSystemd(t, filepath.Join(t.TempDir(), "notify"))
-	s, err := newSupervisor([]string{"NOTIFY_SOCKET=" + f.name, "WATCHDOG_USEC=30000000", "WATCHDOG_PID=" + strconv.Itoa(os.Getpid())}, os.Getpid(), zap.NewNop())
-	if err != nil {
-		t.Fatal(err)
-	}
+	t.Setenv("NOTIFY_SOCKET", f.name)
+	t.Setenv("WATCHDOG_USEC", "30000000")
+	t.Setenv("WATCHDOG_PID", strconv.Itoa(os.Getpid()))
+	s := newSupervisor(zap.NewNop())
 	n := new(hangingNode)
 	s.node = n
-	s.report(t.Context())
+	s.reportOnce(t.Context())
 	if got := f.next(); !slices.Equal(got, []string{"WATCHDOG=1", "EXTEND_TIMEOUT_USEC=30000000", "STATUS=follower, term 7, applied 122 of 123"}) {
-		t.Errorf("it tells %q", got)
+		t.Errorf("it reports %q", got)
 	}
 	n.hangs.Store(true)
-	s.report(t.Context())
+	s.reportOnce(t.Context())
 	s.stopping()
 	if got := f.next(); got[0] != "STOPPING=1" {
-		t.Errorf("a node that hangs is told of: %q", got)
+		t.Errorf("a hung node is reported: %q", got)
 	}
 	s.close()
 }
 
+// TestNoSupervisor: without a supervisor, and with one that does not exist,
+// the node goes on; the latter is logged once.
 func TestNoSupervisor(t *testing.T) {
-	s, err := newSupervisor([]string{"PATH=/bin"}, 1, zap.NewNop())
-	if err != nil {
-		t.Fatal(err)
+	live := func(s *supervisor) {
+		s.watch(new(hangingNode))
+		s.ready()
+		s.reloading()
+		s.reloaded()
+		s.stopping()
+		s.close()
 	}
-	s.watch(nil)
-	s.ready()
-	s.reloading()
-	s.reloaded()
-	s.stopping()
-	s.close()
+	t.Setenv("NOTIFY_SOCKET", "")
+	t.Setenv("WATCHDOG_PID", "1")
+	t.Setenv("WATCHDOG_USEC", "1000")
+	live(newSupervisor(zap.NewNop()))
 	for _, socket := range []string{"vsock:2:1234", filepath.Join(t.TempDir(), "none")} {
-		if s, err := newSupervisor([]string{"NOTIFY_SOCKET=" + socket}, 1, zap.NewNop()); err == nil || s == nil || s.conn != nil {
-			t.Errorf("%s: %v", socket, err)
+		core, lines := observer.New(zapcore.DebugLevel)
+		t.Setenv("NOTIFY_SOCKET", socket)
+		s := newSupervisor(zap.New(core))
+		if s.ping || s.pace != reportPace {
+			t.Error("the watchdog of another process was taken for this one's")
+		}
+		live(s)
+		if lines.FilterMessage("failed to notify the supervisor").Len() != 1 {
+			t.Errorf("%s: %v", socket, lines.All())
 		}
 	}
-	gone := newFakeSystemd(t, filepath.Join(t.TempDir(), "gone"))
-	if s, err = newSupervisor([]string{"NOTIFY_SOCKET=" + gone.name, "WATCHDOG_USEC=1000", "WATCHDOG_PID=1"}, 2, zap.NewNop()); err != nil {
-		t.Fatal(err)
+}
+
+// TestStuckSupervisor: one that does not read holds nothing up.
+func TestStuckSupervisor(t *testing.T) {
+	f := newFakeSystemd(t, filepath.Join(t.TempDir(), "notify"))
+	t.Setenv("NOTIFY_SOCKET", f.name)
+	s := newSupervisor(zap.NewNop())
+	for len(s.unsent) < maxUnsent { // the kernel's queue is full, and so is ours
+		s.ready()
 	}
-	if s.ping || s.pace != reportPace {
-		t.Error("the watchdog of another process was taken for this one's")
-	}
-	if err := gone.conn.Close(); err != nil {
-		t.Fatal(err)
-	}
-	s.ready() // nobody listens, and that is all
+	s.stopping()
 	s.close()
+	select {
+	case <-s.sent:
+		t.Fatal("the supervisor took everything without reading")
+	default:
+	}
+	if err := f.conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	<-s.sent
 }
