@@ -9,11 +9,11 @@ import (
 	"testing"
 )
 
-// TestHarness runs every measurement once, very small, against real nodes of
-// both systems. It says nothing about speed.
+// TestHarness runs some measurements once, at a tiny size, against real nodes
+// of both systems. It does not judge speed.
 func TestHarness(t *testing.T) {
 	if testing.Short() {
-		t.Skip("builds etcd and starts clusters; left out by -short")
+		t.Skip("builds etcd and starts clusters; not run with -short")
 	}
 	b := &bench{options: options{clients: []int{2}, rounds: 1, seconds: 0.5, valueSize: 32, keySpace: 200, count: 2000, dir: t.TempDir()}}
 	ctx := context.Background()

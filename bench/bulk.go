@@ -13,7 +13,8 @@ import (
 // bulkConnections are the numbers of connections tried; the better one counts.
 var bulkConnections = map[string][]int{"kvd": {1, 4}, "etcd": {4, 16}}
 
-// bulk loads many keys and looks at what a system with them is like.
+// bulk loads many keys, then measures the memory, disk use and restart time of
+// a system that holds them.
 func bulk(ctx context.Context, b *bench) error {
 	for range max(1, b.rounds/2) {
 		for _, s := range b.systems {
@@ -66,8 +67,8 @@ func (b *bench) noteSizes(c *cluster, when string) {
 	b.report.row("disk of a node"+suffix, "MiB", nil).add(c.sys.name(), disk)
 }
 
-// restart ends all nodes politely and measures how long it takes until a write
-// is acknowledged again.
+// restart stops all nodes gracefully and measures the time until a write is
+// acknowledged again.
 func (b *bench) restart(ctx context.Context, c *cluster) error {
 	for i := range c.procs {
 		if err := c.end(i, syscall.SIGTERM); err != nil {
@@ -93,8 +94,8 @@ func (b *bench) restart(ctx context.Context, c *cluster) error {
 	return nil
 }
 
-// duringSnapshot measures puts while backups are read from the leader, one
-// after the other, against puts without.
+// duringSnapshot compares puts while backups are read from the leader, one
+// after the other, with puts without backups.
 func (b *bench) duringSnapshot(ctx context.Context, c *cluster) error {
 	for range b.rounds {
 		without, err := b.load(ctx, c, opPut, 64, b.count)
@@ -123,7 +124,7 @@ func (b *bench) duringSnapshot(ctx context.Context, c *cluster) error {
 			return err
 		}
 		b.say("%-4s put p99: %v without, %v during %d snapshots", c.sys.name(), without.p99, during.p99, n)
-		b.report.row("put p99 during a snapshot against without, 64 clients", "times", func(w *row) {
+		b.report.row("put p99 during a snapshot relative to without, 64 clients", "times", func(w *row) {
 			w.AtLeast, w.Goal, w.Absolute = 1.5, 1.1, true
 		}).add(c.sys.name(), float64(during.p99)/float64(without.p99))
 	}

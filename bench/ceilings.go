@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// nothingArgument makes this program the server that does nothing.
+// nothingArgument turns this program into a server that does nothing.
 const nothingArgument = "serve-nothing"
 
-// serveNothing answers 200 to everything, by net/http.
+// serveNothing answers every request with 200, using net/http.
 func serveNothing(address string) error {
 	return http.ListenAndServe(address, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusOK)
@@ -51,7 +51,7 @@ func ceilings(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// syncs appends 4 KiB and calls fdatasync, again and again.
+// syncs appends 4 KiB and calls fdatasync, repeatedly.
 func (b *bench) syncs(ctx context.Context) error {
 	f, err := os.CreateTemp(b.dir, "sync-")
 	if err != nil {

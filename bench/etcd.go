@@ -14,7 +14,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// etcd is driven over gRPC, as its own tools do: it is etcd's fastest way in.
+// etcd is driven over gRPC, as by its own tools: its fastest interface.
 type etcd struct{ binary string }
 
 func (*etcd) name() string { return "etcd" }
@@ -67,7 +67,8 @@ func (c etcdClient) get(ctx context.Context, key []byte, stale bool) (string, er
 	return outcome(err)
 }
 
-// outcome makes an answer of an error: gRPC mends its connections itself.
+// outcome turns an error into an answer. The connection stays usable, because
+// gRPC repairs it.
 func outcome(err error) (string, error) {
 	if err == nil {
 		return "", nil
@@ -103,7 +104,7 @@ func isLeader(ctx context.Context, address string) (bool, error) {
 	return err == nil && st.Leader == st.Header.MemberId, err
 }
 
-// bulkKeys is etcd's limit on the operations of a transaction, less a little.
+// bulkKeys stays a little below etcd's limit on operations per transaction.
 const bulkKeys = 100
 
 func (*etcd) bulk(ctx context.Context, c *cluster, count uint64, conns, valueSize int) error {

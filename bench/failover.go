@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// failoverClients write all the time, spread over the nodes; one whose
-// connection breaks, or that gets an error, goes to the next node at once.
+// failoverClients write continuously, spread over the nodes. A client whose
+// connection breaks, or that gets an error, moves to the next node at once.
 const failoverClients = 64
 
 func failover(ctx context.Context, b *bench) error {
 	return b.three(ctx, func(clusters []*cluster) error {
-		for name, sig := range map[string]syscall.Signal{"kill -9": syscall.SIGKILL, "polite stop": syscall.SIGTERM} {
+		for name, sig := range map[string]syscall.Signal{"kill -9": syscall.SIGKILL, "graceful stop": syscall.SIGTERM} {
 			for range max(3, b.rounds) {
 				for _, c := range clusters {
 					gap, failed, err := b.gap(ctx, c, sig)
@@ -33,8 +33,8 @@ func failover(ctx context.Context, b *bench) error {
 	})
 }
 
-// gap ends the leader under load, starts it again, and returns the longest
-// time in which no client at all got a write acknowledged.
+// gap ends the leader under load, restarts it, and returns the longest time in
+// which no client had a write acknowledged.
 func (b *bench) gap(ctx context.Context, c *cluster, sig syscall.Signal) (time.Duration, int64, error) {
 	leader, err := c.leader(ctx)
 	if err != nil {
@@ -69,7 +69,7 @@ func (b *bench) gap(ctx context.Context, c *cluster, sig syscall.Signal) (time.D
 	return longest, g.failed.Load(), wait(ctx, 2*time.Second) // it catches up
 }
 
-// gapMeter hears of every acknowledged write.
+// gapMeter is told of every acknowledged write.
 type gapMeter struct {
 	failed atomic.Int64
 	mu     struct {
@@ -96,7 +96,7 @@ func (g *gapMeter) begin() {
 	g.mu.on = true
 }
 
-// end returns the longest gap; one that has not ended counts too.
+// end returns the longest gap, including one that has not ended.
 func (g *gapMeter) end() time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -104,7 +104,7 @@ func (g *gapMeter) end() time.Duration {
 	return max(g.mu.longest, time.Since(g.mu.last))
 }
 
-// write puts until the context ends, beginning with node i.
+// write puts until the context is done, starting at node i.
 func (g *gapMeter) write(ctx context.Context, c *cluster, i, valueSize int) {
 	value := []byte(strings.Repeat("v", valueSize))
 	name := []byte(key(uint64(i)))

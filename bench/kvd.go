@@ -15,10 +15,10 @@ import (
 	"github.com/kvd-io/kvd/internal/loadgen"
 )
 
-// kvd is driven over HTTP/1.1, one connection a client.
+// kvd is driven over HTTP/1.1, with one connection per client.
 type kvd struct {
 	binary string
-	flags  []string // beside those that every node needs
+	flags  []string // in addition to those that every node needs
 }
 
 func (*kvd) name() string { return "kvd" }
@@ -94,7 +94,7 @@ func getJSON(ctx context.Context, from string, v any) error {
 	return json.NewDecoder(resp.Body).Decode(v)
 }
 
-// bulk sends one POST /v1/batch a connection.
+// bulk sends one POST /v1/batch per connection.
 func (*kvd) bulk(ctx context.Context, c *cluster, count uint64, conns, valueSize int) error {
 	leader, err := c.leader(ctx)
 	if err != nil {
@@ -105,7 +105,7 @@ func (*kvd) bulk(ctx context.Context, c *cluster, count uint64, conns, valueSize
 	})
 }
 
-// batch puts the keys from one number to another, and checks each answer.
+// batch puts a range of keys and checks each answer.
 func batch(ctx context.Context, target string, from, to uint64, valueSize int) error {
 	r, w := io.Pipe()
 	go func() {

@@ -11,7 +11,7 @@ import (
 	"github.com/kvd-io/kvd/internal/loadgen"
 )
 
-// operation is what a load does.
+// operation is what a client of the load does, over and over.
 type operation string
 
 const (
@@ -22,23 +22,24 @@ const (
 	opPatientPut operation = "patient put"
 )
 
-// sample is one round.
+// sample is the result of one round.
 type sample struct {
-	rate          float64 // operations a second
+	rate          float64 // operations per second
 	p50, p99      time.Duration
 	p999, longest time.Duration
-	cpu           time.Duration // of all servers, an operation
+	cpu           time.Duration // of all servers, per operation
 	errors        map[string]uint64
 }
 
-// retryAfter is what kvd says in the header of that name.
+// retryAfter is the value of kvd's header of that name.
 const retryAfter = time.Second
 
-// floor is the fewest operations of a round that counts.
+// floor is the number of operations below which a round does not count.
 const floor = 100
 
-// connections is how many a number of clients uses. gRPC carries many calls on
-// one; with as many connections as clients etcd does worse from here on.
+// connections returns how many connections a number of clients uses. gRPC
+// multiplexes calls, and above this bound etcd gets slower with a connection
+// per client.
 func connections(s system, clients int) int {
 	if s.name() == "etcd" && clients > 256 {
 		return 100
@@ -46,8 +47,8 @@ func connections(s system, clients int) int {
 	return clients
 }
 
-// load drives the cluster's leader for one round, after a short warm-up, and
-// tries once more where it did not get the least traffic.
+// load drives the cluster's leader for one round, after a short warm-up. A
+// round below the floor is repeated once.
 func (b *bench) load(ctx context.Context, c *cluster, op operation, clients int, keys uint64) (sample, error) {
 	for try := 0; ; try++ {
 		s, err := b.loadOnce(ctx, c, op, clients, keys)
@@ -112,7 +113,7 @@ func openAll(c *cluster, node, count int) ([]client, func(), error) {
 	return conns, closeAll, nil
 }
 
-// do returns the operation on random keys.
+// do returns a function that runs the operation on random keys.
 func do(conn client, op operation, value []byte, keys, seed uint64) loadgen.Op {
 	random := rand.New(rand.NewPCG(seed, keys))
 	buf := make([]byte, 0, 32)
@@ -136,7 +137,7 @@ func appendKey(dst []byte, n uint64) []byte { return fmt.Appendf(dst, "key-%08d"
 
 func key(n uint64) string { return string(appendKey(nil, n)) }
 
-// shared divides the keys among so many at once.
+// shared divides the keys among concurrent workers.
 func shared(count uint64, parts int, work func(from, to uint64) error) error {
 	done := make(chan error, parts)
 	for p := range uint64(parts) {

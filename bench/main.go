@@ -6,8 +6,8 @@
 //	QUICK=1 go run . all            the same in a few minutes
 //	go run . puts --clients 64,256 --rounds 3 --seconds 5
 //
-// It prints a table in Markdown on standard output and what it does on
-// standard error.
+// It prints a Markdown table on standard output and its progress on standard
+// error.
 package main
 
 import (
@@ -25,7 +25,7 @@ import (
 	"time"
 )
 
-// options are the same for all measurements.
+// options apply to all measurements.
 type options struct {
 	clients   []int
 	rounds    int
@@ -33,7 +33,7 @@ type options struct {
 	valueSize int
 	keySpace  uint64
 	count     uint64 // keys of the bulk load
-	dir       string // of the data; a file system with real fsync
+	dir       string // for the data; its file system must have a real fsync
 }
 
 // measurement is one subcommand.
@@ -43,14 +43,14 @@ type measurement struct {
 }
 
 var measurements = []measurement{
-	{"ceilings", "what the machine gives: a net/http server that does nothing, write and fdatasync", ceilings},
+	{"ceilings", "limits of the machine: an idle net/http handler, write and fdatasync", ceilings},
 	{"cold-start", "one node, from exec to its first acknowledged write", coldStart},
 	{"puts", "puts to the leader of three nodes", puts},
 	{"gets", "gets of the leader, linearizable and stale", gets},
 	{"idle", "CPU and memory of three idle nodes", idle},
-	{"failover", "longest gap in writing when the leader is killed, and when it is stopped", failover},
+	{"failover", "longest write gap after killing and after stopping the leader", failover},
 	{"bulk", "a million keys: load, memory, disk, restart, put p99 during a snapshot", bulk},
-	{"overload", "goodput under ten times the clients that saturate", overload},
+	{"overload", "goodput with ten times the clients that saturate the leader", overload},
 	{"cache", "puts with kvd's metadata cache warm, cold, and too small", cache},
 }
 
@@ -77,12 +77,12 @@ func run(args []string) error {
 	var o options
 	clients := flags.String("clients", "1,16,64,256,1000", "numbers of clients")
 	flags.IntVar(&o.rounds, "rounds", defaults.rounds, "rounds of each measurement")
-	flags.Float64Var(&o.seconds, "seconds", defaults.seconds, "length of a round")
-	flags.IntVar(&o.valueSize, "value-size", 256, "bytes of a value")
-	flags.Uint64Var(&o.keySpace, "key-space", 100_000, "keys that puts and gets choose from")
-	flags.Uint64Var(&o.count, "count", defaults.count, "keys of the bulk load")
-	flags.StringVar(&o.dir, "dir", "", "directory for the data (default: a temporary one)")
-	doc := flags.String("write", "", "Markdown file whose section between the bench markers is replaced")
+	flags.Float64Var(&o.seconds, "seconds", defaults.seconds, "seconds per round")
+	flags.IntVar(&o.valueSize, "value-size", 256, "value size in bytes")
+	flags.Uint64Var(&o.keySpace, "key-space", 100_000, "number of keys that puts and gets choose from")
+	flags.Uint64Var(&o.count, "count", defaults.count, "number of keys to bulk load")
+	flags.StringVar(&o.dir, "dir", "", "directory in which to create a temporary data directory")
+	doc := flags.String("write", "", "Markdown file whose section between the bench markers to replace")
 	_ = flags.Parse(args[1:]) // exits
 	for text := range strings.SplitSeq(*clients, ",") {
 		n, err := strconv.Atoi(text)
@@ -101,7 +101,7 @@ func usage() error {
 	for _, m := range measurements {
 		names = append(names, fmt.Sprintf("  %-12s%s", m.name, m.help))
 	}
-	return errors.New("say what to measure:\n  all         everything\n" + strings.Join(names, "\n"))
+	return errors.New("name a measurement:\n  all         everything\n" + strings.Join(names, "\n"))
 }
 
 // bench is one run of the program.
@@ -146,7 +146,7 @@ func measure(ctx context.Context, name string, o options, doc string) error {
 	return errors.Join(replaceSection(doc, text), b.report.writeJSON(strings.TrimSuffix(doc, ".md")+".json"))
 }
 
-// build makes the binaries, kvd from this tree and etcd from its module.
+// build compiles kvd from this tree and etcd from its module.
 func (b *bench) build(ctx context.Context) error {
 	for _, p := range []struct{ name, module, path string }{{"kvd", "..", "./cmd/kvd"}, {"etcd", ".", "./etcd"}} {
 		if err := command(ctx, p.module, "go", "build", "-trimpath", "-o", filepath.Join(b.dir, p.name), p.path); err != nil {

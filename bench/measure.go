@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// three runs work with three nodes of each system.
+// three starts three nodes of each system and calls work with both clusters.
 func (b *bench) three(ctx context.Context, work func([]*cluster) error) (err error) {
 	var clusters []*cluster
 	defer func() {
@@ -28,7 +28,15 @@ func (b *bench) three(ctx context.Context, work func([]*cluster) error) (err err
 	return work(clusters)
 }
 
-// alternate does one thing with each cluster, round by round.
+// clientCount names a number of clients.
+func clientCount(clients int) string {
+	if clients == 1 {
+		return "1 client"
+	}
+	return fmt.Sprintf("%d clients", clients)
+}
+
+// alternate calls work with one cluster after the other, round by round.
 func (b *bench) alternate(clusters []*cluster, work func(round int, c *cluster) error) error {
 	for round := range b.rounds {
 		for _, c := range clusters {
@@ -62,7 +70,7 @@ func puts(ctx context.Context, b *bench) error {
 }
 
 // fill writes every key once, so that the measurements overwrite and find
-// them.
+// existing keys.
 func (b *bench) fill(ctx context.Context, clusters []*cluster) error {
 	for _, c := range clusters {
 		if err := c.sys.bulk(ctx, c, b.keySpace, 4, b.valueSize); err != nil {
@@ -74,7 +82,7 @@ func (b *bench) fill(ctx context.Context, clusters []*cluster) error {
 
 func (b *bench) notePuts(system string, clients int, s sample) {
 	b.say("%-4s put, %d clients: %.0f/s, p50 %v, p99 %v, p99.9 %v, max %v, %v an operation, errors %v", system, clients, s.rate, s.p50, s.p99, s.p999, s.longest, s.cpu, s.errors)
-	name := func(what string) string { return fmt.Sprintf("put, %d clients, %s", clients, what) }
+	name := func(what string) string { return fmt.Sprintf("put, %s, %s", clientCount(clients), what) }
 	b.report.row(name("rate"), "1/s", func(w *row) {
 		w.More = true
 		switch clients {
@@ -130,7 +138,7 @@ func gets(ctx context.Context, b *bench) error {
 func (b *bench) noteGets(system string, op operation, clients int, s sample) {
 	b.say("%-4s %s, %d clients: %.0f/s, p50 %v, p99 %v, %v an operation, errors %v", system, op, clients, s.rate, s.p50, s.p99, s.cpu, s.errors)
 	kind := map[operation]string{opGet: "linearizable get", opStale: "stale get"}[op]
-	name := func(what string) string { return fmt.Sprintf("%s, %d clients, %s", kind, clients, what) }
+	name := func(what string) string { return fmt.Sprintf("%s, %s, %s", kind, clientCount(clients), what) }
 	b.report.row(name("rate"), "1/s", func(w *row) {
 		if w.More = true; clients > 1 {
 			w.AtLeast, w.Goal = 2, 5
@@ -179,10 +187,10 @@ func idle(ctx context.Context, b *bench) error {
 	})
 }
 
-// overload compares what gets through at ten times the clients that saturate
-// the leader with what gets through at that number: where all of them are let
-// in, and where nine in ten are refused with 429, once with clients that wait
-// as Retry-After says, once with such as come again at once.
+// overload compares the goodput at the number of clients that saturates the
+// leader with the goodput at ten times that number: once with all of them
+// admitted, and twice with places for a tenth of them, where clients either
+// obey Retry-After after a 429 or retry at once.
 func overload(ctx context.Context, b *bench) error {
 	const enough, tooMany = 256, 2560
 	open := b.systems[0].(*kvd)
@@ -191,7 +199,7 @@ func overload(ctx context.Context, b *bench) error {
 		sys  *kvd
 		op   operation
 		what string
-	}{{open, opPut, "all let in"}, {tight, opPatientPut, "256 let in, the others wait"}, {tight, opPut, "256 let in, the others come again at once"}} {
+	}{{open, opPut, "all admitted"}, {tight, opPatientPut, "256 admitted, the others wait"}, {tight, opPut, "256 admitted, the others retry at once"}} {
 		if err := b.overloadOne(ctx, o.sys, o.op, enough, tooMany, o.what); err != nil {
 			return err
 		}
@@ -221,11 +229,11 @@ func (b *bench) overloadOne(ctx context.Context, sys *kvd, op operation, enough,
 		if err != nil {
 			return err
 		}
-		// On a machine that others use, the mean of before and after is fairer
-		// than either.
+		// On a shared machine, the mean of before and after is fairer than
+		// either.
 		peak := (before.rate + after.rate) / 2
 		b.say("%s: put, %d clients: %.0f/s, p99 %v, %v an operation; %d clients: %.0f/s, p99 %v, %v an operation, errors %v", what, enough, peak, before.p99, before.cpu, tooMany, over.rate, over.p99, over.cpu, over.errors)
-		b.report.row(fmt.Sprintf("kvd alone: goodput of puts with %d clients against %d, %s", tooMany, enough, what), "times", func(w *row) {
+		b.report.row(fmt.Sprintf("kvd alone: goodput of puts with %d clients relative to %d, %s", tooMany, enough, what), "times", func(w *row) {
 			w.More, w.Absolute, w.AtLeast, w.Goal = true, true, 0.9, 0.97
 		}).add("kvd", over.rate/peak)
 	}
@@ -241,10 +249,10 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// cache measures kvd alone: what the metadata of a key costs that is not in
-// memory.
+// cache measures, for kvd alone, the cost of a put whose key has its metadata
+// on disk only.
 func cache(ctx context.Context, b *bench) error {
-	// A node remembers the metadata of this many keys at least, see
+	// A node caches the metadata of at least this many keys; see
 	// internal/kvstore.
 	const remembered = 1 << 17
 	c, err := b.start(ctx, b.systems[0], 3)
@@ -267,7 +275,7 @@ func cache(ctx context.Context, b *bench) error {
 		return nil
 	}
 	for range b.rounds {
-		if err := measure("of ten times more keys than are remembered", many); err != nil {
+		if err := measure("of ten times more keys than the cache holds", many); err != nil {
 			return err
 		}
 		for i := range c.procs {

@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// clockTicks is USER_HZ, which is 100 on every Linux that Go runs on.
+// clockTicks is USER_HZ, which is 100 on every Linux port of Go.
 const clockTicks = 100
 
-// cpuTime is what the processes have used, in user and kernel.
+// cpuTime returns the CPU time of the processes, user and system.
 func cpuTime(pids []int) time.Duration {
 	var ticks int64
 	for _, pid := range pids {
@@ -33,7 +33,7 @@ func cpuTime(pids []int) time.Duration {
 	return time.Duration(ticks) * time.Second / clockTicks
 }
 
-// residentBytes is the memory of the processes, one each.
+// residentBytes returns the resident memory of each process.
 func residentBytes(pids []int) []float64 {
 	var all []float64
 	for _, pid := range pids {
@@ -46,7 +46,7 @@ func residentBytes(pids []int) []float64 {
 	return all
 }
 
-// diskBytes is what the files under the directory take on disk.
+// diskBytes returns the disk space used by the files under the directory.
 func diskBytes(dir string) float64 {
 	total := int64(0)
 	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {

@@ -11,12 +11,12 @@ import (
 	"time"
 )
 
-// row is one line of the table. A goal is a ratio kvd/etcd, or where absolute
-// is set a value of kvd alone in the row's unit.
+// row is one line of the table. Targets are ratios kvd/etcd or, if Absolute is
+// set, values of kvd alone in the row's unit.
 type row struct {
 	Name     string    `json:"name"`
 	Unit     string    `json:"unit"`
-	KVD      []float64 `json:"kvd"` // one value a round
+	KVD      []float64 `json:"kvd"` // one value per round
 	Etcd     []float64 `json:"etcd,omitempty"`
 	AtLeast  float64   `json:"at_least,omitempty"` // 0: no target
 	Goal     float64   `json:"goal,omitempty"`
@@ -27,7 +27,7 @@ type row struct {
 
 type report struct{ rows []*row }
 
-// row returns the row of that name, making it if need be.
+// row returns the row with that name, and creates it if necessary.
 func (r *report) row(name, unit string, set func(*row)) *row {
 	for _, w := range r.rows {
 		if w.Name == name {
@@ -42,7 +42,7 @@ func (r *report) row(name, unit string, set func(*row)) *row {
 	return w
 }
 
-// add notes a value of a round for one of the systems.
+// add records the value that one of the systems reached in a round.
 func (w *row) add(system string, value float64) {
 	if system == "kvd" {
 		w.KVD = append(w.KVD, value)
@@ -62,7 +62,7 @@ func median(values []float64) float64 {
 	return sorted[len(sorted)/2]
 }
 
-// verdict compares what was measured with the targets.
+// verdict compares the measured values with the targets.
 func (w *row) verdict() string {
 	if w.AtLeast == 0 {
 		return ""
@@ -117,7 +117,7 @@ func figure(v float64) string {
 
 func (r *report) markdown(b *bench) string {
 	var t strings.Builder
-	fmt.Fprintf(&t, "Measured %s on %s, file system %s; kvd %s, etcd 3.7.3; %d rounds of %v each, alternating, values of %d bytes,\n%d keys; `%s`.\nMedians. \"reached\" says which target: *yes* is \"at least\".\n\n",
+	fmt.Fprintf(&t, "Measured %s on %s, file system %s.\nkvd %s, etcd 3.7.3; %d rounds of %v each, alternating, values of %d bytes, %d keys;\n`%s`.\nFigures are medians. The last column names the target that was met: *yes* stands for \"at least\".\n\n",
 		time.Now().UTC().Format("2006-01-02 15:04 UTC"), machine(), fileSystem(b.dir), revision(), b.rounds, b.round(), b.valueSize, b.keySpace,
 		"cd bench && go run . "+strings.Join(os.Args[1:], " "))
 	t.WriteString("| what | kvd | etcd | kvd / etcd | at least | goal | reached |\n|---|---|---|---|---|---|---|\n")
@@ -129,13 +129,13 @@ func (r *report) markdown(b *bench) string {
 }
 
 const notComparable = `
-What is not the same on both sides:
+Differences between the two sides:
 
-- kvd is driven over HTTP/1.1, a connection a client; etcd over gRPC with its own client, a connection a client up to 256 clients and 100
-  connections for 1000 of them (etcd does worse with more). The gRPC client costs more CPU than the other, and it is taken from the same cores.
-- Bulk load is kvd's stream of independent operations beside etcd's transactions of 100 puts; each with the better of two numbers of connections.
-- All nodes and the load share one machine and one disk: where CPU is the limit, throughput is about CPU an operation.
-- Answers that are errors are not counted; a round below 100 operations is void.
+- kvd is driven over HTTP/1.1 with one connection per client, etcd over gRPC with its own client: one connection per client up to 256 clients, and 100
+  connections for 1000 clients (etcd does worse with more). The gRPC client uses more CPU than the HTTP client, on the same cores as the servers.
+- Bulk load compares kvd's stream of independent operations with etcd's transactions of 100 puts, each with the better of two numbers of connections.
+- All nodes and the load generator share one machine and one disk. Where CPU is the limit, throughput reflects the CPU per operation.
+- Error responses are not counted. A round with fewer than 100 operations is void.
 `
 
 func (r *report) writeJSON(path string) error {
@@ -146,7 +146,7 @@ func (r *report) writeJSON(path string) error {
 	return os.WriteFile(path, append(text, '\n'), 0o644)
 }
 
-// replaceSection puts the text between the markers of a document.
+// replaceSection replaces the text between the markers of a document.
 func replaceSection(path, text string) error {
 	const begin, end = "<!-- bench:begin -->\n", "<!-- bench:end -->"
 	doc, err := os.ReadFile(path)

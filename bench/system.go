@@ -13,30 +13,30 @@ import (
 	"time"
 )
 
-// system is one of the two that are compared.
+// system is one of the two systems being compared.
 type system interface {
 	name() string
-	// args are the command line of node i of a cluster.
+	// args returns the command line of node i of a cluster.
 	args(c *cluster, i int) []string
-	// open makes a connection of its own to a node.
+	// open makes a separate connection to a node.
 	open(address string) (client, error)
-	// leader returns the index of the node that leads.
+	// leader returns the index of the leader.
 	leader(ctx context.Context, c *cluster) (int, error)
-	// bulk loads count keys over so many connections and returns how.
+	// bulk loads count keys over the given number of connections.
 	bulk(ctx context.Context, c *cluster, count uint64, conns, valueSize int) error
-	// snapshot reads a whole backup and drops it.
+	// snapshot reads a whole backup and discards it.
 	snapshot(ctx context.Context, address string) error
 }
 
-// client is one connection. code names an error answer, "" is success; err
-// means that the connection is of no use any more.
+// client is one connection. A code names an error response, and "" means
+// success; an err means that the connection is no longer usable.
 type client interface {
 	put(ctx context.Context, key, value []byte) (code string, err error)
 	get(ctx context.Context, key []byte, stale bool) (code string, err error)
 	close()
 }
 
-// cluster is the running nodes of one system.
+// cluster is a set of running nodes of one system.
 type cluster struct {
 	sys     system
 	dir     string
@@ -45,7 +45,8 @@ type cluster struct {
 	procs   []*exec.Cmd
 }
 
-// start runs so many nodes in fresh directories, and waits until one leads.
+// start runs the given number of nodes in fresh directories and waits for a
+// leader.
 func (b *bench) start(ctx context.Context, s system, nodes int) (*cluster, error) {
 	dir, err := os.MkdirTemp(b.dir, s.name()+"-")
 	if err != nil {
@@ -68,7 +69,8 @@ func (b *bench) start(ctx context.Context, s system, nodes int) (*cluster, error
 	return c, nil
 }
 
-// nextPort is below the range from which the kernel takes ports by itself.
+// nextPort stays below the kernel's ephemeral range, so that no outgoing
+// connection takes a port first.
 var nextPort = 15000 + os.Getpid()%8000
 
 func freeAddress() string {
@@ -92,13 +94,13 @@ func (c *cluster) run(i int) error {
 	defer log.Close()
 	p := exec.Command(args[0], args[1:]...)
 	p.Stdout, p.Stderr = log, log
-	// A benchmark that dies takes its nodes along.
+	// If the benchmark dies, its nodes die with it.
 	p.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	c.procs[i] = p
 	return p.Start()
 }
 
-// end sends the signal to node i and waits for its end.
+// end sends the signal to node i and waits for it to exit.
 func (c *cluster) end(i int, sig syscall.Signal) error {
 	p := c.procs[i]
 	if p == nil || p.Process == nil {
@@ -110,7 +112,7 @@ func (c *cluster) end(i int, sig syscall.Signal) error {
 	}
 	kill := time.AfterFunc(20*time.Second, func() { _ = p.Process.Kill() })
 	defer kill.Stop()
-	_ = p.Wait() // how it ends does not matter here
+	_ = p.Wait() // its exit code does not matter here
 	return nil
 }
 
@@ -122,7 +124,8 @@ func (c *cluster) stop() error {
 	return errors.Join(append(errs, os.RemoveAll(c.dir))...)
 }
 
-// leader waits until a node leads and answers, and returns its index.
+// leader waits until some node is the leader and answers, and returns its
+// index.
 func (c *cluster) leader(ctx context.Context) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()

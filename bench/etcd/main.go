@@ -1,4 +1,4 @@
-// Command etcd is etcd's server as the module proxy has it.
+// Command etcd is etcd's server, built from the module proxy.
 package main
 
 import (
