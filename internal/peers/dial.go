@@ -47,27 +47,57 @@ var errInsecure = errors.New("members of this cluster are reached with TLS only;
 
 func refuseDial(context.Context, string, string) (net.Conn, error) { return nil, errInsecure }
 
-// ownDialling replaces how rafthttp connects: it would read authorities once,
-// know no revocation, and go through the proxy that HTTP_PROXY names. It takes
-// no transport from outside, so its two are changed before their first use.
-func (t *Transport) ownDialling() error {
-	dialer := &net.Dialer{Timeout: t.cfg.DialTimeout, KeepAlive: 30 * time.Second}
-	// A stream carries heartbeats far more often; a POST may wait for a disk.
+// outgoing makes the requests of rafthttp: it states who this member is, and
+// connects as Security says. rafthttp's own transports would read authorities
+// once, know no revocation, and go through the proxy that HTTP_PROXY names.
+type outgoing struct {
+	self identity
+	rt   *http.Transport
+}
+
+// RoundTrip implements http.RoundTripper.
+func (o *outgoing) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context()) // the caller's headers are not ours to change
+	o.self.stamp(r.Header)
+	return o.rt.RoundTrip(r)
+}
+
+// ownRequests has rafthttp's requests made by outgoing. rafthttp takes no
+// transport from outside, but its two are http.Transports, and those hand the
+// requests of a registered protocol on. A stream and a POST need different
+// limits: a stream carries heartbeats, and silence means that the connection
+// is dead; the answer to a POST may wait for a disk.
+func (t *Transport) ownRequests() error {
 	for field, stall := range map[string]time.Duration{"streamRt": rafthttp.ConnReadTimeout, "pipelineRt": 0} {
-		rt, err := httpTransport(t.tr, field)
+		theirs, err := httpTransport(t.tr, field)
 		if err != nil {
 			return err
 		}
-		rt.Dial = nil //lint:ignore SA1019 rafthttp sets it, and it would be used where the others fail
-		t.cfg.Security.DialWith(rt, func(ctx context.Context, network, addr string) (net.Conn, error) {
-			c, err := dialer.DialContext(ctx, network, addr)
-			if err != nil || stall == 0 {
-				return c, err
-			}
-			return &stallingConn{Conn: c, stall: stall}, nil
-		})
+		ours := &outgoing{self: t.self, rt: t.newHTTPTransport(stall)}
+		theirs.RegisterProtocol("http", ours)
+		theirs.RegisterProtocol("https", ours)
+		t.own = append(t.own, ours.rt)
 	}
 	return nil
+}
+
+func (t *Transport) newHTTPTransport(stall time.Duration) *http.Transport {
+	// As rafthttp has it: a connection with deadlines would time out while it
+	// is idle, so none is kept; of the others, enough that a burst of POSTs
+	// does not use up ports.
+	rt := &http.Transport{MaxIdleConnsPerHost: 1024}
+	if stall > 0 {
+		rt.MaxIdleConnsPerHost = -1
+	}
+	dialer := &net.Dialer{Timeout: t.cfg.DialTimeout, KeepAlive: 30 * time.Second}
+	t.cfg.Security.DialWith(rt, func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dialer.DialContext(ctx, network, addr)
+		if err != nil || stall == 0 {
+			return c, err
+		}
+		return &stallingConn{Conn: c, stall: stall}, nil
+	})
+	return rt
 }
 
 // httpTransport is the http.Transport in an unexported field of rafthttp's.

@@ -19,8 +19,6 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
-
-	"github.com/kvd-io/kvd/internal/limits"
 )
 
 // Limits of the peer port.
@@ -141,21 +139,21 @@ func (g *guard) serveRaft(w *guardedWriter, r *http.Request) {
 	}
 }
 
-// identify checks the headers, in which the sender says who it is. Otherwise
-// it answers, and ok is false.
+// identify returns the sender of a request, after it has checked what the
+// headers claim. If it refuses the request, it answers it, and ok is false.
 func (g *guard) identify(w http.ResponseWriter, r *http.Request) (from uint64, ok bool) {
-	if cluster, err := types.IDFromString(r.Header.Get("X-Etcd-Cluster-ID")); err == nil && uint64(cluster) != g.t.cfg.ClusterID {
-		// Answered here because rafthttp would tell the right one.
-		g.t.refusals.add(refusedIdentity)
-		http.Error(w, rafthttp.ErrClusterIDMismatch.Error(), http.StatusPreconditionFailed)
-		return 0, false
-	}
-	from, err := checkPeerHeaders(r.Header)
-	if err == nil {
-		err = g.checkSender(r, from)
+	claim, err := claimedBy(r.Header)
+	if err == nil && claim.cluster != g.t.self.cluster {
+		err = refusef(refusedCluster, "the request is meant for cluster %016x", claim.cluster)
 	}
 	if err == nil {
-		return from, true
+		err = checkVersions(r.Header)
+	}
+	if err == nil {
+		err = g.checkSender(r, claim.member)
+	}
+	if err == nil {
+		return claim.member, true
 	}
 	g.t.refusals.add(err.reason)
 	if err.reason == refusedRemoved && r.Method == http.MethodGet {
@@ -166,33 +164,25 @@ func (g *guard) identify(w http.ResponseWriter, r *http.Request) (from uint64, o
 	return 0, false
 }
 
-// checkPeerHeaders returns the sender's id. Whatever it accepts, rafthttp
-// parses without a panic.
-func checkPeerHeaders(h http.Header) (from uint64, _ *refusalError) {
+// checkVersions refuses headers that rafthttp would panic over.
+func checkVersions(h http.Header) *refusalError {
 	for _, name := range []string{"X-Server-Version", "X-Min-Cluster-Version"} {
 		v := h.Get(name)
 		if v == "" {
 			continue // rafthttp takes it for an old version and answers so
 		}
 		if len(v) > maxVersionLen {
-			return 0, refusef(refusedRequest, "%s of %d bytes", name, len(v))
+			return refusef(refusedRequest, "%s of %d bytes", name, len(v))
 		}
 		if _, err := semver.NewVersion(v); err != nil {
-			return 0, refusef(refusedRequest, "%s %q is not a version", name, v)
+			return refusef(refusedRequest, "%s %q is not a version", name, v)
 		}
 	}
-	if _, err := types.IDFromString(h.Get("X-Etcd-Cluster-ID")); err != nil {
-		return 0, refusef(refusedRequest, "X-Etcd-Cluster-ID is missing or not an id")
-	}
-	id, err := types.IDFromString(h.Get("X-Server-From"))
-	if err != nil || !limits.ValidMemberID(uint64(id)) {
-		return 0, refusef(refusedRequest, "X-Server-From is missing or not a member id")
-	}
-	return uint64(id), nil
+	return nil
 }
 
 func (g *guard) checkSender(r *http.Request, from uint64) *refusalError {
-	if from == g.t.cfg.ID {
+	if from == g.t.self.member {
 		return refusef(refusedSender, "a request from this member itself")
 	}
 	if g.t.cfg.Receiver.IsRemoved(from) {

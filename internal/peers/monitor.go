@@ -11,8 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"go.etcd.io/etcd/client/pkg/v3/types"
-
 	"github.com/kvd-io/kvd/internal/limits"
 )
 
@@ -63,8 +61,7 @@ func (t *Transport) holdURL(ctx context.Context, url string) (up bool, err error
 	if err != nil {
 		return false, err
 	}
-	req.Header.Set("X-Etcd-Cluster-ID", types.ID(t.cfg.ClusterID).String())
-	req.Header.Set("X-Server-From", types.ID(t.cfg.ID).String())
+	t.self.stamp(req.Header)
 	resp, err := t.monitor.Do(req)
 	if err != nil {
 		return false, err

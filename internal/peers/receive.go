@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
@@ -29,6 +30,7 @@ const (
 	refusedContext                       // a context that raft cannot read
 	refusedSnapshot                      // an impossible snapshot
 	refusedRequest                       // path, method or headers
+	refusedCluster                       // meant for another cluster
 	refusedBody                          // a body that cannot be read or decoded
 	refusedIdentity                      // the certificate is not the sender's
 	refusedBusy                          // too much of this at a time
@@ -38,7 +40,7 @@ const (
 
 var refusalNames = [refusalReasons]string{
 	"type", "sender", "target", "removed", "unknown", "term", "index", "entries", "size",
-	"context", "snapshot", "request", "body", "identity", "busy", "panic",
+	"context", "snapshot", "request", "cluster", "body", "identity", "busy", "panic",
 }
 
 func (r refusalReason) String() string {
@@ -77,7 +79,15 @@ func (e *refusalError) Error() string { return e.reason.String() + ": " + e.text
 // WriteTo answers a POST. rafthttp panics over an error without this method,
 // and a sender that gets 403 takes itself for removed: no other refusal may
 // use that status.
-func (e *refusalError) WriteTo(w http.ResponseWriter) { http.Error(w, e.Error(), e.status()) }
+func (e *refusalError) WriteTo(w http.ResponseWriter) {
+	text := e.Error()
+	if e.reason == refusedCluster {
+		// What rafthttp on the other side looks for. Its own answer would also
+		// tell a stranger the id of this cluster.
+		text = rafthttp.ErrClusterIDMismatch.Error()
+	}
+	http.Error(w, text, e.status())
+}
 
 func (e *refusalError) status() int {
 	switch e.reason {
@@ -87,6 +97,8 @@ func (e *refusalError) status() int {
 		return http.StatusServiceUnavailable
 	case refusedIdentity:
 		return http.StatusUnauthorized
+	case refusedCluster:
+		return http.StatusPreconditionFailed
 	case refusedSize:
 		return http.StatusRequestEntityTooLarge
 	}
@@ -141,7 +153,7 @@ func (s raftSide) ReportSnapshot(uint64, raft.SnapshotStatus) {}
 // vet decides whether a message may be looked at. An unknown sender is looked
 // up meanwhile; raft sends its messages again.
 func (t *Transport) vet(m *raftpb.Message) error {
-	if err := ValidateMessage(m, t.cfg.ID); err != nil {
+	if err := ValidateMessage(m, t.self.member); err != nil {
 		return t.refuse(err)
 	}
 	switch from := m.GetFrom(); {

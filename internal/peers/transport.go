@@ -116,7 +116,9 @@ const maxRemotes = limits.MaxMembers
 type Transport struct {
 	cfg      Config
 	lg       *zap.Logger
+	self     identity
 	tr       *rafthttp.Transport
+	own      []*http.Transport // that make rafthttp's requests
 	refusals refusalCounts
 	monitor  *http.Client // of HoldMonitor
 
@@ -151,7 +153,7 @@ func New(cfg Config) (*Transport, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("peer transport: %w", err)
 	}
-	t := &Transport{cfg: cfg, lg: cfg.Logger, removed: make(chan struct{})}
+	t := &Transport{cfg: cfg, lg: cfg.Logger, self: identity{member: cfg.ID, cluster: cfg.ClusterID}, removed: make(chan struct{})}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.monitor = t.newMonitorClient()
 	t.mu.peers = make(map[uint64][]string)
@@ -178,7 +180,7 @@ func New(cfg Config) (*Transport, error) {
 		t.cancel()
 		return nil, fmt.Errorf("start peer transport: %w", err)
 	}
-	if err := t.ownDialling(); err != nil {
+	if err := t.ownRequests(); err != nil {
 		t.cancel()
 		return nil, fmt.Errorf("peer transport: %w", err)
 	}
@@ -321,6 +323,9 @@ func (t *Transport) Stop() {
 		t.stopped.Store(true)
 		t.cancel()
 		t.tr.Stop()
+		for _, rt := range t.own {
+			rt.CloseIdleConnections()
+		}
 		t.change.Unlock()
 	})
 	t.running.Wait()

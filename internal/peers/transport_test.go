@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"sync"
 	"testing"
@@ -577,16 +578,40 @@ func (b *trackedBody) closed() bool {
 	}
 }
 
-// HTTP_PROXY is not for peers, and what rafthttp made of it is not used.
-func TestPeersAreNotReachedThroughAProxy(t *testing.T) {
+// rafthttp's own way to connect (a proxy, authorities read once) is never used,
+// and what this package makes of a request states who asks.
+func TestRequestsOfRafthttpAreOurs(t *testing.T) {
 	p := startPeer(t, 1)
+	headers := make(chan http.Header, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { headers <- r.Header }))
+	defer server.Close()
 	for _, field := range []string{"streamRt", "pipelineRt"} {
 		rt, err := httpTransport(p.tr, field)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if rt.Proxy != nil || rt.DialContext == nil {
-			t.Errorf("%s connects as rafthttp wants it", field)
+		rt.Proxy = func(*http.Request) (*url.URL, error) { return nil, errors.New("a proxy was asked for") }
+		rt.DialContext = refuseDial
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := rt.RoundTrip(req)
+		if err != nil {
+			t.Fatalf("%s: %v", field, err)
+		}
+		_ = resp.Body.Close()
+		claim, refusal := claimedBy(<-headers)
+		if want := (identity{member: 1, cluster: testCluster}); refusal != nil || claim != want {
+			t.Errorf("%s: the request states %+v (%v), want %+v", field, claim, refusal, want)
+		}
+		if len(req.Header) > 0 {
+			t.Errorf("%s: the caller's request was changed: %v", field, req.Header)
+		}
+	}
+	for _, rt := range p.own {
+		if rt.Proxy != nil {
+			t.Error("peers are reached through a proxy")
 		}
 	}
 	if _, err := httpTransport(p.tr, "ID"); err == nil {

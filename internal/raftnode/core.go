@@ -231,8 +231,7 @@ func (c *core) step(m *raftpb.Message) {
 }
 
 func (c *core) plausible(m *raftpb.Message) bool {
-	anybody := func(uint64) bool { return true } // the transport knows the sender
-	return validateAgainst(m, c.bound, anybody) == nil && validateReadAck(m, c.readAsked) == nil
+	return validateAgainst(m, c.bound) == nil && validateReadAck(m, c.readAsked) == nil
 }
 
 // unreachable notes that messages to the peer fail.
