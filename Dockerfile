@@ -1,15 +1,15 @@
-# The image of kvd: one static binary on a base without shell or package
-# manager, run by a user that is not root.
+# The kvd image: one static binary, on a base without a shell or package manager,
+# run by a non-root user.
 #
 #   docker build -t kvd --build-arg VERSION=1.2.3 --build-arg COMMIT="$(git rev-parse HEAD)" .
 #   docker run -p 127.0.0.1:12380:12380 -v kvd:/var/lib/kvd kvd
 #
-# For another platform: docker buildx build --platform linux/arm64 …, which
-# compiles here for there. The builder of older engines does not tell the
-# target; give it --build-arg TARGETARCH=arm64 too.
+# To build for another platform, use docker buildx build --platform linux/arm64 …,
+# which cross-compiles. The builder of older Docker engines does not set the
+# target; also pass --build-arg TARGETARCH=arm64.
 #
-# Both bases are arguments, for mirrors and for digests: tags can be moved, so
-# a release should be built with …/static-debian12@sha256:… as its base.
+# Both base images are arguments, for mirrors and digests. Tags can move, so
+# build a release with a digest: BASE_IMAGE=…/static-debian12@sha256:….
 ARG BUILD_IMAGE=golang:1.26
 ARG BASE_IMAGE=gcr.io/distroless/static-debian12:nonroot
 
@@ -38,9 +38,9 @@ COPY --from=build /out/kvd /usr/local/bin/kvd
 COPY --from=build --chown=65532:65532 /out/data /var/lib/kvd
 USER 65532:65532
 ENV KVD_DATA_DIR=/var/lib/kvd KVD_LISTEN_CLIENT=http://0.0.0.0:12380
-# Without a volume the data would go with the container.
+# Without a volume, the data would disappear with the container.
 VOLUME /var/lib/kvd
-# Clients and members.
+# Ports for clients and for members.
 EXPOSE 12380 12379
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["/usr/local/bin/kvd", "healthcheck"]

@@ -1,4 +1,4 @@
-# "make" alone lists the targets.
+# "make" without a target lists the targets.
 .DEFAULT_GOAL := help
 
 VERSION ?= $(shell git describe --tags --dirty 2>/dev/null)
@@ -25,7 +25,7 @@ race: ## run all tests with the race detector
 vet: ## run go vet
 	go vet ./...
 
-lint: vet ## run go vet, staticcheck and the check of formatting
+lint: vet ## run go vet, staticcheck and the formatting check
 	go tool staticcheck ./...
 	@unformatted=$$(gofmt -l .); \
 	if [ -n "$$unformatted" ]; then echo "not formatted (make fmt):"; echo "$$unformatted"; exit 1; fi
@@ -36,13 +36,13 @@ fmt: ## format all Go files
 fuzz: ## run each fuzz target for FUZZTIME (10s)
 	.ci/fuzz $(FUZZTIME)
 
-cluster: build ## run three nodes until ^C (Procfile)
+cluster: build ## run the three nodes of the Procfile until ^C
 	go tool goreman start
 
-e2e: ## run the heavy tests on real processes
+e2e: ## run the heavy tests against real processes
 	KVD_E2E=full go test -count=1 -timeout 30m ./test/e2e
 
-huge: ## run the gigabyte test: catch-up by snapshot, restarts, memory (5 GiB of disk)
+huge: ## run the gigabyte test: catch-up by snapshot, restarts, memory (needs 5 GiB of disk)
 	KVD_E2E=huge go test -count=1 -timeout 30m -run Huge -v ./test/e2e
 
 container: ## build the image and run three containers (Docker)
@@ -54,14 +54,14 @@ sim: ## run the simulation with RUNS (1000) seeds
 bench: ## run the benchmarks
 	go test -run '^$$' -bench . -benchmem ./...
 
-bench-compare: ## compare with etcd on this machine, into docs/performance.md (QUICK=1: in minutes)
+bench-compare: ## compare with etcd on this machine and write docs/performance.md (QUICK=1: a few minutes)
 	cd bench && QUICK=$(QUICK) go run . all --write ../docs/performance.md
 
-bench-micro: ## run the Go benchmarks of the parts for benchstat, into bench/micro.txt
+bench-micro: ## run the micro-benchmarks and write bench/micro.txt, for benchstat
 	go test -run '^$$' -bench . -benchmem -count 5 -benchtime 100ms ./internal/... | grep -v "^ok\|^?\|^PASS" > bench/micro.txt
 
 check: ## run what CI runs
 	.ci/run
 
-clean: ## remove what was built, but no data
+clean: ## remove the binary, but no data
 	rm -rf bin

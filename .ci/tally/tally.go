@@ -1,6 +1,6 @@
-// Command tally reads the output of "go test -json", shows each package's
-// result and the output of what failed, and appends the numbers of tests that
-// passed, failed and were skipped to the file it is given.
+// Command tally reads the output of "go test -json". It prints the result of each
+// package and the output of failed tests, and appends the numbers of passed,
+// failed and skipped tests to the file named by its argument.
 package main
 
 import (
@@ -15,7 +15,7 @@ import (
 type event struct {
 	Action     string
 	Package    string
-	ImportPath string // instead of Package in the events of a build
+	ImportPath string // set instead of Package in build events
 	Test       string
 	Elapsed    float64
 	Output     string
@@ -89,8 +89,8 @@ func (t *tally) endTest(e event, key string) {
 	}
 }
 
-// endPackage counts a package that failed without a failed test, such as one
-// that does not compile, as one failure.
+// endPackage counts a package that failed without a failed test (for example,
+// because it does not compile) as one failure.
 func (t *tally) endPackage(e event, key string) {
 	c := t.counts(e.Package)
 	if e.Action == "fail" && c.failed == 0 {
