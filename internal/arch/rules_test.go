@@ -27,7 +27,10 @@ var largePackages = map[string]exception{
 var largeTypes = map[string]exception{}
 
 // largeInterfaces may have more methods than maxInterfaceMethods.
-var largeInterfaces = map[string]exception{}
+var largeInterfaces = map[string]exception{
+	"internal/kvstore/engine.Engine":   {11, "the store uses all of it, and one conformance suite holds both engines to all of it"},
+	"internal/kvstore/engine.Iterator": {11, "a cursor needs both ends, seeks and steps in both directions, its pair, its error and its end; the store uses all of them"},
+}
 
 // sharedLines has pairs of files, joined by a space in alphabetical order, that
 // may have more lines in common than maxSharedLines.
@@ -36,23 +39,18 @@ var sharedLines = map[string]exception{}
 // shrinking has what is being split today, with the size that it must not
 // exceed meanwhile. An entry goes when the split is done.
 var shrinking = map[string]int{
-	"internal/raftnode":                  9700,
-	"internal/httpapi":                   5300,
-	"internal/raftnode.core":             80,
-	"internal/raftnode.Node":             51,
-	"internal/raftnode.Replica":          51,
-	"internal/node.Node":                 75,
-	"internal/kvstore.Store":             54,
-	"internal/httpapi.exchange":          54,
-	"internal/httpapi.Cluster":           7,
-	"internal/httpapi.Health":            6,
-	"internal/raftnode.Transport":        8,
-	"internal/raftnode.StateMachine":     6,
-	"internal/raftnode.OfflineMachine":   7,
-	"internal/kvstore/engine.Engine":     11,
-	"internal/kvstore/engine.Iterator":   11,
-	"internal/kvstore/engine.Batch":      6,
-	"internal/kvstore/engine.WriteBatch": 6,
+	"internal/raftnode":                9700,
+	"internal/httpapi":                 5300,
+	"internal/raftnode.core":           80,
+	"internal/raftnode.Node":           51,
+	"internal/raftnode.Replica":        51,
+	"internal/node.Node":               75,
+	"internal/httpapi.exchange":        54,
+	"internal/httpapi.Cluster":         7,
+	"internal/httpapi.Health":          6,
+	"internal/raftnode.Transport":      8,
+	"internal/raftnode.StateMachine":   6,
+	"internal/raftnode.OfflineMachine": 7,
 }
 
 // An exception raises a bound for one name.

@@ -8,6 +8,8 @@ import (
 	"math"
 	"slices"
 	"strconv"
+
+	"github.com/kvd-io/kvd/internal/kvstore/engine"
 )
 
 // scratch is memory reused from one Apply to the next.
@@ -24,55 +26,98 @@ type scratch struct {
 // later durable, together. An error is fatal: the store must not be used any
 // more, and nothing of the entries is visible.
 func (s *Store) Apply(entries []Entry) error {
-	if s.failed != nil {
-		return s.failed
+	if s.exec.failed != nil {
+		return s.exec.failed
 	}
 	if len(entries) == 0 {
 		return nil
 	}
-	if err := s.apply(entries); err != nil {
-		s.failed = err
-		return err
+	if err := s.exec.apply(entries); err != nil {
+		return s.exec.fail(err)
 	}
-	return nil
-}
-
-func (s *Store) apply(entries []Entry) error {
-	s.writes.Reset()
-	for i := range entries {
-		if err := s.applyEntry(&entries[i]); err != nil {
-			return errors.Join(fmt.Errorf("entry %d: %w", entries[i].Index, err), s.closeLookups())
-		}
-	}
-	if err := s.closeLookups(); err != nil {
-		return fmt.Errorf("end the look-ups: %w", err)
-	}
-	return s.commit()
-}
-
-// commit makes the batch and what belongs to it visible.
-func (s *Store) commit() error {
-	s.scratch.value = appendMeta(s.scratch.value[:0], &s.now)
-	s.writes.Set([]byte{tableMeta}, s.scratch.value)
-	if err := s.writes.Commit(); err != nil {
-		return fmt.Errorf("commit to the engine: %w", err)
-	}
-	for _, t := range s.scratch.touched {
-		t.meta.pending = 0
-	}
-	clear(s.scratch.touched)
-	s.scratch.touched = s.scratch.touched[:0]
-	s.cache.age()
 	s.publish()
 	return nil
 }
 
-func (s *Store) applyEntry(e *Entry) error {
-	if p := s.now.position; p.Index != 0 && e.Index != p.Index+1 || e.Index == 0 {
+// executor is the half of a store that belongs to the goroutine that applies:
+// what it knows of the state without asking the engine, and the writes that it
+// collects. Readers never look at it.
+type executor struct {
+	eng      engine.Engine
+	timeline *timeline // the store's
+	now      meta
+	settings Settings
+	// settingsGiven is false until any settings were applied.
+	settingsGiven bool
+	cache         *metaCache
+	records       map[string][]byte // the table of records; it is small
+	cleaned       uint64            // revision up to which history was removed
+	hasher        hasher
+	writes        engine.WriteBatch
+	scratch       scratch
+	lookups       engine.Iterator // for the writes being collected; nil until they need one
+	failed        error
+}
+
+// load reads what the executor keeps in memory from the engine.
+func (x *executor) load() (err error) {
+	if x.now, err = readMeta(x.eng); err != nil {
+		return err
+	}
+	if x.settings, x.settingsGiven, err = readSettings(x.eng); err != nil {
+		return err
+	}
+	if x.records, err = readRecords(x.eng); err != nil {
+		return err
+	}
+	if x.cleaned, err = readHistory(x.eng); err != nil {
+		return err
+	}
+	x.cache.clear()
+	return nil
+}
+
+// fail keeps the error that every later call returns.
+func (x *executor) fail(err error) error {
+	x.failed = err
+	return err
+}
+
+func (x *executor) apply(entries []Entry) error {
+	x.writes.Reset()
+	for i := range entries {
+		if err := x.applyEntry(&entries[i]); err != nil {
+			return errors.Join(fmt.Errorf("entry %d: %w", entries[i].Index, err), x.closeLookups())
+		}
+	}
+	if err := x.closeLookups(); err != nil {
+		return fmt.Errorf("end the look-ups: %w", err)
+	}
+	return x.commit()
+}
+
+// commit makes the batch and what belongs to it visible.
+func (x *executor) commit() error {
+	x.scratch.value = appendMeta(x.scratch.value[:0], &x.now)
+	x.writes.Set([]byte{tableMeta}, x.scratch.value)
+	if err := x.writes.Commit(); err != nil {
+		return fmt.Errorf("commit to the engine: %w", err)
+	}
+	for _, t := range x.scratch.touched {
+		t.meta.pending = 0
+	}
+	clear(x.scratch.touched)
+	x.scratch.touched = x.scratch.touched[:0]
+	x.cache.age()
+	return nil
+}
+
+func (x *executor) applyEntry(e *Entry) error {
+	if p := x.now.position; p.Index != 0 && e.Index != p.Index+1 || e.Index == 0 {
 		return fmt.Errorf("it follows entry %d", p.Index)
 	}
 	for _, r := range e.Records {
-		s.applyRecord(r)
+		x.applyRecord(r)
 	}
 	var results []Result // one allocation for all of the entry
 	if e.WantResults {
@@ -84,57 +129,57 @@ func (s *Store) applyEntry(e *Entry) error {
 		if err != nil {
 			return err
 		}
-		r, err := s.execute(&c, e)
+		r, err := x.execute(&c, e)
 		if err != nil {
 			return err
 		}
 		if e.WantResults {
-			r.Revision = s.now.revision
+			r.Revision = x.now.revision
 			results[i] = r
 			e.Results[i] = &results[i]
 		}
 	}
-	s.now.position = Position{Index: e.Index, Term: e.Term}
-	s.noteHash()
+	x.now.position = Position{Index: e.Index, Term: e.Term}
+	x.timeline.noteHash(e.Index, x.now.hash)
 	return nil
 }
 
 // applyRecord stores a record of the replication layer.
-func (s *Store) applyRecord(r Record) {
-	if old, ok := s.records[string(r.Key)]; ok {
-		s.now.hash -= s.hasher.record(r.Key, old)
+func (x *executor) applyRecord(r Record) {
+	if old, ok := x.records[string(r.Key)]; ok {
+		x.now.hash -= x.hasher.record(r.Key, old)
 	}
-	s.scratch.key = recordKey(s.scratch.key[:0], r.Key)
+	x.scratch.key = recordKey(x.scratch.key[:0], r.Key)
 	if r.Value == nil {
-		s.writes.Delete(s.scratch.key)
-		delete(s.records, string(r.Key))
+		x.writes.Delete(x.scratch.key)
+		delete(x.records, string(r.Key))
 		return
 	}
-	s.now.hash += s.hasher.record(r.Key, r.Value)
-	s.writes.Set(s.scratch.key, r.Value)
-	s.records[string(r.Key)] = bytes.Clone(r.Value)
+	x.now.hash += x.hasher.record(r.Key, r.Value)
+	x.writes.Set(x.scratch.key, r.Value)
+	x.records[string(r.Key)] = bytes.Clone(r.Value)
 }
 
 // execute runs one command. The error is fatal; what the command itself did
 // wrong is in the result.
-func (s *Store) execute(c *Command, e *Entry) (Result, error) {
+func (x *executor) execute(c *Command, e *Entry) (Result, error) {
 	switch c.Op {
 	case OpTick:
-		return s.tick(c, e)
+		return x.tick(c, e)
 	case OpCompact:
-		return s.compact(c, e), nil
+		return x.compact(c, e), nil
 	case OpSettings:
-		return s.applySettings(c, e), nil
+		return x.applySettings(c, e), nil
 	case OpDeleteRange:
-		return s.deleteRange(c)
+		return x.deleteRange(c)
 	}
 	if len(c.Key) == 0 {
 		return refuse(Invalid, "the key is empty"), nil
 	}
-	if n := int64(len(c.Key)); n > s.settings.MaxKeyBytes {
-		return refuse(TooLarge, "the key has %d bytes, the limit is %d", n, s.settings.MaxKeyBytes), nil
+	if n := int64(len(c.Key)); n > x.settings.MaxKeyBytes {
+		return refuse(TooLarge, "the key has %d bytes, the limit is %d", n, x.settings.MaxKeyBytes), nil
 	}
-	m, err := s.lookup(c.Key)
+	m, err := x.lookup(c.Key)
 	if err != nil {
 		return Result{}, err
 	}
@@ -143,19 +188,19 @@ func (s *Store) execute(c *Command, e *Entry) (Result, error) {
 	}
 	var r Result
 	if c.ReturnPrevious {
-		if r.Previous, err = s.previous(m); err != nil {
+		if r.Previous, err = x.previous(m); err != nil {
 			return Result{}, err
 		}
 	}
 	switch c.Op {
 	case OpPut:
-		return s.put(m, c.Value, 0, r), nil
+		return x.put(m, c.Value, 0, r), nil
 	case OpAppend:
-		return s.appendTo(m, c.Value, r)
+		return x.appendTo(m, c.Value, r)
 	case OpIncr:
-		return s.incr(m, c.Delta, r)
+		return x.incr(m, c.Delta, r)
 	default:
-		return s.remove(m, r), nil
+		return x.remove(m, r), nil
 	}
 }
 
@@ -205,22 +250,22 @@ type uncommitted struct {
 
 // value returns the current value of an existing key, also one that was
 // changed in the batch being made. It is valid until the next lookup.
-func (s *Store) value(m *keyMeta) ([]byte, error) {
+func (x *executor) value(m *keyMeta) ([]byte, error) {
 	if m.pending > 0 {
-		return s.scratch.touched[m.pending-1].value, nil
+		return x.scratch.touched[m.pending-1].value, nil
 	}
-	v, _, _, err := s.newest([]byte(m.key))
+	v, _, _, err := x.newest([]byte(m.key))
 	if err != nil {
 		return nil, err
 	}
 	return v.value, nil
 }
 
-func (s *Store) previous(m *keyMeta) (*KV, error) {
+func (x *executor) previous(m *keyMeta) (*KV, error) {
 	if !m.exists {
 		return nil, nil
 	}
-	value, err := s.value(m)
+	value, err := x.value(m)
 	if err != nil {
 		return nil, err
 	}
@@ -244,82 +289,82 @@ func (m *keyMeta) logical() int64 {
 func logicalBytes(keyLen, valueLen int) int64 { return int64(keyLen+valueLen) + keyOverheadBytes }
 
 // put writes a value in a revision of its own.
-func (s *Store) put(m *keyMeta, value []byte, lease uint64, r Result) Result {
-	if n := int64(len(value)); n > s.settings.MaxValueBytes {
-		return refuse(TooLarge, "the value would have %d bytes, the limit is %d (max_value_bytes of the settings)", n, s.settings.MaxValueBytes)
+func (x *executor) put(m *keyMeta, value []byte, lease uint64, r Result) Result {
+	if n := int64(len(value)); n > x.settings.MaxValueBytes {
+		return refuse(TooLarge, "the value would have %d bytes, the limit is %d (max_value_bytes of the settings)", n, x.settings.MaxValueBytes)
 	}
 	grown := logicalBytes(len(m.key), len(value)) - m.logical()
-	if q := s.settings.QuotaBytes; q > 0 && grown > 0 && s.now.logical+grown > q {
-		return refuse(NoSpace, "the store holds %d of its %d bytes: delete keys, or raise quota_bytes in the settings", s.now.logical, q)
+	if q := x.settings.QuotaBytes; q > 0 && grown > 0 && x.now.logical+grown > q {
+		return refuse(NoSpace, "the store holds %d of its %d bytes: delete keys, or raise quota_bytes in the settings", x.now.logical, q)
 	}
-	s.now.revision++
+	x.now.revision++
 	v := version{create: m.create, version: m.version + 1, lease: lease, value: value}
 	r.Created = !m.exists
 	if r.Created {
-		v.create, v.version = s.now.revision, 1
+		v.create, v.version = x.now.revision, 1
 	}
-	s.write(m, &v)
-	s.logRevision()
+	x.write(m, &v)
+	x.logRevision()
 	r.KV = m.kv()
 	return r
 }
 
 // write records a new version of the key in the batch and in the counters.
-func (s *Store) write(m *keyMeta, v *version) {
-	s.forget(m)
-	key := append(s.scratch.plain[:0], m.key...)
-	s.scratch.plain = key
-	s.scratch.key = appendVersionKey(s.scratch.key[:0], key, s.now.revision)
-	s.scratch.value = appendVersion(s.scratch.value[:0], v)
-	s.writes.Set(s.scratch.key, s.scratch.value)
+func (x *executor) write(m *keyMeta, v *version) {
+	x.forget(m)
+	key := append(x.scratch.plain[:0], m.key...)
+	x.scratch.plain = key
+	x.scratch.key = appendVersionKey(x.scratch.key[:0], key, x.now.revision)
+	x.scratch.value = appendVersion(x.scratch.value[:0], v)
+	x.writes.Set(x.scratch.key, x.scratch.value)
 	if m.stored > 0 { // the version before becomes history
-		s.now.historyBytes += int64(m.stored)
-		s.now.historyVersions++
+		x.now.historyBytes += int64(m.stored)
+		x.now.historyVersions++
 	}
-	m.exists, m.mod = !v.deleted, s.now.revision
+	m.exists, m.mod = !v.deleted, x.now.revision
 	m.create, m.version, m.lease, m.size = v.create, v.version, v.lease, uint32(len(v.value))
-	m.stored = uint32(len(s.scratch.key) + len(s.scratch.value))
+	m.stored = uint32(len(x.scratch.key) + len(x.scratch.value))
 	if v.deleted { // a deletion is history from the start
-		s.now.historyBytes += int64(m.stored)
-		s.now.historyVersions++
+		x.now.historyBytes += int64(m.stored)
+		x.now.historyVersions++
 		m.stored = 0
 	}
 	if m.exists {
-		m.hash = s.hasher.key(key, m.mod, v)
-		s.now.hash += m.hash
-		s.now.logical += m.logical()
-		s.now.keys++
+		m.hash = x.hasher.key(key, m.mod, v)
+		x.now.hash += m.hash
+		x.now.logical += m.logical()
+		x.now.keys++
 	}
-	s.scratch.touched = append(s.scratch.touched, uncommitted{m, v.value})
-	m.pending = uint32(len(s.scratch.touched))
-	s.scratch.mutations = append(s.scratch.mutations, mutation{key: m.key, deleted: v.deleted})
+	x.scratch.touched = append(x.scratch.touched, uncommitted{m, v.value})
+	m.pending = uint32(len(x.scratch.touched))
+	x.scratch.mutations = append(x.scratch.mutations, mutation{key: m.key, deleted: v.deleted})
 }
 
 // forget takes the current version out of the counters.
-func (s *Store) forget(m *keyMeta) {
+func (x *executor) forget(m *keyMeta) {
 	if m.exists {
-		s.now.hash -= m.hash
-		s.now.logical -= m.logical()
-		s.now.keys--
+		x.now.hash -= m.hash
+		x.now.logical -= m.logical()
+		x.now.keys--
 	}
 }
 
-func (s *Store) remove(m *keyMeta, r Result) Result {
+func (x *executor) remove(m *keyMeta, r Result) Result {
 	if !m.exists {
 		return r
 	}
-	s.now.revision++
-	s.write(m, &version{deleted: true})
-	s.logRevision()
+	x.now.revision++
+	x.write(m, &version{deleted: true})
+	x.logRevision()
 	r.Deleted = 1
-	r.KV.ModRevision = s.now.revision
+	r.KV.ModRevision = x.now.revision
 	return r
 }
 
-func (s *Store) appendTo(m *keyMeta, tail []byte, r Result) (Result, error) {
+func (x *executor) appendTo(m *keyMeta, tail []byte, r Result) (Result, error) {
 	var value []byte
 	if m.exists {
-		old, err := s.value(m)
+		old, err := x.value(m)
 		if err != nil {
 			return Result{}, err
 		}
@@ -327,13 +372,13 @@ func (s *Store) appendTo(m *keyMeta, tail []byte, r Result) (Result, error) {
 	} else {
 		value = tail
 	}
-	return s.put(m, value, m.lease, r), nil
+	return x.put(m, value, m.lease, r), nil
 }
 
-func (s *Store) incr(m *keyMeta, delta int64, r Result) (Result, error) {
+func (x *executor) incr(m *keyMeta, delta int64, r Result) (Result, error) {
 	var n int64
 	if m.exists {
-		old, err := s.value(m)
+		old, err := x.value(m)
 		if err != nil {
 			return Result{}, err
 		}
@@ -345,7 +390,7 @@ func (s *Store) incr(m *keyMeta, delta int64, r Result) (Result, error) {
 		return refuseAt(m, Overflow, "the sum would not fit into 64 bits"), nil
 	}
 	value := strconv.AppendInt(nil, n+delta, 10)
-	r = s.put(m, value, m.lease, r)
+	r = x.put(m, value, m.lease, r)
 	if r.Outcome == OK {
 		r.KV.Value = value
 	}
@@ -354,25 +399,27 @@ func (s *Store) incr(m *keyMeta, delta int64, r Result) (Result, error) {
 
 // tick moves replicated time on and remembers which revision it was at. Only
 // the leader of the entry's own term may say what time it is.
-func (s *Store) tick(c *Command, e *Entry) (Result, error) {
+func (x *executor) tick(c *Command, e *Entry) (Result, error) {
 	if c.Term != e.Term {
 		return Result{Outcome: Ignored}, nil
 	}
-	s.now.clock = max(s.now.clock, c.UnixMillis)
-	b := binary.AppendVarint([]byte{recordVersion}, s.now.clock)
-	s.writes.Set(timeKey(s.now.revision), b)
-	s.addSample(sample{revision: s.now.revision, millis: s.now.clock})
+	x.now.clock = max(x.now.clock, c.UnixMillis)
+	b := binary.AppendVarint([]byte{recordVersion}, x.now.clock)
+	x.writes.Set(timeKey(x.now.revision), b)
+	for _, thinned := range x.timeline.add(sample{revision: x.now.revision, millis: x.now.clock}) {
+		x.writes.Delete(timeKey(thinned.revision))
+	}
 	return Result{}, nil
 }
 
 // compact makes the history before a revision unreadable; Maintain removes it.
-func (s *Store) compact(c *Command, e *Entry) Result {
+func (x *executor) compact(c *Command, e *Entry) Result {
 	switch {
 	case c.Term != 0 && c.Term != e.Term:
 		return Result{Outcome: Ignored}
-	case c.Revision > s.now.revision:
-		return refuse(FutureRevision, "revision %d is not reached yet; the newest one is %d", c.Revision, s.now.revision)
+	case c.Revision > x.now.revision:
+		return refuse(FutureRevision, "revision %d is not reached yet; the newest one is %d", c.Revision, x.now.revision)
 	}
-	s.now.compact = max(s.now.compact, c.Revision)
+	x.now.compact = max(x.now.compact, c.Revision)
 	return Result{}
 }

@@ -9,8 +9,8 @@ import (
 )
 
 // deleteRange deletes all keys of a range in one revision.
-func (s *Store) deleteRange(c *Command) (Result, error) {
-	keys, err := s.live(c.Key, c.End)
+func (x *executor) deleteRange(c *Command) (Result, error) {
+	keys, err := x.live(c.Key, c.End)
 	if err != nil {
 		return Result{}, err
 	}
@@ -20,22 +20,22 @@ func (s *Store) deleteRange(c *Command) (Result, error) {
 	if len(keys) == 0 {
 		return Result{}, nil
 	}
-	s.now.revision++
+	x.now.revision++
 	for _, m := range keys {
-		s.cache.put(m)
-		s.write(m, &version{deleted: true})
+		x.cache.put(m)
+		x.write(m, &version{deleted: true})
 	}
-	s.logRevision()
-	return Result{Deleted: uint64(len(keys)), KV: KV{ModRevision: s.now.revision}}, nil
+	x.logRevision()
+	return Result{Deleted: uint64(len(keys)), KV: KV{ModRevision: x.now.revision}}, nil
 }
 
 // live returns the keys of a range as the batch being made leaves them, in
 // order; if they are more than may be deleted, more than that, and not all.
 // The walk comes by their metadata, so that none has to be looked up.
-func (s *Store) live(start, end []byte) ([]*keyMeta, error) {
+func (x *executor) live(start, end []byte) ([]*keyMeta, error) {
 	changed := make(map[string]bool)
 	var keys []*keyMeta
-	for _, t := range s.scratch.touched {
+	for _, t := range x.scratch.touched {
 		m := t.meta
 		if !changed[m.key] && inRange([]byte(m.key), start, end) {
 			changed[m.key] = true
@@ -45,7 +45,7 @@ func (s *Store) live(start, end []byte) ([]*keyMeta, error) {
 		}
 	}
 	lower, upper := versionBounds(start, end)
-	it, err := s.eng.Iter(lower, upper)
+	it, err := x.eng.Iter(lower, upper)
 	if err != nil {
 		return nil, fmt.Errorf("find the keys of a range: %w", err)
 	}
@@ -56,7 +56,7 @@ func (s *Store) live(start, end []byte) ([]*keyMeta, error) {
 			return
 		}
 		m := &keyMeta{key: string(w.key)}
-		s.learn(m, mod, v, int64(stored))
+		x.learn(m, mod, v, int64(stored))
 		keys = append(keys, m)
 	}
 	for len(keys) <= MaxRangeDelete && w.next() {

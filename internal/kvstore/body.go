@@ -368,8 +368,8 @@ func VerifyBody(r io.Reader) (BodyInfo, error) {
 // verified before anything of it becomes visible; after an error or a crash the
 // old state is still there. It belongs to the goroutine that applies.
 func (s *Store) Restore(r io.Reader) error {
-	if s.failed != nil {
-		return s.failed
+	if s.exec.failed != nil {
+		return s.exec.failed
 	}
 	verified := false
 	err := s.eng.Replace(func(set func(key, value []byte) error) error {
@@ -387,10 +387,9 @@ func (s *Store) Restore(r io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("restore the state: %w", err)
 	}
-	s.writes.Reset()
+	s.exec.writes.Reset()
 	if err := s.load(); err != nil {
-		s.failed = err
-		return err
+		return s.exec.fail(err)
 	}
 	return nil
 }

@@ -14,18 +14,18 @@ func TestCacheIsBounded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := openStore(t, newEngine(t, "memory"), Options{CacheEntries: limit})
 			do(t, s, put("used", ""))
-			used := s.cache.get([]byte("used"))
+			used := s.exec.cache.get([]byte("used"))
 			for i := range 1000 {
 				do(t, s, put(fmt.Sprintf("%0*d", keyLen, i), ""), put("used", ""))
 				bytes := 0
-				for key := range s.cache.young {
+				for key := range s.exec.cache.young {
 					bytes += len(key)
 				}
-				if len(s.cache.young) > limit || len(s.cache.old) > limit+1 || bytes > s.cache.limitBytes {
-					t.Fatalf("after %d keys: %d young ones of %d bytes, %d old ones", i, len(s.cache.young), bytes, len(s.cache.old))
+				if len(s.exec.cache.young) > limit || len(s.exec.cache.old) > limit+1 || bytes > s.exec.cache.limitBytes {
+					t.Fatalf("after %d keys: %d young ones of %d bytes, %d old ones", i, len(s.exec.cache.young), bytes, len(s.exec.cache.old))
 				}
 			}
-			if s.cache.get([]byte("used")) != used {
+			if s.exec.cache.get([]byte("used")) != used {
 				t.Error("a key in use was looked up again")
 			}
 		})
@@ -39,11 +39,11 @@ func TestCacheKeepsWhatFits(t *testing.T) {
 	for i := range 2000 {
 		do(t, s, put(strings.Repeat("k", i%50+1), ""))
 		if i < 50 {
-			first = append(first, s.cache.get([]byte(strings.Repeat("k", i+1))))
+			first = append(first, s.exec.cache.get([]byte(strings.Repeat("k", i+1))))
 		}
 	}
 	for i, m := range first {
-		if got := s.cache.young[strings.Repeat("k", i+1)]; got != m {
+		if got := s.exec.cache.young[strings.Repeat("k", i+1)]; got != m {
 			t.Fatalf("key %d was looked up again", i)
 		}
 	}

@@ -57,7 +57,7 @@ func fuzzReplica(t *testing.T, command, record []byte, o Options, together bool)
 }
 
 func maintainUnlessFailed(t *testing.T, s *Store) {
-	if s.failed == nil {
+	if s.exec.failed == nil {
 		maintainAll(t, s)
 	}
 }
@@ -96,8 +96,8 @@ func FuzzRestore(f *testing.F) {
 		s := openStore(t, engine.NewMemory(), Options{})
 		defer s.Close()
 		if err := s.Restore(bytes.NewReader(body)); err != nil {
-			if s.failed != nil || s.Position() != (Position{}) || s.Revision() != firstRevision {
-				t.Fatalf("%v, and the state has changed (%v)", err, s.failed)
+			if s.exec.failed != nil || s.Position() != (Position{}) || s.Revision() != firstRevision {
+				t.Fatalf("%v, and the state has changed (%v)", err, s.exec.failed)
 			}
 			return
 		}

@@ -165,8 +165,8 @@ func TestGoldenBody(t *testing.T) {
 
 func checkSamples(t *testing.T, got, want *Store) {
 	t.Helper()
-	if !reflect.DeepEqual(got.mu.samples, want.mu.samples) || len(got.mu.samples) == 0 {
-		t.Errorf("samples %v, want %v", got.mu.samples, want.mu.samples)
+	if !reflect.DeepEqual(got.timeline.mu.samples, want.timeline.mu.samples) || len(got.timeline.mu.samples) == 0 {
+		t.Errorf("samples %v, want %v", got.timeline.mu.samples, want.timeline.mu.samples)
 	}
 }
 

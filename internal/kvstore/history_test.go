@@ -56,14 +56,14 @@ func TestSamplesAreBounded(t *testing.T) {
 	for i := range int64(ticks) {
 		do(t, s, put("a", ""), tick(i), tick(i)) // the second replaces the first
 	}
-	n := len(s.mu.samples)
-	if n > maxSamples || n < maxSamples/2 || s.mu.samples[n-1] != (sample{revision: ticks + 1, millis: ticks - 1}) || s.mu.samples[0].millis != 0 {
-		t.Fatalf("%d samples, %v to %v", n, s.mu.samples[0], s.mu.samples[n-1])
+	n := len(s.timeline.mu.samples)
+	if n > maxSamples || n < maxSamples/2 || s.timeline.mu.samples[n-1] != (sample{revision: ticks + 1, millis: ticks - 1}) || s.timeline.mu.samples[0].millis != 0 {
+		t.Fatalf("%d samples, %v to %v", n, s.timeline.mu.samples[0], s.timeline.mu.samples[n-1])
 	}
 	checkSamples(t, openStore(t, e, Options{}), s)
 	do(t, s, Command{Op: OpCompact, Revision: ticks / 2})
 	maintainAll(t, s)
-	if first := s.mu.samples[:2]; first[0].revision > ticks/2 || first[1].revision <= ticks/2 {
+	if first := s.timeline.mu.samples[:2]; first[0].revision > ticks/2 || first[1].revision <= ticks/2 {
 		t.Errorf("samples begin with %v at a compact revision of %d", first, ticks/2)
 	}
 	checkSamples(t, openStore(t, e, Options{}), s)

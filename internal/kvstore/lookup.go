@@ -10,44 +10,44 @@ import (
 )
 
 // lookup returns the metadata of a key, from the cache or the engine.
-func (s *Store) lookup(key []byte) (*keyMeta, error) {
-	if m := s.cache.get(key); m != nil {
+func (x *executor) lookup(key []byte) (*keyMeta, error) {
+	if m := x.cache.get(key); m != nil {
 		return m, nil
 	}
 	m := &keyMeta{key: string(key)}
-	v, mod, stored, err := s.newest(key)
+	v, mod, stored, err := x.newest(key)
 	switch {
 	case errors.Is(err, ErrKeyNotFound):
 	case err != nil:
 		return nil, err
 	default:
-		s.learn(m, mod, &v, stored)
+		x.learn(m, mod, &v, stored)
 	}
-	s.cache.put(m)
+	x.cache.put(m)
 	return m, nil
 }
 
 // learn fills in the metadata from the newest version in the engine.
-func (s *Store) learn(m *keyMeta, mod uint64, v *version, stored int64) {
+func (x *executor) learn(m *keyMeta, mod uint64, v *version, stored int64) {
 	m.mod = mod
 	if v.deleted {
 		return
 	}
 	m.exists, m.stored = true, uint32(stored)
 	m.create, m.version, m.lease, m.size = v.create, v.version, v.lease, uint32(len(v.value))
-	s.scratch.plain = append(s.scratch.plain[:0], m.key...)
-	m.hash = s.hasher.key(s.scratch.plain, mod, v)
+	x.scratch.plain = append(x.scratch.plain[:0], m.key...)
+	m.hash = x.hasher.key(x.scratch.plain, mod, v)
 }
 
 // newest reads the newest version of a key from the engine, a deletion
 // included. The value is valid until the next call.
-func (s *Store) newest(key []byte) (v version, mod uint64, stored int64, err error) {
-	it, err := s.committed()
+func (x *executor) newest(key []byte) (v version, mod uint64, stored int64, err error) {
+	it, err := x.committed()
 	if err != nil {
 		return version{}, 0, 0, fmt.Errorf("look a key up: %w", err)
 	}
-	s.scratch.key = appendVersionKey(s.scratch.key[:0], key, math.MaxUint64)
-	found := it.SeekPrefixGE(s.scratch.key)
+	x.scratch.key = appendVersionKey(x.scratch.key[:0], key, math.MaxUint64)
+	found := it.SeekPrefixGE(x.scratch.key)
 	if err := it.Err(); err != nil {
 		return version{}, 0, 0, fmt.Errorf("look a key up: %w", err)
 	}
@@ -58,35 +58,35 @@ func (s *Store) newest(key []byte) (v version, mod uint64, stored int64, err err
 	if err != nil {
 		return version{}, 0, 0, err
 	}
-	if !bytes.HasPrefix(s.scratch.key, prefix) {
+	if !bytes.HasPrefix(x.scratch.key, prefix) {
 		return version{}, 0, 0, ErrKeyNotFound
 	}
 	stored = int64(len(it.Key()) + len(it.Value()))
-	s.scratch.found = append(s.scratch.found[:0], it.Value()...)
-	v, err = decodeVersion(s.scratch.found)
+	x.scratch.found = append(x.scratch.found[:0], it.Value()...)
+	v, err = decodeVersion(x.scratch.found)
 	return v, mod, stored, err
 }
 
 // committed is an iterator over the versions that are in the engine. Opening
 // one costs as much as a look-up, so that one serves a whole batch.
-func (s *Store) committed() (engine.Iterator, error) {
-	if s.lookups != nil {
-		return s.lookups, nil
+func (x *executor) committed() (engine.Iterator, error) {
+	if x.lookups != nil {
+		return x.lookups, nil
 	}
-	it, err := s.eng.Iter([]byte{tableVersion}, []byte{tableVersion + 1})
+	it, err := x.eng.Iter([]byte{tableVersion}, []byte{tableVersion + 1})
 	if err != nil {
 		return nil, err
 	}
-	s.lookups = it
+	x.lookups = it
 	return it, nil
 }
 
 // closeLookups ends the look-ups of a batch.
-func (s *Store) closeLookups() error {
-	if s.lookups == nil {
+func (x *executor) closeLookups() error {
+	if x.lookups == nil {
 		return nil
 	}
-	err := s.lookups.Close()
-	s.lookups = nil
+	err := x.lookups.Close()
+	x.lookups = nil
 	return err
 }

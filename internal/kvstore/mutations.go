@@ -16,12 +16,12 @@ const maxMutationBytes = 64 << 10
 
 // logRevision writes down which keys the revision changed: for watching, and
 // for finding what a compaction makes superfluous.
-func (s *Store) logRevision() {
+func (x *executor) logRevision() {
 	part := uint32(0)
-	b := append(s.scratch.value[:0], recordVersion)
-	for _, mu := range s.scratch.mutations {
+	b := append(x.scratch.value[:0], recordVersion)
+	for _, mu := range x.scratch.mutations {
 		if len(b) > maxMutationBytes {
-			s.writes.Set(mutationKey(nil, s.now.revision, part), b)
+			x.writes.Set(mutationKey(nil, x.now.revision, part), b)
 			b = append(b[:0], recordVersion)
 			part++
 		}
@@ -32,11 +32,11 @@ func (s *Store) logRevision() {
 		b = binary.AppendUvarint(append(b, deleted), uint64(len(mu.key)))
 		b = append(b, mu.key...)
 	}
-	s.scratch.key = mutationKey(s.scratch.key[:0], s.now.revision, part)
-	s.writes.Set(s.scratch.key, b)
-	s.scratch.value = b
-	clear(s.scratch.mutations)
-	s.scratch.mutations = s.scratch.mutations[:0]
+	x.scratch.key = mutationKey(x.scratch.key[:0], x.now.revision, part)
+	x.writes.Set(x.scratch.key, b)
+	x.scratch.value = b
+	clear(x.scratch.mutations)
+	x.scratch.mutations = x.scratch.mutations[:0]
 }
 
 func decodeMutations(b []byte) ([]mutation, error) {

@@ -105,12 +105,12 @@ func TestRefusalOfTermKeepsState(t *testing.T) {
 	s := newStore(t, "memory")
 	do(t, s, put("a", "1"), Command{Op: OpTick, Term: 1, UnixMillis: 7})
 	do(t, s, Command{Op: OpTick, Term: 3, UnixMillis: 9}, Command{Op: OpCompact, Term: 3, Revision: 2})
-	if s.now.clock != 7 || s.CompactRevision() != 1 || s.SettingsGiven() {
-		t.Errorf("%+v", s.now)
+	if s.exec.now.clock != 7 || s.CompactRevision() != 1 || s.SettingsGiven() {
+		t.Errorf("%+v", s.exec.now)
 	}
 	do(t, s, Command{Op: OpTick, Term: 1, UnixMillis: 3})
-	if s.now.clock != 7 {
-		t.Errorf("time ran backwards to %d", s.now.clock)
+	if s.exec.now.clock != 7 {
+		t.Errorf("time ran backwards to %d", s.exec.now.clock)
 	}
 }
 

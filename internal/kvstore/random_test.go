@@ -468,8 +468,8 @@ func checkReplicas(t *testing.T, rng *rand.Rand, replicas []*replica) {
 			r.check()
 		}
 		_, want := first.store.StateHash()
-		if _, got := r.store.StateHash(); got != want || r.store.now.logical != first.store.now.logical || r.store.now.clock != first.store.now.clock {
-			t.Fatalf("%s and %s differ: %+v, %+v", r.name, first.name, r.store.now, first.store.now)
+		if _, got := r.store.StateHash(); got != want || r.store.exec.now.logical != first.store.exec.now.logical || r.store.exec.now.clock != first.store.exec.now.clock {
+			t.Fatalf("%s and %s differ: %+v, %+v", r.name, first.name, r.store.exec.now, first.store.exec.now)
 		}
 	}
 }

@@ -56,17 +56,17 @@ func decodeSettings(b []byte) (Settings, error) {
 
 // applySettings sets new settings. Those that a leader proposes are first values:
 // they change nothing where somebody has set any.
-func (s *Store) applySettings(c *Command, e *Entry) Result {
-	if c.Term != 0 && (c.Term != e.Term || s.settingsGiven) {
+func (x *executor) applySettings(c *Command, e *Entry) Result {
+	if c.Term != 0 && (c.Term != e.Term || x.settingsGiven) {
 		return Result{Outcome: Ignored}
 	}
 	if err := c.Settings.Validate(); err != nil {
 		return refuse(Invalid, "%v", err)
 	}
-	old := encodeSettings(&s.settings)
-	s.settings, s.settingsGiven = *c.Settings, true
-	b := encodeSettings(&s.settings)
-	s.now.hash += s.hasher.settings(b) - s.hasher.settings(old)
-	s.writes.Set([]byte{tableSetting}, b)
+	old := encodeSettings(&x.settings)
+	x.settings, x.settingsGiven = *c.Settings, true
+	b := encodeSettings(&x.settings)
+	x.now.hash += x.hasher.settings(b) - x.hasher.settings(old)
+	x.writes.Set([]byte{tableSetting}, b)
 	return Result{}
 }

@@ -59,32 +59,15 @@ type Options struct {
 //	S4  no version that a read at or above the compact revision needs is removed
 type Store struct {
 	eng engine.Engine
+	// exec is owned by the goroutine that applies.
+	exec executor
 
-	// Owned by the goroutine that applies.
-	now      meta
-	settings Settings
-	// settingsGiven is false until any settings were applied.
-	settingsGiven bool
-	cache         *metaCache
-	records       map[string][]byte // the table of records; it is small
-	cleaned       uint64            // revision up to which history was removed
-	hasher        hasher
-	writes        engine.WriteBatch
-	scratch       scratch
-	lookups       engine.Iterator // of the batch being made; nil until it needs one
-	failed        error
-
-	visible atomic.Pointer[visible]
+	visible  atomic.Pointer[visible]
+	timeline timeline
 
 	// swap is locked while Restore changes what the engine holds and what is
 	// visible: readers choose a revision and open an iterator in between never.
 	swap sync.RWMutex
-
-	mu struct {
-		sync.Mutex
-		samples []sample          // of replicated time, by revision
-		hashes  map[uint64]uint64 // state hash by log index divisible by hashStride
-	}
 }
 
 // visible is what readers see: one position and what belongs to it.
@@ -96,26 +79,14 @@ type visible struct {
 	hits, misses  uint64 // of the metadata cache
 }
 
-// sample says that a revision was current at a moment of replicated time.
-type sample struct {
-	revision uint64
-	millis   int64
-}
-
-// hashStride and keptHashes choose the log indexes at which replicas under
-// load are compared.
-const (
-	hashStride = 1024
-	keptHashes = 64
-)
-
 // Open reads the state that the engine holds; an empty engine is an empty
 // store at position 0.
 func Open(eng engine.Engine, o Options) (*Store, error) {
 	if o.CacheEntries == 0 {
 		o.CacheEntries = 128 << 10
 	}
-	s := &Store{eng: eng, cache: newMetaCache(o.CacheEntries), writes: eng.NewWriteBatch()}
+	s := &Store{eng: eng}
+	s.exec = executor{eng: eng, timeline: &s.timeline, cache: newMetaCache(o.CacheEntries), writes: eng.NewWriteBatch()}
 	if err := s.load(); err != nil {
 		return nil, err
 	}
@@ -124,29 +95,14 @@ func Open(eng engine.Engine, o Options) (*Store, error) {
 
 // load takes everything that is kept in memory from the engine.
 func (s *Store) load() error {
-	m, err := readMeta(s.eng)
-	if err != nil {
-		return err
-	}
-	settings, given, err := readSettings(s.eng)
-	if err != nil {
-		return err
-	}
 	samples, err := readSamples(s.eng)
 	if err != nil {
 		return err
 	}
-	if s.records, err = readRecords(s.eng); err != nil {
+	if err := s.exec.load(); err != nil {
 		return err
 	}
-	if s.cleaned, err = readHistory(s.eng); err != nil {
-		return err
-	}
-	s.now, s.settings, s.settingsGiven = m, settings, given
-	s.cache.clear()
-	s.mu.Lock()
-	s.mu.samples, s.mu.hashes = samples, make(map[uint64]uint64)
-	s.mu.Unlock()
+	s.timeline.reset(samples)
 	s.publish()
 	return nil
 }
@@ -196,7 +152,8 @@ func readRecords(r engine.Reader) (map[string][]byte, error) {
 
 // publish makes the state of the applying goroutine visible.
 func (s *Store) publish() {
-	s.visible.Store(&visible{meta: s.now, settings: s.settings, settingsGiven: s.settingsGiven, cleaned: s.cleaned, hits: s.cache.hits, misses: s.cache.misses})
+	x := &s.exec
+	s.visible.Store(&visible{meta: x.now, settings: x.settings, settingsGiven: x.settingsGiven, cleaned: x.cleaned, hits: x.cache.hits, misses: x.cache.misses})
 }
 
 // Position returns the place in the log that the state contains.
@@ -223,26 +180,7 @@ func (s *Store) StateHash() (Position, uint64) {
 
 // Hashes returns the state hashes at the last log indexes divisible by 1,024
 // that passed since the start.
-func (s *Store) Hashes() map[uint64]uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := make(map[uint64]uint64, len(s.mu.hashes))
-	for index, h := range s.mu.hashes {
-		out[index] = h
-	}
-	return out
-}
-
-func (s *Store) noteHash() {
-	index := s.now.position.Index
-	if index%hashStride != 0 {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.mu.hashes[index] = s.now.hash
-	delete(s.mu.hashes, index-keptHashes*hashStride)
-}
+func (s *Store) Hashes() map[uint64]uint64 { return s.timeline.hashes() }
 
 // Stats are figures about the store.
 type Stats struct {
@@ -289,5 +227,5 @@ func (s *Store) Flush() error { return s.eng.Flush() }
 
 // Close makes durable what can be, and releases the engine.
 func (s *Store) Close() error {
-	return errors.Join(s.writes.Close(), s.eng.Close())
+	return errors.Join(s.exec.writes.Close(), s.eng.Close())
 }

@@ -1,0 +1,136 @@
+package kvstore
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"slices"
+	"sort"
+	"sync"
+
+	"github.com/kvd-io/kvd/internal/kvstore/engine"
+)
+
+// hashStride and keptHashes choose the log indexes at which replicas under
+// load are compared.
+const (
+	hashStride = 1024
+	keptHashes = 64
+)
+
+// maxSamples bounds the samples of replicated time; when there are more, every
+// other one goes.
+const maxSamples = 2048
+
+// sample says that a revision was current at a moment of replicated time.
+type sample struct {
+	revision uint64
+	millis   int64
+}
+
+// timeline is what the store remembers about positions before the current one.
+// The goroutine that applies changes it; others read it.
+type timeline struct {
+	mu struct {
+		sync.Mutex
+		samples []sample          // of replicated time, by revision
+		hashes  map[uint64]uint64 // state hash by log index divisible by hashStride
+	}
+}
+
+func (t *timeline) reset(samples []sample) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.mu.samples, t.mu.hashes = samples, make(map[uint64]uint64)
+}
+
+// add remembers a sample, and returns those that it forgets to make room.
+func (t *timeline) add(sm sample) (thinned []sample) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := len(t.mu.samples); n > 0 && t.mu.samples[n-1].revision == sm.revision {
+		t.mu.samples[n-1] = sm
+		return nil
+	}
+	t.mu.samples = append(t.mu.samples, sm)
+	if len(t.mu.samples) <= maxSamples {
+		return nil
+	}
+	kept := t.mu.samples[:0]
+	for i, old := range t.mu.samples {
+		if i%2 == 0 {
+			kept = append(kept, old)
+		} else {
+			thinned = append(thinned, old)
+		}
+	}
+	t.mu.samples = kept
+	return thinned
+}
+
+// byAge returns the newest revision that was current at the time or before.
+func (t *timeline) byAge(millis int64) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := sort.Search(len(t.mu.samples), func(i int) bool { return t.mu.samples[i].millis > millis })
+	if n == 0 {
+		return 0
+	}
+	return t.mu.samples[n-1].revision
+}
+
+// dropUntil forgets the samples that no compaction will ask for, and returns
+// them: all but the last one at or before the revision.
+func (t *timeline) dropUntil(revision uint64) (dropped []sample) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := sort.Search(len(t.mu.samples), func(i int) bool { return t.mu.samples[i].revision > revision })
+	dropped = t.mu.samples[:max(n-1, 0)]
+	t.mu.samples = slices.Clone(t.mu.samples[max(n-1, 0):])
+	return dropped
+}
+
+func (t *timeline) noteHash(index, hash uint64) {
+	if index%hashStride != 0 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.mu.hashes[index] = hash
+	delete(t.mu.hashes, index-keptHashes*hashStride)
+}
+
+func (t *timeline) hashes() map[uint64]uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.mu.hashes)
+}
+
+func readSamples(r engine.Reader) ([]sample, error) {
+	it, err := r.Iter([]byte{tableTime}, []byte{tableTime + 1})
+	if err != nil {
+		return nil, fmt.Errorf("read time samples: %w", err)
+	}
+	defer it.Close()
+	var out []sample
+	for ok := it.First(); ok; ok = it.Next() {
+		sm, err := decodeSample(it.Key(), it.Value())
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, sm)
+	}
+	return out, it.Err()
+}
+
+func decodeSample(key, value []byte) (sample, error) {
+	d, err := openRecord("time", value)
+	if err != nil {
+		return sample{}, err
+	}
+	millis := d.varint()
+	if d.failed || len(key) != 1+revisionLen {
+		return sample{}, fmt.Errorf("%w: time record", errLayout)
+	}
+	return sample{revision: binary.BigEndian.Uint64(key[1:]), millis: millis}, nil
+}
