@@ -1,61 +1,55 @@
 package main
 
 import (
-	"math"
+	"errors"
 	"os"
 	"runtime/debug"
 	"testing"
-	"testing/fstest"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 )
 
-func TestCgroupMemory(t *testing.T) {
-	const none = math.MaxInt64
+// TestMemoryLimit: Go may use nine tenths of what the control group allows;
+// without a limit, and if GOMEMLIMIT is set, nothing changes.
+func TestMemoryLimit(t *testing.T) {
+	const before = 1 << 40
+	fails := func(err error) memlimit.Provider { return func() (uint64, error) { return 0, err } }
 	for _, c := range []struct {
-		name  string
-		files map[string]string
-		want  int64
+		name    string
+		environ string // GOMEMLIMIT; "" if it is not set
+		allowed memlimit.Provider
+		want    int64
+		lines   int // in the log
 	}{
-		{"no control groups", nil, none},
-		{"version 2, in a container", map[string]string{"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "1073741824\n"}, 1 << 30},
-		{"version 2, no limit", map[string]string{"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"}, none},
-		{"version 2, a unit in a smaller slice", map[string]string{
-			"proc/self/cgroup": "0::/system.slice/kvd.service\n",
-			"sys/fs/cgroup/system.slice/kvd.service/memory.max": "2147483648\n",
-			"sys/fs/cgroup/system.slice/memory.max":             "1073741824\n",
-		}, 1 << 30},
-		{"version 2, outside of the namespace", map[string]string{"proc/self/cgroup": "0::/../../x\n", "sys/fs/cgroup/memory.max": "4096\n"}, 4096},
-		{"version 1, in a container", map[string]string{
-			"proc/self/cgroup":                           "4:cpu,memory:/docker/cb9d\n0::/docker/cb9d\n",
-			"sys/fs/cgroup/memory/memory.limit_in_bytes": "268435456\n",
-		}, 1 << 28},
-		{"version 1, no limit", map[string]string{
-			"proc/self/cgroup":                           "4:memory:/\n",
-			"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
-		}, 9223372036854771712},
-		{"nonsense", map[string]string{"proc/self/cgroup": "x\n0:\n0::/\n", "sys/fs/cgroup/memory.max": "-1\n"}, none},
+		{"a limit", "", memlimit.Limit(1000 << 20), 900 << 20, 1},
+		{"no limit", "", fails(memlimit.ErrNoLimit), before, 0},
+		{"no limit, version 1", "", memlimit.Limit(9223372036854771712), before, 0},
+		{"no control groups", "", fails(memlimit.ErrCgroupsNotSupported), before, 0},
+		{"unreadable", "", fails(errors.New("permission denied")), before, 1},
+		{"GOMEMLIMIT", "off", memlimit.Limit(1000 << 20), before, 0},
 	} {
-		root := make(fstest.MapFS)
-		for name, text := range c.files {
-			root[name] = &fstest.MapFile{Data: []byte(text)}
-		}
-		if got := cgroupMemory(root); got != c.want {
-			t.Errorf("%s: %d, want %d", c.name, got, c.want)
-		}
+		t.Run(c.name, func(t *testing.T) {
+			setOrUnset(t, "GOMEMLIMIT", c.environ)
+			defer debug.SetMemoryLimit(debug.SetMemoryLimit(before))
+			core, lines := observer.New(zapcore.DebugLevel)
+			limitMemory(c.allowed, zap.New(core))
+			if now := debug.SetMemoryLimit(-1); now != c.want || lines.Len() != c.lines {
+				t.Errorf("limit %d, want %d; log %v", now, c.want, lines.All())
+			}
+		})
 	}
 }
 
-// TestGOMEMLIMITWins sets nothing where somebody else did.
-func TestGOMEMLIMITWins(t *testing.T) {
-	before := debug.SetMemoryLimit(1 << 40)
-	defer debug.SetMemoryLimit(before)
-	limitMemory([]string{"GOMEMLIMIT=off"}, zap.NewNop())
-	if now := debug.SetMemoryLimit(-1); now != 1<<40 {
-		t.Errorf("the limit was changed to %d", now)
-	}
-	limitMemory(nil, zap.NewNop())
-	if allowed, now := cgroupMemory(os.DirFS("/")), debug.SetMemoryLimit(-1); allowed < noMemoryLimit && now != int64(float64(allowed)*memoryShare) {
-		t.Errorf("of %d bytes Go may take %d", allowed, now)
+// setOrUnset sets a variable, or unsets it if the value is empty.
+func setOrUnset(t *testing.T, name, value string) {
+	t.Helper()
+	t.Setenv(name, value) // restores it after the test
+	if value == "" {
+		if err := os.Unsetenv(name); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/api"
@@ -50,7 +51,7 @@ func serve(s *settings.Settings, e environment, again func() (*settings.Settings
 	defer level.Close()
 	log, sink := logsink.New(e.stderr, level, s.LogFormat)
 	defer sink.Close()
-	limitMemory(e.environ, log)
+	limitMemory(memlimit.FromCgroup, log)
 	d, err := newDaemon(s, e, log, sink, level)
 	if err != nil {
 		return err

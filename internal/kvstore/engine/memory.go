@@ -109,10 +109,10 @@ func (e *memoryEngine) Durable() Snapshot { return nil }
 
 func (e *memoryEngine) Flush() error { return nil }
 
-// SizeBytes estimates the size of the current content; what only open
-// snapshots still hold is not in it.
 func (e *memoryEngine) Stats() Stats { return Stats{} }
 
+// SizeBytes estimates the memory of the current content. Pairs that only open
+// snapshots still hold are not counted.
 func (e *memoryEngine) SizeBytes() int64 { return e.sizeBytes.Load() }
 
 func (e *memoryEngine) Replace(fill func(set func(key, value []byte) error) error) error {
