@@ -78,7 +78,7 @@ func (l *Load) Run(ctx context.Context) (*Result, error) {
 	workers := make([]worker, l.Workers)
 	var all sync.WaitGroup
 	for i := range workers {
-		workers[i].errors = make(map[string]uint64)
+		workers[i] = worker{latency: NewHistogram(), errors: make(map[string]uint64)}
 		all.Go(func() { workers[i].work(ctx, run, i) })
 	}
 	var watchers sync.WaitGroup
@@ -92,12 +92,12 @@ func (l *Load) Run(ctx context.Context) (*Result, error) {
 
 // result adds up what the workers measured.
 func (r *run) result(workers []worker) *Result {
-	res := &Result{Elapsed: max(0, time.Since(r.begin)), Errors: make(map[string]uint64)}
+	res := &Result{Latency: NewHistogram(), Elapsed: max(0, time.Since(r.begin)), Errors: make(map[string]uint64)}
 	if r.load.Duration > 0 {
 		res.Elapsed = min(res.Elapsed, r.load.Duration)
 	}
 	for i := range workers {
-		res.Latency.Merge(&workers[i].latency)
+		res.Latency.Merge(workers[i].latency)
 		for code, n := range workers[i].errors {
 			res.Errors[code] += n
 		}

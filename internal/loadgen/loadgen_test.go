@@ -15,10 +15,10 @@ import (
 	"time"
 )
 
-// TestQuantiles holds the histogram against sorted durations.
+// TestQuantiles holds the histogram against sorted latencies.
 func TestQuantiles(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
-	var h, half Histogram
+	h, half := NewHistogram(), NewHistogram()
 	var all []time.Duration
 	for i := range 20_000 {
 		d := time.Duration(random.ExpFloat64() * float64(time.Millisecond) * float64(1+i%100))
@@ -28,21 +28,35 @@ func TestQuantiles(t *testing.T) {
 			half.Record(d)
 		}
 	}
-	h.Merge(&half)
+	h.Merge(half)
 	slices.Sort(all)
+	within := func(name string, got, want time.Duration) {
+		t.Helper()
+		if got < want || float64(got) > 1.01*float64(want) {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
 	for _, q := range []float64{0.001, 0.5, 0.9, 0.99, 0.999, 1} {
-		want := all[max(0, int(q*float64(len(all))+0.5)-1)]
-		if got := h.Quantile(q); got < want || float64(got) > 1.01*float64(want) {
-			t.Errorf("quantile %v is %v, want %v", q, got, want)
-		}
+		within(fmt.Sprint("quantile ", q), h.Quantile(q), all[int(q*float64(len(all)))-1])
 	}
-	if h.Max() != all[len(all)-1] || h.Count() != uint64(len(all)) {
-		t.Errorf("max %v count %d", h.Max(), h.Count())
+	within("the maximum", h.Max(), all[len(all)-1])
+	if h.Count() != uint64(len(all)) {
+		t.Errorf("%d latencies, want %d", h.Count(), len(all))
 	}
-	for _, d := range []time.Duration{0, 1, 255, 256, 257, 1 << 40, 1<<63 - 1} {
-		if b := bucket(d); b >= histogramBuckets || upper(b) < d {
-			t.Errorf("%d is in bucket %d, up to %d", d, b, upper(b))
+	for _, d := range []time.Duration{-1, 0, 1, 255, 256, 257, 1 << 40, maxLatency, 1<<63 - 1} {
+		one := NewHistogram()
+		one.Record(d)
+		d = min(max(0, d), maxLatency)
+		if one.Count() != 1 {
+			t.Errorf("%v is not counted", d)
 		}
+		within("one latency", one.Quantile(0.5), d)
+	}
+	if none := NewHistogram(); none.Quantile(0.99) != 0 || none.Max() != 0 || none.Mean() != 0 {
+		t.Errorf("nothing has the quantile %v, the maximum %v and the mean %v", none.Quantile(0.99), none.Max(), none.Mean())
+	}
+	if size := h.counts.ByteSize(); size > 40<<10 {
+		t.Errorf("a histogram takes %d bytes", size)
 	}
 }
 
