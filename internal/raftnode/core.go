@@ -12,94 +12,118 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// coreConfig is what a core needs to know; durations are in ticks.
+// coreConfig is what a core needs to know. Periods are in ticks.
 type coreConfig struct {
 	id             uint64
-	start          start // presents this process to the replicas
+	start          start // announces this process to the replicas
 	electionTicks  int
 	heartbeatTicks int
-	maxBatchBytes  int // of one packed entry; one larger command goes alone
-	maxQueueBytes  int // of the commands waiting to be packed
+	maxBatchBytes  int // limit of one packed entry; a larger command is packed alone
+	maxQueueBytes  int // limit of the commands that wait to be packed
 	log            raft.Storage
-	applied        uint64 // index the state machine already contains
+	applied        uint64 // index that the state machine already contains
 	membership     *Membership
 	logger         raft.Logger
 	// electionTimeout bounds the pauses between campaigns.
 	electionTimeout time.Duration
-	// random returns a number from 0 up to below n.
+	// random returns a number in [0, n).
 	random func(n int64) int64
 }
 
-// Limits of raft's own buffers. Its defaults are "no limit".
+// Limits of raft's own buffers, whose defaults are "no limit", and of the
+// core's queues.
 const (
-	maxMessageBytes     = 1 << 20  // of entries in one append message
-	maxInflightMessages = 256      // appends to a follower not yet acknowledged
-	maxInflightBytes    = 8 << 20  // of the same
-	maxUncommittedBytes = 64 << 20 // of a leader's log; beyond it proposals wait
-	maxApplyingBytes    = 16 << 20 // handed to the apply loop and not yet answered
-	maxQueuedProposals  = 16 << 10 // waiting to be packed
-	maxWaitingReads     = 16 << 10 // waiting for a ReadIndex
-	maxPendingStarts    = 64       // admissions asked of this node
-	maxPendingChanges   = 64       // membership changes asked of this node
+	maxMessageBytes     = 1 << 20  // entries in one append message
+	maxInflightMessages = 256      // appends to one follower that it has not acknowledged
+	maxInflightBytes    = 8 << 20  // the entries in those
+	maxUncommittedBytes = 64 << 20 // tail of a leader's log; beyond it proposals wait
+	maxApplyingBytes    = 16 << 20 // entries handed to the apply loop and not yet applied
+	maxQueuedProposals  = 16 << 10 // proposals that wait to be packed
+	maxWaitingReads     = 16 << 10 // reads that wait for a ReadIndex
+	maxPendingStarts    = 64       // admissions requested from this node
+	maxPendingChanges   = 64       // membership changes requested from this node
 )
 
-// core is the deterministic heart of a node: it owns raft's state machine, the
-// proposals that wait for a place in the log, the reads that wait for an
-// index, and the membership changes under way. It has no goroutine, clock,
-// file or socket. Events go in by method calls; what is to be done about them
-// comes out of takeEffects. The shell (replica.go) and the simulator drive the
-// same core.
+// core is the deterministic heart of a replica. It owns raft's state machine,
+// the proposals that wait for a place in the log, the reads that wait for an
+// index, the membership changes in progress, and the search for a leader. It
+// has no goroutine, clock, file or socket: events go in through method calls,
+// and takeEffects returns what has to be done about them. The shell
+// (replica.go) and the simulator drive the same core, so a seed replays every
+// decision that a production node could make.
 //
-// Writing goes like this:
+// The life of a write:
 //
 //	propose → queue → pack → flight → (raft: append, replicate, commit) →
 //	takeEffects hands the batch's proposals to the apply loop → answer
 //
 // Invariants:
 //
-//	C1  at most one batch of this node is uncommitted (flight); packing waits
-//	    for it, so that batches grow with the load
-//	C2  a batch keeps its (member, incarnation, sequence) until the apply loop
-//	    has run or skipped it; so it may be proposed any number of times
-//	C3  every ReadIndex attempt has a context of its own; an answer to an
-//	    older attempt is ignored (re-using contexts gave etcd stale reads)
-//	C4  a proposal is answered exactly once
+//	C1  At most one batch of this node is uncommitted (the flight). Packing
+//	    waits for it, so batches grow with the load.
+//	C2  A batch keeps its batchID until the apply loop has run or skipped it,
+//	    so it may be proposed any number of times and runs at most once.
+//	C3  Every ReadIndex attempt has a context of its own, and the answer to an
+//	    older attempt is ignored. Reusing contexts gave etcd stale reads.
+//	C4  Every proposal is answered exactly once.
 //
-// A core is owned by one goroutine, the node loop.
+// Rejected: several batches in flight. Two were as fast as one at 256 clients
+// and slower at 64, because they halve the batch size; and with one there is
+// nothing to reorder after a change of leader.
+//
+// One goroutine owns a core: the node loop.
 type core struct {
+	coreState
+
+	proposals proposer
+	starts    starter
+	reads     reader
+	changes   changer
+	transfers transferer
+	seeking   seeker
+
+	// bound is the highest index that raft's log surely reaches: that of the
+	// last Ready, lowered by the messages stepped since.
+	bound uint64
+	// readAsked is the greatest read position that a heartbeat of this term
+	// asked the followers to confirm.
+	readAsked uint64
+	// restoring is the index of the last snapshot that raft accepted. Entries
+	// before it may still be on their way through the apply loop.
+	restoring uint64
+	// leaveTick is when this node stops because it was removed; 0 if it was
+	// not.
+	leaveTick uint64
+}
+
+// coreState is what the parts of a core share. Each part embeds a pointer to
+// it, changes only its own fields, and reads the others'.
+type coreState struct {
 	cfg        coreConfig
 	rn         *raft.RawNode
 	ticks      uint64
 	membership *Membership
 
-	// What raft last said of itself.
+	// Raft's state when observe last looked at it.
 	term uint64
 	lead uint64
 	role raft.StateType
-	lost uint64 // the leader before, while there is none
+	lost uint64 // the previous leader, while there is none
 
 	heard map[uint64]uint64 // member → tick of its last message
-	// last is the index of the last entry raft has, on disk or not yet, as of
-	// the last Ready; bound is at most that of raft's log after the messages
-	// stepped since.
-	last, bound uint64
-	// readAsked is the greatest read position that a heartbeat of this term
-	// asked to confirm.
-	readAsked uint64
+	// last is the index of raft's last entry, on disk or not yet, as of the
+	// last Ready.
+	last uint64
 
-	// restoring is the index of the last snapshot that raft took. Entries before
-	// it may still be on their way through the apply loop.
-	restoring uint64
-	leaveTick uint64 // when this node ends, because it was removed; 0: it was not
-
-	proposals proposalState
-	reads     readState
-	changes   changeState
-	transfers []*transferRequest
-	seeking   seekState
-
-	// refused stops new work with the reason: the disk hangs, or the node
-	// stops.
+	// incarnation is the log index of this process's start entry; 0 until that
+	// is applied. Batches and changes carry it.
+	incarnation uint64
+	// backoff stops proposing until the next tick, because raft refused a
+	// proposal: there is no leader, leadership is being handed over, or too
+	// much is uncommitted.
+	backoff bool
+	// refused, unless nil, is why new work is refused: the disk hangs, or the
+	// node is stopping.
 	refused error
 
 	counts counts
@@ -110,8 +134,9 @@ type core struct {
 type effects struct {
 	// messages go to peers, in order, at once.
 	messages []*raftpb.Message
-	// snapshots are MsgSnap messages; each needs its body, and a
-	// reportSnapshot at the end whatever happens.
+	// snapshots are MsgSnap messages. Each needs its body, and ends in a
+	// reportSnapshot whatever happens: raft sends nothing else to that
+	// follower until then.
 	snapshots []*raftpb.Message
 	// appends are MsgStorageAppend messages for the append loop, in order.
 	appends []*raftpb.Message
@@ -121,12 +146,12 @@ type effects struct {
 	applies []applyWork
 	// reads may be answered once the state machine has applied their index.
 	reads []readRound
-	// membership is set when it changed: connections must follow.
+	// membership is set if it changed. Connections must follow it.
 	membership *Membership
-	// campaignIn, where not zero, asks for campaignDue after that time, and
-	// takes back what was asked for before.
+	// campaignIn, unless zero, asks for a call of campaignDue after that time
+	// and replaces an earlier request.
 	campaignIn time.Duration
-	// fatal ends the node: it was removed, or its start was refused.
+	// fatal stops the node: it was removed, or its start was refused.
 	fatal error
 }
 
@@ -134,11 +159,12 @@ type effects struct {
 type applyWork struct {
 	entries   []*raftpb.Entry
 	responses []*raftpb.Message
-	own       []ownBatch // batches of this process among the entries
-	// restore, where not nil, is a received snapshot to install instead.
+	own       []ownBatch // this process's batches among the entries
+	// restore, unless nil, is a received snapshot to install instead.
 	restore *restoreWork
 }
 
+// ownBatch is a batch of this process and the index it was committed at.
 type ownBatch struct {
 	index uint64
 	batch *batch
@@ -166,67 +192,101 @@ func newCore(cfg coreConfig) (*core, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
-	c := &core{cfg: cfg, rn: rn, membership: cfg.membership, heard: make(map[uint64]uint64)}
+	c := &core{coreState: coreState{cfg: cfg, rn: rn, membership: cfg.membership, heard: make(map[uint64]uint64)}}
+	shared := &c.coreState
+	c.proposals = proposer{coreState: shared}
+	c.starts = starter{coreState: shared}
+	c.reads = reader{coreState: shared, prefix: readPrefix(cfg.id)}
+	c.transfers = transferer{coreState: shared}
+	c.changes = changer{coreState: shared, transfers: &c.transfers}
+	c.seeking = seeker{coreState: shared}
 	if c.last, err = cfg.log.LastIndex(); err != nil {
-		return nil, fmt.Errorf("read the log: %w", err)
+		return nil, fmt.Errorf("read the last index of the log: %w", err)
 	}
 	c.bound = c.last
-	c.reads.prefix = readPrefix(cfg.id)
 	c.observe()
-	c.seeking = seekState{} // its term is no news
-	c.seek(false)
+	c.seeking.reset() // the term it starts in is not a new one
+	c.seeking.follow(false)
 	c.noteRemoval()
-	// Alone, there is nobody to wait for.
+	// A single voter has nobody to wait for.
 	if v := cfg.membership.Voters(); len(v) == 1 && v[0] == cfg.id {
 		if err := rn.Campaign(); err != nil {
-			return nil, fmt.Errorf("campaign: %w", err)
+			return nil, fmt.Errorf("campaign as the only voter: %w", err)
 		}
 	}
 	return c, nil
 }
 
-// readPrefix begins the contexts of this process's ReadIndex calls. It is
-// random because a leader may still hold one of the process before.
+// readPrefix returns the prefix of the contexts of this process's ReadIndex
+// calls. It is random because a leader may still hold a context of the
+// previous process (C3).
 func readPrefix(id uint64) []byte {
 	p := binary.BigEndian.AppendUint64(nil, id)
 	var salt [8]byte
-	_, _ = rand.Read(salt[:]) // never fails (crypto/rand)
+	_, _ = rand.Read(salt[:]) // crypto/rand never fails
 	return append(p, salt[:]...)
 }
+
+// propose queues a command. An error means that nothing was proposed.
+func (c *core) propose(p *proposal) error { return c.proposals.add(p) }
+
+// takesProposals reports whether a command could be proposed, or would be
+// refused, now. Otherwise it may as well stay where it is.
+func (c *core) takesProposals() bool { return c.proposals.flight == nil || c.refused != nil }
+
+// read queues a linearizable read. An error means that it was refused.
+func (c *core) read(r *readRequest) error { return c.reads.add(r) }
+
+// takesReads reports whether a read could be served by an attempt issued now,
+// or would be refused.
+func (c *core) takesReads() bool { return c.reads.flight == nil || c.refused != nil }
+
+// change queues a membership change, or answers why not.
+func (c *core) change(r *changeRequest) { c.changes.add(r) }
+
+// admit proposes the start of another member's directory.
+func (c *core) admit(r *startRequest) { c.starts.admit(r) }
+
+// transfer begins to hand leadership over, or answers why not.
+func (c *core) transfer(t *transferRequest) { c.transfers.begin(t) }
 
 // tick advances logical time by one.
 func (c *core) tick() {
 	c.ticks++
 	c.rn.Tick()
-	c.retryProposals()
-	c.retryReads()
-	c.retryChanges()
-	c.retryTransfers()
-	c.promoteLearners()
+	c.backoff = false
+	c.proposals.retry()
+	c.starts.retry()
+	c.reads.retry()
+	c.changes.retry()
+	c.transfers.expire()
+	c.changes.promoteLearner()
 	c.leaveWhenDue()
 }
 
-// step takes a message of a peer, already validated by itself.
+// step takes a peer's message, which the transport has validated as far as
+// that is possible without the log.
 func (c *core) step(m *raftpb.Message) {
 	if c.membership.Removed[m.GetFrom()] || raft.IsLocalMsgTarget(m.GetFrom()) {
 		return
 	}
-	// Some messages that no member sends make raft panic: a commit index
-	// beyond the log, an acknowledgement of what was never sent.
+	// Some messages that no correct member sends make raft panic: a commit
+	// index beyond the log, an acknowledgment of something never sent.
 	if !c.plausible(m) {
 		return
 	}
 	c.heard[m.GetFrom()] = c.ticks
-	if m.GetType() == raftpb.MsgReadIndex && !c.knowsCommit() {
-		return // its origin asks again
+	if m.GetType() == raftpb.MsgReadIndex && !c.reads.knowsCommit() {
+		return // the sender repeats it
 	}
 	c.deposed(m)
-	// The errors say that the message does not matter (an unknown peer's
-	// answer) or was a proposal that has to be made again; its origin does.
+	// An error means that the message does not matter (the answer of a peer
+	// that raft does not know), or that it was a proposal that raft dropped,
+	// which its sender repeats.
 	_ = c.rn.Step(m)
 	c.bound = lastIndexAfter(m, c.bound)
 	if m.GetType() == raftpb.MsgSnap {
-		c.advance() // notes whether raft took it (restoring), before applied is called
+		c.advance() // learn whether raft accepted it (restoring) before applied is called
 	}
 }
 
@@ -237,7 +297,7 @@ func (c *core) plausible(m *raftpb.Message) bool {
 // unreachable notes that messages to the peer fail.
 func (c *core) unreachable(id uint64) {
 	c.rn.ReportUnreachable(id)
-	c.endTransfers(func(t *transferRequest) bool { return t.to == id }, "does not answer")
+	c.transfers.end(func(t *transferRequest) bool { return t.to == id }, "is unreachable")
 }
 
 // reportSnapshot ends a snapshot transfer.
@@ -258,8 +318,9 @@ func (c *core) storageDone(responses []*raftpb.Message) {
 	}
 }
 
-// applied takes what the apply loop did. Configuration changes reach raft
-// before the acknowledgement of their entries does.
+// applied takes the report of the apply loop. Configuration changes reach raft
+// before the acknowledgment of their entries does: a leader that acknowledged
+// first could propose the next change against the old configuration.
 func (c *core) applied(a *appliedWork) {
 	c.reconfigure(a)
 	if a.membership != nil {
@@ -269,20 +330,20 @@ func (c *core) applied(a *appliedWork) {
 		c.startApplied(s)
 	}
 	for _, ch := range a.changes {
-		c.changeApplied(ch)
+		c.changes.applied(ch)
 	}
-	c.requeue(a.skipped)
+	c.proposals.requeue(a.skipped)
 	if a.restored != nil {
 		c.restored(a.restored)
 	}
 	c.storageDone(a.responses)
 }
 
-// reconfigure tells raft of the configuration changes, and checks that it and
-// the roster came to the same members.
+// reconfigure tells raft about the configuration changes, and checks that raft
+// and the roster arrived at the same members.
 func (c *core) reconfigure(a *appliedWork) {
 	if c.restoring > a.index {
-		return // raft has a later configuration already, the snapshot's
+		return // raft already has a later configuration, the snapshot's
 	}
 	var cs *raftpb.ConfState
 	for _, cc := range a.confChanges {
@@ -293,15 +354,24 @@ func (c *core) reconfigure(a *appliedWork) {
 	}
 }
 
+// startApplied takes the outcome of any member's start entry. A new
+// incarnation of this process numbers its batches and changes from 1.
+func (c *core) startApplied(a startApplied) {
+	if c.starts.applied(a) {
+		c.proposals.sequence, c.changes.sequence = 0, 0
+	}
+}
+
 func (c *core) setMembership(m *Membership) {
 	c.membership = m
 	c.out.membership = m
 	c.noteRemoval()
 }
 
-// removalTimeouts is for how many election timeouts a removed member stays.
-// The others may not know yet that its removal is committed, and until they
-// do they need its vote: with two voters there is no leader without it.
+// removalTimeouts is the number of election timeouts that a removed member
+// stays. The others may not know yet that its removal is committed, and until
+// they do they need its vote: of two voters, the remaining one cannot be
+// elected without it.
 const removalTimeouts = 3
 
 func (c *core) noteRemoval() {
@@ -316,21 +386,22 @@ func (c *core) leaveWhenDue() {
 	}
 }
 
-// restored resumes after a snapshot was installed in place of log entries.
+// restored resumes after a snapshot was installed in place of log entries,
+// among which may have been this process's start, its flight and its change.
 func (c *core) restored(r *restoredState) {
 	c.setMembership(r.membership)
 	own := r.origin
 	if own.boot == c.cfg.start.Boot {
-		c.proposals.incarnation = own.incarnation
+		c.incarnation = own.incarnation
 	} else {
-		c.proposals.incarnation = 0
+		c.incarnation = 0
 	}
-	c.settleFlight(own)
-	c.settleChange(own)
+	c.proposals.settle(own)
+	c.changes.settle(own)
 }
 
-// takeEffects moves raft on and returns what is to be done. The returned
-// slices are the caller's.
+// takeEffects advances raft and returns what has to be done. The caller owns
+// the returned slices.
 func (c *core) takeEffects() effects {
 	c.advance()
 	out := c.out
@@ -346,13 +417,13 @@ func (c *core) advance() {
 	}
 }
 
-// accept sorts one Ready. There is no Advance: with asynchronous storage
-// writes the responses of the two loops play its part.
+// accept sorts the contents of one Ready. It never calls Advance: with
+// asynchronous storage writes the responses of the two loops play its part.
 func (c *core) accept(rd raft.Ready) {
 	c.observe()
 	defer func() { c.bound = c.last }()
 	for _, rs := range rd.ReadStates {
-		c.readConfirmed(rs)
+		c.reads.confirmed(rs)
 	}
 	for _, m := range holdVotes(rd.Messages) {
 		if m.GetType() == raftpb.MsgHeartbeat {
@@ -361,7 +432,7 @@ func (c *core) accept(rd raft.Ready) {
 		switch {
 		case m.GetTo() == raft.LocalAppendThread:
 			c.noteLast(m)
-			c.yield(m)
+			c.seeking.yield(m)
 			c.out.appends = append(c.out.appends, m)
 		case m.GetTo() == raft.LocalApplyThread:
 			c.out.applies = append(c.out.applies, c.committed(m))
@@ -373,16 +444,16 @@ func (c *core) accept(rd raft.Ready) {
 	}
 }
 
-// holdVotes lets requests for votes wait for the save of the term they are
-// for, like a response. raft would send them at once, counting on the
-// candidate's own vote to wait. But the votes of others may elect it before:
-// after a crash it does not know the term, asks for it again, is given the
-// same votes again, and leads twice in one term, with other entries under the
-// same index and term.
+// holdVotes makes vote requests wait for the save of their term, as responses
+// do. Raft would send them at once and rely on the candidate's own vote to
+// wait. But the votes of the others may elect the candidate before its own
+// save ends. If it crashes then, it does not know the term any more, asks for
+// the same votes again, gets them again, and leads a second time in one term,
+// with different entries under the same index and term.
 func holdVotes(messages []*raftpb.Message) []*raftpb.Message {
 	at := slices.IndexFunc(messages, func(m *raftpb.Message) bool { return m.GetTo() == raft.LocalAppendThread })
 	if at < 0 {
-		return messages // it asks for no votes: its term did not change
+		return messages // nothing to save, so the term is not new and there are no vote requests
 	}
 	save := messages[at]
 	return removeIf(messages, func(m *raftpb.Message) bool {
@@ -394,6 +465,7 @@ func holdVotes(messages []*raftpb.Message) []*raftpb.Message {
 	})
 }
 
+// noteLast follows the end of raft's log, and snapshots that replace it.
 func (c *core) noteLast(m *raftpb.Message) {
 	c.restoring = max(c.restoring, m.GetSnapshot().GetMetadata().GetIndex())
 	if ents := m.GetEntries(); len(ents) > 0 {
@@ -403,7 +475,9 @@ func (c *core) noteLast(m *raftpb.Message) {
 	}
 }
 
-// observe compares raft's own state with what was last seen of it.
+// observe compares raft's state with what was last seen of it. After a change
+// of leader, term or role everything that was handed to the old leader may be
+// lost, so all parts begin again.
 func (c *core) observe() {
 	st := c.rn.BasicStatus()
 	newTerm := st.GetTerm() != c.term
@@ -412,23 +486,41 @@ func (c *core) observe() {
 	}
 	changed := st.Lead != c.lead || newTerm || st.RaftState != c.role
 	if changed {
-		c.noteLeader(st)
+		c.countLeader(st)
 	}
 	if st.Lead != c.lead {
 		c.lost = c.lead
 	}
 	c.lead, c.term, c.role = st.Lead, st.GetTerm(), st.RaftState
 	if changed {
-		c.proposeAgain()
-		c.readAgain()
-		c.changeAgain()
-		c.settleTransfers()
-		c.seek(newTerm)
+		c.backoff = false
+		c.proposals.again()
+		c.starts.again()
+		c.reads.again()
+		c.changes.again()
+		c.transfers.settle()
+		c.seeking.follow(newTerm)
 	}
 }
 
-// committed finds this process's own batches among committed entries, frees
-// the place they held, and sends them along with the entries to be answered.
+// countLeader counts elections and changes of leader, before observe takes
+// over raft's new state.
+func (c *core) countLeader(st raft.BasicStatus) {
+	if st.Lead != raft.None && st.Lead != c.lead {
+		c.counts.leaderChanges++
+	}
+	if campaigning(st.RaftState) && !campaigning(c.role) {
+		c.counts.campaigns++
+	}
+}
+
+func campaigning(s raft.StateType) bool {
+	return s == raft.StatePreCandidate || s == raft.StateCandidate
+}
+
+// committed looks for this process's own batch among committed entries. If it
+// is there, its place is free for the next one, and its proposals travel with
+// the entries to be answered.
 func (c *core) committed(m *raftpb.Message) applyWork {
 	w := applyWork{entries: m.GetEntries(), responses: m.GetResponses()}
 	f := c.proposals.flight
@@ -439,11 +531,11 @@ func (c *core) committed(m *raftpb.Message) applyWork {
 		if e.GetType() != raftpb.EntryNormal {
 			continue
 		}
-		if o, ok := peekBatch(e.GetData()); ok && o == f.id {
+		if id, ok := peekBatch(e.GetData()); ok && id == f.id {
 			w.own = append(w.own, ownBatch{index: e.GetIndex(), batch: f})
 			c.proposals.flight = nil
 			c.counts.committed += uint64(f.commands)
-			break // C1: there is no other
+			break // C1: no other one can be in flight
 		}
 	}
 	return w
@@ -455,34 +547,44 @@ func (c *core) pump() {
 	if c.lead == raft.None {
 		return
 	}
-	c.proposeStarts()
-	c.proposeBatch()
-	c.proposeChange()
-	c.issueRead()
+	c.starts.propose()
+	c.proposals.propose()
+	c.changes.propose()
+	c.reads.issue()
+}
+
+// fail ends the core: everything that waits is answered, and nothing more is
+// accepted. Proposals that may be in the log have an unknown outcome.
+func (c *core) fail(err error) {
+	c.refused = err
+	c.proposals.fail(err)
+	c.starts.fail(err)
+	c.reads.fail(err)
+	c.changes.fail(err)
+	c.transfers.fail(err)
 }
 
 // isLeader reports whether this node leads.
-func (c *core) isLeader() bool { return c.role == raft.StateLeader }
+func (s *coreState) isLeader() bool { return s.role == raft.StateLeader }
 
 // recentlyHeard reports whether the member sent anything within an election
-// timeout.
-func (c *core) recentlyHeard(id uint64) bool {
-	at, ok := c.heard[id]
-	return id == c.cfg.id || ok && c.ticks-at <= uint64(c.cfg.electionTicks)
+// timeout. A node always hears itself.
+func (s *coreState) recentlyHeard(id uint64) bool {
+	at, ok := s.heard[id]
+	return id == s.cfg.id || ok && s.ticks-at <= uint64(s.cfg.electionTicks)
 }
 
-// fail ends the core: whatever waits is answered, and nothing is taken any
-// more. Proposals that may be in the log have an unknown outcome.
-func (c *core) fail(err error) {
-	c.refused = err
-	c.failProposals(err)
-	c.failReads(err)
-	c.failChanges(err)
-	for _, t := range c.transfers {
-		t.answer(err)
-	}
-	c.transfers = nil
+// retryTicks is the number of ticks after which a proposal that concerns the
+// membership is repeated. It starts at an election timeout, because copies of
+// these cost more than copies of a batch, and doubles with each retry.
+func (s *coreState) retryTicks(retries int) uint64 {
+	return uint64(s.cfg.electionTicks) << min(retries, 5)
 }
 
-// removeIf drops the elements for which drop is true, in place.
+// random returns a duration in [0, below).
+func (s *coreState) random(below time.Duration) time.Duration {
+	return time.Duration(s.cfg.random(int64(below)))
+}
+
+// removeIf drops, in place, the elements for which drop returns true.
 func removeIf[T any](list []T, drop func(T) bool) []T { return slices.DeleteFunc(list, drop) }

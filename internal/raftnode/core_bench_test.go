@@ -27,7 +27,7 @@ func BenchmarkPack(b *testing.B) {
 						b.Fatal(err)
 					}
 				}
-				if g.core.pack() == nil {
+				if g.core.proposals.pack() == nil {
 					b.Fatal("nothing was packed")
 				}
 			}

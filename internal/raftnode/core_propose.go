@@ -2,31 +2,32 @@ package raftnode
 
 import (
 	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 )
 
-// How a proposal can end without a result. The first group surely changed
-// nothing.
+// How a request can end without a result. After one of the errors of the first
+// group it certainly changed nothing.
 var (
 	ErrNoLeader   = errors.New("no leader")
-	ErrOverloaded = errors.New("too many requests waiting")
-	ErrStopping   = errors.New("node is stopping")
-	ErrDiskStall  = errors.New("the disk does not answer")
-	ErrNotLeader  = errors.New("not the leader")
-	// ErrNotHandedOver says that another member did not take the leadership.
+	ErrOverloaded = errors.New("too many requests are waiting")
+	ErrStopping   = errors.New("the node is stopping")
+	ErrDiskStall  = errors.New("the disk is not responding")
+	ErrNotLeader  = errors.New("this node is not the leader")
+	// ErrNotHandedOver means that no other member took over the leadership.
 	ErrNotHandedOver = errors.New("leadership was not handed over")
 
-	// ErrUnknown says that the proposal may or may not take effect.
+	// ErrUnknown means that the proposal may or may not take effect.
 	ErrUnknown = errors.New("outcome unknown")
 
-	// ErrRemoved ends a node that is no longer a member.
+	// ErrRemoved stops a node that is not a member any more.
 	ErrRemoved = errors.New("this member was removed from the cluster")
-	// ErrRefused ends a node whose directory may not act as the member.
+	// ErrRefused stops a node whose directory may not act as the member.
 	ErrRefused = errors.New("the cluster refuses this data directory")
 )
 
+// proposalStage is how far a proposal has come. The requester and the core
+// race for it: whoever moves it out of stageQueued wins.
 type proposalStage = int32
 
 const (
@@ -35,24 +36,24 @@ const (
 	stageWithdrawn                      // its requester gave up before it was proposed
 )
 
-// proposal is one command on its way through the log, or a group of them that
-// stays together: in one entry, in order, with nothing in between.
+// proposal is one command on its way through the log, or a group of commands
+// that stays together: in one entry, in order, with nothing in between.
 type proposal struct {
 	commands [][]byte
-	size     int     // of the commands, in bytes
-	timing   *Timing // nil: nobody asked
+	size     int     // bytes of the commands
+	timing   *Timing // nil if nobody asked for it
 	stage    atomic.Int32
-	done     chan answer // capacity 1
-	one      [1][]byte   // backs commands where there is one
+	done     chan answer // capacity 1: whoever answers never waits
+	one      [1][]byte   // backs commands if there is only one
 }
 
 // answer is how a proposal ended.
 type answer struct {
-	results []any // one for each command; valid for good
+	results []any // one for each command; stays valid
 	err     error
 }
 
-// proposals are kept for the next request.
+// proposals recycles proposals and their channels.
 var proposals = sync.Pool{New: func() any { return &proposal{done: make(chan answer, 1)} }}
 
 func newProposal(command []byte) *proposal {
@@ -61,14 +62,6 @@ func newProposal(command []byte) *proposal {
 	p.one[0] = command
 	p.commands = p.one[:]
 	return p
-}
-
-// release lets another request use the proposal, which was answered with
-// results: from then on nobody in the loops knows it.
-func (p *proposal) release() {
-	p.commands, p.one[0], p.size, p.timing = nil, nil, 0, nil
-	p.stage.Store(stageQueued)
-	proposals.Put(p)
 }
 
 func newGroup(commands [][]byte) *proposal {
@@ -80,8 +73,17 @@ func newGroup(commands [][]byte) *proposal {
 	return p
 }
 
-// withdraw takes the proposal back; false means that it was proposed already
-// and its outcome is open.
+// release recycles a proposal. It must have been answered with results: only
+// then is it certain that the loops hold no reference to it. One that was
+// answered with ErrUnknown may still be answered, or packed, a second time.
+func (p *proposal) release() {
+	p.commands, p.one[0], p.size, p.timing = nil, nil, 0, nil
+	p.stage.Store(stageQueued)
+	proposals.Put(p)
+}
+
+// withdraw takes the proposal back. It returns false if the proposal was
+// already proposed, so that its outcome is open.
 func (p *proposal) withdraw() bool {
 	return p.stage.CompareAndSwap(stageQueued, stageWithdrawn)
 }
@@ -91,292 +93,175 @@ type batch struct {
 	id        batchID
 	data      []byte
 	proposals []*proposal
-	commands  int    // of all proposals
+	commands  int    // in all proposals together
 	sent      bool   // handed to raft, and not known to be lost
-	sentTerm  uint64 // term it was handed over in
-	asLeader  bool   // while this node led: then it can not vanish within the term
+	sentTerm  uint64 // term in which it was handed over
+	asLeader  bool   // handed over while this node led: it cannot vanish within the term
 	sentTick  uint64
 	retries   int
-	timed     bool // some of the proposals are
+	timed     bool // some of the proposals carry a Timing
 }
 
-// proposalState is the core's side of writing.
-type proposalState struct {
-	incarnation uint64 // 0 until this process's start entry was applied
-	sequence    uint64 // of the last batch packed
-	startSent   bool
-	startTick   uint64
-	// startRetries counts starts that were not seen in time.
-	startRetries int
+// proposer is the core's side of writing: it packs the commands that wait into
+// one entry at a time and sees to it that the entry is committed.
+//
+// Retrying is safe because of C2. It is needed because a follower forwards its
+// batch to the leader, and neither raft nor the connection says whether the
+// batch arrived.
+type proposer struct {
+	*coreState
 
+	sequence   uint64 // of the last batch that was packed
 	queue      []*proposal
 	queueBytes int
 	flight     *batch // C1
-	// dropped stops trying until the next tick: raft refused for now.
-	dropped bool
-
-	admissions []*startRequest
 }
 
-// startRequest asks for a start entry of another member (its admission).
-type startRequest struct {
-	start start
-	sent  bool
-	tick  uint64
-	age   int // ticks since it was asked
-	done  chan error
-}
-
-// propose queues a command. An error says that nothing was proposed.
-func (c *core) propose(p *proposal) error {
-	switch s := &c.proposals; {
-	case c.refused != nil:
-		return c.refused
-	case len(s.queue) >= maxQueuedProposals || s.queueBytes+p.size > c.cfg.maxQueueBytes && len(s.queue) > 0:
+func (p *proposer) add(pr *proposal) error {
+	switch {
+	case p.refused != nil:
+		return p.refused
+	// A proposal above the limit is accepted if the queue is empty; otherwise
+	// it could never be.
+	case len(p.queue) >= maxQueuedProposals || p.queueBytes+pr.size > p.cfg.maxQueueBytes && len(p.queue) > 0:
 		return ErrOverloaded
 	}
-	c.proposals.queue = append(c.proposals.queue, p)
-	c.proposals.queueBytes += p.size
+	p.queue = append(p.queue, pr)
+	p.queueBytes += pr.size
 	return nil
 }
 
-// takesProposals reports whether a command could be proposed, or has to be
-// refused, now.
-func (c *core) takesProposals() bool { return c.proposals.flight == nil || c.refused != nil }
-
-// proposeBatch proposes the flight if raft does not have it, or packs a new
+// propose hands the flight to raft if raft does not have it, or packs a new
 // one.
-func (c *core) proposeBatch() {
-	s := &c.proposals
-	if s.dropped || s.incarnation == 0 {
+func (p *proposer) propose() {
+	if p.backoff || p.incarnation == 0 {
 		return
 	}
-	if s.flight == nil {
-		if s.flight = c.pack(); s.flight == nil {
+	if p.flight == nil {
+		if p.flight = p.pack(); p.flight == nil {
 			return
 		}
 	}
-	if f := s.flight; !f.sent {
-		if err := c.rn.Propose(f.data); err != nil {
-			s.dropped = true // no leader, a transfer, or too much uncommitted
-			return
-		}
-		if f.sentTerm == 0 {
-			c.out.packed = append(c.out.packed, f)
-		}
-		f.sent, f.sentTick, f.sentTerm, f.asLeader = true, c.ticks, c.term, c.isLeader()
+	f := p.flight
+	if f.sent {
+		return
 	}
+	if err := p.rn.Propose(f.data); err != nil {
+		p.backoff = true
+		return
+	}
+	if f.sentTerm == 0 {
+		p.out.packed = append(p.out.packed, f)
+	}
+	f.sent, f.sentTick, f.sentTerm, f.asLeader = true, p.ticks, p.term, p.isLeader()
 }
 
-// pack makes a batch of what waits, up to its limit in bytes.
-func (c *core) pack() *batch {
-	s := &c.proposals
-	if len(s.queue) == 0 {
+// pack makes a batch of the proposals that wait, up to the limit in bytes.
+func (p *proposer) pack() *batch {
+	if len(p.queue) == 0 {
 		return nil
 	}
-	b := &batch{proposals: make([]*proposal, 0, len(s.queue))}
-	commands := make([][]byte, 0, len(s.queue))
+	b := &batch{proposals: make([]*proposal, 0, len(p.queue))}
+	commands := make([][]byte, 0, len(p.queue))
 	taken, size := 0, 0
-	for _, p := range s.queue {
-		if size > 0 && size+p.size > c.cfg.maxBatchBytes {
+	for _, pr := range p.queue {
+		if size > 0 && size+pr.size > p.cfg.maxBatchBytes {
 			break
 		}
 		taken++
-		s.queueBytes -= p.size
-		if !p.stage.CompareAndSwap(stageQueued, stageProposed) && p.stage.Load() == stageWithdrawn {
+		p.queueBytes -= pr.size
+		// A proposal that was requeued is in stageProposed already: it can no
+		// longer be withdrawn, and is packed again.
+		if !pr.stage.CompareAndSwap(stageQueued, stageProposed) && pr.stage.Load() == stageWithdrawn {
 			continue
 		}
-		size += p.size
-		commands = append(commands, p.commands...)
-		b.proposals = append(b.proposals, p)
-		b.timed = b.timed || p.timing != nil
+		size += pr.size
+		commands = append(commands, pr.commands...)
+		b.proposals = append(b.proposals, pr)
+		b.timed = b.timed || pr.timing != nil
 	}
-	s.queue = append(s.queue[:0], s.queue[taken:]...)
-	clear(s.queue[len(s.queue):cap(s.queue)])
+	p.queue = append(p.queue[:0], p.queue[taken:]...)
+	clear(p.queue[len(p.queue):cap(p.queue)]) // release the memory of what was packed
 	if len(commands) == 0 {
 		return nil
 	}
-	s.sequence++
-	b.id = batchID{member: c.cfg.id, incarnation: s.incarnation, sequence: s.sequence}
+	p.sequence++
+	b.id = batchID{member: p.cfg.id, incarnation: p.incarnation, sequence: p.sequence}
 	b.commands, b.data = len(commands), encodeBatch(b.id, commands)
 	return b
 }
 
-// requeue puts the commands of skipped batches back to the front: they surely
-// did not run, and get a new sequence.
-func (c *core) requeue(skipped []*batch) {
-	s := &c.proposals
+// requeue returns the proposals of skipped batches to the front of the queue.
+// They certainly did not run, and get a new sequence.
+func (p *proposer) requeue(skipped []*batch) {
 	for _, b := range skipped {
-		for _, p := range b.proposals {
-			s.queueBytes += p.size
+		for _, pr := range b.proposals {
+			p.queueBytes += pr.size
 		}
-		s.queue = append(append([]*proposal(nil), b.proposals...), s.queue...)
+		p.queue = append(append([]*proposal(nil), b.proposals...), p.queue...)
 	}
 }
 
-// proposeAgain follows a change of leader or term: what was handed over
-// before may be lost. The copy does no harm (C2).
-func (c *core) proposeAgain() {
-	s := &c.proposals
-	s.dropped, s.startSent = false, false
-	if s.flight != nil {
-		s.flight.sent = false
-	}
-	for _, a := range s.admissions {
-		a.sent = false
+// again proposes the flight once more after a change of leader or term: the
+// old leader may have lost it. If it did not, the copy is harmless (C2).
+func (p *proposer) again() {
+	if p.flight != nil {
+		p.flight.sent = false
 	}
 }
 
-// lostTicks is how long a forwarded batch or start may stay unseen before it
-// is taken for lost with a connection that broke, and made again. It doubles
-// with each retry, because the leader may only be slow.
+// lostTicks is the number of ticks after which a forwarded batch or start that
+// was not seen committed is taken for lost with a broken connection, and made
+// again. It doubles with each retry, because the leader may only be slow.
 func lostTicks(retries int) uint64 { return 3 << min(retries, 8) }
 
-// retryTicks is the same for what changes the membership: copies of that are
-// dearer.
-func (c *core) retryTicks(retries int) uint64 {
-	return uint64(c.cfg.electionTicks) << min(retries, 5)
-}
-
-// retryProposals notices proposals that vanished on their way to the leader.
-func (c *core) retryProposals() {
-	s := &c.proposals
-	s.dropped = false
-	if f := s.flight; f != nil && f.sent && !(f.asLeader && f.sentTerm == c.term) &&
-		c.ticks-f.sentTick >= lostTicks(f.retries) {
+// retry notices a flight that vanished on its way to the leader, and drops
+// proposals whose requesters gave up.
+func (p *proposer) retry() {
+	if f := p.flight; f != nil && f.sent && !(f.asLeader && f.sentTerm == p.term) &&
+		p.ticks-f.sentTick >= lostTicks(f.retries) {
 		f.sent = false
 		f.retries++
 	}
-	if s.startSent && c.ticks-s.startTick >= lostTicks(s.startRetries) {
-		s.startSent = false
-		s.startRetries++
-	}
-	s.queue = removeIf(s.queue, func(p *proposal) bool {
-		gone := p.stage.Load() == stageWithdrawn
+	p.queue = removeIf(p.queue, func(pr *proposal) bool {
+		gone := pr.stage.Load() == stageWithdrawn
 		if gone {
-			s.queueBytes -= p.size
+			p.queueBytes -= pr.size
 		}
 		return gone
 	})
-	s.admissions = removeIf(s.admissions, func(a *startRequest) bool {
-		if a.sent && c.ticks-a.tick >= c.retryTicks(0) {
-			a.sent = false
-		}
-		if a.age++; a.age <= admissionTimeouts*c.cfg.electionTicks {
-			return false
-		}
-		a.done <- ErrUnknown
-		return true
-	})
 }
 
-// admissionTimeouts is for how many election timeouts an admission is tried.
-const admissionTimeouts = 10
-
-// admit proposes another member's start.
-func (c *core) admit(r *startRequest) {
-	switch {
-	case c.refused != nil:
-		r.done <- c.refused
-	case len(c.proposals.admissions) >= maxPendingStarts:
-		r.done <- ErrOverloaded
-	default:
-		c.proposals.admissions = append(c.proposals.admissions, r)
-	}
-}
-
-// proposeStarts presents this process, and others that asked, to the replicas.
-func (c *core) proposeStarts() {
-	s := &c.proposals
-	if s.dropped {
-		return
-	}
-	if s.incarnation == 0 && !s.startSent {
-		if c.rn.Propose(encodeStart(&c.cfg.start)) != nil {
-			s.dropped = true
-			return
-		}
-		s.startSent, s.startTick = true, c.ticks
-	}
-	for _, a := range s.admissions {
-		if a.sent {
-			continue
-		}
-		if c.rn.Propose(encodeStart(&a.start)) != nil {
-			s.dropped = true
-			return
-		}
-		a.sent, a.tick = true, c.ticks
-	}
-}
-
-// startApplied hears of any member's start entry.
-func (c *core) startApplied(a startApplied) {
-	s := &c.proposals
-	if a.start.Member == c.cfg.id && a.start.Boot != "" {
-		switch {
-		case a.start.Boot == c.cfg.start.Boot && a.err != nil:
-			c.out.fatal = startRefusal(a.err)
-		case a.start.Boot == c.cfg.start.Boot && a.began:
-			s.incarnation, s.sequence = a.index, 0
-			c.changes.sequence = 0
-		case a.began:
-			// A start of the process before this one arrived late and took
-			// the incarnation: batches of ours are skipped until we present
-			// ourselves again.
-			s.incarnation, s.startSent = 0, false
-		}
-	}
-	s.admissions = removeIf(s.admissions, func(r *startRequest) bool {
-		if r.start.Member != a.start.Member || r.start.Nonce != a.start.Nonce {
-			return false
-		}
-		r.done <- a.err
-		return true
-	})
-}
-
-func startRefusal(err error) error {
-	if errors.Is(err, ErrMemberRemoved) {
-		return ErrRemoved
-	}
-	return fmt.Errorf("%w: %w", ErrRefused, err)
-}
-
-// settleFlight decides about the flight after a snapshot replaced the entries
-// in which it may have been.
-func (c *core) settleFlight(own originState) {
-	f := c.proposals.flight
+// settle decides about the flight after a snapshot replaced the entries that it
+// may have been among. own is what the snapshot says about this member.
+func (p *proposer) settle(own originState) {
+	f := p.flight
 	if f == nil {
 		return
 	}
 	if own.incarnation != f.id.incarnation {
-		// Whether it ran before its incarnation ended can not be told.
-		c.proposals.flight = nil
+		// Its incarnation ended. Whether it ran before that cannot be told.
+		p.flight = nil
 		answerAll(f.proposals, ErrUnknown)
 	} else if own.lastBatch >= f.id.sequence {
-		c.proposals.flight = nil // it ran, and its results are lost
+		p.flight = nil // it ran, and its results are lost
 		answerAll(f.proposals, ErrUnknown)
 	}
 }
 
-func (c *core) failProposals(err error) {
-	s := &c.proposals
-	if s.flight != nil {
-		answerAll(s.flight.proposals, ErrUnknown)
-		s.flight = nil
+func (p *proposer) fail(err error) {
+	if p.flight != nil {
+		answerAll(p.flight.proposals, ErrUnknown)
+		p.flight = nil
 	}
-	for _, p := range s.queue {
-		if p.stage.Load() == stageProposed { // requeued: an older copy may be about
-			p.done <- answer{err: ErrUnknown}
+	for _, pr := range p.queue {
+		if pr.stage.Load() == stageProposed { // requeued: an older copy may still commit
+			pr.done <- answer{err: ErrUnknown}
 		} else {
-			p.done <- answer{err: err}
+			pr.done <- answer{err: err}
 		}
 	}
-	for _, a := range s.admissions {
-		a.done <- err
-	}
-	s.queue, s.queueBytes, s.admissions = nil, 0, nil
+	p.queue, p.queueBytes = nil, 0
 }
 
 func answerAll(ps []*proposal, err error) {

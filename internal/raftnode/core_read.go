@@ -8,12 +8,12 @@ import (
 	"go.etcd.io/raft/v3"
 )
 
-// readRequest waits until this node's state is as new as any write that was
-// acknowledged before the request was made.
+// readRequest waits until this node's state is at least as new as any write
+// that was acknowledged before the request was made.
 type readRequest struct {
 	cancelled atomic.Bool // its requester left
-	done      chan error  // capacity 1
-	timing    *Timing     // nil: nobody asked
+	done      chan error  // capacity 1: whoever answers never waits
+	timing    *Timing     // nil if nobody asked for it
 }
 
 func newReadRequest() *readRequest { return &readRequest{done: make(chan error, 1)} }
@@ -24,97 +24,92 @@ type readRound struct {
 	requests []*readRequest
 }
 
-// readState is the core's side of linearizable reading (raft dissertation,
-// section 6.4). One ReadIndex serves all requests that came before it was
-// issued; those that come later wait for the next one, because an earlier
-// index may miss writes they must see.
-type readState struct {
-	prefix  []byte
-	counter uint64
+// reader is the core's side of linearizable reading (raft dissertation,
+// section 6.4). One ReadIndex serves all requests that arrived before it was
+// issued. Later ones wait for the next: the index of an earlier attempt may
+// miss writes that they must see.
+type reader struct {
+	*coreState
+
+	prefix  []byte // of every context; see readPrefix
+	counter uint64 // makes contexts unique (C3)
 	waiting []*readRequest
-	// flight is the attempt under way; its requests wait for context.
+	// flight is the requests of the attempt in progress, which raft answers
+	// under context.
 	flight  []*readRequest
 	context []byte
-	tick    uint64
+	tick    uint64 // when the attempt was issued
 }
 
-// read queues a request.
-func (c *core) read(r *readRequest) error {
+func (r *reader) add(req *readRequest) error {
 	switch {
-	case c.refused != nil:
-		return c.refused
-	case len(c.reads.waiting) >= maxWaitingReads:
+	case r.refused != nil:
+		return r.refused
+	case len(r.waiting) >= maxWaitingReads:
 		return ErrOverloaded
 	}
-	c.reads.waiting = append(c.reads.waiting, r)
+	r.waiting = append(r.waiting, req)
 	return nil
 }
 
-// takesReads reports whether a read could be served by an attempt issued now,
-// or has to be refused.
-func (c *core) takesReads() bool { return c.reads.flight == nil || c.refused != nil }
-
-// issueRead begins an attempt for all that wait.
-func (c *core) issueRead() {
-	s := &c.reads
-	if s.flight != nil || len(s.waiting) == 0 || !c.knowsCommit() {
+// issue begins an attempt for all requests that wait.
+func (r *reader) issue() {
+	if r.flight != nil || len(r.waiting) == 0 || !r.knowsCommit() {
 		return
 	}
-	s.flight, s.waiting = s.waiting, nil
-	s.counter++ // C3
-	c.counts.readRounds++
-	s.context = binary.BigEndian.AppendUint64(bytes.Clone(s.prefix), s.counter)
-	s.tick = c.ticks
-	c.rn.ReadIndex(s.context)
+	r.flight, r.waiting = r.waiting, nil
+	r.counter++ // C3
+	r.counts.readRounds++
+	r.context = binary.BigEndian.AppendUint64(bytes.Clone(r.prefix), r.counter)
+	r.tick = r.ticks
+	r.rn.ReadIndex(r.context)
 }
 
-// knowsCommit reports whether a ReadIndex that reaches this node is answered
-// with everything that was ever acknowledged. A leader knows that once it has
-// committed an entry of its term; raft waits for it, but not where the leader
-// is the only voter: after a restart that lost the last commit index (saves of
-// it alone are not synced) it would answer with the one before.
-func (c *core) knowsCommit() bool {
-	st := c.rn.BasicStatus()
-	if st.RaftState != raft.StateLeader || len(c.membership.Voters()) > 1 {
+// knowsCommit reports whether a ReadIndex that reaches this node would be
+// answered with everything that was ever acknowledged. A leader knows that once
+// it has committed an entry of its own term. Raft waits for that, except if the
+// leader is the only voter: after a restart that lost the last commit index
+// (saves of the commit index alone are not synced) raft would answer with an
+// older one.
+func (r *reader) knowsCommit() bool {
+	st := r.rn.BasicStatus()
+	if st.RaftState != raft.StateLeader || len(r.membership.Voters()) > 1 {
 		return true
 	}
-	t, err := c.cfg.log.Term(st.GetCommit())
+	t, err := r.cfg.log.Term(st.GetCommit())
 	return err == nil && t == st.GetTerm()
 }
 
-// readConfirmed takes raft's answer to an attempt.
-func (c *core) readConfirmed(rs raft.ReadState) {
-	s := &c.reads
-	if s.flight == nil || !bytes.Equal(rs.RequestCtx, s.context) {
-		return // an attempt that was given up
+// confirmed takes raft's answer to an attempt.
+func (r *reader) confirmed(rs raft.ReadState) {
+	if r.flight == nil || !bytes.Equal(rs.RequestCtx, r.context) {
+		return // the attempt was given up (C3)
 	}
-	c.counts.readRequests += uint64(len(s.flight))
-	c.out.reads = append(c.out.reads, readRound{index: rs.Index, requests: s.flight})
-	s.flight = nil
+	r.counts.readRequests += uint64(len(r.flight))
+	r.out.reads = append(r.out.reads, readRound{index: rs.Index, requests: r.flight})
+	r.flight = nil
 }
 
-// readAgain gives the attempt under way up; its requests join the next one.
-func (c *core) readAgain() {
-	s := &c.reads
-	s.waiting = append(s.flight, s.waiting...)
-	s.flight = nil
+// again gives up the attempt in progress. Its requests join the next one.
+func (r *reader) again() {
+	r.waiting = append(r.flight, r.waiting...)
+	r.flight = nil
 }
 
-// retryReads repeats an attempt that got no answer: raft drops a ReadIndex
-// when there is no leader, and messages get lost.
-func (c *core) retryReads() {
-	s := &c.reads
-	s.waiting = removeIf(s.waiting, func(r *readRequest) bool { return r.cancelled.Load() })
-	if s.flight != nil && c.ticks-s.tick >= uint64(2*c.cfg.heartbeatTicks+1) {
-		c.counts.readRetries++
-		c.readAgain()
+// retry repeats an attempt that got no answer: raft drops a ReadIndex while
+// there is no leader, and messages get lost.
+func (r *reader) retry() {
+	r.waiting = removeIf(r.waiting, func(req *readRequest) bool { return req.cancelled.Load() })
+	if r.flight != nil && r.ticks-r.tick >= uint64(2*r.cfg.heartbeatTicks+1) {
+		r.counts.readRetries++
+		r.again()
 	}
 }
 
-func (c *core) failReads(err error) {
-	c.readAgain()
-	for _, r := range c.reads.waiting {
-		r.done <- err
+func (r *reader) fail(err error) {
+	r.again()
+	for _, req := range r.waiting {
+		req.done <- err
 	}
-	c.reads.waiting = nil
+	r.waiting = nil
 }

@@ -686,7 +686,7 @@ func TestIDsAreGivenOutOnce(t *testing.T) {
 	if err := <-remove.done; err != nil {
 		t.Fatal(err)
 	}
-	if id := g.core.nextID(); id != 4 {
+	if id := g.core.changes.nextID(); id != 4 {
 		t.Errorf("the id of a removed member comes back: %d", id)
 	}
 }

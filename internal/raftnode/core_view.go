@@ -27,13 +27,13 @@ func (c *core) heardLeader() bool {
 
 // started reports whether this process's start entry has been applied, and
 // with it every entry before it.
-func (c *core) started() bool { return c.proposals.incarnation != 0 }
+func (c *core) started() bool { return c.incarnation != 0 }
 
 // progress returns what this node knows of each member.
 func (c *core) progress() map[uint64]Progress {
 	members := make(map[uint64]Progress, len(c.membership.Members))
 	for _, m := range c.membership.Members {
-		behind, known := c.behind(m.ID)
+		behind, known := c.changes.behind(m.ID)
 		members[m.ID] = Progress{Behind: behind, Known: known, Heard: c.recentlyHeard(m.ID)}
 	}
 	return members
@@ -62,7 +62,7 @@ func (c *core) stats() Stats {
 func (c *core) diskStalled() (news bool) {
 	news = c.refused == nil
 	c.refused = ErrDiskStall
-	if c.isLeader() && len(c.transfers) == 0 {
+	if c.isLeader() && !c.transfers.busy() {
 		c.transfer(&transferRequest{done: make(chan error, 1)})
 	}
 	return news

@@ -3,7 +3,8 @@
 // that feeds a StateMachine.
 //
 // Read it in this order: core.go (the deterministic heart and how a command
-// travels), core_propose.go, core_read.go, core_member.go, core_seek.go, roster.go (the
+// travels), core_propose.go, core_start.go, core_read.go,
+// core_change.go, core_transfer.go, core_seek.go, roster.go (the
 // replicated membership), appender.go and applier.go (the bodies of the two
 // storage loops), replica.go (the goroutines around them), snapshots.go, disk.go.
 package raftnode

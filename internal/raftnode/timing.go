@@ -3,8 +3,6 @@ package raftnode
 import (
 	"sync/atomic"
 	"time"
-
-	"go.etcd.io/raft/v3"
 )
 
 // Stage is a point on the way of a request.
@@ -72,19 +70,4 @@ func (b readRound) notePassed() {
 	for _, r := range b.requests {
 		r.timing.pass(StageConfirmed)
 	}
-}
-
-// noteLeader counts elections and changes of leader, before the core takes
-// over what raft says.
-func (c *core) noteLeader(st raft.BasicStatus) {
-	if st.Lead != raft.None && st.Lead != c.lead {
-		c.counts.leaderChanges++
-	}
-	if campaigning(st.RaftState) && !campaigning(c.role) {
-		c.counts.campaigns++
-	}
-}
-
-func campaigning(s raft.StateType) bool {
-	return s == raft.StatePreCandidate || s == raft.StateCandidate
 }
