@@ -21,7 +21,7 @@ when a node would start on it, 3 when it would refuse to, 1 when the directory
 cannot be read.`,
 		Args: oneArgument("data directory"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			report, err := datadir.Doctor(args[0])
+			report, err := datadir.Examine(args[0])
 			if err != nil {
 				return fmt.Errorf("examine the directory: %w", err)
 			}

@@ -66,7 +66,7 @@ func recoverDirectory(out, stderr io.Writer, path string, ask func(id uint64) er
 	if err := ask(r.Member.ID); err != nil {
 		return errors.Join(err, r.Abandon())
 	}
-	if err := r.Carry(); err != nil {
+	if err := r.Complete(); err != nil {
 		return err
 	}
 	_, err = io.WriteString(out, nextSteps(r))

@@ -1,6 +1,7 @@
 package datadir
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -9,8 +10,8 @@ import (
 // Report is the offline verdict about a data directory.
 type Report struct {
 	Dir       string
-	Identity  *Identity // nil: the directory is not claimed
-	HeldBy    string    // pid of the process that has it open; empty: none
+	Identity  *Identity // nil if the directory is not claimed
+	HeldBy    string    // pid of the process that has it open, or ""
 	Segments  []string  // of the log, the oldest first
 	Records   int
 	LastEntry uint64
@@ -18,65 +19,71 @@ type Report struct {
 	Vote      uint64
 	Commit    uint64 // as last written; the true one may be higher
 	Snapshots []string
-	// Snapshot is the index that a start would begin with; 0: the beginning.
-	Snapshot  uint64
-	Watermark string // empty: none
-	// TornFile is set when the log ends in a half-written record, which is cut
-	// off at the next start.
+	Snapshot  uint64 // index of the one a start would begin with; 0 means the beginning of the log
+	Watermark string // "" if there is none
+	// TornFile is set if the log ends in a half-written record, which the next
+	// start cuts off.
 	TornFile   string
 	TornOffset int64
 	TornReason string
-	// Refused is why a node would refuse to start on this directory; nil when
-	// it would start.
+	// Refused is why a node would refuse to start on this directory; nil if it
+	// would start. It is a *RefusedError, or an error about a removed member.
 	Refused error
 }
 
-// Doctor reads a data directory as a starting node would, and changes nothing.
-// The error is about reading it, not about what is in it. Of a directory in
-// use it sees a moment, perhaps one in the middle of a write.
-func Doctor(dir string) (Report, error) {
+// Examine reads a data directory as a starting node would, and changes nothing.
+// The error is about reading it, not about what is in it. Of a directory in use
+// it sees a moment, perhaps one in the middle of a write.
+//
+// It judges what this package keeps. A caller that can open the store judges
+// the files in StorePath as well.
+func Examine(dir string) (Report, error) {
 	r := Report{Dir: dir}
 	if _, err := os.ReadDir(dir); err != nil {
 		return r, err
 	}
-	holder, err := lockHolder(dir)
-	if err != nil {
+	var err error
+	if r.HeldBy, err = lockHolder(dir); err != nil {
 		return r, fmt.Errorf("see who holds the data directory: %w", err)
 	}
-	r.HeldBy = holder
 	return r, r.examine()
 }
 
 func (r *Report) examine() error {
 	if err := checkNotRecovering(r.Dir); err != nil {
-		r.Refused = err
-		return nil
+		// What is in place now is neither the old directory nor the new one.
+		return r.refuse(err)
 	}
-	id, err := readIdentity(r.Dir)
-	if err == nil {
-		err = id.checkLog(r.Dir)
-	}
+	id, err := identify(r.Dir)
 	if id != (Identity{}) {
 		r.Identity = &id
 	}
-	refused, ok := err.(*RefusedError)
-	if err != nil && !ok {
+	if err := r.refuse(err); err != nil {
 		return err
-	}
-	if ok {
-		r.Refused = refused
 	}
 	if id.State == StateRemoved {
 		r.Refused = fmt.Errorf("member %d was removed from its cluster: its id never returns", id.MemberID)
 	}
+	if !hasLog(r.Dir) {
+		return r.refuse(checkNoLog(r.Dir))
+	}
 	return r.examineLog()
 }
 
-func (r *Report) examineLog() error {
-	if !hasLog(r.Dir) {
-		return r.examineNoLog()
+// refuse notes a refusal; the first one counts. It returns any other error.
+func (r *Report) refuse(err error) error {
+	var refused *RefusedError
+	if !errors.As(err, &refused) {
+		return err
 	}
-	x, err := examine(r.Dir)
+	if r.Refused == nil {
+		r.Refused = refused
+	}
+	return nil
+}
+
+func (r *Report) examineLog() error {
+	x, err := inspect(r.Dir)
 	if err != nil {
 		return err
 	}
@@ -94,20 +101,7 @@ func (r *Report) examineLog() error {
 	return nil
 }
 
-// examineNoLog tells a fresh directory from one whose log is gone.
-func (r *Report) examineNoLog() error {
-	mark, err := readWatermark(r.Dir)
-	if refused, ok := err.(*RefusedError); ok {
-		r.Refused = refused
-		return nil
-	}
-	if mark != nil && r.Refused == nil {
-		r.Refused = refuse(walDir(r.Dir), "the log is missing: the watermark says that entry %d was on disk", mark.Index)
-	}
-	return err
-}
-
-func (r *Report) fill(x *examination) {
+func (r *Report) fill(x *inspection) {
 	g := x.log
 	r.Segments, r.Records, r.LastEntry = g.segments, g.records, g.shape.last
 	r.Term, r.Vote, r.Commit = g.hardState.term, g.hardState.vote, g.hardState.commit
@@ -117,12 +111,12 @@ func (r *Report) fill(x *examination) {
 	if x.snapshot != nil {
 		r.Snapshot = x.snapshot.index
 	}
-	if m := x.mark; m != nil {
-		r.Watermark = fmt.Sprintf("member %d, term %d, vote %d, entry %d, segment %s", m.Member, m.Term, m.Vote, m.Index, m.Segment)
+	if w := x.watermark; w != nil {
+		r.Watermark = fmt.Sprintf("member %d, term %d, vote %d, entry %d, segment %s", w.Member, w.Term, w.Vote, w.Index, w.Segment)
 	}
 }
 
-// Verdict is the one line that matters.
+// Verdict sums the report up in one line.
 func (r Report) Verdict() string {
 	switch {
 	case r.Refused != nil:
@@ -133,7 +127,8 @@ func (r Report) Verdict() string {
 	return "ok"
 }
 
-// String describes the directory to a person.
+// String describes the directory to a person, one fact per line and the
+// verdict last.
 func (r Report) String() string {
 	var b strings.Builder
 	line := func(name, format string, args ...any) {

@@ -16,7 +16,7 @@ func TestDoctor(t *testing.T) {
 	if err := errors.Join(dir.Claim(7, 0xabc, "seven"), dir.Close()); err != nil {
 		t.Fatal(err)
 	}
-	report, err := Doctor(path)
+	report, err := Examine(path)
 	if err != nil || report.Verdict() != "ok" {
 		t.Fatalf("a claimed directory without a log: %s, %v", report.Verdict(), err)
 	}
@@ -28,7 +28,7 @@ func TestDoctor(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := readTree(t, path)
-	if report, err = Doctor(path); err != nil || report.Verdict() != "ok" {
+	if report, err = Examine(path); err != nil || report.Verdict() != "ok" {
 		t.Fatalf("%s, %v", report.Verdict(), err)
 	}
 	text := report.String()
@@ -50,7 +50,7 @@ func TestDoctorTornTail(t *testing.T) {
 	entry := frames[len(frames)-2]
 	zeroAt(t, path, (entry/walSector+1)*walSector, end)
 	before := readTree(t, dir)
-	report, err := Doctor(dir)
+	report, err := Examine(dir)
 	if err != nil || !strings.HasPrefix(report.Verdict(), "torn tail: will be repaired at start") || report.TornOffset != int64(entry) || report.TornFile != path {
 		t.Errorf("%s, %v", report.Verdict(), err)
 	}
@@ -63,14 +63,14 @@ func TestDoctorRemovedMember(t *testing.T) {
 	if err := errors.Join(d.Claim(7, 1, ""), d.MarkRemoved(), d.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if report, err := Doctor(path); err != nil || !strings.HasPrefix(report.Verdict(), "refused: member 7 was removed") {
+	if report, err := Examine(path); err != nil || !strings.HasPrefix(report.Verdict(), "refused: member 7 was removed") {
 		t.Errorf("%s, %v", report.Verdict(), err)
 	}
 }
 
 func TestDoctorNoDirectory(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "missing")
-	if _, err := Doctor(path); err == nil || !strings.Contains(err.Error(), path) {
+	if _, err := Examine(path); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("%v", err)
 	}
 }
@@ -88,7 +88,7 @@ func TestDoctorSaysWhatAStartSays(t *testing.T) {
 				damageFile(files, name, []byte{op, at, 40, 9, 16})
 				dir := writeTree(t, t.TempDir(), files)
 				before := readTree(t, dir)
-				if _, err := Doctor(dir); err != nil && !strings.Contains(err.Error(), "upgrade") {
+				if _, err := Examine(dir); err != nil && !strings.Contains(err.Error(), "upgrade") {
 					t.Errorf("%s, damage %d at %d: %v", name, op, at, err)
 				}
 				sameTree(t, before, readTree(t, dir))

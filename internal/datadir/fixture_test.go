@@ -52,7 +52,7 @@ func mustOpenLog(t testing.TB, dir string) (*Log, LogState) {
 func mustRefuse(t testing.TB, dir string, reason string) *RefusedError {
 	t.Helper()
 	before := readTree(t, dir)
-	report, err := Doctor(dir)
+	report, err := Examine(dir)
 	if err != nil {
 		t.Fatalf("Doctor: %v", err)
 	}

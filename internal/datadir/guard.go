@@ -7,66 +7,37 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 )
-
-// RefusedError says that a data directory must not be used: what its member
-// has promised may be lost. The process ends with exit code 3; nothing is
-// deleted or repaired.
-type RefusedError struct {
-	File   string
-	Offset int64 // where in the file; 0 when it is about the file as a whole
-	Reason string
-	Remedy string
-	// Cause is the error that gave it away; nil where there is none.
-	Cause error
-}
-
-// RemoveAndReAdd is the remedy for a member that can not keep its promises.
-const RemoveAndReAdd = "keep the directory for a post-mortem, then remove and re-add this member: remove it from the cluster (DELETE /v1/members/ID on another member), and add the machine under a new id with an empty directory"
-
-func (e *RefusedError) Error() string {
-	if e.Offset > 0 {
-		return fmt.Sprintf("refusing to start: %s at byte %d: %s; %s", e.File, e.Offset, e.Reason, e.Remedy)
-	}
-	return fmt.Sprintf("refusing to start: %s: %s; %s", e.File, e.Reason, e.Remedy)
-}
-
-// Unwrap returns the cause.
-func (e *RefusedError) Unwrap() error { return e.Cause }
-
-func refuse(file string, format string, args ...any) *RefusedError {
-	return &RefusedError{File: file, Reason: fmt.Sprintf(format, args...), Remedy: RemoveAndReAdd}
-}
 
 // logVerdict is what the boot guard thinks of a log.
 type logVerdict int
 
 const (
-	logClean   logVerdict = iota
-	logTorn               // the last write did not reach the disk whole
-	logCorrupt            // something was changed or lost afterwards
+	logClean   logVerdict = iota // every byte is accounted for
+	logTorn                      // the last write did not reach the disk whole
+	logCorrupt                   // something was changed or lost afterwards
 )
 
 func (v logVerdict) String() string {
 	return [...]string{"clean", "torn tail", "corrupt"}[v]
 }
 
-// guardReport is what the boot guard found in a log.
+// guardReport is what the boot guard found in a log. After a verdict of
+// corrupt the rest describes the log up to the damage.
 type guardReport struct {
 	verdict logVerdict
 	file    string // where it is torn or corrupt
 	offset  int64
 	reason  string
 
-	segments  []string
+	segments  []string // names, the oldest first
 	records   int
 	shape     logShape
 	hardState hardStateRecord
 	snapshots []snapshotRecord // in the order they were written
 
-	crc     uint32
-	pending *snapshotRecord // written, not yet in force
+	crc     uint32          // running checksum, continued from segment to segment
+	pending *snapshotRecord // the record before, if it is a snapshot not yet in effect
 }
 
 func (g *guardReport) torn() bool { return g.verdict == logTorn }
@@ -88,8 +59,8 @@ func (g *guardReport) corrupt(file string, offset int, format string, args ...an
 	g.verdict, g.file, g.offset, g.reason = logCorrupt, file, int64(offset), fmt.Sprintf(format, args...)
 }
 
-// validSnapshots are the snapshots that a start may begin with: those that the
-// last hard state has committed.
+// validSnapshots returns the snapshots that a start may begin with: those that
+// the last hard state has committed (D2).
 func (g *guardReport) validSnapshots() []snapshotRecord {
 	var valid []snapshotRecord
 	for _, s := range g.snapshots {
@@ -100,33 +71,34 @@ func (g *guardReport) validSnapshots() []snapshotRecord {
 	return valid
 }
 
-// guardLog reads a whole WAL before it is opened, and changes nothing. It is
-// needed because opening silently loses acknowledged entries: at a zeroed
-// sector in the middle of the last segment (wal.Repair takes it for a torn
-// tail), at a zeroed length word (the rest of the file is zeroed), and with a
-// missing or emptied last segment (the one before is taken for the end).
+// guardLog reads a whole WAL before it is opened, and changes nothing. The
+// package comment says why etcd's own reading is not enough.
 //
-// It knows three verdicts:
+// The verdict rests on what a crash can do to the last write, and to nothing
+// else. A disk writes sectors of 512 bytes whole or not at all, in any order,
+// and a segment is zeroed when it is made. So a write that a crash cut short
+// shows as missing sectors (zeros) or as a missing end of the file:
 //
 //	clean    every byte is accounted for
-//	torn     the last segment ends in a write of which sectors, or the end of
+//	torn     the last segment ends in a record of which sectors, or the end of
 //	         the file, are missing, and no record comes after it
-//	corrupt  all else: a record after the damage (so that the damage is older
-//	         than the last write), a record with all its sectors and a wrong
-//	         checksum, damage in another segment or in a segment's head (both
-//	         were synced before anything else was written)
+//	corrupt  everything else: a record after the damage, so that the damage is
+//	         older than the last write; a record with all its sectors and a
+//	         wrong checksum; damage in another segment or in the head of a
+//	         segment, both of which were synced before anything else was written
 //
-// That nothing was lost from the end is for the watermark to say.
+// Whether whole records are missing from the end is for the watermark to say.
+// The error is about reading the files, not about what is in them.
 func guardLog(dir string) (*guardReport, error) {
 	g := new(guardReport)
-	files, err := os.ReadDir(dir)
-	if err != nil {
+	var err error
+	if g.segments, err = listSuffix(dir, ".wal"); err != nil {
 		return nil, fmt.Errorf("read the log: %w", err)
 	}
-	if !g.listSegments(dir, files) {
+	if !g.checkNames(dir) {
 		return g, nil
 	}
-	var b []byte
+	var b []byte // reused from segment to segment
 	for i, name := range g.segments {
 		path := filepath.Join(dir, name)
 		if b, err = readWhole(path, b); err != nil {
@@ -143,8 +115,9 @@ func guardLog(dir string) (*guardReport, error) {
 	return g, nil
 }
 
-// newestSnapshot matters where the beginning of the log was purged and nothing
-// came after the snapshot.
+// newestSnapshot returns the index of the newest valid snapshot if the log
+// itself says nothing about its end: its beginning was purged, and no entry
+// came after the snapshot. Otherwise it returns 0.
 func (g *guardReport) newestSnapshot() (index uint64) {
 	if g.shape.known {
 		return 0
@@ -155,14 +128,8 @@ func (g *guardReport) newestSnapshot() (index uint64) {
 	return index
 }
 
-// listSegments fills in the names; false when one is missing in between.
-func (g *guardReport) listSegments(dir string, files []os.DirEntry) bool {
-	for _, f := range files {
-		if strings.HasSuffix(f.Name(), ".wal") {
-			g.segments = append(g.segments, f.Name())
-		}
-	}
-	slices.Sort(g.segments)
+// checkNames reports whether the segments are numbered without a gap.
+func (g *guardReport) checkNames(dir string) bool {
 	if len(g.segments) == 0 {
 		g.corrupt(dir, 0, "the log has no segment")
 		return false
@@ -180,13 +147,14 @@ func (g *guardReport) listSegments(dir string, files []os.DirEntry) bool {
 		}
 		next = seq + 1
 	}
-	// Only a log that was never purged has a known beginning.
+	// Only a log that was never purged has a known beginning: entry 1.
 	first, _, _ := parseSegmentName(g.segments[0])
 	g.shape.known = first == 0
 	return true
 }
 
-// parseSegmentName reads a name the way etcd writes it, and no other.
+// parseSegmentName reads a name as etcd writes it, and no other: the number of
+// the segment and the index of the first entry written to it.
 func parseSegmentName(name string) (seq, index uint64, err error) {
 	_, err = fmt.Sscanf(name, "%016x-%016x.wal", &seq, &index)
 	if err != nil || name != fmt.Sprintf("%016x-%016x.wal", seq, index) {
@@ -195,7 +163,7 @@ func parseSegmentName(name string) (seq, index uint64, err error) {
 	return seq, index, nil
 }
 
-// readWhole reads a file into b, which it may replace.
+// readWhole reads a file into b, growing it if necessary.
 func readWhole(path string, b []byte) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -209,7 +177,7 @@ func readWhole(path string, b []byte) ([]byte, error) {
 	b = slices.Grow(b[:0], int(info.Size()))[:info.Size()]
 	n, err := io.ReadFull(f, b)
 	if err == io.ErrUnexpectedEOF || err == io.EOF {
-		err = nil // it became shorter meanwhile: a live directory, seen by doctor
+		err = nil // it became shorter meanwhile: the doctor looks at a live directory
 	}
 	return b[:n], err
 }
@@ -221,7 +189,8 @@ type segment struct {
 	first, last bool
 }
 
-// readSegment walks the records of a segment; false ends the reading.
+// readSegment walks the records of a segment. It reports whether to go on with
+// the next segment.
 func (g *guardReport) readSegment(s *segment) bool {
 	offset, n := 0, 0
 	for offset < len(s.data) && !s.zeroWordAt(offset) {
@@ -244,15 +213,17 @@ func (g *guardReport) readSegment(s *segment) bool {
 	return g.endSegment(s, offset, n)
 }
 
-// segmentHead counts the records that every segment has been given before its
-// name: the checksum of the segments before, and the metadata.
+// segmentHead is the number of records that a segment has before it gets its
+// name: the checksum of the segments before it, and the metadata. A crash
+// cannot leave a segment without them.
 const segmentHead = 2
 
 func (s *segment) zeroWordAt(offset int) bool {
 	return len(s.data)-offset >= walFrameHead && binary.LittleEndian.Uint64(s.data[offset:]) == 0
 }
 
-// endSegment looks at what comes after the last record: nothing, or zeros.
+// endSegment looks at what comes after the last record: nothing, or zeros to
+// the end of the file. Anything else is damage. It reports whether to go on.
 func (g *guardReport) endSegment(s *segment, offset, records int) bool {
 	if records < segmentHead {
 		g.corrupt(s.path, offset, "the segment is empty: it had a head when it got its name")
@@ -261,7 +232,7 @@ func (g *guardReport) endSegment(s *segment, offset, records int) bool {
 	at := firstNonZero(s.data[offset:])
 	switch {
 	case at < 0:
-		return true // the next segment's checksum tells whether something is missing
+		return true // whether records are missing, the next segment's checksum tells
 	case !s.last:
 		g.corrupt(s.path, offset, "zeros where a record was")
 	default:
@@ -270,15 +241,16 @@ func (g *guardReport) endSegment(s *segment, offset, records int) bool {
 	return false
 }
 
-// judgeZeros decides what zeros at the offset mean when something comes after
-// them, at the given place.
+// judgeZeros decides what zeros at the offset mean if other bytes follow, the
+// first of them at position after.
 func (g *guardReport) judgeZeros(s *segment, offset, after int) {
 	later := laterRecord(s.data, offset+walFrameHead)
 	switch {
 	case later >= 0:
 		g.corrupt(s.path, offset, "zeros where a record was; another follows at byte %d", later)
 	case after/walSector == offset/walSector || after < offset+2*walFrameHead:
-		// A length word and what comes right after it reach the disk together.
+		// The length word and the bytes right after it are in one sector, which
+		// is written whole. So a crash cannot have zeroed the word alone.
 		g.corrupt(s.path, offset, "the length word of a record is zeroed")
 	default:
 		g.tear(s, offset, "the beginning of the last write is missing")
@@ -289,7 +261,8 @@ func (g *guardReport) tear(s *segment, offset int, what string) {
 	g.verdict, g.file, g.offset, g.reason = logTorn, s.path, int64(offset), what
 }
 
-// judgeTail decides what a damaged record in the last segment means.
+// judgeTail decides what a damaged record in the last segment means: a write
+// that a crash cut short, or damage done later.
 func (g *guardReport) judgeTail(s *segment, offset int, what string) {
 	body := offset + walFrameHead
 	if body > len(s.data) {
@@ -304,9 +277,10 @@ func (g *guardReport) judgeTail(s *segment, offset int, what string) {
 	head, state := parseRecordHead(s.data[body:], length)
 	end := min(body+length, len(s.data))
 	cut := len(s.data) < body+length+padding
-	// Two copies of the length that agree can be trusted. Then what looks like
-	// a record inside this one is its payload: a value may well be a piece of
-	// somebody's WAL.
+	// The length word and the record's own head both say how long the data is.
+	// If they agree they can be trusted, and what looks like a record inside
+	// this one is its payload: a value may well be a piece of somebody's WAL. If
+	// they do not, a record anywhere behind the length word counts.
 	agrees := state == headWhole && head.size+head.data == length
 	search := body
 	if agrees {
@@ -318,7 +292,7 @@ func (g *guardReport) judgeTail(s *segment, offset int, what string) {
 	}
 	var missing bool // a part of the write
 	switch {
-	case state == headWhole && !agrees: // a flipped bit in one of the lengths
+	case state == headWhole && !agrees: // a flipped bit in one of the lengths, not a missing sector
 	case state == headGarbled:
 		missing = hasZeroSector(s.data, body, min(body+walRecordHead, end))
 	default:
@@ -332,7 +306,7 @@ func (g *guardReport) judgeTail(s *segment, offset int, what string) {
 }
 
 // take checks a record's place in the log and notes what it says. n is its
-// number in its segment.
+// number in its segment. If the record does not belong there, what says why.
 func (g *guardReport) take(rec walRecord, n int, first bool) (what string) {
 	if what = g.placed(rec, n, first); what != "" {
 		return what
@@ -352,7 +326,8 @@ func (g *guardReport) take(rec walRecord, n int, first bool) (what string) {
 	return ""
 }
 
-// placed checks that a segment begins with its head and has none elsewhere.
+// placed checks that a segment begins with its head (checksum, then metadata),
+// and that no other record in it is one of these.
 func (g *guardReport) placed(rec walRecord, n int, first bool) (what string) {
 	switch {
 	case (n == 0) != (rec.kind == walCRC), (n == 1) != (rec.kind == walMetadata):
@@ -368,15 +343,15 @@ func (g *guardReport) takeEntry(rec walRecord) (what string) {
 	switch {
 	case !ok:
 		return "the entry is damaged"
-	case e.index <= g.hardState.commit: // the disk writes no commit beyond its entries
+	case e.index <= g.hardState.commit: // by D1 it was there before, and for good
 		return fmt.Sprintf("entry %d is written again after entry %d was committed", e.index, g.hardState.commit)
 	}
 	return g.shape.put(e)
 }
 
-// takeState also puts a snapshot into force: the disk writes the hard state
-// that commits it right behind it. Until then the log goes on as if it were
-// not there.
+// takeState also puts a snapshot into effect: by D2 the hard state that commits
+// a snapshot follows it at once. Without it the log continues as if the
+// snapshot were not there.
 func (g *guardReport) takeState(rec walRecord, snapshot *snapshotRecord) (what string) {
 	s, ok := rec.hardState()
 	old := g.hardState

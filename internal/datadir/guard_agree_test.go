@@ -151,7 +151,7 @@ func TestGuardAgreesWithEtcdOnEveryPrefix(t *testing.T) {
 	segmentsOf(t, 64<<10)
 	d := mustCreateLog(t, t.TempDir())
 	mustSaveSnapshot(t, d, 1, 1)
-	if err := d.writeMark(); err != nil {
+	if err := d.writeWatermark(); err != nil {
 		t.Fatal(err)
 	}
 	for i := uint64(2); i <= 12; i++ {

@@ -19,29 +19,34 @@ const (
 )
 
 const (
-	walSector    = 512 // disks write these whole or not at all
-	walFrameHead = 8
-	// walRecordHead is the most that comes before a record's data: a type of 2
-	// bytes, a checksum of 6, a length of 6.
+	walSector    = 512 // bytes that a disk writes whole or not at all
+	walFrameHead = 8   // bytes of the length word
+	// walRecordHead is the most bytes that precede a record's data: a type of
+	// 2, a checksum of 6, a length of 6.
 	walRecordHead = 14
 )
 
 // walRecord is one record of the log. Its data aliases the segment.
 //
-// A frame is a length word (8 bytes, little-endian: the length in the lower 56
-// bits, above it the padding that aligns the frame to 8 bytes, with the top
-// bit set where there is padding), the record (a protobuf message: type,
-// checksum, data), and the padding. The checksum covers the data alone and
-// continues that of the record before. So the reader is strict about all the
-// rest: a flipped bit in the type would otherwise turn an entry into a state.
+// In the file a record is a frame of three parts:
+//
+//	length word  8 bytes, little-endian: the record's length in the lower 56
+//	             bits; above it the number of padding bytes, with the top bit
+//	             set if there are any
+//	record       a protobuf message: type, checksum, data
+//	padding      zeros, which align the next frame to 8 bytes
+//
+// The checksum covers the data alone and continues that of the record before.
+// Nothing covers the rest, so this reader is strict about every other bit: one
+// flipped in the type would otherwise turn an entry into a hard state.
 type walRecord struct {
 	kind uint64
 	crc  uint32
 	data []byte
 }
 
-// splitLengthWord takes a length word apart. It is not whole when no writer
-// would have written it.
+// splitLengthWord takes a length word apart. whole is false if no writer can
+// have written it.
 func splitLengthWord(word uint64) (length, padding int, whole bool) {
 	size := word & (1<<56 - 1)
 	if size == 0 || size > math.MaxInt32 {
@@ -72,8 +77,8 @@ type recordHead struct {
 	size int // of the head itself
 }
 
-// parseRecordHead reads the head of a record of the given length, of which b
-// is what the file still has.
+// parseRecordHead reads the head of a record of the given length. b is what is
+// left of the file from the record on; it may be shorter.
 func parseRecordHead(b []byte, length int) (h recordHead, s headState) {
 	b = b[:min(len(b), length)]
 	cut := headGarbled
@@ -83,7 +88,7 @@ func parseRecordHead(b []byte, length int) (h recordHead, s headState) {
 	var size uint64
 	for i, field := range []*uint64{&h.kind, &h.crc, &size} {
 		if h.size == length && i == 2 {
-			return h, headWhole // without data
+			return h, headWhole // a record without data
 		}
 		if len(b) == 0 {
 			return h, cut
@@ -105,8 +110,9 @@ func parseRecordHead(b []byte, length int) (h recordHead, s headState) {
 	return h, headWhole
 }
 
-// minimalUvarint reads a varint in its shortest form: n is its length, 0 when
-// b ends inside it, negative when it is not one.
+// minimalUvarint reads a varint in its shortest form. n is its length, 0 if b
+// ends inside it, and negative if it is not one. A longer form of the same
+// number is damage: no writer produces it.
 func minimalUvarint(b []byte) (v uint64, n int) {
 	v, n = binary.Uvarint(b)
 	if n > 1 && b[n-1] == 0 {
@@ -116,7 +122,8 @@ func minimalUvarint(b []byte) (v uint64, n int) {
 }
 
 // readRecord reads the frame at the offset, whose length word is not zero, and
-// checks it against the running checksum. what says what is wrong with it.
+// checks it against the running checksum. what says what is wrong with it, and
+// is empty if nothing is.
 func readRecord(b []byte, offset int, crc uint32) (rec walRecord, next int, what string) {
 	rec, next, what = decodeFrame(b, offset)
 	if what != "" || rec.kind == walCRC {
@@ -128,8 +135,7 @@ func readRecord(b []byte, offset int, crc uint32) (rec walRecord, next int, what
 	return rec, next, ""
 }
 
-// decodeFrame reads the frame at the offset without its place in the chain of
-// checksums.
+// decodeFrame reads the frame at the offset without the chain of checksums.
 func decodeFrame(b []byte, offset int) (rec walRecord, next int, what string) {
 	rest := b[offset:]
 	if len(rest) < walFrameHead {
@@ -154,10 +160,11 @@ func decodeFrame(b []byte, offset int) (rec walRecord, next int, what string) {
 	return rec, offset + walFrameHead + length + padding, ""
 }
 
-// parseFields reads a protobuf message strictly: fields 1 to numbers are
-// varints, the next one, where there may be one, is bytes; all are optional,
-// in ascending order, and nothing else is there. v has the numbers by field,
-// and the length of the bytes.
+// parseFields reads a protobuf message strictly. Fields 1 to numbers are
+// varints; with bytesLast the next field is bytes. All are optional, in
+// ascending order, and nothing else may be there. v holds the numbers by field,
+// and the length of the bytes. A general decoder skips unknown fields, and so
+// accepts many flipped bits.
 func parseFields(b []byte, numbers int, bytesLast bool) (v [5]uint64, ok bool) {
 	for last := 0; len(b) > 0; {
 		field, wire := int(b[0]>>3), b[0]&7
@@ -179,8 +186,8 @@ func parseFields(b []byte, numbers int, bytesLast bool) (v [5]uint64, ok bool) {
 	return v, true
 }
 
-// logEntry, hardStateRecord and snapshotRecord are what the guard needs of the
-// records that carry them.
+// logEntry, hardStateRecord and snapshotRecord are what the guard needs to know
+// of the records that carry them.
 type (
 	logEntry        struct{ index, term uint64 }
 	hardStateRecord struct{ term, vote, commit uint64 }
@@ -190,8 +197,8 @@ type (
 // maxEntryKind is the last of raft's entry types; 0 is the normal one.
 const maxEntryKind = 2
 
-// entry reads an entry. Membership changes always have data: a hard state
-// whose type was damaged would look like one without.
+// entry reads an entry. A membership change always has data. A hard state whose
+// type was damaged would look like a membership change without data.
 func (r walRecord) entry() (logEntry, bool) {
 	v, ok := parseFields(r.data, 3, true)
 	e := logEntry{term: v[2], index: v[3]}
@@ -199,7 +206,7 @@ func (r walRecord) entry() (logEntry, bool) {
 		e.index > 0 && e.index < limits.MaxIndex && e.term > 0 && e.term < limits.MaxTerm
 }
 
-// hardState reads a hard state. The disk writes none of term 0.
+// hardState reads a hard state. Log.Save writes none of term 0.
 func (r walRecord) hardState() (hardStateRecord, bool) {
 	v, ok := parseFields(r.data, 3, false)
 	s := hardStateRecord{term: v[1], vote: v[2], commit: v[3]}
@@ -229,8 +236,9 @@ func (r walRecord) plausible() (ok bool) {
 	return ok
 }
 
-// laterRecord finds the first thing from the offset on that can only be a
-// record, or -1. Frames are aligned to 8 bytes.
+// laterRecord returns the offset of the first record at or after the given
+// offset, or -1. A record is what can only be one: a frame, aligned to 8 bytes,
+// whose content is plausible.
 func laterRecord(b []byte, offset int) int {
 	for o := (offset + 7) &^ 7; o+walFrameHead <= len(b); o += 8 {
 		if binary.LittleEndian.Uint64(b[o:]) == 0 {
@@ -243,7 +251,7 @@ func laterRecord(b []byte, offset int) int {
 	return -1
 }
 
-// firstNonZero returns the place of the first byte that is not zero, or -1.
+// firstNonZero returns the position of the first byte that is not zero, or -1.
 func firstNonZero(b []byte) int {
 	i := 0
 	for ; len(b)-i >= 8 && binary.LittleEndian.Uint64(b[i:]) == 0; i += 8 {
@@ -258,9 +266,9 @@ func firstNonZero(b []byte) int {
 
 func allZero(b []byte) bool { return firstNonZero(b) < 0 }
 
-// hasZeroSector reports whether the part [from, to) of a segment has a sector
-// of it all in zeros: a sector that never reached the disk, since segments are
-// zeroed when they are made.
+// hasZeroSector reports whether [from, to) of a segment has a sector, or the
+// part of one, that is all zeros. That sector never reached the disk, because
+// segments are zeroed when they are made.
 func hasZeroSector(b []byte, from, to int) bool {
 	for from < to {
 		end := min((from/walSector+1)*walSector, to)

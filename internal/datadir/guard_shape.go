@@ -4,20 +4,20 @@ import "fmt"
 
 // logShape follows which entries a log holds, without the entries: their
 // indexes and, run by run, their terms. The boot guard builds it from the
-// records; the disk goes on with it, to know when a write takes entries back.
+// records. Log continues it, to bound commit indexes and to recognize a
+// snapshot that replaces the log.
 type logShape struct {
-	known bool   // false until the first entry of a log whose beginning was purged
-	base  uint64 // index of the entry before the first
-	// baseTerm is 0 where it is not known.
-	baseTerm uint64
-	last     uint64 // base when there is no entry
+	known    bool   // false until the first entry of a log whose beginning was purged
+	base     uint64 // index of the entry before the first
+	baseTerm uint64 // of that entry, 0 if it is not known
+	last     uint64 // base if there is no entry
 	runs     []termRun
 }
 
 // termRun is a stretch of entries of one term, up to the next run or last.
 type termRun struct{ first, term uint64 }
 
-// termAt returns the term of the entry, 0 when the log does not say.
+// termAt returns the term of the entry, or 0 if the log does not say.
 func (s *logShape) termAt(index uint64) uint64 {
 	if index == s.base {
 		return s.baseTerm
@@ -33,8 +33,8 @@ func (s *logShape) termAt(index uint64) uint64 {
 	return 0
 }
 
-// put adds an entry; it replaces the entries from its index on. An entry that
-// raft would never have written there changes nothing: what says why.
+// put adds an entry, which replaces the entries from its index on. An entry
+// that raft would never have written there changes nothing, and what says why.
 func (s *logShape) put(e logEntry) (what string) {
 	if !s.known || e.index <= s.base {
 		*s = logShape{known: true, base: e.index - 1, last: e.index - 1}
@@ -63,8 +63,8 @@ func (s *logShape) truncate(index uint64) {
 	s.last = index - 1
 }
 
-// continues reports whether the log has the snapshot's last entry, so that the
-// entries after it stay.
+// continues reports whether the log contains the snapshot's last entry, with
+// the same term. Then the entries after it stay.
 func (s *logShape) continues(m snapshotRecord) bool {
 	return s.known && s.termAt(m.index) == m.term
 }
@@ -74,7 +74,8 @@ func (s *logShape) restart(m snapshotRecord) {
 	*s = logShape{known: true, base: m.index, baseTerm: m.term, last: m.index}
 }
 
-// forget drops the runs that end at or before the index.
+// forget drops the runs that end at or before the index. Nothing asks for terms
+// below a purged snapshot, and without this the runs would grow forever.
 func (s *logShape) forget(index uint64) {
 	n := 0
 	for n+1 < len(s.runs) && s.runs[n+1].first <= index {

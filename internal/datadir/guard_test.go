@@ -19,7 +19,7 @@ func logOf(t testing.TB, size int) string {
 	segmentsOf(t, 64<<10)
 	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(1, 1, 0), entriesAt(1, 10, 1, size)...)
-	if err := d.writeMark(); err != nil {
+	if err := d.writeWatermark(); err != nil {
 		t.Fatal(err)
 	}
 	for i := uint64(11); i <= 40; i++ {
@@ -36,7 +36,7 @@ func segmentedLog(t testing.TB) string {
 	for i := uint64(1); i <= 100; i++ {
 		mustSave(t, d, hardStateAt(1, 1, i-1), entryAt(i, 1, 100))
 	}
-	if err := d.writeMark(); err != nil {
+	if err := d.writeWatermark(); err != nil {
 		t.Fatal(err)
 	}
 	if names, err := listSuffix(walDir(d.dir), ".wal"); err != nil || len(names) < 4 {
@@ -189,7 +189,7 @@ func refuseEveryFlip(t *testing.T, whole string, from, to int) {
 		if _, err := f.WriteAt([]byte{b[bit/8] ^ 1<<(bit%8)}, at); err != nil {
 			t.Fatal(err)
 		}
-		x, err := examine(dir)
+		x, err := inspect(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -206,7 +206,7 @@ func refuseEveryFlip(t *testing.T, whole string, from, to int) {
 // the second time there is nothing to say.
 func mustRepairOnce(t *testing.T, dir string, last uint64) {
 	t.Helper()
-	report, err := Doctor(dir)
+	report, err := Examine(dir)
 	if err != nil || report.Refused != nil || report.TornFile == "" {
 		t.Fatalf("the doctor says %s, %v; want a torn tail", report.Verdict(), err)
 	}
@@ -415,7 +415,7 @@ func damagedOriginal(t testing.TB) (whole map[string][]byte, names []string, wri
 			mustSaveSnapshot(t, d, i-3, 1+(i-3)/30)
 		}
 		if i == 60 {
-			if err := d.writeMark(); err != nil {
+			if err := d.writeWatermark(); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -466,7 +466,7 @@ func damageFile(files map[string][]byte, name string, op []byte) {
 func checkDamaged(t *testing.T, dir string, written []string) {
 	t.Helper()
 	mark, _ := readWatermark(dir)
-	report, derr := Doctor(dir)
+	report, derr := Examine(dir)
 	d, state, err := openLog(zap.NewNop(), dir)
 	if derr == nil && (err == nil) != (report.Refused == nil) {
 		t.Errorf("the doctor says %s, the start says %v", report.Verdict(), err)

@@ -40,7 +40,7 @@ func TestDirectoryInUseIsRefusedByName(t *testing.T) {
 			t.Fatalf("a second open: %v", err)
 		}
 	}
-	if report, err := Doctor(path); err != nil || report.HeldBy != strconv.Itoa(os.Getpid()) || !strings.Contains(report.String(), "in use") {
+	if report, err := Examine(path); err != nil || report.HeldBy != strconv.Itoa(os.Getpid()) || !strings.Contains(report.String(), "in use") {
 		t.Errorf("the doctor says %+v, %v", report, err)
 	}
 	if err := d.Close(); err != nil {
@@ -113,7 +113,7 @@ func TestAdmittedWithoutALog(t *testing.T) {
 	if !errors.As(err, &refused) || !strings.Contains(err.Error(), "log is missing") {
 		t.Fatalf("%v", err)
 	}
-	if report, derr := Doctor(path); derr != nil || report.Refused == nil || report.Refused.Error() != err.Error() {
+	if report, derr := Examine(path); derr != nil || report.Refused == nil || report.Refused.Error() != err.Error() {
 		t.Errorf("the doctor says %s, %v", report.Verdict(), derr)
 	}
 }

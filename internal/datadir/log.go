@@ -16,64 +16,59 @@ import (
 	"go.uber.org/zap"
 )
 
-// segmentBytes is the size of a WAL segment. The log is released by whole
-// segments, and a restart reads all of it several times: etcd's 64 MiB would
-// keep a quarter of a gigabyte where 64 MiB are needed.
+// segmentBytes is the size of a WAL segment. See the package comment for why
+// it is not etcd's 64 MiB: a log that needs 64 MiB would occupy up to four
+// times that.
 const segmentBytes = 16 << 20
 
 func init() { wal.SegmentSizeBytes = segmentBytes }
 
-// Log is the durable log: etcd's WAL, the small .snap files beside it, and
-// the watermark. It belongs to the append loop, except for what says
-// otherwise.
+// Log is the durable raft log: etcd's WAL, the small .snap files beside it,
+// and the watermark. It keeps the invariants D1 to D4 of the package comment.
 //
-// No error of it can be tried again: after a failed write the WAL's own state
-// is lost, and after a failed fsync the kernel may have dropped the pages and
-// report success the next time. So the first error sticks.
+// One goroutine owns it, raftnode's append loop; methods that any goroutine may
+// call say so.
 //
-// Invariants, on which the boot guard relies:
-//
-//	D1  no commit index is written before the entries it covers, and none goes
-//	    back; so an entry at or below a recorded commit is never written again
-//	D2  a snapshot's record is followed at once by the hard state that commits
-//	    it, both durable before SaveSnapshot returns; a crash in between leaves
-//	    a record that counts for nothing
-//	D3  the watermark never says more than the log holds
-//	D4  the two newest snapshots stay, and the log from the older one on
+// No error of it can be retried. After a failed write the WAL's own state is
+// lost; after a failed fsync the kernel may have dropped the dirty pages and
+// report success the next time. So the first error sticks, and every later
+// call returns it.
 type Log struct {
 	lg     *zap.Logger
 	dir    string
 	wal    *wal.WAL
 	snaps  *snap.Snapshotter
-	failed error
+	failed error // the first error; it sticks
 	closed bool
 
 	hardState *raftpb.HardState // as last saved
 	shape     logShape          // of the entries saved
 	snapshot  uint64            // index of the newest snapshot
 
-	member   uint64    // from the directory's identity
-	marked   watermark // as last written
-	markedAt time.Time
+	member      uint64    // from the directory's identity
+	watermark   watermark // as last written
+	watermarkAt time.Time // of the last UpdateWatermark that was due
 }
 
 // LogState is what a log held when it was opened.
 type LogState struct {
-	metadata  []byte
-	Snapshot  *raftpb.Snapshot // the newest usable; nil: none
+	Snapshot  *raftpb.Snapshot // the newest usable one, or nil
 	HardState *raftpb.HardState
 	Entries   []*raftpb.Entry // after the snapshot
-	// Repaired says which torn tail was cut off; empty when there was none.
+	// Repaired names the torn tail that was cut off. It is empty if there was
+	// none.
 	Repaired string
+
+	metadata []byte
 }
 
-// Owner is whom a log belongs to.
+// Owner is the member that a log belongs to. Every segment begins with it.
 type Owner struct {
 	MemberID  uint64
 	ClusterID uint64
 }
 
-// metadata is what the head of every WAL segment says about its owner.
+// metadata is how a segment names its owner.
 type metadata struct {
 	Version   int    `json:"version"`
 	MemberID  uint64 `json:"member_id"`
@@ -82,9 +77,10 @@ type metadata struct {
 
 const metadataVersion = 1
 
-// OpenLog opens the log of a data directory, or begins one where there is
-// none. A log of another owner is an error. A *RefusedError means that the log
-// is damaged in a way that must not be guessed about.
+// OpenLog opens the log of a data directory, or creates it if there is none. A
+// log of another owner is an error. A *RefusedError means that entries which
+// may have been acknowledged, a term or a vote are lost; then nothing has been
+// changed.
 func OpenLog(lg *zap.Logger, dir string, owner Owner) (*Log, LogState, error) {
 	want := metadata{Version: metadataVersion, MemberID: owner.MemberID, ClusterID: owner.ClusterID}
 	meta, err := json.Marshal(want)
@@ -92,10 +88,13 @@ func OpenLog(lg *zap.Logger, dir string, owner Owner) (*Log, LogState, error) {
 		return nil, LogState{}, err
 	}
 	if !hasLog(dir) {
-		d, err := createLog(lg, dir, meta)
-		return d, LogState{metadata: meta}, err
+		if err := checkNoLog(dir); err != nil {
+			return nil, LogState{}, err
+		}
+		l, err := createLog(lg, dir, meta)
+		return l, LogState{metadata: meta}, err
 	}
-	d, state, err := openLog(lg, dir)
+	l, state, err := openLog(lg, dir)
 	if err != nil {
 		return nil, LogState{}, err
 	}
@@ -103,9 +102,9 @@ func OpenLog(lg *zap.Logger, dir string, owner Owner) (*Log, LogState, error) {
 	if err := json.Unmarshal(state.metadata, &have); err != nil || have != want {
 		return nil, LogState{}, errors.Join(
 			fmt.Errorf("the log in %s belongs to member %d of cluster %016x, not to member %d of cluster %016x",
-				dir, have.MemberID, have.ClusterID, owner.MemberID, owner.ClusterID), err, d.Close())
+				dir, have.MemberID, have.ClusterID, owner.MemberID, owner.ClusterID), err, l.Close())
 	}
-	return d, state, nil
+	return l, state, nil
 }
 
 func walDir(dir string) string  { return filepath.Join(dir, "wal") }
@@ -115,33 +114,26 @@ func snapDir(dir string) string { return filepath.Join(dir, "snap") }
 func hasLog(dir string) bool { return wal.Exist(walDir(dir)) }
 
 // createLog begins an empty log. wal.Create makes it under a temporary name
-// and renames it, so that a crash leaves none or a whole one. Where there was
-// a log once it returns a *RefusedError: the log was lost.
+// and renames it, so a crash leaves none or a whole one.
 func createLog(lg *zap.Logger, dir string, metadata []byte) (*Log, error) {
-	switch mark, err := readWatermark(dir); {
-	case err != nil:
-		return nil, err
-	case mark != nil && !hasLog(dir):
-		return nil, refuse(walDir(dir), "the log is missing: the watermark says that entry %d was on disk", mark.Index)
-	}
 	if err := os.MkdirAll(snapDir(dir), 0o700); err != nil {
 		return nil, fmt.Errorf("make the snapshot directory: %w", err)
 	}
-	d, err := newLog(lg, dir)
+	l, err := newLog(lg, dir)
 	if err != nil {
 		return nil, err
 	}
-	if d.wal, err = wal.Create(lg, walDir(dir), metadata); err != nil {
+	if l.wal, err = wal.Create(lg, walDir(dir), metadata); err != nil {
 		return nil, fmt.Errorf("create the log in %s: %w", dir, err)
 	}
-	d.shape.known = true
+	l.shape.known = true
 	if err = syncDir(dir); err == nil {
-		err = d.writeMark()
+		err = l.writeWatermark()
 	}
 	if err != nil {
-		return nil, errors.Join(err, d.wal.Close())
+		return nil, errors.Join(err, l.wal.Close())
 	}
-	return d, nil
+	return l, nil
 }
 
 func newLog(lg *zap.Logger, dir string) (*Log, error) {
@@ -152,38 +144,39 @@ func newLog(lg *zap.Logger, dir string) (*Log, error) {
 	return &Log{lg: lg, dir: dir, snaps: snap.New(lg, snapDir(dir)), hardState: new(raftpb.HardState), member: id.MemberID}, nil
 }
 
-// Save makes the hard state and the entries durable; either may be missing. A
-// save of nothing but a commit index is not synced.
-func (d *Log) Save(hs *raftpb.HardState, entries []*raftpb.Entry) error {
-	if d.failed != nil {
-		return d.failed
+// Save makes the hard state and the entries durable in one write; either may
+// be missing. A save of nothing but a commit index is not synced: raft can
+// compute the commit index again, so losing it is harmless.
+func (l *Log) Save(hs *raftpb.HardState, entries []*raftpb.Entry) error {
+	if l.failed != nil {
+		return l.failed
 	}
-	if err := d.keepsPromise(hs); err != nil {
+	if err := l.keepsPromise(hs); err != nil {
 		return err
 	}
-	if err := d.takeBack(entries); err != nil {
+	if err := l.takeBack(entries); err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if what := d.shape.put(logEntry{index: e.GetIndex(), term: e.GetTerm()}); what != "" {
+		if what := l.shape.put(logEntry{index: e.GetIndex(), term: e.GetTerm()}); what != "" {
 			panic("datadir: save: " + what)
 		}
 	}
-	hs = d.bounded(hs)
-	if err := d.wal.Save(hs, entries); err != nil {
-		return d.fail(fmt.Errorf("write the log: %w", err))
+	hs = l.bounded(hs)
+	if err := l.wal.Save(hs, entries); err != nil {
+		return l.fail(fmt.Errorf("write the log: %w", err))
 	}
 	if hs != nil {
-		d.hardState = hs
+		l.hardState = hs
 	}
 	return nil
 }
 
-// keepsPromise refuses a hard state from before the one on disk: who forgets
-// its term or its vote votes a second time. Nothing is written then, and
-// saving may go on.
-func (d *Log) keepsPromise(hs *raftpb.HardState) error {
-	old := d.hardState
+// keepsPromise refuses a hard state that is older than the one on disk. A
+// member that forgets its term or its vote votes a second time. Nothing is
+// written then, so this error does not stick.
+func (l *Log) keepsPromise(hs *raftpb.HardState) error {
+	old := l.hardState
 	if raft.IsEmptyHardState(hs) || hs.GetTerm() > old.GetTerm() {
 		return nil
 	}
@@ -194,102 +187,106 @@ func (d *Log) keepsPromise(hs *raftpb.HardState) error {
 	return nil
 }
 
-// bounded copies a hard state and keeps its commit index to D1. A Ready may
-// commit entries that come with it but are written after a snapshot in it.
-func (d *Log) bounded(hs *raftpb.HardState) *raftpb.HardState {
+// bounded copies a hard state and limits its commit index (D1). A Ready may
+// carry a snapshot, entries after it, and a commit index that covers them; the
+// snapshot is saved first, and a crash after it would leave a commit index
+// without its entries.
+func (l *Log) bounded(hs *raftpb.HardState) *raftpb.HardState {
 	if raft.IsEmptyHardState(hs) {
 		return nil
 	}
 	if hs.GetTerm() == 0 {
 		panic(fmt.Sprintf("datadir: save: hard state of term 0 with vote %d, commit %d", hs.GetVote(), hs.GetCommit()))
 	}
-	commit := max(min(hs.GetCommit(), d.shape.last), d.hardState.GetCommit())
+	commit := max(min(hs.GetCommit(), l.shape.last), l.hardState.GetCommit())
 	return &raftpb.HardState{Term: new(hs.GetTerm()), Vote: new(hs.GetVote()), Commit: new(commit)}
 }
 
 // takeBack lowers the watermark before entries that it covers are replaced by
-// those of a newer leader.
-func (d *Log) takeBack(entries []*raftpb.Entry) error {
-	if len(entries) == 0 || entries[0].GetIndex() > d.marked.Index {
+// those of a newer leader (D3).
+func (l *Log) takeBack(entries []*raftpb.Entry) error {
+	if len(entries) == 0 || entries[0].GetIndex() > l.watermark.Index {
 		return nil
 	}
-	return d.lowerMark(entries[0].GetIndex() - 1)
+	return l.lowerWatermark(entries[0].GetIndex() - 1)
 }
 
-func (d *Log) lowerMark(index uint64) error {
-	w := d.marked
+func (l *Log) lowerWatermark(index uint64) error {
+	w := l.watermark
 	w.Index = index
-	if err := w.write(d.dir); err != nil {
-		return d.fail(err)
+	if err := w.write(l.dir); err != nil {
+		return l.fail(err)
 	}
-	d.marked = w
+	l.watermark = w
 	return nil
 }
 
-func (d *Log) fail(err error) error {
-	d.failed = err
+func (l *Log) fail(err error) error {
+	l.failed = err
 	return err
 }
 
 // SaveSnapshot writes the .snap file, then the WAL record that refers to it,
-// then the hard state that commits it: without that the WAL would not count
-// the snapshot after a crash. A snapshot that is not newer than the newest is
-// ignored. The body must be durable already, where one is needed.
-func (d *Log) SaveSnapshot(s *raftpb.Snapshot) error {
-	if d.failed != nil {
-		return d.failed
+// then the hard state that commits it; without the latter the WAL would ignore
+// the snapshot after a crash (D2). It ignores a snapshot that is not newer than
+// the newest. If the snapshot needs a body, the body must be durable already.
+func (l *Log) SaveSnapshot(s *raftpb.Snapshot) error {
+	if l.failed != nil {
+		return l.failed
 	}
 	meta := s.GetMetadata()
-	if meta.GetIndex() <= d.snapshot {
+	if meta.GetIndex() <= l.snapshot {
 		return nil
 	}
 	at := snapshotRecord{index: meta.GetIndex(), term: meta.GetTerm()}
-	restart := at.index > d.hardState.GetCommit() && !d.shape.continues(at)
-	if restart && at.index < d.marked.Index {
-		if err := d.lowerMark(at.index); err != nil {
+	// A checkpoint of our own state keeps the entries after it. A received
+	// snapshot that the log does not lead up to replaces the log.
+	restart := at.index > l.hardState.GetCommit() && !l.shape.continues(at)
+	if restart && at.index < l.watermark.Index {
+		if err := l.lowerWatermark(at.index); err != nil {
 			return err
 		}
 	}
-	if err := d.writeSnapshot(s); err != nil {
-		return d.fail(fmt.Errorf("save the snapshot at %d: %w", at.index, err))
+	if err := l.writeSnapshot(s); err != nil {
+		return l.fail(fmt.Errorf("save the snapshot at %d: %w", at.index, err))
 	}
 	if restart {
-		d.shape.restart(at)
+		l.shape.restart(at)
 	}
-	older := d.snapshot
-	d.snapshot = at.index
-	return d.release(older)
+	older := l.snapshot
+	l.snapshot = at.index
+	return l.release(older)
 }
 
-func (d *Log) writeSnapshot(s *raftpb.Snapshot) error {
+func (l *Log) writeSnapshot(s *raftpb.Snapshot) error {
 	meta := s.GetMetadata()
-	if err := d.snaps.SaveSnap(s); err != nil {
+	if err := l.snaps.SaveSnap(s); err != nil {
 		return err
 	}
-	if err := syncDir(snapDir(d.dir)); err != nil { // SaveSnap does not
+	if err := syncDir(snapDir(l.dir)); err != nil { // SaveSnap does not
 		return err
 	}
 	rec := &walpb.Snapshot{Index: new(meta.GetIndex()), Term: new(meta.GetTerm()), ConfState: meta.GetConfState()}
-	if err := d.wal.SaveSnapshot(rec); err != nil {
+	if err := l.wal.SaveSnapshot(rec); err != nil {
 		return err
 	}
-	hs := d.hardState
-	if hs.GetCommit() >= meta.GetIndex() {
+	if l.hardState.GetCommit() >= meta.GetIndex() {
 		return nil
 	}
-	hs = committing(hs, meta)
-	if err := d.wal.Save(hs, nil); err != nil {
+	hs := committing(l.hardState, meta)
+	if err := l.wal.Save(hs, nil); err != nil {
 		return err
 	}
-	if err := d.wal.Sync(); err != nil {
+	if err := l.wal.Sync(); err != nil { // Save does not sync a mere commit index
 		return err
 	}
-	d.hardState = hs
+	l.hardState = hs
 	return nil
 }
 
 // committing returns the hard state of a member that knows the snapshot to be
-// committed. Its term may be news; then it has not voted in it.
+// committed. If the snapshot's term is new to the member, it has not voted in
+// that term.
 func committing(hs *raftpb.HardState, meta *raftpb.SnapshotMetadata) *raftpb.HardState {
 	vote := hs.GetVote()
 	if meta.GetTerm() > hs.GetTerm() {
@@ -298,39 +295,38 @@ func committing(hs *raftpb.HardState, meta *raftpb.SnapshotMetadata) *raftpb.Har
 	return &raftpb.HardState{Term: new(max(hs.GetTerm(), meta.GetTerm())), Vote: new(vote), Commit: new(meta.GetIndex())}
 }
 
-// Mark writes the watermark, at most once a second.
-func (d *Log) Mark(now time.Time) error {
-	if d.failed != nil {
-		return d.failed
+// UpdateWatermark writes the watermark, at most once every WatermarkPace. It is
+// called after saves, and once more when the log is idle.
+func (l *Log) UpdateWatermark(now time.Time) error {
+	if l.failed != nil {
+		return l.failed
 	}
-	if now.Sub(d.markedAt) < WatermarkPace {
+	if now.Sub(l.watermarkAt) < WatermarkPace {
 		return nil
 	}
-	d.markedAt = now
-	return d.writeMark()
+	l.watermarkAt = now
+	return l.writeWatermark()
 }
 
-func (d *Log) writeMark() error {
-	segment, err := d.lastSegment()
+func (l *Log) writeWatermark() error {
+	segment, err := l.lastSegment()
 	if err != nil {
-		return d.fail(err)
+		return l.fail(err)
 	}
-	w := watermark{Member: d.member, Term: d.hardState.GetTerm(), Vote: d.hardState.GetVote(), Index: d.shape.last, Segment: segment}
-	w.Format, w.CRC32C = d.marked.Format, d.marked.CRC32C
-	if w == d.marked {
+	w := watermark{Member: l.member, Term: l.hardState.GetTerm(), Vote: l.hardState.GetVote(), Index: l.shape.last, Segment: segment}
+	if w == l.watermark {
 		return nil
 	}
-	if err := w.write(d.dir); err != nil {
-		return d.fail(err)
+	if err := w.write(l.dir); err != nil {
+		return l.fail(err)
 	}
-	d.marked = w
+	l.watermark = w
 	return nil
 }
 
-// lastSegment is the name of the newest WAL segment. Any goroutine may call
-// it.
-func (d *Log) lastSegment() (string, error) {
-	names, err := listSuffix(walDir(d.dir), ".wal")
+// lastSegment returns the name of the newest WAL segment.
+func (l *Log) lastSegment() (string, error) {
+	names, err := listSuffix(walDir(l.dir), ".wal")
 	if err != nil || len(names) == 0 {
 		return "", errors.Join(errors.New("the log has no segment"), err)
 	}
@@ -338,31 +334,32 @@ func (d *Log) lastSegment() (string, error) {
 }
 
 // HardState returns the hard state as last saved.
-func (d *Log) HardState() *raftpb.HardState { return d.hardState }
+func (l *Log) HardState() *raftpb.HardState { return l.hardState }
 
-// Snapshotter returns the keeper of the .snap files, which also stores the
-// bodies that are received. Any goroutine may use it.
-func (d *Log) Snapshotter() *snap.Snapshotter { return d.snaps }
+// Snapshotter returns etcd's keeper of the snap directory, through which
+// rafthttp stores received bodies. Any goroutine may call it.
+func (l *Log) Snapshotter() *snap.Snapshotter { return l.snaps }
 
-// BodyPath is where the body of the snapshot at index is; etcd's snapshotter
-// stores received ones under this name. Any goroutine may call it.
-func (d *Log) BodyPath(index uint64) string {
-	return filepath.Join(snapDir(d.dir), fmt.Sprintf("%016x.snap.db", index))
+// BodyPath returns where the body of the snapshot at index is or belongs.
+// etcd's Snapshotter stores received bodies under the same name. Any goroutine
+// may call it.
+func (l *Log) BodyPath(index uint64) string {
+	return filepath.Join(snapDir(l.dir), fmt.Sprintf("%016x.snap.db", index))
 }
 
-// Close leaves an exact watermark and releases the log. After an error it
-// only releases.
-func (d *Log) Close() error {
-	if d.closed {
+// Close leaves an exact watermark and releases the log. After an error it only
+// releases the log.
+func (l *Log) Close() error {
+	if l.closed {
 		return nil
 	}
-	d.closed = true
-	if d.failed != nil {
-		return d.wal.Close()
+	l.closed = true
+	if l.failed != nil {
+		return l.wal.Close()
 	}
-	err := d.wal.Sync()
+	err := l.wal.Sync()
 	if err == nil {
-		err = d.writeMark()
+		err = l.writeWatermark()
 	}
-	return errors.Join(err, d.wal.Close())
+	return errors.Join(err, l.wal.Close())
 }

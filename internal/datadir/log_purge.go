@@ -3,7 +3,6 @@ package datadir
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,54 +11,56 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 )
 
-// release lets go of the segments that only hold entries up to the index, so
-// that purge may remove them.
-func (d *Log) release(index uint64) error {
-	if d.failed != nil {
-		return d.failed
+// release unlocks the segments that hold only entries up to the index, so that
+// purgeSegments may remove them.
+func (l *Log) release(index uint64) error {
+	if l.failed != nil {
+		return l.failed
 	}
-	if err := d.wal.ReleaseLockTo(index); err != nil {
-		return d.fail(fmt.Errorf("release the log up to %d: %w", index, err))
+	if err := l.wal.ReleaseLockTo(index); err != nil {
+		return l.fail(fmt.Errorf("release the log up to %d: %w", index, err))
 	}
 	return nil
 }
 
 // Purge removes what no restart needs: all but the newest keep snapshots (at
-// least one), bodies from before the oldest kept one, and the segments before
-// it. With fewer snapshots than that the whole log stays: what is then left to
-// fall back to is its beginning.
-func (d *Log) Purge(keep int) error {
-	if d.failed != nil {
-		return d.failed
+// least one), the bodies that are older than the oldest of those, and the
+// segments before it. With fewer snapshots than that the whole log stays,
+// because a start without a readable snapshot can then still begin with entry
+// 1.
+func (l *Log) Purge(keep int) error {
+	if l.failed != nil {
+		return l.failed
 	}
-	files, err := snapshotFiles(d.dir)
+	files, err := snapshotFiles(l.dir)
 	if err != nil {
 		return err
 	}
-	// One that is newer was being received when the process stopped.
-	files = slices.DeleteFunc(files, func(f snapshotFile) bool { return f.at.index > d.snapshot })
+	// A newer one was being received when the process stopped. It counts for
+	// nothing yet, and its body may still be written.
+	files = slices.DeleteFunc(files, func(f snapshotFile) bool { return f.at.index > l.snapshot })
 	keep = max(keep, 1)
 	if len(files) < keep {
 		return nil
 	}
 	oldest := files[len(files)-keep].at.index
-	if err := d.purgeSnapshots(oldest); err != nil {
+	if err := l.purgeSnapshots(oldest); err != nil {
 		return fmt.Errorf("remove old snapshots: %w", err)
 	}
-	if err := d.release(oldest); err != nil {
+	if err := l.release(oldest); err != nil {
 		return err
 	}
-	d.shape.forget(oldest)
-	if err := d.purgeSegments(oldest); err != nil {
+	l.shape.forget(oldest)
+	if err := l.purgeSegments(oldest); err != nil {
 		return fmt.Errorf("remove old log segments: %w", err)
 	}
 	return nil
 }
 
-// purgeSnapshots removes .snap files, unreadable ones and bodies from before
-// the index.
-func (d *Log) purgeSnapshots(oldest uint64) error {
-	return removeFiles(snapDir(d.dir), func(name string) bool {
+// purgeSnapshots removes the .snap files, the unreadable ones (etcd renames
+// them to .broken) and the bodies from before the index.
+func (l *Log) purgeSnapshots(oldest uint64) error {
+	return removeFiles(snapDir(l.dir), func(name string) bool {
 		if f, ok := parseSnapshotName(strings.TrimSuffix(name, ".broken")); ok {
 			return f.at.index < oldest
 		}
@@ -69,16 +70,17 @@ func (d *Log) purgeSnapshots(oldest uint64) error {
 	})
 }
 
-// purgeSegments removes the segments before the one in which the entry after
-// oldest is, or would be, as long as the WAL has let go of them. It goes one
-// by one, each time durably: a crash must not leave a gap between them.
-func (d *Log) purgeSegments(oldest uint64) error {
-	names, err := listSuffix(walDir(d.dir), ".wal")
+// purgeSegments removes the segments before the one that contains the entry
+// after oldest, or would contain it, as far as the WAL has unlocked them. It
+// removes one at a time, durably: a crash must not leave a gap between two
+// segments, which the guard would have to call corrupt.
+func (l *Log) purgeSegments(oldest uint64) error {
+	names, err := listSuffix(walDir(l.dir), ".wal")
 	if err != nil {
 		return err
 	}
 	for _, name := range names[:neededFrom(names, oldest)] {
-		path := filepath.Join(walDir(d.dir), name)
+		path := filepath.Join(walDir(l.dir), name)
 		lock, err := fileutil.TryLockFile(path, os.O_WRONLY, fileutil.PrivateFileMode)
 		if errors.Is(err, fileutil.ErrLocked) {
 			return nil
@@ -88,17 +90,17 @@ func (d *Log) purgeSegments(oldest uint64) error {
 		}
 		err = errors.Join(os.Remove(path), lock.Close())
 		if rerr := os.Remove(path + ".broken"); !errors.Is(rerr, os.ErrNotExist) {
-			err = errors.Join(err, rerr) // the copy of before a repair
+			err = errors.Join(err, rerr) // the copy that a repair made
 		}
-		if err = errors.Join(err, syncDir(walDir(d.dir))); err != nil {
+		if err = errors.Join(err, syncDir(walDir(l.dir))); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// neededFrom returns the place of the segment that a start at the index opens
-// first: the last that begins at or before it.
+// neededFrom returns the position of the segment that a start at the index
+// opens first: the last one that begins at or before it.
 func neededFrom(names []string, index uint64) int {
 	for i := len(names) - 1; i > 0; i-- {
 		if _, first, err := parseSegmentName(names[i]); err == nil && first <= index {
@@ -132,61 +134,15 @@ func snapshotFiles(dir string) ([]snapshotFile, error) {
 	return files, nil
 }
 
+// parseSnapshotName reads a name as etcd writes it, and no other.
 func parseSnapshotName(name string) (snapshotFile, bool) {
 	var at snapshotRecord
 	_, err := fmt.Sscanf(name, "%016x-%016x.snap", &at.term, &at.index)
 	return snapshotFile{name: name, at: at}, err == nil && name == fmt.Sprintf("%016x-%016x.snap", at.term, at.index)
 }
 
-// listSuffix lists the files with the suffix in name order, which is also
-// their order in time: names are numbers of fixed width. For .snap files the
-// term comes first, which grows with the index.
-func listSuffix(dir, suffix string) ([]string, error) {
-	files, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, f := range files {
-		if strings.HasSuffix(f.Name(), suffix) {
-			names = append(names, f.Name())
-		}
-	}
-	return names, nil // ReadDir sorts
-}
-
-// removeFiles removes the files whose name drop accepts.
-func removeFiles(dir string, drop func(name string) bool) error {
-	files, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, f := range files {
-		if f.IsDir() || !drop(f.Name()) {
-			continue
-		}
-		if err := os.Remove(filepath.Join(dir, f.Name())); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // SizeBytes returns the space that the log and the snapshots take. Any
 // goroutine may call it.
-func (d *Log) SizeBytes() (log, snapshots int64) {
-	return dirBytes(walDir(d.dir)), dirBytes(snapDir(d.dir))
-}
-
-func dirBytes(dir string) (total int64) {
-	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return nil // files come and go meanwhile
-		}
-		if info, err := e.Info(); err == nil {
-			total += info.Size()
-		}
-		return nil
-	})
-	return total
+func (l *Log) SizeBytes() (log, snapshots int64) {
+	return dirBytes(walDir(l.dir)), dirBytes(snapDir(l.dir))
 }

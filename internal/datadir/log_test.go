@@ -92,7 +92,7 @@ func (m *logModel) step(t *testing.T) {
 		m.install(t)
 	case n < 90:
 		m.now = m.now.Add(time.Second)
-		if err := m.disk.Mark(m.now); err != nil {
+		if err := m.disk.UpdateWatermark(m.now); err != nil {
 			t.Fatal(err)
 		}
 	case n < 94:
@@ -149,7 +149,7 @@ func (m *logModel) kill(t *testing.T) {
 	if err := m.disk.Close(); err != nil {
 		t.Fatal(err)
 	}
-	report, err := Doctor(dir)
+	report, err := Examine(dir)
 	if err != nil || report.Verdict() != "ok" {
 		t.Fatalf("the doctor says %s, %v", report.Verdict(), err)
 	}
@@ -180,7 +180,7 @@ func (m *logModel) kill(t *testing.T) {
 func TestLogSnapshotReplacesLongerLog(t *testing.T) {
 	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(3, 1, 30), entriesAt(1, 50, 3, 20)...)
-	if err := d.writeMark(); err != nil {
+	if err := d.writeWatermark(); err != nil {
 		t.Fatal(err)
 	}
 	mustSaveSnapshot(t, d, 45, 5)
@@ -469,7 +469,7 @@ func TestLogErrorSticks(t *testing.T) {
 	for what, err := range map[string]error{
 		"save":         d.Save(hardStateAt(2, 1, 10), nil),
 		"SaveSnapshot": d.SaveSnapshot(snapshotAt(10, 1)),
-		"mark":         d.Mark(time.Now()),
+		"mark":         d.UpdateWatermark(time.Now()),
 		"release":      d.release(5),
 		"purge":        d.Purge(2),
 	} {

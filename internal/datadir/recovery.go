@@ -10,20 +10,20 @@ import (
 	"time"
 )
 
-// Rebuild replaces what is in a data directory by something made from a copy
-// of it. It works in three phases, so that a crash leaves either the old
-// directory or one that the next run finishes:
+// Replacement is a copy of a data directory that is worked on and then takes
+// the directory's place. It goes through three phases, so that a crash leaves
+// either the old directory or one that the next run completes (D7):
 //
-//  1. A copy of the directory is made in its sub-directory recovery/, and
-//     worked on there. The old files are only read.
-//  2. recovery.json says that the copy is complete. From here on a start is
-//     refused and the recovery goes forward only.
-//  3. Part by part the old files move to a sub-directory for them, and the new
-//     ones into their place.
+//  1. NewReplacement makes the copy, in the sub-directory recovery/. The old
+//     files are only read.
+//  2. Complete writes recovery.json: the copy is complete. From here on a start
+//     is refused, and there is only the way forward.
+//  3. Part by part, the old files move to a sub-directory of their own and the
+//     new ones into their place.
 //
-// It stays inside the directory because that may be a mount point, which
-// cannot be renamed.
-type Rebuild struct {
+// All of this happens inside the directory, because that may be a mount point,
+// which cannot be renamed.
+type Replacement struct {
 	Path   string // of the copy
 	Backup string // where the old files go
 
@@ -37,11 +37,11 @@ const (
 	recoveryName = "recovery"
 	recoveryPlan = "recovery.json"
 	backupPrefix = "before-recovery-"
-	storeName    = "store"
 )
 
-// recoveredParts are what a recovery replaces. The identity comes last.
-var recoveredParts = []string{"wal", "snap", storeName, "watermark", "member.json"}
+// replacedParts are what is copied and replaced. The identity comes last: until
+// it has moved, the directory still belongs to the old cluster.
+var replacedParts = []string{"wal", "snap", storeName, "watermark", "member.json"}
 
 // plan is the content of recovery.json.
 type plan struct {
@@ -63,20 +63,18 @@ func checkNotRecovering(dir string) error {
 		Remedy: "run kvd recover on it again, which finishes it"}
 }
 
-// OpenForRecovery locks an existing data directory. If a recovery of it was
-// interrupted when it could not go back any more, it is finished, and backup
-// says where the old files are.
+// OpenForRecovery locks an existing data directory. If a recovery was
+// interrupted after the point of no return, it completes that recovery, and
+// backup says where the old files are; otherwise backup is empty.
 func OpenForRecovery(path string) (d *Dir, backup string, err error) {
 	if info, err := os.Stat(path); err != nil {
 		return nil, "", fmt.Errorf("open the data directory: %w", err)
 	} else if !info.IsDir() {
 		return nil, "", fmt.Errorf("open the data directory: %s is a file", path)
 	}
-	lock, err := lockDirectory(path)
-	if err != nil {
+	if d, err = lockDir(path); err != nil {
 		return nil, "", err
 	}
-	d = &Dir{path: path, lock: lock}
 	if checkNotRecovering(path) != nil {
 		backup, err = finishRecovery(path)
 	}
@@ -84,14 +82,14 @@ func OpenForRecovery(path string) (d *Dir, backup string, err error) {
 		err = d.read()
 	}
 	if err != nil {
-		return nil, "", errors.Join(err, lock.Close())
+		return nil, "", errors.Join(err, d.Close())
 	}
 	return d, backup, nil
 }
 
-// Rebuild makes the first phase.
-func (d *Dir) Rebuild() (*Rebuild, error) {
-	r := &Rebuild{dir: d.path, Path: filepath.Join(d.path, recoveryName),
+// NewReplacement makes the copy. Abandon removes it again.
+func (d *Dir) NewReplacement() (*Replacement, error) {
+	r := &Replacement{dir: d.path, Path: filepath.Join(d.path, recoveryName),
 		Backup: filepath.Join(d.path, backupPrefix+time.Now().UTC().Format("20060102T150405.000Z"))}
 	if err := os.RemoveAll(r.Path); err != nil {
 		return nil, fmt.Errorf("remove what an earlier recovery left: %w", err)
@@ -102,25 +100,27 @@ func (d *Dir) Rebuild() (*Rebuild, error) {
 	return r, nil
 }
 
-// BeginLog removes the copy's log, so that a new one can begin, and gives it
-// another identity.
-func (r *Rebuild) BeginLog(id Identity) error {
+// ResetLog removes the copy's log, snapshots and watermark, and gives it another
+// identity. OpenLog then begins a new log.
+func (r *Replacement) ResetLog(id Identity) error {
 	for _, part := range []string{walDir(r.Path), snapDir(r.Path), watermarkPath(r.Path)} {
 		if err := os.RemoveAll(part); err != nil {
 			return fmt.Errorf("remove the copy of the old log: %w", err)
 		}
 	}
-	return (&Dir{path: r.Path}).write(id)
+	return id.write(r.Path)
 }
 
-// Sync makes the copy durable.
-func (r *Rebuild) Sync() error { return syncTree(r.Path) }
+// Abandon removes the copy. The directory is as it was.
+func (r *Replacement) Abandon() error { return os.RemoveAll(r.Path) }
 
-// Abandon removes the copy; the directory is as it was.
-func (r *Rebuild) Abandon() error { return os.RemoveAll(r.Path) }
-
-// Carry makes the second and the third phase.
-func (r *Rebuild) Carry() error {
+// Complete makes the copy durable and puts it into the directory's place. If it
+// fails, OpenForRecovery either finds the old directory or completes the
+// replacement.
+func (r *Replacement) Complete() error {
+	if err := syncTree(r.Path); err != nil {
+		return err
+	}
 	if err := syncDir(r.dir); err != nil {
 		return err
 	}
@@ -128,7 +128,7 @@ func (r *Rebuild) Carry() error {
 	if err != nil {
 		return err
 	}
-	if err := writeFileDurably(planPath(r.dir), append(b, '\n')); err != nil {
+	if err := replaceFile(planPath(r.dir), append(b, '\n')); err != nil {
 		return fmt.Errorf("write the plan of the recovery: %w", err)
 	}
 	_, err = finishRecovery(r.dir)
@@ -154,16 +154,20 @@ func finishRecovery(dir string) (backup string, err error) {
 	return backup, nil
 }
 
-// recoverySteps can be made again from the first one on after a crash in any.
+// recoverySteps returns the steps of the third phase. After a crash in any of
+// them they can be done again from the first one on.
 func recoverySteps(dir, backup string) []func() error {
 	work := filepath.Join(dir, recoveryName)
 	steps := []func() error{func() error { return os.MkdirAll(backup, 0o700) }}
-	for _, part := range recoveredParts {
+	for _, part := range replacedParts {
 		old, kept, made := filepath.Join(dir, part), filepath.Join(backup, part), filepath.Join(work, part)
 		steps = append(steps,
 			func() error {
+				// Without a new part, the one in place is the new one already,
+				// or there is none (a memory engine has no store). With a kept
+				// part, the old one has moved already.
 				if !exists(made) || exists(kept) {
-					return nil // what is in place is the new one, or nothing
+					return nil
 				}
 				return move(old, kept)
 			},
@@ -179,7 +183,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// move renames a file or directory, durably, if it is there.
+// move renames a file or directory durably, if it is there.
 func move(from, to string) error {
 	err := os.Rename(from, to)
 	if errors.Is(err, os.ErrNotExist) && !exists(from) {
@@ -191,13 +195,12 @@ func move(from, to string) error {
 	return errors.Join(syncDir(filepath.Dir(to)), syncDir(filepath.Dir(from)))
 }
 
-// cloneParts copies what a recovery works on. Files that nobody ever writes to
-// again are linked.
+// cloneParts copies what a recovery works on.
 func cloneParts(from, to string) error {
 	if err := os.Mkdir(to, 0o700); err != nil {
 		return err
 	}
-	for _, part := range recoveredParts {
+	for _, part := range replacedParts {
 		if err := clone(filepath.Join(from, part), filepath.Join(to, part)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -228,7 +231,9 @@ func clone(from, to string) error {
 	return nil
 }
 
-// writtenOnce reports whether a file is a table or blob of the engine.
+// writtenOnce reports whether a file is a table or blob of the engine. The
+// engine never changes one in place, so a hard link serves as the copy, and a
+// recovery of a large store takes seconds and little space.
 func writtenOnce(name string) bool {
 	ext := filepath.Ext(name)
 	return ext == ".sst" || ext == ".blob"
@@ -254,7 +259,8 @@ func cloneFile(from, to string) error {
 	return errors.Join(err, out.Close())
 }
 
-// syncTree makes the directories durable; their files are.
+// syncTree makes the names in a tree durable. Its files already are: clone and
+// whoever worked on the copy have synced them.
 func syncTree(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// rebuilt is a directory whose rebuilt copy, of another cluster, is complete.
-func rebuilt(t *testing.T) (dir string, r *Rebuild) {
+// replacementFor returns a directory whose rebuilt copy, of another cluster, is complete.
+func replacementFor(t *testing.T) (dir string, r *Replacement) {
 	t.Helper()
 	segmentsOf(t, 64<<10)
 	dir = filepath.Join(t.TempDir(), "data")
@@ -28,7 +28,7 @@ func rebuilt(t *testing.T) (dir string, r *Rebuild) {
 	writeFile(t, filepath.Join(dir, "store", "deep", "000001.sst"), "a table")
 	writeFile(t, filepath.Join(dir, "store", "CURRENT"), "old")
 	before := readTree(t, dir)
-	r, err := d.Rebuild()
+	r, err := d.NewReplacement()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func rebuilt(t *testing.T) (dir string, r *Rebuild) {
 	sameTree(t, before, readTree(t, dir))
 	id, _ := d.Identity()
 	id.ClusterID = 8
-	if err := r.BeginLog(id); err != nil {
+	if err := r.ResetLog(id); err != nil {
 		t.Fatal(err)
 	}
 	writeFile(t, filepath.Join(r.Path, "store", "CURRENT"), "new")
@@ -49,7 +49,7 @@ func rebuilt(t *testing.T) (dir string, r *Rebuild) {
 		t.Fatal(err)
 	}
 	mustSaveSnapshot(t, fresh, 5, 3)
-	if err := errors.Join(fresh.Close(), r.Sync(), d.Close()); err != nil {
+	if err := errors.Join(fresh.Close(), d.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return dir, r
@@ -65,16 +65,16 @@ func copyOf(t *testing.T, dir string) string {
 	return to
 }
 
-// TestRebuildCrashAtEachStep: before the plan the directory is the old one;
+// TestReplacementCrashAtEachStep: before the plan the directory is the old one;
 // after it a start is refused, and the next run finishes.
-func TestRebuildCrashAtEachStep(t *testing.T) {
-	dir, r := rebuilt(t)
+func TestReplacementCrashAtEachStep(t *testing.T) {
+	dir, r := replacementFor(t)
 	d := mustOpenDir(t, copyOf(t, dir))
 	if id, _ := d.Identity(); id.ClusterID != 7 {
 		t.Errorf("before the plan the directory is of %+v", id)
 	}
 	carried := copyOf(t, dir)
-	if err := (&Rebuild{dir: carried, Path: filepath.Join(carried, recoveryName), Backup: filepath.Join(carried, filepath.Base(r.Backup))}).Carry(); err != nil {
+	if err := (&Replacement{dir: carried, Path: filepath.Join(carried, recoveryName), Backup: filepath.Join(carried, filepath.Base(r.Backup))}).Complete(); err != nil {
 		t.Fatal(err)
 	}
 	want := readTree(t, carried)
@@ -105,7 +105,7 @@ func TestRebuildCrashAtEachStep(t *testing.T) {
 		if !errors.As(err, &refused) || !strings.Contains(err.Error(), "run kvd recover") {
 			t.Errorf("after %d steps a start says %v", done, err)
 		}
-		if report, err := Doctor(crashed); err != nil || report.Refused == nil {
+		if report, err := Examine(crashed); err != nil || report.Refused == nil {
 			t.Errorf("after %d steps the doctor says %v, %v", done, report, err)
 		}
 		d, finished, err := OpenForRecovery(crashed)
@@ -121,9 +121,9 @@ func TestRebuildCrashAtEachStep(t *testing.T) {
 	}
 }
 
-func TestRebuildDamagedPlan(t *testing.T) {
+func TestReplacementDamagedPlan(t *testing.T) {
 	for _, plan := range []string{"", "{", `{"backup":""}`, `{"backup":"../elsewhere"}`} {
-		dir, _ := rebuilt(t)
+		dir, _ := replacementFor(t)
 		writeFile(t, planPath(dir), plan)
 		before := readTree(t, dir)
 		var refused *RefusedError

@@ -61,7 +61,7 @@ func TestSnapshotCrashAtEachStep(t *testing.T) {
 		d := mustCreateLog(t, t.TempDir())
 		mustSave(t, d, hardStateAt(1, 1, 15), entriesAt(1, 30, 1, 20)...)
 		mustSaveSnapshot(t, d, 10, 1)
-		if err := d.writeMark(); err != nil {
+		if err := d.writeWatermark(); err != nil {
 			t.Fatal(err)
 		}
 		for _, step := range crashSteps {

@@ -11,15 +11,16 @@ import (
 	"time"
 )
 
-// watermark is what this member surely had on disk. A log that is shorter, or
-// whose term or vote went back, has lost what may have been promised: the WAL
-// alone can not tell a lost tail from one that never was.
+// watermark is what this member surely had on disk. A log that ends earlier,
+// or whose term or vote is older, has lost what may have been promised. The
+// WAL alone cannot tell a lost tail from one that never was: a missing last
+// segment, or a file cut between two records, leaves a perfect log.
 //
-// It lags behind the log by up to WatermarkPace, except that it never says
-// more than the log holds: it is lowered before entries are taken back.
+// It lags behind the log by up to WatermarkPace, and never claims more than
+// the log holds (D3): it is lowered before entries are overwritten.
 type watermark struct {
 	Format  int    `json:"format"`
-	Member  uint64 `json:"member"` // 0 where the directory had no identity
+	Member  uint64 `json:"member"` // 0 if the directory had no identity
 	Term    uint64 `json:"term"`
 	Vote    uint64 `json:"vote"`
 	Index   uint64 `json:"index"`   // last entry that was synced
@@ -29,7 +30,8 @@ type watermark struct {
 
 const (
 	watermarkFormat = 1
-	// WatermarkPace bounds how often it is written: each time costs two fsyncs.
+	// WatermarkPace bounds how often the watermark is written; each time costs
+	// two fsyncs. A log that is idle calls UpdateWatermark once more after it.
 	WatermarkPace = time.Second
 )
 
@@ -39,8 +41,9 @@ func (w watermark) checksum() uint32 {
 	return crc32.Checksum(fmt.Appendf(nil, "%d %d %d %d %d %s", w.Format, w.Member, w.Term, w.Vote, w.Index, w.Segment), castagnoli)
 }
 
-// readWatermark returns nil where there is none. A damaged one is a
-// *RefusedError: it is replaced by renaming, so that no crash can damage it.
+// readWatermark returns nil if there is none. A damaged one is a *RefusedError
+// (D6). Format and checksum are left out of the result, so that two watermarks
+// of the same position are equal.
 func readWatermark(dir string) (*watermark, error) {
 	path := watermarkPath(dir)
 	b, err := os.ReadFile(path)
@@ -57,6 +60,7 @@ func readWatermark(dir string) (*watermark, error) {
 	if w.Format != watermarkFormat {
 		return nil, fmt.Errorf("%s has format %d, this binary knows %d: upgrade it", path, w.Format, watermarkFormat)
 	}
+	w.Format, w.CRC32C = 0, 0 // write sets them again
 	return w, nil
 }
 
@@ -71,18 +75,30 @@ func (w watermark) encode() []byte {
 func (w watermark) write(dir string) error {
 	w.Format = watermarkFormat
 	w.CRC32C = w.checksum()
-	if err := writeFileDurably(watermarkPath(dir), w.encode()); err != nil {
+	if err := replaceFile(watermarkPath(dir), w.encode()); err != nil {
 		return fmt.Errorf("write the watermark: %w", err)
 	}
 	return nil
 }
 
-// check holds a log that is not corrupt against the watermark.
+// checkNoLog judges a directory without a log: an empty log may begin in it
+// only if the watermark knows of none.
+func checkNoLog(dir string) error {
+	w, err := readWatermark(dir)
+	if err == nil && w != nil {
+		return refuse(walDir(dir), "the log is missing: the watermark says that entry %d was on disk", w.Index)
+	}
+	return err
+}
+
+// check compares a log that is clean or torn with the watermark.
 func (w *watermark) check(dir string, g *guardReport) *RefusedError {
 	wal := walDir(dir)
 	if w == nil {
+		// createLog writes the log first and the watermark second. Once
+		// something is in the log, a start has written the watermark.
 		if g.shape.known && g.shape.last == 0 && g.hardState == (hardStateRecord{}) {
-			return nil // a crash right after the log was made
+			return nil
 		}
 		return refuse(watermarkPath(dir), "the watermark is missing: nothing tells whether the log is whole")
 	}
@@ -105,8 +121,9 @@ func (w *watermark) check(dir string, g *guardReport) *RefusedError {
 	return nil
 }
 
-// segmentBefore compares segments by their number; the index in a name may go
-// back when a newer leader takes entries back.
+// segmentBefore compares segments by their number only. The index in a name
+// may go back: a newer leader overwrites entries, and the next segment begins
+// at a lower index.
 func segmentBefore(a, b string) bool {
 	sa, _, _ := parseSegmentName(a)
 	sb, _, err := parseSegmentName(b)

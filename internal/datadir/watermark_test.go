@@ -25,7 +25,7 @@ func TestWatermarkAtMostOnceASecond(t *testing.T) {
 	}{{0, 1}, {time.Millisecond, 1}, {998 * time.Millisecond, 1}, {time.Millisecond, 4}, {500 * time.Millisecond, 4}, {time.Second, 6}} {
 		now = now.Add(step.after)
 		mustSave(t, d, hardStateAt(1, 1, 0), entryAt(d.shape.last+1, 1, 10))
-		if err := d.Mark(now); err != nil {
+		if err := d.UpdateWatermark(now); err != nil {
 			t.Fatal(err)
 		}
 		if got := written(); got != step.want {
@@ -108,7 +108,7 @@ func TestWatermarkAboveATornTail(t *testing.T) {
 func TestWatermarkFollowsEntriesTakenBack(t *testing.T) {
 	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(1, 1, 5), entriesAt(1, 200, 1, 10)...)
-	if err := d.writeMark(); err != nil {
+	if err := d.writeWatermark(); err != nil {
 		t.Fatal(err)
 	}
 	before := readTree(t, d.dir)
@@ -166,12 +166,12 @@ func TestWatermarkWithoutALog(t *testing.T) {
 	if err := os.RemoveAll(walDir(dir)); err != nil {
 		t.Fatal(err)
 	}
-	_, err := createLog(zap.NewNop(), dir, nil)
+	_, _, err := OpenLog(zap.NewNop(), dir, Owner{MemberID: 1, ClusterID: 7})
 	var refused *RefusedError
 	if !errors.As(err, &refused) {
 		t.Errorf("%v", err)
 	}
-	if report, derr := Doctor(dir); derr != nil || report.Refused == nil || report.Refused.Error() != err.Error() {
+	if report, derr := Examine(dir); derr != nil || report.Refused == nil || report.Refused.Error() != err.Error() {
 		t.Errorf("the doctor says %s, %v", report.Verdict(), derr)
 	}
 }

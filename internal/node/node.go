@@ -255,7 +255,7 @@ func (n *Node) openStore() error {
 		eng = engine.NewMemory()
 	default:
 		var err error
-		eng, err = engine.OpenPebble(filepath.Join(n.cfg.DataDir, "store"), engine.PebbleOptions{
+		eng, err = engine.OpenPebble(datadir.StorePath(n.cfg.DataDir), engine.PebbleOptions{
 			Comparer:   kvstore.Comparer(),
 			CacheBytes: n.cfg.CacheBytes,
 			Logger:     engineLogger{n.lg.Named("pebble").Sugar()},

@@ -3,7 +3,6 @@ package node
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"go.uber.org/zap"
 
@@ -55,7 +54,7 @@ type offlineMachine struct {
 // open opens the copied store. A member with its engine in memory has none on
 // disk.
 func (r *Recovery) open(lg *zap.Logger, work string) (raftnode.OfflineMachine, error) {
-	path := filepath.Join(work, "store")
+	path := datadir.StorePath(work)
 	eng := engine.NewMemory()
 	if _, err := os.Stat(path); err == nil {
 		eng, err = engine.OpenPebble(path, engine.PebbleOptions{

@@ -56,7 +56,7 @@ func (n *Replica) appendTurn(jobs []appendJob) error {
 	}
 	n.snapshots.appended.Add(int64(bytes))
 	n.deliver(responses)
-	if err := n.disk.Mark(time.Now()); err != nil {
+	if err := n.disk.UpdateWatermark(time.Now()); err != nil {
 		return err
 	}
 	for _, j := range jobs {

@@ -68,7 +68,7 @@ func refusedOpen(t *testing.T, cfg Config, reason string) {
 // mustExamine judges the log of a directory, which must be whole.
 func mustExamine(t *testing.T, dir string) datadir.Report {
 	t.Helper()
-	report, err := datadir.Doctor(dir)
+	report, err := datadir.Examine(dir)
 	if err != nil || report.Verdict() != "ok" {
 		t.Fatalf("the doctor says %s, %v", report.Verdict(), err)
 	}
@@ -219,7 +219,7 @@ func grownLog(t *testing.T) (dir string, atCheckpoint, atEnd *machineState) {
 			}
 		}
 	}
-	if err := n.disk.Mark(time.Now()); err != nil {
+	if err := n.disk.UpdateWatermark(time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	return killed(t, dir), atCheckpoint, m.cur.clone()

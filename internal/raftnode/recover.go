@@ -13,7 +13,7 @@ import (
 )
 
 // A recovery makes a cluster of one member of what a lost quorum left in one
-// data directory. In a copy (datadir.Rebuild) the whole log is applied, and a
+// data directory. In a copy (datadir.Replacement) the whole log is applied, and a
 // new log begun after it: a snapshot whose only voter is this member, of a new
 // cluster with a new nonce. Then the copy takes the directory's place.
 //
@@ -34,7 +34,7 @@ type Recovery struct {
 	TornTail   string   // what was cut off the log's end; empty: nothing
 	Backup     string   // where the old files go
 
-	rebuild *datadir.Rebuild
+	replacement *datadir.Replacement
 }
 
 // OfflineMachine is a state machine that is opened for a recovery.
@@ -45,7 +45,7 @@ type OfflineMachine interface {
 }
 
 // PrepareRecovery makes the first phase and says what the recovery would do.
-// Carry does it; Abandon forgets it. open opens the state machine whose files
+// Complete does it; Abandon forgets it. open opens the state machine whose files
 // are in the given directory.
 func PrepareRecovery(lg *zap.Logger, d *datadir.Dir, open func(dir string) (OfflineMachine, error)) (*Recovery, error) {
 	id, known := d.Identity()
@@ -55,12 +55,12 @@ func PrepareRecovery(lg *zap.Logger, d *datadir.Dir, open func(dir string) (Offl
 	case id.State == datadir.StateRemoved:
 		return nil, refuseRecovery(d.Path(), "member %d was removed from its cluster", id.MemberID)
 	}
-	copied, err := d.Rebuild()
+	copied, err := d.NewReplacement()
 	if err != nil {
 		return nil, err
 	}
-	b := &rebuild{lg: lg, Rebuild: copied, open: open, old: id}
-	r := &Recovery{Dir: d.Path(), OldCluster: id.ClusterID, NewCluster: newClusterID(), Backup: copied.Backup, rebuild: copied}
+	b := &rebuild{lg: lg, Replacement: copied, open: open, old: id}
+	r := &Recovery{Dir: d.Path(), OldCluster: id.ClusterID, NewCluster: newClusterID(), Backup: copied.Backup, replacement: copied}
 	if err := b.run(r); err != nil {
 		return nil, errors.Join(err, copied.Abandon())
 	}
@@ -81,7 +81,7 @@ func newClusterID() uint64 {
 
 // rebuild makes the new directory.
 type rebuild struct {
-	*datadir.Rebuild
+	*datadir.Replacement
 	lg   *zap.Logger
 	open func(dir string) (OfflineMachine, error)
 	old  datadir.Identity
@@ -105,7 +105,7 @@ func (b *rebuild) run(r *Recovery) (err error) {
 	if err := b.verify(r); err != nil {
 		return fmt.Errorf("read the recovered directory again: %w", err)
 	}
-	return b.Sync()
+	return nil
 }
 
 // replay applies the whole log to the copied state.
@@ -177,7 +177,7 @@ func (b *rebuild) begin(r *Recovery) error {
 	if err := b.sm.Apply([]Entry{{Index: index, Term: term, Records: replaceRecords(b.a.roster, next)}}); err != nil {
 		return fmt.Errorf("write the new membership: %w", err)
 	}
-	if err := b.BeginLog(id); err != nil {
+	if err := b.ResetLog(id); err != nil {
 		return err
 	}
 	return b.newLog(newSnapshot(index, term, next.membership()), id)
@@ -265,7 +265,7 @@ func (b *rebuild) verify(r *Recovery) error {
 }
 
 // Abandon forgets a recovery that was prepared; the directory is as it was.
-func (r *Recovery) Abandon() error { return r.rebuild.Abandon() }
+func (r *Recovery) Abandon() error { return r.replacement.Abandon() }
 
-// Carry puts the copy into the directory's place.
-func (r *Recovery) Carry() error { return r.rebuild.Carry() }
+// Complete puts the copy into the directory's place.
+func (r *Recovery) Complete() error { return r.replacement.Complete() }

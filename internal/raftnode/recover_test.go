@@ -122,10 +122,10 @@ func TestRecoverKeepsTheWholeLog(t *testing.T) {
 				t.Errorf("preparing changed %s (%v)", name, err)
 			}
 		}
-		if err := r.Carry(); err != nil {
+		if err := r.Complete(); err != nil {
 			t.Fatal(err)
 		}
-		if report, err := datadir.Doctor(dir); err != nil || report.Refused != nil {
+		if report, err := datadir.Examine(dir); err != nil || report.Refused != nil {
 			t.Errorf("the doctor says %v, %v", report, err)
 		}
 		d := mustOpenDirectory(t, dir)
@@ -145,7 +145,7 @@ func TestRecoverKeepsTheWholeLog(t *testing.T) {
 		if !slices.Equal(m.cur.IDs, []uint64{103, 104}) || m.cur.Index != 5 || m.cur.Term != 3 {
 			t.Errorf("memory %v: the state is %+v", memory, m.cur)
 		}
-		old, err := datadir.Doctor(r.Backup)
+		old, err := datadir.Examine(r.Backup)
 		if err != nil || old.Refused != nil || old.LastEntry != 4 || old.Identity.ClusterID != 7 {
 			t.Errorf("the old files: %v, %v", old, err)
 		}
@@ -156,7 +156,7 @@ func TestRecoverKeepsTheWholeLog(t *testing.T) {
 func TestRecoverTwice(t *testing.T) {
 	dir, store := leftAlone(t)
 	for range 2 {
-		if err := prepared(t, dir, opener(t, &store)).Carry(); err != nil {
+		if err := prepared(t, dir, opener(t, &store)).Complete(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -165,9 +165,9 @@ func TestRecoverTwice(t *testing.T) {
 	}
 }
 
-// TestRecoverBeforeItIsCarried: until then the directory is the old one, and
+// TestRecoverBeforeItIsComplete: until then the directory is the old one, and
 // another recovery may begin.
-func TestRecoverBeforeItIsCarried(t *testing.T) {
+func TestRecoverBeforeItIsComplete(t *testing.T) {
 	dir, store := leftAlone(t)
 	old := store.clone()
 	prepared(t, dir, opener(t, &store))

@@ -1,0 +1,115 @@
+package datadir
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
+)
+
+// WriteBody writes a snapshot body durably and returns its size in bytes. A
+// crash or an error leaves what was at path before.
+func WriteBody(path string, body io.WriterTo) (size int64, err error) {
+	size, err = replaceFrom(path, body)
+	if err != nil {
+		return 0, fmt.Errorf("write snapshot body: %w", err)
+	}
+	return size, nil
+}
+
+// replaceFile replaces a small file durably.
+func replaceFile(path string, content []byte) error {
+	_, err := replaceFrom(path, bytes.NewReader(content))
+	return err
+}
+
+// replaceFrom writes a file in four steps: content under a temporary name,
+// fsync, rename, fsync of the directory. Readers and crashes see the old
+// content or the new, never a mixture.
+func replaceFrom(path string, content io.WriterTo) (size int64, err error) {
+	temp := path + ".tmp"
+	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	size, err = content.WriteTo(f)
+	if err == nil {
+		err = fileutil.Fsync(f)
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(temp, path)
+	}
+	if err != nil {
+		_ = os.Remove(temp) // useless now, and the first error is the one to report
+		return 0, err
+	}
+	return size, syncDir(filepath.Dir(path))
+}
+
+// syncDir makes the names in a directory durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return fileutil.Fsync(d)
+}
+
+// listSuffix lists the files with the suffix in name order. For segments and
+// .snap files that is also their order in time, because their names are
+// numbers of fixed width. (In a .snap file's name the term comes first; it
+// grows with the index.)
+func listSuffix(dir, suffix string) ([]string, error) {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, f := range files {
+		if strings.HasSuffix(f.Name(), suffix) {
+			names = append(names, f.Name())
+		}
+	}
+	return names, nil // ReadDir sorts
+}
+
+// removeFiles removes the files whose name drop accepts.
+func removeFiles(dir string, drop func(name string) bool) error {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if f.IsDir() || !drop(f.Name()) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, f.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dirBytes returns the size of the files below a directory. Files may come and
+// go meanwhile, so errors count as absence.
+func dirBytes(dir string) (total int64) {
+	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return nil
+		}
+		if info, err := e.Info(); err == nil {
+			total += info.Size()
+		}
+		return nil
+	})
+	return total
+}

@@ -1,0 +1,33 @@
+package datadir
+
+import "fmt"
+
+// RefusedError says that a data directory must not be used, because what its
+// member has promised may be lost. The process exits with code 3, and nothing
+// is deleted or repaired (D5).
+type RefusedError struct {
+	File   string // or directory
+	Offset int64  // in bytes; 0 if it is about the file as a whole
+	Reason string
+	Remedy string
+	// Cause is the error that revealed it, or nil.
+	Cause error
+}
+
+// RemoveAndReAdd is the remedy for a member that cannot keep its promises.
+const RemoveAndReAdd = "keep the directory for a post-mortem, then remove and re-add this member: remove it from the cluster (DELETE /v1/members/ID on another member), and add the machine under a new id with an empty directory"
+
+// Error names the place, the reason and the remedy.
+func (e *RefusedError) Error() string {
+	if e.Offset > 0 {
+		return fmt.Sprintf("refusing to start: %s at byte %d: %s; %s", e.File, e.Offset, e.Reason, e.Remedy)
+	}
+	return fmt.Sprintf("refusing to start: %s: %s; %s", e.File, e.Reason, e.Remedy)
+}
+
+// Unwrap returns the cause.
+func (e *RefusedError) Unwrap() error { return e.Cause }
+
+func refuse(file, format string, args ...any) *RefusedError {
+	return &RefusedError{File: file, Reason: fmt.Sprintf(format, args...), Remedy: RemoveAndReAdd}
+}
