@@ -39,13 +39,9 @@ var sharedLines = map[string]exception{}
 // shrinking has what is being split today, with the size that it must not
 // exceed meanwhile. An entry goes when the split is done.
 var shrinking = map[string]int{
-	"internal/raftnode":                6000,
-	"internal/httpapi":                 5300,
 	"internal/raftnode.Replica":        51,
 	"internal/node.Node":               75,
 	"internal/httpapi.exchange":        54,
-	"internal/httpapi.Cluster":         7,
-	"internal/httpapi.Health":          6,
 	"internal/raftnode.StateMachine":   6,
 	"internal/raftnode.OfflineMachine": 7,
 }
