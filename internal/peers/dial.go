@@ -16,20 +16,21 @@ import (
 // Dial connects to an address, as net.Dialer.DialContext does.
 type Dial = func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// Security is how members know each other. The zero value is nothing at all:
-// they talk in the clear, and believe what they are told.
+// Security is how members authenticate each other. The zero value is no
+// security: they talk in the clear and believe what they are told.
 type Security struct {
-	// Secure puts TLS on the connections that dial makes to https URLs. The
-	// other side's certificate must name the host.
+	// Secure adds TLS to the connections that dial makes, for https URLs. The
+	// certificate of the other side must name the host.
 	Secure func(dial Dial) Dial
 	// SecureOnly refuses to connect without TLS.
 	SecureOnly bool
-	// Authorize compares the certificate of whoever sends a request with the
-	// peer URLs of the member that it claims to be. An error refuses it.
+	// Authorize compares the certificate of a sender with the peer URLs of the
+	// member that it claims to be. An error refuses the request.
 	Authorize func(state *tls.ConnectionState, peerURLs []string) error
 }
 
-// DialWith has the transport connect through dial, never through a proxy.
+// DialWith makes rt connect through dial and with the TLS of s, and never through
+// a proxy: members are reached directly or not at all.
 func (s *Security) DialWith(rt *http.Transport, dial Dial) {
 	rt.Proxy = nil
 	rt.DialContext = dial
@@ -42,14 +43,14 @@ func (s *Security) DialWith(rt *http.Transport, dial Dial) {
 	}
 }
 
-// errInsecure: the URL of a member would be used without TLS.
-var errInsecure = errors.New("members of this cluster are reached with TLS only; their URLs begin with https://")
+// errInsecure is the outcome of a dial to an http URL in a cluster with TLS.
+var errInsecure = errors.New("this cluster requires TLS between members: use an https URL")
 
 func refuseDial(context.Context, string, string) (net.Conn, error) { return nil, errInsecure }
 
-// outgoing makes the requests of rafthttp: it states who this member is, and
-// connects as Security says. rafthttp's own transports would read authorities
-// once, know no revocation, and go through the proxy that HTTP_PROXY names.
+// outgoing makes the requests of rafthttp. It states the identity of this member,
+// and connects as Security demands. rafthttp's own transports read authorities
+// only once, check no revocation list, and use the proxy that HTTP_PROXY names.
 type outgoing struct {
 	self identity
 	rt   *http.Transport
@@ -57,16 +58,17 @@ type outgoing struct {
 
 // RoundTrip implements http.RoundTripper.
 func (o *outgoing) RoundTrip(r *http.Request) (*http.Response, error) {
-	r = r.Clone(r.Context()) // the caller's headers are not ours to change
+	r = r.Clone(r.Context()) // a RoundTripper must not modify its request
 	o.self.stamp(r.Header)
 	return o.rt.RoundTrip(r)
 }
 
-// ownRequests has rafthttp's requests made by outgoing. rafthttp takes no
-// transport from outside, but its two are http.Transports, and those hand the
-// requests of a registered protocol on. A stream and a POST need different
-// limits: a stream carries heartbeats, and silence means that the connection
-// is dead; the answer to a POST may wait for a disk.
+// ownRequests makes outgoing carry the requests of rafthttp. rafthttp accepts no
+// transport from its caller, but its two are of type http.Transport, which passes
+// requests on to whatever is registered for their scheme.
+//
+// The two need different limits. A stream carries heartbeats, so silence means
+// that the connection is dead. The answer to a POST may have to wait for a disk.
 func (t *Transport) ownRequests() error {
 	for field, stall := range map[string]time.Duration{"streamRt": rafthttp.ConnReadTimeout, "pipelineRt": 0} {
 		theirs, err := httpTransport(t.tr, field)
@@ -81,10 +83,12 @@ func (t *Transport) ownRequests() error {
 	return nil
 }
 
+// newHTTPTransport returns a transport whose connections fail when they make no
+// progress for the time stall; 0 means that they may wait.
 func (t *Transport) newHTTPTransport(stall time.Duration) *http.Transport {
-	// As rafthttp has it: a connection with deadlines would time out while it
-	// is idle, so none is kept; of the others, enough that a burst of POSTs
-	// does not use up ports.
+	// The numbers are rafthttp's. A connection that can stall would time out
+	// while it is idle, so none is kept. Of the others, enough are kept that a
+	// burst of POSTs does not exhaust the ports.
 	rt := &http.Transport{MaxIdleConnsPerHost: 1024}
 	if stall > 0 {
 		rt.MaxIdleConnsPerHost = -1
@@ -100,16 +104,18 @@ func (t *Transport) newHTTPTransport(stall time.Duration) *http.Transport {
 	return rt
 }
 
-// httpTransport is the http.Transport in an unexported field of rafthttp's.
+// httpTransport returns the http.Transport in an unexported field of rafthttp's
+// Transport. If a release of rafthttp moves the field, every start fails: losing
+// Security silently would be worse.
 func httpTransport(tr *rafthttp.Transport, field string) (*http.Transport, error) {
 	f := reflect.ValueOf(tr).Elem().FieldByName(field)
 	if !f.IsValid() || f.Kind() != reflect.Interface || f.IsNil() || f.Elem().Type() != reflect.TypeFor[*http.Transport]() {
-		return nil, fmt.Errorf("rafthttp is not the version this was built for: its %s is no *http.Transport", field)
+		return nil, fmt.Errorf("unsupported version of rafthttp: field %s is not an *http.Transport", field)
 	}
 	return (*http.Transport)(f.Elem().UnsafePointer()), nil
 }
 
-// stallingConn gives each read and write a deadline of its own.
+// stallingConn sets a new deadline for each read and each write.
 type stallingConn struct {
 	net.Conn
 	stall time.Duration

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"path"
@@ -23,40 +24,49 @@ import (
 
 // Limits of the peer port.
 const (
-	maxIncomingSnapshots = 2 // at a time: each writes a file
-	// maxEnvelopeBytes bounds the message before a snapshot's body: the
-	// membership and the removed ids.
+	maxIncomingSnapshots = 2 // at the same time: each writes a file
+	// maxEnvelopeBytes bounds the message that precedes the body of a snapshot:
+	// the membership and the removed ids.
 	maxEnvelopeBytes = 8 << 20
-	// maxPostBytes bounds one message in a POST, maxPostsBytes all at a time.
-	maxPostBytes  = maxMessageSizeBytes + 1<<20
-	maxPostsBytes = 4 * maxPostBytes
-	maxVersionLen = 64
-	// streamWriteTimeout is after how long a stream whose reader does not
-	// read is given up; the reader then asks for a new one.
+	// maxPostBytes bounds the message in one POST, maxPostsBytes those in all
+	// POSTs that are being read.
+	maxPostBytes    = maxMessageSizeBytes + 1<<20
+	maxPostsBytes   = 4 * maxPostBytes
+	maxVersionBytes = 64
+	// streamWriteTimeout is how long a write to a stream may block. A reader that
+	// is still alive opens a new stream afterwards.
 	streamWriteTimeout = 5 * time.Second
 )
 
 const raftPathPrefix = "/raft"
 
-// guard stands before rafthttp's handlers, which trust what they get: a
-// malformed version header, a snapshot message without a snapshot and an
-// error of the receiver each panic them, X-PeerURLs makes them POST wherever
-// it says, and a body is read to its end.
+// guard is the handler of the peer port. It stands in front of rafthttp's
+// handlers, which trust what they are given: each of a malformed version header, a
+// snapshot message without a snapshot, and an error of the receiver makes them
+// panic; X-PeerURLs makes them connect to any address; and they read a body to
+// its end, however long it is and however slowly it arrives.
+//
+// What the guard accepts has a known path, the identity of a member of this
+// cluster, the certificate of that member if there is TLS, a size within the
+// limits, and a sender that keeps sending.
 type guard struct {
-	t         *Transport
-	raft      http.Handler
-	extra     http.Handler
-	snapshots chan struct{} // holds a token for each one being received
-	posting   atomic.Int64  // bytes announced by the POSTs being read
-	monitors  atomic.Int64  // held open by other members
+	t     *Transport
+	raft  http.Handler // rafthttp's
+	extra http.Handler
+
+	// Each counter belongs to the handlers that run: a handler adds its share
+	// before it works, and takes it back at its end.
+	snapshots chan struct{} // a token for each snapshot that is being received
+	posting   atomic.Int64  // bytes that the POSTs being read have announced
+	monitors  atomic.Int64  // monitors that other members hold open
 }
 
-// Handler serves the peer port: raft's messages under /raft, and beside them
-// the given handlers by http.ServeMux pattern. Those check for themselves who
-// asks, and bound their bodies.
+// Handler returns the handler of the peer port. It serves raft's messages under
+// /raft, and the extra handlers under their http.ServeMux patterns. The extra
+// handlers check the sender and bound the body themselves.
 //
-// The http.Server must not have a ReadTimeout or WriteTimeout, streams live as
-// long as the connection; it should have a ReadHeaderTimeout.
+// The http.Server must not have a ReadTimeout or a WriteTimeout, because a stream
+// lives as long as its connection. It should have a ReadHeaderTimeout.
 func (t *Transport) Handler(extra map[string]http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	for pattern, h := range extra {
@@ -80,8 +90,9 @@ func (g *guard) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	g.serveRaft(w, r)
 }
 
-// recoverPanic keeps a panic of the libraries from becoming a stack trace for
-// each request that a stranger sends.
+// recoverPanic answers a request over which a library panicked. net/http would
+// recover too, but would log a stack trace for every request that a stranger
+// repeats, and could not count it.
 func (g *guard) recoverPanic(w *guardedWriter, r *http.Request) {
 	p := recover()
 	if p == nil {
@@ -91,15 +102,16 @@ func (g *guard) recoverPanic(w *guardedWriter, r *http.Request) {
 		panic(p)
 	}
 	g.t.refusals.add(refusedPanic)
-	g.t.lg.Error("panic in the peer handler", zap.String("path", r.URL.Path), zap.Any("panic", p), zap.Stack("stack"))
+	g.t.lg.Error("peer handler panicked", zap.String("path", r.URL.Path), zap.Any("panic", p), zap.Stack("stack"))
 	if w.wrote {
-		panic(http.ErrAbortHandler) // half an answer must not look whole
+		panic(http.ErrAbortHandler) // half an answer must not look complete
 	}
 	w.Header().Set("Connection", "close")
 	http.Error(w, "internal error", http.StatusInternalServerError)
 }
 
-// serveRaft routes by exact path: rafthttp's own mux would clean and redirect.
+// serveRaft routes by exact path. rafthttp's own mux would clean the path of a
+// request and redirect it.
 func (g *guard) serveRaft(w *guardedWriter, r *http.Request) {
 	serve, method := g.serveStream, http.MethodGet
 	switch dir := path.Dir(r.URL.Path); {
@@ -125,11 +137,12 @@ func (g *guard) serveRaft(w *guardedWriter, r *http.Request) {
 	}
 	r.Header.Del("X-PeerURLs")
 	if r.Method == http.MethodGet {
-		// Without it a stream's reader does not look at the status, and a
-		// removed member would never learn that it was.
+		// The reader of a stream takes an answer without this header for one of an
+		// old version, and ignores the status. A removed member would never learn
+		// that it was removed.
 		w.Header().Set("X-Server-Version", version.Version)
 	}
-	if r.URL.Path == rafthttp.ProbingPrefix { // a prober says nothing of itself
+	if r.URL.Path == rafthttp.ProbingPrefix { // probes state no identity
 		serve(w, r, 0)
 		return
 	}
@@ -139,61 +152,66 @@ func (g *guard) serveRaft(w *guardedWriter, r *http.Request) {
 	}
 }
 
-// identify returns the sender of a request, after it has checked what the
-// headers claim. If it refuses the request, it answers it, and ok is false.
+// identify returns the sender of a request after it has checked what the headers
+// state. If it refuses the request, it answers it, and ok is false.
 func (g *guard) identify(w http.ResponseWriter, r *http.Request) (from uint64, ok bool) {
 	claim, err := claimedBy(r.Header)
-	if err == nil && claim.cluster != g.t.self.cluster {
-		err = refusef(refusedCluster, "the request is meant for cluster %016x", claim.cluster)
-	}
 	if err == nil {
-		err = checkVersions(r.Header)
-	}
-	if err == nil {
-		err = g.checkSender(r, claim.member)
+		err = g.checkClaim(r, claim)
 	}
 	if err == nil {
 		return claim.member, true
 	}
 	g.t.refusals.add(err.reason)
 	if err.reason == refusedRemoved && r.Method == http.MethodGet {
-		http.Error(w, err.Error(), http.StatusGone)
+		http.Error(w, err.Error(), http.StatusGone) // what the reader of a stream looks for
 	} else {
 		err.WriteTo(w)
 	}
 	return 0, false
 }
 
-// checkVersions refuses headers that rafthttp would panic over.
+// checkClaim judges what the sender states about itself. The cluster comes first:
+// whether a member was removed is only for members of the same cluster to know,
+// and one of another cluster with the same id must not take it for its own.
+func (g *guard) checkClaim(r *http.Request, claim identity) *refusalError {
+	self := g.t.self
+	if claim.cluster != self.cluster {
+		return refusef(refusedCluster, "request is for cluster %016x", claim.cluster)
+	}
+	if err := checkVersions(r.Header); err != nil {
+		return err
+	}
+	switch {
+	case claim.member == self.member:
+		return refusef(refusedSender, "request claims to be from this member, %d", self.member)
+	case g.t.cfg.Receiver.IsRemoved(claim.member):
+		return refusef(refusedRemoved, "member %d was removed from the cluster", claim.member)
+	}
+	return g.checkCertificate(r, claim.member)
+}
+
+// checkVersions refuses headers over which rafthttp would panic.
 func checkVersions(h http.Header) *refusalError {
 	for _, name := range []string{"X-Server-Version", "X-Min-Cluster-Version"} {
 		v := h.Get(name)
 		if v == "" {
-			continue // rafthttp takes it for an old version and answers so
+			continue // rafthttp answers that this is an old version
 		}
-		if len(v) > maxVersionLen {
-			return refusef(refusedRequest, "%s of %d bytes", name, len(v))
+		if len(v) > maxVersionBytes {
+			return refusef(refusedRequest, "%s exceeds %d bytes", name, maxVersionBytes)
 		}
 		if _, err := semver.NewVersion(v); err != nil {
-			return refusef(refusedRequest, "%s %q is not a version", name, v)
+			return refusef(refusedRequest, "%s: %q is not a version", name, v)
 		}
 	}
 	return nil
 }
 
-func (g *guard) checkSender(r *http.Request, from uint64) *refusalError {
-	if from == g.t.self.member {
-		return refusef(refusedSender, "a request from this member itself")
-	}
-	if g.t.cfg.Receiver.IsRemoved(from) {
-		return refusef(refusedRemoved, "member %d was removed", from)
-	}
-	return g.checkCertificate(r, from)
-}
-
-// checkCertificate binds the claim to be a member to its certificate. Who is
-// not known yet has no URLs to compare: it is looked up, and gets nothing done
-// before. A stream's answer is the one that makes it come again.
+// checkCertificate binds the claim to be a member to its certificate. A sender
+// that is not known has no URLs to compare with: it is looked up, and nothing is
+// done for it before that. serveStream refuses such a sender itself, with the
+// status after which the reader of a stream tries again.
 func (g *guard) checkCertificate(r *http.Request, from uint64) *refusalError {
 	authorize := g.t.cfg.Security.Authorize
 	if authorize == nil {
@@ -205,19 +223,19 @@ func (g *guard) checkCertificate(r *http.Request, from uint64) *refusalError {
 	}
 	if urls == nil {
 		g.t.lookUp(from)
-		return refusef(refusedUnknown, "member %d is not known here yet", from)
+		return refusef(refusedUnknown, "member %d is not known yet", from)
 	}
 	if err := authorize(r.TLS, urls); err != nil {
-		return refusef(refusedIdentity, "the certificate is not that of member %d: %v", from, err)
+		return refusef(refusedIdentity, "certificate does not match member %d: %v", from, err)
 	}
 	return nil
 }
 
-// checkAuthor refuses a message in the name of another member than the one
-// that sends it. Forwarded ones keep the name of where they come from.
+// checkAuthor refuses a message in the name of a member other than its sender.
+// Forwarded messages, those without a term, keep the name of their origin.
 func checkAuthor(m *raftpb.Message, from uint64) *refusalError {
 	if m.GetFrom() != from && !messageShapes[m.GetType()].termless {
-		return refusef(refusedSender, "%v of member %d, sent by member %d", m.GetType(), m.GetFrom(), from)
+		return refusef(refusedSender, "%v of member %d was sent by member %d", m.GetType(), m.GetFrom(), from)
 	}
 	return nil
 }
@@ -225,22 +243,22 @@ func checkAuthor(m *raftpb.Message, from uint64) *refusalError {
 // serveStream lets a peer read our messages for as long as it likes.
 func (g *guard) serveStream(w *guardedWriter, r *http.Request, from uint64) {
 	if id, err := types.IDFromString(path.Base(r.URL.Path)); err != nil || uint64(id) != from {
-		g.refuse(w, refusef(refusedRequest, "the path names another member than X-Server-From"))
+		g.refuse(w, refusef(refusedRequest, "the path names another member than %s", headerFrom))
 		return
 	}
 	if !g.t.known(from) {
 		g.t.lookUp(from)
 		g.t.refusals.add(refusedUnknown)
-		http.Error(w, "member is not known here yet", http.StatusNotFound)
+		http.Error(w, fmt.Sprintf("member %d is not known yet", from), http.StatusNotFound)
 		return
 	}
-	_ = w.ctl.SetReadDeadline(time.Time{}) // without deadlines of its own there is none to lift
+	_ = w.ctl.SetReadDeadline(time.Time{}) // a connection without deadlines has none to lift
 	w.timeout = streamWriteTimeout
 	g.raft.ServeHTTP(w, r)
 }
 
-// servePost reads one message and hands it on once it is found good: rafthttp
-// makes a metric for every sender it is told of.
+// servePost reads a whole message and checks it before rafthttp sees it, because
+// rafthttp creates a metric for every sender that a message names.
 func (g *guard) servePost(w *guardedWriter, r *http.Request, from uint64) {
 	size := r.ContentLength
 	switch {
@@ -250,12 +268,12 @@ func (g *guard) servePost(w *guardedWriter, r *http.Request, from uint64) {
 		return
 	case size > maxPostBytes:
 		w.Header().Set("Connection", "close")
-		g.refuse(w, refusef(refusedSize, "a message of %d bytes", size))
+		g.refuse(w, refusef(refusedSize, "message of %d bytes exceeds the limit of %d", size, maxPostBytes))
 		return
 	}
 	defer g.posting.Add(-size)
 	if g.posting.Add(size) > maxPostsBytes {
-		g.refuse(w, refusef(refusedBusy, "too many messages at a time"))
+		g.refuse(w, refusef(refusedBusy, "too many messages at the same time"))
 		return
 	}
 	body := g.pace(w, r)
@@ -267,7 +285,7 @@ func (g *guard) servePost(w *guardedWriter, r *http.Request, from uint64) {
 	}
 	m := new(raftpb.Message)
 	if err := proto.Unmarshal(data, m); err != nil {
-		g.refuse(w, refusef(refusedBody, "the message cannot be decoded"))
+		g.refuse(w, refusef(refusedBody, "decode message: not a raft message"))
 		return
 	}
 	if !g.vet(w, m, from) {
@@ -277,14 +295,15 @@ func (g *guard) servePost(w *guardedWriter, r *http.Request, from uint64) {
 	g.raft.ServeHTTP(w, r)
 }
 
-// serveSnapshot looks at the message before the body, of any size, is stored.
+// serveSnapshot checks the message before rafthttp stores the body, which may be
+// of any size.
 func (g *guard) serveSnapshot(w *guardedWriter, r *http.Request, from uint64) {
 	select {
 	case g.snapshots <- struct{}{}:
 		defer func() { <-g.snapshots }()
 	default:
 		w.Header().Set("Connection", "close")
-		g.refuse(w, refusef(refusedBusy, "too many snapshots at a time"))
+		g.refuse(w, refusef(refusedBusy, "too many snapshots at the same time"))
 		return
 	}
 	body := g.pace(w, r)
@@ -295,7 +314,7 @@ func (g *guard) serveSnapshot(w *guardedWriter, r *http.Request, from uint64) {
 		return
 	}
 	if !isSnapshotMessage(m) {
-		g.refuse(w, refusef(refusedSnapshot, "%v instead of a snapshot", m.GetType()))
+		g.refuse(w, refusef(refusedSnapshot, "%v is not a snapshot message", m.GetType()))
 		return
 	}
 	if !g.vet(w, m, from) {
@@ -309,8 +328,9 @@ func (g *guard) serveSnapshot(w *guardedWriter, r *http.Request, from uint64) {
 	g.raft.ServeHTTP(w, r)
 }
 
-// readEnvelope reads the message at the head of a snapshot request: its length
-// in 8 bytes, big-endian, then the message. It also returns those bytes.
+// readEnvelope reads the message at the head of a snapshot request: its length in
+// 8 bytes, big-endian, then the message. It also returns the bytes that it read,
+// for rafthttp to read again.
 func readEnvelope(r io.Reader) (*raftpb.Message, []byte, error) {
 	var head [8]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
@@ -318,9 +338,10 @@ func readEnvelope(r io.Reader) (*raftpb.Message, []byte, error) {
 	}
 	n := binary.BigEndian.Uint64(head[:])
 	if n > maxEnvelopeBytes {
-		return nil, nil, errors.New("the message is too long")
+		return nil, nil, fmt.Errorf("message of %d bytes exceeds the limit of %d", n, maxEnvelopeBytes)
 	}
-	// Grows as bytes arrive: the length is only a claim.
+	// ReadAll grows as bytes arrive. The length is only a claim, and no reason to
+	// allocate.
 	data, err := io.ReadAll(io.LimitReader(r, int64(n)))
 	if err != nil {
 		return nil, nil, err
@@ -330,12 +351,12 @@ func readEnvelope(r io.Reader) (*raftpb.Message, []byte, error) {
 	}
 	m := new(raftpb.Message)
 	if err := proto.Unmarshal(data, m); err != nil {
-		return nil, nil, errors.New("the message cannot be decoded")
+		return nil, nil, errors.New("not a raft message")
 	}
 	return m, append(head[:], data...), nil
 }
 
-// vet answers a message that is refused.
+// vet reports whether a message may go on to rafthttp. If not, it answers.
 func (g *guard) vet(w http.ResponseWriter, m *raftpb.Message, from uint64) bool {
 	if r := checkAuthor(m, from); r != nil {
 		g.refuse(w, r)
@@ -359,17 +380,17 @@ func (g *guard) refuse(w http.ResponseWriter, r *refusalError) {
 	r.WriteTo(w)
 }
 
-// pace makes reading the body fail when the sender pauses for too long, or the
-// transport stops.
+// pace returns the body of a request. Reading it fails when the sender pauses for
+// too long, or when the transport stops.
 func (g *guard) pace(w *guardedWriter, r *http.Request) *pacedBody {
 	b := &pacedBody{body: r.Body, ctl: w.ctl, ctx: g.t.ctx, stall: g.t.cfg.ReadStall}
-	// A read that waits already is woken.
+	// This wakes a Read that waits already.
 	b.release = context.AfterFunc(g.t.ctx, func() { _ = b.ctl.SetReadDeadline(time.Now()) })
 	return b
 }
 
-// pacedBody is a request body whose sender has to keep sending. Where the
-// connection has no deadlines (in tests without one) it only reads.
+// pacedBody is the body of a request whose sender must keep sending. On a
+// connection without deadlines, as in some tests, it only reads.
 type pacedBody struct {
 	body    io.ReadCloser
 	ctl     *http.ResponseController
@@ -380,14 +401,15 @@ type pacedBody struct {
 
 func (b *pacedBody) Read(p []byte) (int, error) {
 	_ = b.ctl.SetReadDeadline(time.Now().Add(b.stall))
+	// Stop may have set its deadline right before ours replaced it.
 	if b.ctx.Err() != nil {
 		return 0, errStopping
 	}
 	n, err := b.body.Read(p)
 	if err != nil {
 		b.release()
-		// The server reads on in the background; an old deadline would make
-		// it close the connection while the handler still works.
+		// net/http reads on in the background after the body. A deadline that is
+		// left over would make it close the connection while the handler works.
 		_ = b.ctl.SetReadDeadline(time.Time{})
 	}
 	return n, err
@@ -398,12 +420,12 @@ func (b *pacedBody) Close() error {
 	return b.body.Close()
 }
 
-// guardedWriter knows whether an answer has begun, and gives the writes of a
-// stream a deadline each.
+// guardedWriter notes whether an answer has begun, and sets a new deadline for
+// each write to a stream.
 type guardedWriter struct {
 	http.ResponseWriter
 	ctl     *http.ResponseController
-	timeout time.Duration // 0: none
+	timeout time.Duration // 0 means none
 	wrote   bool
 }
 
@@ -418,11 +440,11 @@ func (w *guardedWriter) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
-// Flush makes it an http.Flusher, which rafthttp insists on.
+// Flush implements http.Flusher, which rafthttp requires.
 func (w *guardedWriter) Flush() {
 	w.wrote = true
 	w.deadline()
-	_ = w.ctl.Flush() // rafthttp notices a broken stream with its next write
+	_ = w.ctl.Flush() // rafthttp notices a broken stream at its next write
 }
 
 // Unwrap is for http.ResponseController.

@@ -29,7 +29,7 @@ func encode(t testing.TB, m *raftpb.Message) []byte {
 	return b
 }
 
-// envelope is the head of a snapshot request.
+// envelope returns the head of a snapshot request.
 func envelope(t testing.TB, m *raftpb.Message) []byte {
 	t.Helper()
 	b := encode(t, m)
@@ -44,7 +44,7 @@ func setPeerHeaders(r *http.Request, from uint64) {
 	r.Header.Set("X-Raft-To", "1")
 }
 
-// peerRequest is one of member 2, as rafthttp makes them.
+// peerRequest returns a request from member 2, as rafthttp makes it.
 func peerRequest(method, path string, body []byte) *http.Request {
 	r := httptest.NewRequest(method, path, bytes.NewReader(body))
 	setPeerHeaders(r, 2)
@@ -142,8 +142,8 @@ func TestGuardAnswers(t *testing.T) {
 	}
 }
 
-// TestPeerURLsHeaderIsStripped: rafthttp would connect to whatever an
-// unauthenticated request names.
+// TestPeerURLsHeaderIsStripped also shows that without the guard rafthttp would
+// connect to any address that an unauthenticated request names.
 func TestPeerURLsHeaderIsStripped(t *testing.T) {
 	contacted := func(handler func(*testPeer) http.Handler) bool {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -242,7 +242,7 @@ func TestIdentityIsAuthorized(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := do(p, peerRequest(http.MethodPost, "/raft", encode(t, heartbeat(2, 1, 3))))
-	// 403 or 410 would make the sender give itself up.
+	// After 403 or 410 the sender would stop for good.
 	if w.Code != http.StatusUnauthorized {
 		t.Errorf("status %d", w.Code)
 	}
@@ -289,7 +289,7 @@ func TestIncomingSnapshotsAtATimeAreBounded(t *testing.T) {
 			h.ServeHTTP(rec, req)
 			done <- rec.Code
 		}()
-		// The pipe takes it only once the handler reads.
+		// Write returns only once the handler has read it all.
 		if _, err := w.Write(envelope(t, snapshotMessage(2, 1, 10+uint64(i)))); err != nil {
 			t.Fatal(err)
 		}
@@ -308,8 +308,8 @@ func TestIncomingSnapshotsAtATimeAreBounded(t *testing.T) {
 	}
 }
 
-// FuzzPeerHeaders: whatever the headers say, the guard answers, nothing
-// panics, and a sender is only told that it was removed when it was.
+// FuzzPeerHeaders checks that no headers make the guard or rafthttp panic, and that
+// only a removed sender is told that it was removed.
 func FuzzPeerHeaders(f *testing.F) {
 	f.Add("POST", "/raft", "2", "3.7.0", "3.0.0", "c1", "1", "http://127.0.0.1:1")
 	f.Add("GET", "/raft/stream/message/4", "4", "3.7.0", "3.0.0", "c1", "1", "")

@@ -8,24 +8,26 @@ import (
 	"github.com/kvd-io/kvd/internal/limits"
 )
 
-// The headers in which a member says who it is. rafthttp names them; a POST,
-// a stream, a snapshot and a monitor all carry them.
+// The headers that state the identity of a sender. The names are rafthttp's.
 const (
 	headerCluster = "X-Etcd-Cluster-ID"
 	headerFrom    = "X-Server-From"
 )
 
-// identity is what a member states about itself in every request to another
-// one: stamp writes it on the way out, claimedBy reads it on the way in. No
-// other place knows how it travels.
+// identity is what a member states about itself in each request to another
+// member, be it a message, a stream, a snapshot, or a monitor. stamp writes it on
+// the way out, claimedBy reads it on the way in, and guard.checkClaim judges it. No
+// other code knows how it travels.
 //
-// It is a claim. With TLS, guard.checkCertificate binds the member to a
-// certificate; without, whoever reaches the peer port is believed.
+// It is only a claim. With TLS, guard.checkCertificate compares it with the
+// certificate of the sender. Without TLS, anyone who reaches the peer port is
+// believed.
 type identity struct {
 	member  uint64
 	cluster uint64
 }
 
+// stamp writes the identity into the headers of a request.
 func (id identity) stamp(h http.Header) {
 	h.Set(headerCluster, types.ID(id.cluster).String())
 	h.Set(headerFrom, types.ID(id.member).String())

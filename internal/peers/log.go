@@ -8,24 +8,24 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// rafthttp tells each step of each connection at info, and a peer that is away
-// every few seconds at warn. Here the steps are detail for who debugs a
-// connection, and of lines that repeat themselves some a minute are kept: as
-// many as tell of each connection to two peers.
+// rafthttp logs every step of every connection at level info, and every few
+// seconds at level warn that a peer is unreachable. Here the steps become debug
+// lines. Of lines with the same message only the first sampleFirst in a minute
+// are kept: one for each of the four streams with each of two peers.
 const (
 	sampleTime  = time.Minute
 	sampleFirst = 8
 )
 
-// newTransportLogger is rafthttp's way to the log. Once stopping is set, that
-// connections end is no news.
+// newTransportLogger returns the logger for rafthttp. Once stopping is set, only
+// errors keep their level: connections are expected to end then.
 func newTransportLogger(lg *zap.Logger, stopping *atomic.Bool) *zap.Logger {
 	return lg.WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core {
 		return quietCore{zapcore.NewSamplerWithOptions(c, sampleTime, sampleFirst, 0), stopping}
 	}))
 }
 
-// quietCore lowers the levels of lines.
+// quietCore lowers the level of lines that report nothing unusual.
 type quietCore struct {
 	zapcore.Core
 	stopping *atomic.Bool

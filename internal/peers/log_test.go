@@ -8,8 +8,8 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// TestTransportLog: rafthttp's steps are detail, and what it repeats is told
-// now and then.
+// TestTransportLog holds that rafthttp's steps become debug lines, and that its
+// repeated lines are sampled.
 func TestTransportLog(t *testing.T) {
 	core, lines := observer.New(zap.DebugLevel)
 	var stopping atomic.Bool

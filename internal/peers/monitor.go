@@ -14,26 +14,23 @@ import (
 	"github.com/kvd-io/kvd/internal/limits"
 )
 
-// A leader whose process dies is noticed by its broken connection: every
-// member holds a GET of MonitorPath open with its leader, on which nothing is
-// ever sent. When it breaks, the member dials anew. Refused: nobody listens
-// there any more, the process is gone. Anything else says nothing: a glitch
-// of the network, or a machine that vanished; the election timeout serves
-// there.
+// MonitorPath is the path of the request that a member holds open with its
+// leader, in order to notice when the leader's process is gone. The package
+// comment tells how.
 //
-// It is a request of its own because rafthttp tells nobody of a broken stream,
-// and dials again only after a pause.
+// The name on the wire is older than the word monitor, and members of different
+// versions must understand each other.
 const MonitorPath = raftPathPrefix + "/watch"
 
-// maxMonitors bounds the monitors that this member serves: one a member, and
-// some that have not noticed their end.
+// maxMonitors bounds the monitors that this member serves: one for each member,
+// and some whose end has not been noticed yet.
 const maxMonitors = 4 * limits.MaxMembers
 
-// newMonitorClient makes the client of HoldMonitor.
+// newMonitorClient returns the client of HoldMonitor.
 func (t *Transport) newMonitorClient() *http.Client {
 	dialer := &net.Dialer{Timeout: t.cfg.DialTimeout}
 	rt := &http.Transport{DisableKeepAlives: true, ResponseHeaderTimeout: dialer.Timeout}
-	// Without a proxy: its refusal would say nothing of the leader.
+	// DialWith uses no proxy. Its refusal would prove nothing about the leader.
 	t.cfg.Security.DialWith(rt, dialer.DialContext)
 	return &http.Client{
 		Transport:     rt,
@@ -41,9 +38,14 @@ func (t *Transport) newMonitorClient() *http.Client {
 	}
 }
 
-// HoldMonitor tries the URLs of a member, and returns when the connection is
-// over: up says that there was one, refused that every URL refused it.
+// HoldMonitor connects to one of the URLs of a member, and returns when the
+// connection breaks, when there is none, or when the context ends. up reports that
+// there was a connection. refused reports that there was none because every URL
+// refused it; that is the only proof that the process is gone.
 func (t *Transport) HoldMonitor(ctx context.Context, urls []string) (up, refused bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(t.ctx, cancel)()
 	refused = len(urls) > 0
 	for _, u := range urls {
 		up, err := t.holdURL(ctx, u)
@@ -55,7 +57,7 @@ func (t *Transport) HoldMonitor(ctx context.Context, urls []string) (up, refused
 	return false, refused
 }
 
-// holdURL keeps a monitor until it breaks.
+// holdURL holds a monitor with one URL until it breaks.
 func (t *Transport) holdURL(ctx context.Context, url string) (up bool, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(url, "/")+MonitorPath, nil)
 	if err != nil {
@@ -68,17 +70,17 @@ func (t *Transport) holdURL(ctx context.Context, url string) (up bool, err error
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return false, fmt.Errorf("%s answers %s to a monitor", url, resp.Status)
+		return false, fmt.Errorf("monitor %s: status %s", url, resp.Status)
 	}
-	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, 1)) // waits for the end
+	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, 1)) // blocks: nothing is sent
 	return true, err
 }
 
-// serveMonitor holds a monitor until it breaks or this member stops.
+// serveMonitor serves a monitor until it breaks or this member stops.
 func (g *guard) serveMonitor(w *guardedWriter, r *http.Request, _ uint64) {
 	if g.monitors.Add(1) > maxMonitors {
 		g.monitors.Add(-1)
-		g.refuse(w, refusef(refusedBusy, "too many monitors at a time"))
+		g.refuse(w, refusef(refusedBusy, "too many monitors at the same time"))
 		return
 	}
 	defer g.monitors.Add(-1)

@@ -1,12 +1,15 @@
 package peers
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 )
 
-// A monitor is for members alone, is held open, and there is a limit.
+// TestServeMonitor checks that a monitor is served to members only, is held open
+// until the transport stops, and that their number is bounded.
 func TestServeMonitor(t *testing.T) {
 	p := startPeer(t, 1)
 	guard := p.Handler(nil).(*guard)
@@ -49,4 +52,67 @@ func TestServeMonitor(t *testing.T) {
 		p.Stop() // ends the monitor, or it would wait for it
 	}()
 	wait(t, stopped, "the transport to stop")
+}
+
+type held struct{ up, refused bool }
+
+// hold runs HoldMonitor in the background.
+func hold(p *testPeer, urls ...string) <-chan held {
+	done := make(chan held, 1)
+	go func() {
+		up, refused := p.HoldMonitor(context.Background(), urls)
+		done <- held{up, refused}
+	}()
+	return done
+}
+
+// TestHoldMonitor checks what each way to lose a monitor means. Only a refusal by
+// every URL proves that the process behind them is gone.
+func TestHoldMonitor(t *testing.T) {
+	busy := httptest.NewServer(http.NotFoundHandler())
+	defer busy.Close()
+	follower, leader := startPeer(t, 1), startPeer(t, 2)
+	for name, test := range map[string]struct {
+		urls []string
+		want held
+	}{
+		"no URL":                     {nil, held{}},
+		"refused":                    {[]string{closedURL(t)}, held{refused: true}},
+		"refused by both":            {[]string{closedURL(t), closedURL(t)}, held{refused: true}},
+		"refused by one of two":      {[]string{closedURL(t), busy.URL}, held{}},
+		"answered by something else": {[]string{busy.URL}, held{}},
+	} {
+		if got := wait(t, hold(follower, test.urls...), name); got != test.want {
+			t.Errorf("%s: %+v, want %+v", name, got, test.want)
+		}
+	}
+	// It holds although the first URL refuses, and ends with the connection.
+	monitors := &leader.server.Config.Handler.(*guard).monitors
+	done := hold(follower, closedURL(t), leader.url)
+	waitUntil(t, "the monitor", func() bool { return monitors.Load() == 1 })
+	leader.server.CloseClientConnections()
+	if got := wait(t, done, "the end of the monitor"); got != (held{up: true}) {
+		t.Errorf("after a broken connection: %+v", got)
+	}
+	waitUntil(t, "its end at the leader", func() bool { return monitors.Load() == 0 })
+	// It also ends when its own transport stops.
+	done = hold(follower, leader.url)
+	waitUntil(t, "another monitor", func() bool { return monitors.Load() == 1 })
+	follower.Stop()
+	wait(t, done, "the end of the monitor of a stopped transport")
+}
+
+// waitUntil polls a condition for which there is no event.
+func waitUntil(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(deliveryPatience)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
 }

@@ -14,27 +14,27 @@ import (
 	"go.uber.org/zap"
 )
 
-// refusalReason is why something from outside was refused.
+// refusalReason is why a request or a message from outside was refused.
 type refusalReason uint8
 
 const (
-	refusedType     refusalReason = iota // not a message that members exchange
+	refusedType     refusalReason = iota // a type that members do not exchange
 	refusedSender                        // an impossible sender
-	refusedTarget                        // meant for somebody else
+	refusedTarget                        // addressed to another member
 	refusedRemoved                       // the sender was removed
-	refusedUnknown                       // the sender is not known (yet)
+	refusedUnknown                       // the sender is not known, or not yet
 	refusedTerm                          // an impossible term
 	refusedIndex                         // an impossible log index
-	refusedEntries                       // entries that do not form a piece of a log
-	refusedSize                          // too big
+	refusedEntries                       // entries that are not a section of a log
+	refusedSize                          // over a size limit
 	refusedContext                       // a context that raft cannot read
 	refusedSnapshot                      // an impossible snapshot
-	refusedRequest                       // path, method or headers
-	refusedCluster                       // meant for another cluster
+	refusedRequest                       // path, method, or headers
+	refusedCluster                       // addressed to another cluster
 	refusedBody                          // a body that cannot be read or decoded
-	refusedIdentity                      // the certificate is not the sender's
-	refusedBusy                          // too much of this at a time
-	refusedPanic                         // the library panicked over it
+	refusedIdentity                      // the certificate does not match the sender
+	refusedBusy                          // a limit on what runs at the same time
+	refusedPanic                         // a library panicked
 	refusalReasons
 )
 
@@ -55,7 +55,7 @@ type refusalCounts [refusalReasons]atomic.Uint64
 
 func (c *refusalCounts) add(r refusalReason) { c[r].Add(1) }
 
-// snapshot returns the counts by name; all names are there.
+// snapshot returns the counts of all reasons, including those that are 0.
 func (c *refusalCounts) snapshot() map[string]uint64 {
 	out := make(map[string]uint64, len(c))
 	for i := range c {
@@ -64,7 +64,7 @@ func (c *refusalCounts) snapshot() map[string]uint64 {
 	return out
 }
 
-// refusalError says why something from outside is refused, and how to answer.
+// refusalError is the answer to a request or a message that was refused.
 type refusalError struct {
 	reason refusalReason
 	text   string
@@ -76,19 +76,20 @@ func refusef(reason refusalReason, format string, args ...any) *refusalError {
 
 func (e *refusalError) Error() string { return e.reason.String() + ": " + e.text }
 
-// WriteTo answers a POST. rafthttp panics over an error without this method,
-// and a sender that gets 403 takes itself for removed: no other refusal may
-// use that status.
+// WriteTo answers a POST. rafthttp looks for this method in the errors of its
+// receiver; its handler of POSTs panics over an error without it.
 func (e *refusalError) WriteTo(w http.ResponseWriter) {
 	text := e.Error()
 	if e.reason == refusedCluster {
-		// What rafthttp on the other side looks for. Its own answer would also
-		// tell a stranger the id of this cluster.
+		// The rafthttp on the other side compares with this text. rafthttp's own
+		// answer would also tell a stranger the id of this cluster.
 		text = rafthttp.ErrClusterIDMismatch.Error()
 	}
 	http.Error(w, text, e.status())
 }
 
+// status returns the HTTP status for a POST. No reason but refusedRemoved may
+// have the status 403 (T5).
 func (e *refusalError) status() int {
 	switch e.reason {
 	case refusedRemoved:
@@ -105,7 +106,7 @@ func (e *refusalError) status() int {
 	return http.StatusBadRequest
 }
 
-// processError is an error of the Receiver on its way through rafthttp.
+// processError carries an error of the Receiver through rafthttp.
 type processError struct{ err error }
 
 func (e *processError) Error() string { return "process message: " + e.err.Error() }
@@ -116,13 +117,13 @@ func (e *processError) WriteTo(w http.ResponseWriter) {
 	http.Error(w, e.Error(), http.StatusServiceUnavailable)
 }
 
-// raftSide is what rafthttp calls. Only Process may take a lock (T4).
-type raftSide struct{ t *Transport }
+// callbacks is what rafthttp calls. None of them may take Transport.change (T4).
+type callbacks struct{ t *Transport }
 
-// Process takes what came over a stream, in a POST, or after a snapshot's body
-// was stored.
-func (s raftSide) Process(ctx context.Context, m *raftpb.Message) error {
-	t := s.t
+// Process takes a message: from a stream, from a POST, or from a snapshot request
+// whose body rafthttp has stored.
+func (c callbacks) Process(ctx context.Context, m *raftpb.Message) error {
+	t := c.t
 	if !t.enter() {
 		return &processError{errStopping}
 	}
@@ -130,10 +131,12 @@ func (s raftSide) Process(ctx context.Context, m *raftpb.Message) error {
 	if err := t.vet(m); err != nil {
 		return err
 	}
-	if isSnapshotMessage(m) && !t.expects(m) {
-		return t.refuse(refusef(refusedSnapshot, "a MsgSnap without its body"))
+	if isSnapshotMessage(m) {
+		if err := t.vetBody(m); err != nil {
+			return err
+		}
 	}
-	if ctx.Done() == nil { // the handlers pass a context that never ends
+	if ctx.Done() == nil { // rafthttp's handlers pass a context that never ends
 		ctx = t.ctx
 	}
 	if err := t.cfg.Receiver.Process(ctx, m); err != nil {
@@ -142,26 +145,41 @@ func (s raftSide) Process(ctx context.Context, m *raftpb.Message) error {
 	return nil
 }
 
-func (s raftSide) IsIDRemoved(id uint64) bool { return s.t.cfg.Receiver.IsRemoved(id) }
+// IsIDRemoved is rafthttp's question before it serves a stream.
+func (c callbacks) IsIDRemoved(id uint64) bool { return c.t.cfg.Receiver.IsRemoved(id) }
 
-func (s raftSide) ReportUnreachable(id uint64) { s.t.cfg.Receiver.Unreachable(id) }
+// ReportUnreachable is called for each message that rafthttp could not send.
+func (c callbacks) ReportUnreachable(id uint64) { c.t.cfg.Receiver.Unreachable(id) }
 
-// ReportSnapshot is not used: rafthttp does not call it for an unknown peer.
-// watchTransfer reports how the transfers end (T1).
-func (s raftSide) ReportSnapshot(uint64, raft.SnapshotStatus) {}
+// ReportSnapshot does nothing. rafthttp does not call it when the peer is
+// unknown, so awaitTransfer reports how transfers end (T1).
+func (c callbacks) ReportSnapshot(uint64, raft.SnapshotStatus) {}
 
-// vet decides whether a message may be looked at. An unknown sender is looked
-// up meanwhile; raft sends its messages again.
+// vet decides whether the Receiver may see a message. It has an unknown sender
+// looked up in the background; raft repeats what it sends, so refusing the message
+// loses nothing.
 func (t *Transport) vet(m *raftpb.Message) error {
 	if err := ValidateMessage(m, t.self.member); err != nil {
 		return t.refuse(err)
 	}
 	switch from := m.GetFrom(); {
 	case t.cfg.Receiver.IsRemoved(from):
-		return t.refuse(refusef(refusedRemoved, "member %d was removed", from))
+		return t.refuse(refusef(refusedRemoved, "member %d was removed from the cluster", from))
 	case !t.known(from):
 		t.lookUp(from)
-		return t.refuse(refusef(refusedUnknown, "member %d is not known here yet", from))
+		return t.refuse(refusef(refusedUnknown, "member %d is not known yet", from))
+	}
+	return nil
+}
+
+// vetBody decides whether the body of a snapshot may be used. It is on disk as a
+// whole by now, and nothing refers to it: if it is refused here, the snapshot has
+// had no effect, and the sender learns that its transfer failed.
+//
+// A MsgSnap without a body can arrive on a stream, which the guard does not see.
+func (t *Transport) vetBody(m *raftpb.Message) error {
+	if !t.expects(m) {
+		return t.refuse(refusef(refusedSnapshot, "MsgSnap without a body"))
 	}
 	return nil
 }
@@ -176,24 +194,26 @@ func (t *Transport) refuse(err error) error {
 
 // Limits of the look-ups that strangers can cause.
 const (
-	maxLookups        = 2                      // at a time
+	maxLookups        = 2                      // at the same time
 	lookupPace        = 100 * time.Millisecond // between any two
-	lookupRetry       = time.Second            // between two for one id
+	lookupRetry       = time.Second            // between two for the same id
 	lookupTimeout     = 3 * time.Second
 	maxLookupsNoticed = 256 // ids whose last look-up is remembered
 )
 
-// lookupState holds back the look-ups.
+// lookupState limits the rate of look-ups. Without it, anyone who reaches the
+// peer port could make this member ask all others as fast as requests arrive.
 type lookupState struct {
 	mu struct {
 		sync.Mutex
 		running int
-		any     time.Time            // before it, no look-up
-		next    map[uint64]time.Time // id → before it, none for this id
+		any     time.Time            // no look-up starts earlier
+		next    map[uint64]time.Time // id → no look-up of it starts earlier
 	}
 }
 
-// begin reports whether the id may be looked up now; end must follow then.
+// begin reports whether the id may be looked up now. If so, the caller must call
+// end afterwards.
 func (l *lookupState) begin(id uint64, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -220,9 +240,9 @@ func (l *lookupState) end() {
 	l.mu.running--
 }
 
-// lookUp finds out in the background who an unknown sender is, and adds it as
-// a remote so that it can be heard and answered: a member that slept through
-// changes of the membership must be able to hear its new leader.
+// lookUp finds out in the background who an unknown sender is, and adds it as a
+// remote. A member that slept through changes of the membership can then hear its
+// new leader, which is how it learns of those changes.
 func (t *Transport) lookUp(id uint64) {
 	if t.cfg.Lookup == nil || !t.lookups.begin(id, time.Now()) {
 		return
@@ -237,11 +257,12 @@ func (t *Transport) lookUpNow(id uint64) {
 	ctx, cancel := context.WithTimeout(t.ctx, lookupTimeout)
 	defer cancel()
 	urls, ok := t.cfg.Lookup(ctx, id)
+	// It may have been removed while the others were asked.
 	if !ok || t.cfg.Receiver.IsRemoved(id) {
-		t.lg.Debug("no member knows the sender", zap.Uint64("sender", id))
+		t.lg.Debug("unknown sender not found", zap.Uint64("sender", id))
 		return
 	}
 	if err := t.AddRemote(id, urls); err != nil {
-		t.lg.Warn("cannot add the sender that was looked up", zap.Uint64("sender", id), zap.Error(err))
+		t.lg.Warn("unknown sender not added", zap.Uint64("sender", id), zap.Error(err))
 	}
 }

@@ -11,14 +11,14 @@ import (
 	"go.uber.org/zap"
 )
 
-// maxOutgoingSnapshots bounds the transfers at a time: each reads a file and
-// fills a connection. raft asks again for the others.
+// maxOutgoingSnapshots bounds the transfers at the same time: each reads a file
+// and fills a connection. raft asks again for those that are refused.
 const maxOutgoingSnapshots = 2
 
-// SendSnapshot sends a MsgSnap followed by its body of exactly size bytes.
-// The body is always closed, possibly while it is being read (an os.File and
-// an io.Pipe allow that), and the outcome is always reported, once; perhaps
-// before SendSnapshot returns.
+// SendSnapshot sends a MsgSnap and its body of exactly size bytes. It always
+// closes the body, possibly while the body is being read; an os.File and an
+// io.Pipe allow that. It always reports the outcome to Receiver.SnapshotStatus,
+// exactly once, possibly before it returns.
 func (t *Transport) SendSnapshot(m *raftpb.Message, body io.ReadCloser, size int64) {
 	to := m.GetTo()
 	if err := t.beginTransfer(m); err != nil {
@@ -30,17 +30,17 @@ func (t *Transport) SendSnapshot(m *raftpb.Message, body io.ReadCloser, size int
 	b := &transferBody{body: body, size: size}
 	b.touch()
 	out := snap.NewMessage(m, b, size)
-	go t.watchTransfer(to, out, b)
+	go t.awaitTransfer(to, out, b)
 	t.tr.SendSnapshot(out)
 }
 
 var (
-	errTransferPeer = errors.New("the peer is not known")
-	errTransferBusy = errors.New("too many snapshots are being sent")
+	errTransferPeer = errors.New("peer is not known")
+	errTransferBusy = errors.New("another transfer must end first")
 	errTransferKind = errors.New("not a snapshot message")
 )
 
-// beginTransfer takes a place among the transfers; endTransfer frees it.
+// beginTransfer takes a place among the transfers. endTransfer frees it.
 func (t *Transport) beginTransfer(m *raftpb.Message) error {
 	to := m.GetTo()
 	t.mu.Lock()
@@ -68,11 +68,11 @@ func (t *Transport) endTransfer(to uint64) {
 	t.running.Done()
 }
 
-// watchTransfer reports how a transfer ends, once. rafthttp always says that
-// it let go of the message, but a receiver that stops reading without closing
-// the connection can keep it for ever: then the transfer has failed, and the
-// connection with the peer is made afresh, which frees the place.
-func (t *Transport) watchTransfer(to uint64, m *snap.Message, b *transferBody) {
+// awaitTransfer reports how a transfer ends, once (T1). rafthttp always announces
+// that it has let go of the message, but a receiver that stops reading without
+// closing its connection can make that take forever. Such a transfer has failed;
+// connecting to the peer again makes rafthttp let go.
+func (t *Transport) awaitTransfer(to uint64, m *snap.Message, b *transferBody) {
 	defer t.endTransfer(to)
 	ticker := time.NewTicker(max(t.cfg.SnapshotStall/4, time.Millisecond))
 	defer ticker.Stop()
@@ -86,8 +86,8 @@ func (t *Transport) watchTransfer(to uint64, m *snap.Message, b *transferBody) {
 		if b.idle() < t.cfg.SnapshotStall {
 			continue
 		}
-		t.lg.Warn("a snapshot transfer hangs", zap.Uint64("to", to), zap.Duration("idle", b.idle()))
-		_ = b.Close() // its error says that the body was not read to its end
+		t.lg.Warn("snapshot transfer stalled", zap.Uint64("to", to), zap.Duration("idle", b.idle()))
+		_ = b.Close() // its error only says that the body was not read to its end
 		t.reconnect(to)
 		<-m.CloseNotify()
 		t.cfg.Receiver.SnapshotStatus(to, false)
@@ -97,10 +97,10 @@ func (t *Transport) watchTransfer(to uint64, m *snap.Message, b *transferBody) {
 
 var errBodyIncomplete = errors.New("snapshot body closed before its end")
 
-// transferBody is a body on its way out. rafthttp and net/http both close it,
-// the one perhaps while the other reads; only the first Close reaches the
-// body. A second one that returned os.ErrClosed would turn a finished
-// transfer into a failed one.
+// transferBody is the body of an outgoing snapshot. rafthttp and net/http both
+// close it, one of them possibly while the other reads. Only the first Close
+// reaches the body: the second would return os.ErrClosed, and rafthttp would take
+// a finished transfer for a failed one.
 type transferBody struct {
 	body   io.ReadCloser
 	size   int64
@@ -133,7 +133,7 @@ func (b *transferBody) Close() error {
 	return err
 }
 
-// snapshotKey names a snapshot that is being received.
+// snapshotKey identifies a snapshot that is being received.
 type snapshotKey struct{ from, term, index uint64 }
 
 func snapshotKeyOf(m *raftpb.Message) snapshotKey {
@@ -141,9 +141,9 @@ func snapshotKeyOf(m *raftpb.Message) snapshotKey {
 	return snapshotKey{from: m.GetFrom(), term: meta.GetTerm(), index: meta.GetIndex()}
 }
 
-// expect announces that the snapshot handler is about to store the body of m:
-// a MsgSnap that comes any other way has none. The returned function takes
-// the announcement back.
+// expect notes that the guard is about to have the body of m stored. A MsgSnap
+// that was not announced in this way has no body. The returned function takes the
+// note back.
 func (t *Transport) expect(m *raftpb.Message) (done func()) {
 	key := snapshotKeyOf(m)
 	t.mu.Lock()

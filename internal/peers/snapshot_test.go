@@ -20,7 +20,7 @@ func newTrackedBody(data []byte) *trackedBody {
 	return &trackedBody{Reader: bytes.NewReader(data), done: make(chan struct{})}
 }
 
-// newHangingBody never yields a byte.
+// newHangingBody returns a body that never yields a byte.
 func newHangingBody(t *testing.T) *trackedBody {
 	t.Helper()
 	r, w := io.Pipe()
@@ -40,8 +40,8 @@ func snapshotMessage(from, to, index uint64) *raftpb.Message {
 	}
 }
 
-// oneStatus waits for the end of a transfer, and checks that the body is
-// closed.
+// oneStatus waits for the end of a transfer, and checks its status and that its body
+// is closed.
 func oneStatus(t *testing.T, p *testPeer, body *trackedBody, to uint64, ok bool) {
 	t.Helper()
 	s := wait(t, p.receiver.statuses, "the snapshot status")
@@ -51,8 +51,8 @@ func oneStatus(t *testing.T, p *testPeer, body *trackedBody, to uint64, ok bool)
 	wait(t, body.done, "the body to be closed")
 }
 
-// noMoreStatus stops the transport, which waits for everything that might
-// report, and checks that nothing more was.
+// noMoreStatus stops the transport, which waits for everything that might report,
+// and checks that nothing else was reported.
 func noMoreStatus(t *testing.T, p *testPeer) {
 	t.Helper()
 	p.Stop()
@@ -86,8 +86,8 @@ func TestSnapshotArrives(t *testing.T) {
 }
 
 func TestSnapshotFromAFileCountsAsSent(t *testing.T) {
-	// net/http and rafthttp both close the body; the second close of a file
-	// fails, which rafthttp takes for a failed transfer.
+	// net/http and rafthttp both close the body. The second close of a file fails,
+	// and rafthttp takes that for a failed transfer.
 	a, b := startPeer(t, 1), startPeer(t, 2)
 	connect(t, a, b)
 	path := t.TempDir() + "/body"
@@ -177,7 +177,8 @@ func TestSnapshotsAtATimeAreBounded(t *testing.T) {
 	sendSnapshotUntilAccepted(t, a, 4, last)
 }
 
-// sendSnapshotUntilAccepted: the place becomes free right after the report.
+// sendSnapshotUntilAccepted repeats a transfer until it succeeds: a place becomes
+// free only right after the report of the transfer before.
 func sendSnapshotUntilAccepted(t *testing.T, a *testPeer, to uint64, body *trackedBody) {
 	t.Helper()
 	deadline := time.After(deliveryPatience)
@@ -210,8 +211,8 @@ func TestStopEndsATransfer(t *testing.T) {
 	noMoreStatus(t, a)
 }
 
-// TestHangingTransferIsGivenUp: the receiver accepts the connection and never
-// reads, so that neither side ever sees an error.
+// TestHangingTransferIsGivenUp sends to a receiver that accepts the connection and
+// never reads, so that neither side ever sees an error.
 func TestHangingTransferIsGivenUp(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -239,7 +240,8 @@ func TestMsgSnapIsNotSentWithoutItsBody(t *testing.T) {
 	if s := wait(t, a.receiver.statuses, "the status"); s != (snapshotStatus{2, false}) {
 		t.Errorf("status %+v", s)
 	}
-	// Nor is it taken: by POST here, and Process is where streams end, too.
+	// It is not accepted either, neither from a POST nor from a stream, whose
+	// messages arrive at Process.
 	w := do(b, peerRequest(http.MethodPost, "/raft", encode(t, snapshotMessage(3, 2, 7))))
 	if w.Code == http.StatusNoContent {
 		t.Error("a MsgSnap was taken from a POST")
@@ -247,8 +249,8 @@ func TestMsgSnapIsNotSentWithoutItsBody(t *testing.T) {
 	if err := b.AddRemote(3, []string{closedURL(t)}); err != nil {
 		t.Fatal(err)
 	}
-	err := raftSide{b.Transport}.Process(t.Context(), snapshotMessage(3, 2, 7))
-	if err == nil || !contains(err.Error(), "without its body") {
+	err := callbacks{b.Transport}.Process(t.Context(), snapshotMessage(3, 2, 7))
+	if err == nil || !contains(err.Error(), "without a body") {
 		t.Errorf("Process: %v", err)
 	}
 	if len(b.receiver.messages) > 0 {
@@ -257,7 +259,7 @@ func TestMsgSnapIsNotSentWithoutItsBody(t *testing.T) {
 	noMoreStatus(t, a)
 }
 
-// TestStopInterruptsAnIncomingSnapshot: Stop must not wait for the sender.
+// TestStopInterruptsAnIncomingSnapshot proves that Stop does not wait for a sender.
 func TestStopInterruptsAnIncomingSnapshot(t *testing.T) {
 	b := startPeer(t, 2)
 	if err := b.AddPeer(1, []string{closedURL(t)}); err != nil {

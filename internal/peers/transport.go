@@ -21,23 +21,27 @@ import (
 	"github.com/kvd-io/kvd/internal/limits"
 )
 
-// errStopping answers what comes after Stop.
+// errStopping answers requests and messages that arrive after Stop.
 var errStopping = errors.New("node is stopping")
 
-// Receiver is the node as its transport sees it. All methods may be
-// called from any goroutine. All but Process may be called from inside Send
-// and SendSnapshot, that is from the node loop itself: they must only note
-// what they are told, and never wait for that loop.
+// Receiver is the replica as its transport sees it. Its methods may be called
+// from any goroutine.
+//
+// All methods but Process may be called from inside Send and SendSnapshot, that
+// is, on the goroutine that sends. They must only take a note: a method that
+// waited for that goroutine would wait forever.
 type Receiver interface {
-	// Process takes a message that passed ValidateMessage. It may wait for
-	// room, but must return when the context ends.
+	// Process takes a message that passed ValidateMessage. It may wait for room,
+	// but returns when the context ends.
 	Process(ctx context.Context, m *raftpb.Message) error
-	// IsRemoved reports whether the id was once a member and never will be
-	// again. Such a sender is told so, and gives itself up.
+	// IsRemoved reports whether the id belonged to a member that was removed.
+	// Ids never return, so such a sender is told to stop for good.
 	IsRemoved(id uint64) bool
-	// Unreachable says that a message to the peer was lost.
+	// Unreachable reports that a message to the peer was lost.
 	Unreachable(id uint64)
-	// SnapshotStatus says how a MsgSnap ended.
+	// SnapshotStatus reports how the transfer of a snapshot ended. A transfer
+	// counts as successful once the other side has stored the body and has taken
+	// the message.
 	SnapshotStatus(id uint64, ok bool)
 }
 
@@ -45,25 +49,26 @@ type Receiver interface {
 type Config struct {
 	ID        uint64
 	ClusterID uint64
-	// PeerURLs are this member's own. No peer may have one of them.
+	// PeerURLs are those of this member. A peer must have different ones, or
+	// this member would talk to itself.
 	PeerURLs []string
 	// Snapshotter stores the bodies of received snapshots.
 	Snapshotter *snap.Snapshotter
-	Logger      *zap.Logger // nil: silent
+	Logger      *zap.Logger // nil discards everything
 	Receiver    Receiver
 	Security    Security
-	// Lookup asks reachable members for the URLs of a sender that is neither
-	// known nor removed. It runs on a goroutine of its own, seldom; nil means
-	// that unknown senders stay unknown.
+	// Lookup asks other members for the URLs of a sender that is neither known
+	// nor removed. It runs on a goroutine of its own, at a bounded rate. If it is
+	// nil, unknown senders stay unknown.
 	Lookup func(ctx context.Context, id uint64) (urls []string, ok bool)
 
-	// DialTimeout bounds connecting to a peer. Default 2 s.
+	// DialTimeout bounds connecting to a peer. The default is 2 s.
 	DialTimeout time.Duration
-	// SnapshotStall is for how long a transfer may make no progress. It covers
-	// the receiver's fsync of the whole body. Default 1 min.
+	// SnapshotStall is how long an outgoing transfer may make no progress. It
+	// includes the receiver's fsync of the whole body. The default is 1 min.
 	SnapshotStall time.Duration
-	// ReadStall is for how long a peer that sends a request may pause.
-	// Default 30 s.
+	// ReadStall is how long the sender of a request may pause. The default is
+	// 30 s.
 	ReadStall time.Duration
 }
 
@@ -82,72 +87,64 @@ func (c *Config) validate() error {
 		errs = append(errs, fmt.Errorf("member id %d is out of range", c.ID))
 	}
 	if c.Snapshotter == nil {
-		errs = append(errs, errors.New("no snapshotter"))
+		errs = append(errs, errors.New("snapshotter is missing"))
 	}
 	if c.Receiver == nil {
-		errs = append(errs, errors.New("no receiver"))
+		errs = append(errs, errors.New("receiver is missing"))
 	}
 	return errors.Join(errs...)
 }
 
-// maxRemotes bounds the senders added by look-up: rafthttp cannot forget one.
+// maxRemotes bounds the senders added by look-up. rafthttp cannot forget a
+// remote, so without a bound strangers could make it grow without end.
 const maxRemotes = limits.MaxMembers
 
-// Transport carries raft's messages to the other members, over etcd's
-// rafthttp: long-lived HTTP streams between members, single POSTs where no
-// stream is up. None of its methods waits for the network; delivery is never
-// promised. After Stop all of them do nothing, except that SendSnapshot still
-// closes the body and reports failure.
+// Transport carries raft's messages to the other members and takes theirs. The
+// package comment tells how, and lists the invariants T1 to T6.
 //
-// rafthttp trusts its surroundings, so everything goes through this type:
-//
-//	in    guard (headers, limits) → rafthttp → raftSide (validate, known?) → Receiver
-//	out   Send → rafthttp; SendSnapshot → at most maxOutgoingSnapshots transfers
-//
-// Invariants:
-//
-//	T1  each MsgSnap ends in exactly one SnapshotStatus, and its body is closed
-//	T2  rafthttp only gets URLs that passed ValidateURLs, and none after
-//	    Stop: it panics otherwise
-//	T3  the Receiver only gets messages that ValidateMessage accepts, from a
-//	    peer or remote
-//	T4  no callback that rafthttp may make while it holds its lock takes one of
-//	    the locks here
+// None of its methods waits for the network, and delivery is never promised.
+// After Stop, all methods do nothing, except that SendSnapshot still closes the
+// body and reports the failure.
 type Transport struct {
 	cfg      Config
 	lg       *zap.Logger
-	self     identity
+	self     identity // stated in each request
 	tr       *rafthttp.Transport
-	own      []*http.Transport // that make rafthttp's requests
+	own      []*http.Transport // carry rafthttp's requests
+	monitor  *http.Client      // carries HoldMonitor's
 	refusals refusalCounts
-	monitor  *http.Client // of HoldMonitor
 
-	ctx     context.Context // ends with Stop
+	ctx     context.Context // canceled by Stop
 	cancel  context.CancelFunc
-	removed chan struct{}
-	watch   sync.Once // starts watchRemoval with the first peer
+	removed chan struct{} // closed by awaitRemoval
+	await   sync.Once     // starts awaitRemoval together with the first peer
 	stop    sync.Once
 
-	// change is held while rafthttp's list of peers changes; taken before mu.
+	// change is held by whoever changes rafthttp's list of peers, so that the
+	// list goes through the same changes as the maps below, in the same order. It
+	// is taken before mu (T4).
 	change sync.Mutex
 
+	// mu guards the maps. It is held for look-ups and assignments only (T4).
 	mu struct {
 		sync.RWMutex
 		stopped bool
 		peers   map[uint64][]string // id → URLs
 		remotes map[uint64][]string
-		sending map[uint64]bool // peers that a snapshot is being sent to
-		// expected counts the MsgSnap whose body the snapshot handler takes.
+		sending map[uint64]bool // peers with an outgoing snapshot
+		// expected counts, by message, the snapshots that the guard is receiving.
 		expected map[snapshotKey]int
 	}
-	stopped atomic.Bool // mu.stopped, for Send
+	stopped atomic.Bool // a copy of mu.stopped that Send reads without a lock
 	lookups lookupState
-	// running counts what Stop waits for; Add only under mu, before stopped.
+	// running counts the goroutines and handlers that Stop waits for (T6). It
+	// grows only under mu and while stopped is false, so none can slip in behind
+	// the Wait.
 	running sync.WaitGroup
 }
 
-// New makes a transport without peers; no goroutine runs before
-// the first one is added.
+// New returns a transport without peers. It starts no goroutine; the first peer
+// does.
 func New(cfg Config) (*Transport, error) {
 	cfg.setDefaults()
 	if err := cfg.validate(); err != nil {
@@ -163,14 +160,14 @@ func New(cfg Config) (*Transport, error) {
 	t.lookups.mu.next = make(map[uint64]time.Time)
 	id := types.ID(cfg.ID)
 	lg := newTransportLogger(cfg.Logger, &t.stopped)
-	// URLs stays empty: rafthttp would announce them in X-PeerURLs, which
-	// receivers must not believe.
+	// URLs stays empty. rafthttp would announce them in X-PeerURLs, which
+	// receivers do not believe.
 	t.tr = &rafthttp.Transport{
 		Logger:      lg,
 		DialTimeout: cfg.DialTimeout,
 		ID:          id,
 		ClusterID:   types.ID(cfg.ClusterID),
-		Raft:        raftSide{t},
+		Raft:        callbacks{t},
 		Snapshotter: cfg.Snapshotter,
 		ServerStats: stats.NewServerStats("", id.String()),
 		LeaderStats: stats.NewLeaderStats(lg, id.String()),
@@ -187,17 +184,17 @@ func New(cfg Config) (*Transport, error) {
 	return t, nil
 }
 
-// Removed is closed when a peer said that this member was removed from the
-// cluster for good.
+// Removed is closed once a peer has answered that this member was removed from
+// the cluster.
 func (t *Transport) Removed() <-chan struct{} { return t.removed }
 
-// Refusals returns how often each kind of outside nonsense was refused.
+// Refusals returns how many requests and messages were refused, by reason.
 func (t *Transport) Refusals() map[string]uint64 { return t.refusals.snapshot() }
 
-// Send hands the messages over, in order. Those for unknown peers and those
-// that find a full queue are dropped. A MsgSnap does not belong here: it is
-// dropped and reported as failed. rafthttp may call Receiver.Unreachable from
-// inside it.
+// Send queues the messages, in order. Messages for unknown peers are dropped, and
+// so are those that find a full queue; rafthttp then calls Receiver.Unreachable
+// before Send returns. A MsgSnap belongs to SendSnapshot: here it is dropped and
+// reported as failed.
 func (t *Transport) Send(msgs []*raftpb.Message) {
 	if t.stopped.Load() {
 		return
@@ -210,8 +207,8 @@ func (t *Transport) Send(msgs []*raftpb.Message) {
 
 func isSnapshotMessage(m *raftpb.Message) bool { return m.GetType() == raftpb.MsgSnap }
 
-// dropSnapshots keeps MsgSnap out of rafthttp's queues, where it would travel
-// without its body.
+// dropSnapshots keeps MsgSnap out of rafthttp's queues. Such a message would
+// arrive without its body, and the follower could not install it.
 func (t *Transport) dropSnapshots(msgs []*raftpb.Message) []*raftpb.Message {
 	rest := make([]*raftpb.Message, 0, len(msgs))
 	for _, m := range msgs {
@@ -224,57 +221,57 @@ func (t *Transport) dropSnapshots(msgs []*raftpb.Message) []*raftpb.Message {
 	return rest
 }
 
-// AddPeer connects to a member; one that is known gets the new URLs.
+// AddPeer connects to a member. A peer that is known already gets the new URLs.
 func (t *Transport) AddPeer(id uint64, urls []string) error {
 	if err := t.checkPeer(id, urls); err != nil {
 		return fmt.Errorf("add peer: %w", err)
 	}
 	t.change.Lock()
 	defer t.change.Unlock()
-	known, ok := t.notePeer(id, urls, true)
+	known, ok := t.recordPeer(id, urls, true)
 	switch {
 	case !ok:
 	case known:
 		t.tr.UpdatePeer(types.ID(id), urls)
 	default:
-		t.watch.Do(func() { t.spawn(t.watchRemoval) })
+		t.await.Do(func() { t.spawn(t.awaitRemoval) })
 		t.tr.AddPeer(types.ID(id), urls)
 	}
 	return nil
 }
 
-// UpdatePeer changes the URLs of a peer; an unknown one is left alone.
+// UpdatePeer changes the URLs of a peer. It ignores an unknown id.
 func (t *Transport) UpdatePeer(id uint64, urls []string) error {
 	if err := t.checkPeer(id, urls); err != nil {
 		return fmt.Errorf("update peer: %w", err)
 	}
 	t.change.Lock()
 	defer t.change.Unlock()
-	if known, ok := t.notePeer(id, urls, false); ok && known {
+	if known, ok := t.recordPeer(id, urls, false); ok && known {
 		t.tr.UpdatePeer(types.ID(id), urls)
 	}
 	return nil
 }
 
-// AddRemote makes it possible to answer a member that the local configuration
-// does not contain yet.
+// AddRemote makes it possible to hear and to answer a member that the local
+// membership does not contain yet. It ignores a known id.
 func (t *Transport) AddRemote(id uint64, urls []string) error {
 	if err := t.checkPeer(id, urls); err != nil {
 		return fmt.Errorf("add remote: %w", err)
 	}
 	t.change.Lock()
 	defer t.change.Unlock()
-	added, err := t.noteRemote(id, urls)
+	added, err := t.recordRemote(id, urls)
 	if err != nil || !added {
 		return err
 	}
-	t.watch.Do(func() { t.spawn(t.watchRemoval) })
+	t.await.Do(func() { t.spawn(t.awaitRemoval) })
 	t.tr.AddRemote(types.ID(id), urls)
 	return nil
 }
 
-// RemovePeer forgets a member. It waits until the peer's goroutines have
-// noticed, which takes no network.
+// RemovePeer disconnects from a member. It waits for the goroutines of that peer,
+// but not for the network.
 func (t *Transport) RemovePeer(id uint64) {
 	t.change.Lock()
 	defer t.change.Unlock()
@@ -288,8 +285,8 @@ func (t *Transport) RemovePeer(id uint64) {
 	}
 }
 
-// reconnect gives up everything under way with a peer and starts afresh:
-// the only way to end a transfer that hangs in rafthttp.
+// reconnect drops everything under way with a peer and connects again. It is the
+// only way to end a transfer that hangs inside rafthttp.
 func (t *Transport) reconnect(id uint64) {
 	t.change.Lock()
 	defer t.change.Unlock()
@@ -303,7 +300,8 @@ func (t *Transport) reconnect(id uint64) {
 	}
 }
 
-// ActiveSince returns since when the connection works, zero while it does not.
+// ActiveSince returns the time at which the connection to a peer was
+// established. It is zero if there is no connection.
 func (t *Transport) ActiveSince(id uint64) time.Time {
 	if t.stopped.Load() {
 		return time.Time{}
@@ -311,9 +309,9 @@ func (t *Transport) ActiveSince(id uint64) time.Time {
 	return t.tr.ActiveSince(types.ID(id))
 }
 
-// Stop closes the connections, ends the transfers and
-// waits for everything that calls the Receiver. It must not be called from a
-// handler or a callback.
+// Stop closes the connections, ends the transfers, and waits until nothing calls
+// the Receiver any more (T6). It must not be called from a handler or from the
+// Receiver, for which it would wait.
 func (t *Transport) Stop() {
 	t.stop.Do(func() {
 		t.change.Lock()
@@ -331,14 +329,15 @@ func (t *Transport) Stop() {
 	t.running.Wait()
 }
 
-// checkPeer refuses what would make rafthttp panic or talk to itself.
+// checkPeer refuses what would make rafthttp panic (T2), or make this member
+// connect to itself.
 func (t *Transport) checkPeer(id uint64, urls []string) error {
 	if !limits.ValidMemberID(id) || id == t.cfg.ID {
-		return fmt.Errorf("member id %d cannot be a peer of member %d", id, t.cfg.ID)
+		return fmt.Errorf("member %d cannot have a peer with id %d", t.cfg.ID, id)
 	}
 	for _, u := range urls {
 		if slices.Contains(t.cfg.PeerURLs, u) {
-			return fmt.Errorf("member %d: %s is this member's own peer URL", id, u)
+			return fmt.Errorf("member %d: peer URL %s belongs to this member", id, u)
 		}
 	}
 	if err := ValidateURLs(urls); err != nil {
@@ -347,8 +346,9 @@ func (t *Transport) checkPeer(id uint64, urls []string) error {
 	return nil
 }
 
-// notePeer records the URLs; ok is false once the transport is stopped.
-func (t *Transport) notePeer(id uint64, urls []string, add bool) (known, ok bool) {
+// recordPeer stores the URLs of a peer that is known or to be added. ok is false
+// once the transport is stopped.
+func (t *Transport) recordPeer(id uint64, urls []string, add bool) (known, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.mu.stopped {
@@ -361,14 +361,16 @@ func (t *Transport) notePeer(id uint64, urls []string, add bool) (known, ok bool
 	return known, true
 }
 
-func (t *Transport) noteRemote(id uint64, urls []string) (added bool, err error) {
+// recordRemote stores the URLs of a remote. It reports false if there is nothing
+// to add.
+func (t *Transport) recordRemote(id uint64, urls []string) (added bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if _, peer := t.mu.peers[id]; peer || t.mu.remotes[id] != nil || t.mu.stopped {
 		return false, nil
 	}
 	if len(t.mu.remotes) >= maxRemotes {
-		return false, fmt.Errorf("add remote: there are %d already", maxRemotes)
+		return false, fmt.Errorf("add remote: limit of %d remotes reached", maxRemotes)
 	}
 	t.mu.remotes[id] = slices.Clone(urls)
 	return true, nil
@@ -377,7 +379,7 @@ func (t *Transport) noteRemote(id uint64, urls []string) (added bool, err error)
 // known reports whether the id is a peer or a remote.
 func (t *Transport) known(id uint64) bool { return t.urlsOf(id) != nil }
 
-// urlsOf returns the URLs of a peer or remote, nil for others.
+// urlsOf returns the URLs of a peer or remote, and nil for anyone else.
 func (t *Transport) urlsOf(id uint64) []string {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -387,7 +389,8 @@ func (t *Transport) urlsOf(id uint64) []string {
 	return t.mu.remotes[id]
 }
 
-// enter begins something that Stop has to wait for; leave ends it.
+// enter reports whether something may begin that Stop has to wait for. If so, the
+// caller must call leave at the end.
 func (t *Transport) enter() bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -400,7 +403,8 @@ func (t *Transport) enter() bool {
 
 func (t *Transport) leave() { t.running.Done() }
 
-// spawn runs f on a goroutine that Stop waits for.
+// spawn runs f on a goroutine that Stop waits for. It reports false, and does not
+// run f, once the transport is stopped.
 func (t *Transport) spawn(f func()) bool {
 	if !t.enter() {
 		return false
@@ -412,12 +416,12 @@ func (t *Transport) spawn(f func()) bool {
 	return true
 }
 
-// watchRemoval waits for the one error that rafthttp reports: a peer answered
-// that this member is removed.
-func (t *Transport) watchRemoval() {
+// awaitRemoval waits for the only error that rafthttp reports: a peer has
+// answered that this member was removed.
+func (t *Transport) awaitRemoval() {
 	select {
 	case err := <-t.tr.ErrorC:
-		t.lg.Warn("a peer refuses this member", zap.Error(err))
+		t.lg.Warn("peer reported that this member was removed", zap.Error(err))
 		close(t.removed)
 	case <-t.ctx.Done():
 	}

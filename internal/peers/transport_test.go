@@ -3,13 +3,14 @@ package peers
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// deliveryPatience is how long a test waits for what must happen.
+// deliveryPatience bounds how long a test waits for an event that must happen.
 const deliveryPatience = 20 * time.Second
 
 const testCluster = 0xc1
@@ -28,7 +29,7 @@ type snapshotStatus struct {
 	ok bool
 }
 
-// notingReceiver notes what a transport reports.
+// notingReceiver records what a transport reports.
 type notingReceiver struct {
 	messages    chan *raftpb.Message
 	statuses    chan snapshotStatus
@@ -88,7 +89,7 @@ func (r *notingReceiver) remove(id uint64) {
 	r.mu.removed[id] = true
 }
 
-// testPeer is a transport with a listener on the loopback.
+// testPeer is a transport with a listener on loopback.
 type testPeer struct {
 	*Transport
 	id       uint64
@@ -119,7 +120,7 @@ func startPeer(t *testing.T, id uint64, edit ...func(*Config)) *testPeer {
 	return p
 }
 
-// connect makes the peers know each other.
+// connect makes the peers known to each other.
 func connect(t *testing.T, peers ...*testPeer) {
 	t.Helper()
 	for _, p := range peers {
@@ -149,8 +150,8 @@ func appendMessage(from, to, term, index uint64, data ...[]byte) *raftpb.Message
 	return m
 }
 
-// sendUntilReceived repeats a message, since delivery is not promised, until
-// the receiver has one that matches.
+// sendUntilReceived repeats a message, because delivery is not promised, until the
+// receiver has one that matches.
 func sendUntilReceived(t *testing.T, from *testPeer, m *raftpb.Message, to *notingReceiver) *raftpb.Message {
 	t.Helper()
 	again := time.NewTicker(20 * time.Millisecond)
@@ -207,19 +208,27 @@ func TestTransportsExchangeMessages(t *testing.T) {
 	}
 }
 
-// closedURL is the address of nobody.
+// closedURL returns a URL at which connections are refused. Its port is bound but
+// does not listen, so nobody else gets it while the test runs.
 func closedURL(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return "http://" + l.Addr().String()
+	t.Cleanup(func() { _ = syscall.Close(fd) })
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	addr, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("http://127.0.0.1:%d", addr.(*syscall.SockaddrInet4).Port)
 }
 
-// loopReceiver fails the test when it is called from inside Send and would
-// have to wait for the loop.
+// loopReceiver notes when it is called from inside Send, where waiting for the loop
+// would never end.
 type loopReceiver struct {
 	*notingReceiver
 	inSend chan bool // holds a token while the loop is in Send
@@ -239,8 +248,8 @@ func (r *loopReceiver) Unreachable(id uint64) {
 	}
 }
 
-// TestSendToUnreachablePeerDoesNotBlockTheLoop: rafthttp reports a full queue
-// from inside Send; a receiver that then waited for the loop would wait for
+// TestSendToUnreachablePeerDoesNotBlockTheLoop proves that rafthttp reports a full
+// queue from inside Send. A receiver that waited for the loop then would wait for
 // itself.
 func TestSendToUnreachablePeerDoesNotBlockTheLoop(t *testing.T) {
 	r := &loopReceiver{newNotingReceiver(), make(chan bool, 1), make(chan struct{}, 1)}
@@ -286,7 +295,7 @@ func TestUnknownSenderIsLookedUpAndAdded(t *testing.T) {
 	if id := wait(t, asked, "the look-up"); id != 9 {
 		t.Errorf("looked up %d", id)
 	}
-	// And it can be answered.
+	// The sender can be answered, too.
 	sendUntilReceived(t, sleeper, &raftpb.Message{
 		Type: raftpb.MsgHeartbeatResp.Enum(), From: new(uint64(1)), To: new(uint64(9)), Term: new(uint64(4)),
 	}, leader.receiver)
@@ -427,7 +436,7 @@ func TestPeerChanges(t *testing.T) {
 	if err := moved.AddPeer(1, []string{a.url}); err != nil {
 		t.Fatal(err)
 	}
-	// Both ways of giving new URLs reach the new place.
+	// UpdatePeer and AddPeer both change the URLs of a known peer.
 	b.Stop()
 	b.server.CloseClientConnections()
 	if err := a.UpdatePeer(2, []string{moved.url}); err != nil {
@@ -491,7 +500,7 @@ func TestNothingHappensAfterStop(t *testing.T) {
 	if w := do(a, peerRequest(http.MethodPost, "/raft", encode(t, heartbeat(2, 1, 3)))); w.Code != http.StatusServiceUnavailable {
 		t.Errorf("handler: %d", w.Code)
 	}
-	if err := (raftSide{a.Transport}).Process(context.Background(), heartbeat(2, 1, 3)); err == nil {
+	if err := (callbacks{a.Transport}).Process(context.Background(), heartbeat(2, 1, 3)); err == nil {
 		t.Error("a message was taken")
 	}
 	if len(a.receiver.messages) > 0 {
@@ -554,7 +563,7 @@ func TestValidatePeerURLs(t *testing.T) {
 	}
 }
 
-// trackedBody is a snapshot body that knows whether it was closed.
+// trackedBody is a snapshot body that records whether it was closed.
 type trackedBody struct {
 	io.Reader
 	once sync.Once
@@ -578,8 +587,9 @@ func (b *trackedBody) closed() bool {
 	}
 }
 
-// rafthttp's own way to connect (a proxy, authorities read once) is never used,
-// and what this package makes of a request states who asks.
+// TestRequestsOfRafthttpAreOurs proves that rafthttp's own transports, which know
+// proxies and no revocation, never connect, and that each request states the
+// identity of this member.
 func TestRequestsOfRafthttpAreOurs(t *testing.T) {
 	p := startPeer(t, 1)
 	headers := make(chan http.Header, 1)

@@ -9,22 +9,26 @@ import (
 	"strings"
 )
 
-// Limits of a member's list of URLs.
+// Limits of the URLs of one member.
 const (
 	maxURLs     = 16
 	maxURLBytes = 512
 )
 
-// ValidateURLs reports everything that is wrong with a member's URLs: it
-// takes at least one, each http://host:port or https://host:port and nothing
-// more. Link-local addresses are refused because they belong to one machine's
-// network card, and to the metadata services of cloud machines.
+// ValidateURLs returns everything that is wrong with the peer URLs of a member. A
+// member has at least one, each of the form http://host:port or https://host:port
+// and nothing more.
+//
+// Members connect to every URL that is in the membership, so it must not lead them
+// where an attacker wants. Link-local addresses are refused: the metadata services
+// of cloud providers have such addresses, and they mean nothing beyond one network
+// segment.
 func ValidateURLs(urls []string) error {
 	if len(urls) == 0 {
-		return errors.New("no URL given")
+		return errors.New("at least one URL is required")
 	}
 	if len(urls) > maxURLs {
-		return fmt.Errorf("%d URLs given, the limit is %d", len(urls), maxURLs)
+		return fmt.Errorf("%d URLs exceed the limit of %d", len(urls), maxURLs)
 	}
 	var errs []error
 	for _, u := range urls {
@@ -35,7 +39,7 @@ func ValidateURLs(urls []string) error {
 	return errors.Join(errs...)
 }
 
-// withoutUser keeps passwords out of messages.
+// withoutUser removes user and password, so that they do not end up in a log.
 func withoutUser(raw string) string {
 	if at := strings.LastIndexByte(raw, '@'); at >= 0 {
 		return "..." + raw[at:]
@@ -45,21 +49,21 @@ func withoutUser(raw string) string {
 
 func validateURL(raw string) error {
 	if len(raw) > maxURLBytes {
-		return fmt.Errorf("longer than %d bytes", maxURLBytes)
+		return fmt.Errorf("exceeds %d bytes", maxURLBytes)
 	}
 	if strings.ContainsFunc(raw, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return errors.New("contains spaces or characters outside of ASCII")
+		return errors.New("contains a space or a character that is not printable ASCII")
 	}
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil:
-		return errors.New("is not a URL") // the parser's own error repeats the URL, password included
+		return errors.New("not a URL") // the parser's own error repeats the URL, with its password
 	case u.Scheme != "http" && u.Scheme != "https":
-		return errors.New("the scheme must be http or https")
+		return errors.New("scheme must be http or https")
 	case u.User != nil:
 		return errors.New("must not contain a user or password")
 	case u.Opaque != "" || u.Path != "" || strings.ContainsAny(raw, "?#"):
-		return errors.New("must end after host:port, without path, query or fragment")
+		return errors.New("must have the form http://host:port or https://host:port")
 	}
 	if err := validatePort(u.Port()); err != nil {
 		return err
@@ -69,17 +73,17 @@ func validateURL(raw string) error {
 
 func validatePort(port string) error {
 	if port == "" {
-		return errors.New("the port is missing")
+		return errors.New("port is missing")
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return errors.New("the port must be between 1 and 65535")
+		return errors.New("port must be between 1 and 65535")
 	}
 	return nil
 }
 
 func validateHost(host string) error {
 	if host == "" {
-		return errors.New("the host is missing")
+		return errors.New("host is missing")
 	}
 	ip, err := netip.ParseAddr(host)
 	if err == nil {
@@ -89,17 +93,18 @@ func validateHost(host string) error {
 		return nil
 	}
 	if strings.Contains(host, ":") {
-		return errors.New("the host is not an address")
+		return errors.New("host is not an IPv6 address")
 	}
-	// Some resolvers read 2852039166, 0xa9fe.1 and 169.254.1 as addresses.
+	// Some resolvers take 2852039166, 0xa9fe.1, and 169.254.1 for addresses, here
+	// link-local ones.
 	if last := host[strings.LastIndexByte(strings.TrimSuffix(host, "."), '.')+1:]; looksNumeric(last) {
-		return errors.New("the host ends in a number but is not an IPv4 address")
+		return errors.New("host ends in a number but is not an IPv4 address")
 	}
 	return nil
 }
 
-// looksNumeric reports whether a resolver may take the last label of a
-// host for a number.
+// looksNumeric reports whether a resolver may take the last label of a host for a
+// number.
 func looksNumeric(label string) bool {
 	label = strings.TrimSuffix(label, ".")
 	_, err := strconv.ParseUint(label, 0, 64)

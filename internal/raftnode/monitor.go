@@ -10,33 +10,33 @@ import (
 )
 
 const (
-	// maxMonitorPause bounds the pauses between dials, the shortest is 1 ms.
+	// maxMonitorPause bounds the pauses between dials. The shortest is 1 ms.
 	maxMonitorPause = time.Second
-	// monitorSettled is for how long a connection must have held before the
-	// next break is dialled without a pause.
+	// monitorSettled is how long a connection must have held for the member to
+	// dial without a pause once it breaks.
 	monitorSettled = 100 * time.Millisecond
 )
 
-// monitorState decides when to dial. It has no clock and no network; the
-// simulator runs the same.
+// monitorState decides when to dial. It has no clock and no network, so that the
+// simulator runs the same code.
 //
-// Messages that a dead leader had sent before make raft follow it again, so
-// that every refusal has to count, not only the first. But where something
-// else refuses, a firewall perhaps, a living leader must not be suspected all
-// the time: the pauses grow, and go on growing when it is followed again.
+// Every refusal counts, not only the first: messages that a dead leader had sent
+// before make raft follow it again. But if it is something else that refuses, for
+// example a firewall, a leader that is alive must not be suspected again and again.
+// So the pauses grow, and keep growing when the same leader is followed again.
 type monitorState struct {
 	leader, term uint64
 	failures     int // dials in a row without a connection that held
 }
 
-// follow begins with a leader, or goes on with the same one.
+// follow starts over with a new leader, and continues with the same one.
 func (s *monitorState) follow(leader, term uint64) {
 	if s.leader != leader || s.term != term {
 		*s = monitorState{leader: leader, term: term}
 	}
 }
 
-// pause is how long to wait before the next dial.
+// pause returns how long to wait before the next dial.
 func (s *monitorState) pause() time.Duration {
 	if s.failures == 0 {
 		return 0
@@ -44,27 +44,29 @@ func (s *monitorState) pause() time.Duration {
 	return min(time.Millisecond<<min(s.failures-1, 10), maxMonitorPause)
 }
 
-// ended counts a dial, and whether a connection came of it that held for a
-// while.
+// ended counts a dial. held reports that it led to a connection that held for at
+// least monitorSettled.
 func (s *monitorState) ended(held bool) {
 	if s.failures++; held {
 		s.failures = 0
 	}
 }
 
-// leaderMonitor keeps one connection, with the present leader.
+// leaderMonitor holds one connection, with the current leader, in order to notice
+// when the leader's process is gone. Package peers tells how.
 type leaderMonitor struct {
 	self uint64
 	lg   *zap.Logger
-	// urlsOf returns where a member is reached, nil if it is not known.
+	// urlsOf returns the peer URLs of a member, nil if it is not known.
 	urlsOf func(id uint64) []string
-	// hold keeps a connection until it breaks: see peers.Transport.HoldMonitor.
+	// hold is peers.Transport.HoldMonitor.
 	hold func(ctx context.Context, urls []string) (up, refused bool)
-	// suspect is told that the leader's process is gone.
+	// suspect is called when the leader's process is gone.
 	suspect func(id uint64)
 
-	state monitorState
-	// leaders brings the present leader; capacity 1, the newest wins.
+	state monitorState // owned by run
+	// leaders carries the position from the node loop to run. Its capacity is 1,
+	// and the newest position replaces one that was not taken yet.
 	leaders chan Position
 }
 
@@ -82,7 +84,7 @@ func newLeaderMonitor(n *Replica) *leaderMonitor {
 	}
 }
 
-// tell is called by the node loop when its position changed.
+// tell passes a new position on. Only the node loop calls it.
 func (w *leaderMonitor) tell(p Position) {
 	select {
 	case <-w.leaders: // an older one
@@ -91,7 +93,7 @@ func (w *leaderMonitor) tell(p Position) {
 	w.leaders <- p
 }
 
-// run follows the leader until the context ends. It waits for the network;
+// run monitors whoever leads, until the context ends. It waits for the network, and
 // nothing waits for it.
 func (w *leaderMonitor) run(ctx context.Context) error {
 	end := func() {}
@@ -107,8 +109,8 @@ func (w *leaderMonitor) run(ctx context.Context) error {
 	}
 }
 
-// begin monitors the leader of this position, if it is another member, until
-// end is called.
+// begin monitors the leader of this position, unless it is this member, until the
+// caller calls end.
 func (w *leaderMonitor) begin(ctx context.Context, p Position) (end func()) {
 	if p.Leader == raft.None || p.Leader == w.self {
 		return func() {}
@@ -120,7 +122,7 @@ func (w *leaderMonitor) begin(ctx context.Context, p Position) (end func()) {
 	return func() { cancel(); monitoring.Wait() }
 }
 
-// monitor dials again and again.
+// monitor dials again whenever the connection breaks, until the context ends.
 func (w *leaderMonitor) monitor(ctx context.Context) {
 	for {
 		select {
@@ -135,7 +137,7 @@ func (w *leaderMonitor) monitor(ctx context.Context) {
 		}
 		w.state.ended(up && time.Since(began) > monitorSettled)
 		if refused && w.state.failures == 1 {
-			w.lg.Info("the leader's process is gone: connections to it are refused", zap.Uint64("leader", w.state.leader))
+			w.lg.Info("leader refuses connections; its process is gone", zap.Uint64("leader", w.state.leader))
 		}
 		if refused {
 			w.suspect(w.state.leader)
