@@ -14,10 +14,10 @@ func certificateMetric(name, help string) *prometheus.Desc {
 }
 
 var (
-	certificateExpiry   = certificateMetric("expiry_timestamp_seconds", "When the certificate for clients or members expires, in seconds since 1970.")
-	certificateReloads  = certificateMetric("reloads_total", "Changed certificate files that were taken over.")
-	certificateFailures = certificateMetric("reload_failures_total", "Changed certificate files that were not good; those before stay in use.")
-	certificateRefusals = certificateMetric("refusals_total", "Certificates of others that were revoked or no longer trusted, at a handshake or later.")
+	certificateExpiry   = certificateMetric("expiry_timestamp_seconds", "Expiry time of the certificate for clients or for members, in seconds since 1970.")
+	certificateReloads  = certificateMetric("reloads_total", "Changed certificate files that were loaded.")
+	certificateFailures = certificateMetric("reload_failures_total", "Changed certificate files that could not be loaded; the previous certificate stays in use.")
+	certificateRefusals = certificateMetric("refusals_total", "Certificates of clients or members refused as revoked or untrusted, at a handshake or later.")
 )
 
 // Describe implements prometheus.Collector.

@@ -42,16 +42,16 @@ var etcdAliases = map[string]string{
 // late are metrics of etcd's packages that show up only once something
 // happened, here with their labels.
 var late = catalog{
-	"etcd_network_peer_round_trip_time_seconds":            {kind: "HISTOGRAM", labels: []string{"To"}, help: "Round trip to a member, measured by probes every half minute."},
-	"etcd_network_disconnected_peers_total":                {kind: "COUNTER", labels: []string{"Local", "Remote"}, help: "Times that the connection to a member broke."},
-	"etcd_network_peer_sent_failures_total":                {kind: "COUNTER", labels: []string{"To"}, help: "Messages to a member that were lost."},
-	"etcd_network_peer_received_failures_total":            {kind: "COUNTER", labels: []string{"From"}, help: "Messages of a member that could not be read."},
-	"etcd_network_snapshot_send_success":                   {kind: "COUNTER", labels: []string{"To"}, help: "Snapshots sent to a member."},
-	"etcd_network_snapshot_send_failures":                  {kind: "COUNTER", labels: []string{"To"}, help: "Snapshots that could not be sent to a member."},
-	"etcd_network_snapshot_send_total_duration_seconds":    {kind: "HISTOGRAM", labels: []string{"To"}, help: "Time of sending a snapshot."},
-	"etcd_network_snapshot_receive_success":                {kind: "COUNTER", labels: []string{"From"}, help: "Snapshots received from a member."},
-	"etcd_network_snapshot_receive_failures":               {kind: "COUNTER", labels: []string{"From"}, help: "Snapshots that could not be received from a member."},
-	"etcd_network_snapshot_receive_total_duration_seconds": {kind: "HISTOGRAM", labels: []string{"From"}, help: "Time of receiving a snapshot."},
+	"etcd_network_peer_round_trip_time_seconds":            {kind: "HISTOGRAM", labels: []string{"To"}, help: "Round-trip time to a peer, measured by a probe every 30 seconds."},
+	"etcd_network_disconnected_peers_total":                {kind: "COUNTER", labels: []string{"Local", "Remote"}, help: "Number of times that the connection to a peer broke."},
+	"etcd_network_peer_sent_failures_total":                {kind: "COUNTER", labels: []string{"To"}, help: "Messages to a peer that were lost."},
+	"etcd_network_peer_received_failures_total":            {kind: "COUNTER", labels: []string{"From"}, help: "Messages from a peer that could not be read."},
+	"etcd_network_snapshot_send_success":                   {kind: "COUNTER", labels: []string{"To"}, help: "Snapshots sent to a peer."},
+	"etcd_network_snapshot_send_failures":                  {kind: "COUNTER", labels: []string{"To"}, help: "Snapshots that could not be sent to a peer."},
+	"etcd_network_snapshot_send_total_duration_seconds":    {kind: "HISTOGRAM", labels: []string{"To"}, help: "Time to send a snapshot to a peer."},
+	"etcd_network_snapshot_receive_success":                {kind: "COUNTER", labels: []string{"From"}, help: "Snapshots received from a peer."},
+	"etcd_network_snapshot_receive_failures":               {kind: "COUNTER", labels: []string{"From"}, help: "Snapshots that could not be received from a peer."},
+	"etcd_network_snapshot_receive_total_duration_seconds": {kind: "HISTOGRAM", labels: []string{"From"}, help: "Time to receive a snapshot from a peer."},
 }
 
 // exporter is a node in this process, with its metrics and its front.
@@ -179,6 +179,11 @@ func TestMetricsAreAsSaid(t *testing.T) {
 			if got := cat[name].kind; got != kind {
 				t.Errorf("%s is %q, want %q", name, got, kind)
 			}
+		}
+	})
+	t.Run("help", func(t *testing.T) {
+		for _, problem := range helpProblems(cat) {
+			t.Error(problem)
 		}
 	})
 	t.Run("alerts", func(t *testing.T) { checkAlerts(t, cat) })
@@ -335,7 +340,7 @@ func checkMetricsDocument(t *testing.T, cat catalog) {
 
 func metricsTable(cat catalog) string {
 	var b strings.Builder
-	b.WriteString("| name | type | labels | what |\n| --- | --- | --- | --- |\n")
+	b.WriteString("| name | type | labels | meaning |\n| --- | --- | --- | --- |\n")
 	for _, name := range slices.Sorted(maps.Keys(cat)) {
 		if !strings.HasPrefix(name, "kvd_") && !strings.HasPrefix(name, "etcd_") {
 			continue

@@ -22,12 +22,12 @@ type instruments struct {
 func newInstruments(v api.Version, droppedLogLines func() uint64) (*instruments, error) {
 	i := &instruments{registry: prometheus.NewRegistry()}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "kvd_build_info", Help: "1; the labels say which build this is.",
+		Name: "kvd_build_info", Help: "Always 1; the labels identify the build.",
 		ConstLabels: prometheus.Labels{"version": v.Version, "commit": v.Commit, "goversion": v.GoVersion},
 	})
 	build.Set(1)
 	dropped := prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "kvd_log_lines_dropped_total", Help: "Log lines dropped because nobody read them fast enough.",
+		Name: "kvd_log_lines_dropped_total", Help: "Log lines dropped because standard error was not read fast enough.",
 	}, func() float64 { return float64(droppedLogLines()) })
 	err := errors.Join(i.registry.Register(build), i.registry.Register(dropped))
 	var e error
@@ -37,9 +37,9 @@ func newInstruments(v api.Version, droppedLogLines func() uint64) (*instruments,
 	return i, errors.Join(err, e)
 }
 
-// watch shows what the node says of itself.
+// watch adds the figures of the node.
 func (i *instruments) watch(n metrics.Source) error {
-	return i.registry.Register(metrics.Node{Source: n})
+	return i.registry.Register(metrics.Collector{Source: n})
 }
 
 // maxScrapes bounds the scrapes at once; each is put together in memory.

@@ -34,22 +34,22 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "kvd_http_requests_total",
-			Help: "Requests answered, by method, route and status; code 0 ended without an answer.",
+			Help: "Requests by method, route and status code; code 0 means that the request ended without an answer.",
 		}, []string{"method", "route", "code"}),
 		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "kvd_http_request_duration_seconds",
-			Help:    "Time from a request's header to the end of its answer.",
+			Help:    "Time from the header of a request to the end of the answer, by method and route.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 2, 18),
 		}, []string{"method", "route"}),
 		rejected: make(map[api.Code]prometheus.Counter),
 	}
 	inFlight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "kvd_http_inflight_requests",
-		Help: "Requests in work, health probes included.",
+		Help: "Requests being served, including health probes.",
 	}, func() float64 { return float64(m.inFlight.Load()) })
 	rejected := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "kvd_rejected_total",
-		Help: "Well-formed requests that were not served, by reason: the code of the error in their answer.",
+		Help: "Well-formed requests that were not served, by the error code of the answer.",
 	}, []string{"reason"})
 	for _, c := range rejections {
 		m.rejected[c] = rejected.WithLabelValues(string(c))

@@ -2,8 +2,9 @@ package metrics
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// aliased shows metrics a second time under other names, without counting
-// twice.
+// aliased collects existing metrics a second time under other names. Registering
+// a second histogram instead would double the cost of every observation and
+// could drift from the first.
 type aliased []aliasedMetric
 
 type aliasedMetric struct {

@@ -1,6 +1,3 @@
-// Package metrics turns what a node says of itself into Prometheus metrics:
-// kvd's own names, and beside them those of etcd on which its dashboards and
-// alerts build.
 package metrics
 
 import (
@@ -12,16 +9,18 @@ import (
 	"github.com/kvd-io/kvd/internal/raftnode"
 )
 
-// slowApply is from when on a run of entries counts as applied slowly; etcd
-// draws the same line.
+// slowApply is the duration from which a run of entries counts as applied
+// slowly, the same as in etcd.
 const slowApply = 100 * time.Millisecond
 
-// diskBuckets go from 125 µs to 8.2 s. They contain the bounds that etcd's
-// disk histograms have.
+// diskBuckets go from 125 µs to 8.2 s. They refine the buckets of etcd's disk
+// histograms (1 ms to 8.2 s), which put every save of a fast disk into the first
+// one.
 var diskBuckets = prometheus.ExponentialBuckets(0.000125, 2, 17)
 
-// Loops is the raftnode.Observer that counts for Prometheus. Nothing in it is
-// looked up by labels when it is called.
+// Loops is the raftnode.Observer that counts for Prometheus. raftnode's append,
+// apply and snapshot loops call it while they hold up others, so each series is
+// resolved beforehand (M2). It is safe for concurrent use.
 type Loops struct {
 	commands, bytes     prometheus.Histogram
 	saved, applied      prometheus.Histogram
@@ -30,7 +29,7 @@ type Loops struct {
 	snapshots           map[raftnode.SnapshotWork]snapshotMetrics
 }
 
-// snapshotMetrics are those of one kind of work.
+// snapshotMetrics are the series of one kind of work.
 type snapshotMetrics struct {
 	took       prometheus.Observer
 	bytes      prometheus.Counter
@@ -41,32 +40,32 @@ type snapshotMetrics struct {
 func NewLoops(reg prometheus.Registerer) (*Loops, error) {
 	l := &Loops{
 		commands: histogram("kvd_raft_batch_commands", "Commands packed into one log entry.", prometheus.ExponentialBuckets(1, 2, 15)),
-		bytes:    histogram("kvd_raft_batch_bytes", "Size of a packed log entry.", prometheus.ExponentialBuckets(64, 4, 9)),
-		saved:    histogram("kvd_wal_save_duration_seconds", "Time of one write of the log, its fsync included.", diskBuckets),
-		applied:  histogram("kvd_apply_duration_seconds", "Time that the store took for one run of committed entries.", diskBuckets),
-		slow:     counter("kvd_apply_slow_total", "Runs of entries that took the store more than 100 ms."),
+		bytes:    histogram("kvd_raft_batch_bytes", "Size of one log entry of packed commands in bytes.", prometheus.ExponentialBuckets(64, 4, 9)),
+		saved:    histogram("kvd_wal_save_duration_seconds", "Time to write to the raft log and sync to disk.", diskBuckets),
+		applied:  histogram("kvd_apply_duration_seconds", "Time to apply one run of committed log entries to the store.", diskBuckets),
+		slow:     counter("kvd_apply_slow_total", "Runs of committed log entries that took more than 100 ms to apply."),
 
-		entries:    counter("kvd_apply_entries_total", "Log entries applied."),
-		operations: counter("kvd_apply_commands_total", "Commands applied, those of all members."),
+		entries:    counter("kvd_apply_entries_total", "Log entries that this member has applied."),
+		operations: counter("kvd_apply_commands_total", "Commands that this member has applied, proposed by any member."),
 		snapshots:  make(map[raftnode.SnapshotWork]snapshotMetrics),
 	}
 	aliases := aliased{
-		{desc("etcd_disk_backend_commit_duration_seconds", "kvd_apply_duration_seconds under etcd's name: what a change costs the store."), l.applied},
-		{desc("etcd_server_slow_apply_total", "kvd_apply_slow_total under etcd's name."), l.slow},
+		{desc("etcd_disk_backend_commit_duration_seconds", "Alias of kvd_apply_duration_seconds."), l.applied},
+		{desc("etcd_server_slow_apply_total", "Alias of kvd_apply_slow_total."), l.slow},
 	}
 	return l, errors.Join(register(reg, l.commands, l.bytes, l.saved, l.applied, l.slow, l.entries, l.operations, aliases), l.registerSnapshots(reg))
 }
 
 func (l *Loops) registerSnapshots(reg prometheus.Registerer) error {
 	done := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "kvd_snapshot_total", Help: "Work with snapshots, by kind and result: checkpoints of the own log; bodies for lagging members built, sent, installed.",
+		Name: "kvd_snapshot_total", Help: "Snapshot operations by kind of work (checkpoint, build, send, install) and result (ok, failed).",
 	}, []string{"work", "result"})
 	took := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "kvd_snapshot_duration_seconds", Help: "Time that successful work with a snapshot took, by kind.",
+		Name: "kvd_snapshot_duration_seconds", Help: "Duration of successful snapshot operations by kind of work.",
 		Buckets: prometheus.ExponentialBuckets(0.001, 2, 20),
 	}, []string{"work"})
 	bytes := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "kvd_snapshot_bytes_total", Help: "Bytes of snapshot bodies, by kind of work.",
+		Name: "kvd_snapshot_bytes_total", Help: "Size of snapshot bodies in bytes, added up by kind of work.",
 	}, []string{"work"})
 	for _, w := range raftnode.SnapshotWorks {
 		l.snapshots[w] = snapshotMetrics{
