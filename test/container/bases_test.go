@@ -15,9 +15,9 @@ import (
 	"testing"
 )
 
-// importBuildBase makes the image that the build stage starts from out of this
-// machine: its Go tool chain, the modules of go.mod as they were downloaded, a
-// shell, and mkdir.
+// importBuildBase creates the base image of the build stage from the local
+// machine: its Go toolchain, the downloaded modules of go.mod, a shell, and
+// mkdir.
 func importBuildBase(t *testing.T, run string) string {
 	t.Helper()
 	name := run + ":build"
@@ -33,8 +33,8 @@ func importBuildBase(t *testing.T, run string) string {
 	return name
 }
 
-// importEmptyBase makes an image with nothing in it. That kvd runs on it shows
-// that it is static.
+// importEmptyBase creates an empty image. That kvd runs on it shows that the
+// binary is static.
 func importEmptyBase(t *testing.T, run string) string {
 	t.Helper()
 	name := run + ":base"
@@ -44,7 +44,7 @@ func importEmptyBase(t *testing.T, run string) string {
 	return name
 }
 
-// importImage makes an image of the files that write writes.
+// importImage creates an image from the files that write writes.
 func importImage(t *testing.T, name string, write func(*tar.Writer) error, changes ...string) {
 	t.Helper()
 	args := []string{"import"}
@@ -69,7 +69,7 @@ func goEnv(t *testing.T, name string) string {
 	return command(t, "go", "env", name)
 }
 
-// inToolChain leaves out what no build needs.
+// inToolChain excludes files that no build needs.
 func inToolChain(name string, d fs.DirEntry) bool {
 	switch name {
 	case "test", "doc", "api", "misc":
@@ -78,8 +78,8 @@ func inToolChain(name string, d fs.DirEntry) bool {
 	return d.Name() != "testdata" && !strings.HasSuffix(name, "_test.go")
 }
 
-// neededModules lets through the modules of go.mod, and what is known of the
-// modules that those name.
+// neededModules selects the modules of go.mod, and the go.mod files of the
+// modules that these name.
 func neededModules(t *testing.T, cache string) func(string, fs.DirEntry) bool {
 	t.Helper()
 	needed := make(map[string]bool)
@@ -107,7 +107,7 @@ func neededModules(t *testing.T, cache string) func(string, fs.DirEntry) bool {
 	}
 }
 
-// addTree adds the files of a directory that keep lets through.
+// addTree adds the files of a directory that keep selects.
 func addTree(w *tar.Writer, dir, as string, keep func(name string, d fs.DirEntry) bool) error {
 	return filepath.WalkDir(dir, func(file string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -161,11 +161,11 @@ func addFile(w *tar.Writer, file, as string) error {
 	return errors.Join(err, f.Close())
 }
 
-// library finds the files in the output of ldd.
+// library matches the files in the output of ldd.
 var library = regexp.MustCompile(`/\S+`)
 
-// addPrograms adds programs as /bin/NAME, with the libraries that they are
-// linked with.
+// addPrograms adds programs as /bin/NAME, with the shared libraries that they
+// need.
 func addPrograms(w *tar.Writer, names ...string) error {
 	libraries := make(map[string]bool)
 	for _, name := range names {
@@ -192,7 +192,7 @@ func addPrograms(w *tar.Writer, names ...string) error {
 	return nil
 }
 
-// addResolved adds what a link leads to.
+// addResolved adds the target of a link.
 func addResolved(w *tar.Writer, file, as string) error {
 	file, err := filepath.EvalSymlinks(file)
 	if err != nil {

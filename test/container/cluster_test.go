@@ -16,7 +16,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// cluster is what compose.yaml starts.
+// cluster is the cluster that compose.yaml starts.
 type cluster struct {
 	t       *testing.T
 	compose []string // the command with its project and file
@@ -33,7 +33,8 @@ type node struct {
 	alias     string // its name among members
 }
 
-// testCluster does to three containers what machines do to them, under load.
+// testCluster puts three containers under load and inflicts the faults that
+// machines suffer.
 func testCluster(t *testing.T, run, image string) {
 	tool := composeTool(t)
 	c := &cluster{t: t, project: run}
@@ -70,7 +71,7 @@ func testCluster(t *testing.T, run, image string) {
 	c.loseVolume()
 }
 
-// composeTool is the newer or the older form of the tool.
+// composeTool returns "docker compose" or the older docker-compose.
 func composeTool(t *testing.T) []string {
 	t.Helper()
 	if exec.Command("docker", "compose", "version").Run() == nil {
@@ -79,12 +80,12 @@ func composeTool(t *testing.T) []string {
 	if path, err := exec.LookPath("docker-compose"); err == nil {
 		return []string{path}
 	}
-	t.Skip("SKIPPED: neither docker compose nor docker-compose is installed, so that compose.yaml was NOT started")
+	t.Skip("SKIPPED: neither docker compose nor docker-compose is installed, so compose.yaml was NOT started")
 	return nil
 }
 
-// prepare copies compose.yaml with the image under test, and with ports that
-// are free on this machine. All else is as users get it.
+// prepare copies compose.yaml with the image under test and with ports that are
+// free on this machine. Everything else is as users get it.
 func (c *cluster) prepare(image string) (file string) {
 	t := c.t
 	t.Helper()
@@ -127,7 +128,7 @@ func freePort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// run is one command of compose.
+// run runs one compose command.
 func (c *cluster) run(args ...string) string {
 	c.t.Helper()
 	return command(c.t, append(slices.Clone(c.compose), args...)...)
@@ -148,7 +149,7 @@ func (m *node) status() (s status, err error) {
 	return s, errors.Join(err, json.Unmarshal([]byte(body), &s))
 }
 
-// leader is who leads in the eyes of a node that is not cut off.
+// leader returns the leader according to a node that is not cut off.
 func (c *cluster) leader() (leader *node) {
 	c.t.Helper()
 	eventually(c.t, "there is a leader", func() error {
@@ -185,8 +186,8 @@ func (c *cluster) killOne(l *load) {
 	c.t.Logf("killed the leader, %s, and started it again under load", m.service)
 }
 
-// cutOffAnother takes the leader from the members' network. Clients still
-// reach it: it must acknowledge nothing.
+// cutOffAnother removes the leader from the members' network. Clients still
+// reach it, and it must not acknowledge anything.
 func (c *cluster) cutOffAnother(l *load) {
 	t := c.t
 	m := c.leader()
@@ -223,7 +224,7 @@ func (c *cluster) containers() (ids []string) {
 	return ids
 }
 
-// agree waits until all have the same state at the same position.
+// agree waits until all nodes have the same state at the same position.
 func (c *cluster) agree() {
 	c.t.Helper()
 	eventually(c.t, "all nodes have the same state", func() error {
@@ -243,10 +244,10 @@ func (c *cluster) agree() {
 	})
 }
 
-// stopAll stops each politely, and starts all.
+// stopAll stops each node gracefully, then starts all of them.
 func (c *cluster) stopAll() {
 	for _, m := range c.nodes {
-		stopPolitely(c.t, m.container)
+		stopGracefully(c.t, m.container)
 	}
 	docker(c.t, append([]string{"start"}, c.containers()...)...)
 	c.awaitReady(c.nodes...)
@@ -271,8 +272,8 @@ func (c *cluster) judge(l *load) {
 	c.agree()
 }
 
-// loseVolume starts a member without its data: it refuses, and the engine
-// gives it up instead of starting it for ever.
+// loseVolume starts a member without its data. It refuses, and Docker gives up
+// instead of restarting it forever.
 func (c *cluster) loseVolume() {
 	t := c.t
 	m := c.nodes[2]

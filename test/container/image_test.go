@@ -19,12 +19,12 @@ const (
 	testVersion = "0.0.0-test"
 	testCommit  = "0123456789abcdef"
 	baseImage   = "gcr.io/distroless/static-debian12:nonroot"
-	// pullTimeout is how long a registry may take to show that it is there.
+	// pullTimeout is how long a registry may take to respond.
 	pullTimeout = time.Minute
 	memoryLimit = 256 << 20
 )
 
-// intermediate are images that the older builder leaves behind.
+// intermediate lists images that the older builder leaves behind.
 var intermediate = regexp.MustCompile(`(?m)^ ---> ([0-9a-f]{12})$`)
 
 // buildImage builds from the Dockerfile and returns the image's name.
@@ -52,16 +52,16 @@ func buildImage(t *testing.T, run string) string {
 	return image
 }
 
-// removeUntagged removes what was left behind; most of it went with what was
-// built upon it, and what has a name belongs to somebody.
+// removeUntagged removes the images left behind. Most are gone together with the
+// images built on them, and an image with a name belongs to somebody.
 func removeUntagged(image string) {
 	tags, err := exec.Command("docker", "image", "inspect", "--format", "{{len .RepoTags}}", image).Output()
 	if err == nil && strings.TrimSpace(string(tags)) == "0" {
-		_ = exec.Command("docker", "rmi", "--force", image).Run() // no harm but disk space if it fails
+		_ = exec.Command("docker", "rmi", "--force", image).Run() // a failure only costs disk space
 	}
 }
 
-// pull asks the registry of an image for it.
+// pull asks the registry for an image.
 func pull(image string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), pullTimeout)
 	defer cancel()
@@ -72,7 +72,7 @@ func pull(image string) error {
 	return nil
 }
 
-// testImage looks at what was built.
+// testImage examines the image that was built.
 func testImage(t *testing.T, image string) {
 	var config struct {
 		User, StopSignal string
@@ -103,7 +103,7 @@ func testImage(t *testing.T, image string) {
 	t.Logf("the image has %s bytes", docker(t, "image", "inspect", "--format", "{{.Size}}", image))
 }
 
-// testAlone runs one container, locked down, with a limit of memory.
+// testAlone runs a single locked-down container with a memory limit.
 func testAlone(t *testing.T, run, image string) {
 	name := run + "-alone"
 	docker(t, "run", "--detach", "--name", name, "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
@@ -113,14 +113,14 @@ func testAlone(t *testing.T, run, image string) {
 	docker(t, "exec", name, binary, "healthcheck", "--ready")
 	demandUser(t, name)
 	demandPrivate(t, name)
-	stopPolitely(t, name)
+	stopGracefully(t, name)
 	out, err := exec.Command("docker", "logs", name).CombinedOutput()
 	if err != nil || !strings.Contains(string(out), fmt.Sprintf(`"allowed_bytes":%d`, memoryLimit)) {
 		t.Errorf("the node says nothing of its limit of %d bytes: %v\n%s", memoryLimit, err, out)
 	}
 }
 
-// demandUser looks at the processes of a container.
+// demandUser checks the user of the processes of a container.
 func demandUser(t *testing.T, id string) {
 	t.Helper()
 	for _, line := range strings.Split(docker(t, "top", id, "-o", "pid,uid"), "\n")[1:] {
@@ -130,7 +130,7 @@ func demandUser(t *testing.T, id string) {
 	}
 }
 
-// demandPrivate looks at the data directory.
+// demandPrivate checks the mode of the data directory.
 func demandPrivate(t *testing.T, id string) {
 	t.Helper()
 	out, err := exec.Command("docker", "cp", id+":/var/lib/kvd", "-").Output()

@@ -19,7 +19,8 @@ const (
 	writeTimeout = 2 * time.Second
 )
 
-// load is clients that write through all nodes, and what was acknowledged.
+// load is a set of clients that write through all nodes, and the acknowledged
+// writes.
 type load struct {
 	nodes   []*node
 	workers []*writer
@@ -29,8 +30,8 @@ type load struct {
 	done    sync.WaitGroup
 }
 
-// writer writes keys of its own: each once, and one again and again. Its
-// fields belong to its goroutine until the load was stopped.
+// writer writes its own keys: each key once, and a single one repeatedly. Its
+// fields belong to its goroutine until the load is stopped.
 type writer struct {
 	id    int
 	once  []int // numbers whose key was acknowledged
@@ -82,7 +83,8 @@ func (l *load) put(m *node, key string, n int) bool {
 	return true
 }
 
-// awaitTraffic waits until so many more writes were acknowledged.
+// awaitTraffic waits until the given number of further writes have been
+// acknowledged.
 func (l *load) awaitTraffic(t *testing.T, n int64) {
 	t.Helper()
 	goal := l.acked.Load() + n
@@ -99,9 +101,9 @@ func (l *load) stop() {
 	l.done.Wait()
 }
 
-// judge reads everything that was acknowledged from a node, and demands that
-// the key written again and again has a value that was sent, and none from
-// before the last acknowledgement.
+// judge reads all acknowledged writes from a node. The key that was written
+// repeatedly must have a value that was sent, and none older than the last
+// acknowledged one.
 func (l *load) judge(m *node) (read int, err error) {
 	var lost []error
 	for _, w := range l.workers {
@@ -125,7 +127,7 @@ func (l *load) judge(m *node) (read int, err error) {
 	return read, errors.Join(lost...)
 }
 
-// client goes through no proxy, and waits for no node that is cut off.
+// client uses no proxy and does not wait for a node that is cut off.
 var client = &http.Client{Timeout: writeTimeout, Transport: &http.Transport{MaxIdleConnsPerHost: writers}}
 
 // do sends one request to a node.

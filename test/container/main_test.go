@@ -1,10 +1,10 @@
-// Package container tests the image and compose.yaml as their users meet them:
-// built by docker from the Dockerfile, three containers on private networks,
-// killed, cut off, healed and restarted under load.
+// Package container tests the image and compose.yaml the way users run them:
+// Docker builds the image from the Dockerfile, and three containers on private
+// networks are killed, cut off, healed and restarted under load.
 //
-// It takes minutes, so that it runs only with KVD_E2E=full, and only where a
-// Docker engine answers. Everything that it makes is called kvd-test-RANDOM and
-// removed in the end.
+// It takes minutes, so it runs only with KVD_E2E=full, and only if a Docker
+// engine answers. Everything that it creates is named kvd-test-RANDOM and removed
+// at the end.
 package container
 
 import (
@@ -19,26 +19,27 @@ import (
 )
 
 const (
-	// repository is the root of the source tree, seen from this package.
+	// repository is the root of the source tree, relative to this package.
 	repository = "../.."
-	// patience is how long a condition may take that normally holds within
+	// patience is how long to wait for a condition that normally holds within
 	// seconds: generous, because the machine may be busy.
 	patience     = 90 * time.Second
 	pollInterval = 50 * time.Millisecond
 	binary       = "/usr/local/bin/kvd"
 	user         = "65532"
-	// grace is what a stop may take before the engine kills, as in compose.yaml.
+	// grace is how long a stop may take before Docker kills the container, as in
+	// compose.yaml.
 	grace = 15 * time.Second
 )
 
-// TestContainers builds the image and puts it to use. The parts build upon
-// each other.
+// TestContainers builds the image and uses it. Each part builds on the previous
+// ones.
 func TestContainers(t *testing.T) {
 	if os.Getenv("KVD_E2E") == "" {
 		t.Skip("SKIPPED: the container test takes minutes; KVD_E2E=full runs it")
 	}
 	if out, err := exec.Command("docker", "version", "--format", "{{.Server.Version}}").CombinedOutput(); err != nil {
-		t.Skipf("SKIPPED: no Docker engine answers, so that Dockerfile and compose.yaml were NOT tried: %v: %s", err, out)
+		t.Skipf("SKIPPED: no Docker engine answers, so the Dockerfile and compose.yaml were NOT tried: %v: %s", err, out)
 	} else {
 		t.Logf("Docker engine %s", out)
 	}
@@ -49,7 +50,7 @@ func TestContainers(t *testing.T) {
 	t.Run("cluster", func(t *testing.T) { testCluster(t, run, image) })
 }
 
-// newName is what everything of this run is called.
+// newName returns the name for everything that this run creates.
 func newName(t *testing.T) string {
 	t.Helper()
 	b := make([]byte, 4)
@@ -59,7 +60,7 @@ func newName(t *testing.T) string {
 	return "kvd-test-" + hex.EncodeToString(b)
 }
 
-// docker runs a command of docker and returns what it wrote.
+// docker runs a docker command and returns its output.
 func docker(t *testing.T, args ...string) string {
 	t.Helper()
 	return command(t, append([]string{"docker"}, args...)...)
@@ -78,7 +79,7 @@ func command(t *testing.T, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// tidy runs a command that removes something, after the test.
+// tidy runs a clean-up command after the test.
 func tidy(t *testing.T, args ...string) {
 	t.Helper()
 	t.Cleanup(func() {
@@ -106,7 +107,7 @@ func eventually(t *testing.T, what string, check func() error) {
 	}
 }
 
-// awaitHealth waits for what the image's health check says to the engine.
+// awaitHealth waits until Docker reports the given health of a container.
 func awaitHealth(t *testing.T, id string) {
 	t.Helper()
 	eventually(t, "the container gets healthy", func() error {
@@ -117,9 +118,9 @@ func awaitHealth(t *testing.T, id string) {
 	})
 }
 
-// stopPolitely stops a container as docker does, and demands that it went by
-// itself.
-func stopPolitely(t *testing.T, id string) {
+// stopGracefully stops a container as docker does, and requires that it exited on
+// its own.
+func stopGracefully(t *testing.T, id string) {
 	t.Helper()
 	begin := time.Now()
 	docker(t, "stop", "--time", fmt.Sprint(int(grace.Seconds())), id)
@@ -131,7 +132,7 @@ func stopPolitely(t *testing.T, id string) {
 	t.Logf("docker stop: exit code 0 after %v", took)
 }
 
-// logs are the last lines of a container.
+// logs returns the last lines of a container's log.
 func logs(id string) string {
 	out, err := exec.Command("docker", "logs", "--tail", "20", id).CombinedOutput()
 	return fmt.Sprintf("%s%v", out, err)

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// httpClient is shared by all plain requests. It follows no redirect: kvd has
-// none on data.
+// httpClient is shared by all plain requests. It follows no redirects, because
+// kvd never redirects data requests.
 var httpClient = &http.Client{
 	Transport: &http.Transport{
 		MaxIdleConnsPerHost: 64,
@@ -26,7 +26,7 @@ var httpClient = &http.Client{
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 }
 
-// answer is what came back for a request, or why nothing did.
+// answer is the response to a request, or the error instead of one.
 type answer struct {
 	status int
 	header http.Header
@@ -45,7 +45,7 @@ func (a answer) String() string {
 	return fmt.Sprintf("%d %q", a.status, body)
 }
 
-// code is the stable word of a problem document.
+// code returns the stable code of a problem document.
 func (a answer) code() string {
 	var p struct{ Code string }
 	if a.err != nil || json.Unmarshal([]byte(a.body), &p) != nil {
@@ -54,19 +54,20 @@ func (a answer) code() string {
 	return p.Code
 }
 
-// revision is the one the answer was computed at, 0 where it names none.
+// revision returns the revision at which the answer was computed, or 0 if it
+// names none.
 func (a answer) revision() uint64 {
 	n, _ := strconv.ParseUint(a.header.Get("Kvd-Revision"), 10, 64)
 	return n
 }
 
-// refusedBeforeSent says that no byte of the request can have arrived.
+// refusedBeforeSent reports whether no byte of the request can have arrived.
 func (a answer) refusedBeforeSent() bool {
 	var op *net.OpError
 	return errors.As(a.err, &op) && op.Op == "dial"
 }
 
-// roundTrip sends one request; path is escaped already.
+// roundTrip sends one request; the path is already escaped.
 func roundTrip(ctx context.Context, m *member, method, path string, body io.Reader, header ...string) answer {
 	req, err := http.NewRequestWithContext(ctx, method, m.url()+path, body)
 	if err != nil {
@@ -87,10 +88,10 @@ func roundTrip(ctx context.Context, m *member, method, path string, body io.Read
 	return answer{status: resp.StatusCode, header: resp.Header, body: string(data)}
 }
 
-// requestLimit is beyond every timeout that the tests ask of kvd.
+// requestLimit exceeds every timeout that the tests request from kvd.
 const requestLimit = 30 * time.Second
 
-// send makes a request with the headers given as name, value, ….
+// send makes a request with headers given as name, value, ….
 func send(m *member, method, path, body string, header ...string) answer {
 	return sendFrom(m, method, path, strings.NewReader(body), header...)
 }
@@ -105,8 +106,8 @@ func get(m *member, path string, header ...string) answer {
 	return sendFrom(m, http.MethodGet, path, nil, header...)
 }
 
-// put stores a value and fails the test unless it is acknowledged. It tries
-// again where kvd says that nothing was applied: a leader may be missing for a
+// put stores a value and fails the test unless it is acknowledged. It retries
+// if kvd says that nothing was applied, because there may be no leader for a
 // moment.
 func put(t testing.TB, m *member, key, value string) uint64 {
 	t.Helper()
@@ -152,7 +153,7 @@ func expectStatus(t testing.TB, a answer, status int) {
 	}
 }
 
-// memberStatus is the part of /v1/status that the tests look at.
+// memberStatus is the part of /v1/status that the tests examine.
 type memberStatus struct {
 	ID                uint64 `json:"id"`
 	Role              string `json:"role"`
@@ -187,7 +188,7 @@ func (m *member) members() ([]memberInfo, error) {
 	return out.Members, m.getJSON("/v1/members", &out)
 }
 
-// getJSON reads a document; its errors are worth a second look later.
+// getJSON reads a document. Its errors may be temporary.
 func (m *member) getJSON(path string, into any) error {
 	a := get(m, path)
 	if a.err != nil || a.status != 200 {
@@ -196,7 +197,7 @@ func (m *member) getJSON(path string, into any) error {
 	return json.Unmarshal([]byte(a.body), into)
 }
 
-// curl runs the real curl and returns what it wrote.
+// curl runs the real curl and returns its output.
 func curl(t testing.TB, args ...string) string {
 	t.Helper()
 	out, err := tryCurl(t, args...)
@@ -217,8 +218,8 @@ func tryCurl(t testing.TB, args ...string) (string, error) {
 	return string(out), nil
 }
 
-// requireTool skips the test where the machine lacks a program that a user of
-// the walk-through would have.
+// requireTool skips the test if the machine lacks a program that a user of the
+// walk-through would have.
 func requireTool(t testing.TB, name string) {
 	t.Helper()
 	if _, err := exec.LookPath(name); err != nil {

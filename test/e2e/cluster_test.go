@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// cluster is a set of kvd processes that know each other. Its cleanup is the
-// full check: the members agree, every process ended as it should have, and
-// every data directory passes kvd doctor.
+// cluster is a set of kvd processes that form a cluster. Its cleanup is the full
+// check: the members agree, every process exited as expected, and every data
+// directory passes kvd doctor.
 type cluster struct {
 	t     testing.TB
 	root  string
@@ -25,8 +25,8 @@ type cluster struct {
 	ports func(id uint64) (client, peer int)
 }
 
-// member is one place in the cluster: its addresses and directory, and the
-// process that runs there at the moment.
+// member is one member: its addresses and its directory, and the process that
+// currently runs there.
 type member struct {
 	t          testing.TB
 	id         uint64
@@ -42,7 +42,7 @@ type member struct {
 	removed    bool // from the cluster
 }
 
-// quick are flags under which leaders are replaced soon.
+// quick are flags that let leaders be replaced quickly.
 var quick = []string{"--heartbeat-interval", "50ms", "--election-timeout", "500ms"}
 
 // newCluster starts n members and waits until all are ready.
@@ -56,7 +56,7 @@ func newCluster(t testing.TB, n int, flags ...string) *cluster {
 	return c
 }
 
-// newIdleCluster lays out n members and starts none.
+// newIdleCluster prepares n members without starting them.
 func newIdleCluster(t testing.TB, n int, flags ...string) *cluster {
 	t.Helper()
 	return layOut(t, n, func(uint64) (client, peer int) { return freePort(t), freePort(t) }, flags...)
@@ -88,7 +88,7 @@ func (c *cluster) place(id uint64) *member {
 	}
 }
 
-// peerList is what --cluster takes: the peer URLs in the order of the ids.
+// peerList is the value of --cluster: the peer URLs in the order of the ids.
 func (c *cluster) peerList() string {
 	var urls []string
 	for _, m := range c.nodes {
@@ -116,7 +116,7 @@ func (m *member) start(extra ...string) *process {
 	return p
 }
 
-// process is the newest run.
+// process returns the latest run.
 func (m *member) process() *process { return m.runs[len(m.runs)-1] }
 
 func (m *member) running() bool { return len(m.runs) > 0 && m.process().running() }
@@ -127,7 +127,7 @@ func (m *member) expect(p *process, code int) {
 	m.expected[p] = code
 }
 
-// kill is kill -9, and waits for the end.
+// kill sends SIGKILL and waits for the process to exit.
 func (m *member) kill() {
 	m.t.Helper()
 	p := m.process()
@@ -137,22 +137,21 @@ func (m *member) kill() {
 	m.paused = false
 }
 
-// stop is a regular stop.
+// stop is a graceful stop.
 func (m *member) stop() {
 	m.t.Helper()
 	m.process().signal(m.t, syscall.SIGTERM)
 	m.process().expectExit(m.t, 0)
 }
 
-// expectExit waits until the process ends by itself with the code.
+// expectExit waits until the process exits with the code on its own.
 func (m *member) expectExit(code int) {
 	m.t.Helper()
 	m.expect(m.process(), code)
 	m.process().expectExit(m.t, code)
 }
 
-// pause stops the process in place; resume lets it go on as if no time had
-// passed.
+// pause freezes the process; resume lets it continue as if no time had passed.
 func (m *member) pause() {
 	m.t.Helper()
 	m.process().signal(m.t, syscall.SIGSTOP)
@@ -175,7 +174,7 @@ func (m *member) resume() {
 	m.paused = false
 }
 
-// awaitReady waits until the member says that it serves.
+// awaitReady waits until the member reports that it is ready.
 func (m *member) awaitReady() {
 	m.t.Helper()
 	eventually(m.t, m.String()+" is ready", m.ready)
@@ -211,12 +210,12 @@ func (c *cluster) node(id uint64) *member {
 	return nil
 }
 
-// live are the members whose processes run unpaused.
+// live returns the members whose processes are running and not paused.
 func (c *cluster) live() []*member {
 	return slices.DeleteFunc(slices.Clone(c.nodes), func(m *member) bool { return !m.running() || m.paused })
 }
 
-// leader waits until all live members name the same leader and it lives too.
+// leader waits until all live members name the same leader and it is live too.
 func (c *cluster) leader() *member {
 	c.t.Helper()
 	var found *member
@@ -248,15 +247,14 @@ func (c *cluster) agreedLeader() (*member, error) {
 	return nil, fmt.Errorf("the leader is %d, which does not run", id)
 }
 
-// followers are the live members but the leader.
+// followers returns the live members except the leader.
 func (c *cluster) followers() []*member {
 	c.t.Helper()
 	leader := c.leader()
 	return slices.DeleteFunc(c.live(), func(m *member) bool { return m == leader })
 }
 
-// joining lays out the place of another member, which is to be started with
-// --join.
+// joining prepares another member, which must be started with --join.
 func (c *cluster) joining() *member {
 	c.t.Helper()
 	m := c.place(uint64(len(c.nodes) + 1))
@@ -265,8 +263,7 @@ func (c *cluster) joining() *member {
 	return m
 }
 
-// add lays out another member and has the cluster add it; it does not start
-// it.
+// add prepares another member and adds it to the cluster, without starting it.
 func (c *cluster) add() *member {
 	c.t.Helper()
 	via, m := c.live()[0], c.joining()
@@ -276,7 +273,7 @@ func (c *cluster) add() *member {
 	return m
 }
 
-// remove has the cluster remove a member; one that runs ends by itself.
+// remove removes a member from the cluster; if it is running, it exits.
 func (c *cluster) remove(via, m *member) {
 	c.t.Helper()
 	if a := send(via, "DELETE", fmt.Sprintf("/%d", m.id), ""); a.status != 204 {
@@ -305,7 +302,7 @@ func (c *cluster) awaitVoter(m *member) {
 	})
 }
 
-// finish ends the cluster and judges it.
+// finish stops the cluster and checks it.
 func (c *cluster) finish() {
 	c.t.Helper()
 	defer c.report()
@@ -317,7 +314,7 @@ func (c *cluster) finish() {
 		}
 	}()
 	if c.t.Failed() {
-		return // the first failure tells more than what follows from it
+		return // the first failure says more than its consequences
 	}
 	for _, m := range c.nodes {
 		if m.paused {
@@ -341,7 +338,7 @@ func (c *cluster) judgeReplicas() {
 	eventually(c.t, "the cluster calls itself healthy", c.healthy)
 }
 
-// healthy asks every member what it thinks of all.
+// healthy asks every member for its view of all members.
 func (c *cluster) healthy() error {
 	for _, m := range c.live() {
 		var doc struct {
@@ -380,7 +377,7 @@ func (c *cluster) sameState() error {
 	return nil
 }
 
-// stopAll stops all members at the same time, as a shutting machine does.
+// stopAll stops all members at the same time, like a machine that shuts down.
 func (c *cluster) stopAll() {
 	c.t.Helper()
 	live := c.live()
@@ -405,7 +402,7 @@ func (c *cluster) judgeExits() {
 	}
 }
 
-// judgeDirectories lets kvd doctor open every directory again.
+// judgeDirectories runs kvd doctor on every directory.
 func (c *cluster) judgeDirectories() {
 	c.t.Helper()
 	for _, m := range c.nodes {
@@ -422,7 +419,7 @@ func (c *cluster) judgeDirectories() {
 	}
 }
 
-// doctor returns what kvd doctor says about a directory, and its exit code.
+// doctor returns the output of kvd doctor for a directory, and its exit code.
 func doctor(dir string) (string, int) {
 	cmd := exec.Command(binary, "doctor", dir)
 	cmd.Env = environment()
@@ -433,7 +430,7 @@ func doctor(dir string) (string, int) {
 	return string(out), cmd.ProcessState.ExitCode()
 }
 
-// report shows what the processes wrote when the test has failed.
+// report shows the output of the processes if the test has failed.
 func (c *cluster) report() {
 	if !c.t.Failed() {
 		return
@@ -449,7 +446,7 @@ func (c *cluster) report() {
 	}
 }
 
-// restart starts members again and waits until they are ready.
+// restart restarts members and waits until they are ready.
 func restart(members ...*member) time.Duration {
 	begin := time.Now()
 	for _, m := range members {

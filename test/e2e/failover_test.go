@@ -12,18 +12,19 @@ import (
 	"testing"
 )
 
-// patient are flags under which the election timeout, 50 s at least, is beyond
-// the time limit of every request: where a request succeeds, no election
-// timeout helped. The slow heartbeat shows what waits for a tick.
+// patient are flags that put the election timeout, at least 50 s, beyond the
+// timeout of every request: if a request succeeds, no election timeout helped.
+// The slow heartbeat exposes anything that waits for a tick.
 var patient = []string{"--heartbeat-interval", "1s", "--election-timeout", "50s"}
 
-// steady are clients of some members that demand an answer to every request.
+// steady is a set of clients of some members that require an answer to every
+// request.
 type steady struct {
 	t       *testing.T
 	workers sync.WaitGroup
 	done    atomic.Int64
 	stopped atomic.Bool
-	leaving atomic.Pointer[member] // may refuse, and then its clients leave
+	leaving atomic.Pointer[member] // may refuse requests; its clients then leave
 }
 
 func (c *cluster) steadyLoad(t *testing.T, members ...*member) *steady {
@@ -54,8 +55,8 @@ func (s *steady) work(m *member, path string) {
 	}
 }
 
-// judge allows a member that stops to say so. Where it closes a connection at
-// the moment at which a request is sent, the client sees only that.
+// judge allows a member that stops to say so. If it closes a connection at the
+// moment a request is sent, the client sees only the closed connection.
 func (s *steady) judge(m *member, what string, a answer) {
 	if s.leaving.Load() == m && (a.err != nil || a.code() == "stopping") {
 		return
@@ -63,7 +64,7 @@ func (s *steady) judge(m *member, what string, a answer) {
 	s.t.Errorf("%s at %v: %v", what, m, a)
 }
 
-// await waits until so many more rounds succeeded.
+// await waits until the given number of further rounds have succeeded.
 func (s *steady) await(n int64) {
 	s.t.Helper()
 	target := s.done.Load() + n
@@ -83,14 +84,15 @@ func (s *steady) stop() {
 	s.workers.Wait()
 }
 
-// TestKilledLeaderIsMissedAtOnce: the others notice by its broken connections.
-// Clients of theirs see no error, whatever was under way.
+// TestKilledLeaderIsMissedAtOnce: the other members notice its broken
+// connections. Their clients see no error, whatever was in flight.
 func TestKilledLeaderIsMissedAtOnce(t *testing.T) {
 	t.Parallel()
 	killLeaders(t, newCluster(t, 3, patient...))
 }
 
-// TestKilledLeaderIsMissedAtOnceWithTLS: the watch goes over mutual TLS too.
+// TestKilledLeaderIsMissedAtOnceWithTLS: the leader monitor also works over
+// mutual TLS.
 func TestKilledLeaderIsMissedAtOnceWithTLS(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "certs")
@@ -124,8 +126,8 @@ func killLeaders(t *testing.T, c *cluster) {
 	}
 }
 
-// TestStoppedLeaderIsNotMissed: a polite stop shows no error to clients of the
-// others, and to its own only that it stops.
+// TestStoppedLeaderIsNotMissed: a graceful stop of the leader causes no error for
+// clients of the other members. Its own clients see only that it is stopping.
 func TestStoppedLeaderIsNotMissed(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, patient...)
@@ -141,7 +143,7 @@ func TestStoppedLeaderIsNotMissed(t *testing.T) {
 	}
 }
 
-// TestAllKilledElectAtOnce: after a power cut nobody waits for a timeout.
+// TestAllKilledElectAtOnce: after a power cut, the election waits for no timeout.
 func TestAllKilledElectAtOnce(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, patient...)

@@ -9,16 +9,16 @@ import (
 )
 
 const (
-	// fail makes the next fdatasync of each thread fail, and the ones after it
-	// succeed, as they do on a real disk: the kernel says once that it could
-	// not write, and has dropped the pages.
+	// fail makes the next fdatasync of each thread fail and later ones succeed,
+	// as on a real disk: the kernel reports a failed write once and then drops
+	// the pages.
 	fail = "error=EIO:when=1"
 	// hang makes each take longer than any test.
 	hang = "delay_enter=600s"
 )
 
-// afflict does that to the fdatasyncs of a process, until the strace that it
-// returns ends.
+// afflict applies this to the fdatasync calls of a process until the strace that
+// it returns exits.
 func afflict(t *testing.T, p *process, how string) *process {
 	t.Helper()
 	requireTool(t, "strace")
@@ -29,16 +29,16 @@ func afflict(t *testing.T, p *process, how string) *process {
 		case strings.Contains(out, "attached"):
 			return nil
 		case !s.running():
-			t.Skipf("NOT TESTED: strace can not attach here, or not inject: %s", out)
+			t.Skipf("NOT TESTED: strace cannot attach or inject faults here: %s", out)
 		}
 		return fmt.Errorf("it says %q", s.output)
 	})
 	return s
 }
 
-// TestFailedFsync: after an fsync of the log that failed, nobody can know what
-// is on the disk. The node ends with exit code 1; nothing whose fsync failed is
-// acknowledged, nothing is tried again, and nothing acknowledged is lost.
+// TestFailedFsync: after a failed fsync of the log, nobody can know what is on
+// disk. The node exits with code 1. Nothing covered by the failed fsync is
+// acknowledged or retried, and no acknowledged write is lost.
 func TestFailedFsync(t *testing.T) {
 	t.Parallel()
 	for _, engine := range []string{"pebble", "memory"} {
@@ -73,7 +73,7 @@ func TestFailedFsync(t *testing.T) {
 	}
 }
 
-// TestFailedFsyncOfTheLeader: the others go on without it, and it comes back.
+// TestFailedFsyncOfTheLeader: the others continue without it, and it comes back.
 func TestFailedFsyncOfTheLeader(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, quick...)
@@ -93,8 +93,9 @@ func TestFailedFsyncOfTheLeader(t *testing.T) {
 	expectValue(t, old, "k", "w")
 }
 
-// TestStalledDiskOfTheLeader: its heartbeats need no disk, and yet it gives its
-// office up; writes go on at the others, and with it once its disk is back.
+// TestStalledDiskOfTheLeader: although its heartbeats need no disk, the leader
+// hands leadership over. Writes continue at the others, and it takes part again
+// once its disk is back.
 func TestStalledDiskOfTheLeader(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, quick...)

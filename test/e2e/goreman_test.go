@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// goreman supervises the nodes of the repository's Procfile in a directory of
-// its own.
+// goreman supervises the nodes of the repository's Procfile in a separate
+// directory.
 type goreman struct {
 	t       testing.TB
 	walk    *walk
@@ -45,7 +45,7 @@ func startGoreman(t testing.TB, w *walk) *goreman {
 // binary is where the Procfile expects kvd.
 func (g *goreman) binary() string { return filepath.Join(g.dir, "bin", "kvd") }
 
-// findGoreman returns the goreman that go.mod pins, else the one installed.
+// findGoreman returns the goreman pinned in go.mod, or the installed one.
 func findGoreman(t testing.TB) string {
 	t.Helper()
 	cmd := exec.Command("go", "tool", "-n", "goreman")
@@ -58,8 +58,8 @@ func findGoreman(t testing.TB) string {
 	return "goreman"
 }
 
-// buildTool makes sure that the path that "go tool -n" names exists: it may
-// not have been built yet.
+// buildTool makes sure that the path printed by "go tool -n" exists: the tool
+// may not have been built yet.
 func buildTool(t testing.TB, path string) string {
 	t.Helper()
 	if _, err := os.Stat(path); err == nil {
@@ -108,7 +108,7 @@ func (g *goreman) awaitReady(port string) {
 	g.walk.expectCurl("--output /dev/null --write-out %{http_code} http://127.0.0.1:"+port+"/readyz", "200")
 }
 
-// stop ends goreman, which stops its nodes, and looks at what they leave.
+// stop stops goreman, which stops its nodes, and checks what they leave behind.
 func (g *goreman) stop() {
 	g.t.Helper()
 	g.process.signal(g.t, syscall.SIGINT)
@@ -124,7 +124,7 @@ func (g *goreman) stop() {
 	}
 }
 
-// nodes are the processes that run this test's own copy of kvd.
+// nodes returns the processes that run this test's own copy of kvd.
 func (g *goreman) nodes() (pids []int) {
 	links, _ := filepath.Glob("/proc/[0-9]*/exe") // the pattern is well formed
 	for _, link := range links {
@@ -138,7 +138,7 @@ func (g *goreman) nodes() (pids []int) {
 	return pids
 }
 
-// cleanUp ends goreman and the nodes, also after a failure.
+// cleanUp stops goreman and the nodes, even after a failure.
 func (g *goreman) cleanUp() {
 	if g.process.running() {
 		g.process.signal(g.t, syscall.SIGTERM)

@@ -13,15 +13,15 @@ import (
 )
 
 const (
-	// patience is how long a condition may take that normally holds within a
+	// patience is how long to wait for a condition that normally holds within a
 	// second: generous, because the machine may be busy.
 	patience = 60 * time.Second
-	// pollInterval is how often a condition is looked at.
+	// pollInterval is how often a condition is checked.
 	pollInterval = 10 * time.Millisecond
 )
 
-// eventually waits until check returns nil and fails the test with its last
-// error when that takes longer than patience.
+// eventually waits until check returns nil. If that takes longer than patience,
+// it fails the test with the last error.
 func eventually(t testing.TB, what string, check func() error) {
 	t.Helper()
 	if err := poll(patience, check); err != nil {
@@ -29,8 +29,8 @@ func eventually(t testing.TB, what string, check func() error) {
 	}
 }
 
-// poll calls check at once and then at intervals until it returns nil or the
-// time is over; it returns the last error.
+// poll calls check at once and then at intervals until it returns nil or time is
+// up, and returns the last error.
 func poll(limit time.Duration, check func() error) error {
 	deadline := time.Now().Add(limit)
 	ticker := time.NewTicker(pollInterval)
@@ -47,11 +47,11 @@ func poll(limit time.Duration, check func() error) error {
 // hopeless is an error of a condition that can no longer come true.
 type hopeless struct{ error }
 
-// The ports of the tests lie below the range from which the kernel takes the
-// ports of outgoing connections: one of those could otherwise sit on the port
-// of a node that is about to restart. They are handed out in blocks, whose
-// first port is held by a listener as long as the test process lives, so that
-// two runs on one machine do not share one.
+// The tests use ports below the kernel's ephemeral range: otherwise an outgoing
+// connection could occupy the port of a node that is about to restart. Ports are
+// handed out in blocks. A listener holds the first port of each block for as
+// long as the test process lives, so that two runs on one machine do not share a
+// block.
 const (
 	firstBlock = 11000
 	blockPorts = 50
@@ -64,7 +64,7 @@ var ports struct {
 	guards    []net.Listener
 }
 
-// freePort returns a port of 127.0.0.1 that no other caller gets.
+// freePort returns a port on 127.0.0.1 that no other caller gets.
 func freePort(t testing.TB) int {
 	t.Helper()
 	ports.Lock()
@@ -106,8 +106,8 @@ func portFree(port int) bool {
 	return l.Close() == nil
 }
 
-// seeded returns a random source and logs the seed; KVD_SEED repeats a run's
-// choices (not its timing).
+// seeded returns a random source and logs its seed. KVD_SEED repeats the choices
+// of a run, but not its timing.
 func seeded(t testing.TB) *rand.Rand {
 	t.Helper()
 	seed := uint64(time.Now().UnixNano())

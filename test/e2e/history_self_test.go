@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// sound is a history without fault, on two keys; the write of "c" was never
-// answered and took effect at revision 4.
+// sound is a correct history on two keys. The write of "c" was never answered and
+// took effect at revision 4.
 func sound() *witness {
 	ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
 	a, b := keyPrefix+"a", keyPrefix+"b"
@@ -40,8 +40,8 @@ func sound() *witness {
 	return w
 }
 
-// TestWitnessTellsDeletesApart: two deletes without an answer, of which only
-// the earlier call explains the change.
+// TestWitnessTellsDeletesApart: of two deletes without an answer, only the
+// earlier call explains the change.
 func TestWitnessTellsDeletesApart(t *testing.T) {
 	w := sound()
 	w.operations[7].outcome = unknown
@@ -53,8 +53,8 @@ func TestWitnessTellsDeletesApart(t *testing.T) {
 	}
 }
 
-// TestWitnessSeesViolations plants one fault at a time into a sound history:
-// a judge that misses one is worth nothing.
+// TestWitnessSeesViolations plants one fault at a time into a correct history: a
+// judge that misses one is worthless.
 func TestWitnessSeesViolations(t *testing.T) {
 	if problems := sound().judge(6); len(problems) > 0 {
 		t.Fatalf("the sound history is refused: %v", problems)

@@ -8,24 +8,24 @@ import (
 	"time"
 )
 
-// operation is one request of a load and what came of it.
+// operation is one request of a load and its outcome.
 type operation struct {
 	worker int
 	kind   kind
 	key    string
-	value  string // of a put; no two operations write the same
-	ifRev  uint64 // of a compare-and-swap: 0 wants the key absent
+	value  string // of a put; no two operations write the same value
+	ifRev  uint64 // of a compare-and-swap; 0 requires the key to be absent
 	call   time.Duration
 	end    time.Duration // both since the history began
 
 	outcome  outcome
-	revision uint64 // the answer was computed at
-	// What the answer says.
+	revision uint64 // at which the answer was computed
+	// From the answer.
 	created bool
-	found   bool // get: there is a value; delete: there was one
+	found   bool // get: the key has a value; delete: it had one
 	pair    pair // get
 	list    map[string]pair
-	nowRev  uint64 // of a refused swap: the key's revision
+	nowRev  uint64 // of a refused swap: the current revision of the key
 }
 
 type kind int
@@ -34,7 +34,7 @@ const (
 	opGet kind = iota
 	opList
 	opPut
-	opSwap // a put under a condition
+	opSwap // a conditional put
 	opDelete
 )
 
@@ -49,9 +49,9 @@ const (
 	applied outcome = iota
 	// refused: the condition of a swap did not hold.
 	refused
-	// failed: kvd promises that nothing was applied, or no byte was sent.
+	// failed: kvd promised that nothing was applied, or no byte was sent.
 	failed
-	// unknown: may have taken effect, once, at any time.
+	// unknown: may have taken effect once, at any time.
 	unknown
 )
 
@@ -68,12 +68,12 @@ func (o *operation) String() string {
 		o.kind, o.key, o.value, o.ifRev, o.worker, o.call, o.end, o.outcome, o.revision, o.found, o.pair)
 }
 
-// effective says that the operation raised the revision.
+// effective reports whether the operation raised the revision.
 func (o *operation) effective() bool {
 	return o.outcome == applied && o.kind.writes() && (o.kind != opDelete || o.found)
 }
 
-// change is what one revision did.
+// change is the effect of one revision.
 type change struct {
 	key     string
 	value   string
@@ -81,13 +81,12 @@ type change struct {
 	by      *operation
 }
 
-// witness judges a history by the revisions that the answers name: replayed in
-// revision order, every answer must be right, and an operation that began
-// after another had ended has no smaller revision.
+// witness judges a history by the revisions in the answers. Replayed in revision
+// order, every answer must be correct, and an operation that began after another
+// had ended must not have a smaller revision.
 //
-// It trusts no answer for the revisions that nobody acknowledged: what they
-// did is asked of the store, and must be explained by exactly one operation
-// whose outcome is unknown.
+// For revisions that nobody acknowledged, it asks the store what they did.
+// Exactly one operation with an unknown outcome must explain each of them.
 type witness struct {
 	operations []*operation
 	// state asks the store for all keys as of a revision.
@@ -96,10 +95,10 @@ type witness struct {
 	changes   map[uint64]change
 	timelines map[string][]uint64 // key → its revisions, ascending
 	problems  []string
-	settled   int // unknown outcomes that took effect
+	settled   int // operations with an unknown outcome that took effect
 }
 
-// firstRevision is that of the empty store.
+// firstRevision is the revision of the empty store.
 const firstRevision = 1
 
 // maxProblems bounds a report.
@@ -111,8 +110,8 @@ func (w *witness) problem(format string, args ...any) {
 	}
 }
 
-// judge checks the history of a store that began empty and is at revision
-// last now.
+// judge checks the history of a store that started empty and is now at revision
+// last.
 func (w *witness) judge(last uint64) []string {
 	w.changes, w.timelines = make(map[uint64]change), make(map[string][]uint64)
 	w.collectAcknowledged(last)
@@ -141,13 +140,13 @@ func (w *witness) collectAcknowledged(last uint64) {
 	}
 }
 
-// settle finds out what the revisions without acknowledgement did, and by
-// whom.
+// settle determines what the unacknowledged revisions did, and which operations
+// caused them.
 func (w *witness) settle(last uint64) {
 	byValue := make(map[string]*operation)
 	deletes := make(map[string][]*operation)
-	// Deletes look all alike: what one call explains, an earlier one of the
-	// same key does too, so the earliest comes first.
+	// All deletes of a key look alike: whatever one call explains, an earlier
+	// one explains too, so the earliest comes first.
 	byCall := slices.SortedFunc(slices.Values(w.operations), func(a, b *operation) int { return cmp.Compare(a.call, b.call) })
 	for _, o := range byCall {
 		switch {
@@ -170,8 +169,8 @@ func (w *witness) settle(last uint64) {
 	}
 }
 
-// attribute finds the operation behind a change; its outcome must be unknown,
-// and it explains one change only.
+// attribute finds the operation behind a change. Its outcome must be unknown,
+// and it can explain only one change.
 func (w *witness) attribute(revision uint64, c change, byValue map[string]*operation, deletes map[string][]*operation) {
 	if c.deleted {
 		if len(deletes[c.key]) == 0 {
@@ -181,7 +180,7 @@ func (w *witness) attribute(revision uint64, c change, byValue map[string]*opera
 		c.by, deletes[c.key] = deletes[c.key][0], deletes[c.key][1:]
 	} else {
 		c.by = byValue[c.value]
-		delete(byValue, c.value) // a second appearance has no cause left
+		delete(byValue, c.value) // nothing is left to explain a second appearance
 	}
 	switch {
 	case c.by == nil || c.by.key != c.key:
@@ -280,7 +279,7 @@ func (w *witness) checkAnswer(o *operation) {
 	}
 }
 
-// checkUnknown holds an effect that was never acknowledged to its condition.
+// checkUnknown checks the condition of an effect that was never acknowledged.
 func (w *witness) checkUnknown(o *operation) {
 	if o.revision == 0 || o.kind != opSwap {
 		return
@@ -332,9 +331,9 @@ func (w *witness) compareState(what string, have map[string]pair, revision uint6
 	}
 }
 
-// checkRealTime goes through the operations in the order of their calls, with
-// the greatest revision that had been answered by then. An effect whose
-// operation was never answered has a beginning, but no end.
+// checkRealTime walks the operations in the order of their calls, with the
+// greatest revision that had been answered by then. An effect whose operation
+// was never answered has a start, but no end.
 func (w *witness) checkRealTime() {
 	var begun, ended []*operation
 	for _, o := range w.operations {
@@ -376,7 +375,7 @@ func stateOf(m *member) func(uint64) (map[string]pair, error) {
 	}
 }
 
-// decodeList reads the answer of a list; the keys of the load are plain text.
+// decodeList parses the response to a list; the keys of the load are plain text.
 func decodeList(body string) (map[string]pair, error) {
 	var doc struct {
 		KVs []struct {

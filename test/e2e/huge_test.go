@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// TestHugeCatchUp is a benchmark as much as a test, and runs with
-// KVD_E2E=huge: with a gibibyte of data a follower that was away catches up by
-// a snapshot, and nodes restart after a stop and after a kill. It prints what
-// that cost in time and memory.
+// TestHugeCatchUp is as much a benchmark as a test, and runs with KVD_E2E=huge.
+// With a gibibyte of data, a follower that was away catches up by snapshot, and
+// nodes restart after a stop and after a kill. It prints the time and memory
+// that this takes.
 func TestHugeCatchUp(t *testing.T) {
 	if runSize != sizeHuge {
 		t.Skipf("NOT RUN: takes minutes and 5 GiB of disk; KVD_E2E=%s runs it", sizeHuge)
@@ -47,7 +47,7 @@ type huge struct {
 	cluster *cluster
 }
 
-// catchUp measures the follower's way back while writes go on.
+// catchUp measures how the follower catches up while writes continue.
 func (h *huge) catchUp(leader, away *member) {
 	h.t.Helper()
 	leader.process().forgetPeak(h.t)
@@ -68,10 +68,10 @@ func (h *huge) catchUp(leader, away *member) {
 	}
 }
 
-// leaveTail writes what a checkpoint has not covered yet.
+// leaveTail writes entries that no checkpoint covers yet.
 func (h *huge) leaveTail(m *member) {
 	h.t.Helper()
-	fill(h.t, m, 0, 128, 256<<10) // the values that are there already
+	fill(h.t, m, 0, 128, 256<<10) // the same values again
 }
 
 func (h *huge) timeRestart(after string, members ...*member) {

@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// TestKillUnderLoad kills the leader, a follower or all nodes at random
-// moments, again and again, under clients that use all nodes. Every
-// acknowledged write is there, no read is stale, nothing is applied twice, and
-// the members agree on the state in the end.
+// TestKillUnderLoad repeatedly kills the leader, a follower or all nodes at
+// random moments, under clients that use all nodes. Every acknowledged write must
+// be there, no read stale, nothing applied twice, and the members must agree on
+// the state at the end.
 func TestKillUnderLoad(t *testing.T) {
 	kills, pace := 12, 15*time.Millisecond
 	if runSize != "" {
@@ -28,7 +28,7 @@ func TestKillUnderLoad(t *testing.T) {
 	r.judge(kills)
 }
 
-// target is whom a round kills.
+// target is what a round kills.
 type target int
 
 const (
@@ -51,7 +51,7 @@ type killRun struct {
 	counts  map[target]int
 }
 
-// round kills, sometimes lets the rest go on alone, and restarts.
+// round kills, sometimes lets the others continue alone, and restarts.
 func (r *killRun) round(g target) {
 	r.t.Helper()
 	r.awaitTraffic(20 + r.random.Int64N(200))
@@ -83,8 +83,8 @@ func (r *killRun) victims(g target) []*member {
 	}
 }
 
-// awaitTraffic waits until so many more writes were acknowledged, and as many
-// reads answered.
+// awaitTraffic waits until the given number of further writes have been
+// acknowledged and as many reads answered.
 func (r *killRun) awaitTraffic(n int64) {
 	r.t.Helper()
 	acked, read := r.load.acked.Load()+n, r.load.read.Load()+n
@@ -107,7 +107,7 @@ func (r *killRun) judge(kills int) {
 	r.demandTraffic(kills, history)
 	last := finalRevision(t, r.cluster)
 	for _, m := range r.cluster.live() {
-		// Each member by itself, for its own copy of the history.
+		// Ask each member separately, because each has its own copy of the history.
 		w := &witness{operations: history, state: stateOf(m)}
 		for _, p := range w.judge(last) {
 			t.Errorf("judged by %v: %s", m, p)
@@ -128,7 +128,7 @@ func (r *killRun) judge(kills int) {
 	t.Logf("porcupine: %d operations are linearizable", len(judgedHistory))
 }
 
-// forget takes back what a witness settled, for the next one.
+// forget undoes what a witness settled, for the next witness.
 func forget(history []*operation) {
 	for _, o := range history {
 		if o.outcome == unknown {
@@ -137,7 +137,7 @@ func forget(history []*operation) {
 	}
 }
 
-// demandTraffic fails a run that proves nothing.
+// demandTraffic fails a run that saw too little to prove anything.
 func (r *killRun) demandTraffic(kills int, history []*operation) {
 	r.t.Helper()
 	acked, read := r.load.acked.Load(), r.load.read.Load()
@@ -157,7 +157,7 @@ func (r *killRun) demandTraffic(kills int, history []*operation) {
 	r.t.Error("no kill ever left an outcome unknown: the kills did not hit the load")
 }
 
-// finalRevision is the store's, seen by a linearizable read.
+// finalRevision returns the revision of the store, from a linearizable read.
 func finalRevision(t testing.TB, c *cluster) uint64 {
 	t.Helper()
 	var a answer

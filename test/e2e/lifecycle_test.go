@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// TestRestartCleanStop: what was acknowledged before a regular stop is there
-// after it, and revisions go on from where they were.
+// TestRestartCleanStop: acknowledged writes survive a graceful stop, and
+// revisions continue from where they were.
 func TestRestartCleanStop(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, quick...)
@@ -30,7 +30,7 @@ func TestRestartCleanStop(t *testing.T) {
 	}
 }
 
-// TestSingleNodeCampaignsAtOnce: one node alone has nobody to wait for, however
+// TestSingleNodeCampaignsAtOnce: a single node has nobody to wait for, however
 // long the election timeout is.
 func TestSingleNodeCampaignsAtOnce(t *testing.T) {
 	t.Parallel()
@@ -55,8 +55,8 @@ func TestSingleNodeCampaignsAtOnce(t *testing.T) {
 	}
 }
 
-// TestSecondProcessNamesDirectory: two processes on one directory would ruin
-// it; the second one says which directory it is about.
+// TestSecondProcessNamesDirectory: two processes on one directory would corrupt
+// it. The second one refuses to start and names the directory.
 func TestSecondProcessNamesDirectory(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
@@ -75,8 +75,8 @@ func TestSecondProcessNamesDirectory(t *testing.T) {
 }
 
 // TestSIGTERMHandsLeadershipOver: a leader that is asked to stop hands over
-// first, so that the others need not miss it. It has seen its successor in
-// office before it ends.
+// first, so that the others need not detect its absence. It sees its successor
+// in office before it exits.
 func TestSIGTERMHandsLeadershipOver(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, quick...)
@@ -101,7 +101,7 @@ func TestSIGTERMHandsLeadershipOver(t *testing.T) {
 	}
 }
 
-// lastLeader is the leader that a process last logged to know of.
+// lastLeader returns the last leader named in the log of a process.
 func lastLeader(t *testing.T, p *process) (leader uint64) {
 	t.Helper()
 	for line := range strings.Lines(p.output.String()) {
@@ -118,9 +118,9 @@ func lastLeader(t *testing.T, p *process) (leader uint64) {
 	return leader
 }
 
-// TestPausedLeaderServesNoStaleRead stops the leader in place. When it goes on
-// it still believes that it leads, and finds reads that have been waiting: none
-// may answer with what was true when it fell asleep.
+// TestPausedLeaderServesNoStaleRead freezes the leader. When it resumes, it still
+// believes that it is the leader, and finds reads waiting. It must not answer any
+// of them with the state from before the pause.
 func TestPausedLeaderServesNoStaleRead(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, quick...)
@@ -130,7 +130,7 @@ func TestPausedLeaderServesNoStaleRead(t *testing.T) {
 		old := c.leader()
 		put(t, old, key, "old")
 		old.pause()
-		next := c.leader() // of those that run
+		next := c.leader() // of the running members
 		put(t, next, key, "new")
 		reads := queueReads(old, key, 16)
 		old.resume()
@@ -144,8 +144,8 @@ func TestPausedLeaderServesNoStaleRead(t *testing.T) {
 	t.Logf("%d queued reads were answered with a value, all fresh", answered)
 }
 
-// queueReads sends reads that a paused node will find when it wakes up. It
-// returns once they are on their way.
+// queueReads sends reads that a paused node will find when it resumes. It
+// returns once they have been sent.
 func queueReads(m *member, key string, n int) chan answer {
 	out := make(chan answer, n)
 	var begun sync.WaitGroup
@@ -175,7 +175,7 @@ func judgeQueuedReads(t *testing.T, m *member, reads chan answer) (answered int)
 	return answered
 }
 
-// TestUnusableDirectory: a node that cannot keep its promises does not start.
+// TestUnusableDirectory: a node whose directory is unusable does not start.
 func TestUnusableDirectory(t *testing.T) {
 	t.Parallel()
 	file := tempFile(t, "file", []byte("not a directory"))
@@ -190,7 +190,7 @@ func TestUnusableDirectory(t *testing.T) {
 	}
 }
 
-// TestSecondSignalStopsAtOnce: who asks twice does not want to wait.
+// TestSecondSignalStopsAtOnce: a second signal ends the process immediately.
 func TestSecondSignalStopsAtOnce(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
@@ -208,7 +208,7 @@ func TestSecondSignalStopsAtOnce(t *testing.T) {
 }
 
 // TestSilentConnectionsDelayNoStop: browsers and HTTP libraries connect in
-// advance. Who has said nothing is not waited for.
+// advance. A stop does not wait for connections without a request.
 func TestSilentConnectionsDelayNoStop(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1, quick...)

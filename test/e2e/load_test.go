@@ -13,17 +13,17 @@ import (
 	"time"
 )
 
-// keyPrefix is what all keys of a load begin with.
+// keyPrefix is the prefix of all keys of a load.
 const keyPrefix = "load/"
 
-// Short timeouts: a client that gives up is what makes outcomes unknown.
+// Short timeouts, because unknown outcomes come from clients that give up.
 const (
-	loadTimeout = time.Second             // asked of kvd
-	loadLimit   = 1500 * time.Millisecond // of the client itself
+	loadTimeout = time.Second             // requested from kvd
+	loadLimit   = 1500 * time.Millisecond // of the client
 )
 
-// load is a number of clients that read and write through all members, each
-// as fast as it is answered, and the history of what they saw.
+// load is a set of clients that read and write through all members, each as fast
+// as it gets answers, and the history that they observed.
 type load struct {
 	members []*member
 	begin   time.Time
@@ -41,21 +41,21 @@ type worker struct {
 	id         int
 	random     *rand.Rand
 	keys       []string
-	pace       time.Duration // between two operations; 0: none
-	plain      bool          // only what porcupine's registers know
+	pace       time.Duration // between two operations; 0 for none
+	plain      bool          // only operations that porcupine's registers model
 	budget     int           // operations of a plain worker
 	operations []*operation
-	lastRev    map[string]uint64 // as this client last saw each key
-	surprises  []string          // answers that the contract does not know
+	lastRev    map[string]uint64 // of each key, as last seen by this client
+	surprises  []string          // answers that violate the contract
 	writes     int
 	failures   int
 }
 
-// loadShape says how many clients a load has, on how many keys.
+// loadShape sets the number of clients and keys of a load.
 type loadShape struct {
 	clients, keys int
-	// paced clients do plain operations on keys of their own, in a number
-	// that porcupine can judge.
+	// paced clients run plain operations on their own keys, few enough for
+	// porcupine to judge.
 	paced, pacedKeys int
 	pace             time.Duration
 }
@@ -91,7 +91,7 @@ func (l *load) addWorker(random *rand.Rand, keys []string, pace time.Duration) {
 	})
 }
 
-// stop ends the load and returns the history.
+// stop stops the load and returns the history.
 func (l *load) stop() (history []*operation) {
 	close(l.stopped)
 	l.done.Wait()
@@ -101,7 +101,7 @@ func (l *load) stop() (history []*operation) {
 	return history
 }
 
-// surprises are the answers that break the contract.
+// surprises returns the answers that violate the contract.
 func (l *load) surprises() (all []string) {
 	for _, w := range l.workers {
 		all = append(all, w.surprises...)
@@ -120,9 +120,9 @@ func (w *worker) run() {
 	}
 }
 
-// wait keeps the worker's pace, or gives nodes that are down room to start;
-// it returns false once the load is stopped, or this worker has done its part
-// of what porcupine can judge.
+// wait keeps the worker's pace, or gives nodes that are down time to start. It
+// returns false once the load is stopped or the worker has used up its budget
+// of operations for porcupine.
 func (w *worker) wait() bool {
 	if w.plain && len(w.operations) >= w.budget {
 		return false
@@ -147,7 +147,7 @@ func (w *worker) wait() bool {
 	}
 }
 
-// choose makes the next operation.
+// choose picks the next operation.
 func (w *worker) choose() *operation {
 	o := &operation{worker: w.id, key: w.keys[w.random.IntN(len(w.keys))]}
 	switch n := w.random.IntN(100); {
@@ -187,7 +187,7 @@ func (w *worker) perform(m *member, o *operation) answer {
 	return roundTrip(ctx, m, http.MethodPut, path, strings.NewReader(o.value))
 }
 
-// take files what the answer means.
+// take records the outcome of an answer.
 func (w *worker) take(m *member, o *operation, a answer) {
 	o.outcome = outcomeOf(o, a)
 	if o.outcome == applied || o.outcome == refused {
@@ -224,7 +224,8 @@ func (w *worker) count(o *operation) {
 	}
 }
 
-// outcomeOf reads the contract: what has no certain answer is unknown.
+// outcomeOf applies the contract: without a definite answer, the outcome is
+// unknown.
 func outcomeOf(o *operation, a answer) outcome {
 	switch {
 	case a.err == nil && (a.status == 200 || a.status == 201):
@@ -241,7 +242,7 @@ func outcomeOf(o *operation, a answer) outcome {
 	return unknown
 }
 
-// decode reads what the answer says.
+// decode parses an answer.
 func (o *operation) decode(a answer) (err error) {
 	o.revision = a.revision()
 	switch o.kind {
@@ -283,8 +284,8 @@ func (o *operation) sameRevision(err error, revision uint64) error {
 	return err
 }
 
-// judgedHistory gives porcupine the operations of the paced clients: the
-// first ones where there are more than it takes.
+// judgedHistory selects the operations of the paced clients for porcupine, and
+// only the first ones if there are too many.
 func (l *load) judgedHistory() (out []judged) {
 	for _, w := range l.workers {
 		if !w.plain {
@@ -307,7 +308,7 @@ func (l *load) judgedHistory() (out []judged) {
 	return out
 }
 
-// outcomes counts the history.
+// outcomes summarizes the history.
 func outcomes(history []*operation) string {
 	var counts [opDelete + 1][unknown + 1]int
 	for _, o := range history {

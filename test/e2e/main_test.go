@@ -1,8 +1,11 @@
-// Package e2e tests the shipped binary as its users meet it: real processes on
-// 127.0.0.1, real data directories, HTTP and signals. Nothing of kvd's own
-// packages is imported, so only what a user can see is judged.
+// Package e2e tests the shipped binary the way users run it: real processes on
+// 127.0.0.1, real data directories, HTTP and signals. It imports none of kvd's
+// packages, so it can judge only what a user can see.
 //
-// KVD_E2E=full makes the random tests long, KVD_E2E=huge adds the runs with a
+// Two judges check each recorded history independently: a witness that replays
+// it by the revisions in the answers, and porcupine, which ignores revisions.
+//
+// KVD_E2E=full makes the random tests long, and KVD_E2E=huge adds runs with a
 // gibibyte of data. KVD_BINARY names a binary to test instead of building one.
 package e2e
 
@@ -18,7 +21,7 @@ import (
 // binary is the kvd under test.
 var binary string
 
-// The sizes of a run, chosen with KVD_E2E.
+// The sizes of a run, selected with KVD_E2E.
 const (
 	sizeFull = "full"
 	sizeHuge = "huge"
@@ -62,5 +65,5 @@ func build(path string) error {
 	return nil
 }
 
-// repository is the root of the source tree, seen from this package.
+// repository is the root of the source tree, relative to this package.
 const repository = "../.."

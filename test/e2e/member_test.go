@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// TestWipedMemberNeitherVotesNorAcknowledges loses the disk of a member. With
-// an empty directory it could vote a second time in a term, or make a quorum
-// out of a node that has forgotten what it acknowledged. It must do neither,
-// and say what to do.
+// TestWipedMemberNeitherVotesNorAcknowledges loses the disk of a member. With an
+// empty directory, it could vote a second time in a term, or help to form a
+// quorum although it has forgotten what it acknowledged. It must do neither, and
+// must state the remedy.
 func TestWipedMemberNeitherVotesNorAcknowledges(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, quick...)
@@ -23,7 +23,7 @@ func TestWipedMemberNeitherVotesNorAcknowledges(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := wiped.start()
-	// One member with the log and one without are no quorum.
+	// One member with the log and one without are not a quorum.
 	eventually(t, "the member that is left has no leader", func() error { return noLeader(rest) })
 	for i := range 5 {
 		a := send(rest, "PUT", "/v1/kv/k?timeout=500ms", fmt.Sprint("with the wiped member ", i))
@@ -66,8 +66,8 @@ func noLeader(m *member) error {
 	return err
 }
 
-// TestMemberDownDuringChangeFindsItsWayBack changes the membership while a
-// member is down, so that it wakes up to a leader it has never heard of.
+// TestMemberDownDuringChangeFindsItsWayBack changes the membership while a member
+// is down, so that it restarts under a leader that it does not know.
 func TestMemberDownDuringChangeFindsItsWayBack(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, quick...)
@@ -87,7 +87,7 @@ func TestMemberDownDuringChangeFindsItsWayBack(t *testing.T) {
 	if st, err := sleeper.status(); err != nil || st.Leader != added.id {
 		t.Errorf("the member that slept follows %d (%v), the leader is %d", st.Leader, err, added.id)
 	}
-	// Now it counts: with the new member it is the quorum.
+	// Now it counts: together with the new member, it forms the quorum.
 	stays.kill()
 	put(t, sleeper, "k", "3")
 	expectValue(t, added, "k", "3")
@@ -106,8 +106,8 @@ func moveLeader(t *testing.T, c *cluster, to *member) {
 	})
 }
 
-// TestRemovedWhileDown: a member that was removed while it did not run learns
-// it from the others, and that is a regular end.
+// TestRemovedWhileDown: a member that was removed while it was down learns this
+// from the others and exits with 0.
 func TestRemovedWhileDown(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, quick...)
@@ -123,7 +123,7 @@ func TestRemovedWhileDown(t *testing.T) {
 	put(t, c.node(2), "k", "goes on")
 }
 
-// TestLeaderRemovesItself through the node that is to go.
+// TestLeaderRemovesItself removes the leader through the leader itself.
 func TestLeaderRemovesItself(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, quick...)
@@ -141,8 +141,8 @@ func TestLeaderRemovesItself(t *testing.T) {
 	})
 }
 
-// TestNoLeaderAnswers503: without a quorum a request is refused in its time,
-// and says when to come back.
+// TestNoLeaderAnswers503: without a quorum, a request is refused within its
+// timeout, with Retry-After.
 func TestNoLeaderAnswers503(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, quick...)

@@ -13,21 +13,21 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// porcupine is the second judge. It is a black box that trusts no revision,
-// and may need time and memory without bound; so it runs in a process of its
-// own, and an "unknown" is a failure.
+// porcupine is the second judge. It ignores revisions. Because it may need
+// unbounded time and memory, it runs in a process of its own, and a verdict of
+// "unknown" is a failure.
 
-// judgeEnv makes the test binary the judge of the history in the named file.
+// judgeEnv turns the test binary into the judge of the history in the named file.
 const judgeEnv = "KVD_E2E_JUDGE"
 
 const (
 	judgeTime   = time.Minute
 	judgeMemory = 4 << 30
-	// maxJudged is the size of history that porcupine surely manages.
+	// maxJudged is a size of history that porcupine can certainly handle.
 	maxJudged = 3000
 )
 
-// openEnd is the return of an operation that may take effect at any time.
+// openEnd is the return time of an operation that may take effect at any time.
 const openEnd = math.MaxInt64
 
 // judged is an operation as porcupine sees it.
@@ -76,7 +76,7 @@ func (r register) step(o judged) (bool, any) {
 	}
 }
 
-// askPorcupine returns nil where the history is linearizable.
+// askPorcupine returns nil if the history is linearizable.
 func askPorcupine(t testing.TB, history []judged) error {
 	t.Helper()
 	data, err := json.Marshal(history)
@@ -93,7 +93,7 @@ func askPorcupine(t testing.TB, history []judged) error {
 	return nil
 }
 
-// judgeMain is the process of the judge; its exit code is the verdict.
+// judgeMain is the main function of the judge; its exit code is the verdict.
 func judgeMain(path string) int {
 	if err := judgeFile(path); err != nil {
 		fmt.Println(err)

@@ -2,8 +2,8 @@ package e2e
 
 import "syscall"
 
-// processAttributes lets the kernel end the nodes when the test process dies,
-// for instance at its timeout.
+// processAttributes makes the kernel kill the nodes when the test process dies,
+// for example at its timeout.
 func processAttributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 }

@@ -6,5 +6,5 @@ import "syscall"
 
 func processAttributes() *syscall.SysProcAttr { return nil }
 
-// limitMemory is only known for Linux; the time limit stays.
+// limitMemory does nothing except on Linux; the time limit still applies.
 func limitMemory(uint64) error { return nil }

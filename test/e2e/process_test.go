@@ -15,13 +15,13 @@ import (
 	"time"
 )
 
-// process is one run of a program. Its owner ends it by its own pid; what it
-// wrote is kept.
+// process is one run of a program. Its owner ends it by its own pid, and its
+// output is kept.
 type process struct {
 	name   string
 	cmd    *exec.Cmd
 	output *capture
-	done   chan struct{} // closed once it has ended
+	done   chan struct{} // closed once it has exited
 	err    error         // of Wait, valid after done
 }
 
@@ -40,7 +40,7 @@ func startProcessWith(t testing.TB, env []string, name, dir, path string, args .
 	p.cmd.Dir, p.cmd.Env = dir, env
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
 	p.cmd.SysProcAttr = processAttributes()
-	// What a descendant still holds open must not keep Wait from returning.
+	// A descendant that holds the output open must not keep Wait from returning.
 	p.cmd.WaitDelay = 5 * time.Second
 	if err := p.cmd.Start(); err != nil {
 		t.Fatalf("start %s: %v", name, err)
@@ -52,7 +52,7 @@ func startProcessWith(t testing.TB, env []string, name, dir, path string, args .
 	return p
 }
 
-// environment is this process's without what would be settings of kvd.
+// environment is this process's environment without settings of kvd.
 func environment(more ...string) []string {
 	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "KVD_") })
 	return append(env, more...)
@@ -69,7 +69,8 @@ func (p *process) running() bool {
 	}
 }
 
-// signal sends a signal to this process alone; one that has ended is no error.
+// signal sends a signal to this process only. It is not an error if the process
+// has exited.
 func (p *process) signal(t testing.TB, s syscall.Signal) {
 	t.Helper()
 	if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -77,7 +78,7 @@ func (p *process) signal(t testing.TB, s syscall.Signal) {
 	}
 }
 
-// exitCode waits for the end of the process.
+// exitCode waits for the process to exit.
 func (p *process) exitCode(t testing.TB) int {
 	t.Helper()
 	select {
@@ -89,7 +90,7 @@ func (p *process) exitCode(t testing.TB) int {
 	}
 }
 
-// expectExit fails the test unless the process ends with the code.
+// expectExit fails the test unless the process exits with the code.
 func (p *process) expectExit(t testing.TB, code int) {
 	t.Helper()
 	if got := p.exitCode(t); got != code {
@@ -112,7 +113,7 @@ func (p *process) expectOutput(t testing.TB, text string) {
 	})
 }
 
-// abandon ends the process whatever state it is in.
+// abandon kills the process, whatever state it is in.
 func (p *process) abandon() {
 	if p.running() {
 		_ = p.cmd.Process.Kill()
@@ -120,8 +121,8 @@ func (p *process) abandon() {
 	}
 }
 
-// memory returns a line of /proc/PID/status in bytes, such as VmHWM, the
-// most resident memory the process ever had.
+// memory returns a field of /proc/PID/status in bytes, for example VmHWM, the
+// peak resident memory of the process.
 func (p *process) memory(t testing.TB, field string) int64 {
 	t.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid()))
@@ -138,7 +139,7 @@ func (p *process) memory(t testing.TB, field string) int64 {
 	return 0
 }
 
-// forgetPeak makes VmHWM start again from the present size.
+// forgetPeak resets VmHWM to the current size.
 func (p *process) forgetPeak(t testing.TB) {
 	t.Helper()
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", p.pid()), []byte("5"), 0); err != nil {
@@ -146,7 +147,7 @@ func (p *process) forgetPeak(t testing.TB) {
 	}
 }
 
-// capture keeps the end of what a process writes.
+// capture keeps the end of the output of a process.
 type capture struct {
 	mu struct {
 		sync.Mutex
@@ -154,7 +155,7 @@ type capture struct {
 	}
 }
 
-// captureLimit bounds what is kept: enough for the log of any test.
+// captureLimit bounds the kept output: enough for the log of any test.
 const captureLimit = 8 << 20
 
 var _ io.Writer = (*capture)(nil)

@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// What raftexample got wrong, each by its name. Two more are subtests of where
-// they belong: "no limit on bodies" in TestValueLimit, and "restart after
-// removal does not rejoin" in TestWalkthrough4RemoveMember.
+// A test for each known bug of raftexample. Two more are subtests elsewhere: "no
+// limit on bodies" in TestValueLimit, and "restart after removal does not
+// rejoin" in TestWalkthrough4RemoveMember.
 
 // Bug: PUT answered 204 before the value was committed.
 func TestRaftexampleBug204BeforeCommit(t *testing.T) {
@@ -57,7 +57,8 @@ func TestRaftexampleBugErrorsIgnored(t *testing.T) {
 	m.awaitReady()
 	const size = 256 << 10
 	acknowledged := fillUntilRefused(t, m, size)
-	// Whatever it did then, with room again all that was acknowledged is there.
+	// Whatever it did then, once there is room again, all acknowledged writes are
+	// there.
 	m.endAnyhow()
 	growDisk(t, dir, "1g")
 	restart(m)
@@ -79,7 +80,7 @@ func fillUntilRefused(t *testing.T, m *member, size int) int {
 	return 0
 }
 
-// endAnyhow ends a process that may have ended itself with an error.
+// endAnyhow ends a process that may already have exited with an error.
 func (m *member) endAnyhow() {
 	m.t.Helper()
 	p := m.process()
@@ -89,12 +90,12 @@ func (m *member) endAnyhow() {
 	m.expect(p, code)
 }
 
-// smallDisk mounts a file system of the size, where the machine allows it.
+// smallDisk mounts a file system of the given size, if the machine allows it.
 func smallDisk(t *testing.T, size string) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
-		t.Skipf("NOT TESTED: this user may not mount a small file system: %v", err)
+		t.Skipf("NOT TESTED: this user may not mount a file system: %v", err)
 	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(dir, 0); err != nil {
@@ -111,7 +112,7 @@ func growDisk(t *testing.T, dir, size string) {
 	}
 }
 
-// Bug: reads came from the memory of whichever node was asked.
+// Bug: reads were served from the memory of whichever node was asked.
 func TestRaftexampleBugStaleReads(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, quick...)
@@ -123,9 +124,9 @@ func TestRaftexampleBugStaleReads(t *testing.T) {
 	}
 }
 
-// Bug: the snapshot was JSON, which destroyed values that are no UTF-8. Two
-// more ways through a snapshot are here: a restart from one, and a new member
-// that gets one.
+// Bug: the snapshot was JSON, which destroyed values that are not valid UTF-8.
+// Two more paths through a snapshot are tested here: a restart from one, and a
+// new member that receives one.
 func TestRaftexampleBugNonUTF8Values(t *testing.T) {
 	t.Parallel()
 	for _, engine := range []string{"pebble", "memory"} {
@@ -150,8 +151,8 @@ func TestRaftexampleBugNonUTF8Values(t *testing.T) {
 	}
 }
 
-// Bug: the ids of membership changes began at 0 again after a restart, so that
-// later changes were taken for earlier ones.
+// Bug: the ids of membership changes started at 0 again after a restart, so later
+// changes were mistaken for earlier ones.
 func TestRaftexampleBugConfChangeIDsRestart(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1, quick...)
@@ -183,8 +184,8 @@ func expectMembers(t *testing.T, m *member, n int) {
 	}
 }
 
-// Bug: the URLs of members that were added came only from the log, so that
-// they were forgotten after a snapshot and a restart.
+// Bug: the URLs of added members came only from the log, so they were forgotten
+// after a snapshot and a restart.
 func TestRaftexampleBugMemberURLsForgotten(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, small...)
@@ -196,7 +197,7 @@ func TestRaftexampleBugMemberURLsForgotten(t *testing.T) {
 	for _, m := range c.nodes {
 		m.kill()
 	}
-	restart(c.nodes...) // with the flags they began with
+	restart(c.nodes...) // with their original flags
 	for _, m := range c.nodes {
 		expectURL(t, m, added)
 	}
@@ -219,8 +220,8 @@ func expectURL(t *testing.T, m, of *member) {
 	t.Errorf("%v does not know that %v is at %s: %+v", m, of, of.peerURL(), members)
 }
 
-// Bug: the whole snapshot was built in memory. Here memory grows by a fraction
-// of what is sent, on both sides.
+// Bug: the whole snapshot was built in memory. Here, memory on both sides grows
+// by a fraction of the snapshot's size.
 func TestRaftexampleBugSnapshotInMemory(t *testing.T) {
 	const values, size = 1024, 128 << 10
 	const total = values * size
@@ -240,13 +241,13 @@ func TestRaftexampleBugSnapshotInMemory(t *testing.T) {
 	received := receiver.process().memory(t, "VmHWM")
 	t.Logf("for a snapshot of %d MiB the sender's memory grew from %d by at most %d MiB, the receiver's is at most %d MiB",
 		total>>20, before>>20, grown>>20, received>>20)
-	if grown > total*3/4 { // much of it is what a garbage collector leaves
+	if grown > total*3/4 { // much of it is uncollected garbage
 		t.Error("the sender seems to hold the snapshot in memory")
 	}
 	expectFilled(t, receiver, 0, values, size)
 }
 
-// Bug: WAL segments and snapshots were kept for ever.
+// Bug: WAL segments and snapshots were kept forever.
 func TestRaftexampleBugFilesNeverPurged(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1, small...)
@@ -268,7 +269,7 @@ func TestRaftexampleBugFilesNeverPurged(t *testing.T) {
 	expectFilled(t, m, 0, values, size)
 }
 
-// countFiles counts the files of a directory tree by their endings.
+// countFiles counts the files of a directory tree by extension.
 func countFiles(t *testing.T, dir string, endings ...string) map[string]int {
 	t.Helper()
 	counts := make(map[string]int)

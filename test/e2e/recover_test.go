@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// TestRecover loses two of three members for good. What the third had becomes
-// a cluster of its own; the dead ones can not talk to it, with their old data
-// or without, and new members can.
+// TestRecover loses two of three members for good. The data of the third becomes
+// a new cluster. The lost members cannot talk to it, with or without their old
+// data, and new members can.
 func TestRecover(t *testing.T) {
 	t.Parallel()
 	for _, engine := range []string{"pebble", "memory"} {
@@ -28,7 +28,7 @@ func recoverFrom(t *testing.T, engine string) {
 	for i := range 50 {
 		revision = put(t, c.leader(), fmt.Sprint("k", i), fmt.Sprint("v", i))
 	}
-	expectValue(t, left, "k49", "v49") // so that it has them all
+	expectValue(t, left, "k49", "v49") // so it has all of them
 	dead.kill()
 	wiped.kill()
 	left.kill()
@@ -46,7 +46,7 @@ func recoverFrom(t *testing.T, engine string) {
 		t.Fatalf("exit code %d\n%s", code, out)
 	}
 
-	restart(left) // with the command line that it had
+	restart(left) // with its previous command line
 	for i := range 50 {
 		expectValue(t, left, fmt.Sprint("k", i), fmt.Sprint("v", i))
 	}
@@ -54,7 +54,7 @@ func recoverFrom(t *testing.T, engine string) {
 		t.Errorf("revision %d follows %d", after, revision)
 	}
 
-	// The dead come back: one with its data, one without.
+	// The lost members come back: one with its data, one without.
 	old := dead.start()
 	old.expectOutput(t, "cluster ID mismatch")
 	if a := get(dead, "/v1/kv/k0?timeout=300ms"); a.status == 200 {

@@ -16,10 +16,10 @@ import (
 	"time"
 )
 
-// TestRollingRestart restarts one node after the other under load. A client
-// that tries again on 503 and on refused or reset connections, as curl --retry
-// does, sees no failure; how many requests of one that does not retry fail is
-// printed.
+// TestRollingRestart restarts one node after the other under load. A client that
+// retries on 503 and on refused or reset connections, as curl --retry does, sees
+// no failure. The test prints how many requests fail for a client that does not
+// retry.
 func TestRollingRestart(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3)
@@ -45,7 +45,7 @@ func TestRollingRestart(t *testing.T) {
 	r.judge()
 }
 
-// rolling is the load of clients that each keep to one node.
+// rolling is a load of clients that each use a single node.
 type rolling struct {
 	t       testing.TB
 	c       *cluster
@@ -71,7 +71,7 @@ func startRolling(t testing.TB, c *cluster, clients int) *rolling {
 	return r
 }
 
-// awaitTraffic waits until n more requests are done.
+// awaitTraffic waits until n more requests have been made.
 func (r *rolling) awaitTraffic(n int) {
 	r.t.Helper()
 	want := r.done() + n
@@ -97,7 +97,7 @@ func (r *rolling) stop() {
 	r.running.Wait()
 }
 
-// judge holds what the clients saw against what they were promised.
+// judge compares what the clients saw with what kvd promises.
 func (r *rolling) judge() {
 	r.t.Helper()
 	total, failed := make(map[string]int), 0
@@ -134,15 +134,15 @@ type patientClient struct {
 
 	acknowledged int            // the value of the last write
 	failed       map[string]int // first attempts, by what happened to them
-	lost         []string       // what a retry could not mend
+	lost         []string       // requests that no retry could save
 	slowest      time.Duration
 
 	mu       sync.Mutex // guards requests while it runs
 	requests int
 }
 
-// retryPause is what Retry-After asks for at most; curl's first pause is as
-// long.
+// retryPause is the longest pause that Retry-After asks for, and the length of
+// curl's first pause.
 const retryPause = time.Second
 
 func (p *patientClient) run(ctx context.Context) {
@@ -161,8 +161,8 @@ func (p *patientClient) run(ctx context.Context) {
 	}
 }
 
-// persist makes one request and repeats it while that is in order. It returns
-// what is wrong with the last answer.
+// persist makes a request and repeats it as long as a retry is allowed. It
+// returns what is wrong with the last answer.
 func (p *patientClient) persist(method, value string) (wrong string) {
 	deadline := time.Now().Add(patience)
 	for first := true; ; first = false {
@@ -183,11 +183,11 @@ func (p *patientClient) persist(method, value string) (wrong string) {
 	}
 }
 
-// attempt returns "" for a success, or the kind of failure.
+// attempt returns "" for success, or the kind of failure.
 func (p *patientClient) attempt(method, value string) (kind, detail string) {
 	body := io.Reader(nil)
 	if method == http.MethodPut {
-		body = io.NopCloser(strings.NewReader(value)) // which net/http can not send again by itself
+		body = io.NopCloser(strings.NewReader(value)) // so that net/http cannot resend it on its own
 	}
 	req, err := http.NewRequest(method, p.m.url()+"/v1/kv/"+p.key, body)
 	if err != nil {
@@ -204,7 +204,7 @@ func (p *patientClient) attempt(method, value string) (kind, detail string) {
 	got, err := io.ReadAll(resp.Body)
 	switch {
 	case err != nil:
-		return "other", err.Error() // an answer was cut in the middle
+		return "other", err.Error() // the response was cut off
 	case resp.StatusCode == http.StatusServiceUnavailable:
 		return "503", string(got)
 	case resp.StatusCode/100 != 2:

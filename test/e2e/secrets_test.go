@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// secrets are what a client sends and no log may have, in the forms that a
-// careless line would have them in.
+// secrets are strings that a client sends and that must not appear in any log,
+// in every form in which a careless log line might contain them.
 type secrets struct{ words []string }
 
 func (s *secrets) make(kind string) string {
@@ -20,7 +20,7 @@ func (s *secrets) make(kind string) string {
 	return word
 }
 
-// find returns the secrets that a text has.
+// find returns the secrets that occur in a text.
 func (s *secrets) find(text string) (found []string) {
 	for _, word := range s.words {
 		for _, form := range []string{
@@ -36,9 +36,9 @@ func (s *secrets) find(text string) (found []string) {
 	return found
 }
 
-// TestNoSecretInTheLog: with everything logged at the lowest level, nothing
-// that a client sent is in it: no key, value, query, header or token, also not
-// of requests that fail, and not on other members.
+// TestNoSecretInTheLog: even at the lowest level and with all requests logged, the
+// log of no member contains anything that a client sent: no key, value, query,
+// header or token, and none of a failed request.
 func TestNoSecretInTheLog(t *testing.T) {
 	t.Parallel()
 	var s secrets
@@ -54,7 +54,7 @@ func TestNoSecretInTheLog(t *testing.T) {
 			{"GET", "/v1/kv?prefix=" + key + "&limit=" + query, ""},
 			{"GET", "/v1/kv?prefix=" + key + "&cursor=" + query, ""},
 			{"POST", "/v1/kv/" + key + "?append", value},
-			{"POST", "/v1/kv/" + key + "?incr=1", ""}, // no number: 412
+			{"POST", "/v1/kv/" + key + "?incr=1", ""}, // not a number: 412
 			{"PUT", "/v1/kv/" + key + "?if_revision=" + query, value},
 			{"PUT", "/v1/kv/" + key + strings.Repeat("x", 5000), value}, // 413
 			{"PUT", "/v1/kv/" + key, value + strings.Repeat("x", 2<<20)},
@@ -68,7 +68,7 @@ func TestNoSecretInTheLog(t *testing.T) {
 		} {
 			a := send(m, r.method, r.path, r.body, "Authorization", "Bearer "+header, "X-Request-Id", header, "User-Agent", header,
 				"Cookie", header, "Idempotency-Key-X", header, "If-Match", `"`+header+`"`, "Referer", "http://"+header)
-			if a.err != nil && len(r.body) < 1<<20 { // a large body may be cut off
+			if a.err != nil && len(r.body) < 1<<20 { // a large body may be cut off early
 				t.Errorf("%s %.60s: %v", r.method, r.path, a.err)
 			}
 			b := send(m, r.method, r.path, r.body)
@@ -99,7 +99,7 @@ func TestNoSecretInTheLog(t *testing.T) {
 	restart(c.nodes...)
 }
 
-// lineWith is the first line that has what was found.
+// lineWith returns the first line that contains what was found.
 func lineWith(text, found string) string {
 	_, form, _ := strings.Cut(found, " as ")
 	for line := range strings.Lines(text) {

@@ -7,15 +7,15 @@ import (
 	"testing"
 )
 
-// small are settings under which the log is soon released, so that who was
-// away needs a snapshot.
+// small are flags that make members release their log soon, so that a member
+// that was away needs a snapshot.
 var small = append([]string{"--snapshot-checkpoint-bytes", "256KiB", "--snapshot-catch-up-bytes", "64KiB"}, quick...)
 
-// builtSnapshot is what the sender of a snapshot logs.
+// builtSnapshot is the log message of the sender of a snapshot.
 const builtSnapshot = "built a snapshot for a follower"
 
-// TestSnapshotCatchUp keeps a follower away until the log that it lacks is
-// gone. It catches up by a snapshot while writes go on.
+// TestSnapshotCatchUp keeps a follower away until the log that it lacks has been
+// released. It catches up by snapshot while writes continue.
 func TestSnapshotCatchUp(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, small...)
@@ -48,8 +48,8 @@ func TestSnapshotCatchUp(t *testing.T) {
 	})
 }
 
-// TestSnapshotKilledWhileCatchingUp kills the follower in the middle of
-// catching up, again and again, and the sender once.
+// TestSnapshotKilledWhileCatchingUp kills the follower repeatedly while it is
+// catching up, and the sender once.
 func TestSnapshotKilledWhileCatchingUp(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, small...)
@@ -61,7 +61,7 @@ func TestSnapshotKilledWhileCatchingUp(t *testing.T) {
 		fill(t, leader, round*32, 32, 64<<10)
 		built := strings.Count(leader.process().output.String(), builtSnapshot)
 		away.start()
-		// Some time between its start and the end of the restore.
+		// At some moment between its start and the end of the restore.
 		look, looked := random.IntN(20), 0
 		eventually(t, "the moment of the kill", func() error {
 			looked++
@@ -96,7 +96,7 @@ func anyWrote(c *cluster, text string) bool {
 	return false
 }
 
-// fillKey and fillValue give the data of fill; values do not compress well.
+// fillKey and fillValue return the data of fill; values do not compress well.
 func fillKey(i int) string { return fmt.Sprintf("fill/%06d", i) }
 
 func fillValue(i, size int) string {
@@ -111,7 +111,7 @@ func fillValue(i, size int) string {
 	return string(b)
 }
 
-// fill writes n values of the size, a few at a time.
+// fill writes n values of the given size, a few at a time.
 func fill(t testing.TB, m *member, first, n, size int) {
 	t.Helper()
 	const clients = 8
@@ -203,7 +203,7 @@ func (w *writer) write(m *member, value string) {
 	}
 }
 
-// written returns nil once there were n acknowledged writes.
+// written returns nil once n writes have been acknowledged.
 func (w *writer) written(n int) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -213,7 +213,7 @@ func (w *writer) written(n int) error {
 	return nil
 }
 
-// stop ends the writes and returns the value of the last one.
+// stop stops the writes and returns the value of the last one.
 func (w *writer) stop(t testing.TB) string {
 	t.Helper()
 	close(w.stopped)

@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// paths gives escaped paths below /v1/kv/ and the key that each one names.
+// paths maps escaped paths below /v1/kv/ to the keys that they name.
 func paths() map[string]string {
 	out := map[string]string{
 		"a//b": "a//b", "a/../b": "a/../b", "a/./b": "a/./b", ".": ".", "..": "..", "../x": "../x",
@@ -32,9 +32,9 @@ func paths() map[string]string {
 	return out
 }
 
-// TestKeysOfAllByteValues stores under every byte and under every path that a
-// server might be tempted to clean, with real curl, and reads each back from
-// another node.
+// TestKeysOfAllByteValues uses real curl to store a value under every byte and
+// under every path that a server might be tempted to clean, and reads each back
+// from another node.
 func TestKeysOfAllByteValues(t *testing.T) {
 	t.Parallel()
 	requireTool(t, "curl")
@@ -65,7 +65,7 @@ func TestKeysOfAllByteValues(t *testing.T) {
 	judgeKeys(t, c.node(3))
 }
 
-// valueOf is a value that names its key and holds every byte.
+// valueOf returns a value that contains its key and every byte.
 func valueOf(key string) []byte { return append([]byte(key+"="), allBytes()...) }
 
 func allBytes() []byte {
@@ -76,14 +76,14 @@ func allBytes() []byte {
 	return all
 }
 
-// curlConfig runs many requests in one curl.
+// curlConfig runs many requests with one curl process.
 func curlConfig(t *testing.T, config string) string {
 	t.Helper()
 	return curl(t, "--config", tempFile(t, "curl", []byte(strings.TrimSuffix(config, "next\n"))))
 }
 
-// judgeKeys holds the list of all keys against what was stored: no two paths
-// have become one key, and none a second one.
+// judgeKeys compares the list of all keys with what was stored: no two paths have
+// become the same key, and no path has created a second one.
 func judgeKeys(t *testing.T, m *member) {
 	t.Helper()
 	want := make(map[string]bool)
@@ -122,7 +122,7 @@ func judgeKeys(t *testing.T, m *member) {
 const valueLimit = 1 << 20
 
 // TestValueLimit: a value may have 1 MiB and not one byte more, however it is
-// sent and whichever form of the request it takes.
+// sent and in whichever form of the request.
 func TestValueLimit(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, quick...)
@@ -159,13 +159,14 @@ func TestValueLimit(t *testing.T) {
 	t.Run("no limit on bodies", func(t *testing.T) { endlessBody(t, m) })
 }
 
-// sendChunked sends a body that does not say how long it is.
+// sendChunked sends a body without declaring its length.
 func sendChunked(m *member, path, body string) answer {
 	// A reader of unknown kind has no length.
 	return sendFrom(m, "PUT", path, io.MultiReader(strings.NewReader(body)))
 }
 
-// refusedBeforeSent: who asks whether to go on with too much is told no.
+// refusedBeforeSent: a client that sends Expect: 100-continue with too large a
+// body is refused before it sends the body.
 func refusedBeforeSent(t *testing.T, m *member) {
 	conn, err := net.Dial("tcp", loopback(m.clientPort))
 	if err != nil {
@@ -186,8 +187,8 @@ func refusedBeforeSent(t *testing.T, m *member) {
 	}
 }
 
-// endlessBody sends without end, and must be cut off long before it has sent
-// what would hurt.
+// endlessBody sends a body without end, which must be cut off long before it can
+// do harm.
 func endlessBody(t *testing.T, m *member) {
 	p := m.process()
 	before := p.memory(t, "VmRSS")
@@ -208,7 +209,7 @@ func endlessBody(t *testing.T, m *member) {
 	expectStatus(t, get(m, "/over"), 404)
 }
 
-// countedReader gives zeros up to a limit.
+// countedReader returns zeros up to a limit.
 type countedReader struct{ sent, limit int64 }
 
 func (r *countedReader) Read(b []byte) (int, error) {
@@ -220,8 +221,8 @@ func (r *countedReader) Read(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// binaryKey has a value with every byte, for tests that then do something to
-// the data.
+// binaryKey gets a value with every byte, for tests that then put the data
+// through something.
 const binaryKey = "binary"
 
 func putBinary(t *testing.T, m *member) {

@@ -10,24 +10,24 @@ import (
 	"testing"
 )
 
-// The four walk-throughs with which raftexample introduced itself, run as they
-// were written, with real curl and goreman.
+// The four walk-throughs from raftexample's README, run as they were written,
+// with real curl and goreman.
 
-// The ports of the walk-throughs, by the id of the node.
+// walkPorts returns the ports of a node in the walk-throughs.
 func walkPorts(id uint64) (client, peer int) {
 	return int(id)*10000 + 2380, int(id)*10000 + 2379
 }
 
-// walk translates the commands of the walk-throughs where something else on
-// this machine has their ports.
+// walk translates the commands of the walk-throughs if their ports are taken on
+// this machine.
 type walk struct {
 	t        testing.TB
 	replaced *strings.Replacer
 	ports    map[int]int
 }
 
-// walkGuard is held during a walk-through, so that two test runs on one
-// machine do not both take the ports.
+// walkGuard is a port held during a walk-through, so that two test runs on one
+// machine do not use the same ports.
 const walkGuard = 12378
 
 const walkNodes = 4
@@ -54,7 +54,7 @@ func newWalk(t testing.TB) *walk {
 	return w
 }
 
-// takeOriginalPorts reports whether all of them are free for this test.
+// takeOriginalPorts reports whether all original ports are free for this test.
 func (w *walk) takeOriginalPorts() bool {
 	guard, err := net.Listen("tcp", loopback(walkGuard))
 	if err != nil {
