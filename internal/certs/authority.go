@@ -8,26 +8,25 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"math/big"
 	"net"
 	"time"
 )
 
-// clockSkew is how much earlier than now a new certificate begins, for
-// machines whose clocks are behind.
+// clockSkew is how far in the past a new certificate becomes valid, for machines
+// whose clocks are behind.
 const clockSkew = 5 * time.Minute
 
-// Authority is a small certificate authority: enough to try TLS out, and for
-// a cluster whose operator keeps one file safe.
+// Authority is a small certificate authority. It is enough to try TLS, and for a
+// cluster whose operator can keep one file safe.
 type Authority struct {
 	CertPEM []byte
 	cert    *x509.Certificate
 	key     *ecdsa.PrivateKey
 }
 
-// NewAuthority makes one that is good until the time given.
+// NewAuthority returns a new authority that is valid until notAfter.
 func NewAuthority(name string, notAfter time.Time) (*Authority, error) {
 	key, serial, err := newKey()
 	if err != nil {
@@ -45,27 +44,6 @@ func NewAuthority(name string, notAfter time.Time) (*Authority, error) {
 	return authorityOf(der, key)
 }
 
-// OpenAuthority reads one that was written before.
-func OpenAuthority(certPEM, keyPEM []byte) (*Authority, error) {
-	certs, err := parseAuthorities(certPEM)
-	if err != nil {
-		return nil, err
-	}
-	block, _ := pem.Decode(keyPEM)
-	if block == nil {
-		return nil, errors.New("the key is not in PEM form")
-	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	key, ok := parsed.(*ecdsa.PrivateKey)
-	if !ok || !key.PublicKey.Equal(certs[0].PublicKey) {
-		return nil, errors.New("the key does not belong to the certificate")
-	}
-	return authorityOf(certs[0].Raw, key)
-}
-
 func authorityOf(der []byte, key *ecdsa.PrivateKey) (*Authority, error) {
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
@@ -74,20 +52,20 @@ func authorityOf(der []byte, key *ecdsa.PrivateKey) (*Authority, error) {
 	return &Authority{CertPEM: toPEM("CERTIFICATE", der), cert: cert, key: key}, nil
 }
 
-// KeyPEM is the key of the authority.
+// KeyPEM returns the private key of the authority.
 func (a *Authority) KeyPEM() ([]byte, error) { return keyToPEM(a.key) }
 
-// Order describes a certificate to be issued.
+// Order describes a certificate to issue.
 type Order struct {
 	Name     string   // the subject's common name, for people
-	Hosts    []string // names and addresses; none for a certificate of clients only
+	Hosts    []string // names and addresses; none for a certificate for clients only
 	NotAfter time.Time
-	// NotBefore is a little before now where it is zero.
+	// NotBefore defaults to a little before now.
 	NotBefore time.Time
 }
 
-// Issue makes a key and its certificate. With hosts it is for servers and
-// clients, as a member of a cluster needs it, else for clients only.
+// Issue creates a key and its certificate. With hosts, the certificate is for servers
+// and for clients, as the members of a cluster need it; without, for clients only.
 func (a *Authority) Issue(o Order) (certPEM, keyPEM []byte, err error) {
 	key, serial, err := newKey()
 	if err != nil {
@@ -113,14 +91,14 @@ func (a *Authority) Issue(o Order) (certPEM, keyPEM []byte, err error) {
 	}
 	der, err := sign(template, a.cert, key, a.key)
 	if err != nil {
-		return nil, nil, fmt.Errorf("certificate of %s: %w", o.Name, err)
+		return nil, nil, fmt.Errorf("sign certificate %q: %w", o.Name, err)
 	}
 	keyPEM, err = keyToPEM(key)
 	return toPEM("CERTIFICATE", der), keyPEM, err
 }
 
-// Revoke makes the list of all the certificates that are to be void. The
-// number must grow from list to list; the list stands for the time given.
+// Revoke returns a list of all revoked certificates. The number must increase from
+// list to list. The list should be replaced before nextUpdate.
 func (a *Authority) Revoke(number int64, nextUpdate time.Time, revoked ...*x509.Certificate) ([]byte, error) {
 	list := &x509.RevocationList{Number: big.NewInt(number), ThisUpdate: time.Now().Add(-clockSkew), NextUpdate: nextUpdate}
 	for _, c := range revoked {
@@ -143,7 +121,7 @@ func newKey() (*ecdsa.PrivateKey, *big.Int, error) {
 	return key, serial, err
 }
 
-// sign makes the certificate; without a parent it signs itself.
+// sign returns the signed certificate. Without a parent, it is self-signed.
 func sign(template, parent *x509.Certificate, key, by *ecdsa.PrivateKey) ([]byte, error) {
 	if parent == nil {
 		parent = template

@@ -1,15 +1,3 @@
-// Package certs keeps the certificate, key, authorities and revocation list of
-// a listener, and of those who connect to its like, the way the files have
-// them now.
-//
-// Every handshake uses the newest files that were good, and connections that
-// live on are held against them again whenever they change: a connection whose
-// certificate was revoked, or whose authority is no longer trusted, is closed.
-// What changed is found by looking at the files every second, which also
-// works where a directory is swapped as a whole by a symbolic link, as
-// Kubernetes does. Files that do not fit together, a certificate that is
-// written before its key for one, are counted and logged, and what was good
-// stays in use.
 package certs
 
 import (
@@ -25,71 +13,78 @@ import (
 	"go.uber.org/zap"
 )
 
-// ClientAuth is whether those who connect show a certificate.
+// ClientAuth tells whether clients present a certificate.
 type ClientAuth uint8
 
 const (
-	// Off does not ask for a certificate.
+	// Off asks for no certificate.
 	Off ClientAuth = iota
-	// Request asks for one, and refuses one that is not good.
+	// Request accepts clients without a certificate, and refuses invalid ones.
 	Request
-	// Require lets nobody in without one.
+	// Require refuses clients without a certificate.
 	Require
 )
 
+// tls returns the equivalent in crypto/tls. Request verifies a certificate that is
+// presented; crypto/tls's RequestClientCert would not.
 func (a ClientAuth) tls() tls.ClientAuthType {
 	return [...]tls.ClientAuthType{tls.NoClientCert, tls.VerifyClientCertIfGiven, tls.RequireAndVerifyClientCert}[a]
 }
 
-// pollInterval is how soon a change of the files is noticed.
+// pollInterval bounds how long a change of the files goes unnoticed.
 const pollInterval = time.Second
 
 // Config describes a Bundle.
 type Config struct {
-	// Name says in logs whose certificates these are.
+	// Name identifies the bundle in the log.
 	Name string
 	Files
 	MinVersion uint16 // as in crypto/tls; 0 means TLS 1.2
 	ClientAuth ClientAuth
-	// Protocols are offered by ALPN, the best first.
+	// Protocols are offered by ALPN, the preferred one first.
 	Protocols []string
-	// Mutual says that the certificate is shown on both ends of connections
-	// with equals: it must serve for both, and be good by its own authorities;
-	// and so must those of the others, so that no mere client gets in.
+	// Mutual is for connections between equals, which present their certificates
+	// on both ends. Each certificate must then be valid for servers and for
+	// clients, and signed by one of the authorities. Without that, a certificate
+	// for clients would let a client in as a member.
 	Mutual bool
-	// Hosts are names and addresses that the certificate must have.
+	// Hosts are names and addresses that the certificate must name.
 	Hosts  []string
-	Logger *zap.Logger // nil: silent
+	Logger *zap.Logger // nil discards everything
 }
 
-// Bundle is what the files held when they last were good. It is safe for
-// concurrent use.
+// Bundle has what the files held when they were last valid. It is safe for concurrent
+// use. The package comment tells how it works, and lists the invariants B1 to B4.
 type Bundle struct {
 	cfg     Config
 	log     *zap.Logger
-	server  *tls.Config // the same for all connections, so that sessions resume
+	server  *tls.Config // one for all connections, so that sessions resume across reloads
 	current atomic.Pointer[material]
 
 	reloads  atomic.Uint64
 	failures atomic.Uint64
 	refusals atomic.Uint64
-	// refusalLogged is the second, since 1970, of the last line about one.
+	// refusalLogged is the time of the last line about a refusal, in seconds since
+	// 1970.
 	refusalLogged atomic.Int64
 
+	// load is held by whoever reads the files: Watch, or Reload.
 	load struct {
 		sync.Mutex
 		seen     [fileKinds]fileState
 		contents contents
-		problem  string // of the last attempt, so that it is logged once
+		problem  string // of the last attempt, so that it is counted and logged once
 	}
+	// conns is held by each connection while it is registered or removed, and by
+	// recheck while it judges all of them.
 	conns struct {
 		sync.Mutex
 		open map[*tracked]check
 	}
 }
 
-// Load reads the files. Everything that is wrong with them is an error here;
-// later it only keeps them from being taken over.
+// Load reads the files. It returns an error if they are invalid. Once a Bundle
+// exists, invalid files only keep it from changing.
 func Load(cfg Config) (*Bundle, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
@@ -108,22 +103,22 @@ func Load(cfg Config) (*Bundle, error) {
 	return b, nil
 }
 
-// NotAfter is when the certificate expires.
+// NotAfter returns the time at which the certificate expires.
 func (b *Bundle) NotAfter() time.Time { return b.current.Load().cert.Leaf.NotAfter }
 
-// Counts are of events since the start.
+// Counts has numbers of events since Load.
 type Counts struct {
-	Reloads  uint64 // changed files that were taken over
-	Failures uint64 // changed files that were not
-	Refusals uint64 // certificates of others that were revoked or no longer trusted
+	Reloads  uint64 // changed files that were loaded
+	Failures uint64 // changed files that were invalid
+	Refusals uint64 // certificates of others that were refused
 }
 
-// Counts returns what happened so far.
+// Counts returns the numbers of events so far.
 func (b *Bundle) Counts() Counts {
 	return Counts{Reloads: b.reloads.Load(), Failures: b.failures.Load(), Refusals: b.refusals.Load()}
 }
 
-// Watch takes over the files whenever they change, until the context ends.
+// Watch loads the files whenever they change, until the context ends.
 func (b *Bundle) Watch(ctx context.Context) { b.watch(ctx, pollInterval) }
 
 func (b *Bundle) watch(ctx context.Context, every time.Duration) {
@@ -139,20 +134,20 @@ func (b *Bundle) watch(ctx context.Context, every time.Duration) {
 	}
 }
 
-// poll looks whether the files changed. A mistake is logged when it appears,
-// not each time it is looked at.
+// poll loads the files if they changed. A problem is logged when it appears, not
+// again each time the same files are read.
 func (b *Bundle) poll() {
 	changed, err := b.reload(true)
 	switch {
 	case err != nil:
-		b.log.Warn("the changed certificates are not good, and the ones before stay in use", zap.Error(err))
+		b.log.Warn("certificates not reloaded; the previous ones stay in use", zap.Error(err))
 	case changed:
 		b.logNew()
 	}
 }
 
-// Reload takes over the files now. An error says why what was in use before
-// stays in use.
+// Reload loads the files now, also if they look unchanged. If it returns an error,
+// the previous certificates stay in use.
 func (b *Bundle) Reload() error {
 	changed, err := b.reload(false)
 	if changed {
@@ -163,23 +158,23 @@ func (b *Bundle) Reload() error {
 
 func (b *Bundle) logNew() {
 	m := b.current.Load()
-	b.log.Info("certificates were taken over", zap.Time("not_after", m.cert.Leaf.NotAfter), zap.Int("authorities", len(m.authorities)), zap.Int("revoked", m.revoked.size()))
+	b.log.Info("certificates reloaded", zap.Time("not_after", m.cert.Leaf.NotAfter), zap.Int("authorities", len(m.authorities)), zap.Int("revoked", m.revoked.size()))
 	b.warn(m)
 }
 
-// warn says what is good enough to be used and still needs a person.
+// warn logs what does not keep a material from being used, but needs an operator.
 func (b *Bundle) warn(m *material) {
 	now := time.Now()
 	if leaf := m.cert.Leaf; now.After(leaf.NotAfter) {
-		b.log.Error("the certificate has expired: everybody will refuse it", zap.String("file", b.cfg.Cert), zap.Time("not_after", leaf.NotAfter))
+		b.log.Error("certificate has expired", zap.String("file", b.cfg.Cert), zap.Time("not_after", leaf.NotAfter))
 	}
 	if next := m.revoked.nextUpdate; !next.IsZero() && now.After(next) {
-		b.log.Warn("the revocation list should have been replaced; it stays in force", zap.String("file", b.cfg.CRL), zap.Time("next_update", next))
+		b.log.Warn("revocation list is past its next update; it stays in force", zap.String("file", b.cfg.CRL), zap.Time("next_update", next))
 	}
 }
 
-// reload reads the files, if they look different or ifChanged is false, and
-// takes them over. With ifChanged, a problem is reported only the first time.
+// reload reads the files and makes them current. With ifChanged, it does not read
+// files that look unchanged, and returns a problem only the first time.
 func (b *Bundle) reload(ifChanged bool) (changed bool, _ error) {
 	b.load.Lock()
 	defer b.load.Unlock()
@@ -210,7 +205,7 @@ func (b *Bundle) reload(ifChanged bool) (changed bool, _ error) {
 	return true, nil
 }
 
-// failed counts a problem once, however often the same files are looked at.
+// failed counts a problem once, however often the same files are read.
 func (b *Bundle) failed(err error, once bool) error {
 	if err.Error() == b.load.problem {
 		if once {
@@ -223,17 +218,17 @@ func (b *Bundle) failed(err error, once bool) error {
 	return err
 }
 
-// refuseStep keeps a certificate that works from being replaced by one that
-// does not, where only the comparison shows it.
+// refuseStep keeps a valid certificate from being replaced by one that has expired.
+// By itself an expired certificate is not refused (see Config.judge).
 func (b *Bundle) refuseStep(m *material) error {
 	old, now := b.current.Load(), time.Now()
 	if old != nil && now.After(m.cert.Leaf.NotAfter) && now.Before(old.cert.Leaf.NotAfter) {
-		return fmt.Errorf("%s: the certificate expired on %s", b.cfg.Cert, m.cert.Leaf.NotAfter.Format(time.DateOnly))
+		return fmt.Errorf("%s: certificate expired on %s", b.cfg.Cert, m.cert.Leaf.NotAfter.Format(time.DateOnly))
 	}
 	return nil
 }
 
-// looksChanged compares the files with what was seen last.
+// looksChanged compares the files with what it saw last.
 func (b *Bundle) looksChanged() bool {
 	changed := false
 	for i, name := range b.cfg.names() {
@@ -244,5 +239,5 @@ func (b *Bundle) looksChanged() bool {
 	return changed
 }
 
-// errNoCertificate is for a connection whose other side showed none.
-var errNoCertificate = errors.New("no certificate was shown")
+// errNoCertificate refuses a connection whose other side presented none.
+var errNoCertificate = errors.New("no certificate was presented")

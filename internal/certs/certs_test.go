@@ -14,7 +14,7 @@ import (
 
 var loopback = []string{"127.0.0.1"}
 
-// badCertificates are the ones that nobody may accept, as NAME.pem of w.
+// badCertificates writes certificates that nobody may accept, as NAME.pem of w.
 func badCertificates(w *world) (names []string, crl string) {
 	w.pair(w.ca, "expired", Order{Hosts: loopback, NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(-time.Hour)})
 	w.pair(newAuthority(w.t, "the authority"), "other authority", Order{Hosts: loopback})
@@ -72,8 +72,8 @@ func TestBadCertificatesAreRefusedByThoseWhoConnect(t *testing.T) {
 	}
 }
 
-// A session that began before its certificate was revoked, or its authority
-// dropped, must not be resumed.
+// A session must not be resumed if its certificate was revoked, or its authority
+// dropped, after the session began.
 func TestSessionsOfRevokedCertificatesDoNotResume(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		for _, how := range []string{"revoked", "authority dropped"} {
@@ -151,8 +151,8 @@ func TestOpenConnectionsOfRevokedCertificatesAreClosed(t *testing.T) {
 	}
 }
 
-// Rotating the authority: both are trusted, then certificates of the new one
-// are shown, then the old one is dropped. No step may refuse anybody.
+// TestAuthorityRotates trusts both authorities, then presents certificates of the new
+// one, then drops the old one. No step may refuse a member.
 func TestAuthorityRotates(t *testing.T) {
 	w := newWorld(t)
 	old, next := w.ca, newAuthority(t, "the next")
@@ -186,8 +186,8 @@ func TestAuthorityRotates(t *testing.T) {
 	}
 }
 
-// What is written file by file, or wrong, is not taken over; what was good is
-// used until it is whole.
+// Files that were changed one by one, or are invalid, are not loaded: the previous ones
+// stay in use until all files fit together.
 func TestHalfWrittenPairsKeepTheOldOnes(t *testing.T) {
 	w := newWorld(t)
 	first := w.pair(w.ca, "server", Order{Hosts: loopback})
@@ -232,7 +232,8 @@ func TestHalfWrittenPairsKeepTheOldOnes(t *testing.T) {
 	}
 }
 
-// Kubernetes swaps a directory by a symbolic link.
+// TestSwappedDirectoriesAreNoticed swaps a directory by a symbolic link, as Kubernetes
+// does.
 func TestSwappedDirectoriesAreNoticed(t *testing.T) {
 	w := newWorld(t)
 	cfg := w.config("data/server")
@@ -290,8 +291,8 @@ func TestLoadRefuses(t *testing.T) {
 		"not by the CA":       {"foreign", func(*Config) {}, "not signed by an authority"},
 		"a list by no CA":     {"good", func(c *Config) { c.CRL = w.write("foreign-crl.pem", foreignList) }, "is not signed by that authority"},
 		"a list of no kind":   {"good", func(c *Config) { c.CRL = c.CA }, "not a revocation list"},
-		"authorities of none": {"good", func(c *Config) { c.CA = w.write("empty", nil) }, "holds no certificate"},
-		"no authority":        {"good", func(c *Config) { c.CA = c.Cert }, "is no authority"},
+		"authorities of none": {"good", func(c *Config) { c.CA = w.write("empty", nil) }, "contains no PEM certificate"},
+		"no authority":        {"good", func(c *Config) { c.CA = c.Cert }, "is not a certificate authority"},
 	} {
 		cfg := w.config(c.pair)
 		c.change(&cfg)

@@ -14,21 +14,21 @@ import (
 	"go.uber.org/zap"
 )
 
-// handshakeTimeout bounds the handshake of connections that are made. For
-// those that are taken, http.Server sets it by its ReadHeaderTimeout.
+// handshakeTimeout bounds the handshake of outgoing connections. For incoming ones,
+// http.Server bounds it by its ReadHeaderTimeout.
 const handshakeTimeout = 5 * time.Second
 
-// These and the errors of x509 are why a certificate is refused.
+// The reasons to refuse a certificate, beside the errors of x509.
 var (
-	errRevoked     = errors.New("the certificate was revoked")
-	errClientsOnly = errors.New("the certificate is one for clients (its extended key usage lacks serverAuth), not for members")
+	errRevoked     = errors.New("certificate was revoked")
+	errClientsOnly = errors.New("certificate is for clients only: its extended key usage lacks serverAuth, which members need")
 )
 
-// check holds the certificate of a connection's other side against material.
+// check judges the other side of a connection by a material.
 type check func(*material) error
 
-// Listen puts TLS on what the listener accepts. What it returns accepts a
-// *tls.Conn each time, as http.Server wants it for HTTP/2.
+// Listen returns a listener that adds TLS to the connections l accepts. They are of
+// type *tls.Conn, which http.Server requires for HTTP/2.
 func (b *Bundle) Listen(l net.Listener) net.Listener { return &listener{l, b} }
 
 type listener struct {
@@ -45,8 +45,9 @@ func (l *listener) Accept() (net.Conn, error) {
 	return tls.Server(&tracked{Conn: c, b: l.b}, l.b.server), nil
 }
 
-// Dial connects with dial and puts TLS on the connection, showing the
-// certificate. The other side's must name the host of the address.
+// Dial returns a function that connects with dial and adds TLS. It presents the
+// certificate of b, and requires that the other side's certificate names the host of
+// the address.
 func (b *Bundle) Dial(dial func(ctx context.Context, network, addr string) (net.Conn, error)) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		host, _, err := net.SplitHostPort(addr)
@@ -62,14 +63,14 @@ func (b *Bundle) Dial(dial func(ctx context.Context, network, addr string) (net.
 		ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 		defer cancel()
 		if err := secured.HandshakeContext(ctx); err != nil {
-			_ = c.Close() // nothing was said on it
+			_ = c.Close() // nothing was sent on it
 			return nil, &net.OpError{Op: "dial", Net: network, Addr: raw.RemoteAddr(), Err: fmt.Errorf("TLS with %s: %w", host, err)}
 		}
 		return secured, nil
 	}
 }
 
-// base is what all configurations have in common; m may be nil.
+// base returns what all configurations have in common. m may be nil.
 func (b *Bundle) base(m *material) *tls.Config {
 	c := &tls.Config{MinVersion: b.cfg.MinVersion, NextProtos: b.cfg.Protocols}
 	if m != nil {
@@ -78,8 +79,9 @@ func (b *Bundle) base(m *material) *tls.Config {
 	return c
 }
 
-// configFor is the configuration of one connection that is taken. Session
-// tickets are those of the listener's, so that sessions resume across reloads.
+// configFor returns the configuration of one incoming connection. It sets no keys
+// for session tickets, so those of b.server apply, and sessions resume across
+// reloads.
 func (b *Bundle) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	m := b.current.Load()
 	c := b.base(m)
@@ -89,13 +91,13 @@ func (b *Bundle) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	c.ClientAuth, c.ClientCAs = b.cfg.ClientAuth.tls(), m.pool
 	conn, ok := hello.Conn.(*tracked)
 	if !ok {
-		return nil, errors.New("the connection was not accepted by Bundle.Listen")
+		return nil, errors.New("connection was not accepted by Bundle.Listen")
 	}
 	c.VerifyConnection = func(s tls.ConnectionState) error {
 		if len(s.PeerCertificates) == 0 && b.cfg.ClientAuth == Request {
 			return nil
 		}
-		// The authority may be that of mere clients too.
+		// The same authority may sign certificates for clients.
 		if b.cfg.Mutual && len(s.PeerCertificates) > 0 && !usableFor(s.PeerCertificates[0], x509.ExtKeyUsageServerAuth) {
 			return errClientsOnly
 		}
@@ -104,7 +106,7 @@ func (b *Bundle) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	return c, nil
 }
 
-// clientConfig is the configuration of one connection that is made.
+// clientConfig returns the configuration of one outgoing connection.
 func (b *Bundle) clientConfig(host string, conn *tracked) *tls.Config {
 	m := b.current.Load()
 	c := b.base(m)
@@ -115,30 +117,29 @@ func (b *Bundle) clientConfig(host string, conn *tracked) *tls.Config {
 	return c
 }
 
-// tracked is a connection below TLS whose other side's certificate is held
-// against each new set of files.
+// tracked is the connection below TLS. Its other side's certificate is judged by
+// each new material.
 type tracked struct {
 	net.Conn
 	b    *Bundle
 	once sync.Once
 }
 
-// NetConn returns the connection below, as tls.Conn does.
+// NetConn returns the underlying connection, as tls.Conn does.
 func (c *tracked) NetConn() net.Conn { return c.Conn }
 
-// admit decides about the other side's certificates, and remembers them.
+// admit judges the certificates of the other side, and registers the connection.
 //
-// It is called as VerifyConnection, which crypto/tls calls last in every
-// handshake. A resumed one has no certificates on the wire, and the checks of
-// crypto/tls and VerifyPeerCertificate are those of the session's beginning:
-// only here a certificate that was revoked since then, or whose authority was
-// dropped, is still seen.
+// crypto/tls calls it, as VerifyConnection, at the end of every handshake. When a
+// session is resumed, no certificate is sent, and crypto/tls does not verify again
+// and does not call VerifyPeerCertificate. Only here does it show that a certificate
+// was revoked since the session began, or that its authority was dropped (B1).
 func (c *tracked) admit(shown []*x509.Certificate, usage x509.ExtKeyUsage, host string) error {
 	if len(shown) == 0 {
 		return errNoCertificate
 	}
 	verify := func(m *material) error { return m.verify(shown, usage, host) }
-	c.b.remember(c, verify) // before the look at the files, or a change in between is missed
+	c.b.remember(c, verify) // before it is judged (B2)
 	if err := verify(c.b.current.Load()); err != nil {
 		c.b.refuse(c, shown[0], err)
 		return err
@@ -152,6 +153,7 @@ func (c *tracked) Close() error {
 	return c.Conn.Close()
 }
 
+// remember registers a connection for recheck, until forget.
 func (b *Bundle) remember(c *tracked, verify check) {
 	b.conns.Lock()
 	defer b.conns.Unlock()
@@ -164,35 +166,36 @@ func (b *Bundle) forget(c *tracked) {
 	delete(b.conns.open, c)
 }
 
-// recheck closes the connections whose certificates are no longer good.
+// recheck closes the connections that the new material refuses.
 func (b *Bundle) recheck(m *material) {
 	var refused []*tracked
 	b.conns.Lock()
 	for c, verify := range b.conns.open {
 		if err := verify(m); err != nil {
 			b.refusals.Add(1)
-			b.log.Warn("a connection is closed: its certificate is no longer good", zap.Stringer("remote", c.RemoteAddr()), zap.Error(err))
+			b.log.Warn("connection closed: its certificate is no longer valid", zap.Stringer("remote", c.RemoteAddr()), zap.Error(err))
 			refused = append(refused, c)
 		}
 	}
 	b.conns.Unlock()
 	for _, c := range refused {
-		_ = c.Close() // whoever uses it notices
+		_ = c.Close() // whoever uses it gets an error
 	}
 }
 
-// refuse counts, and logs once a second: who is refused tries again and again.
+// refuse counts a refusal, and logs at most one a second: a client that is refused
+// tends to try again and again.
 func (b *Bundle) refuse(c *tracked, leaf *x509.Certificate, err error) {
 	b.refusals.Add(1)
 	now := time.Now().Unix()
 	if b.refusalLogged.Swap(now) == now {
 		return
 	}
-	b.log.Warn("a certificate is refused", zap.Stringer("remote", c.RemoteAddr()), zap.Stringer("subject", leaf.Subject), zap.Stringer("serial", leaf.SerialNumber), zap.Error(err))
+	b.log.Warn("certificate refused", zap.Stringer("remote", c.RemoteAddr()), zap.Stringer("subject", leaf.Subject), zap.Stringer("serial", leaf.SerialNumber), zap.Error(err))
 }
 
-// verify holds what the other side showed against the files: there must be a
-// chain to an authority in which nothing is revoked.
+// verify judges what the other side presented. There must be a chain to one of the
+// authorities in which no certificate is revoked.
 func (m *material) verify(shown []*x509.Certificate, usage x509.ExtKeyUsage, host string) error {
 	between := x509.NewCertPool()
 	for _, c := range shown[1:] {
@@ -212,6 +215,9 @@ func (m *material) verify(shown []*x509.Certificate, usage x509.ExtKeyUsage, hos
 	return fmt.Errorf("%w: serial number %s of %q", errRevoked, shown[0].SerialNumber, shown[0].Issuer)
 }
 
+// revokedIn reports whether a certificate of the chain was revoked by the next one.
+// The last one has no issuer that could revoke it: an authority is dropped by removing
+// it from the file.
 func (m *material) revokedIn(chain []*x509.Certificate) bool {
 	for i := range len(chain) - 1 {
 		if m.revoked.has(chain[i], chain[i+1]) {
@@ -221,13 +227,13 @@ func (m *material) revokedIn(chain []*x509.Certificate) bool {
 	return false
 }
 
-// Names returns nil when the other side's certificate names the host of one of
-// the URLs, by name, wildcard or address.
+// Names returns nil if the certificate of the other side names the host of one of the
+// URLs, by name, wildcard, or address.
 func Names(state *tls.ConnectionState, urls []string) error {
 	if state == nil || len(state.PeerCertificates) == 0 {
 		return errNoCertificate
 	}
-	err := errors.New("there is no URL that the certificate could name")
+	err := errors.New("no URL to compare the certificate with")
 	for _, text := range urls {
 		u, perr := url.Parse(text)
 		if perr != nil {

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// world is an authority and a directory with files.
+// world has an authority and a directory of files.
 type world struct {
 	t   *testing.T
 	ca  *Authority
@@ -70,7 +70,7 @@ func parseOne(t *testing.T, text []byte) *x509.Certificate {
 	return cert
 }
 
-// config names the files of a member; the pair must be there.
+// config returns the configuration of a member whose pair was written before.
 func (w *world) config(name string) Config {
 	return Config{
 		Name: name, ClientAuth: Require, Mutual: true,
@@ -100,7 +100,7 @@ func (w *world) revoke(number int64, certs ...*x509.Certificate) string {
 	return w.write("crl.pem", list)
 }
 
-// serve answers each connection with one byte for each that it reads.
+// serve echoes what it reads on each connection.
 func serve(t *testing.T, b *Bundle) (addr string) {
 	t.Helper()
 	raw, err := net.Listen("tcp", "127.0.0.1:0")
@@ -123,7 +123,7 @@ func serve(t *testing.T, b *Bundle) (addr string) {
 
 var errTooLong = errors.New("no answer in time")
 
-// echo says whether a byte comes back.
+// echo returns nil if a byte comes back.
 func echo(c net.Conn) error {
 	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
 	if _, err := c.Write([]byte("x")); err != nil {
@@ -136,7 +136,7 @@ func echo(c net.Conn) error {
 	return err
 }
 
-// call connects from one bundle to the address.
+// call connects to the address with a bundle.
 func call(t *testing.T, b *Bundle, addr string) (net.Conn, error) {
 	t.Helper()
 	c, err := b.Dial(new(net.Dialer).DialContext)(context.Background(), "tcp", addr)
@@ -147,7 +147,7 @@ func call(t *testing.T, b *Bundle, addr string) (net.Conn, error) {
 	return c, echo(c)
 }
 
-// clientOf is a plain TLS client with the pair, trusting the authority.
+// clientOf returns the configuration of a plain TLS client with the pair.
 func (w *world) clientOf(name string) *tls.Config {
 	w.t.Helper()
 	pool := x509.NewCertPool()
@@ -158,7 +158,7 @@ func (w *world) clientOf(name string) *tls.Config {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		// Shown whatever the server says that it wants.
+		// Presented even if the server asks for certificates of other authorities.
 		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }
 	}
 	return cfg

@@ -19,8 +19,8 @@ import (
 	"github.com/kvd-io/kvd/internal/raftnode"
 )
 
-// errIdentity: the certificate is not that of whom its owner claims to be.
-var errIdentity = errors.New("the certificate does not fit")
+// errIdentity refuses a caller whose certificate belongs to someone else.
+var errIdentity = errors.New("the certificate does not match the claimed identity")
 
 // security is how this node knows other members, for package peers.
 func (n *Node) security() peers.Security {
@@ -54,7 +54,7 @@ func (n *Node) fromChanger(c caller, change raftnode.Change) error {
 		return err
 	}
 	for _, u := range change.Member.PeerURLs {
-		if err := named(c, "the member that is to be added", []string{u}); err != nil {
+		if err := named(c, "the member to be added", []string{u}); err != nil {
 			return err
 		}
 	}
@@ -76,7 +76,7 @@ func (n *Node) fromAdmitted(c caller, ms *raftnode.Membership, id uint64) error 
 
 func named(c caller, whom string, urls []string) error {
 	if err := certs.Names(c, urls); err != nil {
-		return fmt.Errorf("%w: it is not that of %s: %w", errIdentity, whom, err)
+		return fmt.Errorf("%w (%s): %w", errIdentity, whom, err)
 	}
 	return nil
 }
