@@ -52,14 +52,14 @@ func refuseDial(context.Context, string, string) (net.Conn, error) { return nil,
 // and connects as Security demands. rafthttp's own transports read authorities
 // only once, check no revocation list, and use the proxy that HTTP_PROXY names.
 type outgoing struct {
-	self identity
-	rt   *http.Transport
+	t  *Transport
+	rt *http.Transport
 }
 
 // RoundTrip implements http.RoundTripper.
 func (o *outgoing) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context()) // a RoundTripper must not modify its request
-	o.self.stamp(r.Header)
+	o.t.self.stamp(r.Header)
 	return o.rt.RoundTrip(r)
 }
 
@@ -75,7 +75,7 @@ func (t *Transport) ownRequests() error {
 		if err != nil {
 			return err
 		}
-		ours := &outgoing{self: t.self, rt: t.newHTTPTransport(stall)}
+		ours := &outgoing{t: t, rt: t.newHTTPTransport(stall)}
 		theirs.RegisterProtocol("http", ours)
 		theirs.RegisterProtocol("https", ours)
 		t.own = append(t.own, ours.rt)

@@ -15,11 +15,9 @@ import (
 )
 
 // MonitorPath is the path of the request that a member holds open with its
-// leader, in order to notice when the leader's process is gone. The package
-// comment tells how.
-//
-// The name on the wire is older than the word monitor, and members of different
-// versions must understand each other.
+// leader, in order to notice when the leader's process is gone; the package comment
+// tells how. The path keeps its old name because members of different versions must
+// understand each other.
 const MonitorPath = raftPathPrefix + "/watch"
 
 // maxMonitors bounds the monitors that this member serves: one for each member,

@@ -262,7 +262,7 @@ func (t *Transport) lookUpNow(id uint64) {
 		t.lg.Debug("unknown sender not found", zap.Uint64("sender", id))
 		return
 	}
-	if err := t.AddRemote(id, urls); err != nil {
+	if err := t.addRemote(id, urls); err != nil {
 		t.lg.Warn("unknown sender not added", zap.Uint64("sender", id), zap.Error(err))
 	}
 }

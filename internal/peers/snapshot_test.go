@@ -246,7 +246,7 @@ func TestMsgSnapIsNotSentWithoutItsBody(t *testing.T) {
 	if w.Code == http.StatusNoContent {
 		t.Error("a MsgSnap was taken from a POST")
 	}
-	if err := b.AddRemote(3, []string{closedURL(t)}); err != nil {
+	if err := b.addRemote(3, []string{closedURL(t)}); err != nil {
 		t.Fatal(err)
 	}
 	err := callbacks{b.Transport}.Process(t.Context(), snapshotMessage(3, 2, 7))

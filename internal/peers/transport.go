@@ -102,9 +102,9 @@ const maxRemotes = limits.MaxMembers
 // Transport carries raft's messages to the other members and takes theirs. The
 // package comment tells how, and lists the invariants T1 to T6.
 //
-// None of its methods waits for the network, and delivery is never promised.
-// After Stop, all methods do nothing, except that SendSnapshot still closes the
-// body and reports the failure.
+// Only HoldMonitor waits for the network, and delivery is never promised. After
+// Stop, all methods do nothing, except that SendSnapshot still closes the body and
+// reports the failure.
 type Transport struct {
 	cfg      Config
 	lg       *zap.Logger
@@ -253,9 +253,9 @@ func (t *Transport) UpdatePeer(id uint64, urls []string) error {
 	return nil
 }
 
-// AddRemote makes it possible to hear and to answer a member that the local
+// addRemote makes it possible to hear and to answer a member that the local
 // membership does not contain yet. It ignores a known id.
-func (t *Transport) AddRemote(id uint64, urls []string) error {
+func (t *Transport) addRemote(id uint64, urls []string) error {
 	if err := t.checkPeer(id, urls); err != nil {
 		return fmt.Errorf("add remote: %w", err)
 	}

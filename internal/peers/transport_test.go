@@ -417,7 +417,7 @@ func TestPeersAreValidated(t *testing.T) {
 		"a link-local target": {2, []string{"http://169.254.169.254:80"}},
 	} {
 		for what, f := range map[string]func(uint64, []string) error{
-			"AddPeer": p.AddPeer, "UpdatePeer": p.UpdatePeer, "AddRemote": p.AddRemote,
+			"AddPeer": p.AddPeer, "UpdatePeer": p.UpdatePeer, "AddRemote": p.addRemote,
 		} {
 			if err := f(test.id, test.urls); err == nil {
 				t.Errorf("%s accepts %s", what, name)
@@ -461,14 +461,14 @@ func TestRemotesAreBounded(t *testing.T) {
 	p := startPeer(t, 1)
 	url := []string{closedURL(t)}
 	for id := uint64(2); id < 2+maxRemotes; id++ {
-		if err := p.AddRemote(id, url); err != nil {
+		if err := p.addRemote(id, url); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := p.AddRemote(2, url); err != nil {
+	if err := p.addRemote(2, url); err != nil {
 		t.Errorf("one that is there: %v", err)
 	}
-	if err := p.AddRemote(1000, url); err == nil {
+	if err := p.addRemote(1000, url); err == nil {
 		t.Error("no limit")
 	}
 }
@@ -481,7 +481,7 @@ func TestNothingHappensAfterStop(t *testing.T) {
 	a.Stop()
 	url := []string{closedURL(t)}
 	for what, err := range map[string]error{
-		"AddPeer": a.AddPeer(3, url), "UpdatePeer": a.UpdatePeer(2, url), "AddRemote": a.AddRemote(4, url),
+		"AddPeer": a.AddPeer(3, url), "UpdatePeer": a.UpdatePeer(2, url), "AddRemote": a.addRemote(4, url),
 	} {
 		if err != nil {
 			t.Errorf("%s: %v", what, err)
