@@ -83,6 +83,16 @@ func TestRulesGoRed(t *testing.T) {
 		{"helper with a capital", planted(t, `return refuse(f, "Bad thing %d", 1)`), true},
 		{"log message with a capital", planted(t, `l.Info("Snapshot installed", x)`), true},
 		{"errors as they should be", planted(t, `use(errors.New("SIGHUP came"), errors.New("--port is 0"), errors.New("Pebble failed"), errors.New("a. b"), refuse("X", "%q is bad"))`), false},
+		{"wide line", func() []string { return wideLines("a.md", strings.Repeat("ä", maxMarkdownColumns+1)) }, true},
+		{"line just fits", func() []string { return wideLines("a.md", strings.Repeat("ä", maxMarkdownColumns)) }, false},
+		{"wide code and table", func() []string {
+			long := strings.Repeat("x", 2*maxMarkdownColumns)
+			return wideLines("a.md", "| "+long+"\n```\n"+long+"\n```\n")
+		}, false},
+		{"names that do not exist", named(t, "`p.absent`"), true},
+		{"method that does not exist", named(t, "`T.absent`"), true},
+		{"file that does not exist", named(t, "`absent.go`"), true},
+		{"names that exist", named(t, "`p.T`, `T.field`, `T.method`, `p.T.method()`, `field`, `a.go`, `--flag`, `GET /v1`"), false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := c.rule(); len(got) > 0 != c.violate {
@@ -114,6 +124,18 @@ func planted(t *testing.T, statement string) func() []string {
 		out, seen := messages([]source{plant(t, "a/a.go", "package p\nfunc refuse(file, format string, args ...any) *RefusedError { return nil }\nfunc f() error {\n"+statement+"\n}\n")})
 		if seen == 0 {
 			t.Error("no message was found")
+		}
+		return out
+	}
+}
+
+// named judges a line of a document against a small program.
+func named(t *testing.T, line string) func() []string {
+	return func() []string {
+		d := declared([]source{plant(t, "internal/p/a.go", "package p\ntype T struct{ field int }\nfunc (t *T) method() {}\n")})
+		out, seen := d.unknownNames("doc.md", line, func(string) bool { return false })
+		if seen == 0 {
+			t.Error("no name was found")
 		}
 		return out
 	}
