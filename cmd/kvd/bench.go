@@ -18,12 +18,13 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"github.com/kvd-io/kvd/internal/loadgen"
 )
 
-// benchOptions are what the load of kvd bench is.
+// benchOptions describe the load.
 type benchOptions struct {
 	endpoints   []string
 	to          string
@@ -41,7 +42,7 @@ type benchOptions struct {
 	output      string
 }
 
-// Limits of a load, so that a slip of the finger does not end the machine.
+// Limits of a load, so that a typing error does not exhaust the machine.
 const (
 	maxBenchConnections = 20_000
 	maxBenchValue       = 64 << 20
@@ -54,28 +55,26 @@ func benchCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure a running cluster with a closed loop of clients",
-		Long: `Each connection sends its next request when it has the answer to the last one.
-Answers that are errors are counted apart, and not as operations. The load needs
-CPU too: on the machine of a node it takes from that node.
+		Long: `Measure a running cluster. Each connection sends its next request when it has the response to
+the previous one. Error responses are counted separately, not as operations. The load itself
+needs CPU: on the machine of a node it takes CPU from that node.
 
-A request of kvd bench batch with a line that fails is one error, and none of
-its lines counts. A load with --count gives up when nothing succeeds for 10 s.
+In "kvd bench batch", a request with a failing line counts as one error, and none of its lines
+count. A load with --count gives up if nothing succeeds for 10s.
 
-It writes to keys key-00000000, key-00000001, ... of the cluster. Do not run it
-on one whose keys have such names.`,
+The load writes the keys key-00000000, key-00000001, and so on. Do not run it on a cluster whose
+own keys have such names.`,
 		Example: `  kvd bench put --connections 64 --duration 10s
-  kvd bench get --consistency stale --to all --endpoints http://10.0.0.1:12380,http://10.0.0.2:12380
+  kvd bench get --consistency stale --to all \
+      --endpoints http://10.0.0.1:12380,http://10.0.0.2:12380
   kvd bench batch --connections 4 --count 1000000 --sequential`,
-		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return usageError{fmt.Errorf("say what to measure: %s put, get, mixed or batch", cmd.CommandPath())}
-		},
+		RunE: chooseSubcommand,
 	}
 	for _, load := range []struct{ name, short string }{
 		{"put", "Measure puts"},
 		{"get", "Measure gets, after writing the keys"},
-		{"mixed", "Measure gets and puts together"},
-		{"batch", "Measure puts by POST /v1/batch; an operation is a line"},
+		{"mixed", "Measure a mix of gets and puts, after writing the keys"},
+		{"batch", "Measure puts with POST /v1/batch; each line is an operation"},
 	} {
 		cmd.AddCommand(loadCommand(load.name, load.short))
 	}
@@ -87,7 +86,7 @@ func loadCommand(name, short string) *cobra.Command {
 	cmd := &cobra.Command{Use: name, Short: short, Args: noArguments, RunE: func(cmd *cobra.Command, _ []string) error {
 		if cmd.Flags().Changed("count") {
 			if cmd.Flags().Changed("duration") {
-				return usageError{errors.New("--count and --duration both say when to end; give one of them")}
+				return usageError{errors.New("--count and --duration both set the end of the load; give only one of them")}
 			}
 			o.endByCount(cmd.Flags().Changed("warmup"))
 		}
@@ -96,38 +95,38 @@ func loadCommand(name, short string) *cobra.Command {
 		}
 		ctx, restore := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 		defer restore()
-		defer context.AfterFunc(ctx, restore)() // a second signal ends the process
+		defer context.AfterFunc(ctx, restore)() // a second signal ends the process immediately
 		return o.run(ctx, name, cmd.OutOrStdout(), cmd.ErrOrStderr())
 	}}
 	f := cmd.Flags()
 	o.consistency = "linearizable"
-	f.StringSliceVar(&o.endpoints, "endpoints", []string{"http://127.0.0.1:12380"}, "client `URLs` of nodes")
-	f.StringVar(&o.to, "to", "leader", "send to the leader, or to all endpoints in turn (leader|all)")
-	f.IntVar(&o.connections, "connections", 64, "connections, each of which waits for its answer")
-	f.IntVar(&o.valueSize, "value-size", 256, "bytes of a value")
-	f.Uint64Var(&o.keySpace, "key-space", 100_000, "number of keys to choose from")
-	f.BoolVar(&o.sequential, "sequential", false, "take the keys one after the other instead of at random")
-	f.DurationVar(&o.warmup, "warmup", time.Second, "time before anything counts; none by itself with --count")
-	f.DurationVar(&o.duration, "duration", 10*time.Second, "time that counts")
-	f.Uint64Var(&o.count, "count", 0, "operations to end after, in place of --duration")
-	f.StringVar(&o.output, "output", "text", "form of the result (text|json)")
+	f.StringSliceVar(&o.endpoints, "endpoints", []string{"http://127.0.0.1:12380"}, "send to the nodes with these client `URLS`")
+	f.StringVar(&o.to, "to", "leader", "send to `TARGET`: leader, or all endpoints in turn")
+	f.IntVar(&o.connections, "connections", 64, "open this `NUMBER` of connections; each waits for its responses")
+	f.IntVar(&o.valueSize, "value-size", 256, "write values of this many `BYTES`")
+	f.Uint64Var(&o.keySpace, "key-space", 100_000, "choose from this `NUMBER` of keys")
+	f.BoolVar(&o.sequential, "sequential", false, "take keys in sequence instead of at random")
+	f.DurationVar(&o.warmup, "warmup", time.Second, "run this long before anything counts; with --count, no warmup unless it is set")
+	f.DurationVar(&o.duration, "duration", 10*time.Second, "measure for this long")
+	f.Uint64Var(&o.count, "count", 0, "stop after this `NUMBER` of operations instead of after --duration")
+	f.StringVar(&o.output, "output", "text", "print as `FORMAT`: text or json")
 	o.noPrepare = name == "put" || name == "batch"
 	if name == "get" || name == "mixed" {
-		f.StringVar(&o.consistency, "consistency", "linearizable", "of reads (linearizable|stale)")
-		f.BoolVar(&o.noPrepare, "no-prepare", false, "do not write all keys first; reads of those that do not exist are errors")
+		f.StringVar(&o.consistency, "consistency", "linearizable", "read with this `CONSISTENCY`: linearizable or stale")
+		f.BoolVar(&o.noPrepare, "no-prepare", false, "do not write the keys first; reads of missing keys are errors")
 	}
 	o.reads = map[string]int{"get": 100, "mixed": 90}[name]
 	if name == "mixed" {
-		f.IntVar(&o.reads, "reads", 90, "per cent of the operations that are gets")
+		f.IntVar(&o.reads, "reads", 90, "make this `PERCENT` of the operations gets")
 	}
 	if o.lines = 1; name == "batch" {
-		f.IntVar(&o.lines, "lines", 1000, "operations a request")
+		f.IntVar(&o.lines, "lines", 1000, "send this `NUMBER` of operations per request")
 	}
 	return cmd
 }
 
-// endByCount makes --count what ends the load, after which exactly so many
-// operations were made, unless a warm-up was asked for.
+// endByCount makes --count end the load. Without a warmup, exactly that many
+// operations are made.
 func (o *benchOptions) endByCount(warm bool) {
 	o.duration = 0
 	if !warm {
@@ -135,13 +134,13 @@ func (o *benchOptions) endByCount(warm bool) {
 	}
 }
 
-// check refuses what makes no sense, all of it at once.
+// check validates the options and reports all problems at once.
 func (o *benchOptions) check() error {
 	var wrong []string
 	refuse := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
 	within := func(flag string, value, low, high int) {
 		if value < low || value > high {
-			refuse("--%s is %d, but must be from %d to %d", flag, value, low, high)
+			refuse("--%s is %d, but must be between %d and %d", flag, value, low, high)
 		}
 	}
 	oneOf := func(flag, value string, allowed ...string) {
@@ -157,21 +156,21 @@ func (o *benchOptions) check() error {
 	oneOf("consistency", o.consistency, "linearizable", "stale")
 	oneOf("output", o.output, "text", "json")
 	if o.connections*o.valueSize > maxBenchMemory {
-		refuse("--connections times --value-size is over %d MiB, which the connections hold at once; take fewer or smaller ones", maxBenchMemory>>20)
+		refuse("--connections times --value-size exceeds %s, which the connections would hold at once; use fewer or smaller values", humanize.IBytes(maxBenchMemory))
 	}
 	if o.keySpace == 0 {
 		refuse("--key-space must be at least 1")
 	}
 	if o.duration <= 0 && o.count == 0 || o.warmup < 0 {
-		refuse("--duration or --count must be positive, and --warmup not negative")
+		refuse("--duration or --count must be positive, and --warmup must not be negative")
 	}
 	if len(o.endpoints) == 0 {
-		refuse("--endpoints is empty, but takes http://HOST:PORT of nodes")
+		refuse("--endpoints is empty; give the http://HOST:PORT of one or more nodes")
 	}
 	for i, text := range o.endpoints {
 		var why string
 		if o.endpoints[i], why = hostPort(text); why != "" {
-			refuse("--endpoints has %q, but takes http://HOST:PORT%s", text, why)
+			refuse("--endpoints: %q is not http://HOST:PORT%s", text, why)
 		}
 	}
 	if len(wrong) > 0 {
@@ -180,15 +179,15 @@ func (o *benchOptions) check() error {
 	return nil
 }
 
-// hostPort returns the address in a URL that the load generator can use, or
-// why there is none.
+// hostPort returns the address in a URL, or why the load generator cannot use
+// it.
 func hostPort(text string) (address, why string) {
 	u, err := url.Parse(text)
 	switch {
 	case err == nil && (u.Scheme == "https" || u.Scheme == "unix"):
-		return text, ": the load generator speaks plain HTTP over TCP; give the node one such address more in --listen-client, on loopback"
+		return text, "; the load generator speaks plain HTTP over TCP only: add such an address on loopback to the node's --listen-client"
 	case err != nil || u.Scheme != "http" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || strings.Trim(u.Path, "/") != "":
-		return text, ", such as http://127.0.0.1:12380"
+		return text, " (for example, http://127.0.0.1:12380)"
 	case u.Port() == "":
 		return net.JoinHostPort(u.Hostname(), "80"), ""
 	}
@@ -206,7 +205,7 @@ func (o *benchOptions) run(ctx context.Context, name string, stdout, stderr io.W
 	if !o.noPrepare && o.reads > 0 {
 		fmt.Fprintf(stderr, "writing %d keys\n", o.keySpace)
 		if err := o.prepareKeys(ctx); err != nil {
-			return fmt.Errorf("write the keys: %w", err)
+			return fmt.Errorf("write keys: %w", err)
 		}
 	}
 	l := o.load(name)
@@ -219,9 +218,9 @@ func (o *benchOptions) run(ctx context.Context, name string, stdout, stderr io.W
 	}
 	switch {
 	case errors.Is(err, context.Canceled):
-		err = errors.New("interrupted; the figures are those until then")
+		err = errors.New("interrupted; the figures cover the time until then")
 	case err == nil && r.Ops == 0:
-		err = errors.New("no operation succeeded in the time that counts")
+		err = errors.New("no operation succeeded while measuring")
 	}
 	if err != nil {
 		return fmt.Errorf("bench %s on %s: %w", name, strings.Join(o.endpoints, ", "), err)
@@ -229,7 +228,7 @@ func (o *benchOptions) run(ctx context.Context, name string, stdout, stderr io.W
 	return nil
 }
 
-// progress prints what was done since it was last called.
+// progress returns a function that prints the rate since it was last called.
 func (o *benchOptions) progress(w io.Writer) func(loadgen.Snapshot) {
 	var last loadgen.Snapshot
 	return func(s loadgen.Snapshot) {
@@ -267,11 +266,11 @@ func (o *benchOptions) load(name string) *loadgen.Load {
 	return l
 }
 
-// keyOp gets or puts one key, in the proportion asked for.
+// keyOp gets or puts one key, in the proportion of --reads.
 func (o *benchOptions) keyOp(conn *loadgen.HTTP, keys *loadgen.Keys, value []byte) loadgen.Op {
 	stale, turn := o.consistency == "stale", 0
 	return func(context.Context) (string, error) {
-		turn = (turn + 37) % 100 // spreads the gets evenly among the puts
+		turn = (turn + 37) % 100 // 37 and 100 are coprime: gets are spread evenly among puts
 		if turn < o.reads {
 			return conn.Get(keys.Next(), stale)
 		}
@@ -279,7 +278,7 @@ func (o *benchOptions) keyOp(conn *loadgen.HTTP, keys *loadgen.Keys, value []byt
 	}
 }
 
-// findLeader asks the endpoints who leads, and where.
+// findLeader asks the endpoints for the address of the leader.
 func findLeader(ctx context.Context, endpoints []string) (string, error) {
 	var last error
 	for _, address := range endpoints {
@@ -295,9 +294,9 @@ func findLeader(ctx context.Context, endpoints []string) (string, error) {
 				return u.Host, nil
 			}
 		}
-		last = fmt.Errorf("the leader, member %d, tells no plain HTTP address for clients; use --to all with its address", answer.ID)
+		last = fmt.Errorf("the leader, member %d, advertises no plain HTTP address; use --to all with its address", answer.ID)
 	}
-	return "", fmt.Errorf("find the leader: %w", last)
+	return "", fmt.Errorf("find leader: %w", last)
 }
 
 func askJSON(ctx context.Context, from string, v any) error {
@@ -313,7 +312,7 @@ func askJSON(ctx context.Context, from string, v any) error {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answers %s", from, resp.Status)
+		return fmt.Errorf("%s returned %s", from, resp.Status)
 	}
 	return json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(v)
 }
@@ -341,7 +340,7 @@ func (o *benchOptions) print(w io.Writer, name string, r *loadgen.Result) error 
 	if o.output == "json" {
 		return json.NewEncoder(w).Encode(res)
 	}
-	fmt.Fprintf(w, "%s on %d connections: %d operations in %.1f s, %.0f a second\n", name, o.connections, ops, res.Seconds, res.Rate)
+	fmt.Fprintf(w, "%s on %d connections: %d operations in %.1f s, %.0f per second\n", name, o.connections, ops, res.Seconds, res.Rate)
 	what := "latency"
 	if name == "batch" {
 		what = fmt.Sprintf("latency of %d lines", o.lines)
@@ -350,7 +349,7 @@ func (o *benchOptions) print(w io.Writer, name string, r *loadgen.Result) error 
 		fmt.Fprintf(w, "%s: p50 %.0f us, p99 %.0f us, p99.9 %.0f us, max %.0f us\n", what, res.P50, res.P99, res.P999, res.Max)
 	}
 	for _, code := range slices.Sorted(maps.Keys(r.Errors)) {
-		fmt.Fprintf(w, "errors: %d of %s\n", r.Errors[code], code)
+		fmt.Fprintf(w, "errors: %s: %d\n", code, r.Errors[code])
 	}
 	return nil
 }

@@ -17,13 +17,12 @@ import (
 )
 
 const (
-	// batchTimeout is far more than a batch of the greatest size takes that
-	// makes sense to measure.
+	// batchTimeout is far longer than the largest batch worth measuring takes.
 	batchTimeout = 5 * time.Minute
 	prepareLines = 1000
 )
 
-// batcher writes keys by POST /v1/batch, on one connection.
+// batcher writes keys with POST /v1/batch on one connection.
 type batcher struct {
 	client http.Client
 	target string
@@ -37,8 +36,8 @@ func newBatcher(address string, keys *loadgen.Keys, value []byte) *batcher {
 
 func (b *batcher) close() { b.client.CloseIdleConnections() }
 
-// post sends the lines of a batch and reads an answer to each, while it sends.
-// It names the first answer that is an error.
+// post sends the lines of a batch and reads their responses meanwhile. It
+// returns the code of the first response that is an error.
 func (b *batcher) post(ctx context.Context, lines int) (code string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
 	defer cancel()
@@ -48,7 +47,8 @@ func (b *batcher) post(ctx context.Context, lines int) (code string, err error) 
 		return "", err
 	}
 	req.Header.Set("Content-Type", "application/x-ndjson")
-	// The transport may read the body beyond the answer's end, and closes it.
+	// The transport may go on reading the body after the response has ended; the
+	// keys and the value must not be used again before it closes the body.
 	defer func() { cancel(); <-body.closed }()
 	resp, err := b.client.Do(req)
 	if err != nil {
@@ -61,7 +61,7 @@ func (b *batcher) post(ctx context.Context, lines int) (code string, err error) 
 	return batchAnswers(resp.Body, lines)
 }
 
-// batchRefusal names the error of a batch that was refused as a whole.
+// batchRefusal returns the code of a batch that was refused as a whole.
 func batchRefusal(resp *http.Response) (string, error) {
 	document, err := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
 	if err != nil {
@@ -76,7 +76,7 @@ func batchRefusal(resp *http.Response) (string, error) {
 	return fmt.Sprintf("%d %s", resp.StatusCode, problem.Code), nil
 }
 
-// batchAnswers reads the answers, one a line.
+// batchAnswers reads the responses, one per line.
 func batchAnswers(r io.Reader, lines int) (code string, err error) {
 	answers, seen := bufio.NewScanner(r), 0
 	for ; answers.Scan(); seen++ {
@@ -88,25 +88,25 @@ func batchAnswers(r io.Reader, lines int) (code string, err error) {
 		return "", err
 	}
 	if code == "" && seen != lines {
-		code = "answers missing"
+		code = "responses missing"
 	}
 	return code, nil
 }
 
-// batchCode names the error of an answer's line.
+// batchCode returns the code of a response line.
 func batchCode(line []byte) string {
 	var answer struct {
 		Status int    `json:"status"`
 		Code   string `json:"code"`
 	}
 	if err := json.Unmarshal(line, &answer); err != nil {
-		return "unreadable answer"
+		return "unreadable response"
 	}
 	return fmt.Sprintf("%d %s", answer.Status, answer.Code)
 }
 
-// batchBody makes the lines while they are sent, so that the memory for a
-// batch is that of one line.
+// batchBody makes the lines while they are sent: a batch takes the memory of one
+// line.
 type batchBody struct {
 	from   *batcher
 	left   int
@@ -150,7 +150,7 @@ func (o *benchOptions) prepareKeys(ctx context.Context) error {
 		lines := min(left, prepareLines)
 		code, err := b.post(ctx, int(lines))
 		if err == nil && code != "" {
-			err = errors.New("the node answers " + code)
+			err = errors.New("the node returned " + code)
 		}
 		if err != nil {
 			return err

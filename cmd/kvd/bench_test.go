@@ -40,7 +40,8 @@ func TestBench(t *testing.T) {
 	}
 }
 
-// TestBenchFailures: what fails is named by its code, and is no result.
+// TestBenchFailures: failures are reported by their codes, and do not count as
+// a result.
 func TestBenchFailures(t *testing.T) {
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
@@ -51,12 +52,12 @@ func TestBenchFailures(t *testing.T) {
 	p.awaitReady(t)
 	for _, c := range []struct {
 		args string
-		want []string // in what it prints
+		want []string // in the output
 	}{
-		{"get --no-prepare --warmup 0s --duration 200ms", []string{"of 404 key_not_found", "no operation succeeded"}},
-		{"put --value-size 1048577 --warmup 0s --duration 200ms", []string{"of 413 too_large", "no operation succeeded"}},
-		{"batch --value-size 1048577 --lines 2 --warmup 0s --duration 200ms", []string{"of 413 too_large", "no operation succeeded"}},
-		{"get --value-size 1048577", []string{"write the keys: the node answers 413 too_large"}},
+		{"get --no-prepare --warmup 0s --duration 200ms", []string{"errors: 404 key_not_found: ", "no operation succeeded"}},
+		{"put --value-size 1048577 --warmup 0s --duration 200ms", []string{"errors: 413 too_large: ", "no operation succeeded"}},
+		{"batch --value-size 1048577 --lines 2 --warmup 0s --duration 200ms", []string{"errors: 413 too_large: ", "no operation succeeded"}},
+		{"get --value-size 1048577", []string{"write keys: the node returned 413 too_large"}},
 	} {
 		var out bytes.Buffer
 		args := append([]string{"bench"}, strings.Fields(c.args)...)
@@ -74,7 +75,7 @@ func TestBenchFailures(t *testing.T) {
 
 func TestBenchUsage(t *testing.T) {
 	for args, want := range map[string]string{
-		"":                             "say what to measure",
+		"":                             "needs a subcommand",
 		"put --endpoints=":             "--endpoints is empty",
 		"put --endpoints https://a:1":  "--listen-client",
 		"put --endpoints unix:///a":    "--listen-client",
@@ -83,14 +84,14 @@ func TestBenchUsage(t *testing.T) {
 		"put --to some":                "must be one of leader, all",
 		"get --consistency none":       "must be one of linearizable, stale",
 		"put --output xml":             "must be one of text, json",
-		"put --count 1 --duration 1s":  "give one of them",
+		"put --count 1 --duration 1s":  "give only one of them",
 		"put --count 0":                "must be positive",
 		"put --duration 0s":            "must be positive",
-		"put --connections 0":          "from 1 to",
+		"put --connections 0":          "between 1 and",
 		"put --key-space 0":            "at least 1",
-		"batch --lines 0":              "from 1 to",
-		"mixed --reads 101":            "from 0 to 100",
-		"put --connections 20000 --value-size 1000000": "over 1024 MiB",
+		"batch --lines 0":              "between 1 and",
+		"mixed --reads 101":            "between 0 and 100",
+		"put --connections 20000 --value-size 1000000": "exceeds 1.0 GiB",
 	} {
 		var out bytes.Buffer
 		if code := run(environment{args: append([]string{"bench"}, strings.Fields(args)...), stdout: &out, stderr: &out}); code != exitUsage || !strings.Contains(out.String(), want) {
@@ -99,7 +100,7 @@ func TestBenchUsage(t *testing.T) {
 	}
 }
 
-// TestBatchBody: whatever the pieces it is read in, it is the same lines.
+// TestBatchBody: the lines are the same in whatever pieces they are read.
 func TestBatchBody(t *testing.T) {
 	want := `{"put":{"key":"key-00000000","value":"vv"}}` + "\n" + `{"put":{"key":"key-00000001","value":"vv"}}` + "\n"
 	for _, piece := range []int{1, 7, 44, 1000} {

@@ -27,22 +27,12 @@ const (
 var loopbackNames = []string{"localhost", "127.0.0.1", "::1"}
 
 func certCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "cert",
-		Short: "Make certificates to try TLS with",
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return usageError{errors.New("kvd cert needs a subcommand: init")}
-			}
-			return usageError{fmt.Errorf("%q is no subcommand of kvd cert; there is: init", args[0])}
-		},
-		RunE: func(*cobra.Command, []string) error { return nil }, // Args has the last word
-	}
+	cmd := &cobra.Command{Use: "cert", Short: "Make certificates for trying out TLS", RunE: chooseSubcommand}
 	cmd.AddCommand(certInitCommand())
 	return cmd
 }
 
-// certPlan is what kvd cert init is to make.
+// certPlan describes the certificates to make.
 type certPlan struct {
 	dir     string
 	hosts   []string // each the names of one member, separated by commas
@@ -55,9 +45,9 @@ func certInitCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Make an authority, a certificate for each member, and one for clients",
-		Long: `Makes a small certificate authority, a certificate for each member, good for its
-hosts and for localhost, and one for a client. Nothing that exists is touched.
-Whoever has ca-key.pem can make more certificates: keep it off the nodes.`,
+		Long: `Make a certificate authority, a certificate for each member, valid for its hosts and for
+localhost, and a certificate for a client. Existing files are never touched. Anyone who has
+ca-key.pem can make more certificates: keep it off the nodes.`,
 		Example: `  kvd cert init --members 3
   kvd cert init --host n1.example,10.0.0.1 --host n2.example --host n3.example`,
 		Args: noArguments,
@@ -75,14 +65,14 @@ Whoever has ca-key.pem can make more certificates: keep it off the nodes.`,
 			return p.explain(cmd.OutOrStdout(), files)
 		},
 	}
-	cmd.Flags().StringVar(&p.dir, "dir", defaultCertDir, "`directory` to write to")
-	cmd.Flags().StringArrayVar(&p.hosts, "host", nil, "`names` and addresses of a member, separated by commas; once for each member (default: this machine only)")
-	cmd.Flags().IntVar(&p.members, "members", 0, "`number` of members (default: as many as --host, else 1)")
-	cmd.Flags().IntVar(&p.days, "days", 365, "`days` for which the certificates are good; the authority's are ten years")
+	cmd.Flags().StringVar(&p.dir, "dir", defaultCertDir, "write to this `DIRECTORY`")
+	cmd.Flags().StringArrayVar(&p.hosts, "host", nil, "issue a member's certificate for these `HOSTS`, names or addresses separated by commas; once for each member (default: this machine only)")
+	cmd.Flags().IntVar(&p.members, "members", 0, "make certificates for this `NUMBER` of members (default: one for each --host, or 1)")
+	cmd.Flags().IntVar(&p.days, "days", 365, "make certificates valid for this many `DAYS`; the authority is valid for ten years")
 	return cmd
 }
 
-// check fills in what was left out.
+// check validates the plan and fills in its defaults.
 func (p *certPlan) check() error {
 	if p.members == 0 {
 		p.members = max(1, len(p.hosts))
@@ -91,21 +81,21 @@ func (p *certPlan) check() error {
 	case p.members < 1 || p.members > maxCertMembers:
 		return fmt.Errorf("--members is %d, but must be between 1 and %d", p.members, maxCertMembers)
 	case len(p.hosts) > 1 && len(p.hosts) != p.members:
-		return fmt.Errorf("--members is %d, but --host was given %d times; give it once for each member, or once for all", p.members, len(p.hosts))
+		return fmt.Errorf("--members is %d, but --host is given %d times; give it once for each member, or once for all", p.members, len(p.hosts))
 	case p.days < 1 || p.days > 365*authorityYears:
 		return fmt.Errorf("--days is %d, but must be between 1 and %d", p.days, 365*authorityYears)
 	}
 	for _, list := range p.hosts {
 		for host := range strings.SplitSeq(list, ",") {
 			if host == "" || strings.ContainsAny(host, "/ \t[]") || strings.Contains(host, ":") && strings.Count(host, ":") == 1 {
-				return fmt.Errorf("--host %q: %q is no name or address; leave out scheme and port", list, host)
+				return fmt.Errorf("--host %q: %q is not a name or an address; leave out the scheme and the port", list, host)
 			}
 		}
 	}
 	return nil
 }
 
-// hostsOf are the names of a member, counted from 0.
+// hostsOf returns the hosts of a member, counted from 0.
 func (p *certPlan) hostsOf(i int) []string {
 	if len(p.hosts) == 0 {
 		return loopbackNames
@@ -119,11 +109,11 @@ func (p *certPlan) hostsOf(i int) []string {
 	return hosts
 }
 
-// newFile is a file to be written, and what it is.
+// newFile is a file to write.
 type newFile struct {
 	name string
 	data []byte
-	what string // "" for a key, which is told with its certificate
+	what string // its description; "" for a key, which is listed with its certificate
 }
 
 func (f newFile) mode() fs.FileMode {
@@ -136,11 +126,11 @@ func (f newFile) mode() fs.FileMode {
 func (p *certPlan) make(now time.Time) (files []newFile, _ error) {
 	ca, err := certs.NewAuthority("kvd "+now.Format(time.DateOnly), now.AddDate(authorityYears, 0, 0))
 	if err != nil {
-		return nil, fmt.Errorf("make the authority: %w", err)
+		return nil, fmt.Errorf("make authority: %w", err)
 	}
 	key, err := ca.KeyPEM()
 	if err != nil {
-		return nil, fmt.Errorf("make the authority: %w", err)
+		return nil, fmt.Errorf("make authority: %w", err)
 	}
 	files = append(files, newFile{"ca.pem", ca.CertPEM, "the authority, for all members and clients"}, newFile{"ca-key.pem", key, ""})
 	issue := func(name, what string, hosts []string) error {
@@ -157,14 +147,15 @@ func (p *certPlan) make(now time.Time) (files []newFile, _ error) {
 	return files, issue("client", "a certificate for a client", nil)
 }
 
-// writeNew writes all of the files or none, where one of them exists.
+// writeNew writes all files, or none if one of them exists: a new authority
+// with the members of an old one would be of no use.
 func writeNew(dir string, files []newFile) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	for _, f := range files {
 		if _, err := os.Lstat(filepath.Join(dir, f.name)); !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("%s exists; nothing was written. Choose another --dir, or move it away", filepath.Join(dir, f.name))
+			return fmt.Errorf("%s exists; nothing was written; move it away or choose another --dir", filepath.Join(dir, f.name))
 		}
 	}
 	for _, f := range files {
@@ -184,10 +175,10 @@ func writeExclusive(path string, f newFile) error {
 	return errors.Join(err, out.Sync(), out.Close())
 }
 
-// explain says what there is now and how to use it.
+// explain lists the files and how to use them.
 func (p *certPlan) explain(w io.Writer, files []newFile) error {
 	var out strings.Builder
-	fmt.Fprintf(&out, "Made in %s, each with its key beside it (-key.pem):\n", p.dir)
+	fmt.Fprintf(&out, "Certificates in %s, each with its key (-key.pem):\n", p.dir)
 	for _, f := range files {
 		if f.what != "" {
 			fmt.Fprintf(&out, "  %-13s %s\n", f.name, f.what)
@@ -195,14 +186,14 @@ func (p *certPlan) explain(w io.Writer, files []newFile) error {
 	}
 	in := func(name string) string { return filepath.Join(p.dir, name) }
 	fmt.Fprintf(&out, `
-The certificates are good for %d days. Keep ca-key.pem off the nodes: whoever has it
-can make certificates. A member needs ca.pem and its own two files; member 1:
+The certificates are valid for %d days. Keep ca-key.pem off the nodes: anyone who has it can
+make certificates. A member needs ca.pem and its own two files; for example, member 1:
 
   kvd --listen-client https://... --listen-peer https://... \
     --tls-cert-file %[2]s --tls-key-file %[3]s --tls-ca-file %[4]s \
     --peer-cert-file %[2]s --peer-key-file %[3]s --peer-ca-file %[4]s
 
-With --tls-ca-file, clients show a certificate; without it anybody may be a client:
+With --tls-ca-file, clients must present a certificate; without it, anyone can be a client:
 
   curl --cacert %[4]s --cert %[5]s --key %[6]s https://.../v1/status
 `, p.days, in("member1.pem"), in("member1-key.pem"), in("ca.pem"), in("client.pem"), in("client-key.pem"))

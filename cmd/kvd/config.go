@@ -11,13 +11,10 @@ import (
 	"github.com/kvd-io/kvd/internal/settings"
 )
 
-// configCommand looks at the settings without starting a node. Its commands
-// take the flags of a node, so that a command line can be tried as it stands.
+// configCommand examines the settings without starting a node. Its commands take
+// the flags of a node, so that a command line can be tried unchanged.
 func configCommand(e environment) *cobra.Command {
-	cmd := &cobra.Command{Use: "config", Short: "Look at the settings without starting a node", Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return usageError{fmt.Errorf("say what to do: %s show or %s check", cmd.CommandPath(), cmd.CommandPath())}
-		}}
+	cmd := &cobra.Command{Use: "config", Short: "Examine the settings without starting a node", RunE: chooseSubcommand}
 	cmd.AddCommand(configShowCommand(e), configCheckCommand(e))
 	return cmd
 }
@@ -25,8 +22,8 @@ func configCommand(e environment) *cobra.Command {
 func configShowCommand(e environment) *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
-		Use:   "show [settings]",
-		Short: "Print each setting with its value and where that comes from",
+		Use:   "show",
+		Short: "Print each setting with its value and its origin",
 		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := settings.Load(cmd.Flags(), e.environ)
@@ -37,7 +34,7 @@ func configShowCommand(e environment) *cobra.Command {
 		},
 	}
 	settings.AddFlags(cmd.Flags())
-	cmd.Flags().StringVar(&output, "output", "text", "form of the output (text|json|yaml)")
+	cmd.Flags().StringVar(&output, "output", "text", "print as `FORMAT`: text, json, or yaml")
 	return cmd
 }
 
@@ -50,7 +47,7 @@ func printSettings(cmd *cobra.Command, s *settings.Settings, output string) erro
 		return yaml.NewEncoder(out).Encode(s.All())
 	case "text":
 	default:
-		return usageError{fmt.Errorf("--output is %q, but must be text, json or yaml", output)}
+		return usageError{fmt.Errorf("--output is %q, but must be text, json, or yaml", output)}
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, v := range s.All() {
@@ -64,8 +61,8 @@ func printSettings(cmd *cobra.Command, s *settings.Settings, output string) erro
 
 func configCheckCommand(e environment) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "check [settings]",
-		Short: "Say what is wrong with the settings: exit code 0 where nothing is, else 2",
+		Use:   "check",
+		Short: "Validate the settings; exits 0 if they are valid and 2 if not",
 		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := settings.Load(cmd.Flags(), e.environ)
@@ -75,7 +72,7 @@ func configCheckCommand(e environment) *cobra.Command {
 			for _, note := range s.Notes {
 				fmt.Fprintln(cmd.OutOrStdout(), note)
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), "The settings are in order.")
+			fmt.Fprintln(cmd.OutOrStdout(), "the settings are valid")
 			return nil
 		},
 	}

@@ -10,20 +10,18 @@ import (
 	"github.com/kvd-io/kvd/internal/node"
 )
 
-// doctorCommand says offline what a starting node would say about a data
-// directory.
+// doctorCommand judges a data directory offline, as a starting node would.
 func doctorCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor DIR",
-		Short: "Judge a data directory without changing it",
-		Long: `Reads a data directory as a starting node would, and changes nothing. Exits 0
-when a node would start on it, 3 when it would refuse to, 1 when the directory
-cannot be read.`,
+		Short: "Check a data directory without changing it",
+		Long: `Read a data directory as a starting node would, without changing anything. Exits 0 if a node
+would start on it, 3 if a node would refuse it, and 1 if it cannot be read.`,
 		Args: oneArgument("data directory"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			report, err := datadir.Examine(args[0])
 			if err != nil {
-				return fmt.Errorf("examine the directory: %w", err)
+				return fmt.Errorf("check data directory: %w", err)
 			}
 			if _, err := fmt.Fprint(cmd.OutOrStdout(), report); err != nil {
 				return err
@@ -36,8 +34,8 @@ cannot be read.`,
 	}
 }
 
-// isRefusal reports whether the error is a verdict against data, rather than a
-// failure.
+// isRefusal reports whether the error is a verdict against data, not a failure
+// to read it.
 func isRefusal(err error) bool {
 	var (
 		verdict   refusal

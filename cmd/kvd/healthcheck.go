@@ -17,11 +17,11 @@ import (
 	"github.com/kvd-io/kvd/internal/settings"
 )
 
-// maxProbeBytes is how much of a probe's answer is shown.
+// maxProbeBytes bounds how much of a probe's answer is shown.
 const maxProbeBytes = 4 << 10
 
-// healthcheckCommand asks a node on this machine how it is, for supervisors
-// that run a command.
+// healthcheckCommand probes a node on this machine, for supervisors that run a
+// command instead of sending a request.
 func healthcheckCommand(e environment) *cobra.Command {
 	var (
 		endpoint string
@@ -31,11 +31,13 @@ func healthcheckCommand(e environment) *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "healthcheck",
-		Short: "Ask a running node whether it is alive, or ready",
-		Long: `Exits 0 when the node answers that it is well, else 1. The node is the one that
-the environment describes (KVD_LISTEN_METRICS, else KVD_LISTEN_CLIENT or
-KVD_PORT), else the default. With https it must show the certificate of KVD_TLS_CERT_FILE, and is shown the same
-one; or say with --cacert, --cert and --key what else.`,
+		Short: "Check whether a running node is alive or ready",
+		Long: `Probe a running node. Exits 0 if the node answers that it is healthy, and 1 otherwise.
+
+Without --endpoint, the node is the one that the environment describes (KVD_LISTEN_METRICS,
+KVD_LISTEN_CLIENT or KVD_PORT), or else the default. With https, that node must present the
+certificate in KVD_TLS_CERT_FILE, which also authenticates the probe. Use --cacert, --cert and
+--key for other certificates.`,
 		Args: noArguments,
 		RunE: func(*cobra.Command, []string) error {
 			if endpoint == "" {
@@ -59,18 +61,19 @@ one; or say with --cacert, --cert and --key what else.`,
 			return probe(client, strings.TrimSuffix(endpoint, "/")+path)
 		},
 	}
-	cmd.Flags().StringVar(&endpoint, "endpoint", "", "client `URL` of the node")
-	cmd.Flags().BoolVar(&ready, "ready", false, "ask whether it can serve requests, rather than whether it is alive")
-	cmd.Flags().DurationVar(&timeout, "timeout", 3*time.Second, "how long to wait for the answer")
-	cmd.Flags().StringVar(&files.ca, "cacert", "", "`file` with the authority of the node's certificate")
-	cmd.Flags().StringVar(&files.cert, "cert", "", "`file` with the certificate to show")
-	cmd.Flags().StringVar(&files.key, "key", "", "`file` with its key")
+	cmd.Flags().StringVar(&endpoint, "endpoint", "", "probe the node at this client `URL`")
+	cmd.Flags().BoolVar(&ready, "ready", false, "check whether the node can serve requests, not only whether it is alive")
+	cmd.Flags().DurationVar(&timeout, "timeout", 3*time.Second, "wait this long for the answer")
+	cmd.Flags().StringVar(&files.ca, "cacert", "", "trust the authority in this PEM `FILE`")
+	cmd.Flags().StringVar(&files.cert, "cert", "", "present the certificate in this PEM `FILE`")
+	cmd.Flags().StringVar(&files.key, "key", "", "use the key in this PEM `FILE` for --cert")
 	return cmd
 }
 
-// localEndpoint is where a node with these environment variables answers
-// probes. Only the variables about that matter here. The listener for metrics
-// comes first, since it asks for no certificate. The node's own is noted.
+// localEndpoint returns where a node with these environment variables answers
+// probes; other variables are the node's business. The listener for metrics
+// comes first because it does not ask for a certificate. The node's own
+// certificate is noted in files.
 func localEndpoint(environ []string, files *probeFiles) (string, error) {
 	s, err := settings.ForClients(environ)
 	if err != nil {
@@ -80,7 +83,7 @@ func localEndpoint(environ []string, files *probeFiles) (string, error) {
 	return reachable(slices.Concat(s.ListenMetrics, s.ListenClient)[0]), nil
 }
 
-// reachable turns a listener on all addresses into one to connect to.
+// reachable turns a URL that listens on all addresses into one to connect to.
 func reachable(listener string) string {
 	u, err := url.Parse(listener)
 	if err != nil || !settings.IsWildcard(listener) {
@@ -100,10 +103,10 @@ func probe(client *http.Client, target string) error {
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxProbeBytes))
 	if err = errors.Join(err, resp.Body.Close()); err != nil {
-		return fmt.Errorf("health check: read the answer of %s: %w", target, err)
+		return fmt.Errorf("health check: read the response of %s: %w", target, err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("health check: %s answers %s: %s", target, resp.Status, strings.TrimSpace(string(body)))
+		return fmt.Errorf("health check: %s returned %s: %s", target, resp.Status, strings.TrimSpace(string(body)))
 	}
 	return nil
 }

@@ -30,10 +30,10 @@ import (
 	"github.com/kvd-io/kvd/internal/settings"
 )
 
-// beKVD makes the test binary behave as kvd, which spares building one.
+// beKVD makes the test binary behave as kvd, so that none has to be built.
 const beKVD = "RUN_TEST_BINARY_AS_KVD"
 
-// panicInstead makes it panic as a serving node would.
+// panicInstead makes it panic as a node that serves would.
 const panicInstead = "RUN_TEST_BINARY_TO_PANIC"
 
 // patience bounds what the tests wait for.
@@ -146,17 +146,17 @@ func TestCommandLines(t *testing.T) {
 	for _, c := range []struct {
 		args, env string
 		code      int
-		want      []string // in what it prints
+		want      []string // in the output
 	}{
 		{"config show --port 7000", "KVD_ENGINE=memory", 0, []string{"listen-client", "http://127.0.0.1:7000", "environment variable KVD_ENGINE"}},
 		{"config show --output json --cluster-token hush", "", 0, []string{`"name":"cluster-token","value":"(secret)","origin":"flag --cluster-token"`}},
-		{"config check --snapshot-count 3", "", 0, []string{"--snapshot-count has no effect", "in order"}},
+		{"config check --snapshot-count 3", "", 0, []string{"--snapshot-count has no effect", "valid"}},
 		{"config check --quota many --wal-dir x", "", 2, []string{"many", "--wal-dir"}},
 		{"config", "", 2, []string{"show", "check"}},
 		{"--config-file " + file, "", 2, []string{file, "no list of"}},
-		{"bench", "", 2, []string{"put, get, mixed or batch"}},
+		{"bench", "", 2, []string{"batch, get, mixed, put"}},
 		{"bench put --to nobody --connections 0 --endpoints https://x", "", 2, []string{"--to", "--connections is 0", "https://x"}},
-		{"bench put --endpoints http://127.0.0.1:1", "", 1, []string{"find the leader", "127.0.0.1:1"}},
+		{"bench put --endpoints http://127.0.0.1:1", "", 1, []string{"find leader", "127.0.0.1:1"}},
 		{"version", "", 0, []string{version}},
 		{"version --output json", "", 0, []string{`"api_versions":["v1"]`}},
 		{"version --output xml", "", 2, []string{"xml"}},
@@ -164,13 +164,13 @@ func TestCommandLines(t *testing.T) {
 		{"--help", "", 0, []string{"--cluster", "KVD_DATA_DIR", "doctor", "healthcheck"}},
 		{"completion bash", "", 0, []string{"complete"}},
 		{"--nmae x", "", 2, []string{"nmae"}},
-		{"surve", "", 2, []string{`"surve"`, "no subcommand"}},
+		{"surve", "", 2, []string{`unknown command "surve"`, "the commands are", "kvd --help"}},
 		{"", "KVD_DATDIR=x", 2, []string{"KVD_DATDIR names no setting"}},
 		{"--id 2 --quota x", "KVD_FOO=1", 2, []string{"KVD_FOO", "--quota"}},
 		{"--listen-client http://" + taken.Addr().String(), "", 1, []string{taken.Addr().String(), "flag --listen-client", "address already in use"}},
 		{"", "KVD_LISTEN_CLIENT=http://" + taken.Addr().String(), 1, []string{"environment variable KVD_LISTEN_CLIENT", "address already in use"}},
 		{"--port 0", "", 2, []string{"--port"}},
-		{"doctor", "", 2, []string{"one argument"}},
+		{"doctor", "", 2, []string{"one argument", "kvd doctor --help"}},
 		{"doctor " + filepath.Join(file, "none"), "", 1, []string{file}},
 		{"snapshot verify", "", 2, []string{"one argument"}},
 		{"snapshot verify " + file, "", 3, []string{file}},
@@ -186,7 +186,7 @@ func TestCommandLines(t *testing.T) {
 			}
 			for _, part := range c.want {
 				if !bytes.Contains(out, []byte(part)) {
-					t.Errorf("it does not print %q:\n%s", part, out)
+					t.Errorf("the output lacks %q:\n%s", part, out)
 				}
 			}
 		})
@@ -242,7 +242,7 @@ func (p *daemonProcess) awaitReady(t *testing.T) {
 	}
 }
 
-// stop ends the node politely and returns how long that took.
+// stop ends the node with SIGTERM and returns how long that took.
 func (p *daemonProcess) stop(t *testing.T) time.Duration {
 	t.Helper()
 	begin := time.Now()
@@ -281,8 +281,8 @@ func (p *daemonProcess) put(t *testing.T, key, value string) {
 	}
 }
 
-// TestLifeOfANode: it says that it is ready in one line, serves, shrugs at
-// SIGHUP, and stops politely.
+// TestLifeOfANode: a node logs when it is ready, serves, survives SIGHUP, and
+// stops cleanly.
 func TestLifeOfANode(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -325,8 +325,8 @@ func TestLifeOfANode(t *testing.T) {
 	}
 }
 
-// TestFullPipeOnStandardError: nobody reads the log, and the pipe is full. The
-// node serves and stops all the same.
+// TestFullPipeOnStandardError: a node whose log nobody reads still serves and
+// stops, although the pipe is full.
 func TestFullPipeOnStandardError(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -383,7 +383,7 @@ func TestSecondSignalExitsAtOnce(t *testing.T) {
 	}
 }
 
-// TestStopOfAStuckNode: a node whose loops hang is given up.
+// TestStopOfAStuckNode: a stop does not wait forever for a node whose loops hang.
 func TestStopOfAStuckNode(t *testing.T) {
 	d := &daemon{log: zap.NewNop()}
 	ended := make(chan error, 1)

@@ -14,13 +14,14 @@ import (
 	"github.com/kvd-io/kvd/internal/settings"
 )
 
-// probeFiles are by what a health check and a node know each other.
+// probeFiles are the certificates by which a health check and a node recognize
+// each other.
 type probeFiles struct {
-	ca, cert, key string // as said; "" where nothing was
-	own, ownKey   string // of the node itself, from its settings
+	ca, cert, key string // from the command line; "" if not given
+	own, ownKey   string // the node's own, from its settings
 }
 
-// client connects to the endpoint, which may be a unix socket.
+// client returns a client for the endpoint, which may be a Unix socket.
 func (f *probeFiles) client(endpoint string) (*http.Client, error) {
 	t := &http.Transport{DisableKeepAlives: true, ForceAttemptHTTP2: true}
 	if path, ok := settings.IsUnix(endpoint); ok {
@@ -43,7 +44,7 @@ func (f *probeFiles) config() (*tls.Config, error) {
 		}
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM(text) {
-			return nil, fmt.Errorf("--cacert: %s holds no certificate in PEM form", f.ca)
+			return nil, fmt.Errorf("--cacert: %s has no PEM certificate", f.ca)
 		}
 	case f.own != "":
 		if err := f.expectOwn(c); err != nil {
@@ -53,38 +54,38 @@ func (f *probeFiles) config() (*tls.Config, error) {
 	return c, f.show(c)
 }
 
-// expectOwn takes exactly the node's own certificate, which need not name the
-// loopback address that a health check uses.
+// expectOwn accepts exactly the node's own certificate. Its names do not matter:
+// it need not name the loopback address that a health check uses.
 func (f *probeFiles) expectOwn(c *tls.Config) error {
 	own, err := tls.LoadX509KeyPair(f.own, f.ownKey)
 	if err != nil {
 		return fmt.Errorf("KVD_TLS_CERT_FILE: %w", err)
 	}
-	c.InsecureSkipVerify = true // VerifyConnection is stricter
+	c.InsecureSkipVerify = true // VerifyConnection, below, is stricter
 	c.VerifyConnection = func(s tls.ConnectionState) error {
 		if !bytes.Equal(s.PeerCertificates[0].Raw, own.Certificate[0]) {
-			return fmt.Errorf("the server shows another certificate than %s has", f.own)
+			return fmt.Errorf("the server presented a certificate other than the one in %s", f.own)
 		}
 		return nil
 	}
 	return nil
 }
 
-// show adds the certificate for servers that ask for one.
+// show sets the certificate to present to a server that asks for one.
 func (f *probeFiles) show(c *tls.Config) error {
 	cert, key := f.cert, f.key
 	if cert == "" && key == "" {
 		cert, key = f.own, f.ownKey
 	}
 	if (cert == "") != (key == "") {
-		return errors.New("--cert and --key belong together")
+		return errors.New("--cert and --key must be given together")
 	}
 	if cert == "" {
 		return nil
 	}
 	pair, err := tls.LoadX509KeyPair(cert, key)
 	if err != nil {
-		return fmt.Errorf("certificate to show: %w", err)
+		return fmt.Errorf("load client certificate: %w", err)
 	}
 	c.Certificates = []tls.Certificate{pair}
 	return nil

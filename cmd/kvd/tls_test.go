@@ -313,8 +313,8 @@ func TestHealthcheckWithTLS(t *testing.T) {
 		// The reason is lost where the connection breaks before it is read.
 		{"no certificate shown", nil, said[:4], exitFailed, "health check: "},
 		{"an unknown authority", nil, said[:2], exitFailed, "certificate"},
-		{"another certificate than the node's", impostor, nil, exitFailed, "shows another certificate"},
-		{"half a pair", nil, said[:6], exitUsage, "--cert and --key belong together"},
+		{"another certificate than the node's", impostor, nil, exitFailed, "other than the one in"},
+		{"half a pair", nil, said[:6], exitUsage, "--cert and --key must be given together"},
 		{"no such file", nil, []string{"--endpoint", p.client, "--cacert", f.path("none")}, exitUsage, "--cacert"},
 	} {
 		out, err := command(t, c.env, append([]string{"healthcheck"}, c.args...)...).CombinedOutput()

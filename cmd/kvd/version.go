@@ -17,8 +17,8 @@ var (
 	commit  = ""
 )
 
-// buildVersion describes this binary. The commit is what the linker was told,
-// else what the Go tool found in the working tree.
+// buildVersion describes this binary. The commit is the one given to the linker,
+// or else the one that the Go tool found in the working tree.
 func buildVersion() api.Version {
 	v := api.Version{Version: version, Commit: commit, GoVersion: runtime.Version(), API: []string{"v1"}}
 	info, ok := debug.ReadBuildInfo()
@@ -40,7 +40,7 @@ func versionCommand() *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
 		Use:   "version",
-		Short: "Print the version",
+		Short: "Print the version and how it was built",
 		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := buildVersion()
@@ -52,10 +52,10 @@ func versionCommand() *cobra.Command {
 					v.Version, orUnknown(v.Commit), v.GoVersion, runtime.GOOS, runtime.GOARCH)
 				return err
 			}
-			return usageError{fmt.Errorf("--output: %q is none of text, json", output)}
+			return usageError{fmt.Errorf("--output is %q, but must be text or json", output)}
 		},
 	}
-	cmd.Flags().StringVar(&output, "output", "text", "`form` of the answer: text or json")
+	cmd.Flags().StringVar(&output, "output", "text", "print as `FORMAT`: text or json")
 	return cmd
 }
 

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kvd-io/kvd/internal/settings"
+)
+
+// printedBy runs a command line that succeeds and returns what it prints.
+func printedBy(t *testing.T, args ...string) string {
+	t.Helper()
+	code, out, stderr := kvd(args...)
+	if code != exitOK || stderr != "" {
+		t.Errorf("%v: exit code %d: %s", args, code, stderr)
+	}
+	return out
+}
+
+// TestHelpFitsItsColumns: the help of every command, and the full one.
+func TestHelpFitsItsColumns(t *testing.T) {
+	var lines [][]string
+	var visit func(cmd *cobra.Command, path []string)
+	visit = func(cmd *cobra.Command, path []string) {
+		lines = append(lines, append(path[:len(path):len(path)], "--help"))
+		for _, sub := range cmd.Commands() {
+			visit(sub, append(path[:len(path):len(path)], sub.Name()))
+		}
+	}
+	visit(rootCommand(environment{}), nil)
+	lines = append(lines, []string{"--" + helpAll}, []string{"completion", "--help"})
+	if len(lines) < 15 {
+		t.Errorf("only %d commands were found", len(lines))
+	}
+	for _, args := range lines {
+		out := printedBy(t, args...)
+		if !strings.Contains(out, "Usage:\n  kvd") || !strings.Contains(out, "show this help") {
+			t.Errorf("%v: it is not a help:\n%s", args, out)
+		}
+		for line := range strings.Lines(out) {
+			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > helpColumns {
+				t.Errorf("%v: %d columns: %s", args, n, line)
+			}
+		}
+	}
+}
+
+// TestHelpShowsSettings: --help shows the common settings under their titles,
+// --help-all every setting, and neither shows etcd's names for them.
+func TestHelpShowsSettings(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		rare bool
+	}{
+		{[]string{"--help"}, false},
+		{[]string{"--help-all"}, true},
+		{[]string{"--help", "--help-all"}, true},
+	} {
+		out := printedBy(t, c.args...)
+		has := func(name string) bool { return strings.Contains(out, "      --"+name+" ") }
+		for _, g := range settings.Groups() {
+			if !strings.Contains(out, "\n"+g.Title+":\n") {
+				t.Errorf("%v: the title %q is missing", c.args, g.Title)
+			}
+			for _, name := range g.Common {
+				if !has(name) {
+					t.Errorf("%v: --%s is missing", c.args, name)
+				}
+			}
+			for _, name := range g.Rare {
+				if has(name) != c.rare {
+					t.Errorf("%v: shows --%s: %v", c.args, name, !c.rare)
+				}
+			}
+		}
+		if has("initial-cluster") || strings.Contains(out, "rarely used flags are hidden") == c.rare {
+			t.Errorf("%v prints\n%s", c.args, out)
+		}
+	}
+}
+
+func TestWrap(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                      "",
+		"a bc def":              "a bc|def",
+		"abcdefgh i":            "abcdefgh|i",
+		"  a  b c d e f\ng hij": "a b c|d e f|g hij",
+	} {
+		if got := strings.Join(wrap(text, 5), "|"); got != want {
+			t.Errorf("%q is wrapped as %q, want %q", text, got, want)
+		}
+	}
+}
+
+// TestUnknownCommands: a mistyped subcommand gets the one that was meant, any
+// other the list.
+func TestUnknownCommands(t *testing.T) {
+	for args, want := range map[string]string{
+		"docter x":        `unknown command "docter" for "kvd"; did you mean doctor?`,
+		"snapshot verfy":  `unknown command "verfy" for "kvd snapshot"; did you mean verify?`,
+		"serve":           `unknown command "serve" for "kvd"; the commands are bench, cert`,
+		"bench qqqq":      `the commands are batch, get, mixed, put`,
+		"cert":            `kvd cert needs a subcommand: init`,
+		"snapshot":        `kvd snapshot needs a subcommand: verify`,
+		"config":          `kvd config needs a subcommand: check, show`,
+		"bench":           `kvd bench needs a subcommand: batch, get, mixed, put`,
+		"version 2":       `kvd version takes no arguments, but got "2"`,
+		"bench put twice": `kvd bench put takes no arguments, but got "twice"`,
+	} {
+		var stderr bytes.Buffer
+		if code := run(environment{args: strings.Fields(args), stdout: &stderr, stderr: &stderr}); code != exitUsage || !strings.Contains(stderr.String(), want) {
+			t.Errorf("%s: exit code %d: %s", args, code, stderr.String())
+		}
+	}
+}
