@@ -13,7 +13,8 @@ import (
 	"github.com/kvd-io/kvd/internal/limits"
 )
 
-// maxSocketPath is what the kernel takes as the path of a unix socket.
+// maxSocketPath is the longest path that the kernel accepts for a unix socket:
+// sun_path has 108 bytes, with the terminating zero.
 const maxSocketPath = 107
 
 const unixScheme = "unix://"
@@ -26,51 +27,53 @@ var (
 	membersCodec        = codec[[]Member]{parseMembers, showMembers}
 )
 
-// parseURL takes a TCP address: scheme, host and port, nothing else.
+// parseURL accepts a TCP address: scheme, host and port, and nothing else. A path
+// would be silently ignored, since routes are fixed; a missing port would mean 80,
+// which is never meant.
 func parseURL(text string) (string, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" {
-		return "", fmt.Errorf("%q is no URL such as %s", text, DefaultClientURL)
+		return "", fmt.Errorf("%q is not a URL (for example, %s)", text, DefaultClientURL)
 	}
 	switch {
 	case u.Scheme != "http" && u.Scheme != "https":
-		return "", fmt.Errorf("%q begins with neither http:// nor https://", text)
+		return "", fmt.Errorf("%q does not begin with http:// or https://", text)
 	case u.Hostname() == "" || u.Port() == "":
-		return "", fmt.Errorf("%q lacks the host or the port", text)
+		return "", fmt.Errorf("%q has no host or no port", text)
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
 		return "", fmt.Errorf("%q has more than scheme, host and port", text)
 	}
 	if _, err := strconv.ParseUint(u.Port(), 10, 16); err != nil {
-		return "", fmt.Errorf("%q has a port beyond 65535", text)
+		return "", fmt.Errorf("%q has a port above 65535", text)
 	}
 	return u.Scheme + "://" + u.Host, nil
 }
 
-// parseListener takes a TCP address, or a unix socket by its absolute path.
+// parseListener accepts a TCP address or the absolute path of a unix socket.
 func parseListener(text string) (string, error) {
 	name, ok := strings.CutPrefix(text, unixScheme)
 	switch {
 	case !ok:
 		return parseURL(text)
 	case !path.IsAbs(name) || strings.HasSuffix(name, "/") || strings.ContainsRune(name, 0):
-		return "", fmt.Errorf("%q is no absolute path of a socket such as unix:///run/kvd.sock", text)
+		return "", fmt.Errorf("%q is not the absolute path of a socket (for example, unix:///run/kvd.sock)", text)
 	}
 	name = path.Clean(name)
 	if len(name) > maxSocketPath {
-		return "", fmt.Errorf("%q is %d bytes long; the system takes at most %d in the path of a socket", name, len(name), maxSocketPath)
+		return "", fmt.Errorf("%q has %d bytes, but the path of a socket may have at most %d", name, len(name), maxSocketPath)
 	}
 	return unixScheme + name, nil
 }
 
-// parsePlainListener takes a listener without TLS.
+// parsePlainListener accepts a listener without TLS.
 func parsePlainListener(text string) (string, error) {
 	if strings.HasPrefix(text, "https:") {
-		return "", fmt.Errorf("%q: this listener is without TLS; use http:// on an inner address, or https:// with --listen-client, which serves /metrics too", text)
+		return "", fmt.Errorf("%q: this listener does not support TLS; use http:// on an internal address, or scrape /metrics on --listen-client", text)
 	}
 	return parseListener(text)
 }
 
-// listOf takes what one takes, separated by commas, each only once.
+// listOf accepts what one accepts, separated by commas, each value once.
 func listOf(one func(string) (string, error)) func(string) ([]string, error) {
 	return func(text string) ([]string, error) {
 		var out []string
@@ -92,8 +95,9 @@ func listOf(one func(string) (string, error)) func(string) ([]string, error) {
 
 func joinURLs(urls []string) string { return strings.Join(urls, ",") }
 
-// parseMembers takes URLs, or names and URLs as etcd writes them: all with
-// names or none, so that the names are equally known to all members.
+// parseMembers accepts URLs, or names with URLs as etcd writes them: all with
+// names or none. If some had none, a member could not tell from its own --name
+// which position is its own.
 func parseMembers(text string) ([]Member, error) {
 	var names, urls []string
 	for part := range strings.SplitSeq(text, ",") {
@@ -110,9 +114,9 @@ func parseMembers(text string) ([]Member, error) {
 	switch {
 	case len(names) == 0:
 	case len(names) != len(urls):
-		return nil, errors.New("some members have a name (NAME=URL) and others have none")
+		return nil, errors.New("some members have a name (NAME=URL) and others do not")
 	case slices.Contains(names, ""):
-		return nil, errors.New("a member's name is empty")
+		return nil, errors.New("the name of a member is empty")
 	}
 	urls, err := listOf(parseURL)(strings.Join(urls, ","))
 	if err != nil {
@@ -139,7 +143,7 @@ func showMembers(members []Member) string {
 	return strings.Join(parts, ",")
 }
 
-// storeJoin takes raftexample's switch or URLs.
+// storeJoin accepts raftexample's switch or URLs.
 func storeJoin(s *Settings, text string) error {
 	if on, err := strconv.ParseBool(text); err == nil {
 		s.Join = on
@@ -157,20 +161,21 @@ func showJoin(s *Settings) string {
 	return strconv.FormatBool(s.Join)
 }
 
-// IsUnix returns the path of a listener that is a unix socket.
+// IsUnix returns the path of a listener if it is a unix socket.
 func IsUnix(listener string) (path string, ok bool) {
 	return strings.CutPrefix(listener, unixScheme)
 }
 
-// IsWildcard reports whether the URL's host stands for all addresses of the
-// machine, which is no address to connect to.
+// IsWildcard reports whether the host of the URL stands for all addresses of the
+// machine. A node can listen there, but nobody can connect to it.
 func IsWildcard(text string) bool {
 	ip, err := netip.ParseAddr(hostOf(text).Hostname())
 	return err == nil && ip.Unmap().IsUnspecified()
 }
 
-// isLoopback reports whether only this machine can reach the URL. A name may
-// stand for any address, except the one that is reserved for this.
+// isLoopback reports whether only this machine can reach the URL. A host name may
+// resolve to anything, anywhere and at any time, so the only name that counts is
+// localhost, which is reserved for this purpose.
 func isLoopback(text string) bool {
 	host := hostOf(text).Hostname()
 	ip, err := netip.ParseAddr(host)
@@ -179,7 +184,7 @@ func isLoopback(text string) bool {
 
 func isHTTPS(text string) bool { return strings.HasPrefix(text, "https://") }
 
-// hostOf parses a URL that parseURL let pass.
+// hostOf parses a URL that parseURL accepted.
 func hostOf(text string) *url.URL {
 	u, err := url.Parse(text)
 	if err != nil {

@@ -2,9 +2,11 @@ package settings
 
 import "strings"
 
-// NormaliseArguments brings the argument forms that Go's flag package and
-// raftexample allow into the ones that pflag understands: a single dash before
-// a long name (-id 1), and a value after --join without an equals sign.
+// NormaliseArguments rewrites the argument forms that Go's flag package and
+// raftexample accept into those that pflag understands: a single dash before a long
+// name (-id 1), and a value after --join without an equals sign. pflag takes -id
+// for the short flags i and d, and never reads a value after a flag that can do
+// without one.
 func NormaliseArguments(args []string) []string {
 	out := make([]string, 0, len(args))
 	for i := 0; i < len(args); i++ {
@@ -23,7 +25,7 @@ func NormaliseArguments(args []string) []string {
 		case hasValue || !next:
 			out = append(out, arg)
 		case bare == "":
-			i++ // its value, whatever it looks like
+			i++ // the value, even if it looks like a flag
 			out = append(out, arg, args[i])
 		case takes(name, args[i+1]):
 			i++
@@ -65,8 +67,8 @@ func takes(name, next string) bool {
 	return err == nil
 }
 
-// flagName returns the name in "--name", "-name" or "--name=value"; "" where
-// the argument is no flag.
+// flagName returns the name in "--name", "-name" or "--name=value", or "" if the
+// argument is not a flag.
 func flagName(arg string) (name string, hasValue bool) {
 	if !strings.HasPrefix(arg, "-") {
 		return "", false

@@ -11,13 +11,17 @@ import (
 )
 
 const (
-	maxCatchUpBytes = 4 << 30
+	maxCatchUpBytes = 4 << 30 // held in memory
+	// maxElection and minElectionBeat bound the election timeout: with a longer
+	// one, a lost leader goes unnoticed for minutes; with fewer heartbeats in it,
+	// two lost packets cost a leader its office.
 	maxElection     = 50 * time.Second
-	minElectionBeat = 5 // heartbeats in an election timeout, at least
+	minElectionBeat = 5 // heartbeat intervals
 )
 
 // derive fills in what follows from the settings that were given, and reports
-// those that contradict each other.
+// contradictions. The order matters: each step uses what the steps before it
+// filled in.
 func (s *Settings) derive(p *problemList) {
 	s.deriveClient(p)
 	s.derivePeer(p)
@@ -31,7 +35,7 @@ func (s *Settings) deriveClient(p *problemList) {
 	if s.Has("port") {
 		short := []string{"http://127.0.0.1:" + strconv.FormatUint(s.Port, 10)}
 		if s.Has("listen-client") && !slices.Equal(s.ListenClient, short) {
-			p.add("%s means %s, but %s says %s", s.Describe("port"), short[0], s.Describe("listen-client"), joinURLs(s.ListenClient))
+			p.add("%s means %s, but %s is %s", s.Describe("port"), short[0], s.Describe("listen-client"), joinURLs(s.ListenClient))
 		}
 		s.ListenClient = short
 	}
@@ -48,19 +52,19 @@ func (s *Settings) deriveClient(p *problemList) {
 	}
 }
 
-// derivePeer finds this node's own peer URLs and its place in the cluster.
+// derivePeer finds the peer URLs of this node and its position in the cluster.
 func (s *Settings) derivePeer(p *problemList) {
 	switch {
 	case len(s.JoinURLs) > 0:
 		if s.Has("cluster") {
-			p.add("%s asks a running cluster for its members, so that %s has no meaning; leave one out", s.Describe("join"), s.Describe("cluster"))
+			p.add("%s gets the members from a running cluster and cannot be combined with %s; remove one of them", s.Describe("join"), s.Describe("cluster"))
 		}
 	case s.Has("cluster"):
 		s.placeInCluster(p)
 	case s.Join:
-		p.add("%s alone needs --cluster with the URLs of all members, this one included; or give it the URL of a member", s.Describe("join"))
+		p.add("%s without a value needs --cluster with the URLs of all members, including this one; to be added to a cluster, give it the URL of a member", s.Describe("join"))
 	case s.ID > 1:
-		p.add("%s is %d, which needs --cluster with at least %d URLs", s.Describe("id"), s.ID, s.ID)
+		p.add("%s is %d, which needs a --cluster of at least %d URLs", s.Describe("id"), s.ID, s.ID)
 	}
 	if s.ListenPeer == "" {
 		s.ListenPeer = DefaultPeerURL
@@ -69,7 +73,7 @@ func (s *Settings) derivePeer(p *problemList) {
 		s.AdvertisePeer = []string{s.ListenPeer}
 	}
 	if i := slices.IndexFunc(s.AdvertisePeer, IsWildcard); i >= 0 {
-		p.add("%s is an address that other members cannot connect to; say with --advertise-peer which one they can", s.AdvertisePeer[i])
+		p.add("other members cannot connect to %s; set --advertise-peer to a URL that they can reach", s.AdvertisePeer[i])
 	}
 	if !s.Has("cluster") && len(s.JoinURLs) == 0 {
 		s.ID = 1
@@ -77,7 +81,8 @@ func (s *Settings) derivePeer(p *problemList) {
 	}
 }
 
-// placeInCluster finds this node in the list of members.
+// placeInCluster finds this node in the list of members and takes its URLs from
+// there.
 func (s *Settings) placeInCluster(p *problemList) {
 	if !s.findID(p) {
 		return
@@ -86,41 +91,42 @@ func (s *Settings) placeInCluster(p *problemList) {
 	if len(s.AdvertisePeer) == 0 {
 		s.AdvertisePeer = []string{own}
 	} else if !slices.Contains(s.AdvertisePeer, own) {
-		p.add("%s names %s as the URL of member %d, which %s does not have", s.Describe("cluster"), own, s.ID, s.Describe("advertise-peer"))
+		p.add("%s gives %s as the URL of member %d, but %s does not contain it", s.Describe("cluster"), own, s.ID, s.Describe("advertise-peer"))
 	}
 	if s.ListenPeer == "" {
 		s.ListenPeer = own
 	}
 }
 
-// findID makes id, name and list agree. Ids are positions, because all members
-// have the same list, and a list of names is no different.
+// findID makes ID, name and list agree. IDs are positions in the list, because
+// all members have the same list; with names too, so that adding names to a
+// configuration changes no ID.
 func (s *Settings) findID(p *problemList) bool {
 	named := s.Cluster[0].Name != ""
 	place := slices.IndexFunc(s.Cluster, func(m Member) bool { return m.Name == s.Name })
 	switch {
 	case named && s.Has("name") && place < 0:
-		p.add("%s is %q, which %s does not list", s.Describe("name"), s.Name, s.Describe("cluster"))
+		p.add("%s is %q, which is not in %s", s.Describe("name"), s.Name, s.Describe("cluster"))
 		return false
 	case named && s.Has("name") && s.ID == 0:
 		s.ID = uint64(place + 1)
 	case s.ID == 0 && len(s.Cluster) > 1:
-		by := "--id"
+		by := fmt.Sprintf("--id (1 to %d)", len(s.Cluster))
 		if named {
 			by = "--name (or --id)"
 		}
-		p.add("%s lists %d URLs; say with %s which one is this node's (1 to %d)", s.Describe("cluster"), len(s.Cluster), by, len(s.Cluster))
+		p.add("%s has %d members; set %s to say which of them this node is", s.Describe("cluster"), len(s.Cluster), by)
 		return false
 	case s.ID == 0:
 		s.ID = 1
 	}
 	if s.ID > uint64(len(s.Cluster)) {
-		p.add("%s is %d, but %s lists %d URLs", s.Describe("id"), s.ID, s.Describe("cluster"), len(s.Cluster))
+		p.add("%s is %d, but %s has %d members", s.Describe("id"), s.ID, s.Describe("cluster"), len(s.Cluster))
 		return false
 	}
 	if name := s.Cluster[s.ID-1].Name; named && s.Name != name {
 		if s.Has("name") {
-			p.add("%s is %q, but member %d of %s is %q", s.Describe("name"), s.Name, s.ID, s.Describe("cluster"), name)
+			p.add("%s is %q, but member %d of %s is named %q", s.Describe("name"), s.Name, s.ID, s.Describe("cluster"), name)
 		}
 		s.Name = name
 	}
@@ -129,8 +135,11 @@ func (s *Settings) findID(p *problemList) bool {
 
 func (s *Settings) deriveNames(p *problemList) {
 	if s.DataDir == "" {
+		if s.ID == 0 && len(s.JoinURLs) == 0 {
+			return // findID has reported why
+		}
 		if s.ID == 0 {
-			p.add("%s lets the cluster choose the id, so that there is no default directory; say --data-dir (or --id)", s.Describe("join"))
+			p.add("%s lets the cluster assign the ID, so there is no default data directory; set --data-dir or --id", s.Describe("join"))
 			return
 		}
 		s.DataDir = filepath.Join(DefaultDataRoot, strconv.FormatUint(s.ID, 10))
@@ -140,8 +149,8 @@ func (s *Settings) deriveNames(p *problemList) {
 	}
 }
 
-// checkListeners reports an address that is to be served twice. Port 0 stands
-// for any free port, so that two of those differ.
+// checkListeners reports an address that two settings claim. Port 0 means any free
+// port, so two of those do not collide.
 func (s *Settings) checkListeners(p *problemList) {
 	type listener struct{ setting, url string }
 	var all []listener
@@ -155,27 +164,30 @@ func (s *Settings) checkListeners(p *problemList) {
 	for i, a := range all {
 		for _, b := range all[:i] {
 			if u := hostOf(a.url); u.Host+u.Path == hostOf(b.url).Host+hostOf(b.url).Path && u.Port() != "0" {
-				p.add("%s cannot be served twice: %s, %s", a.url, s.Describe(b.setting), s.Describe(a.setting))
+				p.add("%s is used by both %s and %s; give each its own address", a.url, s.Describe(b.setting), s.Describe(a.setting))
 			}
 		}
 	}
 	if s.Pprof && len(s.ListenMetrics) == 0 {
-		p.add("%s needs --listen-metrics: profiles are served on that listener only", s.Describe("pprof"))
+		p.add("%s needs --listen-metrics, the only listener that serves profiles", s.Describe("pprof"))
 	}
 }
 
 func (s *Settings) checkLimits(p *problemList) {
 	if s.MaxValueBytes < 1 || s.MaxValueBytes > limits.MaxValueBytes {
-		p.add("%s is %d, but must be between 1 and 64MiB", s.Describe("max-value-bytes"), s.MaxValueBytes)
+		p.add("%s is %d, but must be from 1 to %s", s.Describe("max-value-bytes"), s.MaxValueBytes, showSize(limits.MaxValueBytes))
 	}
 	if s.QuotaBytes != 0 && s.QuotaBytes < limits.MinQuotaBytes {
-		p.add("%s is %d, but must be 0 (no quota) or at least 1MiB", s.Describe("quota"), s.QuotaBytes)
+		p.add("%s is %d, but must be 0 (unlimited) or at least %s", s.Describe("quota"), s.QuotaBytes, showSize(limits.MinQuotaBytes))
 	}
 	if s.MaxInFlight < 1 {
-		p.add("%s is 0, but must be at least 1, since every request holds memory", s.Describe("max-inflight"))
+		p.add("%s is 0, but must be at least 1: every request that is being served holds memory", s.Describe("max-inflight"))
 	}
-	if s.CheckpointBytes < 1 || s.CatchUpBytes < 1 || s.CatchUpBytes > maxCatchUpBytes {
-		p.add("%s and %s must be at least 1, the latter at most 4GiB", s.Describe("snapshot-checkpoint-bytes"), s.Describe("snapshot-catch-up-bytes"))
+	if s.CheckpointBytes < 1 {
+		p.add("%s is %d, but must be at least 1", s.Describe("snapshot-checkpoint-bytes"), s.CheckpointBytes)
+	}
+	if s.CatchUpBytes < 1 || s.CatchUpBytes > maxCatchUpBytes {
+		p.add("%s is %d, but must be from 1 to %s", s.Describe("snapshot-catch-up-bytes"), s.CatchUpBytes, showSize(maxCatchUpBytes))
 	}
 	s.checkTiming(p)
 }

@@ -2,8 +2,9 @@ package settings
 
 import "slices"
 
-// deriveTLS holds the certificates against the listeners: what is secured
-// needs them, what is not must not look as if it were.
+// deriveTLS compares the certificates with the listeners. An https URL without a
+// certificate cannot be served, and a certificate without an https URL is worse
+// than none: the operator believes that connections are encrypted.
 func (s *Settings) deriveTLS(p *problemList) {
 	s.checkClientTLS(p)
 	s.checkClientAuth(p)
@@ -17,15 +18,16 @@ func (s *Settings) checkClientTLS(p *problemList) {
 	case i >= 0 && !needed:
 		p.add("%s has %s, which needs --tls-cert-file and --tls-key-file", s.Describe("listen-client"), s.ListenClient[i])
 	case i < 0 && needed:
-		p.add("%s has no https:// URL that would use %s; make one of it, or leave the certificate out",
+		p.add("%s has no https:// URL that uses %s; use https:// or remove the certificate",
 			s.describeClient(), s.Describe(firstGiven(s, "tls-cert-file", "tls-key-file")))
 	case i < 0 && s.Has("tls-ca-file"):
-		p.add("%s has no https:// URL that would use %s", s.describeClient(), s.Describe("tls-ca-file"))
+		p.add("%s has no https:// URL that uses %s; use https:// or remove the CA", s.describeClient(), s.Describe("tls-ca-file"))
 	}
 }
 
-// checkClientAuth settles whether clients show certificates. A CA alone means
-// that they must, or a forgotten switch would leave the door open.
+// checkClientAuth decides whether clients present certificates. A CA alone means
+// that they must: if it took a second setting, forgetting that one would let
+// everybody in.
 func (s *Settings) checkClientAuth(p *problemList) {
 	if s.TLSClientAuth == "" {
 		s.TLSClientAuth = "off"
@@ -36,11 +38,11 @@ func (s *Settings) checkClientAuth(p *problemList) {
 	asks := s.TLSClientAuth != "off"
 	switch {
 	case asks && s.TLSCAFile == "":
-		p.add("%s is %s, which needs --tls-ca-file to judge certificates by", s.Describe("tls-client-auth"), s.TLSClientAuth)
+		p.add("%s is %s, which needs --tls-ca-file to verify certificates", s.Describe("tls-client-auth"), s.TLSClientAuth)
 	case !asks && s.TLSCAFile != "":
-		p.add("%s has no use, since %s is off", s.Describe("tls-ca-file"), s.Describe("tls-client-auth"))
+		p.add("%s has no effect because %s is off", s.Describe("tls-ca-file"), s.Describe("tls-client-auth"))
 	case s.TLSCRLFile != "" && !asks:
-		p.add("%s has no use without --tls-ca-file: no certificate of a client is looked at", s.Describe("tls-crl-file"))
+		p.add("%s has no effect without --tls-ca-file: client certificates are not requested", s.Describe("tls-crl-file"))
 	}
 }
 
@@ -53,20 +55,20 @@ func (s *Settings) checkPeerTLS(p *problemList) {
 			continue
 		}
 		if secure || given != "" {
-			p.add("--%s is missing: members with https:// URLs need certificate, key and CA all three, since each checks the other", name)
+			p.add("--%s is missing: members with https:// URLs verify each other and need certificate, key and CA", name)
 		}
 	}
 	if given != "" && !secure {
-		p.add("%s has no use: no member's URL begins with https:// (--listen-peer, --advertise-peer, --cluster)", s.Describe(given))
+		p.add("%s has no effect: no member has an https:// URL (--listen-peer, --advertise-peer, --cluster)", s.Describe(given))
 	}
 	if isHTTPS(s.ListenPeer) != isHTTPS(s.AdvertisePeer[0]) {
-		p.add("%s is %s, but %s is %s: one of them has TLS, the other has not", s.Describe("listen-peer"), s.ListenPeer,
+		p.add("%s is %s, but %s is %s: use https:// in both or in neither", s.Describe("listen-peer"), s.ListenPeer,
 			s.Describe("advertise-peer"), s.AdvertisePeer[0])
 	}
 	s.checkExposure(p)
 }
 
-// peerURL is an address between members, and the setting that has it.
+// peerURL is a peer URL and the setting that has it.
 type peerURL struct{ setting, url string }
 
 func (s *Settings) peerURLs() []peerURL {
@@ -80,29 +82,30 @@ func (s *Settings) peerURLs() []peerURL {
 	return all
 }
 
-// checkExposure refuses to let members talk in the clear where others hear
-// and speak: the peer port takes whatever raft's messages say.
+// checkExposure refuses peer traffic without TLS beyond this machine. The peer
+// port believes raft's messages: whoever can send one can write any data, so this
+// must be a decision and not a default.
 func (s *Settings) checkExposure(p *problemList) {
 	if s.InsecurePeers {
 		return
 	}
 	for _, u := range s.peerURLs() {
 		if !isHTTPS(u.url) && !isLoopback(u.url) {
-			p.add("%s has %s, where members would talk without TLS beyond this machine; use https:// with --peer-cert-file, --peer-key-file and --peer-ca-file, "+
-				"or say --insecure-peers if nobody else can reach that network", s.Describe(u.setting), u.url)
+			p.add("%s has %s, which would carry peer traffic without TLS beyond this machine; use https:// with --peer-cert-file, --peer-key-file and --peer-ca-file, "+
+				"or set --insecure-peers if the network is private", s.Describe(u.setting), u.url)
 			return
 		}
 	}
 }
 
-// checkPair reports a certificate without its key or the reverse, and returns
+// checkPair reports a certificate without its key, or the reverse, and returns
 // whether one of them was given.
 func (s *Settings) checkPair(p *problemList, cert, key string) bool {
 	switch {
 	case s.Has(cert) && !s.Has(key):
-		p.add("%s needs its key: --%s", s.Describe(cert), key)
+		p.add("%s needs --%s, the key of the certificate", s.Describe(cert), key)
 	case s.Has(key) && !s.Has(cert):
-		p.add("%s needs its certificate: --%s", s.Describe(key), cert)
+		p.add("%s needs --%s, the certificate of the key", s.Describe(key), cert)
 	}
 	return s.Has(cert) || s.Has(key)
 }
@@ -115,7 +118,7 @@ func (s *Settings) describeClient() string {
 	return s.Describe("listen-client")
 }
 
-// firstGiven is the first of the settings that was given, or "".
+// firstGiven returns the first of the names that was given, or "".
 func firstGiven(s *Settings, names ...string) string {
 	for _, name := range names {
 		if s.Has(name) {

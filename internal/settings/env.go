@@ -9,16 +9,17 @@ import (
 
 const (
 	envPrefix  = "KVD_"
-	fileSuffix = "_FILE" // of a variable that names a file with a secret
+	fileSuffix = "_FILE" // of a variable that names a file holding a secret
 )
 
-// envName is the environment variable of a setting.
+// envName returns the environment variable of a setting.
 func envName(name string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 }
 
-// EnvLayer has the settings given in the environment ("NAME=value" each). An
-// empty variable is as good as none; one that names no setting is an error.
+// EnvLayer returns the settings in the environment, given as "NAME=value". An empty
+// variable counts as not set: compose files and shells make those by accident. A
+// variable with kvd's prefix that names no setting is an error.
 func EnvLayer(environ []string) (Layer, error) {
 	var problems problemList
 	layer := make(Layer)
@@ -37,9 +38,9 @@ func EnvLayer(environ []string) (Layer, error) {
 		name := names[owner]
 		switch {
 		case !ok || !isSecret(name):
-			problems.add("%s names no setting%s", origin, nearest(settingLike(variable), envName))
+			problems.add("%s is not a setting%s", origin, nearest(settingLike(variable), envName))
 		case given[owner] != "":
-			problems.add("%s and environment variable %s both give --%s; leave one out", origin, owner, name)
+			problems.add("%s and environment variable %s both set --%s; remove one of them", origin, owner, name)
 		default:
 			secret, err := readSecret(given[variable])
 			if err != nil {
@@ -51,7 +52,7 @@ func EnvLayer(environ []string) (Layer, error) {
 	return layer, problems.join()
 }
 
-// variables has those of kvd that are not empty.
+// variables returns the variables of kvd that are not empty.
 func variables(environ []string) map[string]string {
 	given := make(map[string]string)
 	for _, pair := range environ {
@@ -63,19 +64,21 @@ func variables(environ []string) map[string]string {
 	return given
 }
 
-// isSecret reports whether the setting, by any of its names, is a secret.
+// isSecret reports whether the name, or the setting that it is an alias of, is a
+// secret.
 func isSecret(name string) bool {
 	row := settingNamed(canonical(name))
 	return row != nil && row.secret
 }
 
-// settingLike turns a variable's name into the form of a setting's.
+// settingLike turns the name of a variable into the form of a setting's name.
 func settingLike(variable string) string {
 	return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(variable, envPrefix), "_", "-"))
 }
 
-// Kubernetes describes each service in the environment of every pod of its
-// namespace. A service called kvd must not be taken for settings of kvd.
+// Kubernetes describes each service in the environment of every pod in its
+// namespace. With a service named kvd, pods get KVD_PORT=tcp://10.0.0.1:12380 and
+// KVD_SERVICE_HOST, which are not settings.
 var (
 	serviceLinkName  = regexp.MustCompile(`_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$`)
 	serviceLinkValue = regexp.MustCompile(`^(tcp|udp|sctp)://`)

@@ -12,20 +12,25 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxFileBytes bounds the configuration file: far more than all settings need.
+// maxFileBytes bounds the configuration file, far above what all settings need.
+// --config-file /dev/zero must fail, not fill the memory.
 const maxFileBytes = 1 << 20
 
-// maxSecretBytes bounds a file with a secret.
+// maxSecretBytes bounds a file that holds a secret.
 const maxSecretBytes = 64 << 10
 
-// sections are the groups of etcd's file, and what their keys are short for.
+// sections are the sections of etcd's file, with the prefix that their keys lack.
 var sections = map[string]string{
 	"client-transport-security": "",
 	"peer-transport-security":   "peer-",
 }
 
-// FileLayer has the settings of a file in YAML, of which JSON is a part: one
-// mapping of names to values. An empty value is as good as none.
+// FileLayer returns the settings of a file in YAML, or in JSON, which is a subset
+// of it: one mapping of names to values. An empty value counts as not set.
+//
+// It walks the nodes instead of decoding into a map, because a map forgets lines,
+// keeps the last of two equal keys without a word, and turns the token 0123 into
+// the number 83.
 func FileLayer(path string) (Layer, error) {
 	text, err := readLimited(path, maxFileBytes)
 	if err != nil {
@@ -34,7 +39,7 @@ func FileLayer(path string) (Layer, error) {
 	return parseFile(path, text)
 }
 
-// readLimited reads a file of limited size.
+// readLimited reads a file of at most limit bytes.
 func readLimited(path string, limit int64) (text []byte, err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -43,7 +48,7 @@ func readLimited(path string, limit int64) (text []byte, err error) {
 	defer func() { err = errors.Join(err, f.Close()) }()
 	text, err = io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(text)) > limit {
-		err = fmt.Errorf("%s has more than %d bytes", path, limit)
+		err = fmt.Errorf("%s is larger than %d bytes", path, limit)
 	}
 	return text, err
 }
@@ -52,7 +57,7 @@ func readLimited(path string, limit int64) (text []byte, err error) {
 type fileReader struct {
 	path     string
 	layer    Layer
-	lines    map[string]int // by setting, to name the first of two
+	lines    map[string]int // line by setting, to name the first of two
 	problems problemList
 }
 
@@ -67,7 +72,7 @@ func parseFile(path string, text []byte) (Layer, error) {
 		return r.layer, fmt.Errorf("%s: %w", path, err)
 	}
 	if err := d.Decode(&more); !errors.Is(err, io.EOF) {
-		return r.layer, fmt.Errorf("%s has more than one document, or something after it that is no YAML", path)
+		return r.layer, fmt.Errorf("%s has more than one document or is not valid YAML after the first", path)
 	}
 	r.root(doc.Content[0])
 	return r.layer, r.problems.join()
@@ -78,16 +83,16 @@ func (r *fileReader) root(n *yaml.Node) {
 	case n.Kind == yaml.MappingNode:
 		r.mapping(n, "")
 	case !isNull(n):
-		r.add(n, "is no list of \"name: value\"")
+		r.add(n, "the file must consist of \"name: value\" lines")
 	}
 }
 
-// mapping reads names and values; inside of a section, the names are short.
+// mapping reads names and values. Inside a section, the names are short.
 func (r *fileReader) mapping(n *yaml.Node, section string) {
 	for pair := range slices.Chunk(n.Content, 2) {
 		key, value := pair[0], pair[1]
 		if key.Kind != yaml.ScalarNode {
-			r.add(key, "a name is expected here")
+			r.add(key, "expected the name of a setting")
 			continue
 		}
 		if section == "" && value.Kind == yaml.MappingNode {
@@ -105,7 +110,8 @@ func (r *fileReader) mapping(n *yaml.Node, section string) {
 	}
 }
 
-// nameOf returns the setting that a key names, or "" after a complaint.
+// nameOf returns the setting that a key names, or "" after reporting that there is
+// none.
 func (r *fileReader) nameOf(key *yaml.Node, section string) string {
 	prefix := sections[section]
 	candidates := []string{prefix + key.Value}
@@ -115,27 +121,28 @@ func (r *fileReader) nameOf(key *yaml.Node, section string) string {
 	for _, name := range candidates {
 		switch {
 		case name == configFile:
-			r.add(key, "%s: a file cannot name another one", configFile)
+			r.add(key, "%s: a configuration file cannot name another one", configFile)
 			return ""
 		case known(name):
 			return name
 		}
 	}
-	r.add(key, "%q is no setting%s", key.Value, nearest(prefix+key.Value, same))
+	r.add(key, "%q is not a setting%s", key.Value, nearest(prefix+key.Value, same))
 	return ""
 }
 
-// first complains about a key that was there before.
+// first reports a key that occurred before.
 func (r *fileReader) first(key *yaml.Node, name string) bool {
 	if line, ok := r.lines[name]; ok {
-		r.add(key, "%q was set in line %d already", key.Value, line)
+		r.add(key, "%q is already set in line %d", key.Value, line)
 		return false
 	}
 	r.lines[name] = key.Line
 	return true
 }
 
-// value takes a scalar, or a sequence of them as what commas would separate.
+// value accepts a scalar, or a sequence of scalars, which stands for a list with
+// commas.
 func (r *fileReader) value(name string, n *yaml.Node) {
 	var parts []string
 	switch n.Kind {
@@ -146,13 +153,13 @@ func (r *fileReader) value(name string, n *yaml.Node) {
 	case yaml.SequenceNode:
 		for _, item := range n.Content {
 			if item.Kind != yaml.ScalarNode || strings.Contains(item.Value, ",") {
-				r.add(item, "%s: the list may have plain values only", name)
+				r.add(item, "%s: the elements of the list must be plain values without commas", name)
 				return
 			}
 			parts = append(parts, item.Value)
 		}
 	default:
-		r.add(n, "%s needs a plain value or a list of them", name)
+		r.add(n, "%s must be a plain value or a list of plain values", name)
 		return
 	}
 	if text := strings.Join(parts, ","); text != "" {
@@ -168,8 +175,8 @@ func (r *fileReader) add(n *yaml.Node, format string, args ...any) {
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
 
-// readSecret reads a secret from the file that a variable names. Editors end a
-// file with a newline that is no part of it.
+// readSecret reads a secret from the file that a variable names. The newline with
+// which editors end a file is not part of the secret.
 func readSecret(path string) (string, error) {
 	text, err := readLimited(path, maxSecretBytes)
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// configFile is the setting that names the file with the others.
+// configFile is the setting that names the file with other settings.
 const configFile = "config-file"
 
 // AddFlags makes a flag of each setting. The other known names become flags too,
@@ -30,15 +30,15 @@ func AddFlags(flags *pflag.FlagSet) {
 	flags.SortFlags = false
 }
 
-// flagValue keeps a flag's text for Resolve to parse, so that a flag is judged
-// by the same rules as any other origin.
+// flagValue keeps the text of a flag for Resolve to parse, so that flags follow the
+// same rules as other origins (S3).
 type flagValue struct{ kind, text string }
 
 func (v *flagValue) Set(text string) error { v.text = text; return nil }
 func (v *flagValue) String() string        { return v.text }
 func (v *flagValue) Type() string          { return v.kind }
 
-// FlagLayer has the settings given on the command line.
+// FlagLayer returns the settings given on the command line.
 func FlagLayer(flags *pflag.FlagSet) Layer {
 	layer := make(Layer)
 	flags.Visit(func(f *pflag.Flag) {
@@ -49,8 +49,7 @@ func FlagLayer(flags *pflag.FlagSet) Layer {
 	return layer
 }
 
-// ExplainFlag adds to the error about an unknown flag which one was probably
-// meant.
+// ExplainFlag adds to an error about an unknown flag which one was probably meant.
 func ExplainFlag(err error) error {
 	var unknown *pflag.NotExistError
 	if !errors.As(err, &unknown) || unknown.GetSpecifiedShortnames() != "" {
@@ -59,16 +58,16 @@ func ExplainFlag(err error) error {
 	return fmt.Errorf("%w%s", err, nearest(unknown.GetSpecifiedName(), func(name string) string { return "--" + name }))
 }
 
-// Load reads the settings of a serving node from all origins. Its error has
-// what is wrong in each of them.
+// Load reads the settings of a serving node from all origins. Its error reports
+// the problems of all of them.
 func Load(flags *pflag.FlagSet, environ []string) (*Settings, error) {
 	layers, err := Layers(flags, environ)
 	s, wrong := Resolve(layers...)
 	return s, errors.Join(err, wrong)
 }
 
-// Layers reads all origins, the first to ask first. A nil set of flags is one
-// without any.
+// Layers reads all origins and returns them in order of precedence. flags may be
+// nil.
 func Layers(flags *pflag.FlagSet, environ []string) ([]Layer, error) {
 	var problems problemList
 	fromFlags := make(Layer)

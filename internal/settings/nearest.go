@@ -2,14 +2,15 @@ package settings
 
 import "strings"
 
-// maxTypos is how far from a name a mistyped one may be.
+// maxTypos is the largest distance of a mistyped name. With three, short names
+// resemble everything: --port would be proposed for --host.
 const maxTypos = 2
 
-// maxGuessed bounds the names that are compared with all others.
+// maxGuessed bounds the length of a name that is compared with all others.
 const maxGuessed = 64
 
-// nearest proposes the setting that was probably meant, in the form that the
-// origin writes names in.
+// nearest proposes the setting that was probably meant, written as the origin
+// writes names.
 func nearest(name string, form func(string) string) string {
 	name = strings.ToLower(strings.ReplaceAll(name, "_", "-"))
 	best, least := "", maxTypos+1
@@ -19,13 +20,14 @@ func nearest(name string, form func(string) string) string {
 		}
 	}
 	if best == "" {
-		return "; see kvd --help for all of them"
+		return "; see kvd --help-all for the list"
 	}
 	return "; did you mean " + form(best) + "?"
 }
 
-// typos counts the letters to change, add or leave out to get from one name to
-// the other (Levenshtein's distance). Dashes left out count little.
+// typos returns the number of letters to change, add or remove to get from one name
+// to the other (Levenshtein distance). Missing dashes do not count: --datadir is
+// --data-dir.
 func typos(a, b string) int {
 	if len(a) > maxGuessed {
 		return maxTypos + 1

@@ -65,8 +65,8 @@ func TestProblemsNameTheirOrigin(t *testing.T) {
 		{file: "quotta: 1\nengine: tape\n", want: []string{"kvd.yaml:1", "quotta", "did you mean quota?", "kvd.yaml:2", "tape"}},
 		{file: "quota: 1GiB\nquota: 2GiB\n", want: []string{"kvd.yaml:2", "line 1"}},
 		{file: "quota: {a: 1}\n", want: []string{"kvd.yaml:1", "plain value"}},
-		{file: "advertise-client: [[a]]\n", want: []string{"kvd.yaml:1", "plain values only"}},
-		{file: "- quota\n", want: []string{"kvd.yaml:1", "no list of"}},
+		{file: "advertise-client: [[a]]\n", want: []string{"kvd.yaml:1", "plain values without commas"}},
+		{file: "- quota\n", want: []string{"kvd.yaml:1", "must consist of"}},
 		{file: "quota: [1\n", want: []string{"kvd.yaml", "line"}},
 		{file: "quota: 1GiB\n---\nquota: 2GiB\n", want: []string{"more than one document"}},
 		{file: "config-file: other\n", want: []string{"cannot name another"}},
@@ -75,7 +75,7 @@ func TestProblemsNameTheirOrigin(t *testing.T) {
 		{args: "--config-file /nowhere/kvd.yaml", want: []string{"--config-file", "/nowhere/kvd.yaml"}},
 		{args: "--initial-cluster n1=http://a:1 --cluster http://b:1", want: []string{"both set --cluster"}},
 		{env: "KVD_CLUSTER_TOKEN_FILE=/nowhere/token", want: []string{"KVD_CLUSTER_TOKEN_FILE", "/nowhere/token"}},
-		{env: "KVD_CLUSTER_TOKEN_FILE=/etc/hostname KVD_CLUSTER_TOKEN=x", want: []string{"KVD_CLUSTER_TOKEN_FILE", "KVD_CLUSTER_TOKEN both", "leave one out"}},
+		{env: "KVD_CLUSTER_TOKEN_FILE=/etc/hostname KVD_CLUSTER_TOKEN=x", want: []string{"KVD_CLUSTER_TOKEN_FILE", "KVD_CLUSTER_TOKEN both", "remove one of them"}},
 		{env: "KVD_QUOTA_FILE=/etc/hostname", want: []string{"KVD_QUOTA_FILE"}},
 	} {
 		_, err := load(t, c.args, c.env, c.file)

@@ -10,15 +10,17 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/kvd-io/kvd/internal/limits"
 )
 
-// codec turns the texts of one kind of setting into values and back.
+// codec converts between the texts and the values of one kind of setting. parse
+// must accept every text that show returns, and yield the same value (S4).
 type codec[T any] struct {
 	parse func(string) (T, error)
-	show  func(T) string // "" for the zero value where that means "none"
+	show  func(T) string // "" for a zero value that means "none"
 }
 
 type level = zapcore.Level
@@ -38,6 +40,8 @@ var (
 	clientAuthCodec = codec[string]{parseClientAuth, same}
 )
 
+// parseText refuses what no name, path or token contains. An empty value is far
+// more often an unset shell variable than a wish for the default.
 func parseText(text string) (string, error) {
 	if text == "" {
 		return "", errors.New("the value is empty")
@@ -51,7 +55,7 @@ func parseText(text string) (string, error) {
 func parseID(text string) (uint64, error) {
 	n, err := strconv.ParseUint(text, 10, 64)
 	if err != nil || !limits.ValidMemberID(n) {
-		return 0, fmt.Errorf("%q is no number between 1 and 2^53-1", text)
+		return 0, fmt.Errorf("%q is not a number from 1 to 2^53-1", text)
 	}
 	return n, nil
 }
@@ -66,7 +70,7 @@ func showID(id uint64) string {
 func parsePort(text string) (uint64, error) {
 	n, err := strconv.ParseUint(text, 10, 16)
 	if err != nil || n == 0 {
-		return 0, fmt.Errorf("%q is no port between 1 and 65535", text)
+		return 0, fmt.Errorf("%q is not a port number from 1 to 65535", text)
 	}
 	return n, nil
 }
@@ -74,7 +78,7 @@ func parsePort(text string) (uint64, error) {
 func parseCount(text string) (int64, error) {
 	n, err := strconv.ParseInt(text, 10, 32)
 	if err != nil || n < 0 {
-		return 0, fmt.Errorf("%q is no number between 0 and 2^31-1", text)
+		return 0, fmt.Errorf("%q is not a number from 0 to 2^31-1", text)
 	}
 	return n, nil
 }
@@ -82,7 +86,7 @@ func parseCount(text string) (int64, error) {
 func oneOf(choices ...string) codec[string] {
 	return codec[string]{show: same, parse: func(text string) (string, error) {
 		if !slices.Contains(choices, text) {
-			return "", fmt.Errorf("%q is none of %s", text, strings.Join(choices, ", "))
+			return "", fmt.Errorf("%q is not one of %s", text, strings.Join(choices, ", "))
 		}
 		return text, nil
 	}}
@@ -105,7 +109,7 @@ func showSwitch(on bool) string {
 	return "off"
 }
 
-// parseClientAuth takes "optional" too, which says the same as "request".
+// parseClientAuth accepts "optional" as another word for "request".
 func parseClientAuth(text string) (string, error) {
 	if text == "optional" {
 		return "request", nil
@@ -113,7 +117,8 @@ func parseClientAuth(text string) (string, error) {
 	return oneOf("off", "request", "require").parse(text)
 }
 
-// parseTLSVersion takes etcd's spelling too.
+// parseTLSVersion accepts etcd's spelling (TLS1.2) too. TLS 1.0 and 1.1 are broken
+// and not offered at all.
 func parseTLSVersion(text string) (uint16, error) {
 	switch strings.TrimPrefix(text, "TLS") {
 	case "1.2":
@@ -121,7 +126,7 @@ func parseTLSVersion(text string) (uint16, error) {
 	case "1.3":
 		return tls.VersionTLS13, nil
 	}
-	return 0, fmt.Errorf("%q is none of 1.2, 1.3", text)
+	return 0, fmt.Errorf("%q is not one of 1.2, 1.3", text)
 }
 
 func showTLSVersion(v uint16) string {
@@ -131,54 +136,40 @@ func showTLSVersion(v uint16) string {
 func parseLevel(text string) (level, error) {
 	l, err := zapcore.ParseLevel(text)
 	if err != nil || l > zapcore.ErrorLevel {
-		return 0, fmt.Errorf("%q is none of debug, info, warn, error", text)
+		return 0, fmt.Errorf("%q is not one of debug, info, warn, error", text)
 	}
 	return l, nil
 }
 
-// parsePace takes a duration. A bare number is milliseconds, as in etcd, which
-// has these two settings under the same names.
+// parsePace parses a duration. A bare number is in milliseconds: etcd's two
+// settings of the same names are numbers of milliseconds, and a unit file that was
+// written for etcd must not suddenly mean seconds.
 func parsePace(text string) (time.Duration, error) {
 	if n, err := strconv.ParseUint(text, 10, 31); err == nil {
 		text = strconv.FormatUint(n, 10) + "ms"
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil || d <= 0 {
-		return 0, fmt.Errorf("%q is no duration such as 500ms or 2s", text)
+		return 0, fmt.Errorf("%q is not a positive duration (for example, 500ms)", text)
 	}
 	return d, nil
 }
 
 func showDuration(d time.Duration) string { return d.String() }
 
-// units of sizes, longest names first.
-var units = []struct {
-	name  string
-	bytes float64
-}{
-	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40},
-	{"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"B", 1},
-}
-
+// parseSize parses a number of bytes, or a number with a decimal or binary unit
+// (64MB, 64MiB, and Kubernetes' 64Mi). Commas are refused although go-humanize
+// reads them as thousands separators: everywhere else in the settings they
+// separate the elements of a list.
 func parseSize(text string) (int64, error) {
-	if n, err := strconv.ParseInt(text, 10, 64); err == nil && n >= 0 {
-		return n, nil
+	n, err := humanize.ParseBytes(text)
+	if err != nil || n > math.MaxInt64 || strings.Contains(text, ",") {
+		return 0, fmt.Errorf("%q is not a size (for example, 1048576, 512KiB or 8GiB)", text)
 	}
-	for _, u := range units {
-		number, ok := strings.CutSuffix(text, u.name)
-		if !ok {
-			continue
-		}
-		n, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
-		if err == nil && n >= 0 && n*u.bytes < math.MaxInt64 {
-			return int64(n * u.bytes), nil
-		}
-		break
-	}
-	return 0, fmt.Errorf("%q is no size such as 1048576, 512KiB or 8GiB", text)
+	return int64(n), nil
 }
 
-// showSize writes a size in the greatest unit that divides it.
+// showSize returns a size in the largest unit that divides it.
 func showSize(n int64) string {
 	names := []string{"", "KiB", "MiB", "GiB", "TiB"}
 	unit := 0
@@ -189,5 +180,5 @@ func showSize(n int64) string {
 	return strconv.FormatInt(n, 10) + names[unit]
 }
 
-// ParseLogLevel reads a level as --log-level takes it.
+// ParseLogLevel parses a level as --log-level does.
 func ParseLogLevel(text string) (zapcore.Level, error) { return parseLevel(text) }

@@ -5,11 +5,11 @@ import (
 	"strings"
 )
 
-// Reference returns the tables of docs/configuration.md: every name that is
-// accepted, in Markdown.
+// Reference returns the tables of docs/configuration.md in Markdown: every name that
+// kvd knows.
 func Reference() string {
 	var t strings.Builder
-	t.WriteString("### Settings\n\n| flag and key | variable | takes | default | also | meaning |\n|---|---|---|---|---|---|\n")
+	t.WriteString("### Settings\n\n| flag and key | variable | value | default | also | meaning |\n|---|---|---|---|---|---|\n")
 	for i := range table {
 		row := &table[i]
 		def := row.def
@@ -42,7 +42,7 @@ func Reference() string {
 
 func cell(text string) string { return strings.ReplaceAll(text, "|", `\|`) }
 
-// otherNames lists the names by which the setting is also known.
+// otherNames returns the aliases of the setting.
 func (s *setting) otherNames() string {
 	var names []string
 	for _, a := range aliases {

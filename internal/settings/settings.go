@@ -1,11 +1,3 @@
-// Package settings reads what a serving node is told: by flags, by the
-// environment, by a file, and by default, in this order.
-//
-// One table has a row for each setting; flags, variables, keys of the file,
-// the help, the checks and the documentation follow from it. Each origin is
-// read into a Layer of texts. Resolve takes each setting from the first layer
-// that has it, parses it, and then looks at all of them together, so that what
-// is wrong is said at once, each with its name and where it came from.
 package settings
 
 import (
@@ -16,51 +8,53 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// Where a node serves unless told otherwise.
+// The addresses and the directory of a node without settings.
 const (
 	DefaultClientURL = "http://127.0.0.1:12380"
 	DefaultPeerURL   = "http://127.0.0.1:12379"
 	DefaultDataRoot  = "kvd-data"
 )
 
-// Settings are what a serving node works with: every setting parsed, checked
-// against the others, and with what follows from them filled in.
+// Settings are the settings of a serving node: parsed, checked against each
+// other, and completed with what follows from them. They do not change; a reload
+// makes new ones.
 type Settings struct {
-	ID      uint64 // 0: the cluster that the node joins chooses
-	Name    string // "": the cluster chooses
+	ID      uint64 // 0 if the cluster that the node joins assigns one
+	Name    string // "" if the cluster assigns one
 	DataDir string
 	Engine  string // pebble or memory
 
-	Cluster      []Member // the initial members; position + 1 is the id
+	Cluster      []Member // the initial members; the ID is the position + 1
 	ClusterToken string
-	// Join says that the cluster of the Cluster list exists already; with
-	// JoinURLs, members to ask for admission, there is no such list.
+	// Join is true if the cluster of the Cluster list exists and this member was
+	// added to it. JoinURLs are members to ask for admission; with them, Cluster
+	// is empty.
 	Join     bool
 	JoinURLs []string
 
 	ListenClient    []string // http, https or unix URLs; never empty
 	ListenPeer      string   // http or https
-	ListenMetrics   []string // http or unix; empty: metrics are with the clients
-	AdvertiseClient []string // empty where no address is known that others could use
-	AdvertisePeer   []string
+	ListenMetrics   []string // http or unix; may be empty
+	AdvertiseClient []string // empty if no address is known that others could use
+	AdvertisePeer   []string // never empty
 
-	Port        uint64 // raftexample's way of saying ListenClient; 0: not said
+	Port        uint64 // raftexample's form of ListenClient; 0 if not given
 	RootMembers bool
 
 	TLSCertFile   string
 	TLSKeyFile    string
-	TLSCAFile     string // who signs the certificates of clients
+	TLSCAFile     string // signs the certificates of clients
 	TLSClientAuth string // off, request or require
 	TLSCRLFile    string
-	TLSMinVersion uint16 // as in crypto/tls; of clients and peers
+	TLSMinVersion uint16 // as in crypto/tls; for clients and members
 
 	PeerCertFile  string
 	PeerKeyFile   string
 	PeerCAFile    string
 	PeerCRLFile   string
-	InsecurePeers bool // members may talk in the clear beyond loopback
+	InsecurePeers bool // peer traffic without TLS may leave this machine
 
-	QuotaBytes    int64 // 0: no quota
+	QuotaBytes    int64 // 0 means unlimited
 	MaxValueBytes int64
 
 	CheckpointBytes int64
@@ -69,40 +63,46 @@ type Settings struct {
 	Heartbeat time.Duration
 	Election  time.Duration // at least 5 times Heartbeat
 
-	MaxConnections int64 // of clients; 0: no limit
-	MaxInFlight    int64 // requests in work
+	MaxConnections int64 // of clients; 0 means unlimited
+	MaxInFlight    int64 // client requests served at once; at least 1
 
 	LogLevel   zapcore.Level
-	LogFormat  string // json, console, or "" for what suits the output
+	LogFormat  string // json, console, or "" to choose by the output
 	RequestLog string // off, errors or all
 	Pprof      bool
 
-	ConfigFile string // "": none
+	ConfigFile string // "" if there is none
 
-	// Given has the settings that were not left at their defaults, by name.
+	// Given has the settings that some origin gave, by name.
 	Given Layer
-	// Notes tell of what was accepted although it has no effect.
+	// Notes are messages about settings that were accepted without effect.
 	Notes []string
 }
 
 // Member is one of the initial members of a cluster.
 type Member struct {
 	Name string
-	URL  string // of its peer listener
+	URL  string // peer URL
 }
 
 // Given is the text of a setting and where it was found.
 type Given struct {
 	Text   string
-	Origin string // such as "flag --port"
+	Origin string // for example, "flag --port" or "kvd.yaml:3"
 }
 
-// Layer has the settings that one origin gives, by the names that it uses.
+// defaultOrigin is the origin of a value that no layer has.
+const defaultOrigin = "default"
+
+// Layer has the settings of one origin, under the names that the origin uses.
 type Layer map[string]Given
 
-// Resolve takes each setting from the first layer that gives it, else its
-// default, parses it, and checks all of them together. The error has every
-// problem that was found.
+// Resolve takes each setting from the first layer that has it, or its default,
+// parses it, and checks the settings against each other. The error reports every
+// problem found.
+//
+// Contradictions are looked for only if every setting could be parsed: a value
+// that is wrong would contradict others for no reason of its own.
 func Resolve(layers ...Layer) (*Settings, error) {
 	s := &Settings{Given: make(Layer)}
 	var problems problemList
@@ -121,18 +121,18 @@ func Resolve(layers ...Layer) (*Settings, error) {
 	return s, problems.join()
 }
 
-// take stores one setting.
+// take parses one setting and stores it.
 func (s *Settings) take(row *setting, layers []Layer, p *problemList) {
 	g, ok := lookUp(layers, row.name)
 	if ok {
 		s.Given[row.name] = g
-	} else if g = (Given{Text: row.def, Origin: "default"}); g.Text == "" {
+	} else if g = (Given{Text: row.def, Origin: defaultOrigin}); g.Text == "" {
 		return
 	}
 	err := row.store(s, g.Text)
 	switch {
-	case err != nil && row.secret:
-		p.add("%s: the value is not acceptable: it is empty, or has more than one line", describe(row.name, g.Origin))
+	case err != nil && row.secret: // the codec's error quotes the value
+		p.add("%s: the value is empty or has more than one line", describe(row.name, g.Origin))
 	case err != nil:
 		p.add("%s: %w", describe(row.name, g.Origin), err)
 	}
@@ -147,30 +147,32 @@ func lookUp(layers []Layer, name string) (Given, bool) {
 	return Given{}, false
 }
 
-// describe names a setting and where its value comes from.
+// describe names a setting and the origin of its value.
 func describe(name, origin string) string {
-	if origin == "flag --"+name {
+	switch origin {
+	case "flag --" + name:
 		return "--" + name
+	case defaultOrigin:
+		return fmt.Sprintf("--%s (%s)", name, origin)
 	}
 	return fmt.Sprintf("--%s (from %s)", name, origin)
 }
 
-// Describe names a setting and where its value comes from, which may be its
-// default.
+// Describe names a setting and the origin of its value, which may be its default.
 func (s *Settings) Describe(name string) string {
 	if g, ok := s.Given[name]; ok {
 		return describe(name, g.Origin)
 	}
-	return describe(name, "default")
+	return describe(name, defaultOrigin)
 }
 
-// Has reports whether the setting was given rather than left at its default.
+// Has reports whether some origin gave the setting.
 func (s *Settings) Has(name string) bool {
 	_, ok := s.Given[name]
 	return ok
 }
 
-// Changed describes the settings that were given, in the order of the help.
+// Changed describes the settings that some origin gave, in the order of the table.
 func (s *Settings) Changed() []string {
 	var out []string
 	for i := range table {
@@ -181,12 +183,13 @@ func (s *Settings) Changed() []string {
 	return out
 }
 
-// ElectionTicks is the election timeout in heartbeats, rounded up.
+// ElectionTicks returns the election timeout in heartbeat intervals, rounded up:
+// members must never be less patient than the setting says.
 func (s *Settings) ElectionTicks() int {
 	return int((s.Election + s.Heartbeat - 1) / s.Heartbeat)
 }
 
-// problemList collects what is wrong, so that all of it is said at once.
+// problemList collects errors, so that all of them are reported at once.
 type problemList []error
 
 func (p *problemList) add(format string, args ...any) {

@@ -2,6 +2,7 @@ package settings
 
 import (
 	"crypto/tls"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -153,52 +154,52 @@ func TestWrongSettings(t *testing.T) {
 		name, args, env string
 		want            []string // all of them in the error
 	}{
-		{"unknown variable", "", "KVD_DATADIR=x KVD_FOO=y", []string{"KVD_DATADIR names no setting; did you mean KVD_DATA_DIR?", "KVD_FOO names no setting"}},
+		{"unknown variable", "", "KVD_DATADIR=x KVD_FOO=y", []string{"KVD_DATADIR is not a setting; did you mean KVD_DATA_DIR?", "KVD_FOO is not a setting; see kvd --help-all"}},
 		{"bad value names the variable", "", "KVD_ID=x", []string{"--id (from environment variable KVD_ID)", `"x"`}},
 		{"bad value of a flag", "--id 0", "", []string{"--id: ", `"0"`}},
 		{"several at once", "--id x --quota y --log-level loud", "KVD_ENGINE=paper", []string{"--id", "--quota", "--log-level", "--engine (from environment variable KVD_ENGINE)"}},
 		{"catch-up beyond its limit", "--catch-up-bytes 5GiB", "", []string{"--catch-up-bytes", "4GiB"}},
-		{"several contradictions at once", "--max-value-bytes 1GiB --heartbeat-interval 1s", "", []string{"--max-value-bytes", "--election-timeout (from default)"}},
-		{"id beyond the cluster", "--id 4 --cluster " + three, "", []string{"--id is 4", "--cluster lists 3 URLs"}},
+		{"several contradictions at once", "--max-value-bytes 1GiB --heartbeat-interval 1s", "", []string{"--max-value-bytes", "--election-timeout (default)"}},
+		{"id beyond the cluster", "--id 4 --cluster " + three, "", []string{"--id is 4", "--cluster has 3 members"}},
 		{"id without a cluster", "--id 2", "", []string{"--id is 2", "--cluster"}},
-		{"cluster without an id", "--cluster " + three, "", []string{"--cluster lists 3 URLs", "--id"}},
-		{"two client ports", "--port 1", "KVD_LISTEN_CLIENT=http://127.0.0.1:2", []string{"--port means http://127.0.0.1:1", "--listen-client (from environment variable KVD_LISTEN_CLIENT) says http://127.0.0.1:2"}},
-		{"join URL and cluster", "--join " + peer2 + " --id 1 --cluster " + three, "", []string{"--join", "--cluster has no meaning"}},
-		{"join switch without cluster", "--join --id 1", "", []string{"--join alone needs --cluster"}},
+		{"cluster without an id", "--cluster " + three, "", []string{"--cluster has 3 members", "--id"}},
+		{"two client ports", "--port 1", "KVD_LISTEN_CLIENT=http://127.0.0.1:2", []string{"--port means http://127.0.0.1:1", "--listen-client (from environment variable KVD_LISTEN_CLIENT) is http://127.0.0.1:2"}},
+		{"join URL and cluster", "--join " + peer2 + " --id 1 --cluster " + three, "", []string{"--join", "cannot be combined with --cluster"}},
+		{"join switch without cluster", "--join --id 1", "", []string{"--join without a value needs --cluster"}},
 		{"self-join without a directory", "--join " + peer2, "", []string{"--data-dir"}},
 		{"join without a scheme", "--join localhost:4001 --data-dir d", "", []string{"--join", "localhost:4001"}},
 		{"peers cannot reach all addresses", "--listen-peer http://0.0.0.0:1", "", []string{"http://0.0.0.0:1", "--advertise-peer"}},
-		{"own URL not advertised", "--id 1 --cluster " + three + " --advertise-peer http://127.0.0.1:9", "", []string{peer1, "--advertise-peer does not have"}},
-		{"one port for both", "--port 12379", "", []string{"cannot be served twice", "12379"}},
+		{"own URL not advertised", "--id 1 --cluster " + three + " --advertise-peer http://127.0.0.1:9", "", []string{peer1, "--advertise-peer does not contain it"}},
+		{"one port for both", "--port 12379", "", []string{"is used by both", "12379"}},
 		{"a member twice", "--id 1 --cluster " + peer1 + "," + peer1, "", []string{"--cluster", "listed twice"}},
 		{"another scheme", "--listen-client ftp://127.0.0.1:1", "", []string{"--listen-client", "http://"}},
 		{"path in a URL", "--listen-client http://127.0.0.1:1/x", "", []string{"more than scheme, host and port"}},
-		{"no port in a URL", "--listen-client http://127.0.0.1", "", []string{"lacks the host or the port"}},
-		{"some named", "--id 1 --cluster a=" + peer1 + "," + peer2, "", []string{"--cluster", "others have none"}},
+		{"no port in a URL", "--listen-client http://127.0.0.1", "", []string{"has no host or no port"}},
+		{"some named", "--id 1 --cluster a=" + peer1 + "," + peer2, "", []string{"--cluster", "others do not"}},
 		{"a name twice", "--id 1 --cluster a=" + peer1 + ",a=" + peer2, "", []string{"--cluster", "listed twice"}},
-		{"name beside the list", "--name c --cluster a=" + peer1 + ",b=" + peer2, "", []string{"--name is \"c\"", "--cluster does not list"}},
-		{"name against id", "--id 1 --name b --cluster a=" + peer1 + ",b=" + peer2, "", []string{"--name is \"b\"", "member 1 of --cluster is \"a\""}},
+		{"name beside the list", "--name c --cluster a=" + peer1 + ",b=" + peer2, "", []string{"--name is \"c\"", "not in --cluster"}},
+		{"name against id", "--id 1 --name b --cluster a=" + peer1 + ",b=" + peer2, "", []string{"--name is \"b\"", "member 1 of --cluster is named \"a\""}},
 		{"named list without a name", "--cluster a=" + peer1 + ",b=" + peer2, "", []string{"--name (or --id)"}},
 		{"https without a certificate", "--listen-client https://127.0.0.1:1", "", []string{"--listen-client", "--tls-cert-file"}},
-		{"certificate without https", "--tls-cert-file c --tls-key-file k", "", []string{"--listen-client (from default)", "--tls-cert-file"}},
-		{"certificate without a key", "--listen-client https://127.0.0.1:1 --tls-cert-file c", "", []string{"--tls-cert-file needs its key"}},
-		{"key without a certificate", "--listen-client https://127.0.0.1:1 --tls-key-file k", "", []string{"--tls-key-file needs its certificate"}},
+		{"certificate without https", "--tls-cert-file c --tls-key-file k", "", []string{"--listen-client (default)", "--tls-cert-file"}},
+		{"certificate without a key", "--listen-client https://127.0.0.1:1 --tls-cert-file c", "", []string{"--tls-cert-file needs --tls-key-file"}},
+		{"key without a certificate", "--listen-client https://127.0.0.1:1 --tls-key-file k", "", []string{"--tls-key-file needs --tls-cert-file"}},
 		{"CA without https", "--tls-ca-file c", "", []string{"--tls-ca-file"}},
 		{"certificates by no CA", "--tls-client-auth require", "", []string{"--tls-client-auth is require", "--tls-ca-file"}},
 		{"revoked by no CA", "--tls-crl-file r", "", []string{"--tls-crl-file", "--tls-ca-file"}},
-		{"CA without use", "--listen-client https://127.0.0.1:1 --tls-cert-file c --tls-key-file k --tls-ca-file a --tls-client-auth off", "", []string{"--tls-ca-file has no use", "--tls-client-auth is off"}},
+		{"CA without use", "--listen-client https://127.0.0.1:1 --tls-cert-file c --tls-key-file k --tls-ca-file a --tls-client-auth off", "", []string{"--tls-ca-file has no effect", "--tls-client-auth is off"}},
 		{"old TLS", "--tls-min-version 1.1", "", []string{"--tls-min-version", "1.2"}},
 		{"peers in the clear", "--listen-peer http://10.0.0.1:1", "", []string{"--listen-peer has http://10.0.0.1:1", "--peer-cert-file", "--insecure-peers"}},
 		{"other peers in the clear", "--id 1 --cluster " + peer1 + ",http://b:1", "", []string{"--cluster has http://b:1", "--insecure-peers"}},
 		{"secured peers without all three", "--listen-peer https://127.0.0.1:1 --peer-key-file k", "", []string{"--peer-cert-file is missing", "--peer-ca-file is missing"}},
-		{"peer certificate without https", "--peer-cert-file c --peer-key-file k --peer-ca-file a", "", []string{"--peer-cert-file has no use", "--listen-peer"}},
+		{"peer certificate without https", "--peer-cert-file c --peer-key-file k --peer-ca-file a", "", []string{"--peer-cert-file has no effect", "--listen-peer"}},
 		{"half secured", "--listen-peer https://127.0.0.1:1 --advertise-peer http://127.0.0.1:1 --peer-cert-file c --peer-key-file k --peer-ca-file a", "", []string{"--listen-peer is https", "--advertise-peer is http:"}},
 		{"profiles without a listener", "--pprof", "", []string{"--pprof needs --listen-metrics"}},
-		{"metrics with TLS", "--listen-metrics https://127.0.0.1:1", "", []string{"--listen-metrics", "without TLS"}},
-		{"metrics on the client port", "--listen-metrics http://127.0.0.1:12380", "", []string{"--listen-metrics", "served twice"}},
+		{"metrics with TLS", "--listen-metrics https://127.0.0.1:1", "", []string{"--listen-metrics", "does not support TLS"}},
+		{"metrics on the client port", "--listen-metrics http://127.0.0.1:12380", "", []string{"--listen-metrics", "is used by both"}},
 		{"relative socket", "--listen-client unix://kvd.sock", "", []string{"--listen-client", "absolute path"}},
 		{"long socket", "--listen-client unix:///" + strings.Repeat("x", 107), "", []string{"--listen-client", "108 bytes"}},
-		{"peers on a socket", "--listen-peer unix:///x", "", []string{"--listen-peer", "no URL such as"}},
+		{"peers on a socket", "--listen-peer unix:///x", "", []string{"--listen-peer", "is not a URL"}},
 		{"nothing in work", "--max-inflight 0", "", []string{"--max-inflight is 0"}},
 		{"tiny quota", "--quota 1", "", []string{"--quota", "at least 1MiB"}},
 		{"bad unit", "--heartbeat-interval 100m5", "", []string{"--heartbeat-interval", "500ms"}},
@@ -224,13 +225,13 @@ func TestWrongSettings(t *testing.T) {
 
 func TestSizes(t *testing.T) {
 	for text, want := range map[string]int64{
-		"0": 0, "1048576": 1 << 20, "512KiB": 512 << 10, "1.5MiB": 3 << 19, "8GiB": 8 << 30, "2TiB": 2 << 40, "10MB": 1e7, "7B": 7, "3 kB": 3000,
+		"0": 0, "1048576": 1 << 20, "512KiB": 512 << 10, "1.5MiB": 3 << 19, "8GiB": 8 << 30, "2TiB": 2 << 40, "10MB": 1e7, "7B": 7, "3 kB": 3000, "64Mi": 64 << 20, "9223372036854775807": math.MaxInt64,
 	} {
 		if got, err := parseSize(text); err != nil || got != want {
 			t.Errorf("%s: got %d, %v", text, got, err)
 		}
 	}
-	for _, text := range []string{"", "-1", "x", "1XB", "MiB", "-1KiB", "99999999TiB", "NaNMiB"} {
+	for _, text := range []string{"", "-1", "x", "1XB", "MiB", "-1KiB", "99999999TiB", "NaNMiB", "1,000", "9223372036854775808", "1e3"} {
 		if got, err := parseSize(text); err == nil {
 			t.Errorf("%q gives %d", text, got)
 		}
@@ -275,6 +276,38 @@ func TestTableIsComplete(t *testing.T) {
 		}
 		if row.def != "" && row.store(&Settings{}, row.def) != nil {
 			t.Errorf("%s refuses its default", row.name)
+		}
+	}
+}
+
+// TestOneMistakeIsOneProblem: a mistake is not reported a second time through what
+// would have followed from the setting.
+func TestOneMistakeIsOneProblem(t *testing.T) {
+	for _, args := range []string{
+		"--cluster " + three,
+		"--name c --cluster a=" + peer1 + ",b=" + peer2,
+		"--id 4 --cluster " + three,
+		"--quota many --election-timeout 1ms",
+		"--port 12379",
+		"--listen-client https://127.0.0.1:1 --tls-cert-file c",
+	} {
+		_, err := settingsOf(t, words(args), nil)
+		if err == nil || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: want one problem, got\n%v", args, err)
+		}
+	}
+}
+
+// TestHelpTexts: each text is a fragment that fits a line.
+func TestHelpTexts(t *testing.T) {
+	for i := range table {
+		help := table[i].help
+		if help == "" || len(help) > maxHelp || strings.HasSuffix(help, ".") {
+			t.Errorf("%s: %d characters, want 1 to %d without a period: %q", table[i].name, len(help), maxHelp, help)
+		}
+		first, _, _ := strings.Cut(help, " ")
+		if strings.ToUpper(first) != first && strings.ToLower(first[:1]) != first[:1] && first != "URLs" {
+			t.Errorf("%s: a fragment begins with a small letter: %q", table[i].name, help)
 		}
 	}
 }
