@@ -24,7 +24,7 @@ type Dir struct {
 // not use is a *RefusedError.
 func Open(path string) (*Dir, error) {
 	if err := makePrivate(path); err != nil {
-		return nil, fmt.Errorf("make the data directory: %w", err)
+		return nil, fmt.Errorf("create data directory: %w", err)
 	}
 	d, err := lockDir(path)
 	if err != nil {
@@ -59,21 +59,21 @@ func makePrivate(path string) error {
 func lockDir(path string) (*Dir, error) {
 	f, err := os.OpenFile(lockPath(path), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("open the lock of the data directory: %w", err)
+		return nil, fmt.Errorf("open lock file: %w", err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		holder := readHolder(f)
 		_ = f.Close()
 		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("lock the data directory %s: %w", path, err)
+			return nil, fmt.Errorf("lock data directory %s: %w", path, err)
 		}
-		return nil, fmt.Errorf("the data directory %s is in use by another process (pid %s): stop it, or choose another --data-dir", path, holder)
+		return nil, fmt.Errorf("data directory %s is in use by another process (pid %s): stop that process or choose another --data-dir", path, holder)
 	}
 	if err = f.Truncate(0); err == nil {
 		_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("write the lock of the data directory: %w", err), f.Close())
+		return nil, errors.Join(fmt.Errorf("write lock file: %w", err), f.Close())
 	}
 	return &Dir{path: path, lock: f}, nil
 }

@@ -27,8 +27,8 @@ type Report struct {
 	TornOffset int64
 	TornReason string
 	// Refused is why a node would refuse to start on this directory; nil if it
-	// would start. It is a *RefusedError, or an error about a removed member.
-	Refused error
+	// would start.
+	Refused *RefusedError
 }
 
 // Examine reads a data directory as a starting node would, and changes nothing.
@@ -44,7 +44,7 @@ func Examine(dir string) (Report, error) {
 	}
 	var err error
 	if r.HeldBy, err = lockHolder(dir); err != nil {
-		return r, fmt.Errorf("see who holds the data directory: %w", err)
+		return r, fmt.Errorf("find the process that holds the data directory: %w", err)
 	}
 	return r, r.examine()
 }
@@ -62,7 +62,8 @@ func (r *Report) examine() error {
 		return err
 	}
 	if id.State == StateRemoved {
-		r.Refused = fmt.Errorf("member %d was removed from its cluster: its id never returns", id.MemberID)
+		r.Refused = &RefusedError{File: identityPath(r.Dir), Reason: fmt.Sprintf("member %d was removed from its cluster, and its id cannot be used again", id.MemberID),
+			Remedy: "add this machine under a new id with an empty directory"}
 	}
 	if !hasLog(r.Dir) {
 		return r.refuse(checkNoLog(r.Dir))
@@ -120,9 +121,9 @@ func (r *Report) fill(x *inspection) {
 func (r Report) Verdict() string {
 	switch {
 	case r.Refused != nil:
-		return "refused: " + r.Refused.Error()
+		return "refused: " + r.Refused.verdict()
 	case r.TornFile != "":
-		return fmt.Sprintf("torn tail: will be repaired at start: %s at byte %d: %s", r.TornFile, r.TornOffset, r.TornReason)
+		return fmt.Sprintf("torn tail, which the next start cuts off: %s at byte %d: %s", r.TornFile, r.TornOffset, r.TornReason)
 	}
 	return "ok"
 }
@@ -136,7 +137,7 @@ func (r Report) String() string {
 	}
 	line("directory", "%s", r.Dir)
 	if r.HeldBy != "" {
-		line("in use", "by process %s: this is a moment, perhaps in the middle of a write", r.HeldBy)
+		line("in use", "by process %s; this report may show the middle of a write", r.HeldBy)
 	}
 	if id := r.Identity; id != nil {
 		line("member", "%d (%s), cluster %016x, %s", id.MemberID, id.Name, id.ClusterID, id.State)
@@ -146,12 +147,16 @@ func (r Report) String() string {
 	} else {
 		line("member", "none")
 	}
-	line("log", "%d segments, %d records, last entry %d", len(r.Segments), r.Records, r.LastEntry)
+	line("log", "last entry %d; %s in %s", r.LastEntry, count(r.Records, "record"), count(len(r.Segments), "segment"))
 	for _, s := range r.Segments {
 		line("", "%s", s)
 	}
 	line("hard state", "term %d, vote %d, commit %d", r.Term, r.Vote, r.Commit)
-	line("snapshots", "%d, a start would use that at %d", len(r.Snapshots), r.Snapshot)
+	if r.Snapshot > 0 {
+		line("snapshots", "%d; a start would begin with the one at entry %d", len(r.Snapshots), r.Snapshot)
+	} else {
+		line("snapshots", "%d; a start would begin with the first log entry", len(r.Snapshots))
+	}
 	for _, s := range r.Snapshots {
 		line("", "%s", s)
 	}
@@ -162,4 +167,11 @@ func (r Report) String() string {
 	}
 	line("verdict", "%s", r.Verdict())
 	return b.String()
+}
+
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }

@@ -34,7 +34,7 @@ func TestDoctor(t *testing.T) {
 	text := report.String()
 	for _, want := range []string{
 		path, "7 (seven), cluster 0000000000000abc, new", "last entry 51", "term 3, vote 7, commit 40",
-		"0000000000000003-0000000000000028.snap", "a start would use that at 40", "0000000000000000-0000000000000000.wal",
+		"0000000000000003-0000000000000028.snap", "1; a start would begin with the one at entry 40", "0000000000000000-0000000000000000.wal",
 		"member 7, term 3, vote 7, entry 51", "verdict     ok\n",
 	} {
 		if !strings.Contains(text, want) {
@@ -51,7 +51,7 @@ func TestDoctorTornTail(t *testing.T) {
 	zeroAt(t, path, (entry/walSector+1)*walSector, end)
 	before := readTree(t, dir)
 	report, err := Examine(dir)
-	if err != nil || !strings.HasPrefix(report.Verdict(), "torn tail: will be repaired at start") || report.TornOffset != int64(entry) || report.TornFile != path {
+	if err != nil || !strings.HasPrefix(report.Verdict(), "torn tail, which the next start cuts off: ") || report.TornOffset != int64(entry) || report.TornFile != path {
 		t.Errorf("%s, %v", report.Verdict(), err)
 	}
 	sameTree(t, before, readTree(t, dir))
@@ -63,7 +63,7 @@ func TestDoctorRemovedMember(t *testing.T) {
 	if err := errors.Join(d.Claim(7, 1, ""), d.MarkRemoved(), d.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if report, err := Examine(path); err != nil || !strings.HasPrefix(report.Verdict(), "refused: member 7 was removed") {
+	if report, err := Examine(path); err != nil || !strings.HasPrefix(report.Verdict(), "refused: "+identityPath(path)+": member 7 was removed") {
 		t.Errorf("%s, %v", report.Verdict(), err)
 	}
 }

@@ -93,7 +93,7 @@ func guardLog(dir string) (*guardReport, error) {
 	g := new(guardReport)
 	var err error
 	if g.segments, err = listSuffix(dir, ".wal"); err != nil {
-		return nil, fmt.Errorf("read the log: %w", err)
+		return nil, fmt.Errorf("read log: %w", err)
 	}
 	if !g.checkNames(dir) {
 		return g, nil
@@ -102,7 +102,7 @@ func guardLog(dir string) (*guardReport, error) {
 	for i, name := range g.segments {
 		path := filepath.Join(dir, name)
 		if b, err = readWhole(path, b); err != nil {
-			return nil, fmt.Errorf("read the log: %w", err)
+			return nil, fmt.Errorf("read log: %w", err)
 		}
 		s := segment{path: path, data: b, first: i == 0, last: i == len(g.segments)-1}
 		if !g.readSegment(&s) {
@@ -110,7 +110,7 @@ func guardLog(dir string) (*guardReport, error) {
 		}
 	}
 	if end := max(g.shape.last, g.newestSnapshot()); g.hardState.commit > end && g.verdict != logCorrupt {
-		g.corrupt(filepath.Join(dir, g.lastSegment()), 0, "entries up to %d were committed, but the log ends at %d", g.hardState.commit, end)
+		g.corrupt(filepath.Join(dir, g.lastSegment()), 0, "the log ends at entry %d, but entries up to %d were committed", end, g.hardState.commit)
 	}
 	return g, nil
 }
@@ -131,7 +131,7 @@ func (g *guardReport) newestSnapshot() (index uint64) {
 // checkNames reports whether the segments are numbered without a gap.
 func (g *guardReport) checkNames(dir string) bool {
 	if len(g.segments) == 0 {
-		g.corrupt(dir, 0, "the log has no segment")
+		g.corrupt(dir, 0, "the log has no segments")
 		return false
 	}
 	var next uint64
@@ -142,7 +142,7 @@ func (g *guardReport) checkNames(dir string) bool {
 			return false
 		}
 		if i > 0 && seq != next {
-			g.corrupt(dir, 0, "segment %d of the log is missing before %s", next, name)
+			g.corrupt(dir, 0, "log segment %d, which precedes %s, is missing", next, name)
 			return false
 		}
 		next = seq + 1
@@ -226,7 +226,7 @@ func (s *segment) zeroWordAt(offset int) bool {
 // the end of the file. Anything else is damage. It reports whether to go on.
 func (g *guardReport) endSegment(s *segment, offset, records int) bool {
 	if records < segmentHead {
-		g.corrupt(s.path, offset, "the segment is empty: it had a head when it got its name")
+		g.corrupt(s.path, offset, "the header of the segment is missing, although a segment has one before it gets its name")
 		return false
 	}
 	at := firstNonZero(s.data[offset:])
@@ -234,7 +234,7 @@ func (g *guardReport) endSegment(s *segment, offset, records int) bool {
 	case at < 0:
 		return true // whether records are missing, the next segment's checksum tells
 	case !s.last:
-		g.corrupt(s.path, offset, "zeros where a record was")
+		g.corrupt(s.path, offset, "a record is zeroed")
 	default:
 		g.judgeZeros(s, offset, offset+at)
 	}
@@ -247,11 +247,11 @@ func (g *guardReport) judgeZeros(s *segment, offset, after int) {
 	later := laterRecord(s.data, offset+walFrameHead)
 	switch {
 	case later >= 0:
-		g.corrupt(s.path, offset, "zeros where a record was; another follows at byte %d", later)
+		g.corrupt(s.path, offset, "a record is zeroed, and another record follows at byte %d", later)
 	case after/walSector == offset/walSector || after < offset+2*walFrameHead:
 		// The length word and the bytes right after it are in one sector, which
 		// is written whole. So a crash cannot have zeroed the word alone.
-		g.corrupt(s.path, offset, "the length word of a record is zeroed")
+		g.corrupt(s.path, offset, "the length of a record is zeroed")
 	default:
 		g.tear(s, offset, "the beginning of the last write is missing")
 	}
@@ -287,7 +287,7 @@ func (g *guardReport) judgeTail(s *segment, offset int, what string) {
 		search = min(body+length+padding, len(s.data))
 	}
 	if later := laterRecord(s.data, search); later >= 0 {
-		g.corrupt(s.path, offset, "%s; another record follows at byte %d", what, later)
+		g.corrupt(s.path, offset, "%s, and another record follows at byte %d", what, later)
 		return
 	}
 	var missing bool // a part of the write
@@ -302,7 +302,7 @@ func (g *guardReport) judgeTail(s *segment, offset int, what string) {
 		g.tear(s, offset, what)
 		return
 	}
-	g.corrupt(s.path, offset, "%s, though no part of the record is missing", what)
+	g.corrupt(s.path, offset, "%s, although no part of the record is missing", what)
 }
 
 // take checks a record's place in the log and notes what it says. n is its
@@ -331,9 +331,9 @@ func (g *guardReport) take(rec walRecord, n int, first bool) (what string) {
 func (g *guardReport) placed(rec walRecord, n int, first bool) (what string) {
 	switch {
 	case (n == 0) != (rec.kind == walCRC), (n == 1) != (rec.kind == walMetadata):
-		return fmt.Sprintf("record %d of the segment is of type %d", n, rec.kind)
+		return fmt.Sprintf("record %d of the segment has unexpected type %d", n, rec.kind)
 	case n == 0 && (len(rec.data) > 0 || !first && rec.crc != g.crc):
-		return "the segment does not continue the one before it"
+		return "the segment does not continue the previous one"
 	}
 	return ""
 }
@@ -342,9 +342,9 @@ func (g *guardReport) takeEntry(rec walRecord) (what string) {
 	e, ok := rec.entry()
 	switch {
 	case !ok:
-		return "the entry is damaged"
+		return "a log entry is damaged"
 	case e.index <= g.hardState.commit: // by D1 it was there before, and for good
-		return fmt.Sprintf("entry %d is written again after entry %d was committed", e.index, g.hardState.commit)
+		return fmt.Sprintf("entry %d was overwritten after entry %d was committed", e.index, g.hardState.commit)
 	}
 	return g.shape.put(e)
 }
@@ -357,11 +357,11 @@ func (g *guardReport) takeState(rec walRecord, snapshot *snapshotRecord) (what s
 	old := g.hardState
 	switch {
 	case !ok:
-		return "the hard state is damaged"
+		return "a hard state is damaged"
 	case s.term < old.term:
 		return fmt.Sprintf("the term goes back from %d to %d", old.term, s.term)
 	case s.term == old.term && old.vote != 0 && s.vote != old.vote:
-		return fmt.Sprintf("the vote of term %d changes from %d to %d", s.term, old.vote, s.vote)
+		return fmt.Sprintf("the vote in term %d changes from member %d to member %d", s.term, old.vote, s.vote)
 	}
 	g.hardState = s
 	if snapshot != nil && s.commit >= snapshot.index && !g.shape.continues(*snapshot) {
@@ -373,7 +373,7 @@ func (g *guardReport) takeState(rec walRecord, snapshot *snapshotRecord) (what s
 func (g *guardReport) takeSnapshot(rec walRecord) (what string) {
 	s, ok := rec.snapshot()
 	if !ok {
-		return "the snapshot record is damaged"
+		return "a snapshot record is damaged"
 	}
 	g.snapshots = append(g.snapshots, s)
 	if s.index > g.hardState.commit {

@@ -238,7 +238,7 @@ func TestGuardSegmentOfAnotherLog(t *testing.T) {
 		}
 		target := filepath.Join(walDir(changed), filepath.Base(path))
 		change(t, target, func([]byte) []byte { return b })
-		mustRefuse(t, changed, "the segment does not continue the one before it")
+		mustRefuse(t, changed, "the segment does not continue the previous one")
 	}
 }
 

@@ -130,7 +130,7 @@ func readRecord(b []byte, offset int, crc uint32) (rec walRecord, next int, what
 		return rec, next, what
 	}
 	if sum := crc32.Update(crc, castagnoli, rec.data); sum != rec.crc {
-		return rec, next, "the checksum does not match"
+		return rec, next, "checksum mismatch"
 	}
 	return rec, next, ""
 }
@@ -139,22 +139,22 @@ func readRecord(b []byte, offset int, crc uint32) (rec walRecord, next int, what
 func decodeFrame(b []byte, offset int) (rec walRecord, next int, what string) {
 	rest := b[offset:]
 	if len(rest) < walFrameHead {
-		return rec, 0, "the length word is cut off"
+		return rec, 0, "the file ends within the length of a record"
 	}
 	length, padding, whole := splitLengthWord(binary.LittleEndian.Uint64(rest))
 	if !whole {
-		return rec, 0, "the length word is damaged"
+		return rec, 0, "the length of a record is damaged"
 	}
 	body := rest[walFrameHead:]
 	if len(body) < length+padding {
-		return rec, 0, fmt.Sprintf("the file ends %d bytes before the record", length+padding-len(body))
+		return rec, 0, fmt.Sprintf("the file ends %d bytes before the end of a record", length+padding-len(body))
 	}
 	h, s := parseRecordHead(body, length)
 	if s != headWhole || h.size+h.data != length || h.kind < walMetadata || h.kind > walSnapshot {
-		return rec, 0, "the record's head is damaged"
+		return rec, 0, "the header of a record is damaged"
 	}
 	if !allZero(body[length : length+padding]) {
-		return rec, 0, "the padding is damaged"
+		return rec, 0, "the padding of a record is damaged"
 	}
 	rec = walRecord{kind: h.kind, crc: uint32(h.crc), data: body[h.size:length]}
 	return rec, offset + walFrameHead + length + padding, ""

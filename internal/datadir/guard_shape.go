@@ -40,10 +40,10 @@ func (s *logShape) put(e logEntry) (what string) {
 		*s = logShape{known: true, base: e.index - 1, last: e.index - 1}
 	}
 	if e.index > s.last+1 {
-		return fmt.Sprintf("entry %d follows entry %d: the entries between are missing", e.index, s.last)
+		return fmt.Sprintf("entry %d follows entry %d; the entries in between are missing", e.index, s.last)
 	}
 	if before := s.termAt(e.index - 1); e.term < before {
-		return fmt.Sprintf("entry %d is of term %d, the one before of term %d", e.index, e.term, before)
+		return fmt.Sprintf("entry %d has term %d, but the entry before it has term %d", e.index, e.term, before)
 	}
 	s.truncate(e.index)
 	if n := len(s.runs); n == 0 || s.runs[n-1].term != e.term {

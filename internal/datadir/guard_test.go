@@ -123,7 +123,7 @@ func TestGuardMissingSegmentInTheMiddle(t *testing.T) {
 	if err := os.Remove(filepath.Join(walDir(dir), names[1])); err != nil {
 		t.Fatal(err)
 	}
-	mustRefuse(t, dir, "segment 1 of the log is missing")
+	mustRefuse(t, dir, "log segment 1, which precedes")
 }
 
 func TestGuardMissingFirstSegments(t *testing.T) {
@@ -135,7 +135,7 @@ func TestGuardMissingFirstSegments(t *testing.T) {
 	if err := os.Remove(filepath.Join(walDir(dir), names[0])); err != nil {
 		t.Fatal(err)
 	}
-	mustRefuse(t, dir, "no snapshot that it has can be read")
+	mustRefuse(t, dir, "none of its snapshots is readable")
 }
 
 func TestGuardEmptyLastSegment(t *testing.T) {

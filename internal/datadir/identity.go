@@ -78,7 +78,7 @@ func NewNonce() string {
 func identify(dir string) (Identity, error) {
 	id, err := readIdentity(dir)
 	if err == nil && id.State == StateAdmitted && !hasLog(dir) {
-		err = refuse(walDir(dir), "member %d has taken part, but its log is missing", id.MemberID)
+		err = refuse(walDir(dir), "member %d has taken part in its cluster, but its log is missing", id.MemberID)
 	}
 	return id, err
 }
@@ -92,14 +92,14 @@ func readIdentity(dir string) (Identity, error) {
 		return Identity{}, nil
 	}
 	if err != nil {
-		return Identity{}, fmt.Errorf("read the identity of the data directory: %w", err)
+		return Identity{}, fmt.Errorf("read identity: %w", err)
 	}
 	var f identityFile
 	if err := json.Unmarshal(b, &f); err != nil || f.CRC32C != f.checksum() {
-		return Identity{}, refuse(path, "the identity of the directory is damaged")
+		return Identity{}, refuse(path, "the identity of the data directory is damaged")
 	}
 	if f.Format != identityFormat {
-		return Identity{}, fmt.Errorf("%s has format %d, this binary knows %d: upgrade it", path, f.Format, identityFormat)
+		return Identity{}, fmt.Errorf("%s has format %d, but this binary supports only format %d: upgrade kvd", path, f.Format, identityFormat)
 	}
 	if what := f.check(); what != "" {
 		return Identity{}, refuse(path, "%s", what)
@@ -112,11 +112,11 @@ func (id Identity) check() (what string) {
 	nonce, err := hex.DecodeString(id.Nonce)
 	switch {
 	case !limits.ValidMemberID(id.MemberID):
-		return fmt.Sprintf("%d is not the id of a member", id.MemberID)
+		return fmt.Sprintf("%d is not a valid member id", id.MemberID)
 	case err != nil || len(nonce) != nonceBytes:
 		return "the nonce is not 128 bits in hexadecimal"
 	case id.State != StateNew && id.State != StateAdmitted && id.State != StateRemoved:
-		return fmt.Sprintf("the state %q is not known", id.State)
+		return fmt.Sprintf("unknown state %q", id.State)
 	}
 	return ""
 }
@@ -127,7 +127,7 @@ func (id Identity) write(dir string) error {
 		return err
 	}
 	if err := replaceFile(identityPath(dir), append(b, '\n')); err != nil {
-		return fmt.Errorf("write the identity of the data directory: %w", err)
+		return fmt.Errorf("write identity: %w", err)
 	}
 	return nil
 }

@@ -129,7 +129,7 @@ func TestWatermarkOfAnotherMember(t *testing.T) {
 	if err := errors.Join(log.Close(), d.Claim(8, 0xabc, "eight")); err != nil {
 		t.Fatal(err)
 	}
-	mustRefuse(t, path, "the watermark is of member 7, the directory of member 8")
+	mustRefuse(t, path, "the watermark belongs to member 7, but the directory belongs to member 8")
 }
 
 // A crash leaves the old identity or the new one, and perhaps half of a file

@@ -47,7 +47,7 @@ func (x *inspection) read(dir string) (err error) {
 	}
 	// Somebody copied files from one member's directory into another's.
 	if w := x.watermark; w != nil && w.Member != 0 && x.identity.MemberID != 0 && w.Member != x.identity.MemberID {
-		return refuse(watermarkPath(dir), "the watermark is of member %d, the directory of member %d", w.Member, x.identity.MemberID)
+		return refuse(watermarkPath(dir), "the watermark belongs to member %d, but the directory belongs to member %d", w.Member, x.identity.MemberID)
 	}
 	return x.findSnapshot(dir)
 }
@@ -74,9 +74,9 @@ func (x *inspection) findSnapshot(dir string) error {
 	shape := &x.log.shape
 	switch {
 	case x.snapshot == nil && (!shape.known || shape.base > 0):
-		return refuse(snapDir(dir), "the log begins after entry %d, and no snapshot that it has can be read", shape.base)
+		return refuse(snapDir(dir), "the log begins after entry %d, and none of its snapshots is readable", shape.base)
 	case x.snapshot != nil && x.snapshot.index < shape.base:
-		return refuse(snapDir(dir), "the log begins after entry %d, but the newest snapshot that can be read is at %d", shape.base, x.snapshot.index)
+		return refuse(snapDir(dir), "the log begins after entry %d, but the newest readable snapshot is at entry %d", shape.base, x.snapshot.index)
 	}
 	return nil
 }

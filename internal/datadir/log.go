@@ -98,13 +98,25 @@ func OpenLog(lg *zap.Logger, dir string, owner Owner) (*Log, LogState, error) {
 	if err != nil {
 		return nil, LogState{}, err
 	}
-	var have metadata
-	if err := json.Unmarshal(state.metadata, &have); err != nil || have != want {
-		return nil, LogState{}, errors.Join(
-			fmt.Errorf("the log in %s belongs to member %d of cluster %016x, not to member %d of cluster %016x",
-				dir, have.MemberID, have.ClusterID, owner.MemberID, owner.ClusterID), err, l.Close())
+	if err := checkOwner(state.metadata, want); err != nil {
+		return nil, LogState{}, errors.Join(fmt.Errorf("open log in %s: %w", dir, err), l.Close())
 	}
 	return l, state, nil
+}
+
+func checkOwner(meta []byte, want metadata) error {
+	var have metadata
+	if err := json.Unmarshal(meta, &have); err != nil {
+		return fmt.Errorf("the segments do not name their owner: %w", err)
+	}
+	if have.Version != want.Version {
+		return fmt.Errorf("it has format %d, but this binary supports only format %d: upgrade kvd", have.Version, want.Version)
+	}
+	if have != want {
+		return fmt.Errorf("it belongs to member %d of cluster %016x, not to member %d of cluster %016x: use another --data-dir, or the settings that it was created with",
+			have.MemberID, have.ClusterID, want.MemberID, want.ClusterID)
+	}
+	return nil
 }
 
 func walDir(dir string) string  { return filepath.Join(dir, "wal") }
@@ -117,14 +129,14 @@ func hasLog(dir string) bool { return wal.Exist(walDir(dir)) }
 // and renames it, so a crash leaves none or a whole one.
 func createLog(lg *zap.Logger, dir string, metadata []byte) (*Log, error) {
 	if err := os.MkdirAll(snapDir(dir), 0o700); err != nil {
-		return nil, fmt.Errorf("make the snapshot directory: %w", err)
+		return nil, fmt.Errorf("create snapshot directory: %w", err)
 	}
 	l, err := newLog(lg, dir)
 	if err != nil {
 		return nil, err
 	}
 	if l.wal, err = wal.Create(lg, walDir(dir), metadata); err != nil {
-		return nil, fmt.Errorf("create the log in %s: %w", dir, err)
+		return nil, fmt.Errorf("create log in %s: %w", dir, err)
 	}
 	l.shape.known = true
 	if err = syncDir(dir); err == nil {
@@ -164,7 +176,7 @@ func (l *Log) Save(hs *raftpb.HardState, entries []*raftpb.Entry) error {
 	}
 	hs = l.bounded(hs)
 	if err := l.wal.Save(hs, entries); err != nil {
-		return l.fail(fmt.Errorf("write the log: %w", err))
+		return l.fail(fmt.Errorf("write log: %w", err))
 	}
 	if hs != nil {
 		l.hardState = hs
@@ -181,7 +193,7 @@ func (l *Log) keepsPromise(hs *raftpb.HardState) error {
 		return nil
 	}
 	if hs.GetTerm() < old.GetTerm() || old.GetVote() != 0 && hs.GetVote() != old.GetVote() {
-		return fmt.Errorf("save: the hard state would go back from term %d, vote %d to term %d, vote %d",
+		return fmt.Errorf("save: the hard state would go back from term %d and vote %d to term %d and vote %d",
 			old.GetTerm(), old.GetVote(), hs.GetTerm(), hs.GetVote())
 	}
 	return nil
@@ -248,7 +260,7 @@ func (l *Log) SaveSnapshot(s *raftpb.Snapshot) error {
 		}
 	}
 	if err := l.writeSnapshot(s); err != nil {
-		return l.fail(fmt.Errorf("save the snapshot at %d: %w", at.index, err))
+		return l.fail(fmt.Errorf("save snapshot at entry %d: %w", at.index, err))
 	}
 	if restart {
 		l.shape.restart(at)
@@ -328,7 +340,7 @@ func (l *Log) writeWatermark() error {
 func (l *Log) lastSegment() (string, error) {
 	names, err := listSuffix(walDir(l.dir), ".wal")
 	if err != nil || len(names) == 0 {
-		return "", errors.Join(errors.New("the log has no segment"), err)
+		return "", errors.Join(errors.New("the log has no segments"), err)
 	}
 	return names[len(names)-1], nil
 }

@@ -47,27 +47,26 @@ func openLog(lg *zap.Logger, dir string) (*Log, LogState, error) {
 // prepareOpen cuts off a torn tail and removes what a crash left half-made.
 func prepareOpen(lg *zap.Logger, dir string, g *guardReport) error {
 	if err := os.MkdirAll(snapDir(dir), 0o700); err != nil {
-		return fmt.Errorf("make the snapshot directory: %w", err)
+		return fmt.Errorf("create snapshot directory: %w", err)
 	}
 	// etcd prepares segments under these names. It would write over what a
 	// crash left in one without truncating it first.
 	if err := removeFiles(walDir(dir), func(name string) bool { return strings.HasSuffix(name, ".tmp") }); err != nil {
-		return fmt.Errorf("remove half-made segments: %w", err)
+		return fmt.Errorf("remove incomplete segments: %w", err)
 	}
 	if !g.torn() {
 		return nil
 	}
-	lg.Warn("the last write to the log did not reach the disk whole; cutting it off",
-		zap.String("file", g.file), zap.Int64("offset", g.offset), zap.String("reason", g.reason))
 	if !wal.Repair(lg, walDir(dir)) {
 		return g.badRepair()
 	}
+	lg.Warn("torn log tail cut off", zap.String("file", g.file), zap.Int64("offset", g.offset), zap.String("reason", g.reason))
 	return nil
 }
 
 // badRepair is the refusal of a log whose torn tail could not be cut off.
 func (g *guardReport) badRepair() *RefusedError {
-	return &RefusedError{File: g.file, Offset: g.offset, Reason: "the torn tail can not be repaired", Remedy: RemoveAndReAdd}
+	return &RefusedError{File: g.file, Offset: g.offset, Reason: "the torn end of the log cannot be repaired", Remedy: RemoveAndReAdd}
 }
 
 // read opens the WAL at the newest snapshot, reads what follows, and makes all
@@ -95,7 +94,7 @@ func (l *Log) read(x *inspection) (state LogState, err error) {
 		l.watermark = *x.watermark
 	}
 	if err := l.settle(from); err != nil {
-		return state, fmt.Errorf("make the log durable: %w", err)
+		return state, fmt.Errorf("sync log: %w", err)
 	}
 	// A crash right after createLog left no watermark, which check allows only
 	// for an empty log. So there must be one before the first entry.
@@ -112,18 +111,18 @@ func (l *Log) read(x *inspection) (state LogState, err error) {
 func (l *Log) newestSnapshot(x *inspection) (*raftpb.Snapshot, error) {
 	known, err := wal.ValidSnapshotEntries(l.lg, walDir(l.dir))
 	if err != nil {
-		return nil, fmt.Errorf("find the snapshots of the log: %w", err)
+		return nil, fmt.Errorf("find snapshots in the log: %w", err)
 	}
 	s, err := l.snaps.LoadNewestAvailable(known)
 	if err != nil && !errors.Is(err, snap.ErrNoSnapshot) {
-		return nil, fmt.Errorf("load the newest snapshot: %w", err)
+		return nil, fmt.Errorf("load newest snapshot: %w", err)
 	}
 	var want snapshotRecord
 	if x.snapshot != nil {
 		want = *x.snapshot
 	}
 	if got := s.GetMetadata(); got.GetIndex() != want.index || got.GetTerm() != want.term {
-		return nil, refuse(snapDir(l.dir), "the snapshot at %d was found, then that at %d: the directory is being changed", want.index, got.GetIndex())
+		return nil, refuse(snapDir(l.dir), "the newest snapshot was at entry %d and is now at entry %d: something else is changing the directory", want.index, got.GetIndex())
 	}
 	return s, nil
 }
@@ -132,7 +131,7 @@ func (l *Log) newestSnapshot(x *inspection) (*raftpb.Snapshot, error) {
 // of a WAL opened for writing swallows ErrSnapshotNotFound.
 func (l *Log) readFrom(from *walpb.Snapshot) ([]byte, *raftpb.HardState, []*raftpb.Entry, error) {
 	mismatch := func(err error) error {
-		r := refuse(walDir(l.dir), "the log does not continue its snapshot at %d: %v", from.GetIndex(), err)
+		r := refuse(walDir(l.dir), "the log does not continue from its snapshot at entry %d: %v", from.GetIndex(), err)
 		r.Cause = err
 		return r
 	}
@@ -141,10 +140,10 @@ func (l *Log) readFrom(from *walpb.Snapshot) ([]byte, *raftpb.HardState, []*raft
 	}
 	w, err := wal.Open(l.lg, walDir(l.dir), from)
 	if errors.Is(err, fileutil.ErrLocked) {
-		return nil, nil, nil, fmt.Errorf("the log in %s is in use by another process: %w", l.dir, err)
+		return nil, nil, nil, fmt.Errorf("log in %s is in use by another process: %w", l.dir, err)
 	}
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("open the log in %s: %w", l.dir, err)
+		return nil, nil, nil, fmt.Errorf("open log in %s: %w", l.dir, err)
 	}
 	l.wal = w
 	metadata, hs, entries, err := w.ReadAll()
@@ -162,7 +161,7 @@ func (x *inspection) trim(entries []*raftpb.Entry, after uint64, dir string) ([]
 	shape := &x.log.shape
 	want := max(shape.last, after) - after
 	if uint64(len(entries)) < want {
-		return nil, refuse(walDir(dir), "the log was read up to entry %d, but it has entry %d", after+uint64(len(entries)), shape.last)
+		return nil, refuse(walDir(dir), "reading stopped at entry %d, but the log contains entry %d", after+uint64(len(entries)), shape.last)
 	}
 	return entries[:want:want], nil
 }
@@ -229,7 +228,7 @@ func (l *Log) tidy(x *inspection) error {
 		return orphan[name] || body || strings.HasPrefix(name, "tmp") || strings.HasSuffix(name, ".tmp")
 	})
 	if err != nil {
-		return fmt.Errorf("remove what a crash left of a snapshot: %w", err)
+		return fmt.Errorf("remove remains of unfinished snapshots: %w", err)
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ func (l *Log) release(index uint64) error {
 		return l.failed
 	}
 	if err := l.wal.ReleaseLockTo(index); err != nil {
-		return l.fail(fmt.Errorf("release the log up to %d: %w", index, err))
+		return l.fail(fmt.Errorf("release log up to entry %d: %w", index, err))
 	}
 	return nil
 }
@@ -123,7 +123,7 @@ func snapshotFiles(dir string) ([]snapshotFile, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("list the snapshots: %w", err)
+		return nil, fmt.Errorf("list snapshots: %w", err)
 	}
 	var files []snapshotFile
 	for _, name := range names {

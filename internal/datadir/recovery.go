@@ -31,7 +31,7 @@ type Replacement struct {
 }
 
 // TakeAnother is the remedy for a directory that cannot be recovered.
-const TakeAnother = "take another member's directory, or a backup"
+const TakeAnother = "use the directory of another member, or a backup"
 
 const (
 	recoveryName = "recovery"
@@ -60,7 +60,7 @@ func checkNotRecovering(dir string) error {
 		return fmt.Errorf("look for an interrupted recovery: %w", err)
 	}
 	return &RefusedError{File: planPath(dir), Reason: "a recovery of this directory was interrupted",
-		Remedy: "run kvd recover on it again, which finishes it"}
+		Remedy: "run kvd recover on this directory again to complete it"}
 }
 
 // OpenForRecovery locks an existing data directory. If a recovery was
@@ -68,9 +68,9 @@ func checkNotRecovering(dir string) error {
 // backup says where the old files are; otherwise backup is empty.
 func OpenForRecovery(path string) (d *Dir, backup string, err error) {
 	if info, err := os.Stat(path); err != nil {
-		return nil, "", fmt.Errorf("open the data directory: %w", err)
+		return nil, "", fmt.Errorf("open data directory: %w", err)
 	} else if !info.IsDir() {
-		return nil, "", fmt.Errorf("open the data directory: %s is a file", path)
+		return nil, "", fmt.Errorf("open data directory: %s is not a directory", path)
 	}
 	if d, err = lockDir(path); err != nil {
 		return nil, "", err
@@ -92,10 +92,10 @@ func (d *Dir) NewReplacement() (*Replacement, error) {
 	r := &Replacement{dir: d.path, Path: filepath.Join(d.path, recoveryName),
 		Backup: filepath.Join(d.path, backupPrefix+time.Now().UTC().Format("20060102T150405.000Z"))}
 	if err := os.RemoveAll(r.Path); err != nil {
-		return nil, fmt.Errorf("remove what an earlier recovery left: %w", err)
+		return nil, fmt.Errorf("remove remains of an earlier recovery: %w", err)
 	}
 	if err := cloneParts(d.path, r.Path); err != nil {
-		return nil, errors.Join(fmt.Errorf("copy the data directory: %w", err), r.Abandon())
+		return nil, errors.Join(fmt.Errorf("copy data directory: %w", err), r.Abandon())
 	}
 	return r, nil
 }
@@ -105,7 +105,7 @@ func (d *Dir) NewReplacement() (*Replacement, error) {
 func (r *Replacement) ResetLog(id Identity) error {
 	for _, part := range []string{walDir(r.Path), snapDir(r.Path), watermarkPath(r.Path)} {
 		if err := os.RemoveAll(part); err != nil {
-			return fmt.Errorf("remove the copy of the old log: %w", err)
+			return fmt.Errorf("remove copy of the old log: %w", err)
 		}
 	}
 	return id.write(r.Path)
@@ -129,7 +129,7 @@ func (r *Replacement) Complete() error {
 		return err
 	}
 	if err := replaceFile(planPath(r.dir), append(b, '\n')); err != nil {
-		return fmt.Errorf("write the plan of the recovery: %w", err)
+		return fmt.Errorf("write recovery plan: %w", err)
 	}
 	_, err = finishRecovery(r.dir)
 	return err
@@ -139,16 +139,16 @@ func (r *Replacement) Complete() error {
 func finishRecovery(dir string) (backup string, err error) {
 	b, err := os.ReadFile(planPath(dir))
 	if err != nil {
-		return "", fmt.Errorf("read the plan of the recovery: %w", err)
+		return "", fmt.Errorf("read recovery plan: %w", err)
 	}
 	var p plan
 	if err := json.Unmarshal(b, &p); err != nil || p.Backup == "" || p.Backup != filepath.Base(p.Backup) {
-		return "", &RefusedError{File: planPath(dir), Reason: "the plan of the recovery is damaged", Remedy: TakeAnother}
+		return "", &RefusedError{File: planPath(dir), Reason: "the recovery plan is damaged", Remedy: TakeAnother}
 	}
 	backup = filepath.Join(dir, p.Backup)
 	for _, step := range recoverySteps(dir, backup) {
 		if err := step(); err != nil {
-			return "", fmt.Errorf("put the recovered files into their place: %w", err)
+			return "", fmt.Errorf("move recovered files into place: %w", err)
 		}
 	}
 	return backup, nil

@@ -15,14 +15,19 @@ type RefusedError struct {
 }
 
 // RemoveAndReAdd is the remedy for a member that cannot keep its promises.
-const RemoveAndReAdd = "keep the directory for a post-mortem, then remove and re-add this member: remove it from the cluster (DELETE /v1/members/ID on another member), and add the machine under a new id with an empty directory"
+const RemoveAndReAdd = "remove and re-add this member. Keep the directory for analysis, " +
+	"remove the member from the cluster (DELETE /v1/members/ID on another member), " +
+	"and add this machine under a new id with an empty directory"
 
 // Error names the place, the reason and the remedy.
-func (e *RefusedError) Error() string {
+func (e *RefusedError) Error() string { return "data directory refused: " + e.verdict() }
+
+func (e *RefusedError) verdict() string {
+	where := e.File
 	if e.Offset > 0 {
-		return fmt.Sprintf("refusing to start: %s at byte %d: %s; %s", e.File, e.Offset, e.Reason, e.Remedy)
+		where = fmt.Sprintf("%s at byte %d", e.File, e.Offset)
 	}
-	return fmt.Sprintf("refusing to start: %s: %s; %s", e.File, e.Reason, e.Remedy)
+	return fmt.Sprintf("%s: %s. Remedy: %s", where, e.Reason, e.Remedy)
 }
 
 // Unwrap returns the cause.

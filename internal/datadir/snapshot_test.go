@@ -131,7 +131,7 @@ func TestSnapshotFilesAllGone(t *testing.T) {
 	}
 	gone = killed(t, d.dir)
 	removeAll(t, snapDir(gone))
-	mustRefuse(t, gone, "no snapshot that it has can be read")
+	mustRefuse(t, gone, "none of its snapshots is readable")
 }
 
 func removeAll(t *testing.T, dir string) {

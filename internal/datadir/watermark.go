@@ -51,14 +51,14 @@ func readWatermark(dir string) (*watermark, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the watermark: %w", err)
+		return nil, fmt.Errorf("read watermark: %w", err)
 	}
 	w := new(watermark)
 	if err := json.Unmarshal(b, w); err != nil || w.CRC32C != w.checksum() || !bytes.Equal(b, w.encode()) {
 		return nil, refuse(path, "the watermark is damaged")
 	}
 	if w.Format != watermarkFormat {
-		return nil, fmt.Errorf("%s has format %d, this binary knows %d: upgrade it", path, w.Format, watermarkFormat)
+		return nil, fmt.Errorf("%s has format %d, but this binary supports only format %d: upgrade kvd", path, w.Format, watermarkFormat)
 	}
 	w.Format, w.CRC32C = 0, 0 // write sets them again
 	return w, nil
@@ -76,7 +76,7 @@ func (w watermark) write(dir string) error {
 	w.Format = watermarkFormat
 	w.CRC32C = w.checksum()
 	if err := replaceFile(watermarkPath(dir), w.encode()); err != nil {
-		return fmt.Errorf("write the watermark: %w", err)
+		return fmt.Errorf("write watermark: %w", err)
 	}
 	return nil
 }
@@ -86,7 +86,7 @@ func (w watermark) write(dir string) error {
 func checkNoLog(dir string) error {
 	w, err := readWatermark(dir)
 	if err == nil && w != nil {
-		return refuse(walDir(dir), "the log is missing: the watermark says that entry %d was on disk", w.Index)
+		return refuse(walDir(dir), "the log is missing, but according to the watermark entry %d was on disk", w.Index)
 	}
 	return err
 }
@@ -100,7 +100,7 @@ func (w *watermark) check(dir string, g *guardReport) *RefusedError {
 		if g.shape.known && g.shape.last == 0 && g.hardState == (hardStateRecord{}) {
 			return nil
 		}
-		return refuse(watermarkPath(dir), "the watermark is missing: nothing tells whether the log is whole")
+		return refuse(watermarkPath(dir), "the watermark is missing, so nothing proves that the log is complete")
 	}
 	hs := g.hardState
 	last := max(g.shape.last, g.newestSnapshot())
@@ -108,9 +108,9 @@ func (w *watermark) check(dir string, g *guardReport) *RefusedError {
 	case segmentBefore(g.lastSegment(), w.Segment):
 		return refuse(filepath.Join(wal, w.Segment), "the last segment is missing: the log ends with %s", g.lastSegment())
 	case hs.term < w.Term:
-		return refuse(wal, "the log is of term %d, but this member was in term %d", hs.term, w.Term)
+		return refuse(wal, "the log is at term %d, but this member had reached term %d", hs.term, w.Term)
 	case hs.term == w.Term && w.Vote != 0 && hs.vote != w.Vote:
-		return refuse(wal, "the log has a vote for %d in term %d, but this member voted for %d", hs.vote, w.Term, w.Vote)
+		return refuse(wal, "the log has a vote for member %d in term %d, but this member voted for member %d", hs.vote, w.Term, w.Vote)
 	case last < w.Index:
 		r := refuse(wal, "the log ends at entry %d, but entry %d was on disk", last, w.Index)
 		if g.torn() {

@@ -77,8 +77,8 @@ func TestWatermarkAgainstTheLog(t *testing.T) {
 		{"before the vote", func(w *watermark) { w.Vote = 0 }, ""},
 		{"acknowledged entries are gone", func(w *watermark) { w.Index = 21 }, "the log ends at entry 20, but entry 21 was on disk"},
 		{"entries of an older term are gone", func(w *watermark) { w.Index, w.Term, w.Vote = 21, 4, 1 }, "the log ends at entry 20, but entry 21 was on disk"},
-		{"the term goes back", func(w *watermark) { w.Term, w.Vote = 6, 0 }, "the log is of term 5, but this member was in term 6"},
-		{"the vote goes back", func(w *watermark) { w.Vote = 3 }, "the log has a vote for 2 in term 5, but this member voted for 3"},
+		{"the term goes back", func(w *watermark) { w.Term, w.Vote = 6, 0 }, "the log is at term 5, but this member had reached term 6"},
+		{"the vote goes back", func(w *watermark) { w.Vote = 3 }, "the log has a vote for member 2 in term 5, but this member voted for member 3"},
 		{"the last segment is gone", func(w *watermark) { w.Segment = "0000000000000001-0000000000000015.wal" }, "the last segment is missing: the log ends with 0000000000000000-0000000000000000.wal"},
 	} {
 		if got := checkedAgainst(t, c.change); got != c.want {

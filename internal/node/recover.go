@@ -12,7 +12,7 @@ import (
 	"github.com/kvd-io/kvd/internal/raftnode"
 )
 
-// Recovery is what PrepareRecovery found and what carrying it out would do.
+// Recovery is a recovery that PrepareRecovery has prepared, with what it found.
 type Recovery struct {
 	*raftnode.Recovery
 	Revision uint64
@@ -21,10 +21,10 @@ type Recovery struct {
 	dir *datadir.Dir
 }
 
-// PrepareRecovery locks the data directory of a member that has stopped and
-// prepares to make a cluster of one of it; see raftnode.Recovery. Where an
-// interrupted recovery was finished instead, the result is nil and finished
-// names the directory with the old files.
+// PrepareRecovery locks the data directory of a stopped member and prepares to
+// turn it into a cluster of one; see raftnode.Recovery. If an earlier recovery
+// was interrupted after its point of no return, PrepareRecovery completes that
+// one instead: r is nil, and finished names the directory with the old files.
 func PrepareRecovery(lg *zap.Logger, path string) (r *Recovery, finished string, err error) {
 	dir, finished, err := datadir.OpenForRecovery(path)
 	if err != nil {
@@ -42,17 +42,17 @@ func PrepareRecovery(lg *zap.Logger, path string) (r *Recovery, finished string,
 	return r, "", nil
 }
 
-// Close releases the directory.
+// Close unlocks the directory.
 func (r *Recovery) Close() error { return r.dir.Close() }
 
-// offlineMachine is the store without a node around it.
+// offlineMachine is the store without a node around it. Closing it notes how far
+// the store got.
 type offlineMachine struct {
 	machine
 	r *Recovery
 }
 
-// open opens the copied store. A member with its engine in memory has none on
-// disk.
+// open opens the copied store. A member with a memory engine has none on disk.
 func (r *Recovery) open(lg *zap.Logger, work string) (raftnode.OfflineMachine, error) {
 	path := datadir.StorePath(work)
 	eng := engine.NewMemory()
@@ -61,13 +61,13 @@ func (r *Recovery) open(lg *zap.Logger, work string) (raftnode.OfflineMachine, e
 			Comparer: kvstore.Comparer(), Logger: engineLogger{lg.Named("pebble").Sugar()},
 		})
 		if err != nil {
-			return nil, fmt.Errorf("open the copy of the store: %w", err)
+			return nil, fmt.Errorf("open copy of the store: %w", err)
 		}
 	}
 	store, err := kvstore.Open(eng, kvstore.Options{})
 	if err != nil {
 		_ = eng.Close() // the error before says more
-		return nil, fmt.Errorf("open the copy of the store: %w", err)
+		return nil, fmt.Errorf("open copy of the store: %w", err)
 	}
 	return &offlineMachine{machine{store}, r}, nil
 }

@@ -12,16 +12,18 @@ import (
 	"github.com/kvd-io/kvd/internal/datadir"
 )
 
-// A recovery makes a cluster of one member of what a lost quorum left in one
-// data directory. In a copy (datadir.Replacement) the whole log is applied, and a
-// new log begun after it: a snapshot whose only voter is this member, of a new
-// cluster with a new nonce. Then the copy takes the directory's place.
+// Recovery turns what one member of a lost quorum has on disk into a cluster of
+// one. In a copy of the data directory (datadir.Replacement) it applies the
+// whole log and begins a new log: a snapshot whose only voter is this member,
+// in a new cluster and with a new nonce. Then the copy takes the directory's
+// place.
 //
-// All entries of the log are applied, also those that this member did not
-// know to be committed. A write is acknowledged when a quorum has it on disk;
-// the others learn of that later. To drop the tail would lose acknowledged
-// writes that are here. To keep it may bring a write into effect whose client
-// never heard of its outcome, which it had to reckon with all along.
+// It applies every entry of the log, including those that this member did not
+// know to be committed. A write is acknowledged as soon as a quorum has it on
+// disk, and the members learn that later. Dropping the tail would lose
+// acknowledged writes that are at hand. Keeping it may put a write into effect
+// whose client was told that the outcome is unknown, or nothing at all; that
+// was always possible.
 type Recovery struct {
 	Dir        string
 	Member     Member
@@ -30,28 +32,28 @@ type Recovery struct {
 	Lost       []Member // the other members
 	Index      uint64   // last entry of the log
 	Term       uint64   // of that entry
-	Commit     uint64   // up to which entries were known here to be committed
-	TornTail   string   // what was cut off the log's end; empty: nothing
+	Commit     uint64   // last entry that this member knew to be committed
+	TornTail   string   // what was cut off the end of the log, or ""
 	Backup     string   // where the old files go
 
 	replacement *datadir.Replacement
 }
 
-// OfflineMachine is a state machine that is opened for a recovery.
+// OfflineMachine is a state machine opened for a recovery, without a replica.
 type OfflineMachine interface {
 	StateMachine
-	// Close makes everything that was applied durable.
+	// Close makes everything applied so far durable.
 	Close() error
 }
 
-// PrepareRecovery makes the first phase and says what the recovery would do.
-// Complete does it; Abandon forgets it. open opens the state machine whose files
-// are in the given directory.
+// PrepareRecovery builds the recovered copy of a data directory and reports what
+// the recovery would do. Afterwards the caller calls Complete or Abandon. open
+// opens the state machine of the data directory that it is given.
 func PrepareRecovery(lg *zap.Logger, d *datadir.Dir, open func(dir string) (OfflineMachine, error)) (*Recovery, error) {
 	id, known := d.Identity()
 	switch {
 	case !known || !d.HasLog():
-		return nil, refuseRecovery(d.Path(), "it has no log, and so nothing to recover")
+		return nil, refuseRecovery(d.Path(), "the directory has no log, so there is nothing to recover")
 	case id.State == datadir.StateRemoved:
 		return nil, refuseRecovery(d.Path(), "member %d was removed from its cluster", id.MemberID)
 	}
@@ -71,15 +73,15 @@ func refuseRecovery(file, format string, args ...any) error {
 	return &datadir.RefusedError{File: file, Reason: fmt.Sprintf(format, args...), Remedy: datadir.TakeAnother}
 }
 
-// newClusterID is random: neither the old members nor a cluster made anew with
-// the old settings have it.
+// newClusterID returns a random id. Neither the old members nor a cluster that
+// is bootstrapped again with the old settings has it, so they refuse each other.
 func newClusterID() uint64 {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 	return max(binary.BigEndian.Uint64(b[:]), 1)
 }
 
-// rebuild makes the new directory.
+// rebuild makes the recovered copy.
 type rebuild struct {
 	*datadir.Replacement
 	lg   *zap.Logger
@@ -88,7 +90,7 @@ type rebuild struct {
 
 	sm   OfflineMachine
 	a    *applier
-	term uint64 // the highest that this member knew
+	term uint64 // the highest that this member knew of
 }
 
 func (b *rebuild) run(r *Recovery) (err error) {
@@ -103,7 +105,7 @@ func (b *rebuild) run(r *Recovery) (err error) {
 		return err
 	}
 	if err := b.verify(r); err != nil {
-		return fmt.Errorf("read the recovered directory again: %w", err)
+		return fmt.Errorf("verify the recovered directory: %w", err)
 	}
 	return nil
 }
@@ -123,7 +125,7 @@ func (b *rebuild) replay(r *Recovery) error {
 		return err
 	}
 	if b.a.index == 0 {
-		return refuseRecovery(r.Dir, "this member never got anything of its cluster's state")
+		return refuseRecovery(r.Dir, "this member never received any state from its cluster")
 	}
 	_, term, err := positionOf(b.sm)
 	if err != nil {
@@ -134,7 +136,7 @@ func (b *rebuild) replay(r *Recovery) error {
 	return b.describe(r)
 }
 
-// applyAtOnce bounds the entries that are applied together.
+// applyAtOnce bounds the entries of one apply, and with them its memory.
 const applyAtOnce = 256
 
 func (b *rebuild) applyAll(entries []*raftpb.Entry) error {
@@ -160,12 +162,14 @@ func (b *rebuild) describe(r *Recovery) error {
 		}
 	}
 	if r.Member.ID == 0 {
-		return refuseRecovery(r.Dir, "member %d is not, or not yet, a member of its cluster", b.old.MemberID)
+		return refuseRecovery(r.Dir, "the recovered state does not list member %d as a member of the cluster", b.old.MemberID)
 	}
 	return nil
 }
 
-// begin ends the old membership in the state and begins the new log.
+// begin replaces the membership in the state and begins the new log. The term is
+// above every term that this member knew of, and the index follows the log, so
+// that indexes and terms go on growing.
 func (b *rebuild) begin(r *Recovery) error {
 	id := b.old
 	if id.Original == 0 {
@@ -183,8 +187,8 @@ func (b *rebuild) begin(r *Recovery) error {
 	return b.newLog(newSnapshot(index, term, next.membership()), id)
 }
 
-// alone is the roster with this member only. The ids of the others never
-// return, like those that were removed before.
+// alone returns the roster with this member only. The ids of the others count as
+// removed: a member that still runs with the old data must not come back.
 func (b *rebuild) alone(r *Recovery, id datadir.Identity) *roster {
 	self := r.Member
 	self.Learner, self.KeepLearner, self.Nonce = false, false, id.Nonce
@@ -199,7 +203,8 @@ func (b *rebuild) alone(r *Recovery, id datadir.Identity) *roster {
 	return next
 }
 
-// replaceRecords turns the records of one roster into those of another.
+// replaceRecords returns the changes that turn the records of one roster into
+// those of another.
 func replaceRecords(old, next *roster) []Record {
 	out := next.records()
 	stays := make(map[string]bool)
@@ -225,8 +230,8 @@ func (b *rebuild) newLog(s *raftpb.Snapshot, id datadir.Identity) error {
 	return errors.Join(err, d.Close())
 }
 
-// writeBody writes the state beside the log where nothing else keeps it: an
-// engine in memory.
+// writeBody writes the state beside the log if nothing else keeps it, that is,
+// for an engine in memory.
 func (b *rebuild) writeBody(path string) error {
 	durable, err := b.sm.Durable()
 	if err != nil {
@@ -243,7 +248,7 @@ func (b *rebuild) writeBody(path string) error {
 	return errors.Join(err, v.Close())
 }
 
-// verify opens what was made as a start would.
+// verify opens the copy as a start would.
 func (b *rebuild) verify(r *Recovery) error {
 	d, state, err := datadir.OpenLog(b.lg, b.Path, datadir.Owner{MemberID: r.Member.ID, ClusterID: r.NewCluster})
 	if err != nil {
@@ -258,14 +263,15 @@ func (b *rebuild) verify(r *Recovery) error {
 	if err == nil {
 		m := a.roster.membership()
 		if voters := m.Voters(); a.index != r.Index+1 || m.ClusterID != r.NewCluster || len(m.Members) != 1 || len(voters) != 1 || voters[0] != r.Member.ID {
-			err = fmt.Errorf("it is at entry %d with members %+v", a.index, m)
+			err = fmt.Errorf("unexpected state at entry %d with members %+v", a.index, m)
 		}
 	}
 	return errors.Join(err, sm.Close(), d.Close())
 }
 
-// Abandon forgets a recovery that was prepared; the directory is as it was.
+// Abandon drops the recovery and leaves the directory as it was.
 func (r *Recovery) Abandon() error { return r.replacement.Abandon() }
 
-// Complete puts the copy into the directory's place.
+// Complete puts the copy into the directory's place. From then on there is no
+// way back but the files in Backup.
 func (r *Recovery) Complete() error { return r.replacement.Complete() }
