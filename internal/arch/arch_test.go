@@ -27,7 +27,7 @@ var allowed = map[string][]string{
 	"internal/metrics":        {"internal/node", "internal/raftnode", "internal/api"},
 	"internal/node":           {"internal/raftnode", "internal/datadir", "internal/peers", "internal/certs", "internal/kvstore", "internal/kvstore/engine", "internal/api"},
 	"internal/httpapi":        {"internal/opjson", "internal/kvstore", "internal/api"},
-	"internal/opjson":         {"internal/kvstore", "internal/api"},
+	"internal/opjson":         {"internal/kvstore"},
 	"internal/http1":          {},
 	"internal/loadgen":        {},
 	"internal/certs":          {},

@@ -203,7 +203,7 @@ func TestPackagesHaveOneComment(t *testing.T) {
 
 // uncommented has packages that were just cut out and get their comment next.
 var uncommented = map[string]bool{
-	"internal/opjson": true, "internal/datadir": true, "internal/peers": true,
+	"internal/datadir": true, "internal/peers": true,
 }
 
 func packageComments(files []source) []string {

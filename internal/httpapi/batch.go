@@ -14,6 +14,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/opjson"
 )
 
 const (
@@ -142,7 +143,7 @@ func (b *batch) execute(g *group) (over bool, err error) {
 		switch {
 		case o.err != nil:
 			b.problem(asProblem(o.err))
-		case o.op == 0:
+		case o.kind == opjson.Get:
 			b.answerGet(o, g.bytes[o.from:o.to], at)
 		default:
 			b.answerWrite(o, results[0])
@@ -184,7 +185,7 @@ func (b *batch) apply(g *group) (results []*kvstore.Result, at uint64, err error
 	return results, at, nil
 }
 
-func (o groupOp) isGet() bool { return o.op == 0 && o.err == nil }
+func (o groupOp) isGet() bool { return o.kind == opjson.Get && o.err == nil }
 
 // changed reports whether a command on one key raised the revision.
 func changed(r *kvstore.Result) bool {
@@ -230,7 +231,7 @@ func (b *batch) answerFailed(g *group, p *api.Error) error {
 		switch {
 		case o.err != nil:
 			b.problem(asProblem(o.err))
-		case o.op == 0:
+		case o.kind == opjson.Get:
 			b.problem(notRead)
 		default:
 			b.problem(p)
@@ -290,15 +291,15 @@ func (b *batch) answerWrite(o *groupOp, res *kvstore.Result) {
 		status = `201`
 	}
 	b.out = append(b.out, status...)
-	if o.op == kvstore.OpDelete {
+	if o.kind == opjson.Delete {
 		b.out = appendNumber(b.out, "deleted", res.Deleted)
 	}
-	if o.op == kvstore.OpIncr {
+	if o.kind == opjson.Incr {
 		b.out = append(b.out, ',')
 		b.out = appendBytes(b.out, "value", res.KV.Value)
 	}
 	b.out = appendNumber(b.out, "revision", res.Revision)
-	if o.op != kvstore.OpDelete {
+	if o.kind != opjson.Delete {
 		b.out = appendNumber(b.out, "create_revision", res.KV.CreateRevision)
 		b.out = appendNumber(b.out, "mod_revision", res.KV.ModRevision)
 		b.out = appendNumber(b.out, "version", res.KV.Version)

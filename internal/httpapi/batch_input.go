@@ -38,7 +38,7 @@ const (
 // groupOp is one line of a group.
 type groupOp struct {
 	line     uint64
-	op       kvstore.Op // 0: a get
+	kind     opjson.Kind
 	previous bool
 	revision uint64 // get: the one to read at, 0 for the one of its place
 	from, to int    // its command, or its key, in the group's bytes
@@ -72,7 +72,7 @@ func (g *group) reset() {
 func (g *group) writes() [][]byte {
 	g.commands = g.commands[:0]
 	for i := range g.ops {
-		if o := &g.ops[i]; o.op != 0 && o.err == nil {
+		if o := &g.ops[i]; o.kind != opjson.Get && o.err == nil {
 			g.commands = append(g.commands, g.bytes[o.from:o.to:o.to])
 		}
 	}
@@ -95,15 +95,13 @@ type batchInput struct {
 	free       chan *group // groups to use again
 	quit       chan struct{}
 
-	buf        []byte // input that was not taken apart yet: buf[start:]
-	start      int
-	searched   int // no end of a line before it
-	line       uint64
-	group      *group
-	parser     opjson.Parser
-	conditions [1]kvstore.Condition
-	revisions  [1]uint64
-	sawEnd     bool // the whole body was read
+	buf      []byte // input that was not taken apart yet: buf[start:]
+	start    int
+	searched int // no end of a line before it
+	line     uint64
+	group    *group
+	parser   opjson.Parser
+	sawEnd   bool // the whole body was read
 
 	mu struct {
 		sync.Mutex
@@ -213,17 +211,17 @@ func (in *batchInput) take(line []byte, maxValueBytes int64) error {
 		return nil
 	}
 	op, err := in.parser.Parse(line, maxValueBytes)
-	if errors.Is(err, opjson.ErrNotJSON) {
+	if errors.Is(err, opjson.ErrSyntax) {
 		return err
 	}
 	g := in.current()
-	o := groupOp{line: in.line, op: op.Op, previous: op.Previous, revision: op.Revision, from: len(g.bytes), err: err}
+	o := groupOp{line: in.line, kind: op.Kind, previous: op.ReturnPrevious, revision: op.Revision, from: len(g.bytes), err: err}
 	switch {
 	case err != nil:
-	case op.Op == 0:
+	case op.Kind == opjson.Get:
 		g.bytes = append(g.bytes, op.Key...)
 	default:
-		c := op.Command(&in.conditions, &in.revisions)
+		c := in.parser.Command(&op)
 		g.bytes = in.replicator.Encode(g.bytes, &c)
 	}
 	o.to = len(g.bytes)

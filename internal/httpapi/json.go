@@ -150,9 +150,7 @@ func (x *exchange) writeWhole(status int, body []byte) {
 	}
 }
 
-// readDocument reads the body as one JSON object into doc, strictly: unknown
-// and repeated fields, and anything after the object, are refused with their
-// position.
+// readDocument reads the body into doc, by the strict rules of package opjson.
 func (x *exchange) readDocument(doc any) error {
 	body, err := x.readBody(maxDocument)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/opjson"
 )
 
 const problemType = "application/problem+json"
@@ -61,12 +62,15 @@ func badRequest(format string, args ...any) *api.Error {
 func asProblem(err error) *api.Error {
 	var (
 		known     *api.Error
+		document  *opjson.Error
 		compacted *kvstore.CompactedError
 		future    *kvstore.FutureRevisionError
 	)
 	switch {
 	case errors.As(err, &known):
 		return known
+	case errors.As(err, &document):
+		return documentProblem(document)
 	case errors.As(err, &compacted):
 		return compactedProblem(compacted)
 	case errors.As(err, &future):
@@ -77,6 +81,15 @@ func asProblem(err error) *api.Error {
 		return api.Errorf(api.ReadTimeout, "the request ran out of time before this node could answer it")
 	}
 	return api.Errorf(api.Internal, "an unexpected error; the node's log has it under this request id")
+}
+
+// documentProblem is the error of a JSON document, or a line of a stream, that
+// cannot be understood.
+func documentProblem(e *opjson.Error) *api.Error {
+	if errors.Is(e, opjson.ErrTooLarge) {
+		return api.Errorf(api.TooLarge, "%v", e)
+	}
+	return badRequest("%v", e)
 }
 
 func compactedProblem(e *kvstore.CompactedError) *api.Error {

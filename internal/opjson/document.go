@@ -1,154 +1,134 @@
 package opjson
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
-	"io"
+	"fmt"
+	"math"
+	"reflect"
 	"strings"
-
-	"github.com/kvd-io/kvd/internal/api"
 )
 
-// MaxDepth bounds the nesting of a JSON document in a request.
-const MaxDepth = 16
-
-// maxSafeInteger is the greatest revision: beyond it JSON readers that keep
-// numbers as doubles lose digits.
-const maxSafeInteger = 1<<53 - 1
-
-// badRequest is the error for input that cannot be understood.
-func badRequest(format string, args ...any) *api.Error {
-	return api.Errorf(api.BadRequest, format, args...)
-}
-
-// Decode reads the body as one JSON object into doc, strictly: unknown and
-// repeated fields, and anything after the object, are refused with their
-// position.
-func Decode(body []byte, doc any) error {
-	if err := checkDocument(body); err != nil {
-		return err
-	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(doc); err != nil {
-		return documentError(err, dec.InputOffset())
-	}
-	return nil
-}
-
-func documentError(err error, at int64) error {
-	var wrongType *json.UnmarshalTypeError
-	switch {
-	case errors.As(err, &wrongType):
-		return badRequest("the body has a %s at byte %d, where the field %q cannot take it", wrongType.Value, wrongType.Offset, wrongType.Field)
-	case errors.Is(err, io.EOF):
-		return badRequest("the body is empty; a JSON object is needed")
-	}
-	return badRequest("the body is not the JSON object that is needed, at byte %d: %s", at, strings.TrimPrefix(err.Error(), "json: "))
-}
-
-// checkDocument finds what the decoder lets through, or reports without its
-// place: bad syntax, text after the end, a field given twice, deep nesting.
-func checkDocument(body []byte) error {
-	var whole json.RawMessage
-	if err := json.Unmarshal(body, &whole); err != nil {
-		return syntaxError(err, len(body))
-	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.UseNumber()
-	w := documentWalk{dec: dec}
-	for {
-		tok, err := dec.Token()
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return badRequest("the body is no valid JSON at byte %d: %v", dec.InputOffset(), err)
-		}
-		if err := w.step(tok); err != nil {
-			return err
-		}
-	}
-}
-
-func syntaxError(err error, size int) error {
-	var syntax *json.SyntaxError
-	switch {
-	case size == 0:
-		return badRequest("the body is empty; a JSON object is needed")
-	case !errors.As(err, &syntax):
-		return badRequest("the body is no valid JSON: %v", err)
-	}
-	return badRequest("the body is no valid JSON at byte %d: %v", syntax.Offset, err)
-}
-
-// documentWalk follows the tokens of a document.
-type documentWalk struct {
-	dec   *json.Decoder
-	stack []documentLevel
-}
-
-// documentLevel is an object (with the names seen) or an array.
-type documentLevel struct {
-	names map[string]bool // nil for an array
-	value bool            // in an object: the next token is a value
-}
-
-func (w *documentWalk) step(tok json.Token) error {
-	if d, ok := tok.(json.Delim); ok && (d == '}' || d == ']') {
-		w.stack = w.stack[:len(w.stack)-1]
+// Decode reads one JSON object into the struct that doc points to, by the json
+// tags of its fields. Fields that the text does not give keep their values. The
+// error is an *Error; doc may then be partly changed.
+//
+// The fields of doc must be strings, booleans, int64, uint64, slices or structs of
+// these, or implement json.Unmarshaler. Decode panics on any other type: the type
+// of doc depends on the program alone, never on the input.
+func Decode(text []byte, doc any) error {
+	s := &scan{text: text}
+	if s.object(reflect.ValueOf(doc).Elem()) && s.end() {
 		return nil
 	}
-	if len(w.stack) > 0 {
-		if name, err := w.stack[len(w.stack)-1].next(tok); name || err != nil {
-			return w.at(err)
+	return s.failure()
+}
+
+var unmarshaler = reflect.TypeFor[json.Unmarshaler]()
+
+// value reads a value into v.
+func (s *scan) value(v reflect.Value) bool {
+	if s.peek() == 'n' && s.takeNull() {
+		return true
+	}
+	if v.Addr().Type().Implements(unmarshaler) {
+		return s.custom(v)
+	}
+	switch v.Kind() {
+	case reflect.String:
+		b, ok := s.str()
+		v.SetString(string(b))
+		return ok
+	case reflect.Bool:
+		v.SetBool(s.word("true"))
+		return v.Bool() || s.word("false") || s.wrongType("true or false")
+	case reflect.Int64:
+		n, ok := s.integer(math.MinInt64, math.MaxInt64)
+		v.SetInt(n)
+		return ok
+	case reflect.Uint64:
+		n, ok := s.integer(0, maxRevision)
+		v.SetUint(uint64(n))
+		return ok
+	case reflect.Slice:
+		return s.array(v)
+	case reflect.Struct:
+		return s.object(v)
+	}
+	panic(fmt.Sprintf("opjson: a document has a field of type %v", v.Type()))
+}
+
+// custom reads a value whose type decodes itself.
+func (s *scan) custom(v reflect.Value) bool {
+	s.peek()
+	from := s.at
+	if !s.skip() {
+		return false
+	}
+	if err := v.Addr().Interface().(json.Unmarshaler).UnmarshalJSON(s.text[from:s.at]); err != nil {
+		return s.fail(nil, from, "%v", err)
+	}
+	return true
+}
+
+func (s *scan) array(v reflect.Value) bool {
+	if !s.enter('[', "an array") {
+		return false
+	}
+	list := reflect.MakeSlice(v.Type(), 0, 0)
+	for s.more(']') {
+		element := reflect.New(v.Type().Elem()).Elem()
+		if !s.value(element) {
+			return false
+		}
+		list = reflect.Append(list, element)
+	}
+	v.Set(list)
+	return s.err == nil
+}
+
+func (s *scan) object(v reflect.Value) bool {
+	if !s.enter('{', "an object") {
+		return false
+	}
+	seen := make(map[int]bool)
+	for s.more('}') {
+		name, ok := s.name()
+		if !ok {
+			return false
+		}
+		i := taggedField(v.Type(), name)
+		switch {
+		case i < 0:
+			return s.refuse("unknown field; expected one of %s", strings.Join(tags(v.Type()), ", "))
+		case seen[i]:
+			return s.refuse("duplicate field")
+		}
+		seen[i] = true
+		if !s.value(v.Field(i)) {
+			return false
 		}
 	}
-	d, ok := tok.(json.Delim)
-	if !ok {
-		return nil
-	}
-	if len(w.stack) == MaxDepth {
-		return badRequest("the body nests deeper than %d levels, at byte %d", MaxDepth, w.dec.InputOffset())
-	}
-	level := documentLevel{}
-	if d == '{' {
-		level.names = make(map[string]bool)
-	}
-	w.stack = append(w.stack, level)
-	return nil
+	return s.err == nil
 }
 
-// at adds the position to the name of a repeated field.
-func (w *documentWalk) at(repeated error) error {
-	if repeated == nil {
-		return nil
+// tags returns the names of a struct's fields in JSON.
+func tags(t reflect.Type) []string {
+	var names []string
+	for i := range t.NumField() {
+		if name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ","); name != "" && name != "-" {
+			names = append(names, name)
+		}
 	}
-	return badRequest("the body has the field %.40q twice, the second time at byte %d", repeated.Error(), w.dec.InputOffset())
+	return names
 }
 
-// repeatedField is a field that an object has already.
-type repeatedField string
-
-func (e repeatedField) Error() string { return string(e) }
-
-// next notes a token inside the level and reports whether it was a field's
-// name. Names are compared without case, as the decoder does.
-func (l *documentLevel) next(tok json.Token) (name bool, err error) {
-	if l.names == nil {
-		return false, nil
+// taggedField returns the index of the field with the given name in JSON, or -1.
+func taggedField(t reflect.Type, name []byte) int {
+	for i := range t.NumField() {
+		tag, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+		if tag == string(name) && tag != "" && tag != "-" {
+			return i
+		}
 	}
-	if l.value {
-		l.value = false
-		return false, nil
-	}
-	s, _ := tok.(string)
-	folded := strings.ToLower(s)
-	if l.names[folded] {
-		return true, repeatedField(s)
-	}
-	l.names[folded] = true
-	l.value = true
-	return true, nil
+	return -1
 }
