@@ -62,6 +62,7 @@ func serve(s *settings.Settings, e environment, again func() (*settings.Settings
 	d.above = newSupervisor(log)
 	defer d.above.close()
 	defer d.closeSide()
+	greet(s, d.version, e.stderr, sink)
 	return d.run(signals)
 }
 

@@ -491,10 +491,17 @@ func (n *Replica) publish() {
 	}
 }
 
+// logPosition logs changes of the leader for the operator. The steps between,
+// roles and terms, come several times in each election: they are for debugging.
 func (n *Replica) logPosition(old *Position, p Position) {
-	if old == nil || old.Leader != p.Leader || old.Role != p.Role || old.Term != p.Term {
-		n.lg.Info("raft position", zap.Uint64("term", p.Term), zap.Uint64("leader", p.Leader), zap.Stringer("role", p.Role))
+	level := zap.DebugLevel
+	switch {
+	case old == nil || old.Leader != p.Leader:
+		level = zap.InfoLevel
+	case old.Role == p.Role && old.Term == p.Term:
+		return
 	}
+	n.lg.Log(level, "raft position", zap.Uint64("term", p.Term), zap.Uint64("leader", p.Leader), zap.Stringer("role", p.Role))
 }
 
 // watchDisk looks at the age of the save that runs. Heartbeats do not depend
