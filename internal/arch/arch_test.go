@@ -25,7 +25,7 @@ var allowed = map[string][]string{
 	"internal/frontdoor":      {"internal/settings", "internal/certs", "internal/http1", "internal/httpapi", "internal/api"},
 	"internal/logsink":        {"internal/settings"},
 	"internal/metrics":        {"internal/node", "internal/raftnode", "internal/api"},
-	"internal/node":           {"internal/raftnode", "internal/datadir", "internal/peers", "internal/certs", "internal/kvstore", "internal/kvstore/engine", "internal/api"},
+	"internal/node":           {"internal/raftnode", "internal/datadir", "internal/peers", "internal/limits", "internal/certs", "internal/kvstore", "internal/kvstore/engine", "internal/api"},
 	"internal/httpapi":        {"internal/opjson", "internal/kvstore", "internal/api"},
 	"internal/opjson":         {"internal/kvstore"},
 	"internal/http1":          {},

@@ -40,7 +40,6 @@ var sharedLines = map[string]exception{}
 // exceed meanwhile. An entry goes when the split is done.
 var shrinking = map[string]int{
 	"internal/raftnode.Replica":        51,
-	"internal/node.Node":               75,
 	"internal/httpapi.exchange":        54,
 	"internal/raftnode.StateMachine":   6,
 	"internal/raftnode.OfflineMachine": 7,

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// dutyPace is how often a leader looks after the history: the grain of
-	// its age.
+	// dutyPace is how often a leader looks after the history. It is also the
+	// resolution of the history's age.
 	dutyPace = 10 * time.Second
 	// comparePace is how often a leader compares the replicas.
 	comparePace = 15 * time.Second
@@ -21,61 +21,73 @@ const (
 	dutyTimeout = 5 * time.Second
 )
 
-// leaderDuties gives the history its time and compacts it. Both commands carry
-// this leader's term: if it is deposed before they commit, they do nothing.
-func (n *Node) leaderDuties(ctx context.Context, r *raftnode.Replica) {
+// announceReady waits until this node has applied its own start entry, and with
+// it everything committed before. A new cluster gets its settings before its
+// first request.
+func (m *member) announceReady(ctx context.Context) {
+	select {
+	case <-m.replica.Ready():
+		m.proposeFirstSettings(ctx)
+		close(m.life.ready)
+	case <-ctx.Done():
+	}
+}
+
+// leaderDuties records the passing of time in the history and compacts it.
+// Both commands carry this leader's term: if another leader is elected before
+// they commit, they do nothing (N6).
+func (m *member) leaderDuties(ctx context.Context) {
 	var ticked uint64 // revision at the last tick
 	for pause(ctx, dutyPace) == nil {
-		pos := r.Position()
-		if pos.Leader != n.id || n.leaving.Load() {
+		pos := m.replica.Position()
+		if pos.Leader != m.id || m.life.leaving.Load() {
 			continue
 		}
-		n.proposeFirstSettings(ctx, r)
+		m.proposeFirstSettings(ctx)
 		now := time.Now().UnixMilli()
-		if rev := n.store.Revision(); rev != ticked {
-			n.propose(ctx, r, &kvstore.Command{Op: kvstore.OpTick, Term: pos.Term, UnixMillis: now})
+		if rev := m.store.Revision(); rev != ticked {
+			m.propose(ctx, &kvstore.Command{Op: kvstore.OpTick, Term: pos.Term, UnixMillis: now})
 			ticked = rev
 		}
-		if target := n.store.CompactionTarget(now); target > n.store.CompactRevision() {
-			n.propose(ctx, r, &kvstore.Command{Op: kvstore.OpCompact, Term: pos.Term, Revision: target})
+		if target := m.store.CompactionTarget(now); target > m.store.CompactRevision() {
+			m.propose(ctx, &kvstore.Command{Op: kvstore.OpCompact, Term: pos.Term, Revision: target})
 		}
 	}
 }
 
 // proposeFirstSettings gives a new cluster the settings that its leader was
-// started with. They are replicated from then on; the flags of the others do
-// not count.
-func (n *Node) proposeFirstSettings(ctx context.Context, r *raftnode.Replica) {
-	pos := r.Position()
-	if pos.Leader != n.id || n.store.SettingsGiven() || n.cfg.Settings == (kvstore.Settings{}) {
+// started with. From then on they are replicated, and flags no longer matter.
+func (m *member) proposeFirstSettings(ctx context.Context) {
+	pos := m.replica.Position()
+	if pos.Leader != m.id || m.store.SettingsGiven() || m.cfg.Settings == (kvstore.Settings{}) {
 		return
 	}
-	settings := n.cfg.Settings
-	n.propose(ctx, r, &kvstore.Command{Op: kvstore.OpSettings, Term: pos.Term, Settings: &settings})
+	settings := m.cfg.Settings
+	m.propose(ctx, &kvstore.Command{Op: kvstore.OpSettings, Term: pos.Term, Settings: &settings})
 }
 
-// propose makes a proposal of a duty; the next round makes up for a lost one.
-func (n *Node) propose(ctx context.Context, r *raftnode.Replica, cmd *kvstore.Command) {
+// propose makes a proposal of a duty. The next round makes up for a lost one.
+func (m *member) propose(ctx context.Context, cmd *kvstore.Command) {
 	ctx, cancel := context.WithTimeout(ctx, dutyTimeout)
 	defer cancel()
-	if _, err := r.Propose(ctx, kvstore.EncodeCommand(nil, cmd)); err != nil && !errors.Is(err, raftnode.ErrStopping) {
-		n.lg.Warn("a leader's duty was not done", zap.Error(err))
+	if _, err := m.replica.Propose(ctx, kvstore.EncodeCommand(nil, cmd)); err != nil && !errors.Is(err, raftnode.ErrStopping) {
+		m.lg.Warn("a leader's duty failed; it is retried in the next round", zap.Error(err))
 	}
 }
 
-// compareHashes has the leader compare the replicas all the time. A
-// divergence is a bug or a broken machine, and raises an alarm at once.
-func (n *Node) compareHashes(ctx context.Context, r *raftnode.Replica) {
+// compareHashes has the leader compare the replicas continuously. A divergence
+// is a bug or a broken machine, and raises an alarm at once.
+func (m *member) compareHashes(ctx context.Context) {
 	for pause(ctx, comparePace) == nil {
-		if r.Position().Leader != n.id || len(r.Membership().Members) < 2 {
+		if !m.leads() || len(m.replica.Membership().Members) < 2 || m.life.serves() != nil {
 			continue
 		}
-		status, err := n.ClusterStatus(ctx)
-		n.counts.hashesCompared.Add(uint64(status.HashesCompared))
-		if err == nil && status.HashesAgree != nil && !*status.HashesAgree {
-			n.counts.hashesDiverged.Add(1)
-			n.alarms.raise("diverged: replicas have different state hashes at the same index")
-			n.lg.Error("replicas diverge: their state hashes differ at the same log index; compare GET /v1/cluster")
+		status := m.clusterStatus(ctx)
+		m.counts.hashesCompared.Add(uint64(status.HashesCompared))
+		if status.HashesAgree != nil && !*status.HashesAgree {
+			m.counts.hashesDiverged.Add(1)
+			m.alarms.raise("diverged: replicas have different state hashes at the same index")
+			m.lg.Error("replicas diverge: their state hashes differ at the same log index; compare them with GET /v1/cluster")
 		}
 	}
 }

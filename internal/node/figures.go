@@ -6,13 +6,12 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
-	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/raftnode"
 )
 
-// counts are figures of this package since the start.
+// counts are the member's own figures since the process started.
 type counts struct {
 	proposalsFailed atomic.Uint64
 	readsFailed     atomic.Uint64
@@ -20,7 +19,7 @@ type counts struct {
 	hashesDiverged  atomic.Uint64
 }
 
-// Figures are what metrics show of a node beside its status.
+// Figures are what the metrics show about a node beside its status.
 type Figures struct {
 	Raft        raftnode.Stats
 	Store       kvstore.Stats
@@ -28,17 +27,17 @@ type Figures struct {
 	EngineStats engine.Stats
 	// Peers are the other members.
 	Peers []PeerFigures
-	// ProposalsFailed and ReadsFailed count requests that were not carried out.
+	// ProposalsFailed and ReadsFailed count requests that failed.
 	ProposalsFailed, ReadsFailed uint64
 	// HashesCompared counts the pairs of state hashes that this node compared
-	// as leader, HashesDiverged the rounds in which some differed.
+	// as leader; HashesDiverged counts the rounds in which some differed.
 	HashesCompared, HashesDiverged uint64
-	// DiskFree and DiskSize are those of the file system of the data directory;
-	// 0 where they are not known.
+	// DiskFree and DiskSize are the bytes of the data directory's file system;
+	// 0 if they are unknown.
 	DiskFree, DiskSize uint64
 }
 
-// PeerFigures are what this node knows of another member.
+// PeerFigures are what this node knows about another member.
 type PeerFigures struct {
 	ID        uint64
 	Name      string
@@ -48,47 +47,42 @@ type PeerFigures struct {
 	BehindKnown bool
 }
 
-// Figures returns the figures of a node that takes part in its cluster.
-func (n *Node) Figures(ctx context.Context) (Figures, error) {
-	r := n.raft.Load()
-	if r == nil {
-		return Figures{}, retryable(api.Starting, "this node looks for its place in the cluster")
-	}
+func (m *member) figures(ctx context.Context) (Figures, error) {
 	f := Figures{
-		Store:           n.store.Stats(),
-		Work:            n.store.Work(),
-		EngineStats:     n.store.EngineStats(),
-		ProposalsFailed: n.counts.proposalsFailed.Load(),
-		ReadsFailed:     n.counts.readsFailed.Load(),
-		HashesCompared:  n.counts.hashesCompared.Load(),
-		HashesDiverged:  n.counts.hashesDiverged.Load(),
+		Store:           m.store.Stats(),
+		Work:            m.store.Work(),
+		EngineStats:     m.store.EngineStats(),
+		ProposalsFailed: m.counts.proposalsFailed.Load(),
+		ReadsFailed:     m.counts.readsFailed.Load(),
+		HashesCompared:  m.counts.hashesCompared.Load(),
+		HashesDiverged:  m.counts.hashesDiverged.Load(),
 	}
 	var err error
-	if f.Raft, err = r.Stats(ctx); err != nil {
+	if f.Raft, err = m.replica.Stats(ctx); err != nil {
 		return f, err
 	}
-	if f.Peers, err = n.peerFigures(ctx, r); err != nil {
+	if f.Peers, err = m.peerFigures(ctx); err != nil {
 		return f, err
 	}
-	if usage, err := vfs.Default.GetDiskUsage(n.cfg.DataDir); err == nil {
+	if usage, err := vfs.Default.GetDiskUsage(m.cfg.DataDir); err == nil {
 		f.DiskFree, f.DiskSize = usage.AvailBytes, usage.TotalBytes
 	}
 	return f, nil
 }
 
-func (n *Node) peerFigures(ctx context.Context, r *raftnode.Replica) ([]PeerFigures, error) {
-	progress, err := r.Progress(ctx)
+func (m *member) peerFigures(ctx context.Context) ([]PeerFigures, error) {
+	progress, err := m.replica.Progress(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var out []PeerFigures
-	for _, m := range r.Membership().Members {
-		if m.ID == n.id {
+	for _, other := range m.replica.Membership().Members {
+		if other.ID == m.id {
 			continue
 		}
-		p := progress[m.ID]
+		p := progress[other.ID]
 		out = append(out, PeerFigures{
-			ID: m.ID, Name: m.Name, Reachable: !r.ActiveSince(m.ID).IsZero(), Behind: p.Behind, BehindKnown: p.Known,
+			ID: other.ID, Name: other.Name, Reachable: !m.replica.ActiveSince(other.ID).IsZero(), Behind: p.Behind, BehindKnown: p.Known,
 		})
 	}
 	return out, nil

@@ -74,7 +74,7 @@ func TestTimingOfAStuckWrite(t *testing.T) {
 	if n := len(w.names); n < 1 || n > 3 || w.names[n-1] == "apply" {
 		t.Errorf("stages %v", w)
 	}
-	if n := m.counts.proposalsFailed.Load(); n != 1 {
+	if n := m.member.Load().counts.proposalsFailed.Load(); n != 1 {
 		t.Errorf("%d proposals failed, want 1", n)
 	}
 }

@@ -19,6 +19,9 @@ import (
 // A follower that learns of commits late therefore looks fresher than it is.
 type freshness struct{ raftnode.Freshness }
 
+// freshness returns how current this node's state is now.
+func (m *member) freshness() freshness { return freshness{m.replica.Freshness()} }
+
 // maxLag is the number of committed entries that a ready node may still have
 // to apply. An apply loop under load is always some entries behind.
 const maxLag = 10_000

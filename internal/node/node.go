@@ -1,6 +1,3 @@
-// Package node is one member of a kvd cluster: it joins the store and the
-// replication layer, finds its place in a cluster when it starts, serves the
-// requests of package httpapi, and does what a leader owes its cluster.
 package node
 
 import (
@@ -27,18 +24,21 @@ import (
 	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/limits"
 	"github.com/kvd-io/kvd/internal/peers"
 	"github.com/kvd-io/kvd/internal/raftnode"
 )
 
-// How Run ends other than by a stop or a failure.
+// How Run ends, other than by a stop or a failure.
 var (
-	// ErrRemoved: this node is no member any more. A regular end.
+	// ErrRemoved means that this node is not a member any more. It is a
+	// regular end.
 	ErrRemoved = raftnode.ErrRemoved
-	// ErrRefused: for safety, this directory may not act as the member.
+	// ErrRefused means that it would not be safe for this directory to act as
+	// the member.
 	ErrRefused = raftnode.ErrRefused
-	// ErrConfig: the settings contradict each other or the directory.
-	ErrConfig = errors.New("settings")
+	// ErrConfig means that the settings contradict each other or the directory.
+	ErrConfig = errors.New("invalid settings")
 )
 
 // Peer is one member of the initial cluster.
@@ -55,28 +55,28 @@ type Config struct {
 	Name    string
 	DataDir string
 	Engine  string // "pebble" or "memory"
-	// ListenPeer is the URL to serve members on; the Advertise URLs are what
-	// others use, by default the same.
+	// ListenPeer is the URL to serve members on. The Advertise URLs are the
+	// ones that others use, by default the same.
 	ListenPeer      string
 	AdvertisePeer   []string
 	AdvertiseClient []string
-	// Initial lists the members of a new cluster, this one included.
+	// Initial lists the members of a new cluster, including this one.
 	Initial []Peer
-	// Token sets clusters of equal members apart.
+	// Token distinguishes clusters whose members have the same URLs.
 	Token string
-	// Join says that the cluster exists already: Initial lists where to find
+	// Join means that the cluster already exists: Initial says where to find
 	// it, and this node has been added to it.
 	Join bool
-	// JoinURLs are client or peer URLs of any member: this node asks to be
-	// added.
+	// JoinURLs are client or peer URLs of any member. This node asks that
+	// cluster to add it.
 	JoinURLs []string
-	// TLS secures the peer listener and everything members say to each other;
-	// nil: they talk in the clear.
+	// TLS secures the peer listener and everything that members say to each
+	// other. Without it they use plain HTTP.
 	TLS *certs.Bundle
-	// InsecurePeers lets members have URLs without TLS beyond this machine.
+	// InsecurePeers allows member URLs without TLS beyond this machine.
 	InsecurePeers bool
-	// Settings are the first values of the replicated settings.
-	// The zero value leaves kvstore's defaults.
+	// Settings are the first values of the replicated settings. The zero value
+	// leaves kvstore's defaults.
 	Settings kvstore.Settings
 
 	TickInterval       time.Duration
@@ -84,42 +84,68 @@ type Config struct {
 	CheckpointBytes    int64
 	CheckpointInterval time.Duration
 	CatchUpBytes       int
-	// CacheBytes bounds the engine's block cache; 0 means its default.
+	// CacheBytes bounds the engine's block cache. 0 means its default.
 	CacheBytes int64
 
 	Logger  *zap.Logger
 	Version api.Version
-	// Observer hears what the replication layer does; nil for nobody.
+	// Observer receives what the replication layer does. It may be nil.
 	Observer raftnode.Observer
 }
 
-// Node is one member.
+// Node is one kvd process, from the start of Run to its end. Its exported
+// methods may be called at any time from any goroutine; while there is no
+// member to carry out a request, they say so.
 type Node struct {
-	cfg         Config
-	lg          *zap.Logger
-	started     time.Time
-	id          uint64
-	clusterID   uint64
-	original    atomic.Uint64 // cluster id before a recovery; 0: none
-	clusterName atomic.Pointer[clusterName]
+	cfg     Config
+	lg      *zap.Logger
+	peering peering
+	calls   *peerCaller
+	life    lifecycle
 
-	store  *kvstore.Store
-	peers  *peerCaller
-	finder *http.Client                     // asks client URLs for the members
-	raft   atomic.Pointer[raftnode.Replica] // nil until the node has its place
+	store  *kvstore.Store // opened by Run before anything is served
+	failed chan error     // capacity 1: why the engine cannot continue
 
-	failed   chan error    // capacity 1; the engine can not go on
-	ready    chan struct{} // closed when requests can be served
-	leaving  atomic.Bool   // a stop has begun; requests are still served
-	draining atomic.Bool   // the store is about to close; requests are refused
-	alarms   alarms
-	counts   counts
-	// peerHandler serves the peer listener: only the calls of package node at
-	// first, raft's messages beside them later.
+	// identity is written by the joiner, and final once member is set (N2).
+	identity atomic.Pointer[identity]
+	// member is nil until the node has its place.
+	member atomic.Pointer[member]
+	// peerHandler serves the peer listener: at first only the calls of this
+	// package, later raft's messages too.
 	peerHandler atomic.Pointer[http.Handler]
 }
 
-// New checks the settings. It starts nothing and touches no file.
+// identity says which member of which cluster a node is.
+type identity struct {
+	Member   uint64 // 0 while a joining node has not been given an id
+	Cluster  uint64
+	Original uint64 // the cluster's id before it was recovered; 0 if it never was
+}
+
+// lifecycle is how far a node has come. Requests are served between ready and
+// closing (N3).
+type lifecycle struct {
+	started time.Time
+	ready   chan struct{} // closed when requests can be served
+	leaving atomic.Bool   // a stop has begun; requests are still served
+	closing atomic.Bool   // the store is about to close; requests are refused
+}
+
+// serves returns nil while requests can be served.
+func (l *lifecycle) serves() error {
+	if l.closing.Load() {
+		return retryable(api.Stopping, "this node is stopping; ask another one")
+	}
+	select {
+	case <-l.ready:
+		return nil
+	default:
+		return retryable(api.Starting, "this node is starting and has not caught up yet; try again soon or ask another one")
+	}
+}
+
+// New checks the settings and reports everything that is wrong with them. It
+// starts nothing and touches no file.
 func New(cfg Config) (*Node, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
@@ -127,54 +153,56 @@ func New(cfg Config) (*Node, error) {
 	if len(cfg.AdvertisePeer) == 0 && cfg.ListenPeer != "" {
 		cfg.AdvertisePeer = []string{cfg.ListenPeer}
 	}
-	var problems []error
-	complain := func(format string, args ...any) {
-		problems = append(problems, fmt.Errorf(format, args...))
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	if cfg.DataDir == "" {
-		complain("the data directory is not set")
-	}
-	if cfg.Engine != "pebble" && cfg.Engine != "memory" {
-		complain("engine %q is neither pebble nor memory", cfg.Engine)
-	}
-	if cfg.ID > raftnode.MaxMemberID || cfg.ID == 0 && len(cfg.JoinURLs) == 0 {
-		complain("id %d is not between 1 and 2^53-1", cfg.ID)
-	}
-	if err := peers.ValidateURLs(cfg.AdvertisePeer); err != nil {
-		complain("advertised peer URLs: %w", err)
-	}
-	for _, p := range cfg.Initial {
-		if err := peers.ValidateURLs([]string{p.URL}); err != nil {
-			complain("initial member %d: %w", p.ID, err)
-		}
-	}
-	if len(cfg.JoinURLs) == 0 && !slices.ContainsFunc(cfg.Initial, func(p Peer) bool { return p.ID == cfg.ID }) {
-		complain("the initial cluster does not contain this node's id %d", cfg.ID)
-	}
-	if cfg.Settings != (kvstore.Settings{}) {
-		if err := cfg.Settings.Validate(); err != nil {
-			complain("%w", err)
-		}
-	}
-	if len(problems) > 0 {
-		return nil, fmt.Errorf("%w: %w", ErrConfig, errors.Join(problems...))
-	}
+	p := peering{tls: cfg.TLS, insecure: cfg.InsecurePeers}
 	n := &Node{
-		cfg:       cfg,
-		lg:        cfg.Logger,
-		id:        cfg.ID,
-		clusterID: clusterID(cfg.Token, cfg.Initial),
-		failed:    make(chan error, 1),
-		ready:     make(chan struct{}),
+		cfg:     cfg,
+		lg:      cfg.Logger,
+		peering: p,
+		calls:   newPeerCaller(p.security()),
+		life:    lifecycle{ready: make(chan struct{})},
+		failed:  make(chan error, 1),
 	}
-	security := n.security()
-	n.peers = newPeerCaller(&security)
-	security.SecureOnly = false
-	n.finder = &http.Client{Transport: callTransport(&security), Timeout: callTimeout}
+	n.identity.Store(&identity{Member: cfg.ID, Cluster: clusterID(cfg.Token, cfg.Initial)})
 	return n, nil
 }
 
-// clusterID is a hash of what makes a cluster: the token and the sorted
+func (cfg *Config) validate() error {
+	var problems []error
+	add := func(format string, args ...any) {
+		problems = append(problems, fmt.Errorf(format, args...))
+	}
+	if cfg.DataDir == "" {
+		add("the data directory is not set")
+	}
+	if cfg.Engine != "pebble" && cfg.Engine != "memory" {
+		add("engine %q is neither pebble nor memory", cfg.Engine)
+	}
+	if chosen := cfg.ID == 0 && len(cfg.JoinURLs) > 0; !chosen && !limits.ValidMemberID(cfg.ID) {
+		add("id %d is not between 1 and 2^53-1", cfg.ID)
+	}
+	if err := peers.ValidateURLs(cfg.AdvertisePeer); err != nil {
+		add("advertised peer URLs: %w", err)
+	}
+	for _, p := range cfg.Initial {
+		if err := peers.ValidateURLs([]string{p.URL}); err != nil {
+			add("initial member %d: %w", p.ID, err)
+		}
+	}
+	if len(cfg.JoinURLs) == 0 && !slices.ContainsFunc(cfg.Initial, func(p Peer) bool { return p.ID == cfg.ID }) {
+		add("the initial cluster does not contain this node's id %d", cfg.ID)
+	}
+	if cfg.Settings != (kvstore.Settings{}) {
+		if err := cfg.Settings.Validate(); err != nil {
+			add("%w", err)
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// clusterID is a hash of what identifies a cluster: the token and the sorted
 // initial ids and URLs. Members of different clusters refuse each other.
 func clusterID(token string, initial []Peer) uint64 {
 	h := fnv.New64a()
@@ -191,36 +219,10 @@ func clusterID(token string, initial []Peer) uint64 {
 	return max(h.Sum64(), 1)
 }
 
-// Ready is closed once client requests are served.
-func (n *Node) Ready() <-chan struct{} { return n.ready }
-
-// ClusterID returns the cluster's id as 16 hexadecimal digits.
-func (n *Node) ClusterID() string {
-	id := n.clusterID
-	if r := n.raft.Load(); r != nil {
-		id = r.Membership().ClusterID
-	}
-	named := n.clusterName.Load()
-	if named == nil || named.id != id {
-		named = &clusterName{id: id, text: fmt.Sprintf("%016x", id)}
-		n.clusterName.Store(named)
-	}
-	return named.text
-}
-
-// clusterName is a cluster's id with its text, which every answer carries.
-type clusterName struct {
-	id   uint64
-	text string
-}
-
-// ID returns the member's id; 0 while a joining node has not got one.
-func (n *Node) ID() uint64 { return n.id }
-
-// Run drives the node until the context ends or something ends it; see the
+// Run drives the node until the context ends or something stops it; see the
 // errors above. A nil error is a regular stop.
 func (n *Node) Run(ctx context.Context) (err error) {
-	n.started = time.Now()
+	n.life.started = time.Now()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	dir, err := datadir.Open(n.cfg.DataDir)
@@ -241,11 +243,11 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { cancel(); served() }()
-	r, err := n.findPlace(ctx, dir)
+	m, err := n.join(ctx, dir)
 	if err != nil {
 		return err
 	}
-	return n.takePart(ctx, dir, r)
+	return n.takePart(ctx, dir, m)
 }
 
 func (n *Node) openStore() error {
@@ -277,8 +279,9 @@ type engineLogger struct{ *zap.SugaredLogger }
 
 func (l engineLogger) Infof(format string, args ...any) { l.Debugf(format, args...) }
 
-// engineFailed ends the node: what the engine could not write it never will.
-// It may be called with the engine's locks held, so it only leaves a note.
+// engineFailed stops the node: what the engine failed to write it will never
+// write. It may be called with the engine's locks held, so it only leaves a
+// note.
 func (n *Node) engineFailed(err error) {
 	select {
 	case n.failed <- fmt.Errorf("storage engine: %w", err):
@@ -286,8 +289,50 @@ func (n *Node) engineFailed(err error) {
 	}
 }
 
-// servePeers listens for other members. The returned function waits for the
-// end of the serving, after the context has ended.
+// join finds the directory's place and opens the replica there.
+func (n *Node) join(ctx context.Context, dir *datadir.Dir) (*member, error) {
+	j := newJoiner(n, dir)
+	at, err := j.find(ctx)
+	if err != nil {
+		return nil, err
+	}
+	cfg := n.replicaConfig()
+	cfg.ID, cfg.ClusterID, cfg.Nonce = at.Member, at.Cluster, at.nonce
+	cfg.Initial, cfg.Known = at.initial, at.known
+	r, err := raftnode.Open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := dir.MarkAdmitted(); err != nil {
+		return nil, err
+	}
+	m := newMember(n, r)
+	n.member.Store(m)
+	n.setPeerHandler(r.Handler(n.peerCalls()))
+	return m, nil
+}
+
+func (n *Node) replicaConfig() raftnode.Config {
+	return raftnode.Config{
+		Dir:                n.cfg.DataDir,
+		Name:               n.cfg.Name,
+		PeerURLs:           n.cfg.AdvertisePeer,
+		ClientURLs:         n.cfg.AdvertiseClient,
+		StateMachine:       machine{n.store},
+		Logger:             n.lg,
+		Lookup:             n.lookup,
+		Security:           n.peering.security(),
+		Observer:           n.cfg.Observer,
+		TickInterval:       n.cfg.TickInterval,
+		ElectionTicks:      n.cfg.ElectionTicks,
+		CheckpointBytes:    n.cfg.CheckpointBytes,
+		CheckpointInterval: n.cfg.CheckpointInterval,
+		CatchUpBytes:       n.cfg.CatchUpBytes,
+	}
+}
+
+// servePeers listens for other members. The returned function waits until
+// serving has ended, after the context has.
 func (n *Node) servePeers(ctx context.Context) (wait func(), err error) {
 	u, err := url.Parse(n.cfg.ListenPeer)
 	if err != nil {
@@ -297,43 +342,39 @@ func (n *Node) servePeers(ctx context.Context) (wait func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for peers on %s (set with --listen-peer or --cluster): %w", u.Host, err)
 	}
-	if l, err = n.secureListener(l, u.Scheme); err != nil {
+	if l, err = n.peering.listener(l, n.cfg.ListenPeer); err != nil {
 		return nil, err
 	}
-	n.setPeerHandler(n.callsOnly())
+	mux := http.NewServeMux()
+	for path, h := range n.peerCalls() {
+		mux.Handle(path, h)
+	}
+	n.setPeerHandler(mux)
 	srv := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			(*n.peerHandler.Load()).ServeHTTP(w, r)
 		}),
-		ReadHeaderTimeout: 5 * time.Second, // of a TLS handshake too
+		ReadHeaderTimeout: 5 * time.Second, // covers the TLS handshake too
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          log.New(&sparseLog{lg: n.lg.Named("peer-http")}, "", 0),
 	}
 	var done sync.WaitGroup
 	done.Go(func() {
 		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			n.lg.Error("peer listener ended", zap.Error(err))
+			n.lg.Error("peer listener failed", zap.Error(err))
 		}
 	})
 	done.Go(func() {
 		<-ctx.Done()
-		_ = srv.Close() // streams to peers never end by themselves
+		_ = srv.Close() // a graceful shutdown would wait for streams that never end
 	})
 	return done.Wait, nil
 }
 
 func (n *Node) setPeerHandler(h http.Handler) { n.peerHandler.Store(&h) }
 
-func (n *Node) callsOnly() http.Handler {
-	mux := http.NewServeMux()
-	for path, h := range n.handlers() {
-		mux.Handle(path, h)
-	}
-	return mux
-}
-
-// takePart runs the replication layer and the duties until the end.
-func (n *Node) takePart(ctx context.Context, dir *datadir.Dir, r *raftnode.Replica) error {
+// takePart runs the replica and the member's duties until the end.
+func (n *Node) takePart(ctx context.Context, dir *datadir.Dir, m *member) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var duties sync.WaitGroup
 	duties.Go(func() {
@@ -343,15 +384,15 @@ func (n *Node) takePart(ctx context.Context, dir *datadir.Dir, r *raftnode.Repli
 		case <-ctx.Done():
 		}
 	})
-	duties.Go(func() { n.announceReady(ctx, r) })
-	duties.Go(func() { n.leaderDuties(ctx, r) })
-	duties.Go(func() { n.compareHashes(ctx, r) })
-	err := r.Run(ctx)
-	n.draining.Store(true) // the store is about to close
+	duties.Go(func() { m.announceReady(ctx) })
+	duties.Go(func() { m.leaderDuties(ctx) })
+	duties.Go(func() { m.compareHashes(ctx) })
+	err := m.replica.Run(ctx)
+	n.life.closing.Store(true)
 	cancel(nil)
 	duties.Wait()
 	if errors.Is(err, ErrRemoved) {
-		n.lg.Info("this member was removed from the cluster; shutting down", zap.Uint64("id", n.id))
+		n.lg.Info("this member was removed from the cluster; shutting down", zap.Uint64("id", m.id))
 		if merr := dir.MarkRemoved(); merr != nil {
 			return errors.Join(err, merr)
 		}
@@ -359,36 +400,37 @@ func (n *Node) takePart(ctx context.Context, dir *datadir.Dir, r *raftnode.Repli
 	return err
 }
 
-// announceReady waits until this node has applied its own start, and with it
-// all that was committed before. A new cluster has its settings before its
-// first request.
-func (n *Node) announceReady(ctx context.Context, r *raftnode.Replica) {
-	select {
-	case <-r.Ready():
-		n.proposeFirstSettings(ctx, r)
-		close(n.ready)
-	case <-ctx.Done():
-	}
-}
+// Ready is closed once client requests are served.
+func (n *Node) Ready() <-chan struct{} { return n.life.ready }
 
-// Drain begins a polite stop: this node is not ready from now on, and
-// leadership is handed over. Requests are served until Run ends. Drain returns
-// when leadership is gone or the context ends.
+// Drain begins an orderly stop: this node is not ready from now on, and hands
+// its leadership over. Requests are served until Run ends. Drain returns when
+// another member leads or the context ends.
 func (n *Node) Drain(ctx context.Context) {
-	if n.leaving.Swap(true) {
+	if n.life.leaving.Swap(true) {
 		return
 	}
-	r := n.raft.Load()
-	if r == nil || r.Position().Leader != n.id || len(r.Membership().Voters()) < 2 {
+	m := n.member.Load()
+	if m == nil || !m.leads() || len(m.replica.Membership().Voters()) < 2 {
 		return
 	}
-	if err := r.TransferLeadership(ctx, 0); err != nil {
+	if err := m.replica.TransferLeadership(ctx, 0); err != nil {
 		n.lg.Warn("could not hand leadership over before stopping", zap.Error(err))
 	}
 }
 
-// describeDir names the data directory for messages.
-func describeDir(dir string) string {
+// lookup finds the URLs of a member that this node does not know yet. The
+// replica calls it, and may do so before the node has its member.
+func (n *Node) lookup(ctx context.Context, id uint64) ([]string, bool) {
+	m := n.member.Load()
+	if m == nil {
+		return nil, false
+	}
+	return m.lookup(ctx, id)
+}
+
+// absolute names the data directory in messages.
+func absolute(dir string) string {
 	if abs, err := filepath.Abs(dir); err == nil {
 		return abs
 	}

@@ -18,8 +18,8 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
-// member is one node of a test's cluster, in this process, on loopback.
-type member struct {
+// testNode is one node of a test's cluster, in this process, on loopback.
+type testNode struct {
 	*Node
 	cfg  Config
 	stop context.CancelFunc
@@ -51,12 +51,12 @@ func freeURL(t *testing.T) string {
 }
 
 // startCluster runs n members until the test ends.
-func startCluster(t *testing.T, n int, adjust func(*Config)) []*member {
+func startCluster(t *testing.T, n int, adjust func(*Config)) []*testNode {
 	var initial []Peer
 	for i := range n {
 		initial = append(initial, Peer{ID: uint64(i + 1), URL: freeURL(t)})
 	}
-	var members []*member
+	var members []*testNode
 	for i := range n {
 		cfg := Config{
 			ID: uint64(i + 1), DataDir: t.TempDir(), Engine: "pebble", ListenPeer: initial[i].URL,
@@ -73,7 +73,7 @@ func startCluster(t *testing.T, n int, adjust func(*Config)) []*member {
 	return members
 }
 
-func start(t *testing.T, cfg Config) *member {
+func start(t *testing.T, cfg Config) *testNode {
 	t.Helper()
 	cfg.Logger = zap.NewNop()
 	n, err := New(cfg)
@@ -81,7 +81,7 @@ func start(t *testing.T, cfg Config) *member {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	m := &member{Node: n, cfg: cfg, stop: cancel, done: make(chan error, 1)}
+	m := &testNode{Node: n, cfg: cfg, stop: cancel, done: make(chan error, 1)}
 	ended := make(chan struct{})
 	go func() {
 		m.done <- n.Run(ctx)
@@ -91,7 +91,7 @@ func start(t *testing.T, cfg Config) *member {
 	return m
 }
 
-func (m *member) awaitReady(t *testing.T) {
+func (m *testNode) awaitReady(t *testing.T) {
 	t.Helper()
 	select {
 	case <-m.Ready():
@@ -103,13 +103,13 @@ func (m *member) awaitReady(t *testing.T) {
 }
 
 // end stops the member and returns how it ended.
-func (m *member) end(t *testing.T) error {
+func (m *testNode) end(t *testing.T) error {
 	t.Helper()
 	m.stop()
 	return m.awaitEnd(t)
 }
 
-func (m *member) awaitEnd(t *testing.T) error {
+func (m *testNode) awaitEnd(t *testing.T) error {
 	t.Helper()
 	select {
 	case err := <-m.done:
@@ -139,7 +139,7 @@ func eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-func (m *member) put(t *testing.T, key, value string) {
+func (m *testNode) put(t *testing.T, key, value string) {
 	t.Helper()
 	eventually(t, "put "+key, func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -149,7 +149,7 @@ func (m *member) put(t *testing.T, key, value string) {
 	})
 }
 
-func (m *member) get(t *testing.T, key string) string {
+func (m *testNode) get(t *testing.T, key string) string {
 	t.Helper()
 	eventually(t, "read", func() bool { return m.Barrier(testContext(t), nil) == nil })
 	kv, _, err := m.Store().Get([]byte(key), 0)
@@ -214,7 +214,7 @@ func TestWipedMemberIsRefused(t *testing.T) {
 func TestLateFirstStart(t *testing.T) {
 	var late Config
 	urls := []Peer{{ID: 1, URL: freeURL(t)}, {ID: 2, URL: freeURL(t)}, {ID: 3, URL: freeURL(t)}}
-	var ms []*member
+	var ms []*testNode
 	for i := range 3 {
 		cfg := Config{ID: uint64(i + 1), DataDir: t.TempDir(), Engine: "memory", ListenPeer: urls[i].URL, Initial: urls, TickInterval: 20 * time.Millisecond}
 		if i == 2 {
@@ -396,7 +396,7 @@ func TestClusterIDDependsOnTokenAndMembers(t *testing.T) {
 
 // A fresh node counts those that have nothing committed and have not voted.
 func TestJudge(t *testing.T) {
-	n := &Node{clusterID: 7, lg: zap.NewNop()}
+	j := &joiner{cfg: &Config{}, self: identity{Cluster: 7}, lg: zap.NewNop()}
 	in := func(cluster, term uint64, committed bool) initialAnswer {
 		return initialAnswer{info: info{ClusterID: cluster, Term: term, Committed: committed}}
 	}
@@ -412,7 +412,7 @@ func TestJudge(t *testing.T) {
 		{"a cluster", []initialAnswer{in(7, 1, false), in(7, 5, true)}, true, 2},
 		{"another cluster", []initialAnswer{in(8, 5, true)}, false, 1},
 	} {
-		existing, fresh := n.judge(c.answers)
+		existing, fresh := j.judge(c.answers)
 		if (existing != nil) != c.existing || fresh != c.fresh {
 			t.Errorf("%s: existing %v, fresh %d", c.name, existing != nil, fresh)
 		}
@@ -451,4 +451,4 @@ func TestSecondProcessIsToldWhichDirectory(t *testing.T) {
 }
 
 // peerURL is where other members reach this one.
-func (m *member) peerURL() []string { return []string{m.cfg.ListenPeer} }
+func (m *testNode) peerURL() []string { return []string{m.cfg.ListenPeer} }

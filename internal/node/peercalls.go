@@ -17,8 +17,8 @@ import (
 	"github.com/kvd-io/kvd/internal/raftnode"
 )
 
-// The calls that members make to each other beside raft's messages. They run
-// on the peer listener, under the same identity check.
+// The calls that members make to each other beside raft's messages. They
+// arrive on the peer listener, under the same check of identities.
 const (
 	pathInfo     = "/kvd/info"
 	pathAdmit    = "/kvd/admit"
@@ -32,14 +32,13 @@ const (
 	callTimeout  = 5 * time.Second
 )
 
-// info is what a node says of its cluster to one that starts.
+// info is what a node tells a starting one about its cluster.
 type info struct {
 	MemberID  uint64 `json:"member_id"`
 	ClusterID uint64 `json:"cluster_id"`
-	// Original is the cluster's id before it was recovered; 0 where it never
-	// was.
+	// Original is the cluster's id before it was recovered; 0 if it never was.
 	Original uint64 `json:"original_cluster_id,omitempty"`
-	// Committed says that the cluster has begun: something beyond the initial
+	// Committed means that the cluster has begun: something beyond the initial
 	// membership is committed.
 	Committed bool              `json:"committed"`
 	Term      uint64            `json:"term"`
@@ -47,7 +46,8 @@ type info struct {
 	Removed   []uint64          `json:"removed,omitempty"`
 }
 
-type admission struct {
+// joinRequest asks a cluster to bind a member to a data directory.
+type joinRequest struct {
 	Member    uint64 `json:"member"`
 	ClusterID uint64 `json:"cluster_id"`
 	Nonce     string `json:"nonce"`
@@ -59,7 +59,7 @@ type callError struct {
 	Detail string `json:"detail"`
 }
 
-// reasons gives the errors that callers decide by a name on the wire.
+// reasons names, on the wire, the errors that callers act on.
 var reasons = map[string]error{
 	"member_exists":    raftnode.ErrMemberExists,
 	"member_removed":   raftnode.ErrMemberRemoved,
@@ -84,33 +84,33 @@ func reasonOf(err error) string {
 	return "unknown"
 }
 
-// peerCaller makes the calls.
+// peerCaller makes the calls. It is safe for concurrent use.
 type peerCaller struct {
 	client *http.Client
 }
 
-func newPeerCaller(security *peers.Security) *peerCaller {
+func newPeerCaller(security peers.Security) *peerCaller {
 	return &peerCaller{client: &http.Client{
 		Transport: callTransport(security),
 		Timeout:   callTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error {
-			return errors.New("a member does not redirect")
+			return errors.New("members do not redirect")
 		},
 	}}
 }
 
-// callTransport makes a connection of its own for each call: one that is kept
-// may lead to a process that has died, and then nobody knows whether the call
-// arrived. A refused dial is certain.
-func callTransport(security *peers.Security) *http.Transport {
+// callTransport returns a transport that makes a connection for each call (N5):
+// one that is kept open may lead to a process that has died, and then nobody
+// knows whether the call arrived. A refused dial is certain.
+func callTransport(security peers.Security) *http.Transport {
 	t := &http.Transport{DisableKeepAlives: true}
 	security.DialWith(t, (&net.Dialer{Timeout: callTimeout}).DialContext)
 	return t
 }
 
 // call posts in and decodes the answer into out. A refusal comes back as the
-// error it was; where the outcome of a call with effects is open, it is
-// raftnode.ErrUnknown.
+// error that it was at the other member. If the outcome of a call is open, the
+// error is raftnode.ErrUnknown.
 func (p *peerCaller) call(ctx context.Context, url, path string, in, out any) error {
 	body, err := json.Marshal(in)
 	if err != nil {
@@ -131,7 +131,7 @@ func (p *peerCaller) call(ctx context.Context, url, path string, in, out any) er
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxCallBytes))
 	if err != nil {
-		return fmt.Errorf("%w: read the answer of %s: %w", raftnode.ErrUnknown, url, err)
+		return fmt.Errorf("%w: read the answer from %s: %w", raftnode.ErrUnknown, url, err)
 	}
 	if resp.StatusCode == http.StatusOK {
 		return json.Unmarshal(data, out)
@@ -142,7 +142,7 @@ func (p *peerCaller) call(ctx context.Context, url, path string, in, out any) er
 func refusal(url string, status int, data []byte) error {
 	var e callError
 	if err := json.Unmarshal(data, &e); err != nil {
-		return fmt.Errorf("%w: %s answers %d, which no member of kvd does", raftnode.ErrUnknown, url, status)
+		return fmt.Errorf("%w: %s answered with status %d, which is not an answer of a kvd member", raftnode.ErrUnknown, url, status)
 	}
 	if is, ok := reasons[e.Reason]; ok {
 		return &remoteError{is: is, detail: e.Detail}
@@ -150,7 +150,7 @@ func refusal(url string, status int, data []byte) error {
 	return fmt.Errorf("%w: %s: %s", raftnode.ErrUnknown, url, e.Detail)
 }
 
-// remoteError is a refusal by another member in its own words.
+// remoteError is a refusal by another member, in that member's words.
 type remoteError struct {
 	is     error
 	detail string
@@ -159,10 +159,10 @@ type remoteError struct {
 func (e *remoteError) Error() string { return e.detail }
 func (e *remoteError) Unwrap() error { return e.is }
 
-// any tries the URLs of one member in turn, while the call surely had no
-// effect.
+// any tries the URLs of one member in turn, as long as the call certainly had
+// no effect.
 func (p *peerCaller) any(ctx context.Context, urls []string, path string, in, out any) error {
-	err := fmt.Errorf("%w: the member has no URL", raftnode.ErrNoLeader)
+	err := fmt.Errorf("%w: the member has no peer URL", raftnode.ErrNoLeader)
 	for _, u := range urls {
 		if err = p.call(ctx, u, path, in, out); err == nil || !errors.Is(err, raftnode.ErrNoLeader) {
 			return err
@@ -193,112 +193,6 @@ func (p *peerCaller) status(ctx context.Context, urls []string) (api.Status, err
 	return out, err
 }
 
-func (p *peerCaller) admit(ctx context.Context, url string, a admission) error {
+func (p *peerCaller) admit(ctx context.Context, url string, a joinRequest) error {
 	return p.call(ctx, url, pathAdmit, a, new(struct{}))
-}
-
-// handlers serves the calls.
-func (n *Node) handlers() map[string]http.Handler {
-	return map[string]http.Handler{
-		pathInfo: serveCall(func(context.Context, caller, struct{}) (info, error) { return n.info(), nil }),
-		pathAdmit: serveCall(func(ctx context.Context, c caller, a admission) (struct{}, error) {
-			return struct{}{}, n.admit(ctx, c, a)
-		}),
-		pathChange: serveCall(n.takeChange),
-		pathTransfer: serveCall(func(ctx context.Context, c caller, to uint64) (struct{}, error) {
-			r, err := n.running()
-			if err != nil {
-				return struct{}{}, raftnode.ErrNotLeader
-			}
-			if err := n.fromMember(c); err != nil {
-				return struct{}{}, err
-			}
-			return struct{}{}, r.TransferLeadership(ctx, to)
-		}),
-		pathStatus: serveCall(func(ctx context.Context, c caller, _ struct{}) (api.Status, error) {
-			if err := n.fromMember(c); err != nil {
-				return api.Status{}, err
-			}
-			return n.Status(ctx)
-		}),
-	}
-}
-
-func (n *Node) takeChange(ctx context.Context, c caller, change raftnode.Change) (raftnode.Member, error) {
-	r, err := n.running()
-	if err != nil {
-		return raftnode.Member{}, raftnode.ErrNotLeader
-	}
-	if err := n.fromChanger(c, change); err != nil {
-		return raftnode.Member{}, err
-	}
-	return n.proposeChange(ctx, r, change)
-}
-
-// serveCall turns a function into a handler with limits on the body and time.
-func serveCall[In, Out any](f func(context.Context, caller, In) (Out, error)) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodPost {
-			w.Header().Set("Allow", http.MethodPost)
-			http.Error(w, "members call with POST", http.StatusMethodNotAllowed)
-			return
-		}
-		ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
-		defer cancel()
-		var in In
-		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxCallBytes)).Decode(&in); err != nil {
-			answerCall(w, http.StatusBadRequest, callError{Reason: "bad_member", Detail: err.Error()})
-			return
-		}
-		out, err := f(ctx, r.TLS, in)
-		switch {
-		case errors.Is(err, errIdentity):
-			answerCall(w, http.StatusUnauthorized, callError{Reason: reasonOf(err), Detail: err.Error()})
-		case err != nil:
-			answerCall(w, http.StatusConflict, callError{Reason: reasonOf(err), Detail: err.Error()})
-		default:
-			answerCall(w, http.StatusOK, out)
-		}
-	})
-}
-
-func answerCall(w http.ResponseWriter, status int, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // the caller is gone if this fails
-}
-
-// info describes this node's cluster, also while it bootstraps.
-func (n *Node) info() info {
-	r := n.raft.Load()
-	if r == nil {
-		return info{MemberID: n.id, ClusterID: n.clusterID, Original: n.original.Load()}
-	}
-	pos, ms := r.Position(), r.Membership()
-	out := info{
-		MemberID:  n.id,
-		ClusterID: ms.ClusterID,
-		Original:  n.original.Load(),
-		Committed: pos.Commit > raftnode.InitialIndex,
-		Term:      pos.Term,
-		Members:   ms.Members,
-	}
-	for id := range ms.Removed {
-		out.Removed = append(out.Removed, id)
-	}
-	return out
-}
-
-func (n *Node) admit(ctx context.Context, c caller, a admission) error {
-	r := n.raft.Load()
-	switch {
-	case r == nil:
-		return raftnode.ErrNoLeader
-	case a.ClusterID != r.Membership().ClusterID:
-		return fmt.Errorf("%w: this is cluster %016x, not %016x", raftnode.ErrBadMember, r.Membership().ClusterID, a.ClusterID)
-	}
-	if err := n.fromAdmitted(c, r.Membership(), a.Member); err != nil {
-		return err
-	}
-	return r.Admit(ctx, a.Member, a.Nonce)
 }

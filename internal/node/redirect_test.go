@@ -17,7 +17,7 @@ func TestPeerCallsFollowNoRedirect(t *testing.T) {
 	defer target.Close()
 	peer := httptest.NewServer(http.RedirectHandler(target.URL, http.StatusTemporaryRedirect))
 	defer peer.Close()
-	client := newPeerCaller(new(peers.Security)).client
+	client := newPeerCaller(peers.Security{}).client
 	defer client.CloseIdleConnections()
 	resp, err := client.Get(peer.URL + "/kvd/status")
 	if err == nil {

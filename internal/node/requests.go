@@ -2,179 +2,105 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/kvstore"
-	"github.com/kvd-io/kvd/internal/raftnode"
 )
+
+// This file is the door to the member: what the HTTP front may ask of a node
+// at any time. Each request is refused while the node does not serve (N3).
+
+// serving returns the member if it can carry out requests now.
+func (n *Node) serving() (*member, error) {
+	if err := n.life.serves(); err != nil {
+		return nil, err
+	}
+	return n.member.Load(), nil
+}
+
+// placed returns the member if the node has found its place. It may not have
+// caught up yet, and may be stopping.
+func (n *Node) placed() (*member, error) {
+	m := n.member.Load()
+	if m == nil {
+		return nil, retryable(api.Starting, "this node is looking for its place in the cluster")
+	}
+	return m, nil
+}
+
+// ID returns the member's id; 0 while a joining node has not been given one.
+func (n *Node) ID() uint64 { return n.identity.Load().Member }
+
+// ClusterID returns the cluster's id as 16 hexadecimal digits.
+func (n *Node) ClusterID() string {
+	if m := n.member.Load(); m != nil {
+		return m.cluster
+	}
+	return hex(n.identity.Load().Cluster)
+}
 
 // Store reads the replicated state of this node.
 func (n *Node) Store() *kvstore.Store { return n.store }
 
-// Do replicates a command and returns its result: it is then on the disks of a
-// quorum and applied here. It reports to note, unless that is nil, how long
-// each stage of the request took. Errors are *api.Error; only api.Timeout and
-// api.Internal leave the outcome open.
+// Do replicates a command and returns its result: the command is then on the
+// disks of a quorum and applied here. It reports to note, unless that is nil,
+// how long each stage of the request took. Errors are *api.Error; only
+// api.Timeout and api.Internal leave the outcome open.
 func (n *Node) Do(ctx context.Context, cmd *kvstore.Command, note func(stage string, took time.Duration)) (kvstore.Result, error) {
-	r, err := n.running()
+	m, err := n.serving()
 	if err != nil {
 		return kvstore.Result{}, err
 	}
-	w := beginStages(note, writeStages)
-	command := kvstore.EncodeCommand(make([]byte, 0, len(cmd.Key)+len(cmd.Value)+encodedBytes), cmd)
-	result, err := r.ProposeTimed(ctx, command, w.timing)
-	w.end()
-	if err != nil {
-		n.counts.proposalsFailed.Add(1)
-		return kvstore.Result{}, writeError(err)
-	}
-	return *result.(*kvstore.Result), nil
+	return m.do(ctx, cmd, note)
 }
-
-// encodedBytes is what an encoded command has beside its key and value, most
-// often.
-const encodedBytes = 32
 
 // Encode appends the command in the form that DoGroup takes.
 func (n *Node) Encode(dst []byte, cmd *kvstore.Command) []byte {
 	return kvstore.EncodeCommand(dst, cmd)
 }
 
-// DoGroup is Do for several commands.
-// They take effect in their order with nothing in between, or all have the
-// fate that the error tells. They must not be changed any more after an error.
+// DoGroup is Do for several commands. They take effect in order with nothing
+// in between, or an error applies to all of them. The caller must not modify
+// the commands after an error: they may still be on their way.
 func (n *Node) DoGroup(ctx context.Context, commands [][]byte, note func(stage string, took time.Duration)) ([]*kvstore.Result, error) {
-	r, err := n.running()
+	m, err := n.serving()
 	if err != nil {
 		return nil, err
 	}
-	w := beginStages(note, writeStages)
-	results, err := r.ProposeGroup(ctx, commands, w.timing)
-	w.end()
-	if err != nil {
-		if !errors.Is(err, raftnode.ErrOverloaded) { // the caller tries again
-			n.counts.proposalsFailed.Add(uint64(len(commands)))
-		}
-		return nil, writeError(err)
-	}
-	out := make([]*kvstore.Result, len(results))
-	for i, result := range results {
-		out[i] = result.(*kvstore.Result)
-	}
-	return out, nil
+	return m.doGroup(ctx, commands, note)
 }
 
 // Barrier returns once this node has applied everything that was committed
 // when it was called: a read that follows is linearizable. It reports to note
 // as Do does.
 func (n *Node) Barrier(ctx context.Context, note func(stage string, took time.Duration)) error {
-	r, err := n.running()
+	m, err := n.serving()
 	if err != nil {
 		return err
 	}
-	w := beginStages(note, readStages)
-	err = r.BarrierTimed(ctx, w.timing)
-	w.end()
-	if err != nil {
-		n.counts.readsFailed.Add(1)
-		return readError(err)
-	}
-	return nil
+	return m.barrier(ctx, note)
 }
 
 // CheckStaleness returns an error if this node last heard from a leader longer
 // ago than limit; 0 means no limit. A stale read follows it.
 func (n *Node) CheckStaleness(limit time.Duration) error {
-	r, err := n.running()
+	m, err := n.serving()
 	if err != nil {
 		return err
 	}
-	return freshness{r.Freshness()}.within(limit)
-}
-
-// running returns the replication layer once it serves.
-func (n *Node) running() (*raftnode.Replica, error) {
-	if n.draining.Load() {
-		return nil, retryable(api.Stopping, "this node is stopping; ask another one")
-	}
-	select {
-	case <-n.ready:
-		return n.raft.Load(), nil
-	default:
-		return nil, retryable(api.Starting, "this node is starting and has not caught up yet; try again soon or ask another one")
-	}
-}
-
-func retryable(code api.Code, format string, args ...any) *api.Error {
-	e := api.Errorf(code, format, args...)
-	e.RetryAfter = time.Second
-	return e
-}
-
-// writeError tells a client what became of its change.
-func writeError(err error) error {
-	switch {
-	case errors.Is(err, raftnode.ErrUnknown):
-		return api.Errorf(api.Timeout, "the change was proposed, but not seen applied in time: it may still take effect; read before you repeat it")
-	case errors.Is(err, raftnode.ErrNoLeader):
-		return retryable(api.NoLeader, "the cluster has no leader that this node knows of; nothing was changed; try again")
-	case errors.Is(err, raftnode.ErrOverloaded):
-		return retryable(api.Overloaded, "too many requests wait on this node; nothing was changed; slow down and try again")
-	case errors.Is(err, raftnode.ErrStopping):
-		return retryable(api.Stopping, "this node is stopping; nothing was changed; ask another one")
-	case errors.Is(err, raftnode.ErrDiskStall):
-		return retryable(api.NoLeader, "the disk of this node does not answer; nothing was changed; ask another one")
-	case errors.Is(err, errIdentity):
-		return api.Errorf(api.NoLeader, "the leader refuses this node (%v); nothing was changed; ask another node", err)
-	case errors.Is(err, raftnode.ErrNotLeader):
-		return retryable(api.NoLeader, "the leader changed; nothing was changed; try again")
-	}
-	return memberError(err)
-}
-
-// memberError covers the refusals of membership changes.
-func memberError(err error) error {
-	for _, c := range []struct {
-		is   error
-		code api.Code
-	}{
-		{raftnode.ErrMemberExists, api.MemberExists},
-		{raftnode.ErrMemberRemoved, api.MemberRemoved},
-		{raftnode.ErrMemberNotFound, api.MemberNotFound},
-		{raftnode.ErrUnsafeChange, api.UnsafeChange},
-		{raftnode.ErrNotHandedOver, api.UnsafeChange},
-		{raftnode.ErrBadMember, api.BadRequest},
-	} {
-		if errors.Is(err, c.is) {
-			return api.Errorf(c.code, "%v", err)
-		}
-	}
-	var e *api.Error
-	if errors.As(err, &e) {
-		return e
-	}
-	return api.Errorf(api.Internal, "%v", err)
-}
-
-// readError tells a client why a read could not be proved fresh. A read that
-// runs out of time with a leader in office is a read_timeout.
-func readError(err error) error {
-	if errors.Is(err, raftnode.ErrOverloaded) {
-		return retryable(api.ReadTimeout, "no quorum confirmed the read in time; try again, or read with consistency=stale")
-	}
-	if errors.Is(err, raftnode.ErrNoLeader) {
-		return retryable(api.NoLeader, "the cluster has no leader that this node knows of; try again, or read with consistency=stale")
-	}
-	return writeError(err)
+	return m.freshness().within(limit)
 }
 
 // Snapshot streams a consistent backup of the whole state.
 func (n *Node) Snapshot(ctx context.Context, w io.Writer) error {
-	if err := n.Barrier(ctx, nil); err != nil {
+	m, err := n.serving()
+	if err != nil {
+		return err
+	}
+	if err := m.barrier(ctx, nil); err != nil {
 		return err
 	}
 	v, err := n.store.View()
@@ -182,8 +108,130 @@ func (n *Node) Snapshot(ctx context.Context, w io.Writer) error {
 		return fmt.Errorf("pin a view: %w", err)
 	}
 	defer v.Close()
-	if _, err := v.WriteTo(&politeWriter{w: w, applied: n.raft.Load().Applied}); err != nil {
+	if _, err := v.WriteTo(&yieldingWriter{w: w, applied: m.replica.Applied}); err != nil {
 		return fmt.Errorf("write snapshot: %w", err)
 	}
 	return nil
+}
+
+// Members returns the membership with what this node observes of it.
+func (n *Node) Members(ctx context.Context) ([]api.Member, error) {
+	m, err := n.serving()
+	if err != nil {
+		return nil, err
+	}
+	return m.members(ctx)
+}
+
+// AddMember adds a learner, which the leader promotes once it has caught up.
+func (n *Node) AddMember(ctx context.Context, add api.NewMember) (api.AddedMember, error) {
+	m, err := n.serving()
+	if err != nil {
+		return api.AddedMember{}, err
+	}
+	return m.add(ctx, add)
+}
+
+// UpdateMember changes the URLs of a member. A nil list keeps the current ones.
+func (n *Node) UpdateMember(ctx context.Context, id uint64, peerURLs, clientURLs []string) (api.Member, error) {
+	m, err := n.serving()
+	if err != nil {
+		return api.Member{}, err
+	}
+	return m.update(ctx, id, peerURLs, clientURLs)
+}
+
+// PromoteMember makes a voter of a learner that has caught up.
+func (n *Node) PromoteMember(ctx context.Context, id uint64) (api.Member, error) {
+	m, err := n.serving()
+	if err != nil {
+		return api.Member{}, err
+	}
+	return m.promote(ctx, id)
+}
+
+// RemoveMember removes a member for good; its id is never used again. A leader
+// that is removed hands its leadership over first.
+func (n *Node) RemoveMember(ctx context.Context, id uint64) error {
+	m, err := n.serving()
+	if err != nil {
+		return err
+	}
+	return m.remove(ctx, id)
+}
+
+// Leader returns the current leader.
+func (n *Node) Leader() (api.Leader, error) {
+	m, err := n.serving()
+	if err != nil {
+		return api.Leader{}, err
+	}
+	return m.leader()
+}
+
+// TransferLeader hands leadership to the member.
+func (n *Node) TransferLeader(ctx context.Context, to uint64) error {
+	m, err := n.serving()
+	if err != nil {
+		return err
+	}
+	return m.transferLeader(ctx, to)
+}
+
+// Status describes this node, also before it serves and while it stops.
+func (n *Node) Status(context.Context) (api.Status, error) {
+	m, err := n.placed()
+	if err != nil {
+		return api.Status{}, err
+	}
+	return m.status(), nil
+}
+
+// ClusterStatus asks every member for its status.
+func (n *Node) ClusterStatus(ctx context.Context) (api.ClusterStatus, error) {
+	m, err := n.serving()
+	if err != nil {
+		return api.ClusterStatus{}, err
+	}
+	return m.clusterStatus(ctx), nil
+}
+
+// Figures returns the figures of a node that has its place in a cluster.
+func (n *Node) Figures(ctx context.Context) (Figures, error) {
+	m, err := n.placed()
+	if err != nil {
+		return Figures{}, err
+	}
+	return m.figures(ctx)
+}
+
+// Checks are the readiness checks.
+func (n *Node) Checks(context.Context) []api.Check {
+	checks := []api.Check{
+		{Name: "started", Err: n.life.checkStarted()},
+		{Name: "draining", Err: n.life.checkDraining()},
+	}
+	if m := n.member.Load(); m != nil {
+		checks = append(checks, m.checks()...)
+	}
+	return checks
+}
+
+// IsLeader reports whether this node leads.
+func (n *Node) IsLeader() bool {
+	m := n.member.Load()
+	return m != nil && m.leads()
+}
+
+// HasLeader reports whether this node knows a leader.
+func (n *Node) HasLeader() bool {
+	m := n.member.Load()
+	return m != nil && m.freshness().checkLeader() == nil
+}
+
+// Responsive reports whether the loop that everything waits for still turns. A
+// node that is starting or has ended has none, and counts as responsive.
+func (n *Node) Responsive() bool {
+	m := n.member.Load()
+	return m == nil || n.life.closing.Load() || m.replica.Responsive()
 }

@@ -19,95 +19,38 @@ import (
 	"github.com/kvd-io/kvd/internal/raftnode"
 )
 
-// errIdentity refuses a caller whose certificate belongs to someone else.
+// errIdentity means that a certificate does not match the identity that its
+// owner claims.
 var errIdentity = errors.New("the certificate does not match the claimed identity")
 
-// security is how this node knows other members, for package peers.
-func (n *Node) security() peers.Security {
-	if n.cfg.TLS == nil {
-		return peers.Security{}
-	}
-	return peers.Security{Secure: n.cfg.TLS.Dial, SecureOnly: !n.cfg.InsecurePeers, Authorize: certs.Names}
-}
-
-// caller is who makes a call: the connection that it comes over, nil without
-// TLS.
+// caller is who makes a call: the TLS state of its connection, nil without TLS.
 type caller = *tls.ConnectionState
 
-// The calls of members and of those who want to be run under these checks.
-// Everybody who gets here has a certificate of the members' authority, which
-// is all that asking for the members of a cluster takes.
-
-// fromMember lets in whom the certificate names as a member.
-func (n *Node) fromMember(c caller) error {
-	if n.cfg.TLS == nil {
-		return nil
-	}
-	return named(c, "a member", n.memberURLs())
+// peering is how the members of this node's cluster talk to each other.
+type peering struct {
+	tls      *certs.Bundle // nil: plain HTTP
+	insecure bool          // plain HTTP is allowed beyond this machine
 }
 
-// fromChanger lets in members, with what they were asked to pass on, and
-// those who ask to be added themselves.
-func (n *Node) fromChanger(c caller, change raftnode.Change) error {
-	err := n.fromMember(c)
-	if err == nil || change.Kind != raftnode.AddMember {
-		return err
+// security returns the rules for package peers.
+func (p peering) security() peers.Security {
+	if p.tls == nil {
+		return peers.Security{}
 	}
-	for _, u := range change.Member.PeerURLs {
-		if err := named(c, "the member to be added", []string{u}); err != nil {
-			return err
-		}
-	}
-	return nil
+	return peers.Security{Secure: p.tls.Dial, SecureOnly: !p.insecure, Authorize: certs.Names}
 }
 
-// fromAdmitted lets in the member that the directory is to be bound to. Where
-// it is not known here, Admit says what became of it.
-func (n *Node) fromAdmitted(c caller, ms *raftnode.Membership, id uint64) error {
-	m, ok := ms.Member(id)
-	switch {
-	case n.cfg.TLS == nil || ms.Removed[id]:
-		return nil
-	case !ok:
-		return fmt.Errorf("%w: this node does not know of member %d", raftnode.ErrMemberNotFound, id)
-	}
-	return named(c, fmt.Sprintf("member %d", id), m.PeerURLs)
-}
-
-func named(c caller, whom string, urls []string) error {
-	if err := certs.Names(c, urls); err != nil {
-		return fmt.Errorf("%w (%s): %w", errIdentity, whom, err)
-	}
-	return nil
-}
-
-// memberURLs are the peer URLs of all members: of the initial ones until
-// there is a membership.
-func (n *Node) memberURLs() (urls []string) {
-	if r := n.raft.Load(); r != nil {
-		for _, m := range r.Membership().Members {
-			urls = append(urls, m.PeerURLs...)
-		}
-	}
-	if len(urls) == 0 {
-		for _, p := range n.cfg.Initial {
-			urls = append(urls, p.URL)
-		}
-	}
-	return urls
-}
-
-// checkPeerURLs refuses URLs under which a member would be reached in another
-// way than the others, or in the clear where strangers hear it.
-func (n *Node) checkPeerURLs(urls []string) error {
+// checkURLs refuses URLs under which a member would be reached in another way
+// than the others, or in the clear where strangers can listen.
+func (p peering) checkURLs(urls []string) error {
 	for _, u := range urls {
 		secure := strings.HasPrefix(u, "https:")
 		switch {
-		case n.cfg.TLS == nil && secure:
-			return fmt.Errorf("%w: %s is with TLS, but the members of this cluster talk without it", raftnode.ErrBadMember, u)
-		case n.cfg.TLS != nil && !secure && !n.cfg.InsecurePeers:
-			return fmt.Errorf("%w: %s is without TLS, but the members of this cluster talk with it; use https://", raftnode.ErrBadMember, u)
-		case !secure && !n.cfg.InsecurePeers && !onThisMachine(u):
+		case p.tls == nil && secure:
+			return fmt.Errorf("%w: %s uses TLS, but the members of this cluster talk without it", raftnode.ErrBadMember, u)
+		case p.tls != nil && !secure && !p.insecure:
+			return fmt.Errorf("%w: %s does not use TLS, but the members of this cluster talk with it; use https://", raftnode.ErrBadMember, u)
+		case !secure && !p.insecure && !onThisMachine(u):
 			return fmt.Errorf("%w: %s is without TLS beyond this machine; set up TLS for members, "+
 				"or start all of them with --insecure-peers if nobody else can reach that network", raftnode.ErrBadMember, u)
 		}
@@ -124,28 +67,37 @@ func onThisMachine(text string) bool {
 	return u.Hostname() == "localhost" || err == nil && ip.Unmap().IsLoopback()
 }
 
-// secureListener puts TLS on the peer listener where its URL asks for it.
-func (n *Node) secureListener(l net.Listener, scheme string) (net.Listener, error) {
+// listener adds TLS to the peer listener if its URL asks for it.
+func (p peering) listener(l net.Listener, url string) (net.Listener, error) {
 	switch {
-	case scheme != "https":
+	case !strings.HasPrefix(url, "https:"):
 		return l, nil
-	case n.cfg.TLS == nil:
-		return nil, fmt.Errorf("%w: %s needs certificates", ErrConfig, n.cfg.ListenPeer)
+	case p.tls == nil:
+		return nil, fmt.Errorf("%w: %s needs a certificate, a key and a CA", ErrConfig, url)
 	}
-	return n.cfg.TLS.Listen(l), nil
+	return p.tls.Listen(l), nil
 }
 
-// refusedByServer reports whether the error says that the other side did not
-// like the certificate: with TLS 1.3 it comes with the first read, after the
-// request was written, but no request was looked at. crypto/tls has no type
-// for it that others can see.
+// named refuses a caller whose certificate names none of the hosts in the URLs.
+func named(c caller, whom string, urls []string) error {
+	if err := certs.Names(c, urls); err != nil {
+		return fmt.Errorf("%w (%s): %w", errIdentity, whom, err)
+	}
+	return nil
+}
+
+// refusedByServer reports whether the error means that the other side rejected
+// the certificate. With TLS 1.3 that comes with the first read, after the
+// request was written, but before anybody looked at it. crypto/tls exports no
+// type for it.
 func refusedByServer(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "remote error" && strings.Contains(op.Err.Error(), "certificate")
 }
 
-// sparseLog passes on one line a second of what an http.Server says, and how
-// many there were: a member that is refused tries again many times a second.
+// sparseLog passes on one line per second of what an http.Server logs, with the
+// number of lines that it left out: a member that is refused tries again many
+// times a second.
 type sparseLog struct {
 	lg *zap.Logger
 	mu struct {
@@ -164,7 +116,7 @@ func (s *sparseLog) Write(line []byte) (int, error) {
 		s.mu.dropped++
 		return len(line), nil
 	}
-	s.lg.Warn(string(bytes.TrimSpace(line)), zap.Int("more_before", s.mu.dropped))
+	s.lg.Warn(string(bytes.TrimSpace(line)), zap.Int("lines_omitted", s.mu.dropped))
 	s.mu.next, s.mu.dropped = now.Add(time.Second), 0
 	return len(line), nil
 }

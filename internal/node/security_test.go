@@ -110,7 +110,7 @@ func (tr *trust) memberURL(id int) string {
 
 // startSecure runs n members with TLS, each with a host and a certificate of
 // its own.
-func (tr *trust) startSecure(n int) (members []*member) {
+func (tr *trust) startSecure(n int) (members []*testNode) {
 	tr.t.Helper()
 	var initial []Peer
 	for i := range n {
@@ -145,7 +145,7 @@ func (tr *trust) client(name string) *http.Client {
 }
 
 // askPeer sends a request to the peer listener as rafthttp and the calls do.
-func askPeer(t *testing.T, c *http.Client, m *member, method, path, from string, body []byte) (status int, answer string, err error) {
+func askPeer(t *testing.T, c *http.Client, m *testNode, method, path, from string, body []byte) (status int, answer string, err error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel() // streams never end by themselves
@@ -153,7 +153,7 @@ func askPeer(t *testing.T, c *http.Client, m *member, method, path, from string,
 	if err != nil {
 		t.Fatal(err)
 	}
-	req.Header.Set("X-Etcd-Cluster-ID", fmt.Sprintf("%x", m.clusterID))
+	req.Header.Set("X-Etcd-Cluster-ID", fmt.Sprintf("%x", m.identity.Load().Cluster))
 	req.Header.Set("X-Server-From", from)
 	req.Header.Set("X-Server-Version", "3.7.0")
 	req.Header.Set("X-Min-Cluster-Version", "3.0.0")
@@ -225,7 +225,7 @@ func TestCertificatesAreBoundToMembers(t *testing.T) {
 	add := func(url string) []byte {
 		return marshal(raftnode.Change{Kind: raftnode.AddMember, Member: raftnode.Member{PeerURLs: []string{url}}})
 	}
-	admit := marshal(admission{Member: 2, ClusterID: m.clusterID, Nonce: "another"})
+	admit := marshal(joinRequest{Member: 2, ClusterID: m.identity.Load().Cluster, Nonce: "another"})
 	for _, c := range []struct {
 		what, method, path, from string
 		body                     []byte
@@ -267,7 +267,7 @@ func TestRevokedMemberIsCutOff(t *testing.T) {
 	tr := newTrust(t)
 	members := tr.startSecure(3)
 	reach := func(from, to int) bool {
-		return !members[from-1].raft.Load().ActiveSince(uint64(to)).IsZero()
+		return !members[from-1].member.Load().replica.ActiveSince(uint64(to)).IsZero()
 	}
 	eventually(t, "all connected", func() bool { return reach(1, 3) && reach(2, 3) && reach(3, 1) && reach(3, 2) })
 	old := tr.bundleCertificate("m3")
@@ -279,10 +279,10 @@ func TestRevokedMemberIsCutOff(t *testing.T) {
 	}
 	eventually(t, "member 3 cut off", func() bool { return !reach(1, 3) && !reach(2, 3) && !reach(3, 1) && !reach(3, 2) })
 	members[0].put(t, "k", "without member 3")
-	if _, err := members[2].peers.status(t.Context(), []string{members[0].cfg.ListenPeer}); !errors.Is(err, raftnode.ErrNoLeader) {
+	if _, err := members[2].calls.status(t.Context(), []string{members[0].cfg.ListenPeer}); !errors.Is(err, raftnode.ErrNoLeader) {
 		t.Errorf("a call of the revoked member: %v", err) // surely without effect
 	}
-	if _, err := members[0].peers.status(t.Context(), []string{members[2].cfg.ListenPeer}); !errors.Is(err, raftnode.ErrNoLeader) {
+	if _, err := members[0].calls.status(t.Context(), []string{members[2].cfg.ListenPeer}); !errors.Is(err, raftnode.ErrNoLeader) {
 		t.Errorf("a call to the revoked member: %v", err)
 	}
 	tr.issue(tr.ca, "m3", certs.Order{Hosts: []string{memberHost(3)}})
@@ -329,7 +329,7 @@ func TestMembersJudgeServers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = m.peers.info(testContext(t), url)
+			_, err = m.calls.info(testContext(t), url)
 			if name == "good" {
 				<-asked // a stream; the call got an answer that it cannot read
 				return
@@ -436,11 +436,11 @@ func TestPeerURLsMustFitTheCluster(t *testing.T) {
 		{"http://127.0.0.1:1", true, false, "the members of this cluster talk with it"},
 		{"http://10.0.0.1:1", true, false, "the members of this cluster talk with it"},
 	} {
-		n := &Node{cfg: Config{InsecurePeers: c.insecure}}
+		p := peering{insecure: c.insecure}
 		if c.tls {
-			n.cfg.TLS = new(certs.Bundle)
+			p.tls = new(certs.Bundle)
 		}
-		err := n.checkPeerURLs([]string{"https://n0.example:1", c.url}[btoi(!c.tls):])
+		err := p.checkURLs([]string{"https://n0.example:1", c.url}[btoi(!c.tls):])
 		if (err == nil) != (c.says == "") || err != nil && (!strings.Contains(err.Error(), c.says) || !errors.Is(err, raftnode.ErrBadMember)) {
 			t.Errorf("%+v: %v", c, err)
 		}

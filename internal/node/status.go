@@ -12,7 +12,7 @@ import (
 	"github.com/kvd-io/kvd/internal/raftnode"
 )
 
-// alarms are the conditions an operator must see.
+// alarms are the conditions that an operator must see.
 type alarms struct {
 	mu struct {
 		sync.Mutex
@@ -34,97 +34,71 @@ func (a *alarms) list() []string {
 	return append([]string{}, a.mu.raised...)
 }
 
-// Status describes this node, also while it starts or stops.
-func (n *Node) Status(context.Context) (api.Status, error) {
-	r := n.raft.Load()
-	if r == nil {
-		return api.Status{}, retryable(api.Starting, "this node looks for its place in the cluster")
-	}
-	at, hash := n.store.StateHash()
-	pos, stats := r.Position(), n.store.Stats()
-	logSize, snapSize := r.LogSizeBytes()
+func (m *member) status() api.Status {
+	at, hash := m.store.StateHash()
+	pos, stats := m.replica.Position(), m.store.Stats()
+	logSize, snapSize := m.replica.LogSizeBytes()
 	st := api.Status{
-		ID: n.id, Name: n.nameOf(r), ClusterID: n.ClusterID(),
-		Role: n.role(r), Term: pos.Term, Leader: pos.Leader,
+		ID: m.id, Name: m.name(), ClusterID: m.cluster,
+		Role: m.role(pos), Term: pos.Term, Leader: pos.Leader,
 		Commit: pos.Commit, Applied: at.Index, StateHash: hex(hash),
 		StateHashes: make(map[uint64]string),
-		Revision:    n.store.Revision(), CompactRevision: n.store.CompactRevision(),
+		Revision:    m.store.Revision(), CompactRevision: m.store.CompactRevision(),
 		Keys: stats.Keys, LogSizeBytes: logSize, StoreSizeBytes: stats.EngineBytes, SnapshotSizeBytes: snapSize,
-		LogicalSizeBytes: stats.LogicalBytes, QuotaBytes: n.store.Settings().QuotaBytes,
-		Engine: stats.EngineName, Version: n.cfg.Version.Version,
-		Uptime: time.Since(n.started).Round(time.Second).String(),
-		Alarms: n.alarms.list(),
+		LogicalSizeBytes: stats.LogicalBytes, QuotaBytes: m.store.Settings().QuotaBytes,
+		Engine: stats.EngineName, Version: m.cfg.Version.Version,
+		Uptime: time.Since(m.life.started).Round(time.Second).String(),
+		Alarms: m.alarms.list(),
 	}
-	for index, h := range n.store.Hashes() {
+	for index, h := range m.store.Hashes() {
 		st.StateHashes[index] = hex(h)
 	}
 	if q := st.QuotaBytes; q > 0 && st.LogicalSizeBytes >= q {
-		st.Alarms = append(st.Alarms, "no_space: the quota is reached; deletes and compaction go on")
+		st.Alarms = append(st.Alarms, "no_space: the quota is reached; deletes and compaction still work")
 	}
-	return st, nil
+	return st
 }
 
 func hex(h uint64) string { return fmt.Sprintf("%016x", h) }
 
-func (n *Node) nameOf(r *raftnode.Replica) string {
-	if m, ok := r.Membership().Member(n.id); ok && m.Name != "" {
-		return m.Name
+// name is the member's name in the cluster, or in its settings until the
+// cluster knows it.
+func (m *member) name() string {
+	if self, ok := m.replica.Membership().Member(m.id); ok && self.Name != "" {
+		return self.Name
 	}
-	return n.cfg.Name
+	return m.cfg.Name
 }
 
-func (n *Node) role(r *raftnode.Replica) string {
-	pos := r.Position()
-	if m, ok := r.Membership().Member(n.id); ok {
-		return roleOf(m, pos, n.id)
+func (m *member) role(pos raftnode.Position) string {
+	if self, ok := m.replica.Membership().Member(m.id); ok {
+		return roleOf(self, pos, m.id)
 	}
-	return "learner" // not in the membership it knows yet
-}
-
-// IsLeader reports whether this node leads.
-func (n *Node) IsLeader() bool {
-	r := n.raft.Load()
-	return r != nil && r.Position().Leader == n.id
-}
-
-// HasLeader reports whether this node knows of a leader.
-func (n *Node) HasLeader() bool {
-	r := n.raft.Load()
-	return r != nil && r.Position().Leader != 0
-}
-
-// Responsive reports whether the loop that everything waits for still turns.
-// A node that starts or has ended has none, and counts as responsive.
-func (n *Node) Responsive() bool {
-	r := n.raft.Load()
-	return r == nil || n.draining.Load() || r.Responsive()
+	return "learner" // the membership that it knows does not contain it yet
 }
 
 // statusTimeout bounds how long a silent member delays a cluster status.
 const statusTimeout = 2 * time.Second
 
-// ClusterStatus asks every member for its status.
-func (n *Node) ClusterStatus(ctx context.Context) (api.ClusterStatus, error) {
-	r, err := n.running()
-	if err != nil {
-		return api.ClusterStatus{}, err
-	}
+func (m *member) clusterStatus(ctx context.Context) api.ClusterStatus {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
-	members := r.Membership().Members
+	members := m.replica.Membership().Members
+	leader := m.replica.Position().Leader
 	out := api.ClusterStatus{
-		ClusterID: n.ClusterID(),
-		Leader:    r.Position().Leader,
+		ClusterID: m.cluster,
+		Leader:    leader,
 		Members:   make([]api.MemberStatus, len(members)),
-		Healthy:   r.Position().Leader != 0,
+		Healthy:   leader != 0,
 	}
 	var asked sync.WaitGroup
-	for i, m := range members {
-		asked.Go(func() { out.Members[i] = n.askStatus(ctx, m) })
+	for i, other := range members {
+		asked.Go(func() { out.Members[i] = m.askStatus(ctx, other) })
 	}
 	asked.Wait()
-	for i, m := range out.Members {
-		if m.Status == nil && !members[i].Learner || m.Status != nil && len(m.Status.Alarms) > 0 {
+	for i, row := range out.Members {
+		// A learner that is down costs nobody anything.
+		if row.Status == nil && !members[i].Learner || row.Status != nil && len(row.Status.Alarms) > 0 {
 			out.Healthy = false
 		}
 	}
@@ -132,17 +106,17 @@ func (n *Node) ClusterStatus(ctx context.Context) (api.ClusterStatus, error) {
 	if out.HashesAgree != nil && !*out.HashesAgree {
 		out.Healthy = false
 	}
-	return out, nil
+	return out
 }
 
-func (n *Node) askStatus(ctx context.Context, m raftnode.Member) api.MemberStatus {
-	row := api.MemberStatus{ID: m.ID, Name: m.Name}
+func (m *member) askStatus(ctx context.Context, other raftnode.Member) api.MemberStatus {
+	row := api.MemberStatus{ID: other.ID, Name: other.Name}
 	var st api.Status
 	var err error
-	if m.ID == n.id {
-		st, err = n.Status(ctx)
+	if other.ID == m.id {
+		st = m.status()
 	} else {
-		st, err = n.peers.status(ctx, m.PeerURLs)
+		st, err = m.calls.status(ctx, other.PeerURLs)
 	}
 	if err != nil {
 		row.Error = err.Error()
@@ -152,9 +126,9 @@ func (n *Node) askStatus(ctx context.Context, m raftnode.Member) api.MemberStatu
 	return row
 }
 
-// compareStatuses holds the state hashes of common log indexes against each
-// other: those kept under load, and the newest where nothing moves. agree is
-// nil when there is nothing in common.
+// compareStatuses compares the state hashes of log indexes that members have
+// in common: those kept under load, and the newest if nothing moves. agree is
+// nil if there are none.
 func compareStatuses(members []api.MemberStatus) (agree *bool, compared int) {
 	first := make(map[uint64]string)
 	equal := true
@@ -182,42 +156,33 @@ func compareStatuses(members []api.MemberStatus) (agree *bool, compared int) {
 	return &equal, compared
 }
 
-// Checks are the conditions of readiness.
-func (n *Node) Checks(context.Context) []api.Check {
-	checks := []api.Check{
-		{Name: "started", Err: n.checkStarted()},
-		{Name: "draining", Err: n.checkDraining()},
+func (m *member) checks() []api.Check {
+	fresh := m.freshness()
+	return []api.Check{
+		{Name: "leader", Err: fresh.checkLeader()},
+		{Name: "caught-up", Err: fresh.checkCaughtUp()},
+		{Name: "disk", Err: m.checkDisk()},
 	}
-	r := n.raft.Load()
-	if r == nil {
-		return checks
-	}
-	fresh := freshness{r.Freshness()}
-	return append(checks,
-		api.Check{Name: "leader", Err: fresh.checkLeader()},
-		api.Check{Name: "caught-up", Err: fresh.checkCaughtUp()},
-		api.Check{Name: "disk", Err: checkDisk(r)},
-	)
 }
 
-func (n *Node) checkStarted() error {
+func (l *lifecycle) checkStarted() error {
 	select {
-	case <-n.ready:
+	case <-l.ready:
 		return nil
 	default:
 		return errors.New("still starting")
 	}
 }
 
-func (n *Node) checkDraining() error {
-	if n.leaving.Load() || n.draining.Load() {
+func (l *lifecycle) checkDraining() error {
+	if l.leaving.Load() || l.closing.Load() {
 		return errors.New("stopping")
 	}
 	return nil
 }
 
-func checkDisk(r *raftnode.Replica) error {
-	if stalled := r.Stalled(); stalled > time.Second {
+func (m *member) checkDisk() error {
+	if stalled := m.replica.Stalled(); stalled > time.Second {
 		return fmt.Errorf("a write to the log has been running for %v", stalled.Round(time.Second))
 	}
 	return nil

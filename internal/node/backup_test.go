@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// TestBackupsAreMadeAside: in virtual time, a backup rests while entries are
+// TestBackupsYieldToRequests: in virtual time, a backup rests while entries are
 // applied, within its limit, and only then.
-func TestBackupsAreMadeAside(t *testing.T) {
+func TestBackupsYieldToRequests(t *testing.T) {
 	for _, c := range []struct {
 		name       string
 		busy       bool
@@ -21,7 +21,7 @@ func TestBackupsAreMadeAside(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			applied := uint64(7)
-			p := &politeWriter{w: io.Discard, applied: func() uint64 { return applied }, seen: 7}
+			p := &yieldingWriter{w: io.Discard, applied: func() uint64 { return applied }, seen: 7}
 			for range 10 {
 				time.Sleep(c.work)
 				if c.busy {

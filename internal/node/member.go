@@ -1,0 +1,160 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/raftnode"
+)
+
+// member is a node that has its place in a cluster: it carries out requests,
+// changes the membership, does a leader's duties and reports its status. Its
+// fields are set once; what changes is in the replica and the store, which
+// have their own owners, and in the counters and alarms.
+//
+// Its methods do not ask whether the node serves: Node does (N3).
+type member struct {
+	id      uint64
+	cluster string // its id, as 16 hexadecimal digits
+	cfg     *Config
+	lg      *zap.Logger
+	life    *lifecycle
+	store   *kvstore.Store
+	replica *raftnode.Replica
+	calls   *peerCaller
+	peering peering
+
+	alarms alarms
+	counts counts
+}
+
+func newMember(n *Node, r *raftnode.Replica) *member {
+	self := n.identity.Load()
+	return &member{
+		id:      self.Member,
+		cluster: hex(self.Cluster),
+		cfg:     &n.cfg,
+		lg:      n.lg,
+		life:    &n.life,
+		store:   n.store,
+		replica: r,
+		calls:   n.calls,
+		peering: n.peering,
+	}
+}
+
+// leads reports whether this member leads.
+func (m *member) leads() bool { return m.replica.Position().Leader == m.id }
+
+// encodedBytes is the usual size of an encoded command beside its key and
+// value.
+const encodedBytes = 32
+
+func (m *member) do(ctx context.Context, cmd *kvstore.Command, note func(stage string, took time.Duration)) (kvstore.Result, error) {
+	w := beginStages(note, writeStages)
+	command := kvstore.EncodeCommand(make([]byte, 0, len(cmd.Key)+len(cmd.Value)+encodedBytes), cmd)
+	result, err := m.replica.ProposeTimed(ctx, command, w.timing)
+	w.end()
+	if err != nil {
+		m.counts.proposalsFailed.Add(1)
+		return kvstore.Result{}, writeError(err)
+	}
+	return *result.(*kvstore.Result), nil
+}
+
+func (m *member) doGroup(ctx context.Context, commands [][]byte, note func(stage string, took time.Duration)) ([]*kvstore.Result, error) {
+	w := beginStages(note, writeStages)
+	results, err := m.replica.ProposeGroup(ctx, commands, w.timing)
+	w.end()
+	if err != nil {
+		if !errors.Is(err, raftnode.ErrOverloaded) { // the caller retries it
+			m.counts.proposalsFailed.Add(uint64(len(commands)))
+		}
+		return nil, writeError(err)
+	}
+	out := make([]*kvstore.Result, len(results))
+	for i, result := range results {
+		out[i] = result.(*kvstore.Result)
+	}
+	return out, nil
+}
+
+func (m *member) barrier(ctx context.Context, note func(stage string, took time.Duration)) error {
+	w := beginStages(note, readStages)
+	err := m.replica.BarrierTimed(ctx, w.timing)
+	w.end()
+	if err != nil {
+		m.counts.readsFailed.Add(1)
+		return readError(err)
+	}
+	return nil
+}
+
+// retryable returns an error that asks the client to try again soon.
+func retryable(code api.Code, format string, args ...any) *api.Error {
+	e := api.Errorf(code, format, args...)
+	e.RetryAfter = time.Second
+	return e
+}
+
+// writeError tells a client what became of its change.
+func writeError(err error) error {
+	switch {
+	case errors.Is(err, raftnode.ErrUnknown):
+		return api.Errorf(api.Timeout, "the change was proposed but not seen applied in time: it may still take effect; read before you repeat it")
+	case errors.Is(err, raftnode.ErrNoLeader):
+		return retryable(api.NoLeader, "this node knows of no leader; nothing was changed; try again")
+	case errors.Is(err, raftnode.ErrOverloaded):
+		return retryable(api.Overloaded, "too many requests are waiting on this node; nothing was changed; slow down and try again")
+	case errors.Is(err, raftnode.ErrStopping):
+		return retryable(api.Stopping, "this node is stopping; nothing was changed; ask another one")
+	case errors.Is(err, raftnode.ErrDiskStall):
+		return retryable(api.NoLeader, "the disk of this node is not responding; nothing was changed; ask another node")
+	case errors.Is(err, errIdentity):
+		return api.Errorf(api.NoLeader, "the leader refuses this node (%v); nothing was changed; ask another node", err)
+	case errors.Is(err, raftnode.ErrNotLeader):
+		return retryable(api.NoLeader, "the leader changed; nothing was changed; try again")
+	}
+	return memberError(err)
+}
+
+// memberError translates the refusals of membership changes.
+func memberError(err error) error {
+	for _, c := range []struct {
+		is   error
+		code api.Code
+	}{
+		{raftnode.ErrMemberExists, api.MemberExists},
+		{raftnode.ErrMemberRemoved, api.MemberRemoved},
+		{raftnode.ErrMemberNotFound, api.MemberNotFound},
+		{raftnode.ErrUnsafeChange, api.UnsafeChange},
+		{raftnode.ErrNotHandedOver, api.UnsafeChange},
+		{raftnode.ErrBadMember, api.BadRequest},
+	} {
+		if errors.Is(err, c.is) {
+			return api.Errorf(c.code, "%v", err)
+		}
+	}
+	var e *api.Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return api.Errorf(api.Internal, "%v", err)
+}
+
+// readError tells a client why a read could not be proved fresh. A read that
+// runs out of time while there is a leader is a read_timeout.
+func readError(err error) error {
+	if errors.Is(err, raftnode.ErrOverloaded) {
+		return retryable(api.ReadTimeout, "no quorum confirmed the read in time; try again, or read with consistency=stale")
+	}
+	if errors.Is(err, raftnode.ErrNoLeader) {
+		return retryable(api.NoLeader, "this node knows of no leader; try again, or read with consistency=stale")
+	}
+	return writeError(err)
+}

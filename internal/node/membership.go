@@ -1,0 +1,230 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.etcd.io/raft/v3"
+
+	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/raftnode"
+)
+
+func (m *member) members(ctx context.Context) ([]api.Member, error) {
+	progress, err := m.replica.Progress(ctx)
+	if err != nil {
+		return nil, readError(err)
+	}
+	var out []api.Member
+	for _, rm := range m.replica.Membership().Members {
+		am := m.describe(rm)
+		if p := progress[rm.ID]; p.Known {
+			am.Behind = &p.Behind
+		}
+		out = append(out, am)
+	}
+	return out, nil
+}
+
+func (m *member) describe(rm raftnode.Member) api.Member {
+	return api.Member{
+		ID:         rm.ID,
+		Name:       rm.Name,
+		PeerURLs:   orEmpty(rm.PeerURLs),
+		ClientURLs: orEmpty(rm.ClientURLs),
+		Learner:    rm.Learner,
+		Role:       roleOf(rm, m.replica.Position(), m.id),
+		Reachable:  rm.ID == m.id || !m.replica.ActiveSince(rm.ID).IsZero(),
+	}
+}
+
+// orEmpty makes a JSON array of a nil list.
+func orEmpty(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
+}
+
+func roleOf(rm raftnode.Member, pos raftnode.Position, self uint64) string {
+	switch {
+	case rm.ID == pos.Leader:
+		return "leader"
+	case rm.Learner:
+		return "learner"
+	case rm.ID == self:
+		return roleName(pos.Role)
+	case pos.Leader == raft.None:
+		return "unknown"
+	}
+	return "follower"
+}
+
+func roleName(role raft.StateType) string {
+	switch role {
+	case raft.StateLeader:
+		return "leader"
+	case raft.StateFollower:
+		return "follower"
+	default: // to an operator, a pre-candidate is a candidate
+		return "candidate"
+	}
+}
+
+func (m *member) add(ctx context.Context, add api.NewMember) (api.AddedMember, error) {
+	added, err := m.change(ctx, raftnode.Change{Kind: raftnode.AddMember, Member: raftnode.Member{
+		ID: add.ID, Name: add.Name, PeerURLs: add.PeerURLs, ClientURLs: add.ClientURLs, KeepLearner: add.Learner,
+	}})
+	if err != nil {
+		return api.AddedMember{}, err
+	}
+	ms := m.replica.Membership()
+	if now, ok := ms.Member(added.ID); ok {
+		added = now
+	} else {
+		added.Learner = true // not applied here yet
+	}
+	return api.AddedMember{Member: m.describe(added), Command: joinCommand(ms, added)}, nil
+}
+
+// joinCommand is the shell command that starts the new member.
+func joinCommand(ms *raftnode.Membership, added raftnode.Member) string {
+	for _, m := range ms.Members {
+		if m.ID != added.ID && len(m.PeerURLs) > 0 {
+			line := fmt.Sprintf("kvd --id %d --listen-peer %s --listen-client http://HOST:PORT --join %s",
+				added.ID, strings.Join(added.PeerURLs, ","), m.PeerURLs[0])
+			if strings.HasPrefix(m.PeerURLs[0], "https:") {
+				line += " --peer-cert-file CERT --peer-key-file KEY --peer-ca-file CA"
+			}
+			return line
+		}
+	}
+	return ""
+}
+
+func (m *member) update(ctx context.Context, id uint64, peerURLs, clientURLs []string) (api.Member, error) {
+	return m.changeOne(ctx, raftnode.Change{Kind: raftnode.UpdateMember, Member: raftnode.Member{ID: id, PeerURLs: peerURLs, ClientURLs: clientURLs}})
+}
+
+func (m *member) promote(ctx context.Context, id uint64) (api.Member, error) {
+	return m.changeOne(ctx, raftnode.Change{Kind: raftnode.PromoteMember, Member: raftnode.Member{ID: id}})
+}
+
+func (m *member) changeOne(ctx context.Context, c raftnode.Change) (api.Member, error) {
+	if _, err := m.change(ctx, c); err != nil {
+		return api.Member{}, err
+	}
+	changed, ok := m.replica.Membership().Member(c.Member.ID)
+	if !ok {
+		return api.Member{}, api.Errorf(api.MemberNotFound, "member %d was removed meanwhile", c.Member.ID)
+	}
+	return m.describe(changed), nil
+}
+
+func (m *member) remove(ctx context.Context, id uint64) error {
+	_, err := m.change(ctx, raftnode.Change{Kind: raftnode.RemoveMember, Member: raftnode.Member{ID: id}})
+	var e *api.Error
+	if errors.As(err, &e) && e.Code == api.MemberRemoved {
+		return api.Errorf(api.MemberNotFound, "member %d was already removed", id)
+	}
+	return err
+}
+
+// changePause is how long a change that no leader took waits before the next
+// attempt.
+const changePause = 50 * time.Millisecond
+
+// change takes a membership change to the leader, wherever that is, and waits
+// until this node has applied it too.
+func (m *member) change(ctx context.Context, c raftnode.Change) (raftnode.Member, error) {
+	for {
+		changed, err := m.changeAtLeader(ctx, c)
+		if err == nil {
+			// Wait until it is visible here as well. The change is made, even
+			// if that takes too long.
+			_ = m.replica.Barrier(ctx)
+			return changed, nil
+		}
+		if !errors.Is(err, raftnode.ErrNotLeader) && !errors.Is(err, raftnode.ErrNoLeader) {
+			return raftnode.Member{}, writeError(err)
+		}
+		if pause(ctx, changePause) != nil {
+			return raftnode.Member{}, writeError(raftnode.ErrNoLeader)
+		}
+	}
+}
+
+// changeAtLeader makes one attempt. ErrNotLeader and ErrNoLeader mean that
+// nothing was proposed. A leader that is to remove itself hands over first and
+// answers ErrNotLeader: the next attempt goes to its successor.
+func (m *member) changeAtLeader(ctx context.Context, c raftnode.Change) (raftnode.Member, error) {
+	at := m.replica.Position().Leader
+	if at == m.id {
+		return m.proposeChange(ctx, c)
+	}
+	leader, ok := m.replica.Membership().Member(at)
+	if !ok { // none, or one that this node has not heard of yet
+		return raftnode.Member{}, raftnode.ErrNoLeader
+	}
+	return m.calls.change(ctx, leader.PeerURLs, c)
+}
+
+// proposeChange changes the membership at this node, which leads.
+func (m *member) proposeChange(ctx context.Context, c raftnode.Change) (raftnode.Member, error) {
+	if err := m.peering.checkURLs(c.Member.PeerURLs); err != nil {
+		return raftnode.Member{}, err
+	}
+	return m.replica.Change(ctx, c)
+}
+
+func (m *member) leader() (api.Leader, error) {
+	pos := m.replica.Position()
+	l, ok := m.replica.Membership().Member(pos.Leader)
+	if !ok {
+		return api.Leader{}, retryable(api.NoLeader, "this node knows of no leader")
+	}
+	return api.Leader{ID: l.ID, Name: l.Name, Term: pos.Term, ClientURLs: orEmpty(l.ClientURLs)}, nil
+}
+
+func (m *member) transferLeader(ctx context.Context, to uint64) error {
+	var err error
+	switch l, ok := m.replica.Membership().Member(m.replica.Position().Leader); {
+	case !ok:
+		err = raftnode.ErrNoLeader
+	case l.ID == m.id:
+		err = m.replica.TransferLeadership(ctx, to)
+	default:
+		err = m.calls.transfer(ctx, l.PeerURLs, to)
+	}
+	if err != nil {
+		return writeError(err)
+	}
+	return nil
+}
+
+// lookup finds the URLs of a member that this node has not heard of yet, by
+// asking the members that it knows. A follower that slept through a change of
+// members must still be able to hear its new leader.
+func (m *member) lookup(ctx context.Context, id uint64) ([]string, bool) {
+	ms := m.replica.Membership()
+	for _, known := range ms.Members {
+		if known.ID == m.id {
+			continue
+		}
+		for _, u := range known.PeerURLs {
+			in, err := m.calls.info(ctx, u)
+			if err != nil || in.ClusterID != ms.ClusterID {
+				continue
+			}
+			for _, found := range in.Members {
+				if found.ID == id && len(found.PeerURLs) > 0 {
+					return found.PeerURLs, true
+				}
+			}
+		}
+	}
+	return nil, false
+}

@@ -1,0 +1,180 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/raftnode"
+)
+
+// callServer answers the calls of other members. It works before the node has
+// its place, too: nodes that start together must be able to tell each other
+// that nothing has begun.
+type callServer struct{ n *Node }
+
+// peerCalls returns the handlers of the calls by their paths.
+func (n *Node) peerCalls() map[string]http.Handler {
+	s := callServer{n}
+	return map[string]http.Handler{
+		pathInfo:     serveCall(s.info),
+		pathAdmit:    serveCall(s.admit),
+		pathChange:   serveCall(s.change),
+		pathTransfer: serveCall(s.transfer),
+		pathStatus:   serveCall(s.status),
+	}
+}
+
+// serveCall turns a function into a handler that bounds the body and the time.
+func serveCall[In, Out any](f func(context.Context, caller, In) (Out, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPost {
+			w.Header().Set("Allow", http.MethodPost)
+			http.Error(w, "members call each other with POST", http.StatusMethodNotAllowed)
+			return
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
+		defer cancel()
+		var in In
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxCallBytes)).Decode(&in); err != nil {
+			answerCall(w, http.StatusBadRequest, callError{Reason: "bad_member", Detail: err.Error()})
+			return
+		}
+		out, err := f(ctx, r.TLS, in)
+		switch {
+		case errors.Is(err, errIdentity):
+			answerCall(w, http.StatusUnauthorized, callError{Reason: reasonOf(err), Detail: err.Error()})
+		case err != nil:
+			answerCall(w, http.StatusConflict, callError{Reason: reasonOf(err), Detail: err.Error()})
+		default:
+			answerCall(w, http.StatusOK, out)
+		}
+	})
+}
+
+func answerCall(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // it only fails if the caller is gone
+}
+
+// info describes this node's cluster, also while it is being bootstrapped.
+// Anybody on the peer port may ask: a newcomer has nothing to show yet.
+func (s callServer) info(context.Context, caller, struct{}) (info, error) {
+	self, m := s.n.identity.Load(), s.n.member.Load()
+	out := info{MemberID: self.Member, ClusterID: self.Cluster, Original: self.Original}
+	if m == nil {
+		return out, nil
+	}
+	pos, ms := m.replica.Position(), m.replica.Membership()
+	out.Committed, out.Term, out.Members = pos.Commit > raftnode.InitialIndex, pos.Term, ms.Members
+	for id := range ms.Removed {
+		out.Removed = append(out.Removed, id)
+	}
+	return out, nil
+}
+
+// admit asks the cluster to bind the caller's directory to its member id. It
+// answers before this node has caught up: only the replicas decide.
+func (s callServer) admit(ctx context.Context, c caller, j joinRequest) (struct{}, error) {
+	m := s.n.member.Load()
+	if m == nil {
+		return struct{}{}, raftnode.ErrNoLeader
+	}
+	ms := m.replica.Membership()
+	if j.ClusterID != ms.ClusterID {
+		return struct{}{}, fmt.Errorf("%w: this is cluster %016x, not %016x", raftnode.ErrBadMember, ms.ClusterID, j.ClusterID)
+	}
+	if err := s.fromAdmitted(c, ms, j.Member); err != nil {
+		return struct{}{}, err
+	}
+	return struct{}{}, m.replica.Admit(ctx, j.Member, j.Nonce)
+}
+
+func (s callServer) change(ctx context.Context, c caller, change raftnode.Change) (raftnode.Member, error) {
+	m, err := s.n.serving()
+	if err != nil {
+		return raftnode.Member{}, raftnode.ErrNotLeader
+	}
+	if err := s.fromChanger(c, change); err != nil {
+		return raftnode.Member{}, err
+	}
+	return m.proposeChange(ctx, change)
+}
+
+func (s callServer) transfer(ctx context.Context, c caller, to uint64) (struct{}, error) {
+	m, err := s.n.serving()
+	if err != nil {
+		return struct{}{}, raftnode.ErrNotLeader
+	}
+	if err := s.fromMember(c); err != nil {
+		return struct{}{}, err
+	}
+	return struct{}{}, m.replica.TransferLeadership(ctx, to)
+}
+
+func (s callServer) status(ctx context.Context, c caller, _ struct{}) (api.Status, error) {
+	if err := s.fromMember(c); err != nil {
+		return api.Status{}, err
+	}
+	return s.n.Status(ctx)
+}
+
+// The calls are authorized here. With TLS, everybody who gets this far has a
+// certificate from the members' authority, which is enough to ask for the
+// members of a cluster (info).
+
+// fromMember admits a caller whose certificate names a member.
+func (s callServer) fromMember(c caller) error {
+	if s.n.peering.tls == nil {
+		return nil
+	}
+	return named(c, "a member", s.memberURLs())
+}
+
+// fromChanger admits members, which pass on changes that they were asked for,
+// and newcomers that ask to be added themselves.
+func (s callServer) fromChanger(c caller, change raftnode.Change) error {
+	err := s.fromMember(c)
+	if err == nil || change.Kind != raftnode.AddMember {
+		return err
+	}
+	for _, u := range change.Member.PeerURLs {
+		if err := named(c, "the member to be added", []string{u}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fromAdmitted admits the member that the directory is to be bound to. If the
+// member was removed, the replicas' own answer says so.
+func (s callServer) fromAdmitted(c caller, ms *raftnode.Membership, id uint64) error {
+	m, ok := ms.Member(id)
+	switch {
+	case s.n.peering.tls == nil || ms.Removed[id]:
+		return nil
+	case !ok:
+		return fmt.Errorf("%w: this node does not know member %d", raftnode.ErrMemberNotFound, id)
+	}
+	return named(c, fmt.Sprintf("member %d", id), m.PeerURLs)
+}
+
+// memberURLs returns the peer URLs of all members: of the initial ones until
+// there is a membership.
+func (s callServer) memberURLs() (urls []string) {
+	if m := s.n.member.Load(); m != nil {
+		for _, rm := range m.replica.Membership().Members {
+			urls = append(urls, rm.PeerURLs...)
+		}
+	}
+	if len(urls) == 0 {
+		for _, p := range s.n.cfg.Initial {
+			urls = append(urls, p.URL)
+		}
+	}
+	return urls
+}
