@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -102,8 +103,8 @@ func ask(h http.Handler, method, path string) *httptest.ResponseRecorder {
 // starting is the health of a node that has not caught up yet.
 type starting struct{ httpapi.Health }
 
-func (starting) Checks(context.Context) []api.Check {
-	return []api.Check{{Name: "started", Err: errors.New("still starting")}}
+func (starting) Checks(context.Context) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) { yield("started", errors.New("still starting")) }
 }
 func (starting) ClusterID() string { return "" }
 

@@ -1,7 +1,3 @@
-// Package api is the vocabulary that the HTTP front, the node and the Go
-// client share: who the members are, how a node and the cluster describe
-// themselves, and the error that carries a stable code. It holds plain data
-// and imports nothing of kvd.
 package api
 
 import (
@@ -9,11 +5,12 @@ import (
 	"time"
 )
 
-// Code is the stable word that names an error in answers. The HTTP status of
-// each code stands in one table in package httpapi.
+// Code is the stable word that identifies an error in answers. Clients compare
+// it; the wording of details may change. Package httpapi has the one table from
+// codes to HTTP statuses.
 type Code string
 
-// The codes of docs/api.md, in the order of their statuses.
+// The codes, in the order of their HTTP statuses.
 const (
 	BadRequest         Code = "bad_request"
 	FutureRevision     Code = "future_revision"
@@ -39,65 +36,67 @@ const (
 	Internal           Code = "internal"
 )
 
-// Error is a refusal or failure with its stable code. Detail says what was
-// wrong with which input and what to do about it.
+// Error is a refusal or failure with its stable code. Detail names the input at
+// fault and the remedy.
 type Error struct {
 	Code   Code
 	Detail string
-	// RetryAfter, where not zero, is when a repeat may succeed.
+	// RetryAfter is how long to wait before trying again; 0 if that is unknown.
 	RetryAfter time.Duration
-	// Fields are further members of the problem document, such as
-	// "revision" of a failed precondition; nil for none.
+	// Fields are further members of the problem document, for example the
+	// "revision" of a failed precondition. Values must be plain data for
+	// encoding/json. A field must not be named as one that every problem
+	// document has.
 	Fields map[string]any
 }
 
 // Error returns the code and the detail.
 func (e *Error) Error() string { return string(e.Code) + ": " + e.Detail }
 
-// Errorf returns an Error with the code and the formatted detail.
+// Errorf returns an Error with a code and a formatted detail.
 func Errorf(code Code, format string, args ...any) *Error {
 	return &Error{Code: code, Detail: fmt.Sprintf(format, args...)}
 }
 
-// Member is one member of the cluster as the replicated membership knows it,
-// with what the answering node observes of it.
+// Member is a member of the cluster: its entry in the replicated membership, and
+// what the answering node observes of it.
 type Member struct {
 	ID         uint64   `json:"id"`
 	Name       string   `json:"name"`
 	PeerURLs   []string `json:"peer_urls"`
 	ClientURLs []string `json:"client_urls"`
-	// Learner is true for a member that does not vote.
+	// Learner is true if the member does not vote.
 	Learner bool `json:"learner"`
 	// Role is leader, follower, candidate, learner or unknown, as seen from
 	// the answering node.
 	Role string `json:"role"`
-	// Reachable says whether the answering node has a working connection.
+	// Reachable is true if the answering node has a working connection to it.
 	Reachable bool `json:"reachable"`
-	// Behind is how many log entries the member lacks; only the leader knows
-	// it, elsewhere it is nil.
+	// Behind is the number of log entries that the member lacks. Only the leader
+	// knows it; in answers of other nodes it is nil.
 	Behind *uint64 `json:"behind,omitempty"`
 }
 
-// NewMember is a request to add a member. A zero ID means: the highest id
-// ever used plus one.
+// NewMember is a request to add a member. If ID is 0, the member gets the highest
+// id ever used plus one.
 type NewMember struct {
 	ID         uint64   `json:"id,omitempty"`
 	Name       string   `json:"name,omitempty"`
 	PeerURLs   []string `json:"peer_urls"`
 	ClientURLs []string `json:"client_urls,omitempty"`
-	// Learner keeps the member a learner; otherwise the leader promotes it
-	// once it has caught up.
+	// Learner keeps the member a learner. Otherwise the leader promotes it once it
+	// has caught up.
 	Learner bool `json:"learner,omitempty"`
 }
 
-// AddedMember is the answer to adding a member: the member, and the shell
-// command that starts it.
+// AddedMember is the answer to NewMember: the member, and the shell command that
+// starts it.
 type AddedMember struct {
 	Member
 	Command string `json:"command"`
 }
 
-// Leader names the current leader.
+// Leader identifies the current leader.
 type Leader struct {
 	ID         uint64   `json:"id"`
 	Name       string   `json:"name"`
@@ -115,18 +114,19 @@ type Status struct {
 	Leader    uint64 `json:"leader"` // 0 when unknown
 	Commit    uint64 `json:"commit"`
 	Applied   uint64 `json:"applied"`
-	// StateHash is the hash of the replicated state at index Applied, as 16
-	// hexadecimal digits.
+	// StateHash is the hash of the replicated state at index Applied, 16
+	// hexadecimal digits. Replicas have the same hash at the same index.
 	StateHash string `json:"state_hash"`
-	// StateHashes are those of the last log indexes divisible by 1,024, by
-	// which members under load are compared.
+	// StateHashes has the hashes at the latest log indexes divisible by 1,024.
+	// Under load no two members are at the same index when they are asked; these
+	// make them comparable.
 	StateHashes     map[uint64]string `json:"state_hashes,omitempty"`
 	Revision        uint64            `json:"revision"`
 	CompactRevision uint64            `json:"compact_revision"`
 	Keys            uint64            `json:"keys"`
 	LogSizeBytes    int64             `json:"log_size_bytes"`
 	StoreSizeBytes  int64             `json:"store_size_bytes"`
-	// LogicalSizeBytes is what the quota counts.
+	// LogicalSizeBytes is the size of the live data, which the quota limits.
 	LogicalSizeBytes  int64    `json:"logical_size_bytes"`
 	QuotaBytes        int64    `json:"quota_bytes"`
 	SnapshotSizeBytes int64    `json:"snapshot_size_bytes"`
@@ -136,8 +136,8 @@ type Status struct {
 	Alarms            []string `json:"alarms"`
 }
 
-// MemberStatus is one row of ClusterStatus: the status of a member, or why it
-// could not be had.
+// MemberStatus is one row of ClusterStatus: the status of a member, or the
+// reason why it is not available.
 type MemberStatus struct {
 	ID     uint64  `json:"id"`
 	Name   string  `json:"name"`
@@ -145,28 +145,22 @@ type MemberStatus struct {
 	Error  string  `json:"error,omitempty"`
 }
 
-// ClusterStatus lays the members' statuses side by side.
+// ClusterStatus has the statuses of all members side by side.
 type ClusterStatus struct {
 	ClusterID string         `json:"cluster_id"`
 	Leader    uint64         `json:"leader"`
 	Members   []MemberStatus `json:"members"`
-	// Healthy is true when there is a leader, every voter answers and no
-	// alarm is raised.
+	// Healthy is true if there is a leader, every voter answers, and no alarm is
+	// raised.
 	Healthy bool `json:"healthy"`
-	// HashesAgree says whether the state hashes of all common indexes agree;
-	// nil when no two members share an index.
+	// HashesAgree is true if the state hashes agree at all common indexes, and nil
+	// if no two members have one in common.
 	HashesAgree *bool `json:"hashes_agree"`
-	// HashesCompared counts the (index, member) pairs compared.
+	// HashesCompared is the number of comparisons behind HashesAgree.
 	HashesCompared int `json:"hashes_compared"`
 }
 
-// Check is one line of /readyz?verbose.
-type Check struct {
-	Name string
-	Err  error // nil when it passes
-}
-
-// Version is the answer of /version.
+// Version is the build of a node, the answer to GET /version.
 type Version struct {
 	Version   string   `json:"version"`
 	Commit    string   `json:"commit"`

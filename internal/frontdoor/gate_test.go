@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"iter"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -21,8 +22,10 @@ import (
 type startingNode struct{ httpapi.Health }
 
 func (startingNode) ClusterID() string { return "" }
-func (startingNode) Checks(context.Context) []api.Check {
-	return []api.Check{{Name: "started", Err: errors.New("still starting")}, {Name: "draining"}}
+func (startingNode) Checks(context.Context) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		_ = yield("started", errors.New("still starting")) && yield("draining", nil)
+	}
 }
 
 // oneKey is a store that has one key at revision 7.

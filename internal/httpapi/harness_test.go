@@ -6,10 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -135,7 +135,7 @@ func (c *testCluster) TransferLeader(_ context.Context, to uint64) error {
 type testHealth struct {
 	err      error
 	status   api.Status
-	checks   []api.Check
+	checks   []check
 	leader   bool
 	snapshot func(io.Writer) error
 }
@@ -144,9 +144,17 @@ func (h *testHealth) Status(context.Context) (api.Status, error) { return h.stat
 func (h *testHealth) ClusterStatus(context.Context) (api.ClusterStatus, error) {
 	return api.ClusterStatus{ClusterID: testClusterID, Healthy: true}, h.err
 }
-func (h *testHealth) Checks(context.Context) []api.Check { return slices.Clone(h.checks) }
-func (h *testHealth) ClusterID() string                  { return testClusterID }
-func (h *testHealth) IsLeader() bool                     { return h.leader }
+func (h *testHealth) Checks(context.Context) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		for _, c := range h.checks {
+			if !yield(c.name, c.err) {
+				return
+			}
+		}
+	}
+}
+func (h *testHealth) ClusterID() string { return testClusterID }
+func (h *testHealth) IsLeader() bool    { return h.leader }
 func (h *testHealth) Snapshot(_ context.Context, w io.Writer) error {
 	return h.snapshot(w)
 }

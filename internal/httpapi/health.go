@@ -9,6 +9,12 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 )
 
+// check is one line of /readyz?verbose.
+type check struct {
+	name string
+	err  error // nil if it passes
+}
+
 // getLive answers /livez and /healthz: this process answers. It asks nothing
 // of the cluster, or a supervisor would restart healthy nodes that merely
 // lack a quorum.
@@ -17,7 +23,7 @@ func (s *Server) getLive(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	return x.writeChecks([]api.Check{{Name: "process"}}, verbose)
+	return x.writeChecks([]check{{name: "process"}}, verbose)
 }
 
 // getReady answers /readyz.
@@ -34,7 +40,7 @@ func (s *Server) getReady(x *exchange) error {
 		return err
 	}
 	excluded := x.query.excluded()
-	checks = slices.DeleteFunc(checks, func(c api.Check) bool { return slices.Contains(excluded, c.Name) })
+	checks = slices.DeleteFunc(checks, func(c check) bool { return slices.Contains(excluded, c.name) })
 	return x.writeChecks(checks, verbose)
 }
 
@@ -46,21 +52,24 @@ func (s *Server) getReadyCheck(x *exchange) error {
 	}
 	var names []string
 	for _, c := range checks {
-		if c.Name == x.arg {
-			return x.writeChecks([]api.Check{c}, c.Err != nil)
+		if c.name == x.arg {
+			return x.writeChecks([]check{c}, c.err != nil)
 		}
-		names = append(names, c.Name)
+		names = append(names, c.name)
 	}
 	return api.Errorf(api.NotFound, "there is no check %.40q; the checks are %s", x.arg, strings.Join(names, ", "))
 }
 
-func (s *Server) readiness(x *exchange) ([]api.Check, error) {
+func (s *Server) readiness(x *exchange) (checks []check, err error) {
 	ctx, cancel, err := x.context()
 	if err != nil {
 		return nil, err
 	}
 	defer cancel()
-	return s.opts.Health.Checks(ctx), nil
+	for name, err := range s.opts.Health.Checks(ctx) {
+		checks = append(checks, check{name, err})
+	}
+	return checks, nil
 }
 
 // checkRole answers 429 to a load balancer that looks for the leader on a
@@ -91,15 +100,15 @@ func (q *query) excluded() []string {
 
 // writeChecks answers 200 or 503 in the form that kubelets and people know.
 // The list is shown on request and on failure.
-func (x *exchange) writeChecks(checks []api.Check, verbose bool) error {
+func (x *exchange) writeChecks(checks []check, verbose bool) error {
 	status, lines := http.StatusOK, ""
 	for _, c := range checks {
-		if c.Err != nil {
+		if c.err != nil {
 			status = http.StatusServiceUnavailable
-			lines += "[-]" + c.Name + " failed: " + oneLine(c.Err.Error()) + "\n"
+			lines += "[-]" + c.name + " failed: " + oneLine(c.err.Error()) + "\n"
 			continue
 		}
-		lines += "[+]" + c.Name + " ok\n"
+		lines += "[+]" + c.name + " ok\n"
 	}
 	switch {
 	case status != http.StatusOK:

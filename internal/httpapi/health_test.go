@@ -15,7 +15,7 @@ import (
 func TestLiveness(t *testing.T) {
 	f := newFixture(t)
 	f.node.readErr = api.Errorf(api.NoLeader, "nobody leads")
-	f.health.checks = []api.Check{{Name: "leader", Err: errors.New("none")}}
+	f.health.checks = []check{{name: "leader", err: errors.New("none")}}
 	for _, p := range []string{"/livez", "/healthz"} {
 		f.do("GET", p, "").wantBody(200, "ok").wantHeader("Cache-Control", "no-store")
 		f.do("HEAD", p, "").wantBody(200, "")
@@ -25,10 +25,10 @@ func TestLiveness(t *testing.T) {
 
 func TestReadiness(t *testing.T) {
 	f := newFixture(t)
-	f.health.checks = []api.Check{{Name: "leader"}, {Name: "caught_up"}}
+	f.health.checks = []check{{name: "leader"}, {name: "caught_up"}}
 	f.do("GET", "/readyz", "").wantBody(200, "ok")
 	f.do("GET", "/readyz?verbose", "").wantBody(200, "[+]leader ok\n[+]caught_up ok\nok\n")
-	f.health.checks[0].Err = errors.New("no leader\nsince long")
+	f.health.checks[0].err = errors.New("no leader\nsince long")
 	f.do("GET", "/readyz", "").wantBody(503, "[-]leader failed: no leader; since long\n[+]caught_up ok\nnot ready\n").wantHeader("Retry-After", "1")
 	f.do("GET", "/readyz?exclude=leader", "").wantBody(200, "ok")
 	f.do("GET", "/readyz?exclude=caught_up&exclude=leader", "").wantBody(200, "ok")
@@ -78,7 +78,7 @@ func TestVersionMetricsAndOpenAPIAreServed(t *testing.T) {
 // A node that does not serve answers what needs no node, in the same way as
 // one that does, and refuses the rest.
 func TestStandby(t *testing.T) {
-	health := &testHealth{checks: []api.Check{{Name: "started", Err: errors.New("still starting")}, {Name: "draining"}}}
+	health := &testHealth{checks: []check{{name: "started", err: errors.New("still starting")}, {name: "draining"}}}
 	rejected := &countedRejections{}
 	s := NewStandby(Options{
 		Health: health, Observer: rejected, Version: api.Version{Version: "1.2.3"},

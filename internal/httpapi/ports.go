@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"io"
+	"iter"
 	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
@@ -67,8 +68,9 @@ type Leadership interface {
 
 // Health is the part of the node that answers before it serves, too.
 type Health interface {
-	// Checks are the readiness checks, each under a name of its own.
-	Checks(ctx context.Context) []api.Check
+	// Checks yields the readiness checks, each under a name of its own, with nil
+	// for those that pass.
+	Checks(ctx context.Context) iter.Seq2[string, error]
 	// ClusterID is 16 hexadecimal digits, or empty while it is unknown.
 	ClusterID() string
 	IsLeader() bool

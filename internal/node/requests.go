@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
 	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
@@ -205,16 +206,16 @@ func (n *Node) Figures(ctx context.Context) (Figures, error) {
 	return m.figures(ctx)
 }
 
-// Checks are the readiness checks.
-func (n *Node) Checks(context.Context) []api.Check {
-	checks := []api.Check{
-		{Name: "started", Err: n.life.checkStarted()},
-		{Name: "draining", Err: n.life.checkDraining()},
+// Checks yields the readiness checks by name, with nil for those that pass.
+func (n *Node) Checks(context.Context) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		if !yield("started", n.life.checkStarted()) || !yield("draining", n.life.checkDraining()) {
+			return
+		}
+		if m := n.member.Load(); m != nil {
+			m.checks(yield)
+		}
 	}
-	if m := n.member.Load(); m != nil {
-		checks = append(checks, m.checks()...)
-	}
-	return checks
 }
 
 // IsLeader reports whether this node leads.

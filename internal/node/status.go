@@ -156,13 +156,10 @@ func compareStatuses(members []api.MemberStatus) (agree *bool, compared int) {
 	return &equal, compared
 }
 
-func (m *member) checks() []api.Check {
+// checks yields the readiness checks of a member.
+func (m *member) checks(yield func(string, error) bool) {
 	fresh := m.freshness()
-	return []api.Check{
-		{Name: "leader", Err: fresh.checkLeader()},
-		{Name: "caught-up", Err: fresh.checkCaughtUp()},
-		{Name: "disk", Err: m.checkDisk()},
-	}
+	_ = yield("leader", fresh.checkLeader()) && yield("caught-up", fresh.checkCaughtUp()) && yield("disk", m.checkDisk())
 }
 
 func (l *lifecycle) checkStarted() error {
