@@ -6,7 +6,8 @@ import (
 	"github.com/kvd-io/kvd/internal/certs"
 )
 
-// certificateMetrics shows the bundles that there are, by whom they are for.
+// certificateMetrics collects the figures of the certificates for clients and
+// for members, as far as they exist.
 type certificateMetrics struct{ certificates }
 
 func certificateMetric(name, help string) *prometheus.Desc {

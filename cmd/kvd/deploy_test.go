@@ -39,8 +39,8 @@ var etcdAliases = map[string]string{
 	"etcd_network_peer_sent_bytes_total":        "COUNTER", "etcd_network_peer_received_bytes_total": "COUNTER",
 }
 
-// late are metrics of etcd's packages that show up only once something
-// happened, here with their labels.
+// late are metrics of etcd's packages that appear only after a certain event,
+// with their labels.
 var late = catalog{
 	"etcd_network_peer_round_trip_time_seconds":            {kind: "HISTOGRAM", labels: []string{"To"}, help: "Round-trip time to a peer, measured by a probe every 30 seconds."},
 	"etcd_network_disconnected_peers_total":                {kind: "COUNTER", labels: []string{"Local", "Remote"}, help: "Number of times that the connection to a peer broke."},
@@ -111,7 +111,7 @@ func runNode(t *testing.T, cfg node.Config) *node.Node {
 	return n
 }
 
-// exported is everything that two nodes export between them once each has
+// exported returns everything that two nodes together export after each has
 // served a request.
 func exported(t *testing.T) catalog {
 	t.Helper()
@@ -125,8 +125,8 @@ func exported(t *testing.T) catalog {
 			}
 			gather(t, cat, e.meters.registry)
 		}
-		// The leader knows how far its follower is once that has answered, and
-		// rafthttp counts what it carries.
+		// The leader knows the position of its follower after the first response,
+		// and rafthttp counts bytes from the first message on.
 		if _, ok := cat["kvd_peer_behind_entries"]; ok && cat["etcd_network_peer_received_bytes_total"].kind != "" {
 			return cat
 		}
@@ -151,8 +151,8 @@ func gather(t *testing.T, cat catalog, from prometheus.Gatherer) {
 	}
 }
 
-// registered reports whether the default registry knows a name under which
-// nothing is shown yet: it then refuses another metric of that name.
+// registered reports whether the default registry has a metric that exports
+// nothing yet: it then refuses another metric of that name.
 func registered(name string) bool {
 	probe := prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: "a probe of a test"})
 	if prometheus.Register(probe) != nil {
@@ -162,7 +162,7 @@ func registered(name string) bool {
 	return false
 }
 
-// What is said of metrics in deploy/ and docs/ is held against running nodes.
+// The metrics named in deploy/ and docs/ are compared with running nodes.
 func TestMetricsAreAsSaid(t *testing.T) {
 	cat := exported(t)
 	for name, f := range late {

@@ -6,8 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// volatileFileSystem says which file system the directory is, or will be, on,
-// if it is one whose files do not outlive the machine's memory or a container.
+// volatileFileSystem returns the kind of the file system that the directory is
+// on, or will be on once it is made, if its files do not survive a reboot or the
+// removal of a container; "" for any other.
 func volatileFileSystem(dir string) string {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -18,7 +19,7 @@ func volatileFileSystem(dir string) string {
 		if dir == filepath.Dir(dir) {
 			return ""
 		}
-		dir = filepath.Dir(dir) // it is not there yet
+		dir = filepath.Dir(dir) // the directory does not exist yet
 	}
 	switch s.Type {
 	case unix.TMPFS_MAGIC, unix.RAMFS_MAGIC:

@@ -12,11 +12,11 @@ func TestForgetfulFileSystem(t *testing.T) {
 	const memory = "/dev/shm"
 	var s unix.Statfs_t
 	if err := unix.Statfs(memory, &s); err != nil || s.Type != unix.TMPFS_MAGIC {
-		t.Skipf("%s is no file system in memory here (%v), so that nothing was tested", memory, err)
+		t.Skipf("%s is not a file system in memory here (%v); nothing was tested", memory, err)
 	}
 	dir, err := os.MkdirTemp(memory, "kvd-test-")
 	if err != nil {
-		t.Skipf("%s cannot be written: %v", memory, err)
+		t.Skipf("cannot write to %s: %v", memory, err)
 	}
 	defer os.RemoveAll(dir)
 	for _, name := range []string{dir, filepath.Join(dir, "not", "there")} {

@@ -2,5 +2,5 @@
 
 package main
 
-// volatileFileSystem can tell on Linux only.
+// volatileFileSystem knows the kinds of Linux only.
 func volatileFileSystem(string) string { return "" }

@@ -15,12 +15,12 @@ import (
 	"github.com/kvd-io/kvd/internal/settings"
 )
 
-// imageUser is who runs kvd in the image.
+// imageUser is the user of kvd in the image.
 const imageUser = 65532
 
 const imageBinary = "/usr/local/bin/kvd"
 
-// dockerfile has the arguments of the last stage's instructions.
+// dockerfile returns the arguments of the last stage's instructions.
 func dockerfile(t *testing.T) map[string][]string {
 	t.Helper()
 	b, err := os.ReadFile("../../Dockerfile")
@@ -41,7 +41,7 @@ func dockerfile(t *testing.T) map[string][]string {
 	return all
 }
 
-// TestDockerfile holds the image's settings against kvd.
+// TestDockerfile compares the image's settings with kvd's.
 func TestDockerfile(t *testing.T) {
 	d := dockerfile(t)
 	user := strconv.Itoa(imageUser)
@@ -76,7 +76,7 @@ func portOf(t *testing.T, text string) string {
 	return u.Port()
 }
 
-// holdCheck has kvd judge the command of a health check.
+// holdCheck has kvd parse the command of a health check.
 func holdCheck(t *testing.T, words []string) {
 	t.Helper()
 	if len(words) < 2 || words[0] != imageBinary {
@@ -91,7 +91,7 @@ func holdCheck(t *testing.T, words []string) {
 	}
 }
 
-// composeFile is what kvd cares about of compose.yaml.
+// composeFile is the part of compose.yaml that concerns kvd.
 type composeFile struct {
 	Services map[string]struct {
 		Restart     string
@@ -106,7 +106,7 @@ type composeFile struct {
 	Volumes  map[string]any
 }
 
-// TestComposeFile holds compose.yaml against kvd and against itself.
+// TestComposeFile compares compose.yaml with kvd, and its parts with each other.
 func TestComposeFile(t *testing.T) {
 	b, err := os.ReadFile("../../compose.yaml")
 	if err != nil {

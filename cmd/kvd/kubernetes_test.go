@@ -20,7 +20,7 @@ import (
 
 const kubernetesFile = "../../deploy/kubernetes/kvd.yaml"
 
-// manifest is what kvd cares about of any of its manifests.
+// manifest is the part of the manifests that concerns kvd.
 type manifest struct {
 	Kind     string
 	Metadata struct {
@@ -102,7 +102,7 @@ type probeSpec struct {
 	HTTPGet struct{ Path, Port string } `yaml:"httpGet"`
 }
 
-// kubernetes has the manifests by kind and name.
+// kubernetes returns the manifests by kind and name.
 func kubernetes(t *testing.T) map[string]manifest {
 	t.Helper()
 	b, err := os.ReadFile(kubernetesFile)
@@ -121,8 +121,8 @@ func kubernetes(t *testing.T) map[string]manifest {
 	}
 }
 
-// environ is the environment of a pod, as Kubernetes makes it: references to
-// variables above are replaced, and services of the namespace are described.
+// environ returns the environment of a pod as Kubernetes makes it: references
+// to earlier variables are replaced, and the services of the namespace added.
 func (c container) environ(t *testing.T, pod string) (list []string) {
 	t.Helper()
 	known := make(map[string]string)
@@ -146,7 +146,7 @@ func (c container) environ(t *testing.T, pod string) (list []string) {
 	return append(list, "KVD_PORT=tcp://10.96.0.7:12380", "KVD_SERVICE_HOST=10.96.0.7", "KVD_PEERS_SERVICE_PORT_METRICS=12381")
 }
 
-// TestKubernetesSettings has each pod's settings judged by kvd.
+// TestKubernetesSettings has kvd resolve each pod's settings.
 func TestKubernetesSettings(t *testing.T) {
 	set := kubernetes(t)["StatefulSet/kvd"]
 	c := set.Spec.Template.Spec.Containers[0]
@@ -201,8 +201,8 @@ func (c container) port(t *testing.T, name string) int {
 	return 0
 }
 
-// holdFiles looks for the files and directories of the settings in what is
-// mounted.
+// holdFiles looks for the files and directories of the settings under the
+// mounts.
 func (c container) holdFiles(t *testing.T, s *settings.Settings) {
 	t.Helper()
 	mounts := make(map[string]string)
@@ -219,8 +219,8 @@ func (c container) holdFiles(t *testing.T, s *settings.Settings) {
 	}
 }
 
-// TestKubernetesServices: selectors find the pods, ports exist, members are
-// found before they are ready, and one goes at a time.
+// TestKubernetesServices: selectors match the pods, ports exist, members can be
+// resolved before they are ready, and only one is evicted at a time.
 func TestKubernetesServices(t *testing.T) {
 	all := kubernetes(t)
 	set := all["StatefulSet/kvd"]
@@ -256,7 +256,7 @@ func TestKubernetesServices(t *testing.T) {
 	}
 }
 
-// TestKubernetesPod holds the pod against what kvd needs and serves.
+// TestKubernetesPod compares the pod with what kvd needs and serves.
 func TestKubernetesPod(t *testing.T) {
 	set := kubernetes(t)["StatefulSet/kvd"]
 	pod := set.Spec.Template.Spec
@@ -292,13 +292,13 @@ func TestKubernetesPod(t *testing.T) {
 			t.Errorf("a probe asks for %s on %s", get.Path, get.Port)
 		}
 		if w := ask(door, "GET", get.Path); w.Code != p.status {
-			t.Errorf("the listener for metrics answers %d to %s while it starts", w.Code, get.Path)
+			t.Errorf("while the node starts, the metrics listener answers %d to %s", w.Code, get.Path)
 		}
 	}
 }
 
-// TestCertificateNamesTheMembers: what cert-manager is asked for suits what
-// members call each other.
+// TestCertificateNamesTheMembers: the certificate that cert-manager is asked for
+// has the names by which members address each other.
 func TestCertificateNamesTheMembers(t *testing.T) {
 	b, err := os.ReadFile("../../deploy/kubernetes/certificate.yaml")
 	if err != nil {

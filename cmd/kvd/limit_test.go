@@ -13,9 +13,9 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 )
 
-// TestConnectionsOverTheLimit asks a real node whose places are taken, in the
-// clear, with TLS, and by way of net/http: probes are answered, others are told
-// why not.
+// TestConnectionsOverTheLimit: a real node at its limit answers probes and
+// refuses other requests with the reason, without TLS, with it, and through
+// net/http.
 func TestConnectionsOverTheLimit(t *testing.T) {
 	t.Parallel()
 	f := newTLSFiles(t)

@@ -51,7 +51,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// command is kvd as a process of its own, in an empty directory.
+// command returns kvd as a process of its own, in an empty directory.
 func command(t *testing.T, environ []string, args ...string) *exec.Cmd {
 	t.Helper()
 	self, err := os.Executable()
@@ -80,8 +80,8 @@ func codeOf(t *testing.T, err error) int {
 // freeURL returns a URL on a port that was free a moment ago.
 func freeURL(t *testing.T) string {
 	t.Helper()
-	// From 32768 on the kernel gives ports to connections, and one could take
-	// the port before the node does.
+	// The kernel assigns ports from 32768 on to outgoing connections, one of
+	// which could take the port before the node does.
 	for range 1000 {
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000)))
 		if err == nil {
@@ -207,7 +207,7 @@ func startNode(t *testing.T, stderr *os.File, more ...string) *daemonProcess {
 	return startNodeIn(t, nil, stderr, more...)
 }
 
-// startNodeIn starts it with more in its environment.
+// startNodeIn starts it with additional environment variables.
 func startNodeIn(t *testing.T, environ []string, stderr *os.File, more ...string) *daemonProcess {
 	t.Helper()
 	p := &daemonProcess{client: freeURL(t), ended: make(chan error, 1)}

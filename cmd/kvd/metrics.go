@@ -12,7 +12,7 @@ import (
 	"github.com/kvd-io/kvd/internal/metrics"
 )
 
-// instruments are the metrics of one process, and those who feed them.
+// instruments are the metrics of the process and the parts that feed them.
 type instruments struct {
 	registry *prometheus.Registry
 	requests *httpapi.Metrics
@@ -42,12 +42,11 @@ func (i *instruments) watch(n metrics.Source) error {
 	return i.registry.Register(metrics.Collector{Source: n})
 }
 
-// maxScrapes bounds the scrapes at once; each is put together in memory.
+// maxScrapes bounds concurrent scrapes; each is assembled in memory.
 const maxScrapes = 8
 
-// handler serves /metrics. Beside the own registry it shows the default one,
-// where the Go runtime, the process and etcd's packages for log, snapshots and
-// transport are registered.
+// handler serves /metrics. Besides kvd's registry it shows the default one, with
+// which the Go runtime, the process collector and etcd's packages register.
 func (i *instruments) handler() http.Handler {
 	both := prometheus.Gatherers{i.registry, prometheus.DefaultGatherer}
 	return promhttp.HandlerFor(both, promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: maxScrapes})

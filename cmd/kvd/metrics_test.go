@@ -13,7 +13,7 @@ import (
 	"github.com/kvd-io/kvd/internal/raftnode"
 )
 
-// fakeStatus is a node of which only the status is known.
+// fakeStatus is a node with a fixed status.
 type fakeStatus struct {
 	status api.Status
 	err    error
@@ -108,8 +108,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// Without a quota etcd's alert on it must not fire: there is nothing to divide
-// by.
+// Without a quota, etcd's alert must not fire: it divides by the quota.
 func TestNoQuotaIsNoSeries(t *testing.T) {
 	meters, err := newInstruments(api.Version{}, func() uint64 { return 0 })
 	if err != nil {

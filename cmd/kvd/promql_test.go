@@ -21,8 +21,8 @@ type catalog map[string]family
 // target is what Prometheus adds to every series.
 var target = []string{"instance", "job"}
 
-// find gives the family of a series' name and the series' labels: those of a
-// histogram have suffixes, and its buckets have le.
+// find returns the family and the labels of a series by its name: the series of
+// a histogram have suffixes, and its buckets have le.
 func (c catalog) find(series string) (f family, bucket bool, err error) {
 	if series == "up" {
 		return family{kind: "GAUGE"}, false, nil
@@ -53,8 +53,8 @@ var (
 	operators = []string{"and", "or", "unless", "bool", "offset"}
 )
 
-// promCheck reads one expression of PromQL; it knows as much of the language
-// as our rules and panels use, and complains of anything else.
+// promCheck reads one expression of PromQL. It knows the part of the language
+// that our rules and panels use, and reports anything else.
 type promCheck struct {
 	catalog  catalog
 	tokens   []string
@@ -83,8 +83,8 @@ func (c *promCheck) next() string {
 	return t
 }
 
-// checkPromQL returns what is wrong with an expression, and the labels that
-// its series can have.
+// checkPromQL returns the mistakes in an expression, and the labels that its
+// series can have.
 func checkPromQL(cat catalog, expr string) (problems, labels []string) {
 	if rest := strings.TrimSpace(promToken.ReplaceAllString(expr, "")); rest != "" {
 		return []string{fmt.Sprintf("unreadable: %q", rest)}, nil
@@ -216,7 +216,7 @@ func (c *promCheck) matchers(name string, labels []string) {
 	c.complain("%s: the matchers are not closed", name)
 }
 
-// The check finds what it is for.
+// The check finds the mistakes that it is meant to find.
 func TestPromQLCheck(t *testing.T) {
 	cat := catalog{
 		"up_total": {kind: "COUNTER", labels: []string{"code"}},

@@ -10,25 +10,26 @@ import (
 	"github.com/kvd-io/kvd/internal/settings"
 )
 
-// reloader takes over what changed in one part of the settings, or in the
-// files they name.
+// reloader applies the changes in one part of the settings, or in the files that
+// they name.
 type reloader struct {
 	name string
 	take func(*settings.Settings) error
 }
 
-// reloading answers SIGHUP: it reads the settings again from where they came
-// from and lets each reloader take its part. A part that fails keeps what it
-// has. It belongs to the goroutine that handles signals.
+// reloading handles SIGHUP: it reads the settings again from their origins and
+// has each reloader apply its part. A part that fails keeps its old state: a
+// node that serves with the old certificate is better than one that does not.
+// The goroutine that handles signals owns it.
 type reloading struct {
 	log   *zap.Logger
 	again func() (*settings.Settings, error)
-	given settings.Layer // at the last reading
+	given settings.Layer // when they were last read
 	parts []reloader
 }
 
-// add has the function called with the settings at each reload. Its error says
-// what is wrong; the name is for the log.
+// add has the function called with the settings at each reload. The name is
+// logged; if it is that of a setting, that setting needs no restart.
 func (r *reloading) add(name string, take func(*settings.Settings) error) {
 	r.parts = append(r.parts, reloader{name, take})
 }
@@ -36,25 +37,25 @@ func (r *reloading) add(name string, take func(*settings.Settings) error) {
 func (r *reloading) run() {
 	s, err := r.again()
 	if err != nil {
-		r.log.Error("reload: the settings are wrong, and nothing was changed", zap.Error(err))
+		r.log.Error("reload failed: invalid settings, nothing was changed", zap.Error(err))
 		return
 	}
 	var done []string
 	for _, p := range r.parts {
 		if err := p.take(s); err != nil {
-			r.log.Error("reload: one part failed and stays as it was", zap.String("part", p.name), zap.Error(err))
+			r.log.Error("reload failed for one part, which is unchanged", zap.String("part", p.name), zap.Error(err))
 			continue
 		}
 		done = append(done, p.name)
 	}
 	if late := r.needRestart(s.Given); len(late) > 0 {
-		r.log.Warn("reload: these settings changed and need a restart", zap.Strings("settings", late))
+		r.log.Warn("changed settings need a restart", zap.Strings("settings", late))
 	}
 	r.given = s.Given
 	r.log.Info("reloaded", zap.Strings("parts", done))
 }
 
-// needRestart names the settings that changed and that no part takes over.
+// needRestart returns the settings that changed and that no part applies.
 func (r *reloading) needRestart(now settings.Layer) (names []string) {
 	changed := make(map[string]bool)
 	for _, l := range []settings.Layer{r.given, now} {

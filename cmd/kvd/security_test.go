@@ -13,16 +13,16 @@ import (
 	"testing"
 )
 
-// abuse is a request as bytes, and what a node answers.
+// abuse is a request in bytes and the expected response.
 type abuse struct {
 	name, request string
 	status        int
-	want          []string // in the answer, header included
+	want          []string // in the response, including its header
 	never         []string
 }
 
-// door are requests of hostile or broken clients, each with a name. HOST is
-// replaced by the node's address.
+// door has the requests of hostile or broken clients. HOST is replaced by the
+// node's address.
 var door = []abuse{
 	{name: "header bomb", request: "GET /a HTTP/1.1\r\nHost: HOST\r\nA: " + strings.Repeat("x", 80<<10) + "\r\n\r\n", status: 431},
 	{name: "many small headers", request: "GET /a HTTP/1.1\r\nHost: HOST\r\n" + strings.Repeat("A: b\r\n", 20_000) + "\r\n", status: 431},
@@ -63,8 +63,8 @@ func jsonRequest(method, target, body string) string {
 	return fmt.Sprintf("%s %s HTTP/1.1\r\nHost: HOST\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", method, target, len(body), body)
 }
 
-// TestDoor sends each of them to a real node, looks at the answer, and at the
-// node afterwards.
+// TestDoor sends each request to a real node and checks the response, and that
+// the node is healthy afterwards.
 func TestDoor(t *testing.T) {
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
@@ -102,8 +102,8 @@ func TestDoor(t *testing.T) {
 	}
 }
 
-// converse sends the bytes and returns the answers, until the node has nothing
-// more to say to a client that sends no more.
+// converse sends the bytes, closes its side, and returns everything that the
+// node sends.
 func converse(t *testing.T, host, request string) string {
 	t.Helper()
 	c, err := net.Dial("tcp", host)
@@ -114,7 +114,7 @@ func converse(t *testing.T, host, request string) string {
 	sent := make(chan error, 1)
 	go func() {
 		_, err := io.WriteString(c, request)
-		sent <- err // a refusal may come while there is more to send
+		sent <- err // the node may refuse before everything is sent
 	}()
 	var answers strings.Builder
 	r := bufio.NewReader(io.TeeReader(c, &answers))
@@ -133,8 +133,7 @@ func converse(t *testing.T, host, request string) string {
 	return answers.String()
 }
 
-// TestSecurityPage: every test and fuzz target that docs/security.md names
-// exists.
+// TestSecurityPage: every test and fuzz target named in docs/security.md exists.
 func TestSecurityPage(t *testing.T) {
 	page, err := os.ReadFile("../../docs/security.md")
 	if err != nil {

@@ -25,8 +25,8 @@ func fetch(t *testing.T, url string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-// A node in its stop does not serve clients any more, and still tells probes
-// so.
+// TestSideDoorClosesLast: a stopping node no longer serves clients, and probes
+// on the side door see that.
 func TestSideDoorClosesLast(t *testing.T) {
 	side := freeURL(t)
 	p := startNode(t, nil, "--listen-metrics", side, "--pprof")
@@ -39,7 +39,7 @@ func TestSideDoorClosesLast(t *testing.T) {
 			t.Errorf("%s: %d %.200s", url, code, body)
 		}
 	}
-	// A request in work holds the stop up.
+	// A request in progress delays the stop.
 	conn, err := net.Dial("tcp", strings.TrimPrefix(p.client, "http://"))
 	if err != nil {
 		t.Fatal(err)

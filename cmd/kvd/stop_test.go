@@ -20,8 +20,8 @@ import (
 	"github.com/kvd-io/kvd/internal/settings"
 )
 
-// TestSecondSignalSaysSo: the line about it gets out before the process ends,
-// with an exit code that no failure has.
+// TestSecondSignalSaysSo: the log line about a second signal is written before
+// the process exits, with an exit code that no failure has.
 func TestSecondSignalSaysSo(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -54,7 +54,7 @@ func TestSecondSignalSaysSo(t *testing.T) {
 	}
 }
 
-// holdUp makes a request that stays in work, and so holds a stop up.
+// holdUp begins a request and does not finish it, which delays a stop.
 func holdUp(t *testing.T, p *daemonProcess) (conn net.Conn, answer io.Reader) {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(p.client, "http://"))
@@ -82,18 +82,19 @@ func awaitStopping(t *testing.T, p *daemonProcess) {
 			return
 		}
 		if err == nil {
-			_ = conn.Close() // nothing was said
+			_ = conn.Close() // nothing was sent
 		}
 		select {
 		case <-deadline.C:
-			t.Fatal("the node does not begin to stop")
+			t.Fatal("the node does not start to stop")
 		case <-time.After(time.Millisecond):
 		}
 	}
 }
 
-// TestPanicIsNoUsageError: supervisors do not restart what exits with 2.
-func TestPanicIsNoUsageError(t *testing.T) {
+// TestPanicIsNotAUsageError: supervisors do not restart a process that exits
+// with 2.
+func TestPanicIsNotAUsageError(t *testing.T) {
 	cmd := command(t, []string{panicInstead + "=1"})
 	out, err := cmd.CombinedOutput()
 	if err == nil || cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGABRT {
@@ -104,7 +105,8 @@ func TestPanicIsNoUsageError(t *testing.T) {
 	}
 }
 
-// TestReload: parts take what is theirs, and what nobody takes needs a restart.
+// TestReload: each part applies its settings, and settings that no part applies
+// need a restart.
 func TestReload(t *testing.T) {
 	core, lines := observer.New(zapcore.DebugLevel)
 	now, wrong := settings.Layer{"quota": {Text: "1GiB"}, "log-level": {Text: "warn"}}, error(nil)
@@ -117,7 +119,7 @@ func TestReload(t *testing.T) {
 	r.add("log-level", func(*settings.Settings) error { taken = append(taken, "level"); return nil })
 	r.add("certificates", func(*settings.Settings) error { return errors.New("no such file") })
 	r.run()
-	for _, want := range []string{"one part failed", "need a restart", "reloaded"} {
+	for _, want := range []string{"failed for one part", "need a restart", "reloaded"} {
 		if lines.FilterMessageSnippet(want).Len() != 1 {
 			t.Errorf("the log does not say %q: %v", want, lines.All())
 		}
@@ -129,13 +131,13 @@ func TestReload(t *testing.T) {
 	wrong = errors.New("line 7: nonsense")
 	r.run()
 	if len(taken) != 1 || lines.FilterMessageSnippet("nothing was changed").Len() != 1 {
-		t.Errorf("wrong settings were taken over: %v", lines.All())
+		t.Errorf("invalid settings were applied: %v", lines.All())
 	}
 }
 
-// TestRequestInWorkIsFinished: a request in work when the stop begins is
-// answered, and its connection ends with that.
-func TestRequestInWorkIsFinished(t *testing.T) {
+// TestRequestInProgressIsFinished: a request in progress when the stop begins is
+// answered, and its connection ends with the response.
+func TestRequestInProgressIsFinished(t *testing.T) {
 	p := startNode(t, nil)
 	p.awaitReady(t)
 	p.put(t, "k", "v")

@@ -134,8 +134,8 @@ func TestHungNodeIsNotReported(t *testing.T) {
 	s.close()
 }
 
-// TestNoSupervisor: without a supervisor, and with one that does not exist,
-// the node goes on; the latter is logged once.
+// TestNoSupervisor: a node runs without a supervisor, and with one that does not
+// exist, which is logged once.
 func TestNoSupervisor(t *testing.T) {
 	live := func(s *supervisor) {
 		s.watch(new(hangingNode))
@@ -163,7 +163,7 @@ func TestNoSupervisor(t *testing.T) {
 	}
 }
 
-// TestStuckSupervisor: one that does not read holds nothing up.
+// TestStuckSupervisor: a supervisor that does not read delays nothing.
 func TestStuckSupervisor(t *testing.T) {
 	f := newFakeSystemd(t, filepath.Join(t.TempDir(), "notify"))
 	t.Setenv("NOTIFY_SOCKET", f.name)

@@ -15,14 +15,14 @@ import (
 	"github.com/kvd-io/kvd/internal/settings"
 )
 
-// certificates are those that this node shows to clients and to members, and
-// by which it judges theirs; nil where there is no TLS.
+// certificates are those that the node presents to clients and to members, with
+// the authorities by which it judges theirs. A bundle is nil without TLS.
 type certificates struct {
 	clients *certs.Bundle
 	members *certs.Bundle
 }
 
-// loadCertificates reads the files that the settings name.
+// loadCertificates reads the files named by the settings.
 func loadCertificates(s *settings.Settings, log *zap.Logger) (c certificates, err error) {
 	if s.TLSCertFile != "" {
 		c.clients, err = certs.Load(certs.Config{
@@ -59,7 +59,7 @@ func clientAuth(text string) certs.ClientAuth {
 	return certs.Off
 }
 
-// hostsOf returns the hosts of the URLs.
+// hostsOf returns the hosts of the URLs, without ports.
 func hostsOf(urls []string) (hosts []string) {
 	for _, text := range urls {
 		if u, err := url.Parse(text); err == nil && u.Hostname() != "" {
@@ -69,8 +69,9 @@ func hostsOf(urls []string) (hosts []string) {
 	return hosts
 }
 
-// ownNames are the names by which clients may ask for this node over
-// loopback: those that it tells others, and this machine's.
+// ownNames returns the names by which clients may address this node over
+// loopback: those that it advertises, and the machine's. Requests for any other
+// name are refused, because a web page could have caused them (DNS rebinding).
 func ownNames(s *settings.Settings) []string {
 	names := hostsOf(slices.Concat(s.AdvertiseClient, s.ListenClient))
 	if machine, err := os.Hostname(); err == nil {
@@ -79,7 +80,7 @@ func ownNames(s *settings.Settings) []string {
 	return names
 }
 
-// all are the bundles that there are.
+// all returns the bundles that exist.
 func (c certificates) all() (out []*certs.Bundle) {
 	for _, b := range []*certs.Bundle{c.clients, c.members} {
 		if b != nil {
@@ -89,7 +90,7 @@ func (c certificates) all() (out []*certs.Bundle) {
 	return out
 }
 
-// watch takes over changed files until the returned function is called.
+// watch loads changed files until the returned function is called.
 func (c certificates) watch() (end func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var watching sync.WaitGroup
@@ -99,7 +100,7 @@ func (c certificates) watch() (end func()) {
 	return func() { cancel(); watching.Wait() }
 }
 
-// reload takes over changed files now, for SIGHUP.
+// reload loads changed files immediately, for SIGHUP.
 func (c certificates) reload(*settings.Settings) error {
 	var problems []error
 	for _, b := range c.all() {

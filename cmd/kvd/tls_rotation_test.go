@@ -58,7 +58,7 @@ type tlsCluster struct {
 	nodes []*daemonProcess
 	// generation counts the certificates of the clients.
 	generation atomic.Int64
-	// reloads counts what each node should have taken over, for clients and
+	// reloads counts the reloads expected of each node, for clients and for
 	// members alike.
 	reloads []int
 }
@@ -87,14 +87,14 @@ func startTLSCluster(t *testing.T, f *tlsFiles) *tlsCluster {
 
 func clientName(generation int64) string { return fmt.Sprint("client", generation) }
 
-// client has the present certificate of clients.
+// client returns a client with the current certificate.
 func (c *tlsCluster) client(kind func(*http.Transport)) *http.Client {
 	return c.files.client(c.t, clientName(c.generation.Load()), kind)
 }
 
 func (c *tlsCluster) caFile(i int) string { return fmt.Sprintf("member%d-ca.pem", i+1) }
 
-// renew gives a node a new certificate and waits until it is shown.
+// renew gives a node a new certificate and waits until the node presents it.
 func (c *tlsCluster) renew(i int, ca *certs.Authority, hup bool) {
 	c.t.Helper()
 	leaf := c.files.issue(c.t, ca, fmt.Sprint("member", i+1), certs.Order{Hosts: loopbackNames})
@@ -117,7 +117,7 @@ func (c *tlsCluster) renew(i int, ca *certs.Authority, hup bool) {
 	c.noteReload(i)
 }
 
-// step changes the authorities of each node and waits until it has them.
+// step changes the authorities of each node and waits until they are loaded.
 func (c *tlsCluster) step(what string, change func(i int)) {
 	c.t.Helper()
 	for i := range c.nodes {
@@ -138,7 +138,7 @@ func (c *tlsCluster) reloadsOf(i int) (n [2]int) {
 	}
 	for j, whom := range []string{"clients", "members"} {
 		_, after, _ := strings.Cut(string(text), fmt.Sprintf("kvd_certificate_reloads_total{for=%q} ", whom))
-		_, _ = fmt.Sscan(after, &n[j]) // 0 where it is missing
+		_, _ = fmt.Sscan(after, &n[j]) // 0 if it is missing
 	}
 	return n
 }
@@ -159,7 +159,7 @@ func (c *tlsCluster) awaitReload(i int, what string) {
 	c.noteReload(i)
 }
 
-// tlsLoad is clients that write and read without a pause.
+// tlsLoad is a group of clients that write and read without a pause.
 type tlsLoad struct {
 	c        *tlsCluster
 	ctx      context.Context
@@ -193,7 +193,7 @@ func (c *tlsCluster) load() *tlsLoad {
 	return l
 }
 
-// goOn waits for so many more requests.
+// goOn waits for the given number of further requests.
 func (l *tlsLoad) goOn(n int64) {
 	l.c.t.Helper()
 	want := l.requests.Load() + n
@@ -205,7 +205,7 @@ func (l *tlsLoad) goOn(n int64) {
 	})
 }
 
-// renew has all workers use the client's certificate as it is now, on new
+// renew has all workers use the client's current certificate, on new
 // connections.
 func (l *tlsLoad) renew(ca *certs.Authority) {
 	l.c.t.Helper()

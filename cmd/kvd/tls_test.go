@@ -84,7 +84,7 @@ func (f *tlsFiles) revoke(t *testing.T, number int64, revoked ...*x509.Certifica
 	f.write(t, "crl.pem", list)
 }
 
-// load is what a node has of the files.
+// load returns the certificates that a node loads from the files.
 func (f *tlsFiles) load(t *testing.T) certificates {
 	t.Helper()
 	c, err := loadCertificates(&settings.Settings{
@@ -97,7 +97,7 @@ func (f *tlsFiles) load(t *testing.T) certificates {
 	return c
 }
 
-// flags are those for the listeners of clients and members.
+// flags returns the flags for the listeners of clients and members.
 func (f *tlsFiles) flags(member string) []string {
 	return []string{
 		"--tls-cert-file", f.path(member + ".pem"), "--tls-key-file", f.path(member + "-key.pem"), "--tls-ca-file", f.path("ca.pem"),
@@ -105,8 +105,8 @@ func (f *tlsFiles) flags(member string) []string {
 	}
 }
 
-// client shows the certificate of that name, "" for none, whether the server
-// wants it or not.
+// client returns a client that presents the certificate of that name, or none
+// for "", whether the server asks for one or not.
 func (f *tlsFiles) client(t *testing.T, name string, change ...func(*http.Transport)) *http.Client {
 	t.Helper()
 	cfg := &tls.Config{RootCAs: f.pool}
@@ -171,9 +171,9 @@ func await(t *testing.T, what string, done func() error) {
 	}
 }
 
-// TestClientListenerRefusesBadCertificates: revoked, expired, of another
-// authority, or none at all; and a connection that was open when its
-// certificate was revoked ends.
+// TestClientListenerRefusesBadCertificates: one that is revoked, expired or of
+// another authority, and none at all; and a connection ends when its certificate
+// is revoked.
 func TestClientListenerRefusesBadCertificates(t *testing.T) {
 	f := newTLSFiles(t)
 	f.issue(t, f.ca, "expired", certs.Order{NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(-time.Hour)})
@@ -231,7 +231,8 @@ func endsWithRevocation(t *testing.T, f *tlsFiles, p *daemonProcess, revoked ...
 	}
 }
 
-// A handshake that is begun and not gone on with ends, on both listeners.
+// A handshake that a client begins and does not continue is ended, on both
+// listeners.
 func TestHandshakesHaveADeadline(t *testing.T) {
 	t.Parallel()
 	f := newTLSFiles(t)
@@ -310,7 +311,7 @@ func TestHealthcheckWithTLS(t *testing.T) {
 		{"the node's own settings, readiness", node, []string{"--ready"}, exitOK, ""},
 		{"a socket", []string{"KVD_LISTEN_CLIENT=" + socket}, []string{"--ready"}, exitOK, ""},
 		{"said", nil, said, exitOK, ""},
-		// The reason is lost where the connection breaks before it is read.
+		// The reason is lost if the connection breaks before it is read.
 		{"no certificate shown", nil, said[:4], exitFailed, "health check: "},
 		{"an unknown authority", nil, said[:2], exitFailed, "certificate"},
 		{"another certificate than the node's", impostor, nil, exitFailed, "other than the one in"},

@@ -15,7 +15,7 @@ import (
 
 const systemdDir = "../../deploy/systemd"
 
-// unitFile has the assignments of a unit by section and name.
+// unitFile returns the assignments of a unit by section and name.
 type unitFile map[string][]string
 
 func readUnit(t *testing.T, path string) unitFile {
@@ -59,8 +59,7 @@ func (u unitFile) seconds(t *testing.T, name string) time.Duration {
 	return d
 }
 
-// TestUnitFile holds the unit against what kvd does: exit codes, times, names
-// of settings.
+// TestUnitFile compares the unit with kvd: exit codes, times, names of settings.
 func TestUnitFile(t *testing.T) {
 	u := readUnit(t, filepath.Join(systemdDir, "kvd.service"))
 	if got, want := u.one(t, "Service.RestartPreventExitStatus"), strconv.Itoa(exitUsage)+" "+strconv.Itoa(exitRefused); got != want {
@@ -112,7 +111,7 @@ func resolve(t *testing.T, environ []string) *settings.Settings {
 	return s
 }
 
-// variables are the lines of an environment file.
+// variables returns the variables of an environment file.
 func variables(t *testing.T, path string) (lines []string) {
 	t.Helper()
 	b, err := os.ReadFile(path)
@@ -127,7 +126,7 @@ func variables(t *testing.T, path string) (lines []string) {
 	return lines
 }
 
-// TestUnitFileForSystemd has systemd itself judge the unit.
+// TestUnitFileForSystemd has systemd itself verify the unit.
 func TestUnitFileForSystemd(t *testing.T) {
 	tool, err := exec.LookPath("systemd-analyze")
 	if err != nil {

@@ -10,21 +10,22 @@ import (
 	"time"
 )
 
-// HTTP is one connection of the least HTTP/1.1 that kvd's key routes need:
-// load on the same machine must not cost more than what it measures. It
-// understands answers with a declared length only. One goroutine uses it.
+// HTTP is a connection that speaks the subset of HTTP/1.1 that kvd's key routes
+// need (I3). It understands only responses with a Content-Length. One goroutine
+// owns it.
 type HTTP struct {
 	conn   net.Conn
 	r      *bufio.Reader
 	host   string
 	buf    []byte
 	limit  time.Time // deadline of the connection
-	detail []byte    // body of an error answer
+	detail []byte    // body of an error response
 }
 
 const (
 	dialTimeout = 5 * time.Second
-	// answerTimeout is longer than the time in which kvd answers everything.
+	// answerTimeout is longer than kvd takes for any request without a timeout
+	// of its own.
 	answerTimeout = 15 * time.Second
 	maxErrorBytes = 4 << 10
 )
@@ -41,7 +42,7 @@ func Dial(address string) (*HTTP, error) {
 // Close closes the connection.
 func (h *HTTP) Close() { _ = h.conn.Close() }
 
-// Put writes a key. The key must need no escaping in a path.
+// Put writes a key, which must not need escaping in a path.
 func (h *HTTP) Put(key, value []byte) (code string, err error) {
 	h.begin("PUT", key, "")
 	h.buf = append(h.buf, "Content-Length: "...)
@@ -50,7 +51,8 @@ func (h *HTTP) Put(key, value []byte) (code string, err error) {
 	return h.exchange()
 }
 
-// Get reads a key; stale, from the node itself without asking the others.
+// Get reads a key, which must not need escaping in a path. A stale read is
+// answered by the node alone.
 func (h *HTTP) Get(key []byte, stale bool) (code string, err error) {
 	query := ""
 	if stale {
@@ -68,9 +70,10 @@ func (h *HTTP) begin(method string, key []byte, query string) {
 	h.buf = append(b, "\r\n"...)
 }
 
-// exchange sends the request and reads the answer.
+// exchange sends the request and reads the response.
 func (h *HTTP) exchange() (code string, err error) {
-	// A deadline costs; it is set anew when half of it is over.
+	// Setting a deadline moves a timer, for each request. It is enough to renew
+	// it when half of it is over.
 	if now := time.Now(); h.limit.Sub(now) < answerTimeout/2 {
 		h.limit = now.Add(answerTimeout)
 		if err := h.conn.SetDeadline(h.limit); err != nil {
@@ -83,10 +86,10 @@ func (h *HTTP) exchange() (code string, err error) {
 	return h.answer()
 }
 
-var errAnswer = errors.New("an answer that this client does not understand")
+var errAnswer = errors.New("response not understood")
 
-// answer reads one answer. With the last one of the connection comes
-// ErrClosing.
+// answer reads one response. It returns ErrClosing with the last one of the
+// connection.
 func (h *HTTP) answer() (code string, err error) {
 	line, err := h.r.ReadSlice('\n')
 	if err != nil {
@@ -115,7 +118,7 @@ func (h *HTTP) answer() (code string, err error) {
 	return code, err
 }
 
-// header reads the fields that matter.
+// header reads the header fields that matter here.
 func (h *HTTP) header(status int) (length int, closing bool, err error) {
 	declared := status == 204 || status == 304
 	for {
@@ -136,12 +139,12 @@ func (h *HTTP) header(status int) (length int, closing bool, err error) {
 		closing = closing || bytes.EqualFold(line, []byte("Connection: close"))
 	}
 	if !declared {
-		return 0, false, fmt.Errorf("%w: it has no Content-Length", errAnswer)
+		return 0, false, fmt.Errorf("%w: no Content-Length", errAnswer)
 	}
 	return length, closing, nil
 }
 
-// refusal names an error answer by its status and the word in its document.
+// refusal returns the status and the code of an error response.
 func (h *HTTP) refusal(status, length int) (string, error) {
 	if length > maxErrorBytes {
 		_, err := h.r.Discard(length)
@@ -157,7 +160,7 @@ func (h *HTTP) refusal(status, length int) (string, error) {
 	return codeOf(status, h.detail), nil
 }
 
-// codeOf finds the "code" of a problem document.
+// codeOf returns the status with the "code" of a problem document.
 func codeOf(status int, document []byte) string {
 	_, rest, ok := bytes.Cut(document, []byte(`"code":`))
 	_, rest, ok2 := bytes.Cut(rest, []byte(`"`))

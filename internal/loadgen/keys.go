@@ -5,23 +5,24 @@ import (
 	"strconv"
 )
 
-// Keys chooses keys of a key space, at random or one after the other. One
-// goroutine uses it.
+// Keys chooses keys of a key space, at random or in sequence. One goroutine
+// owns it.
 type Keys struct {
 	space  uint64
-	random *rand.Rand // nil: in sequence
+	random *rand.Rand // nil if in sequence
 	next   uint64
 	step   uint64
 	buf    []byte
 }
 
-// RandomKeys chooses evenly, the same keys for the same seed.
+// RandomKeys chooses uniformly at random; the same seed gives the same keys.
 func RandomKeys(space, seed uint64) *Keys {
 	return &Keys{space: space, random: rand.New(rand.NewPCG(seed, space))}
 }
 
-// SequentialKeys goes through the space over and over, beginning at first and
-// leaving out what others with the same step and another first take.
+// SequentialKeys goes through the key space in a loop, in strides of step from
+// first on. Several with the same step and different firsts share the space
+// without overlap.
 func SequentialKeys(space, first, step uint64) *Keys {
 	return &Keys{space: space, next: first, step: step}
 }
@@ -38,8 +39,8 @@ func (k *Keys) Next() []byte {
 	return k.buf
 }
 
-// AppendKey appends the key of a number: "key-00000042". Up to a hundred
-// million of them have the same length.
+// AppendKey appends the key of a number, for example "key-00000042". The first
+// hundred million keys have the same length.
 func AppendKey(dst []byte, n uint64) []byte {
 	dst = append(dst, "key-"...)
 	for limit := uint64(10_000_000); limit > 1 && n < limit; limit /= 10 {

@@ -1,7 +1,3 @@
-// Package loadgen drives a key-value service with a closed loop of clients and
-// measures what they get: each client sends its next request when it has the
-// answer to the last one. kvd bench and the comparison in bench/ use it, so
-// that whatever is compared is driven and measured the same way.
 package loadgen
 
 import (
@@ -12,33 +8,34 @@ import (
 	"time"
 )
 
-// Op does one operation. A code names an error answer, such as "503
-// no_leader"; "" is success. An error means that the connection is of no
-// further use: it is opened anew. With ErrClosing the answer counts all the
-// same, with any other error there was none.
+// Op does one operation. The code is that of an error response, for example
+// "503 no_leader", or "" for success. An error means that the connection cannot
+// be used again, and the worker opens another. With ErrClosing there was a
+// response, which counts; with any other error there was none.
 type Op func(ctx context.Context) (code string, err error)
 
-// ErrClosing comes with the last answer of a connection.
+// ErrClosing comes with the last response of a connection.
 var ErrClosing = errors.New("the server closes the connection")
 
-// ErrNoProgress ends a load of which nothing succeeds.
+// ErrNoProgress ends a load in which nothing succeeds.
 var ErrNoProgress = errors.New("no operation succeeds")
 
-// Load is a number of clients at work.
+// Load describes the work of a number of clients.
 type Load struct {
 	Workers int
-	// Open makes the operation of a worker, on a connection of its own. It is
-	// called again after an error.
+	// Open returns the operation of a worker, on a connection of its own. It is
+	// called again after an error, by the worker's goroutine.
 	Open func(worker int) (op Op, close func(), err error)
 	// Warmup is how long the load runs before anything counts.
 	Warmup time.Duration
-	// Duration is how long it counts; 0: until Count operations succeeded.
+	// Duration is how long it counts; 0 means until Count operations have
+	// succeeded.
 	Duration time.Duration
 	Count    uint64
-	// Patience is how long a load with a Count goes on, at least, while nothing
-	// succeeds; 0: 10 s. A change of leader takes less.
+	// Patience is the least time that a load with a Count continues while
+	// nothing succeeds. 0 means 10 s, which is longer than a change of leader.
 	Patience time.Duration
-	// Progress hears of the state once a second; nil: nobody.
+	// Progress is called with the state once a second; it may be nil.
 	Progress func(Snapshot)
 }
 
@@ -48,23 +45,23 @@ type Snapshot struct {
 	Elapsed     time.Duration // since the warm-up; negative during it
 }
 
-// Result is what a load measured. Error answers count neither as operations
-// nor in the latencies.
+// Result is what a load measured. Error responses count neither as operations
+// nor in the latencies (I1).
 type Result struct {
 	Ops     uint64
 	Elapsed time.Duration
 	Latency Histogram
-	Errors  map[string]uint64 // answers by code, and broken connections
+	Errors  map[string]uint64 // responses by code, and broken connections as "connection"
 }
 
-// brokenPause is how long a worker waits whose connection could not be made,
-// so that a service that is down is not asked as fast as the machine can.
+// brokenPause is how long a worker waits after a failed connection. Without it,
+// the workers of a service that is down would spin and use up its machine.
 const brokenPause = 10 * time.Millisecond
 
 const defaultPatience = 10 * time.Second
 
-// Run runs the load to its end. The error is that no connection could be made,
-// ErrNoProgress, or the context's; the result has what was measured until then.
+// Run runs the load to its end and returns what was measured, also with an
+// error: that no connection could be made, ErrNoProgress, or the context's.
 func (l *Load) Run(ctx context.Context) (*Result, error) {
 	run, parent := &run{load: l}, ctx
 	run.begin = time.Now().Add(l.Warmup)
@@ -116,7 +113,7 @@ func (r *run) err(parent context.Context) error {
 	return parent.Err()
 }
 
-// run is what the workers of a load share.
+// run is what the workers of a load share (I2).
 type run struct {
 	load    *Load
 	begin   time.Time
@@ -124,7 +121,7 @@ type run struct {
 	ops     atomic.Uint64
 	errors  atomic.Uint64
 	opened  atomic.Int64
-	stuck   atomic.Bool // given up
+	stuck   atomic.Bool // the load was given up
 	failure firstError
 }
 
@@ -145,7 +142,7 @@ func (r *run) report(ctx context.Context) {
 	}
 }
 
-// watch gives a load with a Count up when nothing succeeds: it would not end.
+// watch gives up a load with a Count if nothing succeeds: it would never end.
 func (r *run) watch(ctx context.Context) {
 	if r.load.Duration > 0 {
 		return
@@ -205,7 +202,8 @@ func (w *worker) work(ctx context.Context, r *run, i int) {
 	}
 }
 
-// loop runs operations on one connection; nil means that the load has ended.
+// loop runs operations on one connection. It returns nil when the load has
+// ended, and otherwise why another connection is needed.
 func (w *worker) loop(ctx context.Context, r *run, op Op) error {
 	for ctx.Err() == nil {
 		start := time.Now()

@@ -53,7 +53,7 @@ func TestQuantiles(t *testing.T) {
 		within("one latency", one.Quantile(0.5), d)
 	}
 	if none := NewHistogram(); none.Quantile(0.99) != 0 || none.Max() != 0 || none.Mean() != 0 {
-		t.Errorf("nothing has the quantile %v, the maximum %v and the mean %v", none.Quantile(0.99), none.Max(), none.Mean())
+		t.Errorf("an empty histogram has the quantile %v, the maximum %v and the mean %v", none.Quantile(0.99), none.Max(), none.Mean())
 	}
 	if size := h.counts.ByteSize(); size > 40<<10 {
 		t.Errorf("a histogram takes %d bytes", size)
@@ -99,7 +99,7 @@ func scripted(t *testing.T, answer func(request int) []string) string {
 	return l.Addr().String()
 }
 
-// TestAnswers reads whole and split answers, errors and nonsense.
+// TestAnswers reads whole and split responses, errors and nonsense.
 func TestAnswers(t *testing.T) {
 	problem := `{"title":"x","code":"no_leader"}`
 	for _, c := range []struct {
@@ -137,8 +137,8 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// TestRunCounts: errors are counted apart, broken connections opened anew, and
-// an answer counts though it is the last of its connection.
+// TestRunCounts: errors are counted separately, broken connections are replaced,
+// and the last response of a connection counts.
 func TestRunCounts(t *testing.T) {
 	address := scripted(t, func(request int) []string {
 		switch {
@@ -182,7 +182,7 @@ func TestRunWithoutService(t *testing.T) {
 	}
 }
 
-// TestRunGivesUp: a load of which nothing succeeds ends, and says so.
+// TestRunGivesUp: a load in which nothing succeeds ends with ErrNoProgress.
 func TestRunGivesUp(t *testing.T) {
 	l := &Load{Workers: 2, Count: 10, Patience: 20 * time.Millisecond, Open: func(int) (Op, func(), error) {
 		return func(context.Context) (string, error) { return "404 key_not_found", nil }, func() {}, nil
@@ -210,7 +210,7 @@ func TestRunInterrupted(t *testing.T) {
 	}
 }
 
-// canned is a connection on which the answer is always there.
+// canned is a connection on which the response is always there already.
 type canned struct {
 	net.Conn
 	answer string
@@ -220,8 +220,8 @@ func (c *canned) Write(b []byte) (int, error) { return len(b), nil }
 func (c *canned) Read(b []byte) (int, error)  { return copy(b, c.answer), nil }
 func (c *canned) SetDeadline(time.Time) error { return nil }
 
-// TestNoAllocation: the load must not cost garbage collection on the machine
-// that is measured.
+// TestNoAllocation: the load causes no garbage collection on the machine that is
+// measured.
 func TestNoAllocation(t *testing.T) {
 	conn := &canned{answer: "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"}
 	h := &HTTP{conn: conn, r: bufio.NewReaderSize(conn, 1<<10), host: "x"}
