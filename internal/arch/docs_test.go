@@ -273,7 +273,7 @@ func (d *declarations) unknownNames(doc, text string, exists func(file string) b
 			switch {
 			case extension.MatchString(name) && fileOrPath.MatchString(name) && !strings.HasPrefix(name, "/"):
 				seen++
-				if !d.files[name] && !exists(name) && !exists("internal/"+name) && !runtimeFiles[name] && !slices.Contains(arriving, name) {
+				if !d.files[name] && !exists(name) && !exists("internal/"+name) && !runtimeFiles[name] {
 					complain(number, name, "a file that does not exist")
 				}
 			case goName.MatchString(name):
@@ -298,14 +298,7 @@ var runtimeFiles = map[string]bool{"member.json": true, "recovery.json": true}
 // unused are names of raft that the page explains the absence of.
 var unused = map[string]bool{"Advance": true}
 
-// arriving are names whose package is being split.
-var arriving = []string{"joiner", "joiner.find", "joiner.go", "member.go", "membership.go",
-	"member.do", "member.barrier", "member.change", "member.changeAtLeader", "member.compareHashes"}
-
 func (d *declarations) knows(parts []string) bool {
-	if slices.Contains(arriving, strings.Join(parts, ".")) {
-		return true
-	}
 	switch len(parts) {
 	case 1:
 		return d.words[parts[0]] || d.packages[parts[0]] || unused[parts[0]]
