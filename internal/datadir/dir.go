@@ -107,7 +107,7 @@ func lockHolder(dir string) (string, error) {
 	return "", err
 }
 
-// read reads the identity and refuses what a node must not start from.
+// read reads the identity and refuses a directory that no node may start from.
 func (d *Dir) read() error {
 	if err := checkNotRecovering(d.path); err != nil {
 		return err

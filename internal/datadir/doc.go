@@ -1,6 +1,7 @@
-// Package datadir keeps what a member has on disk beside its store: the raft
-// log, the record of its snapshots, and the proof of who it is. It judges a
-// directory before it uses it, and refuses one that has lost a promise.
+// Package datadir owns the files that a member keeps next to its store: the
+// raft log, the record of its snapshots, and its identity. It judges a directory
+// before a node uses it, and refuses one that no longer proves the promises that
+// its member made.
 //
 //	member.json           the identity: member, cluster, nonce, state
 //	lock                  flock of the running process, with its pid
@@ -15,9 +16,9 @@
 //
 // Open locks the directory and reads member.json. OpenLog inspects the log
 // (inspect), repairs a torn tail at most once, opens the WAL at the newest
-// usable snapshot, and makes what it read durable before anybody acts on it.
-// Examine, which is "kvd doctor", makes the same inspection and changes
-// nothing, so that the doctor and a start cannot disagree.
+// usable snapshot, and makes everything it read durable before raft acts on it.
+// Examine ("kvd doctor") makes the same inspection and changes nothing, so the
+// doctor and a start cannot disagree.
 //
 // # The boot guard
 //
@@ -27,16 +28,16 @@
 // and etcd's WAL does not always notice: it takes a zeroed sector in the
 // middle of the last segment for a torn tail and cuts off what follows; it
 // takes a zeroed length word, and a missing or empty last segment, for the
-// end of the log. A member that goes on after such a loss can elect a leader
+// end of the log. A member that continues after such a loss can elect a leader
 // that lacks committed entries.
 //
 // The guard (guardLog) therefore reads every byte of the log before the WAL is
-// opened and gives one of three verdicts: clean, torn or corrupt. Only what a
-// crash during the last write can leave is torn, and only that is repaired.
-// Whatever is whole by itself is then held against the watermark (watermark.
-// check), because a log that lost its end looks like a log that was never
-// longer. Everything else is a RefusedError with file, offset and remedy; the
-// process exits with code 3.
+// opened and reaches one of three verdicts: clean, torn or corrupt. A log is torn
+// only if a crash during the last write explains the damage, and only a torn log
+// is repaired. A log that is clean or torn is then compared with the watermark
+// (watermark.check), because a log that lost its end looks like a log that was
+// never longer. Everything else is a RefusedError with file, offset and remedy;
+// the process exits with code 3.
 //
 // # Invariants
 //
@@ -50,11 +51,11 @@
 //     before entries are overwritten.
 //   - D4: The two newest snapshots stay, and the log from the older one on. One
 //     of them may be damaged without a refusal.
-//   - D5: A refused directory is not changed. The evidence stays.
-//   - D6: Small files are replaced atomically (replaceFile). Damage in one is
-//     therefore never the work of a crash, and is refused.
-//   - D7: A crash during an offline recovery leaves the old directory, or one
-//     that nothing but the same recovery, run again, accepts (Replacement).
+//   - D5: A refused directory is not changed, so the evidence stays.
+//   - D6: Small files are replaced atomically (replaceFile). A crash cannot
+//     damage one, so damage in one is refused.
+//   - D7: A crash during an offline recovery leaves either the old directory or
+//     one that only the same recovery, run again, accepts (Replacement).
 //
 // Tests that check them: D1 TestLogAgainstModel, TestLogCommitWaitsForItsEntries;
 // D2 TestSnapshotCrashAtEachStep; D3 TestWatermarkFollowsEntriesTakenBack;

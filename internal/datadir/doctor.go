@@ -19,7 +19,7 @@ type Report struct {
 	Vote      uint64
 	Commit    uint64 // as last written; the true one may be higher
 	Snapshots []string
-	Snapshot  uint64 // index of the one a start would begin with; 0 means the beginning of the log
+	Snapshot  uint64 // index of the one that a start would use; 0 if it would begin with the first log entry
 	Watermark string // "" if there is none
 	// TornFile is set if the log ends in a half-written record, which the next
 	// start cuts off.
@@ -32,11 +32,11 @@ type Report struct {
 }
 
 // Examine reads a data directory as a starting node would, and changes nothing.
-// The error is about reading it, not about what is in it. Of a directory in use
-// it sees a moment, perhaps one in the middle of a write.
+// The error is about reading the directory, not about its content. If the
+// directory is in use, the report may show the middle of a write.
 //
-// It judges what this package keeps. A caller that can open the store judges
-// the files in StorePath as well.
+// Examine judges only the files of this package. A caller that can open the
+// store must judge the files in StorePath as well.
 func Examine(dir string) (Report, error) {
 	r := Report{Dir: dir}
 	if _, err := os.ReadDir(dir); err != nil {

@@ -38,7 +38,7 @@ func TestDoctor(t *testing.T) {
 		"member 7, term 3, vote 7, entry 51", "verdict     ok\n",
 	} {
 		if !strings.Contains(text, want) {
-			t.Errorf("%q is not in\n%s", want, text)
+			t.Errorf("the report lacks %q:\n%s", want, text)
 		}
 	}
 	sameTree(t, before, readTree(t, path))
@@ -75,9 +75,9 @@ func TestDoctorNoDirectory(t *testing.T) {
 	}
 }
 
-// The doctor and a start say the same about a directory, whatever was done to
-// any of its files, and the doctor changes nothing.
-func TestDoctorSaysWhatAStartSays(t *testing.T) {
+// TestDoctorAgreesWithAStart damages every file of a directory in many ways. The
+// doctor and a start reach the same verdict, and the doctor changes nothing.
+func TestDoctorAgreesWithAStart(t *testing.T) {
 	segmentsOf(t, 4<<10)
 	whole, names, written := damagedOriginal(t)
 	for _, name := range names {

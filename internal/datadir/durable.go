@@ -12,8 +12,8 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 )
 
-// WriteBody writes a snapshot body durably and returns its size in bytes. A
-// crash or an error leaves what was at path before.
+// WriteBody writes a snapshot body durably and returns its size in bytes. After a
+// crash or an error, the file at path is the previous one, or none.
 func WriteBody(path string, body io.WriterTo) (size int64, err error) {
 	size, err = replaceFrom(path, body)
 	if err != nil {

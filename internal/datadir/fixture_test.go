@@ -14,7 +14,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// segmentsOf makes the segments of the WAL as small as the test needs.
+// segmentsOf sets the size of new WAL segments for the duration of a test.
 func segmentsOf(t testing.TB, bytes int64) {
 	t.Helper()
 	before := wal.SegmentSizeBytes
@@ -31,7 +31,7 @@ func mustCreateLog(t testing.TB, dir string) *Log {
 	}
 	d, err := createLog(zap.NewNop(), dir, testMetadata)
 	if err != nil {
-		t.Fatalf("CreateLog: %v", err)
+		t.Fatalf("createLog: %v", err)
 	}
 	t.Cleanup(func() { _ = d.Close() })
 	return d
@@ -41,20 +41,20 @@ func mustOpenLog(t testing.TB, dir string) (*Log, LogState) {
 	t.Helper()
 	d, state, err := openLog(zap.NewNop(), dir)
 	if err != nil {
-		t.Fatalf("OpenLog: %v", err)
+		t.Fatalf("openLog: %v", err)
 	}
 	t.Cleanup(func() { _ = d.Close() })
 	return d, state
 }
 
-// mustRefuse opens a directory that must be refused, and returns the refusal.
-// The doctor must say the same, and nothing may be changed.
+// mustRefuse opens a directory that must be refused, and returns the refusal. It
+// checks D5, and that the doctor agrees.
 func mustRefuse(t testing.TB, dir string, reason string) *RefusedError {
 	t.Helper()
 	before := readTree(t, dir)
 	report, err := Examine(dir)
 	if err != nil {
-		t.Fatalf("Doctor: %v", err)
+		t.Fatalf("Examine: %v", err)
 	}
 	d, _, err := openLog(zap.NewNop(), dir)
 	if err == nil {
@@ -62,7 +62,7 @@ func mustRefuse(t testing.TB, dir string, reason string) *RefusedError {
 	}
 	var refused *RefusedError
 	if !errors.As(err, &refused) {
-		t.Fatalf("OpenLog: %v, want a refusal about %q", err, reason)
+		t.Fatalf("openLog: %v, want a refusal about %q", err, reason)
 	}
 	if !strings.Contains(err.Error(), reason) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "remove and re-add this member") {
 		t.Errorf("refusal %q does not name %q, the file and the remedy", err, reason)
@@ -101,7 +101,7 @@ func sameTree(t testing.TB, want, got map[string][]byte) {
 	}
 	for name := range got {
 		if _, ok := want[name]; !ok {
-			t.Errorf("%s was made", name)
+			t.Errorf("%s was created", name)
 		}
 	}
 }
@@ -121,8 +121,8 @@ func writeTree(t testing.TB, dir string, files map[string][]byte) string {
 	return dir
 }
 
-// killed returns what a kill of the process leaves of the directory: all that
-// was written, synced or not.
+// killed returns a copy of the directory as a killed process leaves it: with
+// everything that was written, synced or not.
 func killed(t testing.TB, dir string) string {
 	t.Helper()
 	return writeTree(t, t.TempDir(), readTree(t, dir))
@@ -157,7 +157,7 @@ func snapshotAt(index, term uint64) *raftpb.Snapshot {
 func mustSave(t testing.TB, d *Log, hs *raftpb.HardState, ents ...*raftpb.Entry) {
 	t.Helper()
 	if err := d.Save(hs, ents); err != nil {
-		t.Fatalf("save: %v", err)
+		t.Fatalf("Save: %v", err)
 	}
 }
 
@@ -168,7 +168,8 @@ func mustSaveSnapshot(t testing.TB, d *Log, index, term uint64) {
 	}
 }
 
-// lastSegmentPath returns the path of the newest segment and its records.
+// lastSegmentPath returns the path of the newest segment, the offsets of its
+// records, and the end of the last one.
 func lastSegmentPath(t testing.TB, dir string) (path string, frames []int, end int) {
 	t.Helper()
 	names, err := listSuffix(walDir(dir), ".wal")

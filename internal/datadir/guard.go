@@ -9,12 +9,12 @@ import (
 	"slices"
 )
 
-// logVerdict is what the boot guard thinks of a log.
+// logVerdict is the boot guard's judgment of a log.
 type logVerdict int
 
 const (
 	logClean   logVerdict = iota // every byte is accounted for
-	logTorn                      // the last write did not reach the disk whole
+	logTorn                      // the last write did not reach the disk completely
 	logCorrupt                   // something was changed or lost afterwards
 )
 
@@ -22,8 +22,8 @@ func (v logVerdict) String() string {
 	return [...]string{"clean", "torn tail", "corrupt"}[v]
 }
 
-// guardReport is what the boot guard found in a log. After a verdict of
-// corrupt the rest describes the log up to the damage.
+// guardReport holds the boot guard's findings about a log. After the verdict
+// corrupt, they describe the log up to the damage.
 type guardReport struct {
 	verdict logVerdict
 	file    string // where it is torn or corrupt
@@ -71,13 +71,13 @@ func (g *guardReport) validSnapshots() []snapshotRecord {
 	return valid
 }
 
-// guardLog reads a whole WAL before it is opened, and changes nothing. The
+// guardLog reads an entire WAL before it is opened, and changes nothing. The
 // package comment says why etcd's own reading is not enough.
 //
-// The verdict rests on what a crash can do to the last write, and to nothing
-// else. A disk writes sectors of 512 bytes whole or not at all, in any order,
-// and a segment is zeroed when it is made. So a write that a crash cut short
-// shows as missing sectors (zeros) or as a missing end of the file:
+// The verdict rests on the damage that a crash can do: to the last write, and to
+// nothing else. A disk writes sectors of 512 bytes completely or not at all, in
+// any order, and a segment is zeroed when it is created. So a write that a crash
+// cut short shows as missing sectors (zeros) or as a missing end of the file:
 //
 //	clean    every byte is accounted for
 //	torn     the last segment ends in a record of which sectors, or the end of
@@ -87,8 +87,8 @@ func (g *guardReport) validSnapshots() []snapshotRecord {
 //	         wrong checksum; damage in another segment or in the head of a
 //	         segment, both of which were synced before anything else was written
 //
-// Whether whole records are missing from the end is for the watermark to say.
-// The error is about reading the files, not about what is in them.
+// Whether whole records are missing from the end is for the watermark to decide.
+// The error is about reading the files, not about their content.
 func guardLog(dir string) (*guardReport, error) {
 	g := new(guardReport)
 	var err error
@@ -189,25 +189,25 @@ type segment struct {
 	first, last bool
 }
 
-// readSegment walks the records of a segment. It reports whether to go on with
+// readSegment walks the records of a segment. It reports whether to continue with
 // the next segment.
 func (g *guardReport) readSegment(s *segment) bool {
 	offset, n := 0, 0
 	for offset < len(s.data) && !s.zeroWordAt(offset) {
-		rec, next, what := readRecord(s.data, offset, g.crc)
-		if what == "" {
-			if what = g.take(rec, n, s.first); what != "" {
-				g.corrupt(s.path, offset, "%s", what)
+		rec, next, problem := readRecord(s.data, offset, g.crc)
+		if problem == "" {
+			if problem = g.take(rec, n, s.first); problem != "" {
+				g.corrupt(s.path, offset, "%s", problem)
 				return false
 			}
 			offset, n = next, n+1
 			continue
 		}
 		if !s.last || n < segmentHead {
-			g.corrupt(s.path, offset, "%s", what)
+			g.corrupt(s.path, offset, "%s", problem)
 			return false
 		}
-		g.judgeTail(s, offset, what)
+		g.judgeTail(s, offset, problem)
 		return false
 	}
 	return g.endSegment(s, offset, n)
@@ -222,8 +222,9 @@ func (s *segment) zeroWordAt(offset int) bool {
 	return len(s.data)-offset >= walFrameHead && binary.LittleEndian.Uint64(s.data[offset:]) == 0
 }
 
-// endSegment looks at what comes after the last record: nothing, or zeros to
-// the end of the file. Anything else is damage. It reports whether to go on.
+// endSegment checks the space after the last record: there must be none, or
+// zeros to the end of the file. It reports whether to continue with the next
+// segment.
 func (g *guardReport) endSegment(s *segment, offset, records int) bool {
 	if records < segmentHead {
 		g.corrupt(s.path, offset, "the header of the segment is missing, although a segment has one before it gets its name")
@@ -232,7 +233,7 @@ func (g *guardReport) endSegment(s *segment, offset, records int) bool {
 	at := firstNonZero(s.data[offset:])
 	switch {
 	case at < 0:
-		return true // whether records are missing, the next segment's checksum tells
+		return true // if records are missing, the next segment's checksum reveals it
 	case !s.last:
 		g.corrupt(s.path, offset, "a record is zeroed")
 	default:
@@ -241,8 +242,8 @@ func (g *guardReport) endSegment(s *segment, offset, records int) bool {
 	return false
 }
 
-// judgeZeros decides what zeros at the offset mean if other bytes follow, the
-// first of them at position after.
+// judgeZeros decides between torn and corrupt if there are zeros at the offset
+// and other bytes behind them, the first one at position after.
 func (g *guardReport) judgeZeros(s *segment, offset, after int) {
 	later := laterRecord(s.data, offset+walFrameHead)
 	switch {
@@ -250,47 +251,48 @@ func (g *guardReport) judgeZeros(s *segment, offset, after int) {
 		g.corrupt(s.path, offset, "a record is zeroed, and another record follows at byte %d", later)
 	case after/walSector == offset/walSector || after < offset+2*walFrameHead:
 		// The length word and the bytes right after it are in one sector, which
-		// is written whole. So a crash cannot have zeroed the word alone.
+		// is written completely or not at all. So a crash cannot have zeroed
+		// the word alone.
 		g.corrupt(s.path, offset, "the length of a record is zeroed")
 	default:
 		g.tear(s, offset, "the beginning of the last write is missing")
 	}
 }
 
-func (g *guardReport) tear(s *segment, offset int, what string) {
-	g.verdict, g.file, g.offset, g.reason = logTorn, s.path, int64(offset), what
+func (g *guardReport) tear(s *segment, offset int, problem string) {
+	g.verdict, g.file, g.offset, g.reason = logTorn, s.path, int64(offset), problem
 }
 
-// judgeTail decides what a damaged record in the last segment means: a write
-// that a crash cut short, or damage done later.
-func (g *guardReport) judgeTail(s *segment, offset int, what string) {
+// judgeTail decides between torn and corrupt for a damaged record in the last
+// segment: did a crash cut the write short, or was the record damaged later?
+func (g *guardReport) judgeTail(s *segment, offset int, problem string) {
 	body := offset + walFrameHead
 	if body > len(s.data) {
-		g.tear(s, offset, what) // the file ends inside the length word
+		g.tear(s, offset, problem) // the file ends inside the length word
 		return
 	}
 	length, padding, whole := splitLengthWord(binary.LittleEndian.Uint64(s.data[offset:]))
 	if !whole {
-		g.corrupt(s.path, offset, "%s", what)
+		g.corrupt(s.path, offset, "%s", problem)
 		return
 	}
 	head, state := parseRecordHead(s.data[body:], length)
 	end := min(body+length, len(s.data))
 	cut := len(s.data) < body+length+padding
 	// The length word and the record's own head both say how long the data is.
-	// If they agree they can be trusted, and what looks like a record inside
-	// this one is its payload: a value may well be a piece of somebody's WAL. If
-	// they do not, a record anywhere behind the length word counts.
+	// If they agree, they can be trusted, and anything inside this record that
+	// looks like another record is payload: a value may be a piece of a WAL. If
+	// they do not agree, a record anywhere behind the length word counts.
 	agrees := state == headWhole && head.size+head.data == length
 	search := body
 	if agrees {
 		search = min(body+length+padding, len(s.data))
 	}
 	if later := laterRecord(s.data, search); later >= 0 {
-		g.corrupt(s.path, offset, "%s, and another record follows at byte %d", what, later)
+		g.corrupt(s.path, offset, "%s, and another record follows at byte %d", problem, later)
 		return
 	}
-	var missing bool // a part of the write
+	var missing bool // whether a part of the write never reached the disk
 	switch {
 	case state == headWhole && !agrees: // a flipped bit in one of the lengths, not a missing sector
 	case state == headGarbled:
@@ -299,17 +301,17 @@ func (g *guardReport) judgeTail(s *segment, offset int, what string) {
 		missing = cut || hasZeroSector(s.data, body, end)
 	}
 	if missing {
-		g.tear(s, offset, what)
+		g.tear(s, offset, problem)
 		return
 	}
-	g.corrupt(s.path, offset, "%s, although no part of the record is missing", what)
+	g.corrupt(s.path, offset, "%s, although no part of the record is missing", problem)
 }
 
-// take checks a record's place in the log and notes what it says. n is its
-// number in its segment. If the record does not belong there, what says why.
-func (g *guardReport) take(rec walRecord, n int, first bool) (what string) {
-	if what = g.placed(rec, n, first); what != "" {
-		return what
+// take checks that a record may follow the records before it, and notes its
+// content. n is its number in its segment. problem is empty if it may.
+func (g *guardReport) take(rec walRecord, n int, first bool) (problem string) {
+	if problem = g.placed(rec, n, first); problem != "" {
+		return problem
 	}
 	g.records++
 	g.crc = rec.crc
@@ -328,7 +330,7 @@ func (g *guardReport) take(rec walRecord, n int, first bool) (what string) {
 
 // placed checks that a segment begins with its head (checksum, then metadata),
 // and that no other record in it is one of these.
-func (g *guardReport) placed(rec walRecord, n int, first bool) (what string) {
+func (g *guardReport) placed(rec walRecord, n int, first bool) (problem string) {
 	switch {
 	case (n == 0) != (rec.kind == walCRC), (n == 1) != (rec.kind == walMetadata):
 		return fmt.Sprintf("record %d of the segment has unexpected type %d", n, rec.kind)
@@ -338,12 +340,12 @@ func (g *guardReport) placed(rec walRecord, n int, first bool) (what string) {
 	return ""
 }
 
-func (g *guardReport) takeEntry(rec walRecord) (what string) {
+func (g *guardReport) takeEntry(rec walRecord) (problem string) {
 	e, ok := rec.entry()
 	switch {
 	case !ok:
 		return "a log entry is damaged"
-	case e.index <= g.hardState.commit: // by D1 it was there before, and for good
+	case e.index <= g.hardState.commit: // D1: it was written before the commit index
 		return fmt.Sprintf("entry %d was overwritten after entry %d was committed", e.index, g.hardState.commit)
 	}
 	return g.shape.put(e)
@@ -352,7 +354,7 @@ func (g *guardReport) takeEntry(rec walRecord) (what string) {
 // takeState also puts a snapshot into effect: by D2 the hard state that commits
 // a snapshot follows it at once. Without it the log continues as if the
 // snapshot were not there.
-func (g *guardReport) takeState(rec walRecord, snapshot *snapshotRecord) (what string) {
+func (g *guardReport) takeState(rec walRecord, snapshot *snapshotRecord) (problem string) {
 	s, ok := rec.hardState()
 	old := g.hardState
 	switch {
@@ -370,7 +372,7 @@ func (g *guardReport) takeState(rec walRecord, snapshot *snapshotRecord) (what s
 	return ""
 }
 
-func (g *guardReport) takeSnapshot(rec walRecord) (what string) {
+func (g *guardReport) takeSnapshot(rec walRecord) (problem string) {
 	s, ok := rec.snapshot()
 	if !ok {
 		return "a snapshot record is damaged"

@@ -14,8 +14,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// mustAgree holds the guard against etcd's own reader of a log that is not
-// damaged: the same verdict, last entry, hard state and snapshots.
+// mustAgree compares the guard with etcd's own reader on an undamaged log: both
+// must find the same last entry, hard state and snapshots.
 func mustAgree(t testing.TB, dir string) *guardReport {
 	t.Helper()
 	g, err := guardLog(walDir(dir))
@@ -66,8 +66,8 @@ func readByEtcd(t testing.TB, dir string, from *walpb.Snapshot) []*raftpb.Entry 
 	return entries
 }
 
-// Frames of all sizes around a sector and a page of the writer, and above its
-// buffer of 1 MiB, over several segments.
+// TestGuardAgreesWithEtcdOnBigEntries uses frames of sizes around a sector, around
+// a page of the writer, and above its buffer of 1 MiB, in several segments.
 func TestGuardAgreesWithEtcdOnBigEntries(t *testing.T) {
 	d := mustCreateLog(t, t.TempDir())
 	segmentsOf(t, 1<<20)
@@ -86,7 +86,8 @@ func TestGuardAgreesWithEtcdOnBigEntries(t *testing.T) {
 	}
 }
 
-// A chain of checksums goes over segments, restarts and repairs.
+// TestGuardAgreesWithEtcdAfterCrashAndReopenCycles: the chain of checksums
+// continues across segments, restarts and repairs.
 func TestGuardAgreesWithEtcdAfterCrashAndReopenCycles(t *testing.T) {
 	segmentsOf(t, 4<<10)
 	for seed := range uint64(3) {
@@ -126,8 +127,8 @@ func TestGuardAgreesWithEtcdAfterCrashAndReopenCycles(t *testing.T) {
 	}
 }
 
-// tearOff leaves half of a write at the end of the log, that of an entry whose
-// middle is cut off, and returns what the last entry then is: the one before.
+// tearOff leaves half of a write at the end of the log: an entry whose middle is
+// missing. It returns the index of the last entry then, which is the one before.
 func tearOff(t *testing.T, dir string, last uint64) uint64 {
 	t.Helper()
 	d, _ := mustOpenLog(t, dir)
@@ -145,8 +146,8 @@ func tearOff(t *testing.T, dir string, last uint64) uint64 {
 	return last
 }
 
-// Whatever prefix of its records a log is cut to, both readers find the same,
-// and a start finds what was acknowledged by then.
+// TestGuardAgreesWithEtcdOnEveryPrefix cuts a log after every record. Both readers
+// find the same, and a start finds every entry that was acknowledged by then.
 func TestGuardAgreesWithEtcdOnEveryPrefix(t *testing.T) {
 	segmentsOf(t, 64<<10)
 	d := mustCreateLog(t, t.TempDir())
@@ -188,8 +189,8 @@ func segmentsIn(t *testing.T, dir string) (paths []string) {
 	return paths
 }
 
-// Each segment but the last was whole and synced before the next one began:
-// nothing in it can be torn.
+// TestGuardDamageInAnOlderSegment: every segment but the last was complete and
+// synced before the next one began, so nothing in it can be torn.
 func TestGuardDamageInAnOlderSegment(t *testing.T) {
 	whole := segmentedLog(t)
 	for name, f := range map[string]func(b []byte, frames []int, end int) []byte{
@@ -217,14 +218,14 @@ func TestGuardDamageInAnOlderSegment(t *testing.T) {
 	}
 }
 
-// A segment of another log under the right name is whole in itself; only the
-// checksum that it begins with tells.
+// TestGuardSegmentOfAnotherLog: a segment of another log under the right name is
+// intact by itself; only the checksum that it begins with gives it away.
 func TestGuardSegmentOfAnotherLog(t *testing.T) {
 	dir := segmentedLog(t)
 	segmentsOf(t, 4<<10)
 	d := mustCreateLog(t, t.TempDir())
 	for i := uint64(1); i <= 100; i++ {
-		mustSave(t, d, hardStateAt(1, 2, i-1), entryAt(i, 1, 100)) // the vote is another
+		mustSave(t, d, hardStateAt(1, 2, i-1), entryAt(i, 1, 100)) // another vote
 	}
 	other := segmentsIn(t, d.dir)
 	for i, path := range segmentsIn(t, dir) {
@@ -242,7 +243,7 @@ func TestGuardSegmentOfAnotherLog(t *testing.T) {
 	}
 }
 
-// The log that opens may be far larger than the test's: the guard reads it all.
+// BenchmarkGuardLog64MiB measures what the guard adds to a start with a full log.
 func BenchmarkGuardLog64MiB(b *testing.B) {
 	for _, size := range []int{100, 4 << 10, 512 << 10} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
@@ -259,7 +260,7 @@ func BenchmarkGuardLog64MiB(b *testing.B) {
 	}
 }
 
-// filledLog returns a directory with a segment that is full nearly.
+// filledLog returns a directory with a segment that is nearly full.
 func filledLog(b *testing.B, size int) string {
 	b.Helper()
 	d := mustCreateLog(b, b.TempDir())
@@ -278,15 +279,15 @@ func filledLog(b *testing.B, size int) string {
 	return dir
 }
 
-// Of what is left of a torn write the guard looks at every word; a value made
-// to look like frames must not make that slow.
+// TestGuardTornTailOfFramesIsLinear: the guard looks at every word of a torn
+// write. A value crafted to look like frames must not make that quadratic.
 func TestGuardTornTailOfFramesIsLinear(t *testing.T) {
 	d := mustCreateLog(t, t.TempDir())
 	segmentsOf(t, 16<<20)
 	mustSave(t, d, hardStateAt(1, 1, 0), entryAt(1, 1, 10))
 	e := entryAt(2, 1, 0)
 	for len(e.Data) < 8<<20 {
-		e.Data = append(e.Data, 0x10, 0x27, 0x7f, 0, 0, 0, 0, 0) // a length of 8 MiB nearly
+		e.Data = append(e.Data, 0x10, 0x27, 0x7f, 0, 0, 0, 0, 0) // a length of nearly 8 MiB
 	}
 	mustSave(t, d, nil, e)
 	dir := killed(t, d.dir)

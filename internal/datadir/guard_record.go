@@ -19,7 +19,7 @@ const (
 )
 
 const (
-	walSector    = 512 // bytes that a disk writes whole or not at all
+	walSector    = 512 // bytes that a disk writes together or not at all
 	walFrameHead = 8   // bytes of the length word
 	// walRecordHead is the most bytes that precede a record's data: a type of
 	// 2, a checksum of 6, a length of 6.
@@ -69,7 +69,7 @@ const (
 	headGarbled           // it is not the head of a record
 )
 
-// recordHead is what comes before a record's data.
+// recordHead holds the fields that precede a record's data.
 type recordHead struct {
 	kind uint64
 	crc  uint64
@@ -77,8 +77,8 @@ type recordHead struct {
 	size int // of the head itself
 }
 
-// parseRecordHead reads the head of a record of the given length. b is what is
-// left of the file from the record on; it may be shorter.
+// parseRecordHead reads the head of a record of the given length. b is the rest
+// of the file from the record on; it may be shorter than the record.
 func parseRecordHead(b []byte, length int) (h recordHead, s headState) {
 	b = b[:min(len(b), length)]
 	cut := headGarbled
@@ -122,12 +122,13 @@ func minimalUvarint(b []byte) (v uint64, n int) {
 }
 
 // readRecord reads the frame at the offset, whose length word is not zero, and
-// checks it against the running checksum. what says what is wrong with it, and
-// is empty if nothing is.
-func readRecord(b []byte, offset int, crc uint32) (rec walRecord, next int, what string) {
-	rec, next, what = decodeFrame(b, offset)
-	if what != "" || rec.kind == walCRC {
-		return rec, next, what
+// checks it against the running checksum crc. problem is empty if the record is
+// intact. A segment begins with a record that carries the checksum it continues,
+// so any segment can be read by itself.
+func readRecord(b []byte, offset int, crc uint32) (rec walRecord, next int, problem string) {
+	rec, next, problem = decodeFrame(b, offset)
+	if problem != "" || rec.kind == walCRC {
+		return rec, next, problem
 	}
 	if sum := crc32.Update(crc, castagnoli, rec.data); sum != rec.crc {
 		return rec, next, "checksum mismatch"
@@ -136,7 +137,7 @@ func readRecord(b []byte, offset int, crc uint32) (rec walRecord, next int, what
 }
 
 // decodeFrame reads the frame at the offset without the chain of checksums.
-func decodeFrame(b []byte, offset int) (rec walRecord, next int, what string) {
+func decodeFrame(b []byte, offset int) (rec walRecord, next int, problem string) {
 	rest := b[offset:]
 	if len(rest) < walFrameHead {
 		return rec, 0, "the file ends within the length of a record"
@@ -186,8 +187,8 @@ func parseFields(b []byte, numbers int, bytesLast bool) (v [5]uint64, ok bool) {
 	return v, true
 }
 
-// logEntry, hardStateRecord and snapshotRecord are what the guard needs to know
-// of the records that carry them.
+// logEntry, hardStateRecord and snapshotRecord are the parts of these records
+// that the guard judges by.
 type (
 	logEntry        struct{ index, term uint64 }
 	hardStateRecord struct{ term, vote, commit uint64 }
@@ -237,14 +238,14 @@ func (r walRecord) plausible() (ok bool) {
 }
 
 // laterRecord returns the offset of the first record at or after the given
-// offset, or -1. A record is what can only be one: a frame, aligned to 8 bytes,
-// whose content is plausible.
+// offset, or -1. It takes for a record any intact frame, aligned to 8 bytes,
+// with plausible content.
 func laterRecord(b []byte, offset int) int {
 	for o := (offset + 7) &^ 7; o+walFrameHead <= len(b); o += 8 {
 		if binary.LittleEndian.Uint64(b[o:]) == 0 {
 			continue
 		}
-		if rec, _, what := decodeFrame(b, o); what == "" && rec.plausible() {
+		if rec, _, problem := decodeFrame(b, o); problem == "" && rec.plausible() {
 			return o
 		}
 	}

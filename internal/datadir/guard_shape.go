@@ -33,9 +33,10 @@ func (s *logShape) termAt(index uint64) uint64 {
 	return 0
 }
 
-// put adds an entry, which replaces the entries from its index on. An entry
-// that raft would never have written there changes nothing, and what says why.
-func (s *logShape) put(e logEntry) (what string) {
+// put adds an entry, which replaces the entries from its index on. If raft would
+// never have written the entry there, put changes nothing and returns the
+// problem.
+func (s *logShape) put(e logEntry) (problem string) {
 	if !s.known || e.index <= s.base {
 		*s = logShape{known: true, base: e.index - 1, last: e.index - 1}
 	}

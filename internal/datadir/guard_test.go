@@ -11,9 +11,9 @@ import (
 	"go.uber.org/zap"
 )
 
-// logOf returns the directory of a process killed after 40 entries, in one
-// segment. The watermark knows of the first 10, as if the rest had come within
-// the last second.
+// logOf returns the directory of a process that was killed after 40 entries, in
+// one segment. The watermark covers the first 10, as if the others had been
+// written within the last second.
 func logOf(t testing.TB, size int) string {
 	t.Helper()
 	segmentsOf(t, 64<<10)
@@ -28,7 +28,7 @@ func logOf(t testing.TB, size int) string {
 	return killed(t, d.dir)
 }
 
-// segmentedLog is like logOf, in several segments.
+// segmentedLog is like logOf, but with several segments.
 func segmentedLog(t testing.TB) string {
 	t.Helper()
 	segmentsOf(t, 4<<10)
@@ -64,7 +64,7 @@ func TestGuardWholeLogIsClean(t *testing.T) {
 func TestGuardZeroedSectorInTheMiddle(t *testing.T) {
 	whole := logOf(t, 100)
 	_, _, end := lastSegmentPath(t, whole)
-	last := end/walSector - 1 // the last that has another behind it
+	last := end/walSector - 1 // the last one with another sector behind it
 	for sector := 1; sector < last; sector++ {
 		dir := killed(t, whole)
 		path, _, _ := lastSegmentPath(t, dir)
@@ -73,18 +73,19 @@ func TestGuardZeroedSectorInTheMiddle(t *testing.T) {
 	}
 }
 
-// A sector of the last record alone is what a torn write leaves.
+// TestGuardZeroedSectorInTheLastRecord: a missing sector of the last record alone
+// is what a torn write leaves.
 func TestGuardZeroedSectorInTheLastRecord(t *testing.T) {
 	whole := logOf(t, 3000)
 	_, frames, end := lastSegmentPath(t, whole)
-	frames = frames[:len(frames)-1] // the hard state, which is torn off with it
+	frames = frames[:len(frames)-1] // without the hard state, which is torn off with it
 	entry := frames[len(frames)-1]
 	for sector := entry/walSector + 1; sector < end/walSector; sector++ {
 		dir := killed(t, whole)
 		path, _, _ := lastSegmentPath(t, dir)
 		change(t, path, func(b []byte) []byte {
 			clear(b[sector*walSector : (sector+1)*walSector])
-			clear(b[end-end%walSector:]) // with the hard state
+			clear(b[end-end%walSector:]) // and the hard state
 			return b
 		})
 		mustRepairOnce(t, dir, 39)
@@ -155,8 +156,9 @@ func TestGuardEmptyLastSegment(t *testing.T) {
 	}
 }
 
-// A record that is whole and does not match its checksum was changed after it
-// was written, wherever it is: etcd's repair would not touch it either.
+// TestGuardFlippedBitInTheLastRecord: a complete record that does not match its
+// checksum was changed after it was written, wherever it is. etcd's repair would
+// not touch it either.
 func TestGuardFlippedBitInTheLastRecord(t *testing.T) {
 	whole := logOf(t, 100)
 	_, frames, end := lastSegmentPath(t, whole)
@@ -170,7 +172,8 @@ func TestGuardFlippedBitInTheMiddle(t *testing.T) {
 	refuseEveryFlip(t, whole, frames[20], frames[22]) // an entry and a hard state
 }
 
-// refuseEveryFlip looks with the guard only: opening would take too long.
+// refuseEveryFlip flips every bit of a range. It asks only the guard, because
+// opening the log each time would take too long.
 func refuseEveryFlip(t *testing.T, whole string, from, to int) {
 	t.Helper()
 	dir := killed(t, whole)
@@ -202,8 +205,8 @@ func refuseEveryFlip(t *testing.T, whole string, from, to int) {
 	}
 }
 
-// mustRepairOnce opens a directory with a torn tail: that is said once, and
-// the second time there is nothing to say.
+// mustRepairOnce opens a directory with a torn tail twice. The first start reports
+// the repair, and the second one has nothing to report.
 func mustRepairOnce(t *testing.T, dir string, last uint64) {
 	t.Helper()
 	report, err := Examine(dir)
@@ -248,7 +251,8 @@ func TestGuardTornTailAtEveryLengthIsRepairedOnce(t *testing.T) {
 	}
 }
 
-// A write of several sectors of which only the first reached the disk.
+// TestGuardTornTailOfMissingSectors: of a write of several sectors, only some
+// reached the disk.
 func TestGuardTornTailOfMissingSectors(t *testing.T) {
 	segmentsOf(t, 64<<10)
 	d := mustCreateLog(t, t.TempDir())
@@ -279,8 +283,8 @@ func TestGuardTornTailOfMissingSectors(t *testing.T) {
 	}
 }
 
-// The value of a key may be a piece of a WAL. In a torn record it must not
-// pass for a record after it.
+// TestGuardTornTailWithAWALInside: the value of a key may be a piece of a WAL. In
+// a torn record it must not be mistaken for a later record.
 func TestGuardTornTailWithAWALInside(t *testing.T) {
 	other := logOf(t, 50)
 	path, frames, end := lastSegmentPath(t, other)
@@ -301,7 +305,8 @@ func TestGuardTornTailWithAWALInside(t *testing.T) {
 	}
 }
 
-// Entries of which a later write is there were acknowledged.
+// TestGuardRecordAfterATornOneIsCorruption: a record that is followed by a later
+// write was synced and may have been acknowledged.
 func TestGuardRecordAfterATornOneIsCorruption(t *testing.T) {
 	segmentsOf(t, 64<<10)
 	d := mustCreateLog(t, t.TempDir())
@@ -318,7 +323,7 @@ func TestGuardRecordAfterATornOneIsCorruption(t *testing.T) {
 	}
 }
 
-func TestGuardFilesThatAreNoSegments(t *testing.T) {
+func TestGuardFilesThatAreNotSegments(t *testing.T) {
 	dir := segmentedLog(t)
 	if err := os.WriteFile(filepath.Join(walDir(dir), "1-2.wal"), nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -326,8 +331,8 @@ func TestGuardFilesThatAreNoSegments(t *testing.T) {
 	mustRefuse(t, dir, "not the name of a log segment")
 }
 
-// The checksum does not cover a record's type: as a hard state an entry would
-// take the commit index and the term elsewhere.
+// TestGuardRecordsOutOfPlace: the checksum does not cover a record's type. An
+// entry that is taken for a hard state would change term and commit index.
 func TestGuardRecordsOutOfPlace(t *testing.T) {
 	g := &guardReport{shape: logShape{known: true}}
 	take := func(kind uint64, n int, data []byte) string {
@@ -367,9 +372,8 @@ func TestGuardRecordsOutOfPlace(t *testing.T) {
 	}
 }
 
-// FuzzBootGuard damages a directory in arbitrary ways. Whatever was done to
-// it, opening either refuses, or finds what was written, up to the watermark
-// at least.
+// FuzzBootGuard damages a directory in arbitrary ways. Opening it either refuses,
+// or finds everything that was written, at least up to the watermark.
 func FuzzBootGuard(f *testing.F) {
 	before := wal.SegmentSizeBytes
 	wal.SegmentSizeBytes = 4 << 10
@@ -402,8 +406,8 @@ func FuzzBootGuard(f *testing.F) {
 	})
 }
 
-// damagedOriginal returns a directory of several segments and snapshots, whose
-// watermark is a little old.
+// damagedOriginal returns the files of a directory with several segments and
+// snapshots and a watermark that is a little old.
 func damagedOriginal(t testing.TB) (whole map[string][]byte, names []string, written []string) {
 	d := mustCreateLog(t, t.TempDir())
 	written = make([]string, 81)
@@ -488,7 +492,7 @@ func checkDamaged(t *testing.T, dir string, written []string) {
 	next := state.Snapshot.GetMetadata().GetIndex() + 1
 	for _, e := range state.Entries {
 		if e.GetIndex() != next || string(e.GetData()) != written[next] {
-			t.Fatalf("entry %d in the place of %d, with %d bytes of data", e.GetIndex(), next, len(e.GetData()))
+			t.Fatalf("entry %d in place of entry %d, with %d bytes of data", e.GetIndex(), next, len(e.GetData()))
 		}
 		next++
 	}

@@ -101,14 +101,14 @@ func readIdentity(dir string) (Identity, error) {
 	if f.Format != identityFormat {
 		return Identity{}, fmt.Errorf("%s has format %d, but this binary supports only format %d: upgrade kvd", path, f.Format, identityFormat)
 	}
-	if what := f.check(); what != "" {
-		return Identity{}, refuse(path, "%s", what)
+	if problem := f.check(); problem != "" {
+		return Identity{}, refuse(path, "%s", problem)
 	}
 	return f.Identity, nil
 }
 
 // check finds values that no kvd writes, whatever the checksum says.
-func (id Identity) check() (what string) {
+func (id Identity) check() (problem string) {
 	nonce, err := hex.DecodeString(id.Nonce)
 	switch {
 	case !limits.ValidMemberID(id.MemberID):

@@ -34,14 +34,14 @@ func TestDirectoryIsPrivate(t *testing.T) {
 func TestDirectoryInUseIsRefusedByName(t *testing.T) {
 	path := t.TempDir()
 	d := mustOpenDir(t, path)
-	for range 2 { // a refused try must not take the holder's name away
+	for range 2 { // a failed attempt must not erase the holder's pid
 		_, err := Open(path)
 		if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "pid "+strconv.Itoa(os.Getpid())+")") {
 			t.Fatalf("a second open: %v", err)
 		}
 	}
 	if report, err := Examine(path); err != nil || report.HeldBy != strconv.Itoa(os.Getpid()) || !strings.Contains(report.String(), "in use") {
-		t.Errorf("the doctor says %+v, %v", report, err)
+		t.Errorf("Examine: %+v, %v", report, err)
 	}
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
@@ -53,7 +53,7 @@ func TestIdentityIsKept(t *testing.T) {
 	path := t.TempDir()
 	d := mustOpenDir(t, path)
 	if id, known := d.Identity(); known {
-		t.Fatalf("a fresh directory is of %+v", id)
+		t.Fatalf("a fresh directory belongs to %+v", id)
 	}
 	if err := d.Claim(7, 0xabc, "seven"); err != nil {
 		t.Fatal(err)
@@ -85,7 +85,7 @@ func TestIdentityDamaged(t *testing.T) {
 	if _, err := Open(path); !errors.As(err, &refused) || refused.File != identityPath(path) {
 		t.Errorf("%v", err)
 	}
-	// The refusal has let go of the directory.
+	// The refusal has released the lock.
 	if _, err := Open(path); !errors.As(err, &refused) {
 		t.Errorf("the second time: %v", err)
 	}
@@ -114,7 +114,7 @@ func TestAdmittedWithoutALog(t *testing.T) {
 		t.Fatalf("%v", err)
 	}
 	if report, derr := Examine(path); derr != nil || report.Refused == nil || report.Refused.Error() != err.Error() {
-		t.Errorf("the doctor says %s, %v", report.Verdict(), derr)
+		t.Errorf("Examine: %s, %v", report.Verdict(), derr)
 	}
 }
 
@@ -132,8 +132,8 @@ func TestWatermarkOfAnotherMember(t *testing.T) {
 	mustRefuse(t, path, "the watermark belongs to member 7, but the directory belongs to member 8")
 }
 
-// A crash leaves the old identity or the new one, and perhaps half of a file
-// under another name, which the next write replaces whole.
+// TestIdentityIsReplacedAtOnce: a crash leaves the old identity or the new one, and
+// perhaps half of a temporary file, which the next write truncates first.
 func TestIdentityIsReplacedAtOnce(t *testing.T) {
 	path := t.TempDir()
 	d := mustOpenDir(t, path)
@@ -161,14 +161,14 @@ func TestIdentityIsReplacedAtOnce(t *testing.T) {
 	}
 	seen := make([]byte, len(old)+1)
 	if n, _ := reader.Read(seen); string(seen[:n]) != string(old) {
-		t.Errorf("the old file was written over: %q", seen[:n])
+		t.Errorf("the old file was overwritten: %q", seen[:n])
 	}
 	if info, err := os.Stat(identityPath(path)); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info, err)
 	}
 }
 
-// Every byte counts: no change of one goes unnoticed or changes who it is.
+// TestIdentityEveryByte: every changed byte is detected, or does not matter.
 func TestIdentityEveryByte(t *testing.T) {
 	path := t.TempDir()
 	d := mustOpenDir(t, path)
@@ -190,7 +190,7 @@ func TestIdentityEveryByte(t *testing.T) {
 			}
 		}
 	}
-	for length := range len(whole) - 2 { // the last byte is a line end, the one before closes the object
+	for length := range len(whole) - 2 { // the last byte is a newline, the one before closes the object
 		writeFile(t, identityPath(path), string(whole[:length]))
 		if id, err := readIdentity(path); err == nil {
 			t.Fatalf("cut to %d bytes: %+v", length, id)

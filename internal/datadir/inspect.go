@@ -9,8 +9,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// inspection is what a look at a directory with a log found. A start and the
-// doctor make the same one, so that they reach the same verdict.
+// inspection holds the findings about a directory with a log. A start and the
+// doctor make the same inspection, so they reach the same verdict.
 type inspection struct {
 	log       *guardReport
 	identity  Identity // zero if the directory has none
@@ -19,8 +19,8 @@ type inspection struct {
 	refused   *RefusedError
 }
 
-// inspect reads a directory that holds a log, and changes nothing. The error
-// is about reading it, not about what is in it.
+// inspect reads a directory that holds a log, and changes nothing. The error is
+// about reading the directory, not about its content.
 func inspect(dir string) (*inspection, error) {
 	x := new(inspection)
 	if err := x.read(dir); err != nil && !errors.As(err, &x.refused) {

@@ -50,7 +50,7 @@ type Log struct {
 	watermarkAt time.Time // of the last UpdateWatermark that was due
 }
 
-// LogState is what a log held when it was opened.
+// LogState is the content of a log when it was opened.
 type LogState struct {
 	Snapshot  *raftpb.Snapshot // the newest usable one, or nil
 	HardState *raftpb.HardState
@@ -170,8 +170,8 @@ func (l *Log) Save(hs *raftpb.HardState, entries []*raftpb.Entry) error {
 		return err
 	}
 	for _, e := range entries {
-		if what := l.shape.put(logEntry{index: e.GetIndex(), term: e.GetTerm()}); what != "" {
-			panic("datadir: save: " + what)
+		if problem := l.shape.put(logEntry{index: e.GetIndex(), term: e.GetTerm()}); problem != "" {
+			panic("datadir: save: " + problem)
 		}
 	}
 	hs = l.bounded(hs)
@@ -307,8 +307,9 @@ func committing(hs *raftpb.HardState, meta *raftpb.SnapshotMetadata) *raftpb.Har
 	return &raftpb.HardState{Term: new(max(hs.GetTerm(), meta.GetTerm())), Vote: new(vote), Commit: new(meta.GetIndex())}
 }
 
-// UpdateWatermark writes the watermark, at most once every WatermarkPace. It is
-// called after saves, and once more when the log is idle.
+// UpdateWatermark writes the watermark, at most once every WatermarkPace. The
+// owner calls it after each save, and again when the log is idle, so that the
+// watermark catches up after a burst.
 func (l *Log) UpdateWatermark(now time.Time) error {
 	if l.failed != nil {
 		return l.failed

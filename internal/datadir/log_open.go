@@ -44,13 +44,13 @@ func openLog(lg *zap.Logger, dir string) (*Log, LogState, error) {
 	return l, state, nil
 }
 
-// prepareOpen cuts off a torn tail and removes what a crash left half-made.
+// prepareOpen cuts off a torn tail and removes unfinished files.
 func prepareOpen(lg *zap.Logger, dir string, g *guardReport) error {
 	if err := os.MkdirAll(snapDir(dir), 0o700); err != nil {
 		return fmt.Errorf("create snapshot directory: %w", err)
 	}
-	// etcd prepares segments under these names. It would write over what a
-	// crash left in one without truncating it first.
+	// etcd prepares segments under these names. If a crash left one behind, etcd
+	// would write over its content without truncating it first.
 	if err := removeFiles(walDir(dir), func(name string) bool { return strings.HasSuffix(name, ".tmp") }); err != nil {
 		return fmt.Errorf("remove incomplete segments: %w", err)
 	}
@@ -156,7 +156,7 @@ func (l *Log) readFrom(from *walpb.Snapshot) ([]byte, *raftpb.HardState, []*raft
 // trim drops entries that a received snapshot has replaced and that nothing was
 // written over. The WAL still returns them: it holds entries 1 to 50, receives
 // a snapshot at 45 of a later term, and returns 46 to 50 after it. The leader
-// has committed others in their place. What is left must be what the guard saw.
+// has committed others in their place. The rest must be what the guard saw.
 func (x *inspection) trim(entries []*raftpb.Entry, after uint64, dir string) ([]*raftpb.Entry, error) {
 	shape := &x.log.shape
 	want := max(shape.last, after) - after
@@ -179,7 +179,7 @@ func (l *Log) confirmRepair(g *guardReport) error {
 	return nil
 }
 
-// settle makes sure that what was read is on disk. Opening a WAL does not. An
+// settle makes sure that everything read is on disk. Opening a WAL does not. An
 // entry that was only in the page cache when the previous process died can be
 // read; raft then acknowledges it without writing it again, and a power cut
 // takes it.
@@ -205,9 +205,9 @@ func (l *Log) settle(from *walpb.Snapshot) error {
 	return l.wal.Save(l.hardState, nil)
 }
 
-// tidy removes what a crash left of snapshots: files of one that never took
-// effect, bodies without a snapshot, and temporary files. Nothing refers to
-// them.
+// tidy removes the remains of unfinished snapshots: the .snap file of one that
+// never took effect, bodies without a snapshot, and temporary files. Nothing
+// refers to them.
 func (l *Log) tidy(x *inspection) error {
 	files, err := snapshotFiles(l.dir)
 	if err != nil {

@@ -23,11 +23,10 @@ func (l *Log) release(index uint64) error {
 	return nil
 }
 
-// Purge removes what no restart needs: all but the newest keep snapshots (at
-// least one), the bodies that are older than the oldest of those, and the
-// segments before it. With fewer snapshots than that the whole log stays,
-// because a start without a readable snapshot can then still begin with entry
-// 1.
+// Purge removes files that no restart needs: all but the newest keep snapshots
+// (at least one), the bodies that are older than the oldest of those, and the
+// segments before it. With fewer snapshots than keep, the whole log stays: if
+// no snapshot is readable, a start can then still begin with entry 1.
 func (l *Log) Purge(keep int) error {
 	if l.failed != nil {
 		return l.failed
@@ -36,8 +35,8 @@ func (l *Log) Purge(keep int) error {
 	if err != nil {
 		return err
 	}
-	// A newer one was being received when the process stopped. It counts for
-	// nothing yet, and its body may still be written.
+	// A newer .snap file belongs to an unfinished snapshot. It must not count as
+	// one that a start could use.
 	files = slices.DeleteFunc(files, func(f snapshotFile) bool { return f.at.index > l.snapshot })
 	keep = max(keep, 1)
 	if len(files) < keep {

@@ -38,7 +38,8 @@ func TestLogFreshLog(t *testing.T) {
 	}
 }
 
-// The process may die between the log and its first watermark.
+// TestLogFreshLogWithoutWatermark: the process may die after it has created the
+// log and before it has written the first watermark.
 func TestLogFreshLogWithoutWatermark(t *testing.T) {
 	dir := t.TempDir()
 	if err := mustCreateLog(t, dir).Close(); err != nil {
@@ -50,8 +51,8 @@ func TestLogFreshLogWithoutWatermark(t *testing.T) {
 	mustOpenLog(t, dir)
 }
 
-// TestLogAgainstModel writes what a member may write, in any order, kills the
-// process at any moment, and holds what is found against a plain model.
+// TestLogAgainstModel writes everything that a member may write, in random order,
+// kills the process at random moments, and compares the log with a plain model.
 func TestLogAgainstModel(t *testing.T) {
 	segmentsOf(t, 8<<10)
 	for seed := range uint64(12) {
@@ -104,7 +105,7 @@ func (m *logModel) step(t *testing.T) {
 	}
 }
 
-// write appends entries, perhaps in a new term and over uncommitted ones.
+// write appends entries, sometimes in a new term and over uncommitted ones.
 func (m *logModel) write(t *testing.T) {
 	term := m.hs.GetTerm()
 	first := m.last() + 1
@@ -133,8 +134,8 @@ func (m *logModel) checkpoint(t *testing.T) {
 	m.newest = index
 }
 
-// install receives a snapshot from beyond the commit index: of entries that
-// the log does not have, or has otherwise.
+// install receives a snapshot from beyond the commit index: it contains entries
+// that the log lacks, or has in another version.
 func (m *logModel) install(t *testing.T) {
 	at := snapshotRecord{index: m.hs.GetCommit() + 1 + m.rng.Uint64N(m.last()-m.hs.GetCommit()+10), term: m.hs.GetTerm() + 1}
 	mustSaveSnapshot(t, m.disk, at.index, at.term)
@@ -142,7 +143,7 @@ func (m *logModel) install(t *testing.T) {
 	m.hs = hardStateAt(at.term, 0, at.index)
 }
 
-// kill opens what the process left, which then is the disk to go on with.
+// kill opens the directory that the process left behind, and continues with it.
 func (m *logModel) kill(t *testing.T) {
 	t.Helper()
 	dir := killed(t, m.disk.dir)
@@ -151,7 +152,7 @@ func (m *logModel) kill(t *testing.T) {
 	}
 	report, err := Examine(dir)
 	if err != nil || report.Verdict() != "ok" {
-		t.Fatalf("the doctor says %s, %v", report.Verdict(), err)
+		t.Fatalf("Examine: %s, %v", report.Verdict(), err)
 	}
 	d, state := mustOpenLog(t, dir)
 	m.disk = d
@@ -174,9 +175,10 @@ func (m *logModel) kill(t *testing.T) {
 	}
 }
 
-// A follower's uncommitted entries are replaced by a snapshot, and the process
-// dies: the WAL still returns what came after the snapshot's index. With its
-// old term the follower would vote for members that lack committed entries.
+// TestLogSnapshotReplacesLongerLog: a snapshot replaces a follower's uncommitted
+// entries, and the process dies. The WAL still returns those after the snapshot's
+// index. If the follower kept its old term, it would vote for members that lack
+// committed entries.
 func TestLogSnapshotReplacesLongerLog(t *testing.T) {
 	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(3, 1, 30), entriesAt(1, 50, 3, 20)...)
@@ -193,7 +195,8 @@ func TestLogSnapshotReplacesLongerLog(t *testing.T) {
 	}
 }
 
-// A snapshot that the log continues keeps the entries after it.
+// TestLogCheckpointKeepsTheLog: if the log contains the snapshot's last entry, the
+// entries after it stay.
 func TestLogCheckpointKeepsTheLog(t *testing.T) {
 	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(3, 1, 10), entriesAt(1, 50, 3, 20)...)
@@ -204,9 +207,10 @@ func TestLogCheckpointKeepsTheLog(t *testing.T) {
 	}
 }
 
-// Power fails between the record of a snapshot and the hard state that commits
-// it: nothing was installed yet, so nothing has changed.
-func TestLogSnapshotRecordWithoutCommitCountsForNothing(t *testing.T) {
+// TestLogSnapshotRecordWithoutCommitHasNoEffect: power fails between the record of
+// a snapshot and the hard state that commits it (D2). Nothing was installed yet,
+// so nothing has changed.
+func TestLogSnapshotRecordWithoutCommitHasNoEffect(t *testing.T) {
 	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(3, 1, 5), entriesAt(1, 10, 3, 20)...)
 	if err := d.snaps.SaveSnap(snapshotAt(1000, 4)); err != nil {
@@ -233,8 +237,9 @@ func TestLogSnapshotRecordWithoutCommitCountsForNothing(t *testing.T) {
 	}
 }
 
-// The .snap file comes first: a record whose file is missing is damage, unless
-// an older snapshot and the log after it can take its place.
+// TestLogSnapshotRecordBeforeBody: the .snap file is written first, so a record
+// whose file is missing means damage, unless an older snapshot and the log after
+// it can take its place (D4).
 func TestLogSnapshotRecordBeforeBody(t *testing.T) {
 	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(1, 1, 10), entriesAt(1, 20, 1, 20)...)
@@ -248,7 +253,7 @@ func TestLogSnapshotRecordBeforeBody(t *testing.T) {
 		t.Errorf("snapshot at %d, last entry %d", at, lastOf(state))
 	}
 
-	mustSaveSnapshot(t, d, 1000, 2) // received: the log before it is another
+	mustSaveSnapshot(t, d, 1000, 2) // a received one, which replaces the log
 	dir = killed(t, d.dir)
 	remove(t, snapDir(dir), "0000000000000002-00000000000003e8.snap")
 	mustRefuse(t, dir, "the log begins after entry 1000")
@@ -270,7 +275,8 @@ func TestLogDamagedSnapshotFallsBackToTheOlder(t *testing.T) {
 	}
 }
 
-// Reading a WAL for writing swallows that its snapshot is not there.
+// TestLogSnapshotNotFoundIsNotSwallowed: a WAL that is opened for writing does not
+// report that its snapshot is missing.
 func TestLogSnapshotNotFoundIsNotSwallowed(t *testing.T) {
 	dir := t.TempDir()
 	d := mustCreateLog(t, dir)
@@ -289,8 +295,9 @@ func TestLogSnapshotNotFoundIsNotSwallowed(t *testing.T) {
 	}
 }
 
-// The segment with a snapshot's record is not the one by whose name the WAL
-// looks for it, if a restart forgot how far the log was.
+// TestLogSegmentCutRightAfterInstallAndRestart: if a restart forgot the index of
+// the installed snapshot, the next segment would be named by a lower index, and
+// the WAL would look for the snapshot's record in the wrong segment.
 func TestLogSegmentCutRightAfterInstallAndRestart(t *testing.T) {
 	segmentsOf(t, 4<<10)
 	dir := t.TempDir()
@@ -314,8 +321,8 @@ func TestLogSegmentCutRightAfterInstallAndRestart(t *testing.T) {
 	}
 }
 
-// An opened WAL has forgotten the hard state that it read, and would leave it
-// out of the head of the next segment.
+// TestLogHardStateSurvivesPurgeAfterRestart: an opened WAL has forgotten the hard
+// state that it read, and would leave it out of the head of the next segment.
 func TestLogHardStateSurvivesPurgeAfterRestart(t *testing.T) {
 	segmentsOf(t, 4<<10)
 	dir := t.TempDir()
@@ -386,15 +393,15 @@ func checkPurged(t *testing.T, d *Log, newest uint64) {
 	left := readTree(t, snapDir(d.dir))
 	for _, name := range want {
 		if _, ok := left[name]; !ok || len(left) != len(want) {
-			t.Fatalf("%d files are left in place of %v", len(left), want)
+			t.Fatalf("%d files are left instead of %v", len(left), want)
 		}
 	}
 }
 
 func hex16(n uint64) string { return fmt.Sprintf("%016x", n) }
 
-// Two snapshots may be received close together: the body of one that is not
-// in force yet stays.
+// TestLogPurgeLeavesABodyBeingReceived: two snapshots may be received close
+// together. The body of the one that is not yet in effect must stay.
 func TestLogPurgeLeavesABodyBeingReceived(t *testing.T) {
 	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(1, 1, 20), entriesAt(1, 20, 1, 20)...)
@@ -422,8 +429,9 @@ func TestLogPurgeLeavesABodyBeingReceived(t *testing.T) {
 	}
 }
 
-// What a Ready commits may come behind its snapshot: a commit index without
-// its entries would make raft panic at the next start.
+// TestLogCommitWaitsForItsEntries: a Ready may commit entries that are written
+// after its snapshot. A commit index without its entries would make raft panic at
+// the next start (D1).
 func TestLogCommitWaitsForItsEntries(t *testing.T) {
 	d := mustCreateLog(t, t.TempDir())
 	mustSaveSnapshot(t, d, 100, 2)
@@ -450,8 +458,8 @@ func TestLogGapPanics(t *testing.T) {
 	_ = d.Save(nil, entriesAt(5, 5, 1, 10))
 }
 
-// The file system is full: the error stays, nothing is written any more, and
-// what was acknowledged is found again.
+// TestLogErrorSticks fills the file system. The first error sticks, nothing more is
+// written, and every acknowledged entry is found again.
 func TestLogErrorSticks(t *testing.T) {
 	dir := t.TempDir()
 	d := mustCreateLog(t, dir)
@@ -477,14 +485,14 @@ func TestLogErrorSticks(t *testing.T) {
 			t.Errorf("%s after the error: %v", what, err)
 		}
 	}
-	_ = d.Close() // its error is about what could not be written before
+	_ = d.Close() // it repeats the error from above
 	_, state := mustOpenLog(t, killed(t, dir))
 	if lastOf(state) < 10 {
 		t.Errorf("last entry %d", lastOf(state))
 	}
 }
 
-// fillUp puts /dev/full in the place of an open file of this process.
+// fillUp replaces an open file of this process by /dev/full.
 func fillUp(t *testing.T, path string) (restore func()) {
 	t.Helper()
 	full, err := os.OpenFile("/dev/full", os.O_RDWR, 0)
@@ -518,7 +526,8 @@ func fillUp(t *testing.T, path string) (restore func()) {
 	return nil
 }
 
-// A crash leaves these behind; they would be written over, and grow.
+// TestLogRemovesWhatACrashLeft: unfinished files would be reused without being
+// truncated, and accumulate.
 func TestLogRemovesWhatACrashLeft(t *testing.T) {
 	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(1, 1, 10), entriesAt(1, 10, 1, 20)...)
@@ -569,7 +578,8 @@ func TestLogOpenTwiceNamesTheDirectory(t *testing.T) {
 	}
 }
 
-// The .snap file must be on disk, with its name, before the WAL refers to it.
+// TestLogSnapshotFileFailsBeforeTheRecord: the .snap file must be durable before
+// the WAL refers to it.
 func TestLogSnapshotFileFailsBeforeTheRecord(t *testing.T) {
 	dir := t.TempDir()
 	d := mustCreateLog(t, dir)

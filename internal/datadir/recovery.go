@@ -14,11 +14,11 @@ import (
 // the directory's place. It goes through three phases, so that a crash leaves
 // either the old directory or one that the next run completes (D7):
 //
-//  1. NewReplacement makes the copy, in the sub-directory recovery/. The old
+//  1. NewReplacement makes the copy, in the subdirectory recovery/. The old
 //     files are only read.
 //  2. Complete writes recovery.json: the copy is complete. From here on a start
 //     is refused, and there is only the way forward.
-//  3. Part by part, the old files move to a sub-directory of their own and the
+//  3. Part by part, the old files move to a subdirectory of their own and the
 //     new ones into their place.
 //
 // All of this happens inside the directory, because that may be a mount point,
@@ -39,8 +39,9 @@ const (
 	backupPrefix = "before-recovery-"
 )
 
-// replacedParts are what is copied and replaced. The identity comes last: until
-// it has moved, the directory still belongs to the old cluster.
+// replacedParts lists the files and directories that are copied and replaced. The
+// identity comes last: until it has moved, the directory belongs to the old
+// cluster.
 var replacedParts = []string{"wal", "snap", storeName, "watermark", "member.json"}
 
 // plan is the content of recovery.json.
@@ -195,7 +196,7 @@ func move(from, to string) error {
 	return errors.Join(syncDir(filepath.Dir(to)), syncDir(filepath.Dir(from)))
 }
 
-// cloneParts copies what a recovery works on.
+// cloneParts copies the replaced parts that exist.
 func cloneParts(from, to string) error {
 	if err := os.Mkdir(to, 0o700); err != nil {
 		return err

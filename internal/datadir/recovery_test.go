@@ -11,7 +11,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// replacementFor returns a directory whose rebuilt copy, of another cluster, is complete.
+// replacementFor returns a directory with a finished copy that belongs to another
+// cluster.
 func replacementFor(t *testing.T) (dir string, r *Replacement) {
 	t.Helper()
 	segmentsOf(t, 64<<10)
@@ -55,7 +56,7 @@ func replacementFor(t *testing.T) (dir string, r *Replacement) {
 	return dir, r
 }
 
-// copyOf is what a crash leaves of a directory, under the same name.
+// copyOf returns a copy of a directory under the same name, as a crash leaves it.
 func copyOf(t *testing.T, dir string) string {
 	t.Helper()
 	to := filepath.Join(t.TempDir(), "data")
@@ -65,19 +66,19 @@ func copyOf(t *testing.T, dir string) string {
 	return to
 }
 
-// TestReplacementCrashAtEachStep: before the plan the directory is the old one;
-// after it a start is refused, and the next run finishes.
+// TestReplacementCrashAtEachStep checks D7: before the plan exists, the directory is
+// the old one; afterwards a start is refused, and the next run completes it.
 func TestReplacementCrashAtEachStep(t *testing.T) {
 	dir, r := replacementFor(t)
 	d := mustOpenDir(t, copyOf(t, dir))
 	if id, _ := d.Identity(); id.ClusterID != 7 {
-		t.Errorf("before the plan the directory is of %+v", id)
+		t.Errorf("before the plan the directory belongs to %+v", id)
 	}
-	carried := copyOf(t, dir)
-	if err := (&Replacement{dir: carried, Path: filepath.Join(carried, recoveryName), Backup: filepath.Join(carried, filepath.Base(r.Backup))}).Complete(); err != nil {
+	completed := copyOf(t, dir)
+	if err := (&Replacement{dir: completed, Path: filepath.Join(completed, recoveryName), Backup: filepath.Join(completed, filepath.Base(r.Backup))}).Complete(); err != nil {
 		t.Fatal(err)
 	}
-	want := readTree(t, carried)
+	want := readTree(t, completed)
 	for name, content := range map[string]string{
 		"store/CURRENT": "new", "store/deep/000001.sst": "a table", filepath.Base(r.Backup) + "/store/CURRENT": "old",
 	} {
@@ -85,8 +86,8 @@ func TestReplacementCrashAtEachStep(t *testing.T) {
 			t.Errorf("%s is %q, want %q", name, want[name], content)
 		}
 	}
-	if d = mustOpenDir(t, carried); d.identity.ClusterID != 8 {
-		t.Errorf("afterwards the directory is of %+v", d.identity)
+	if d = mustOpenDir(t, completed); d.identity.ClusterID != 8 {
+		t.Errorf("afterwards the directory belongs to %+v", d.identity)
 	}
 	delete(want, "lock")
 
@@ -106,7 +107,7 @@ func TestReplacementCrashAtEachStep(t *testing.T) {
 			t.Errorf("after %d steps a start says %v", done, err)
 		}
 		if report, err := Examine(crashed); err != nil || report.Refused == nil {
-			t.Errorf("after %d steps the doctor says %v, %v", done, report, err)
+			t.Errorf("after %d steps Examine: %v, %v", done, report, err)
 		}
 		d, finished, err := OpenForRecovery(crashed)
 		if err != nil || finished != backup {
@@ -116,7 +117,7 @@ func TestReplacementCrashAtEachStep(t *testing.T) {
 		got := readTree(t, crashed)
 		delete(got, "lock")
 		if !maps.EqualFunc(want, got, func(a, b []byte) bool { return string(a) == string(b) }) {
-			t.Errorf("finished after %d steps the directory is another", done)
+			t.Errorf("completed after %d steps, the directory differs", done)
 		}
 	}
 }

@@ -2,9 +2,9 @@ package datadir
 
 import "fmt"
 
-// RefusedError says that a data directory must not be used, because what its
-// member has promised may be lost. The process exits with code 3, and nothing
-// is deleted or repaired (D5).
+// RefusedError says that a data directory must not be used, because it no longer
+// proves what its member has promised to the others. The process exits with
+// code 3, and nothing is deleted or repaired (D5).
 type RefusedError struct {
 	File   string // or directory
 	Offset int64  // in bytes; 0 if it is about the file as a whole

@@ -14,14 +14,14 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// crashAfter is a step of saving a snapshot after which power may fail.
+// crashAfter is a step of saving a snapshot, after which power may fail.
 type crashAfter struct {
 	name string
 	do   func(t *testing.T, d *Log, s *raftpb.Snapshot)
-	want uint64 // the snapshot that the next start begins with
+	want uint64 // index of the snapshot that the next start begins with; 0 means the saved one
 }
 
-// crashSteps are the steps from a body to a snapshot that is in force.
+// crashSteps lists the steps from a body to a snapshot that is in effect.
 var crashSteps = []crashAfter{
 	{"half a body", func(t *testing.T, d *Log, s *raftpb.Snapshot) {
 		writeFile(t, d.BodyPath(s.GetMetadata().GetIndex())+".tmp", "bo")
@@ -54,8 +54,9 @@ func writeFile(t testing.TB, path, content string) {
 	}
 }
 
-// Until its hard state is there, a snapshot is not in force: the start begins
-// with the one before, loses no entry, and the same snapshot can come again.
+// TestSnapshotCrashAtEachStep: until its hard state is written, a snapshot is not
+// in effect (D2). The next start begins with the one before, loses no entry, and
+// accepts the same snapshot again.
 func TestSnapshotCrashAtEachStep(t *testing.T) {
 	for name, s := range map[string]*raftpb.Snapshot{"checkpoint": snapshotAt(20, 1), "received": snapshotAt(500, 3)} {
 		d := mustCreateLog(t, t.TempDir())
@@ -82,7 +83,7 @@ func crashedSnapshot(t *testing.T, dir string, s *raftpb.Snapshot, want uint64) 
 		t.Fatalf("begins with the snapshot at %d, want %d; last entry %d, want %d", at, want, lastOf(state), last)
 	}
 	if _, err := os.Stat(d.BodyPath(index)); (err == nil) != (want == index) {
-		t.Errorf("the body of a snapshot at %d when %d is in force: %v", index, want, err)
+		t.Errorf("the body of the snapshot at %d while the one at %d is in effect: %v", index, want, err)
 	}
 	if err := errors.Join(d.SaveSnapshot(s), d.Close()); err != nil {
 		t.Fatal(err)
@@ -92,7 +93,8 @@ func crashedSnapshot(t *testing.T, dir string, s *raftpb.Snapshot, want uint64) 
 	}
 }
 
-// etcd writes a .snap file in place, so that a crash may leave half of one.
+// TestSnapshotFileCutAtEveryLength: etcd writes a .snap file in place, so a crash
+// may leave half of one.
 func TestSnapshotFileCutAtEveryLength(t *testing.T) {
 	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(1, 1, 20), entriesAt(1, 30, 1, 20)...)
@@ -111,8 +113,8 @@ func TestSnapshotFileCutAtEveryLength(t *testing.T) {
 	}
 }
 
-// With both files gone, nothing but the beginning of the log could take their
-// place: it serves while it is there, and is missed when it was purged.
+// TestSnapshotFilesAllGone: without any .snap file, only the beginning of the log
+// can take their place. Once that has been purged, a start is refused.
 func TestSnapshotFilesAllGone(t *testing.T) {
 	segmentsOf(t, 4<<10)
 	d := mustCreateLog(t, t.TempDir())
@@ -150,7 +152,8 @@ func (b failingBody) WriteTo(w io.Writer) (int64, error) {
 	return int64(n), errors.Join(err, errBody)
 }
 
-// A body appears whole under its name or not at all, and replaces an older.
+// TestSnapshotBodyIsWholeOrMissing: a body appears under its name completely or not
+// at all, and replaces an older one.
 func TestSnapshotBodyIsWholeOrMissing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.snap.db")
 	if _, err := WriteBody(path, failingBody{"half"}); !errors.Is(err, errBody) {

@@ -11,10 +11,11 @@ import (
 	"time"
 )
 
-// watermark is what this member surely had on disk. A log that ends earlier,
-// or whose term or vote is older, has lost what may have been promised. The
-// WAL alone cannot tell a lost tail from one that never was: a missing last
-// segment, or a file cut between two records, leaves a perfect log.
+// watermark records a position that the log had surely reached on disk. A log
+// that ends earlier, or whose term or vote is older, has lost entries or a vote
+// that other members may rely on. The WAL alone cannot tell a lost tail from one
+// that never existed: a missing last segment, or a file cut between two records,
+// leaves a perfect log.
 //
 // It lags behind the log by up to WatermarkPace, and never claims more than
 // the log holds (D3): it is lowered before entries are overwritten.
@@ -30,8 +31,8 @@ type watermark struct {
 
 const (
 	watermarkFormat = 1
-	// WatermarkPace bounds how often the watermark is written; each time costs
-	// two fsyncs. A log that is idle calls UpdateWatermark once more after it.
+	// WatermarkPace bounds how often the watermark is written. Each time costs two
+	// fsyncs.
 	WatermarkPace = time.Second
 )
 

@@ -41,7 +41,8 @@ func TestWatermarkAtMostOnceASecond(t *testing.T) {
 	}
 }
 
-// checkedAgainst runs a log against a watermark.
+// checkedAgainst opens a log whose watermark was changed, and returns the reason of
+// the refusal, or "".
 func checkedAgainst(t *testing.T, change func(w *watermark)) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -87,7 +88,8 @@ func TestWatermarkAgainstTheLog(t *testing.T) {
 	}
 }
 
-// A torn tail that takes acknowledged entries with it is not repaired.
+// TestWatermarkAboveATornTail: a torn tail that contains synced entries is not
+// repaired.
 func TestWatermarkAboveATornTail(t *testing.T) {
 	dir := t.TempDir()
 	d := mustCreateLog(t, dir)
@@ -103,8 +105,9 @@ func TestWatermarkAboveATornTail(t *testing.T) {
 	}
 }
 
-// A newer leader takes entries back that were synced, but never committed. The
-// watermark goes back first, and no start is refused, wherever power fails.
+// TestWatermarkFollowsEntriesTakenBack: a newer leader overwrites entries that were
+// synced but never committed. The watermark is lowered first (D3), so no start is
+// refused, wherever power fails.
 func TestWatermarkFollowsEntriesTakenBack(t *testing.T) {
 	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(1, 1, 5), entriesAt(1, 200, 1, 10)...)
@@ -116,7 +119,7 @@ func TestWatermarkFollowsEntriesTakenBack(t *testing.T) {
 	if _, state := mustOpenLog(t, killed(t, d.dir)); lastOf(state) != 110 {
 		t.Errorf("last entry %d", lastOf(state))
 	}
-	// Only the watermark reached the disk.
+	// Power failed after the watermark and before the entries.
 	w, err := os.ReadFile(watermarkPath(d.dir))
 	if err != nil {
 		t.Fatal(err)
@@ -155,7 +158,8 @@ func TestWatermarkMissingOrDamaged(t *testing.T) {
 	mustRefuse(t, dir, "the watermark is missing")
 }
 
-// Where the watermark knows of a log, an empty one is not begun in its place.
+// TestWatermarkWithoutALog: if the watermark knows of a log, no empty log may begin
+// in its place.
 func TestWatermarkWithoutALog(t *testing.T) {
 	dir := t.TempDir()
 	d := mustCreateLog(t, dir)
@@ -172,6 +176,6 @@ func TestWatermarkWithoutALog(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	if report, derr := Examine(dir); derr != nil || report.Refused == nil || report.Refused.Error() != err.Error() {
-		t.Errorf("the doctor says %s, %v", report.Verdict(), derr)
+		t.Errorf("Examine: %s, %v", report.Verdict(), derr)
 	}
 }
