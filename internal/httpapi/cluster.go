@@ -2,10 +2,10 @@ package httpapi
 
 import (
 	"net/http"
-	"net/url"
 	"strconv"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/memberurl"
 )
 
 // memberList is the answer of GET /v1/members.
@@ -37,18 +37,17 @@ func (x *exchange) memberID() (uint64, error) {
 	return id, checkMemberID(id)
 }
 
-// checkURLs refuses what cannot be the base URL of a member. What points at
-// something it must not is the node's to refuse.
-func checkURLs(where string, urls []string) error {
-	for _, s := range urls {
-		u, err := url.Parse(s)
-		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
-			return badRequest("%s must be a URL such as http://10.0.0.4:12379, not %.200q", where, s)
-		}
-		if u.User != nil || u.RawQuery != "" || u.Fragment != "" || (u.Path != "" && u.Path != "/") {
-			return badRequest("%s must be a URL of scheme, host and port alone, not %.200q", where, s)
-		}
+// normalizeURLs refuses what cannot be the URLs of a member, and brings the
+// others into the form that the membership keeps.
+func normalizeURLs(where string, urls *[]string) error {
+	if len(*urls) == 0 {
+		return nil
 	}
+	normal, err := memberurl.Normalize(*urls)
+	if err != nil {
+		return badRequest("%s: %v (for example, http://10.0.0.4:12379)", where, err)
+	}
+	*urls = normal
 	return nil
 }
 
@@ -96,10 +95,10 @@ func checkNewMember(m *api.NewMember) error {
 	if len(m.PeerURLs) == 0 {
 		return badRequest("the field \"peer_urls\" must name at least one URL at which the members reach the new one")
 	}
-	if err := checkURLs("each of \"peer_urls\"", m.PeerURLs); err != nil {
+	if err := normalizeURLs("the field \"peer_urls\"", &m.PeerURLs); err != nil {
 		return err
 	}
-	return checkURLs("each of \"client_urls\"", m.ClientURLs)
+	return normalizeURLs("the field \"client_urls\"", &m.ClientURLs)
 }
 
 // updateMember answers PUT /v1/members/{id}.
@@ -134,10 +133,10 @@ func checkUpdate(urls *memberURLs) error {
 	if urls.PeerURLs != nil && len(urls.PeerURLs) == 0 {
 		return badRequest("the field \"peer_urls\" must name at least one URL")
 	}
-	if err := checkURLs("each of \"peer_urls\"", urls.PeerURLs); err != nil {
+	if err := normalizeURLs("the field \"peer_urls\"", &urls.PeerURLs); err != nil {
 		return err
 	}
-	return checkURLs("each of \"client_urls\"", urls.ClientURLs)
+	return normalizeURLs("the field \"client_urls\"", &urls.ClientURLs)
 }
 
 // removeMember answers DELETE /v1/members/{id}.

@@ -45,7 +45,7 @@ func (s *Server) addShort(x *exchange) error {
 		return err
 	}
 	m := api.NewMember{ID: id, PeerURLs: []string{strings.TrimSpace(string(body))}}
-	if err := checkURLs("the body", m.PeerURLs); err != nil {
+	if err := normalizeURLs("the body", &m.PeerURLs); err != nil {
 		return err
 	}
 	ctx, cancel, err := x.context()

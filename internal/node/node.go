@@ -25,7 +25,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/limits"
-	"github.com/kvd-io/kvd/internal/peers"
+	"github.com/kvd-io/kvd/internal/memberurl"
 	"github.com/kvd-io/kvd/internal/raftnode"
 )
 
@@ -183,11 +183,11 @@ func (cfg *Config) validate() error {
 	if chosen := cfg.ID == 0 && len(cfg.JoinURLs) > 0; !chosen && !limits.ValidMemberID(cfg.ID) {
 		add("id %d is not between 1 and 2^53-1", cfg.ID)
 	}
-	if err := peers.ValidateURLs(cfg.AdvertisePeer); err != nil {
+	if err := memberurl.Validate(cfg.AdvertisePeer); err != nil {
 		add("advertised peer URLs: %w", err)
 	}
 	for _, p := range cfg.Initial {
-		if err := peers.ValidateURLs([]string{p.URL}); err != nil {
+		if err := memberurl.Validate([]string{p.URL}); err != nil {
 			add("initial member %d: %w", p.ID, err)
 		}
 	}

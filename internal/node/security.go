@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
-	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -15,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/certs"
+	"github.com/kvd-io/kvd/internal/memberurl"
 	"github.com/kvd-io/kvd/internal/peers"
 	"github.com/kvd-io/kvd/internal/raftnode"
 )
@@ -50,21 +49,12 @@ func (p peering) checkURLs(urls []string) error {
 			return fmt.Errorf("%w: %s uses TLS, but the members of this cluster talk without it", raftnode.ErrBadMember, u)
 		case p.tls != nil && !secure && !p.insecure:
 			return fmt.Errorf("%w: %s does not use TLS, but the members of this cluster talk with it; use https://", raftnode.ErrBadMember, u)
-		case !secure && !p.insecure && !onThisMachine(u):
+		case !secure && !p.insecure && !memberurl.OnThisMachine(u):
 			return fmt.Errorf("%w: %s is without TLS beyond this machine; set up TLS for members, "+
 				"or start all of them with --insecure-peers if nobody else can reach that network", raftnode.ErrBadMember, u)
 		}
 	}
 	return nil
-}
-
-func onThisMachine(text string) bool {
-	u, err := url.Parse(text)
-	if err != nil {
-		return false
-	}
-	ip, err := netip.ParseAddr(u.Hostname())
-	return u.Hostname() == "localhost" || err == nil && ip.Unmap().IsLoopback()
 }
 
 // listener adds TLS to the peer listener if its URL asks for it.

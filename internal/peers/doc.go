@@ -45,7 +45,7 @@
 //	T1  Each MsgSnap ends in exactly one call of SnapshotStatus, and its body is
 //	    closed. Without that call raft would never send the follower anything
 //	    again.
-//	T2  rafthttp gets only URLs that passed ValidateURLs, and none after Stop. It
+//	T2  rafthttp gets only URLs that passed memberurl.Validate, and none after Stop. It
 //	    panics otherwise.
 //	T3  The Receiver gets only messages that ValidateMessage accepts, from a peer
 //	    or a remote.

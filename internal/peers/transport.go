@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/limits"
+	"github.com/kvd-io/kvd/internal/memberurl"
 )
 
 // errStopping answers requests and messages that arrive after Stop.
@@ -340,7 +341,7 @@ func (t *Transport) checkPeer(id uint64, urls []string) error {
 			return fmt.Errorf("member %d: peer URL %s belongs to this member", id, u)
 		}
 	}
-	if err := ValidateURLs(urls); err != nil {
+	if err := memberurl.Validate(urls); err != nil {
 		return fmt.Errorf("member %d: %w", id, err)
 	}
 	return nil

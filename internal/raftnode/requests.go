@@ -2,11 +2,12 @@ package raftnode
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"go.etcd.io/raft/v3"
 
-	"github.com/kvd-io/kvd/internal/peers"
+	"github.com/kvd-io/kvd/internal/memberurl"
 )
 
 // Propose replicates a command and returns the state machine's result once a
@@ -108,8 +109,8 @@ func (n *Replica) BarrierTimed(ctx context.Context, t *Timing) error {
 // elsewhere it is ErrNotLeader.
 func (n *Replica) Change(ctx context.Context, c Change) (Member, error) {
 	for _, urls := range [][]string{c.Member.PeerURLs, c.Member.ClientURLs} {
-		if err := peers.ValidateURLs(urls); len(urls) > 0 && err != nil {
-			return Member{}, err
+		if err := memberurl.Validate(urls); len(urls) > 0 && err != nil {
+			return Member{}, fmt.Errorf("%w: %w", ErrBadMember, err)
 		}
 	}
 	r := &changeRequest{change: c, done: make(chan error, 1)}

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/kvd-io/kvd/internal/limits"
+	"github.com/kvd-io/kvd/internal/memberurl"
 )
 
 // maxSocketPath is the longest path that the kernel accepts for a unix socket:
@@ -21,7 +22,7 @@ const unixScheme = "unix://"
 
 var (
 	urlCodec            = codec[string]{parseURL, same}
-	urlsCodec           = codec[[]string]{listOf(parseURL), joinURLs}
+	memberURLsCodec     = codec[[]string]{listOf(parseMemberURL), joinURLs}
 	listenersCodec      = codec[[]string]{listOf(parseListener), joinURLs}
 	plainListenersCodec = codec[[]string]{listOf(parsePlainListener), joinURLs}
 	membersCodec        = codec[[]Member]{parseMembers, showMembers}
@@ -47,6 +48,16 @@ func parseURL(text string) (string, error) {
 		return "", fmt.Errorf("%q has a port above 65535", text)
 	}
 	return u.Scheme + "://" + u.Host, nil
+}
+
+// parseMemberURL accepts a URL under which others reach a member. Unlike a
+// listener it needs a port that can be dialed.
+func parseMemberURL(text string) (string, error) {
+	urls, err := memberurl.Normalize([]string{text})
+	if err != nil {
+		return "", err
+	}
+	return urls[0], nil
 }
 
 // parseListener accepts a TCP address or the absolute path of a unix socket.
@@ -118,7 +129,7 @@ func parseMembers(text string) ([]Member, error) {
 	case slices.Contains(names, ""):
 		return nil, errors.New("the name of a member is empty")
 	}
-	urls, err := listOf(parseURL)(strings.Join(urls, ","))
+	urls, err := listOf(parseMemberURL)(strings.Join(urls, ","))
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +160,7 @@ func storeJoin(s *Settings, text string) error {
 		s.Join = on
 		return nil
 	}
-	urls, err := listOf(parseURL)(text)
+	urls, err := listOf(parseMemberURL)(text)
 	s.JoinURLs = urls
 	return err
 }
@@ -171,15 +182,6 @@ func IsUnix(listener string) (path string, ok bool) {
 func IsWildcard(text string) bool {
 	ip, err := netip.ParseAddr(hostOf(text).Hostname())
 	return err == nil && ip.Unmap().IsUnspecified()
-}
-
-// isLoopback reports whether only this machine can reach the URL. A host name may
-// resolve to anything, anywhere and at any time, so the only name that counts is
-// localhost, which is reserved for this purpose.
-func isLoopback(text string) bool {
-	host := hostOf(text).Hostname()
-	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
 }
 
 func isHTTPS(text string) bool { return strings.HasPrefix(text, "https://") }

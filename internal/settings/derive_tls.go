@@ -1,6 +1,10 @@
 package settings
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/kvd-io/kvd/internal/memberurl"
+)
 
 // deriveTLS compares the certificates with the listeners. An https URL without a
 // certificate cannot be served, and a certificate without an https URL is worse
@@ -90,7 +94,7 @@ func (s *Settings) checkExposure(p *problemList) {
 		return
 	}
 	for _, u := range s.peerURLs() {
-		if !isHTTPS(u.url) && !isLoopback(u.url) {
+		if !isHTTPS(u.url) && !memberurl.OnThisMachine(u.url) {
 			p.add("%s has %s, which would carry peer traffic without TLS beyond this machine; use https:// with --peer-cert-file, --peer-key-file and --peer-ca-file, "+
 				"or set --insecure-peers if the network is private", s.Describe(u.setting), u.url)
 			return

@@ -1,4 +1,11 @@
-package peers
+// Package memberurl judges the URLs of members: the one place that says what
+// such a URL may look like. Settings, requests, the membership and the transport
+// all ask it, so what one layer accepts the next one accepts too. When each
+// layer had its own idea, a trailing slash passed the HTTP contract and failed
+// in the replication layer, which could only call it an internal error.
+//
+// It imports nothing of this module, so every package may import it.
+package memberurl
 
 import (
 	"errors"
@@ -15,15 +22,15 @@ const (
 	maxURLBytes = 512
 )
 
-// ValidateURLs returns everything that is wrong with the peer URLs of a member. A
-// member has at least one, each of the form http://host:port or https://host:port
-// and nothing more.
+// Validate returns everything that is wrong with the URLs of a member. A member
+// has at least one, each of the form http://host:port or https://host:port and
+// nothing more.
 //
-// Members connect to every URL that is in the membership, so it must not lead them
-// where an attacker wants. Link-local addresses are refused: the metadata services
-// of cloud providers have such addresses, and they mean nothing beyond one network
-// segment.
-func ValidateURLs(urls []string) error {
+// Members connect to every URL that is in the membership, so it must not lead
+// them where an attacker wants. Link-local addresses are refused: the metadata
+// services of cloud providers have such addresses, and they mean nothing beyond
+// one network segment.
+func Validate(urls []string) error {
 	if len(urls) == 0 {
 		return errors.New("at least one URL is required")
 	}
@@ -32,11 +39,42 @@ func ValidateURLs(urls []string) error {
 	}
 	var errs []error
 	for _, u := range urls {
-		if err := validateURL(u); err != nil {
+		if err := validate(u); err != nil {
 			errs = append(errs, fmt.Errorf("URL %.100q: %w", withoutUser(u), err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Normalize validates URLs that a person wrote and returns them in the form in
+// which they are kept and compared: without a slash at the end, and with the
+// scheme in lower case.
+func Normalize(urls []string) ([]string, error) {
+	out := make([]string, len(urls))
+	for i, u := range urls {
+		if out[i] = u; !strings.HasSuffix(u, "//") { // "http://" lacks a host, not a path
+			out[i] = strings.TrimSuffix(u, "/")
+		}
+	}
+	if err := Validate(out); err != nil {
+		return nil, err
+	}
+	for i, u := range out {
+		scheme, rest, _ := strings.Cut(u, ":")
+		out[i] = strings.ToLower(scheme) + ":" + rest
+	}
+	return out, nil
+}
+
+// OnThisMachine reports whether only this machine can reach the URL. A name may
+// stand for any address, except localhost, which is reserved for this.
+func OnThisMachine(text string) bool {
+	u, err := url.Parse(text)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(u.Hostname())
+	return u.Hostname() == "localhost" || err == nil && ip.Unmap().IsLoopback()
 }
 
 // withoutUser removes user and password, so that they do not end up in a log.
@@ -47,7 +85,7 @@ func withoutUser(raw string) string {
 	return raw
 }
 
-func validateURL(raw string) error {
+func validate(raw string) error {
 	if len(raw) > maxURLBytes {
 		return fmt.Errorf("exceeds %d bytes", maxURLBytes)
 	}
