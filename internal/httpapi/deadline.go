@@ -7,33 +7,37 @@ import (
 	"time"
 )
 
-// deadline is a context that ends at a time and can be used again. The timer,
-// channel and context of the standard one, made for each request, cost more
-// than parsing the request does.
+// deadlinePool has deadlines to use again. It belongs to a Server and is safe for
+// concurrent use. (It is not global, because a timer that was made in the virtual
+// time of one test cannot be used outside it.)
+type deadlinePool struct{ pool sync.Pool }
+
+// deadline is a context that expires at a time and can be used again. The timer,
+// channel and context of a standard one, made for each request, cost more than
+// parsing the request.
 //
-// Whoever gets it must not keep it, nor derive another from it, beyond the
-// call: after release it belongs to another request.
+// Whoever gets one must not keep it, nor derive another from it, beyond the call:
+// after release it belongs to another request.
 type deadline struct {
 	context.Context // for values
 	at              time.Time
-	done            chan struct{}
+	done            chan struct{} // closed by expire
 	expired         atomic.Bool
 	timer           *time.Timer
+	home            *deadlinePool
 	release         context.CancelFunc // putBack, bound once
 }
 
-var deadlines sync.Pool
-
-// newDeadline returns a context that ends at the time; parent must not end by
-// itself.
-func newDeadline(parent context.Context, at time.Time) *deadline {
-	d, ok := deadlines.Get().(*deadline)
+// get returns a context that expires at a time. The parent must never be done: a
+// deadline does not watch it.
+func (p *deadlinePool) get(parent context.Context, at time.Time) *deadline {
+	d, ok := p.pool.Get().(*deadline)
 	if ok {
 		d.Context, d.at = parent, at
 		d.timer.Reset(time.Until(at))
 		return d
 	}
-	d = &deadline{Context: parent, at: at, done: make(chan struct{})}
+	d = &deadline{Context: parent, at: at, done: make(chan struct{}), home: p}
 	d.release = d.putBack
 	d.timer = time.AfterFunc(time.Until(at), d.expire)
 	return d
@@ -44,11 +48,12 @@ func (d *deadline) expire() {
 	close(d.done)
 }
 
-// putBack lets go of the deadline. One that has run out is of no further use.
+// putBack returns the deadline to its pool. One that has expired, or is about to, is
+// dropped: its channel cannot be opened again.
 func (d *deadline) putBack() {
 	if d.timer.Stop() {
 		d.Context = nil
-		deadlines.Put(d)
+		d.home.pool.Put(d)
 	}
 }
 

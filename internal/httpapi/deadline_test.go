@@ -6,17 +6,18 @@ import (
 	"time"
 )
 
-// TestDeadlinesAreReused: one that ran out never serves another request.
+// A deadline that has expired never serves another request.
 func TestDeadlinesAreReused(t *testing.T) {
+	var pool deadlinePool
 	parent := context.Background()
 	for range 100 {
-		late := newDeadline(parent, time.Now())
+		late := pool.get(parent, time.Now())
 		<-late.Done()
 		if late.Err() != context.DeadlineExceeded {
 			t.Fatalf("Err is %v", late.Err())
 		}
 		late.release()
-		d := newDeadline(parent, time.Now().Add(time.Hour))
+		d := pool.get(parent, time.Now().Add(time.Hour))
 		select {
 		case <-d.Done():
 			t.Fatal("a new deadline has ended")

@@ -194,7 +194,7 @@ func (x *exchange) briefContext() (context.Context, context.CancelFunc, error) {
 	if err := x.startTimeout(); err != nil {
 		return nil, nil, err
 	}
-	d := newDeadline(x.r.Context(), x.deadline)
+	d := x.srv.deadlines.get(x.r.Context(), x.deadline)
 	return d, d.release, nil
 }
 

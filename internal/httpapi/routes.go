@@ -110,7 +110,7 @@ func keyRoutes(rootMembers bool) []*route {
 			{name: http.MethodGet, handle: (*Server).listKeys, params: with(rangeParams, readParams, []string{"limit", "cursor", "reverse", "keys_only", "count_only", "delimiter", "revision", "timing"})},
 			{name: http.MethodDelete, handle: (*Server).deleteRange, mutates: true, params: with(rangeParams, []string{"timing"})},
 		}},
-		{pattern: "/v1/batch", methods: []method{{name: http.MethodPost, handle: (*Server).batch, mutates: true, params: []string{"timing"}}}},
+		{pattern: "/v1/batch", methods: []method{{name: http.MethodPost, handle: (*Server).streamOps, mutates: true, params: []string{"timing"}}}},
 	}
 }
 

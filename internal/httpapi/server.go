@@ -4,7 +4,7 @@
 // The way of a request: Server.ServeHTTP makes an exchange, finds its route
 // on the escaped path (router), finds the method, parses the query against what
 // the method accepts, takes or waits for a place among those in work
-// (admission), and calls the handler. A handler answers or returns an error; an error becomes a problem
+// (limiter), and calls the handler. A handler answers or returns an error; an error becomes a problem
 // document in one place. What a handler needs of the node it reaches through
 // the small interfaces in ports.go.
 package httpapi
@@ -65,8 +65,9 @@ type Server struct {
 	opts      Options
 	log       *zap.Logger
 	router    *router
-	door      *door
-	admission *admission
+	browsers  *browserGuard
+	limiter   *limiter
+	deadlines deadlinePool
 	// groups holds a token for each group of a batch that is on its way
 	// through the log.
 	groups chan struct{}
@@ -91,7 +92,7 @@ func New(opts Options) *Server {
 	if opts.MaxInFlight == 0 {
 		opts.MaxInFlight = DefaultMaxInFlight
 	}
-	s := &Server{opts: opts, log: opts.Logger, router: newRouter(opts.RootMembers), door: newDoor(opts.Hosts), admission: newAdmission(opts.MaxInFlight), groups: make(chan struct{}, maxGroups)}
+	s := &Server{opts: opts, log: opts.Logger, router: newRouter(opts.RootMembers), browsers: newBrowserGuard(opts.Hosts), limiter: newLimiter(opts.MaxInFlight), groups: make(chan struct{}, maxGroups)}
 	if opts.Observer != nil {
 		s.router.observe(opts.Observer)
 	}
@@ -99,7 +100,7 @@ func New(opts Options) *Server {
 }
 
 // InFlight is the number of requests in work, health probes aside.
-func (s *Server) InFlight() int { return len(s.admission.places) }
+func (s *Server) InFlight() int { return len(s.limiter.places) }
 
 // exchange is one request with its answer. It is the ResponseWriter of its
 // handler, so that the status is known afterwards. One goroutine owns it.
@@ -204,7 +205,7 @@ func (s *Server) serve(x *exchange) error {
 		return err
 	}
 	x.route, x.arg = rt, arg
-	if err := s.door.refuse(x.r); err != nil {
+	if err := s.browsers.refuse(x.r); err != nil {
 		return err
 	}
 	return x.dispatch()
@@ -231,10 +232,10 @@ func (x *exchange) dispatch() error {
 	if x.route.exempt {
 		return m.handle(x.srv, x)
 	}
-	if err := x.srv.admission.enter(x); err != nil {
+	if err := x.srv.limiter.enter(x); err != nil {
 		return err
 	}
-	defer x.srv.admission.leave()
+	defer x.srv.limiter.leave()
 	return m.handle(x.srv, x)
 }
 

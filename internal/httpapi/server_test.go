@@ -44,10 +44,10 @@ func TestLimitInFlight(t *testing.T) {
 		go func() { done <- f.do("PUT", "/k", "v") }()
 		<-entered
 	}
-	f.server.admission.patience = time.Millisecond
+	f.server.limiter.patience = time.Millisecond
 	f.do("PUT", "/k", "v").problem(429, api.Overloaded, "--max-inflight").wantHeader("Retry-After", "1")
 	f.do("GET", "/k", "").problem(429, api.Overloaded)
-	f.server.admission.patience, f.server.admission.most = time.Hour, 0 // nobody may wait
+	f.server.limiter.patience, f.server.limiter.maxWaiting = time.Hour, 0 // nobody may wait
 	f.do("PUT", "/k", "v").problem(429, api.Overloaded)
 	for _, p := range []string{"/livez", "/readyz", "/health", "/version"} {
 		f.do("GET", p, "").want(200)
@@ -84,8 +84,8 @@ func TestRequestsWaitForAPlace(t *testing.T) {
 			status      int
 			took        time.Duration
 		}{
-			{"it gets one", "", admissionPatience / 2, 0, 204, admissionPatience / 2},
-			{"it gets none", "", 0, 0, 429, admissionPatience},
+			{"it gets one", "", placePatience / 2, 0, 204, placePatience / 2},
+			{"it gets none", "", 0, 0, 429, placePatience},
 			{"it has little time", "?timeout=200ms", 0, 0, 429, 100 * time.Millisecond},
 			{"it leaves", "", 0, time.Millisecond, 429, time.Millisecond},
 		} {
@@ -94,7 +94,7 @@ func TestRequestsWaitForAPlace(t *testing.T) {
 			ctx, leave := context.WithCancel(t.Context())
 			begin := time.Now()
 			second := ask(ctx, c.query)
-			if n := s.admission.waiting.Load(); n != 1 {
+			if n := s.limiter.waiting.Load(); n != 1 {
 				t.Errorf("%s: %d wait", c.name, n)
 			}
 			if c.leaves > 0 {
@@ -112,8 +112,8 @@ func TestRequestsWaitForAPlace(t *testing.T) {
 			<-first
 			leave()
 		}
-		if s.InFlight() != 0 || s.admission.waiting.Load() != 0 {
-			t.Errorf("%d are in work, %d wait", s.InFlight(), s.admission.waiting.Load())
+		if s.InFlight() != 0 || s.limiter.waiting.Load() != 0 {
+			t.Errorf("%d are in work, %d wait", s.InFlight(), s.limiter.waiting.Load())
 		}
 	})
 }
@@ -202,8 +202,8 @@ func TestRequestsAreObserved(t *testing.T) {
 	} {
 		s.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(r.method, r.target, strings.NewReader("v")))
 	}
-	s.admission = newAdmission(0)
-	s.admission.most = 0
+	s.limiter = newLimiter(0)
+	s.limiter.maxWaiting = 0
 	s.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/v1/kv/a", nil))
 	got := gathered(t, reg)
 	for series, want := range map[string]float64{

@@ -12,9 +12,9 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 )
 
-func TestDoor(t *testing.T) {
+func TestBrowserGuard(t *testing.T) {
 	loopback, inner := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 12380}, &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 12380}
-	d := newDoor([]string{"n1.example", "Workstation"})
+	d := newBrowserGuard([]string{"n1.example", "Workstation"})
 	for name, c := range map[string]struct {
 		method, host string
 		local        net.Addr
@@ -68,9 +68,9 @@ func TestDoor(t *testing.T) {
 	}
 }
 
-// The door stands before every route: a web page must not add members, nor
+// The guard stands before every route: a web page must not add members, nor
 // read through a name of its own.
-func TestDoorStandsBeforeRoutes(t *testing.T) {
+func TestBrowserGuardStandsBeforeRoutes(t *testing.T) {
 	srv := New(Options{RootMembers: true, Hosts: []string{"n1.example"}})
 	ask := func(method, target, host, site string) *httptest.ResponseRecorder {
 		r := httptest.NewRequest(method, target, strings.NewReader("http://127.0.0.1:42379"))

@@ -1,0 +1,407 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/opjson"
+)
+
+const (
+	// maxGroups bounds the groups of all streams that are in the log at once;
+	// those beyond it wait for their turn. A group has up to maxGroupBytes of
+	// commands and one more line, so with values of at most 1 MiB (the default)
+	// they hold about 96 MiB. A larger max_value_bytes raises that in proportion.
+	maxGroups = 64
+	// answerChunk is how many bytes of answers are collected before they are
+	// written.
+	answerChunk = 64 << 10
+	// overloadPause is how long a group waits before it asks again a node that
+	// had no room for it.
+	overloadPause = 20 * time.Millisecond
+)
+
+// opStream answers POST /v1/batch: a stream of operations, one per line.
+//
+// Two goroutines work on it. opReader parses lines into groups. The handler's own
+// goroutine proposes a group as one, waits until it is applied, and answers its
+// lines. They share nothing but the groups, which they pass over channels.
+//
+//	S1  At most one group of a stream is in the log. So nothing after a failed
+//	    group can have been carried out, and the last answer can name the first
+//	    line that was not attempted.
+//	S2  Lines take effect in order, and are answered in order, each once it is
+//	    applied.
+//	S3  A get needs no place in the log: it reads at the revision to which the
+//	    write before it led, which is in this node's store by then. Only a group
+//	    without writes has to prove, once for all its gets, that this node is up
+//	    to date.
+//	S4  After an error with an unknown outcome no get of the group is answered
+//	    with a value: the state at its place is unknown.
+//	S5  A stream holds a bounded amount of memory however much is sent, because a
+//	    client that does not read its answers is not read from either.
+//
+// Rejected: several groups in the log at once. A node has one uncommitted log entry
+// in flight at a time, which a full group fills, so there is little to gain, and S1
+// would be lost.
+type opStream struct {
+	x       *exchange
+	in      *opReader
+	conn    *http.ResponseController
+	timeout time.Duration // of each group
+	out     []byte        // answers that have not been written yet
+}
+
+// streamOps answers POST /v1/batch.
+func (s *Server) streamOps(x *exchange) error {
+	timeout, err := x.query.timeout()
+	if err != nil {
+		return err
+	}
+	if pretty, _ := x.query.flag("pretty"); pretty {
+		return badRequest("the answers are one line each and cannot be indented; send the request without \"pretty\"")
+	}
+	o := &opStream{x: x, in: newOpReader(x), conn: http.NewResponseController(x.w), timeout: timeout}
+	// HTTP/2 is always full-duplex and reports an error here. So does a
+	// connection that cannot be; its answers then come after the input's end.
+	_ = o.conn.EnableFullDuplex()
+	if x.r.Header.Get("Expect") == "" && o.begin() != nil {
+		panic(http.ErrAbortHandler)
+	}
+	if o.runBoth() != nil {
+		panic(http.ErrAbortHandler)
+	}
+	o.x.setTiming() // as a trailer
+	return nil
+}
+
+// runBoth runs both sides of the stream. An error means that the client is gone.
+func (o *opStream) runBoth() error {
+	var reader sync.WaitGroup
+	reader.Go(o.in.run)
+	grace := time.Duration(0)
+	defer func() {
+		o.in.stop(grace)
+		reader.Wait()
+		o.x.body = bodyRead
+		if !o.in.sawEnd {
+			o.x.body = bodyBroken
+		}
+	}()
+	if err := o.run(); err != nil {
+		return err
+	}
+	o.x.limitWriteTime(0) // for the end of the answer, which net/http writes
+	if o.x.r.ProtoMajor == 1 {
+		// A connection that is closed with unread input is reset, and the reset
+		// can overtake the last answers. HTTP/2 tells the client to stop instead.
+		grace = drainGrace
+	}
+	return nil
+}
+
+// begin sends the header right away, for clients that wait for it before they send
+// their first line. streamOps does not do so for a client that expects "100
+// Continue": the first read of the body sends that, and a 200 before it would be
+// taken for the final answer.
+func (o *opStream) begin() error {
+	h := o.x.Header()
+	h["X-Content-Type-Options"] = nosniff
+	o.x.set("Content-Type", ndjsonType)
+	o.x.setCluster()
+	if o.x.timing != nil {
+		o.x.set("Trailer", "Server-Timing")
+	}
+	o.x.WriteHeader(http.StatusOK)
+	return o.flush()
+}
+
+// run carries out groups up to the last one, or one that ends the stream. An error
+// means that the client is gone.
+func (o *opStream) run() error {
+	for {
+		g := <-o.in.slot
+		if o.x.status == 0 {
+			if err := o.begin(); err != nil {
+				return err
+			}
+		}
+		over, err := o.execute(g)
+		if err != nil {
+			return err
+		}
+		if err := o.flush(); err != nil || over || g.last {
+			return err
+		}
+		select {
+		case o.in.free <- g:
+		default:
+		}
+	}
+}
+
+// execute carries out a group and answers its lines. over means that the stream
+// ends with it.
+func (o *opStream) execute(g *group) (over bool, err error) {
+	results, at, failed := o.apply(g)
+	if failed != nil {
+		return true, o.answerFailed(g, asProblem(failed))
+	}
+	noSpace := slices.ContainsFunc(results, func(r *kvstore.Result) bool { return r.Outcome == kvstore.NoSpace })
+	for i := range g.ops {
+		op := &g.ops[i]
+		o.beginAnswer(op.line)
+		switch {
+		case op.err != nil:
+			o.problem(asProblem(op.err))
+		case op.kind == opjson.Get:
+			o.answerGet(op, g.bytes[op.from:op.to], at)
+		default:
+			o.answerWrite(op, results[0])
+			at, results = results[0].Revision, results[1:]
+		}
+		if noSpace && i == len(g.ops)-1 && g.end == nil {
+			o.out = appendNumber(o.out, "first_not_attempted", op.line+1)
+		}
+		if err := o.endAnswer(); err != nil {
+			return true, err
+		}
+	}
+	if g.end == nil {
+		return noSpace, nil
+	}
+	return true, o.answerEnd(g.endLine, asProblem(g.end))
+}
+
+// apply has the group's writes applied. It returns their results, and the revision
+// at which a get before the first write is to read.
+func (o *opStream) apply(g *group) (results []*kvstore.Result, at uint64, err error) {
+	writes := g.writes()
+	if len(writes) == 0 && !slices.ContainsFunc(g.ops, groupOp.isGet) {
+		return nil, 0, nil
+	}
+	ctx, cancel := context.WithTimeout(o.x.r.Context(), o.timeout)
+	defer cancel()
+	if len(writes) == 0 {
+		err := o.x.srv.opts.Replicator.Barrier(ctx, o.x.timing.noteStage())
+		return nil, o.x.srv.opts.Store.Revision(), err
+	}
+	if results, err = o.propose(ctx, writes); err != nil {
+		return nil, 0, err
+	}
+	at = results[0].Revision
+	if changed(results[0]) {
+		at--
+	}
+	return results, at, nil
+}
+
+func (o groupOp) isGet() bool { return o.kind == opjson.Get && o.err == nil }
+
+// changed reports whether a command on one key raised the revision. A delete of an
+// absent key, or a failed condition, does not.
+func changed(r *kvstore.Result) bool {
+	return r.Outcome == kvstore.OK && r.KV.ModRevision == r.Revision
+}
+
+// propose has writes applied as one group. It waits for a turn among all streams,
+// and as long as the node has no room: unlike the requests of many clients, those
+// of one stream cannot pile up, so refusing them would only cost a round trip.
+func (o *opStream) propose(ctx context.Context, writes [][]byte) ([]*kvstore.Result, error) {
+	select {
+	case o.x.srv.groups <- struct{}{}:
+		defer func() { <-o.x.srv.groups }()
+	case <-ctx.Done():
+		return nil, api.Errorf(api.Overloaded, "too many batches are waiting on this node; nothing from this line on was done; try again later")
+	}
+	for {
+		results, err := o.x.srv.opts.Replicator.DoGroup(ctx, writes, o.x.timing.noteStage())
+		var p *api.Error
+		if !errors.As(err, &p) || p.Code != api.Overloaded {
+			return results, err
+		}
+		select {
+		case <-time.After(overloadPause):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+// answerFailed answers a group that was not carried out, or whose outcome is
+// unknown.
+func (o *opStream) answerFailed(g *group, p *api.Error) error {
+	unknown := p.Code == api.Timeout || statusOf(p.Code) == http.StatusInternalServerError
+	if unknown && statusOf(p.Code) == http.StatusInternalServerError {
+		o.x.srv.log.Error("batch failed", o.x.logFields(p)...)
+	}
+	notRead := api.Errorf(api.ReadTimeout, "the key was not read, because the outcome of the lines around it is unknown")
+	for i := range g.ops {
+		op := &g.ops[i]
+		if op.err == nil && !unknown {
+			return o.answerEnd(op.line, p)
+		}
+		o.beginAnswer(op.line)
+		switch {
+		case op.err != nil:
+			o.problem(asProblem(op.err))
+		case op.kind == opjson.Get:
+			o.problem(notRead)
+		default:
+			o.problem(p)
+		}
+		if i == len(g.ops)-1 {
+			o.out = appendNumber(o.out, "first_not_attempted", op.line+1)
+		}
+		if err := o.endAnswer(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// answerEnd is the last answer of a stream that ends at a line, which was not
+// attempted.
+func (o *opStream) answerEnd(line uint64, p *api.Error) error {
+	o.beginAnswer(line)
+	o.problem(p)
+	o.out = appendNumber(o.out, "first_not_attempted", line)
+	return o.endAnswer()
+}
+
+func (o *opStream) answerGet(op *groupOp, key []byte, at uint64) {
+	revision := at
+	if op.revision != 0 {
+		revision = op.revision
+	}
+	var err error
+	var kv kvstore.KV
+	if revision > at { // it may exist by now, but it did not at this line (S2)
+		err = &kvstore.FutureRevisionError{Revision: at}
+	} else {
+		kv, _, err = o.x.srv.opts.Store.Get(key, revision)
+	}
+	switch {
+	case err == nil:
+		o.out = append(o.out, `200,`...)
+		o.out = appendPairFields(o.out, &kv, false)
+		o.out = appendNumber(o.out, "revision", revision)
+	case errors.Is(err, kvstore.ErrKeyNotFound):
+		p := api.Errorf(api.KeyNotFound, "the key does not exist at revision %d", revision)
+		p.Fields = map[string]any{"revision": revision}
+		o.problem(p)
+	default:
+		o.problem(asProblem(err))
+	}
+}
+
+func (o *opStream) answerWrite(op *groupOp, res *kvstore.Result) {
+	if res.Outcome != kvstore.OK {
+		o.problem(asProblem(outcomeProblem(res)))
+		return
+	}
+	status := `200`
+	if res.Created {
+		status = `201`
+	}
+	o.out = append(o.out, status...)
+	if op.kind == opjson.Delete {
+		o.out = appendNumber(o.out, "deleted", res.Deleted)
+	}
+	if op.kind == opjson.Incr {
+		o.out = append(o.out, ',')
+		o.out = appendBytes(o.out, "value", res.KV.Value)
+	}
+	o.out = appendNumber(o.out, "revision", res.Revision)
+	if op.kind != opjson.Delete {
+		o.out = appendNumber(o.out, "create_revision", res.KV.CreateRevision)
+		o.out = appendNumber(o.out, "mod_revision", res.KV.ModRevision)
+		o.out = appendNumber(o.out, "version", res.KV.Version)
+	}
+	if op.previous {
+		o.out = appendPreviousPair(o.out, res.Previous)
+	}
+}
+
+// beginAnswer begins the answer to a line, up to its status.
+func (o *opStream) beginAnswer(line uint64) {
+	o.out = append(o.out, `{"n":`...)
+	o.out = strconv.AppendUint(o.out, line, 10)
+	o.out = append(o.out, `,"status":`...)
+}
+
+// problem appends the fields of a problem document.
+func (o *opStream) problem(p *api.Error) {
+	fields := maps.Clone(p.Fields)
+	if fields == nil {
+		fields = make(map[string]any, 2)
+	}
+	if obs := o.x.srv.opts.Observer; obs != nil {
+		obs.Rejected(p.Code)
+	}
+	status := statusOf(p.Code)
+	if status == http.StatusInternalServerError {
+		fields["request_id"] = o.x.requestID()
+	}
+	o.out = strconv.AppendInt(o.out, int64(status), 10)
+	o.out = append(o.out, `,"code":`...)
+	o.out = appendString(o.out, []byte(p.Code))
+	o.out = append(o.out, `,"detail":`...)
+	o.out = appendString(o.out, []byte(strings.ToValidUTF8(p.Detail, "\uFFFD")))
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		value, err := json.Marshal(fields[name])
+		if err != nil {
+			continue // api.Error allows only plain data, which always encodes
+		}
+		o.out = append(append(o.out, `,"`...), name...)
+		o.out = append(append(o.out, `":`...), value...)
+	}
+}
+
+// endAnswer ends the line, and writes the answers so far if there are many.
+func (o *opStream) endAnswer() error {
+	o.out = append(o.out, '}', '\n')
+	if len(o.out) < answerChunk {
+		return nil
+	}
+	return o.write()
+}
+
+// write writes the answers. A client that accepts nothing for writeGrace is
+// disconnected.
+func (o *opStream) write() error {
+	o.x.limitWriteTime(len(o.out))
+	_, err := o.x.Write(o.out)
+	o.out = o.out[:0]
+	if cap(o.out) > 4*answerChunk { // one answer had a very large value
+		o.out = nil
+	}
+	return err
+}
+
+// flush sends everything to the socket and removes the deadline: HTTP/2 would break
+// the stream at it even if there is nothing left to send.
+func (o *opStream) flush() error {
+	o.x.limitWriteTime(len(o.out))
+	if len(o.out) > 0 {
+		if err := o.write(); err != nil {
+			return err
+		}
+	}
+	err := o.conn.Flush()
+	if err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	_ = o.conn.SetWriteDeadline(time.Time{})
+	return nil
+}

@@ -1,0 +1,347 @@
+package httpapi
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/opjson"
+)
+
+// The bounds of a stream in memory. It has at most three groups (one in the log,
+// one that waits for it, one that is being filled) and one line of input.
+const (
+	// maxGroupLines and maxGroupBytes (of encoded commands) are where a group is
+	// full. raftnode packs maxGroupBytes into one log entry.
+	maxGroupLines = 4096
+	maxGroupBytes = 512 << 10
+	// inputChunk is how many bytes are read at once.
+	inputChunk = 64 << 10
+	// lineOverhead is the room for everything in a line but its value: the key,
+	// in base64 or escaped, and the field names.
+	lineOverhead = 32 << 10
+	// streamIdle is how long a stream may go without a byte of input.
+	streamIdle = time.Minute
+)
+
+// groupOp is one line of a group.
+type groupOp struct {
+	line     uint64
+	kind     opjson.Kind
+	previous bool
+	revision uint64 // of a get: where to read; 0 means at its place in the stream
+	from, to int    // of its command, or of a get's key, in group.bytes
+	err      error  // why it was refused already
+}
+
+// group is a run of consecutive lines that are carried out together. Its owner is
+// whoever took it from a channel last.
+type group struct {
+	ops   []groupOp
+	bytes []byte // commands and keys, back to back
+	// last is set if no group follows. end is then why the stream ended, and
+	// endLine where; end is nil if the whole input was read.
+	last    bool
+	end     error
+	endLine uint64
+
+	commands [][]byte // slices of bytes, made once the group is complete
+}
+
+func (g *group) full() bool { return len(g.ops) >= maxGroupLines || len(g.bytes) >= maxGroupBytes }
+
+func (g *group) reset() {
+	clear(g.ops) // drops the errors
+	g.ops, g.bytes = g.ops[:0], g.bytes[:0]
+	if cap(g.bytes) > 4*maxGroupBytes { // one line had a very large value
+		g.bytes = nil
+	}
+}
+
+// writes collects the commands of the group.
+func (g *group) writes() [][]byte {
+	g.commands = g.commands[:0]
+	for i := range g.ops {
+		if o := &g.ops[i]; o.kind != opjson.Get && o.err == nil {
+			g.commands = append(g.commands, g.bytes[o.from:o.to:o.to])
+		}
+	}
+	return g.commands
+}
+
+// opReader reads the lines of a stream into groups, in a goroutine of its own,
+// which owns all fields but those that say otherwise.
+//
+// It puts a group into slot as soon as the input that has arrived is parsed, so that
+// the handler can take it whenever it is idle. If more input arrives first, the
+// reader takes the group back and adds to it. So a single line is never delayed,
+// and under load groups grow up to what arrives during one round trip through the
+// log, without a timer.
+//
+//	R1  Only the reader sends to slot, so a group that it has taken out always
+//	    fits back in.
+//	R2  The last group has last set, whatever ended the input: the handler never
+//	    waits for a group that does not come. If the handler ends first, stop
+//	    closes quit, and the reader never waits for it.
+//	R3  A line that breaks off is not carried out.
+//	R4  Input and deadlines belong to the reader until stop. From then on
+//	    mu.discard is set, and a read that was about to extend its deadline does
+//	    not.
+type opReader struct {
+	body       io.Reader
+	conn       *http.ResponseController
+	log        *zap.Logger
+	store      Store
+	replicator Replicator
+	slot       chan *group   // to the handler; capacity 1 (R1)
+	free       chan *group   // from the handler: groups to use again
+	quit       chan struct{} // closed by stop
+
+	buf      []byte // buf[start:] is input that has not been parsed
+	start    int
+	searched int // buf[start:searched] has no line end
+	line     uint64
+	group    *group
+	parser   opjson.Parser
+	sawEnd   bool // the whole body was read; the handler reads it after the goroutine has ended
+
+	mu struct {
+		sync.Mutex
+		discard bool // the stream is over; set by stop
+	}
+}
+
+func newOpReader(x *exchange) *opReader {
+	return &opReader{
+		body: x.r.Body, conn: http.NewResponseController(x.w), log: x.srv.log, store: x.srv.opts.Store, replicator: x.srv.opts.Replicator,
+		slot: make(chan *group, 1), free: make(chan *group, 2), quit: make(chan struct{}),
+	}
+}
+
+// run reads until the input ends, a line cannot be parsed, or stop is called.
+func (in *opReader) run() {
+	end := in.fill()
+	g := in.current()
+	g.last, g.end, g.endLine = true, end, in.line
+	in.hand(g)
+	if !in.sawEnd {
+		in.drain()
+	}
+}
+
+// fill reads lines into groups and returns why it ended, nil at the end of input.
+func (in *opReader) fill() (end error) {
+	defer func() {
+		if v := recover(); v != nil {
+			in.log.Error("panic while reading a batch", zap.Error(fmt.Errorf("panic: %v", v)), zap.ByteString("stack", debug.Stack()))
+			end = api.Errorf(api.Internal, "the node failed to read the line; its log has the cause")
+		}
+	}()
+	for {
+		if end := in.takeLines(); end != nil {
+			return end
+		}
+		if in.group != nil && !in.hand(in.group) {
+			return nil
+		}
+		err := in.read()
+		switch {
+		case err == io.EOF:
+			in.sawEnd = true
+			return in.takeRest()
+		case err != nil:
+			in.line++
+			return err
+		}
+	}
+}
+
+// takeLines parses all complete lines that have been read.
+func (in *opReader) takeLines() error {
+	settings := in.store.Settings()
+	limit := lineLimit(&settings)
+	for {
+		n := bytes.IndexByte(in.buf[in.searched:], '\n')
+		if n < 0 {
+			in.searched = len(in.buf)
+			if len(in.buf)-in.start > limit {
+				in.line++
+				return longLine(limit)
+			}
+			return nil
+		}
+		line := in.buf[in.start : in.searched+n]
+		in.start = in.searched + n + 1
+		in.searched = in.start
+		in.line++
+		if len(line) > limit {
+			return longLine(limit)
+		}
+		if err := in.take(line, settings.MaxValueBytes); err != nil {
+			return err
+		}
+		if in.group != nil && in.group.full() && !in.hand(in.group) {
+			return nil
+		}
+	}
+}
+
+// takeRest parses the last line, which may lack a newline.
+func (in *opReader) takeRest() error {
+	in.line++
+	if in.start == len(in.buf) {
+		return nil
+	}
+	line := in.buf[in.start:]
+	in.start = len(in.buf)
+	return in.take(line, in.store.Settings().MaxValueBytes)
+}
+
+// lineLimit is the length of the longest line. It has room for a value in base64,
+// or with each of its bytes escaped by a backslash.
+func lineLimit(s *kvstore.Settings) int { return int(2*s.MaxValueBytes) + lineOverhead }
+
+func longLine(limit int) error {
+	return api.Errorf(api.TooLarge, "the line exceeds the limit of %d bytes, which follows from max_value_bytes in the settings; if most bytes of the value need escapes, send it as \"value_base64\"", limit)
+}
+
+// take adds the operation of a line to the group, and nothing for a blank line. An
+// error ends the stream: only of a line that is JSON is it certain where it ends.
+func (in *opReader) take(line []byte, maxValueBytes int64) error {
+	if line = bytes.TrimSuffix(line, []byte{'\r'}); len(line) == 0 {
+		return nil
+	}
+	op, err := in.parser.Parse(line, maxValueBytes)
+	if errors.Is(err, opjson.ErrSyntax) {
+		return err
+	}
+	g := in.current()
+	o := groupOp{line: in.line, kind: op.Kind, previous: op.ReturnPrevious, revision: op.Revision, from: len(g.bytes), err: err}
+	switch {
+	case err != nil:
+	case op.Kind == opjson.Get:
+		g.bytes = append(g.bytes, op.Key...)
+	default:
+		c := in.parser.Command(&op)
+		g.bytes = in.replicator.Encode(g.bytes, &c)
+	}
+	o.to = len(g.bytes)
+	g.ops = append(g.ops, o)
+	return nil
+}
+
+// current returns the group to add to: the one in the slot if the handler has not
+// taken it and it has room, else a new one.
+func (in *opReader) current() *group {
+	if in.group != nil {
+		return in.group
+	}
+	select {
+	case g := <-in.slot:
+		if !g.full() {
+			in.group = g
+			return g
+		}
+		in.slot <- g // does not wait (R1)
+	default:
+	}
+	select {
+	case in.group = <-in.free:
+		in.group.reset()
+	default:
+		in.group = new(group)
+	}
+	return in.group
+}
+
+// hand puts the group into the slot, and waits while a full one is in there. It
+// returns false if nobody will take it.
+func (in *opReader) hand(g *group) bool {
+	in.group = nil
+	select {
+	case in.slot <- g:
+		return true
+	case <-in.quit:
+		return false
+	}
+}
+
+// read makes room for more input and reads some.
+func (in *opReader) read() error {
+	rest := len(in.buf) - in.start
+	if in.start > 0 {
+		copy(in.buf, in.buf[in.start:])
+		in.buf, in.searched, in.start = in.buf[:rest], in.searched-in.start, 0
+	}
+	if cap(in.buf)-rest < inputChunk/2 || cap(in.buf) > 4*inputChunk && rest < inputChunk {
+		in.buf = append(make([]byte, 0, max(inputChunk, 2*rest)), in.buf...)
+	}
+	if !in.await() {
+		return errStreamOver
+	}
+	n, err := in.body.Read(in.buf[rest:cap(in.buf)])
+	in.buf = in.buf[:rest+n]
+	in.arrived()
+	switch {
+	case n > 0 && err == io.EOF, err == nil:
+		// The next call returns io.EOF again.
+		return nil
+	case err == io.EOF:
+		return io.EOF
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return badRequest("received no data for %v; the batch ends here", streamIdle)
+	}
+	return badRequest("reading the body failed; the batch ends here")
+}
+
+// errStreamOver ends the reading of a stream that was stopped. Nobody sees it.
+var errStreamOver = errors.New("the stream is over")
+
+// await sets the deadline of the next read. It returns false if the stream is over.
+func (in *opReader) await() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.mu.discard {
+		return false
+	}
+	// A body without a connection, in tests, has no deadline to set.
+	_ = in.conn.SetReadDeadline(time.Now().Add(streamIdle))
+	return true
+}
+
+// arrived removes the deadline. While the reader waits for the handler, the client
+// is not idle but made to wait, and HTTP/2 breaks the body at the deadline even if
+// nobody is reading.
+func (in *opReader) arrived() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if !in.mu.discard {
+		_ = in.conn.SetReadDeadline(time.Time{})
+	}
+}
+
+// stop ends the reading. For the time of grace, what the client still sends is
+// read and dropped, so that it does not lose the last answers to a reset.
+func (in *opReader) stop(grace time.Duration) {
+	close(in.quit)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.mu.discard = true
+	_ = in.conn.SetReadDeadline(time.Now().Add(grace))
+}
+
+// drain reads and drops input until the deadline that stop sets.
+func (in *opReader) drain() {
+	<-in.quit
+	_, _ = io.Copy(io.Discard, in.body)
+}
