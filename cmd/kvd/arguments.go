@@ -52,6 +52,7 @@ func unknownCommand(cmd *cobra.Command, name string) error {
 	return usageError{fmt.Errorf("unknown command %q for %q; %s", name, cmd.CommandPath(), remedy)}
 }
 
+// subcommands returns the names that a user can give, without hidden ones.
 func subcommands(cmd *cobra.Command) (names []string) {
 	for _, sub := range cmd.Commands() {
 		if sub.IsAvailableCommand() {

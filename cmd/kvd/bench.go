@@ -26,20 +26,20 @@ import (
 
 // benchOptions describe the load.
 type benchOptions struct {
-	endpoints   []string
-	to          string
-	connections int
-	valueSize   int
-	keySpace    uint64
-	sequential  bool
-	warmup      time.Duration
-	duration    time.Duration
-	count       uint64
-	consistency string
-	reads       int
-	lines       int
-	noPrepare   bool
-	output      string
+	endpoints   []string      // client URLs; HOST:PORT after check
+	to          string        // "leader" or "all"
+	connections int           // each has one request in progress
+	valueSize   int           // bytes
+	keySpace    uint64        // number of keys, at least 1
+	sequential  bool          // instead of at random
+	warmup      time.Duration // before anything counts
+	duration    time.Duration // that counts; 0 with count
+	count       uint64        // operations; 0 means that duration ends the load
+	consistency string        // of gets: "linearizable" or "stale"
+	reads       int           // percent of the operations that are gets
+	lines       int           // operations per request; 1 unless batched
+	noPrepare   bool          // gets may find no key
+	output      string        // "text" or "json"
 }
 
 // Limits of a load, so that a typing error does not exhaust the machine.
@@ -81,6 +81,8 @@ own keys have such names.`,
 	return cmd
 }
 
+// loadCommand returns the subcommand of one kind of load, with the flags that
+// make sense for it.
 func loadCommand(name, short string) *cobra.Command {
 	var o benchOptions
 	cmd := &cobra.Command{Use: name, Short: short, Args: noArguments, RunE: func(cmd *cobra.Command, _ []string) error {
@@ -194,6 +196,8 @@ func hostPort(text string) (address, why string) {
 	return u.Host, ""
 }
 
+// run prepares the keys, runs the load and prints what was measured, also after
+// an error: an interrupted run of ten minutes is worth its figures.
 func (o *benchOptions) run(ctx context.Context, name string, stdout, stderr io.Writer) error {
 	if o.to == "leader" {
 		leader, err := findLeader(ctx, o.endpoints)
@@ -299,6 +303,7 @@ func findLeader(ctx context.Context, endpoints []string) (string, error) {
 	return "", fmt.Errorf("find leader: %w", last)
 }
 
+// askJSON gets a small JSON document.
 func askJSON(ctx context.Context, from string, v any) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -331,6 +336,8 @@ type benchResult struct {
 	Errors      map[string]uint64 `json:"errors"`
 }
 
+// print writes the result. Rates and counts are in operations, latencies in
+// requests: a batch has one latency for all of its lines.
 func (o *benchOptions) print(w io.Writer, name string, r *loadgen.Result) error {
 	us := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 	ops := r.Ops * uint64(o.lines)

@@ -30,6 +30,9 @@ type batcher struct {
 	value  []byte
 }
 
+// newBatcher makes a client with one connection, as each worker of the other
+// loads has. net/http's default transport keeps only two idle connections to a
+// host: more workers than that would connect anew for each batch.
 func newBatcher(address string, keys *loadgen.Keys, value []byte) *batcher {
 	return &batcher{client: http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}}, target: "http://" + address + "/v1/batch", keys: keys, value: value}
 }
@@ -109,13 +112,14 @@ func batchCode(line []byte) string {
 // line.
 type batchBody struct {
 	from   *batcher
-	left   int
-	line   []byte
-	unread []byte
+	left   int    // lines still to make
+	line   []byte // the current line; its memory is reused
+	unread []byte // the rest of line
 	once   sync.Once
-	closed chan struct{}
+	closed chan struct{} // closed by Close; post waits for it
 }
 
+// Read implements io.Reader. The transport calls it from a goroutine of its own.
 func (b *batchBody) Read(p []byte) (n int, err error) {
 	for n < len(p) {
 		if len(b.unread) == 0 {
@@ -131,12 +135,14 @@ func (b *batchBody) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
+// next makes the next line in place of the last one, which has been read.
 func (b *batchBody) next() {
 	line := append(append(b.line[:0], `{"put":{"key":"`...), b.from.keys.Next()...)
 	line = append(append(append(line, `","value":"`...), b.from.value...), "\"}}\n"...)
 	b.line, b.unread = line, line
 }
 
+// Close implements io.Closer. The transport may call it more than once.
 func (b *batchBody) Close() error {
 	b.once.Do(func() { close(b.closed) })
 	return nil

@@ -26,6 +26,8 @@ const (
 // reached from its own machine.
 var loopbackNames = []string{"localhost", "127.0.0.1", "::1"}
 
+// certCommand makes certificates for trials. It is not a public key
+// infrastructure: it issues once, and neither renews nor revokes.
 func certCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "cert", Short: "Make certificates for trying out TLS", RunE: chooseSubcommand}
 	cmd.AddCommand(certInitCommand())
@@ -40,6 +42,7 @@ type certPlan struct {
 	days    int
 }
 
+// certInitCommand makes all certificates of a cluster at once.
 func certInitCommand() *cobra.Command {
 	var p certPlan
 	cmd := &cobra.Command{
@@ -116,6 +119,8 @@ type newFile struct {
 	what string // its description; "" for a key, which is listed with its certificate
 }
 
+// mode keeps keys from other users. Certificates are public: nodes and clients
+// may run as different users.
 func (f newFile) mode() fs.FileMode {
 	if f.what == "" {
 		return 0o600
@@ -123,6 +128,7 @@ func (f newFile) mode() fs.FileMode {
 	return 0o644
 }
 
+// make generates everything in memory first, so that a failure leaves no files.
 func (p *certPlan) make(now time.Time) (files []newFile, _ error) {
 	ca, err := certs.NewAuthority("kvd "+now.Format(time.DateOnly), now.AddDate(authorityYears, 0, 0))
 	if err != nil {
@@ -166,6 +172,8 @@ func writeNew(dir string, files []newFile) error {
 	return nil
 }
 
+// writeExclusive refuses a file that appeared since writeNew looked, and syncs:
+// a key that is lost in a crash cannot be made again.
 func writeExclusive(path string, f newFile) error {
 	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, f.mode())
 	if err != nil {

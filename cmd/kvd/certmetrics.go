@@ -10,6 +10,8 @@ import (
 // for members, as far as they exist.
 type certificateMetrics struct{ certificates }
 
+// certificateMetric describes a metric that has one series for the certificate
+// for clients and one for the certificate for members.
 func certificateMetric(name, help string) *prometheus.Desc {
 	return prometheus.NewDesc("kvd_certificate_"+name, help, []string{"for"}, nil)
 }

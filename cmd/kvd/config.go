@@ -19,6 +19,8 @@ func configCommand(e environment) *cobra.Command {
 	return cmd
 }
 
+// configShowCommand prints all settings. It masks secrets, so that its output can
+// be pasted into a bug report.
 func configShowCommand(e environment) *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
@@ -38,6 +40,9 @@ func configShowCommand(e environment) *cobra.Command {
 	return cmd
 }
 
+// printSettings writes the settings in one of three formats. Notes about
+// settings without effect are comments in the text, and absent from the others:
+// those are for programs, which compare values.
 func printSettings(cmd *cobra.Command, s *settings.Settings, output string) error {
 	out := cmd.OutOrStdout()
 	switch output {
@@ -59,6 +64,8 @@ func printSettings(cmd *cobra.Command, s *settings.Settings, output string) erro
 	return w.Flush()
 }
 
+// configCheckCommand validates without starting a node, for scripts that replace
+// a configuration file.
 func configCheckCommand(e environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",

@@ -96,6 +96,8 @@ func reachable(listener string) string {
 	return u.Scheme + "://" + net.JoinHostPort(host, u.Port())
 }
 
+// probe asks once. A supervisor repeats it, with its own idea of how often a
+// failure counts.
 func probe(client *http.Client, target string) error {
 	resp, err := client.Get(target)
 	if err != nil {

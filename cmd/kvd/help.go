@@ -33,6 +33,7 @@ func setHelp(root *cobra.Command) {
 	})
 }
 
+// wantsAll reports whether rare settings are to be shown.
 func wantsAll(cmd *cobra.Command) bool {
 	all, err := cmd.Root().Flags().GetBool(helpAll)
 	return err == nil && all
@@ -125,6 +126,7 @@ type helpText struct{ strings.Builder }
 
 func (h *helpText) line(text string) { h.WriteString(text + "\n") }
 
+// section writes a title and what body writes under it.
 func (h *helpText) section(title string, body func()) {
 	h.line("\n" + title + ":")
 	body()

@@ -88,6 +88,10 @@ type refusal struct{ error }
 
 func (e refusal) Unwrap() error { return e.error }
 
+// exitCode maps errors to exit codes. It is the only place that does: packages
+// below return errors with a meaning, and do not know of exit codes. A removed
+// member exits with 0, because a restart would only end the same way, and
+// supervisors restart on failure.
 func exitCode(err error) int {
 	var usage usageError
 	switch {
@@ -101,6 +105,8 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
+// rootCommand builds the whole command line anew for each run, so that tests
+// share no flags.
 func rootCommand(e environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "kvd",

@@ -19,6 +19,9 @@ type instruments struct {
 	loops    *metrics.Loops
 }
 
+// newInstruments registers everything that exists before the node does. The
+// registry is kvd's own: the default one belongs to the libraries, and two nodes
+// in one process, as in tests, would collide in it.
 func newInstruments(v api.Version, droppedLogLines func() uint64) (*instruments, error) {
 	i := &instruments{registry: prometheus.NewRegistry()}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{

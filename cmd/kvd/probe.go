@@ -34,6 +34,8 @@ func (f *probeFiles) client(endpoint string) (*http.Client, error) {
 	return &http.Client{Transport: t}, err
 }
 
+// config trusts the authority that was given, else exactly the node's own
+// certificate, else the authorities of the system.
 func (f *probeFiles) config() (*tls.Config, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	switch {

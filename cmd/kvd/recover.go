@@ -50,6 +50,9 @@ directory is unchanged, or running the command again completes the recovery.`,
 	return cmd
 }
 
+// recoverDirectory prepares the recovery, explains it, asks, and carries it out.
+// Nothing changes before the answer, unless an interrupted recovery of the same
+// directory has passed its point of no return: that one is completed.
 func recoverDirectory(out, stderr io.Writer, path string, ask func(id uint64) error) (err error) {
 	log, sink := logsink.New(stderr, logsink.NewLevel(zapcore.WarnLevel), logsink.FormatConsole)
 	defer sink.Close()

@@ -34,6 +34,9 @@ func (r *reloading) add(name string, take func(*settings.Settings) error) {
 	r.parts = append(r.parts, reloader{name, take})
 }
 
+// run reads the settings and applies them part by part. If they are invalid as a
+// whole, no part is applied: half of a configuration that nobody wrote would be
+// in effect.
 func (r *reloading) run() {
 	s, err := r.again()
 	if err != nil {

@@ -116,6 +116,9 @@ func (d *daemon) assemble(level *logsink.Level) error {
 	return nil
 }
 
+// nodeConfig translates the settings for package node. Members without a name
+// get one from their position, the same on each node. The replicated settings
+// take effect only where this node creates a new cluster.
 func nodeConfig(s *settings.Settings, log *zap.Logger, v api.Version) node.Config {
 	cfg := node.Config{
 		ID: s.ID, Name: s.Name, DataDir: s.DataDir, Engine: s.Engine,
@@ -179,6 +182,8 @@ func (d *daemon) run(signals <-chan os.Signal) error {
 	}
 }
 
+// logStart logs what the node was told, and warns of settings that a person
+// probably did not mean but that are valid, and so cannot be errors.
 func (d *daemon) logStart() {
 	s := d.settings
 	d.log.Info("starting", zap.String("version", d.version.Version), zap.Uint64("id", s.ID), zap.String("name", s.Name),
@@ -204,6 +209,7 @@ func (d *daemon) open() {
 	d.above.ready()
 }
 
+// closeSide closes the side door, after everything else.
 func (d *daemon) closeSide() {
 	if err := d.side.Close(); err != nil {
 		d.log.Warn("failed to close the metrics listener", zap.Error(err))

@@ -11,6 +11,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
+// snapshotCommand works on backup files, without a node and its directory.
 func snapshotCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "snapshot", Short: "Check backups from GET /v1/snapshot", RunE: chooseSubcommand}
 	cmd.AddCommand(&cobra.Command{

@@ -72,6 +72,8 @@ func (d *daemon) stop(cancel context.CancelFunc, ended <-chan error) error {
 	return err
 }
 
+// handOver moves leadership to another member. Without it, the others would
+// notice the missing leader only when its connections break.
 func (d *daemon) handOver() {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
@@ -109,6 +111,9 @@ func (d *daemon) exitOnSecond(signals <-chan os.Signal) (end func()) {
 	return func() { close(stopped); watch.Wait() }
 }
 
+// second handles a signal that comes during the stop. A SIGHUP comes from a
+// terminal that closes as well as from an administrator, and is not a second
+// request to stop.
 func (d *daemon) second(sig os.Signal) {
 	if sig == syscall.SIGHUP {
 		d.log.Info("SIGHUP ignored: the node is stopping")

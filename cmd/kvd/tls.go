@@ -49,6 +49,7 @@ func loadCertificates(s *settings.Settings, log *zap.Logger) (c certificates, er
 	return c, nil
 }
 
+// clientAuth translates --tls-client-auth, whose values the settings have checked.
 func clientAuth(text string) certs.ClientAuth {
 	switch text {
 	case "require":

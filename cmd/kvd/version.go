@@ -36,6 +36,7 @@ func buildVersion() api.Version {
 	return v
 }
 
+// versionCommand prints more than --version: what a bug report needs.
 func versionCommand() *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
@@ -59,6 +60,7 @@ func versionCommand() *cobra.Command {
 	return cmd
 }
 
+// orUnknown fills in for a binary built outside of a working tree.
 func orUnknown(text string) string {
 	if text == "" {
 		return "unknown"
