@@ -30,7 +30,11 @@ func Open(path string) (*Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := d.read(); err != nil {
+	err = d.read()
+	if err == nil && d.identity != nil {
+		err = d.identity.checkRemoved(path)
+	}
+	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
@@ -107,7 +111,8 @@ func lockHolder(dir string) (string, error) {
 	return "", err
 }
 
-// read reads the identity and refuses a directory that no node may start from.
+// read reads the identity, and refuses a directory with an unfinished recovery or
+// a lost log.
 func (d *Dir) read() error {
 	if err := checkNotRecovering(d.path); err != nil {
 		return err

@@ -61,9 +61,8 @@ func (r *Report) examine() error {
 	if err := r.refuse(err); err != nil {
 		return err
 	}
-	if id.State == StateRemoved {
-		r.Refused = &RefusedError{File: identityPath(r.Dir), Reason: fmt.Sprintf("member %d was removed from its cluster, and its id cannot be used again", id.MemberID),
-			Remedy: "add this machine under a new id with an empty directory"}
+	if err := r.refuse(id.checkRemoved(r.Dir)); err != nil {
+		return err
 	}
 	if !hasLog(r.Dir) {
 		return r.refuse(checkNoLog(r.Dir))

@@ -63,8 +63,12 @@ func TestDoctorRemovedMember(t *testing.T) {
 	if err := errors.Join(d.Claim(7, 1, ""), d.MarkRemoved(), d.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if report, err := Examine(path); err != nil || !strings.HasPrefix(report.Verdict(), "refused: "+identityPath(path)+": member 7 was removed") {
+	report, err := Examine(path)
+	if err != nil || !strings.HasPrefix(report.Verdict(), "refused: "+identityPath(path)+": member 7 was removed") {
 		t.Errorf("%s, %v", report.Verdict(), err)
+	}
+	if _, err := Open(path); err == nil || report.Refused == nil || err.Error() != report.Refused.Error() {
+		t.Errorf("Open: %v; Examine: %v", err, report.Refused)
 	}
 }
 

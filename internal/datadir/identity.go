@@ -83,6 +83,19 @@ func identify(dir string) (Identity, error) {
 	return id, err
 }
 
+// checkRemoved refuses the directory of a member that was removed. Its id cannot
+// return: the others refuse its messages, and count no vote of it.
+func (id Identity) checkRemoved(dir string) error {
+	if id.State != StateRemoved {
+		return nil
+	}
+	return &RefusedError{
+		File:   identityPath(dir),
+		Reason: fmt.Sprintf("member %d was removed from its cluster, and its id cannot be used again", id.MemberID),
+		Remedy: "add this machine under a new id and start it with an empty directory",
+	}
+}
+
 // readIdentity returns the zero Identity for a directory that is not claimed.
 // A damaged member.json is a *RefusedError (D6).
 func readIdentity(dir string) (Identity, error) {

@@ -98,7 +98,7 @@ func (j *joiner) find(ctx context.Context) (place, error) {
 	var err error
 	if known && j.dir.HasLog() {
 		at.initial = j.initialMembers()
-	} else if at, err = j.findWithoutLog(ctx, recorded); err != nil {
+	} else if at, err = j.findWithoutLog(ctx); err != nil {
 		return place{}, err
 	}
 	recorded, _ = j.dir.Identity()
@@ -119,9 +119,6 @@ func (j *joiner) checkIdentity(recorded datadir.Identity) error {
 	dir := absolute(j.cfg.DataDir)
 	wanted := j.self.Cluster // the one that the settings name
 	switch {
-	case recorded.State == datadir.StateRemoved:
-		return fmt.Errorf("%w: %s belongs to member %d, which was removed from the cluster and whose id cannot be used again; add the machine under a new id and start it with an empty directory",
-			ErrRefused, dir, recorded.MemberID)
 	case j.cfg.ID != 0 && recorded.MemberID != j.cfg.ID:
 		return fmt.Errorf("%w: %s belongs to member %d, but --id is %d", ErrConfig, dir, recorded.MemberID, j.cfg.ID)
 	// A recovered cluster has a new id; its members may still be started with
@@ -144,15 +141,9 @@ func (j *joiner) initialMembers() []raftnode.Member {
 	return out
 }
 
-// findWithoutLog bootstraps, joins, or refuses the directory.
-func (j *joiner) findWithoutLog(ctx context.Context, recorded datadir.Identity) (place, error) {
-	if recorded.State == datadir.StateAdmitted {
-		return place{}, &datadir.RefusedError{
-			File:   absolute(j.cfg.DataDir),
-			Reason: "the directory belongs to a member that has taken part in its cluster, but its log is gone",
-			Remedy: datadir.RemoveAndReAdd,
-		}
-	}
+// findWithoutLog bootstraps or joins. datadir.Open has refused a directory whose
+// member has taken part and has lost its log.
+func (j *joiner) findWithoutLog(ctx context.Context) (place, error) {
 	if j.byURL() {
 		return j.joinByURL(ctx)
 	}

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
@@ -247,7 +248,8 @@ func TestMemberRemovedWhileDownLearnsIt(t *testing.T) {
 	if err := start(t, ms[2].cfg).awaitEnd(t); !errors.Is(err, ErrRemoved) {
 		t.Fatalf("the removed member ended with %v", err)
 	}
-	if err := start(t, ms[2].cfg).awaitEnd(t); !errors.Is(err, ErrRefused) {
+	var refused *datadir.RefusedError
+	if err := start(t, ms[2].cfg).awaitEnd(t); !errors.As(err, &refused) {
 		t.Fatalf("started again, the removed member ended with %v", err)
 	}
 }
