@@ -13,13 +13,24 @@ import (
 )
 
 // WriteBody writes a snapshot body durably and returns its size in bytes. After a
-// crash or an error, the file at path is the previous one, or none.
+// crash or an error, the file at path is the previous one, or none. It never
+// fills the disk: it returns a *NoRoomError instead.
 func WriteBody(path string, body io.WriterTo) (size int64, err error) {
-	size, err = replaceFrom(path, body)
+	size, err = replaceFrom(path, roomyBody{dir: filepath.Dir(path), body: body})
 	if err != nil {
 		return 0, fmt.Errorf("write snapshot body: %w", err)
 	}
 	return size, nil
+}
+
+// roomyBody writes a body through a RoomyWriter.
+type roomyBody struct {
+	dir  string
+	body io.WriterTo
+}
+
+func (b roomyBody) WriteTo(w io.Writer) (int64, error) {
+	return b.body.WriteTo(&RoomyWriter{Dir: b.dir, W: w})
 }
 
 // replaceFile replaces a small file durably.

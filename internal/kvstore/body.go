@@ -47,6 +47,8 @@ type BodyInfo struct {
 	Keys            uint64
 	Records         uint64
 	StateHash       uint64
+	// Bytes is the size of the records before compression.
+	Bytes uint64
 }
 
 // WriteTo writes the view as a snapshot body.
@@ -159,6 +161,7 @@ type bodyReader struct {
 	packed, raw []byte
 	last        []byte // key
 	records     uint64
+	bytes       uint64 // of the records
 	hasSettings bool
 	meta        *meta
 	newest      uint64 // revision that any record is of
@@ -229,6 +232,7 @@ func (b *bodyReader) fill(n int) error {
 }
 
 func (b *bodyReader) unpack() error {
+	b.bytes += uint64(len(b.raw))
 	d := decoder{b: b.raw}
 	for len(d.b) > 0 {
 		key, value := d.bytes(), d.bytes()
@@ -327,7 +331,7 @@ func (b *bodyReader) trailer() (BodyInfo, error) {
 	number := func(i int) uint64 { return binary.LittleEndian.Uint64(t[8*i:]) }
 	info := BodyInfo{
 		Records: number(0), Position: Position{Index: number(1), Term: number(2)},
-		Revision: number(3), CompactRevision: number(4), StateHash: number(5), Keys: b.scan.keys,
+		Revision: number(3), CompactRevision: number(4), StateHash: number(5), Keys: b.scan.keys, Bytes: b.bytes,
 	}
 	return info, b.compare(&info)
 }

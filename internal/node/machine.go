@@ -1,6 +1,8 @@
 package node
 
 import (
+	"io"
+
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/raftnode"
 )
@@ -23,4 +25,13 @@ func (m machine) Durable() (raftnode.View, error) {
 		return nil, err
 	}
 	return v, nil
+}
+
+// verifyBody checks a snapshot body as Restore would.
+func verifyBody(r io.Reader) (raftnode.BodyInfo, error) {
+	info, err := kvstore.VerifyBody(r)
+	if err != nil {
+		return raftnode.BodyInfo{}, err
+	}
+	return raftnode.BodyInfo{Index: info.Position.Index, Term: info.Position.Term, Bytes: int64(info.Bytes)}, nil
 }

@@ -319,6 +319,7 @@ func (n *Node) replicaConfig() raftnode.Config {
 		PeerURLs:           n.cfg.AdvertisePeer,
 		ClientURLs:         n.cfg.AdvertiseClient,
 		StateMachine:       machine{n.store},
+		VerifyBody:         verifyBody,
 		Logger:             n.lg,
 		Lookup:             n.lookup,
 		Security:           n.peering.security(),

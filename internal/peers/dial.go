@@ -60,6 +60,9 @@ type outgoing struct {
 func (o *outgoing) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context()) // a RoundTripper must not modify its request
 	o.t.self.stamp(r.Header)
+	if r.URL.Path == rafthttp.RaftSnapshotPrefix {
+		return o.t.roundTripBody(o.rt, r)
+	}
 	return o.rt.RoundTrip(r)
 }
 

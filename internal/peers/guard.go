@@ -320,11 +320,18 @@ func (g *guard) serveSnapshot(w *guardedWriter, r *http.Request, from uint64) {
 	if !g.vet(w, m, from) {
 		return
 	}
+	// The sender announces the length. A body that cannot fit is refused before
+	// any of it is stored.
+	if err := g.t.cfg.Bodies.Room(max(r.ContentLength, 0)); err != nil {
+		w.Header().Set("Connection", "close")
+		g.refuse(w, refusef(refusedRoom, "%v", err))
+		return
+	}
 	defer g.t.expect(m)()
 	r.Body = struct {
 		io.Reader
 		io.Closer
-	}{io.MultiReader(bytes.NewReader(envelope), body), body}
+	}{io.MultiReader(bytes.NewReader(envelope), &roomyBody{r: body, room: g.t.cfg.Bodies.Room}), body}
 	g.raft.ServeHTTP(w, r)
 }
 
@@ -418,6 +425,28 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 func (b *pacedBody) Close() error {
 	b.release()
 	return b.body.Close()
+}
+
+// roomPace is after how many bytes a receiver looks at its free space again.
+const roomPace = 8 << 20
+
+// roomyBody stops reading before the disk is full: others write to it too.
+type roomyBody struct {
+	r    io.Reader
+	room func(bytes int64) error
+	left int64 // bytes until the next look
+}
+
+func (b *roomyBody) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		if err := b.room(roomPace); err != nil {
+			return 0, err
+		}
+		b.left = roomPace
+	}
+	n, err := b.r.Read(p)
+	b.left -= int64(n)
+	return n, err
 }
 
 // guardedWriter notes whether an answer has begun, and sets a new deadline for

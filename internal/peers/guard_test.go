@@ -317,7 +317,7 @@ func FuzzPeerHeaders(f *testing.F) {
 	f.Add("POST", "/raft/snapshot", "ffffffffffffffff", "-1.0.0", "1..2", "", "zz", "::")
 	f.Add("GET", "/raft/probing", "", "", "", "", "", "\x00")
 	p := &testPeer{receiver: newNotingReceiver()}
-	cfg := Config{ID: 1, ClusterID: testCluster, Receiver: p.receiver, Snapshotter: newSnapshotDir(f)}
+	cfg := Config{ID: 1, ClusterID: testCluster, Receiver: p.receiver, Bodies: p.receiver, Snapshotter: newSnapshotDir(f)}
 	var err error
 	if p.Transport, err = New(cfg); err != nil {
 		f.Fatal(err)

@@ -33,6 +33,7 @@ const (
 	refusedCluster                       // addressed to another cluster
 	refusedBody                          // a body that cannot be read or decoded
 	refusedIdentity                      // the certificate does not match the sender
+	refusedRoom                          // the disk is too full for the body
 	refusedBusy                          // a limit on what runs at the same time
 	refusedPanic                         // a library panicked
 	refusalReasons
@@ -40,7 +41,7 @@ const (
 
 var refusalNames = [refusalReasons]string{
 	"type", "sender", "target", "removed", "unknown", "term", "index", "entries", "size",
-	"context", "snapshot", "request", "cluster", "body", "identity", "busy", "panic",
+	"context", "snapshot", "request", "cluster", "body", "identity", "room", "busy", "panic",
 }
 
 func (r refusalReason) String() string {
@@ -100,6 +101,8 @@ func (e *refusalError) status() int {
 		return http.StatusUnauthorized
 	case refusedCluster:
 		return http.StatusPreconditionFailed
+	case refusedRoom:
+		return http.StatusInsufficientStorage
 	case refusedSize:
 		return http.StatusRequestEntityTooLarge
 	}
@@ -131,13 +134,13 @@ func (c callbacks) Process(ctx context.Context, m *raftpb.Message) error {
 	if err := t.vet(m); err != nil {
 		return err
 	}
-	if isSnapshotMessage(m) {
-		if err := t.vetBody(m); err != nil {
-			return err
-		}
-	}
 	if ctx.Done() == nil { // rafthttp's handlers pass a context that never ends
 		ctx = t.ctx
+	}
+	if isSnapshotMessage(m) {
+		if err := t.vetBody(ctx, m); err != nil {
+			return err
+		}
 	}
 	if err := t.cfg.Receiver.Process(ctx, m); err != nil {
 		return &processError{err}
@@ -174,12 +177,17 @@ func (t *Transport) vet(m *raftpb.Message) error {
 
 // vetBody decides whether the body of a snapshot may be used. It is on disk as a
 // whole by now, and nothing refers to it: if it is refused here, the snapshot has
-// had no effect, and the sender learns that its transfer failed.
+// had no effect, and the sender learns why its transfer failed. Once raft has
+// taken the message it is too late: the log refers to the body then, and a body
+// that cannot be read would end this member and each later start of it.
 //
 // A MsgSnap without a body can arrive on a stream, which the guard does not see.
-func (t *Transport) vetBody(m *raftpb.Message) error {
+func (t *Transport) vetBody(ctx context.Context, m *raftpb.Message) error {
 	if !t.expects(m) {
 		return t.refuse(refusef(refusedSnapshot, "MsgSnap without a body"))
+	}
+	if err := t.cfg.Bodies.Check(ctx, m.GetSnapshot()); err != nil {
+		return t.refuse(refusef(refusedSnapshot, "%v", err))
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package peers
 import (
 	"bytes"
 	"crypto/rand"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -45,7 +46,7 @@ func snapshotMessage(from, to, index uint64) *raftpb.Message {
 func oneStatus(t *testing.T, p *testPeer, body *trackedBody, to uint64, ok bool) {
 	t.Helper()
 	s := wait(t, p.receiver.statuses, "the snapshot status")
-	if s != (snapshotStatus{to, ok}) {
+	if s.id != to || s.ok != ok {
 		t.Errorf("status %+v, want %v for %d", s, ok, to)
 	}
 	wait(t, body.done, "the body to be closed")
@@ -83,6 +84,57 @@ func TestSnapshotArrives(t *testing.T) {
 		t.Errorf("the body differs (%d of %d bytes, %v)", len(got), len(data), err)
 	}
 	noMoreStatus(t, a)
+}
+
+// TestDamagedBodyIsRefusedWithItsReason: a body is checked before raft hears of
+// it, and its sender learns what is wrong with it.
+func TestDamagedBodyIsRefusedWithItsReason(t *testing.T) {
+	a, b := startPeer(t, 1), startPeer(t, 2)
+	connect(t, a, b)
+	damaged := errors.New("body is damaged at byte 17")
+	b.receiver.badBody.Store(&damaged)
+	a.SendSnapshot(snapshotMessage(1, 2, 77), newTrackedBody(make([]byte, 1<<20)), 1<<20)
+	if s := wait(t, a.receiver.statuses, "the status"); s.ok || !contains(s.err.Error(), damaged.Error()) {
+		t.Errorf("status %+v, want the receiver's reason", s)
+	}
+	if len(b.receiver.messages) > 0 {
+		t.Error("the message got through")
+	}
+	b.receiver.badBody.Store(nil)
+	a.SendSnapshot(snapshotMessage(1, 2, 78), newTrackedBody(make([]byte, 1<<20)), 1<<20)
+	if s := wait(t, a.receiver.statuses, "the status"); !s.ok {
+		t.Errorf("the next transfer failed: %v", s.err)
+	}
+	noMoreStatus(t, a)
+}
+
+// TestBodyWithoutRoomIsNotStored: the receiver compares the announced length with
+// its free space, and looks again while it stores the body.
+func TestBodyWithoutRoomIsNotStored(t *testing.T) {
+	const size = 64 << 20
+	for _, c := range []struct {
+		name string
+		full func(b *testPeer, asked int64) bool
+	}{
+		{"before it is stored", func(_ *testPeer, asked int64) bool { return asked > size }},
+		{"while it is stored", func(_ *testPeer, asked int64) bool { return asked == roomPace }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a, b := startPeer(t, 1), startPeer(t, 2)
+			connect(t, a, b)
+			full := errors.New("no room for the body")
+			b.receiver.noRoom.Store(&full)
+			b.receiver.full = func(asked int64) bool { return c.full(b, asked) }
+			a.SendSnapshot(snapshotMessage(1, 2, 77), newTrackedBody(make([]byte, size)), size)
+			if s := wait(t, a.receiver.statuses, "the status"); s.ok {
+				t.Error("reported as sent")
+			}
+			if _, err := b.snaps.DBFilePath(77); err == nil {
+				t.Error("the body was stored")
+			}
+			noMoreStatus(t, a)
+		})
+	}
 }
 
 func TestSnapshotFromAFileCountsAsSent(t *testing.T) {
@@ -186,7 +238,7 @@ func sendSnapshotUntilAccepted(t *testing.T, a *testPeer, to uint64, body *track
 		a.SendSnapshot(snapshotMessage(a.id, to, 8), body, 4)
 		select {
 		case s := <-a.receiver.statuses:
-			if s == (snapshotStatus{to, true}) {
+			if s.id == to && s.ok {
 				return
 			}
 			body = newTrackedBody([]byte("body"))
@@ -237,7 +289,7 @@ func TestMsgSnapIsNotSentWithoutItsBody(t *testing.T) {
 	a, b := startPeer(t, 1), startPeer(t, 2)
 	connect(t, a, b)
 	a.Send([]*raftpb.Message{snapshotMessage(1, 2, 7)})
-	if s := wait(t, a.receiver.statuses, "the status"); s != (snapshotStatus{2, false}) {
+	if s := wait(t, a.receiver.statuses, "the status"); s.id != 2 || s.err != errWithoutBody {
 		t.Errorf("status %+v", s)
 	}
 	// It is not accepted either, neither from a POST nor from a stream, whose

@@ -40,10 +40,21 @@ type Receiver interface {
 	IsRemoved(id uint64) bool
 	// Unreachable reports that a message to the peer was lost.
 	Unreachable(id uint64)
-	// SnapshotStatus reports how the transfer of a snapshot ended. A transfer
-	// counts as successful once the other side has stored the body and has taken
-	// the message.
-	SnapshotStatus(id uint64, ok bool)
+	// SnapshotStatus reports how the transfer of a snapshot ended. A transfer was
+	// successful (nil) once the other side has stored the body, has checked it,
+	// and has taken the message. Otherwise the error is the reason, in the words
+	// of the other side if it gave one.
+	SnapshotStatus(id uint64, err error)
+}
+
+// Bodies judges the bodies of received snapshots.
+type Bodies interface {
+	// Check reads the body of a snapshot, which is durable as a whole and which
+	// nothing refers to yet. An error refuses the snapshot and travels to its
+	// sender; the body has then been removed. Check returns when the context ends.
+	Check(ctx context.Context, s *raftpb.Snapshot) error
+	// Room returns why the disk cannot take so many more bytes of a body, or nil.
+	Room(bytes int64) error
 }
 
 // Config describes a Transport.
@@ -57,6 +68,7 @@ type Config struct {
 	Snapshotter *snap.Snapshotter
 	Logger      *zap.Logger // nil discards everything
 	Receiver    Receiver
+	Bodies      Bodies
 	Security    Security
 	// Lookup asks other members for the URLs of a sender that is neither known
 	// nor removed. It runs on a goroutine of its own, at a bounded rate. If it is
@@ -65,8 +77,9 @@ type Config struct {
 
 	// DialTimeout bounds connecting to a peer. The default is 2 s.
 	DialTimeout time.Duration
-	// SnapshotStall is how long an outgoing transfer may make no progress. It
-	// includes the receiver's fsync of the whole body. The default is 1 min.
+	// SnapshotStall is how long an outgoing transfer may make no progress. The
+	// receiver, which syncs and checks the whole body at the end, gets another
+	// second for each 8 MiB. The default is 1 min.
 	SnapshotStall time.Duration
 	// ReadStall is how long the sender of a request may pause. The default is
 	// 30 s.
@@ -89,6 +102,9 @@ func (c *Config) validate() error {
 	}
 	if c.Snapshotter == nil {
 		errs = append(errs, errors.New("snapshotter is missing"))
+	}
+	if c.Bodies == nil {
+		errs = append(errs, errors.New("judge of snapshot bodies is missing"))
 	}
 	if c.Receiver == nil {
 		errs = append(errs, errors.New("receiver is missing"))
@@ -132,7 +148,7 @@ type Transport struct {
 		stopped bool
 		peers   map[uint64][]string // id → URLs
 		remotes map[uint64][]string
-		sending map[uint64]bool // peers with an outgoing snapshot
+		sending map[uint64]*transferBody // outgoing snapshots by peer
 		// expected counts, by message, the snapshots that the guard is receiving.
 		expected map[snapshotKey]int
 	}
@@ -156,7 +172,7 @@ func New(cfg Config) (*Transport, error) {
 	t.monitor = t.newMonitorClient()
 	t.mu.peers = make(map[uint64][]string)
 	t.mu.remotes = make(map[uint64][]string)
-	t.mu.sending = make(map[uint64]bool)
+	t.mu.sending = make(map[uint64]*transferBody)
 	t.mu.expected = make(map[snapshotKey]int)
 	t.lookups.mu.next = make(map[uint64]time.Time)
 	id := types.ID(cfg.ID)
@@ -214,7 +230,7 @@ func (t *Transport) dropSnapshots(msgs []*raftpb.Message) []*raftpb.Message {
 	rest := make([]*raftpb.Message, 0, len(msgs))
 	for _, m := range msgs {
 		if isSnapshotMessage(m) {
-			t.cfg.Receiver.SnapshotStatus(m.GetTo(), false)
+			t.cfg.Receiver.SnapshotStatus(m.GetTo(), errWithoutBody)
 		} else {
 			rest = append(rest, m)
 		}

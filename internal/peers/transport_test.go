@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -24,14 +25,18 @@ const deliveryPatience = 20 * time.Second
 const testCluster = 0xc1
 
 type snapshotStatus struct {
-	id uint64
-	ok bool
+	id  uint64
+	ok  bool
+	err error
 }
 
 // notingReceiver records what a transport reports.
 type notingReceiver struct {
 	messages    chan *raftpb.Message
 	statuses    chan snapshotStatus
+	badBody     atomic.Pointer[error]  // the answer of Check
+	noRoom      atomic.Pointer[error]  // the answer of Room
+	full        func(asked int64) bool // when it is given; set before the first request
 	unreachable chan uint64
 	mu          struct {
 		sync.Mutex
@@ -78,8 +83,22 @@ func (r *notingReceiver) Unreachable(id uint64) {
 	}
 }
 
-func (r *notingReceiver) SnapshotStatus(id uint64, ok bool) {
-	r.statuses <- snapshotStatus{id, ok}
+func (r *notingReceiver) Check(context.Context, *raftpb.Snapshot) error {
+	if p := r.badBody.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+func (r *notingReceiver) Room(asked int64) error {
+	if p := r.noRoom.Load(); p != nil && r.full(asked) {
+		return *p
+	}
+	return nil
+}
+
+func (r *notingReceiver) SnapshotStatus(id uint64, err error) {
+	r.statuses <- snapshotStatus{id, err == nil, err}
 }
 
 func (r *notingReceiver) remove(id uint64) {
@@ -101,7 +120,7 @@ type testPeer struct {
 func startPeer(t *testing.T, id uint64, edit ...func(*Config)) *testPeer {
 	t.Helper()
 	p := &testPeer{id: id, receiver: newNotingReceiver(), snaps: snap.New(zap.NewNop(), t.TempDir())}
-	cfg := Config{ID: id, ClusterID: testCluster, Snapshotter: p.snaps, Receiver: p.receiver}
+	cfg := Config{ID: id, ClusterID: testCluster, Snapshotter: p.snaps, Receiver: p.receiver, Bodies: p.receiver}
 	for _, f := range edit {
 		f(&cfg)
 	}

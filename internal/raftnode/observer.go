@@ -32,11 +32,12 @@ const (
 	SnapshotCheckpoint SnapshotWork = "checkpoint"
 	SnapshotBuild      SnapshotWork = "build"
 	SnapshotSend       SnapshotWork = "send"
+	SnapshotReceive    SnapshotWork = "receive"
 	SnapshotInstall    SnapshotWork = "install"
 )
 
 // SnapshotWorks lists them.
-var SnapshotWorks = []SnapshotWork{SnapshotCheckpoint, SnapshotBuild, SnapshotSend, SnapshotInstall}
+var SnapshotWorks = []SnapshotWork{SnapshotCheckpoint, SnapshotBuild, SnapshotSend, SnapshotReceive, SnapshotInstall}
 
 // nobody is the Observer where there is none.
 type nobody struct{}

@@ -77,6 +77,7 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 		ready:       make(chan struct{}),
 		stopped:     make(chan struct{}),
 	}
+	n.received = &receivedBodies{n: n}
 	n.waiters.advance(a.index)
 	if n.snapshots, err = newSnapshotter(n, state.Snapshot.GetMetadata().GetIndex()); err != nil {
 		return nil, err
@@ -121,6 +122,7 @@ func (n *Replica) connectCore(a *applier) (err error) {
 		Logger:      cfg.Logger,
 		Security:    cfg.Security,
 		Receiver:    receiver{n},
+		Bodies:      n.received,
 		Lookup:      cfg.Lookup,
 	})
 	if err != nil {
@@ -260,7 +262,7 @@ func (r receiver) IsRemoved(id uint64) bool { return r.n.Membership().Removed[id
 // message that could not be sent.
 func (r receiver) Unreachable(id uint64) { r.n.unreachable.Store(id, true) }
 
-func (r receiver) SnapshotStatus(id uint64, ok bool) {
-	r.n.snapshots.noteSent(id, ok)
-	r.n.events.put(event{snapshotTo: id, snapshotOK: ok})
+func (r receiver) SnapshotStatus(id uint64, err error) {
+	r.n.snapshots.noteSent(id, err)
+	r.n.events.put(event{snapshotTo: id, snapshotOK: err == nil})
 }

@@ -22,7 +22,7 @@ import (
 func openConfig(t *testing.T, dir string, m *machine) Config {
 	m.ran = func(*Entry, uint64) {}
 	m.violation = t.Errorf
-	return Config{ID: 1, ClusterID: 7, Dir: dir, Nonce: "n", StateMachine: m, Initial: []Member{simMember(1), simMember(2), simMember(3)}}
+	return Config{ID: 1, ClusterID: 7, Dir: dir, Nonce: "n", StateMachine: m, VerifyBody: verifyMachineBody, Initial: []Member{simMember(1), simMember(2), simMember(3)}}
 }
 
 // openNode opens a node that never runs; what it leaves is what a kill leaves.

@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"sync"
@@ -48,7 +49,11 @@ type Config struct {
 	Known []Member
 
 	StateMachine StateMachine
-	Logger       *zap.Logger
+	// VerifyBody reads a whole snapshot body, checks everything that
+	// StateMachine.Restore would, and changes nothing. Several goroutines may call
+	// it.
+	VerifyBody func(r io.Reader) (BodyInfo, error)
+	Logger     *zap.Logger
 	// Observer hears what the loops do; nil for nobody.
 	Observer Observer
 	// Security is how members know each other.
@@ -152,6 +157,7 @@ type Replica struct {
 	monitor     *leaderMonitor
 	campaign    *time.Timer // of effects.campaignIn; owned by the node loop
 	snapshots   *snapshotter
+	received    *receivedBodies
 
 	ready   chan struct{} // closed once this process's start entry is applied
 	stopped chan struct{} // closed when Run returns

@@ -116,7 +116,7 @@ func startNodesOn(t *testing.T, n int, adjust func(*Config), listen func(net.Lis
 	for i := range n {
 		cfg := Config{
 			ID: uint64(i + 1), ClusterID: 7, Dir: t.TempDir(), Nonce: fmt.Sprint("nonce", i),
-			PeerURLs: initial[i].PeerURLs, Initial: initial, StateMachine: newLockedMachine(t),
+			PeerURLs: initial[i].PeerURLs, Initial: initial, StateMachine: newLockedMachine(t), VerifyBody: verifyMachineBody,
 			Logger: zap.NewNop(), TickInterval: 20 * time.Millisecond,
 		}
 		if adjust != nil {

@@ -3,7 +3,9 @@ package raftnode
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"hash/crc32"
 	"hash/fnv"
 	"io"
 	"maps"
@@ -116,9 +118,30 @@ func (m *machine) Flush() error {
 	return nil
 }
 
-func (m *machine) Restore(r io.Reader) error {
+// readMachineBody reads a body: JSON after its checksum.
+func readMachineBody(r io.Reader) (*machineState, error) {
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err
+	}
+	if len(b) < crc32.Size || crc32.ChecksumIEEE(b[crc32.Size:]) != binary.BigEndian.Uint32(b) {
+		return nil, errors.New("the body is damaged")
+	}
 	s := new(machineState)
-	if err := json.NewDecoder(r).Decode(s); err != nil {
+	return s, json.Unmarshal(b[crc32.Size:], s)
+}
+
+func verifyMachineBody(r io.Reader) (BodyInfo, error) {
+	s, err := readMachineBody(r)
+	if err != nil {
+		return BodyInfo{}, err
+	}
+	return BodyInfo{Index: s.Index, Term: s.Term}, nil
+}
+
+func (m *machine) Restore(r io.Reader) error {
+	s, err := readMachineBody(r)
+	if err != nil {
 		return fmt.Errorf("read the body: %w", err)
 	}
 	m.reset(s)
@@ -144,7 +167,7 @@ func (v *machineView) WriteTo(w io.Writer) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	n, err := w.Write(b)
+	n, err := w.Write(append(binary.BigEndian.AppendUint32(nil, crc32.ChecksumIEEE(b)), b...))
 	return int64(n), err
 }
 

@@ -221,14 +221,13 @@ type transfer struct {
 }
 
 // noteSent hears from the transport how a transfer ended.
-func (s *snapshotter) noteSent(id uint64, ok bool) {
+func (s *snapshotter) noteSent(id uint64, err error) {
 	t, known := s.transfers.LoadAndDelete(id)
 	if !known {
 		return
 	}
-	var err error
-	if !ok {
-		err = errNotSent
+	if err != nil {
+		s.n.lg.Warn("snapshot not sent", zap.Uint64("to", id), zap.Error(err))
 	}
 	s.n.observer.Snapshot(SnapshotSend, time.Since(t.(transfer).begin), t.(transfer).bytes, err)
 }

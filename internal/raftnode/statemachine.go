@@ -23,6 +23,12 @@ type View interface {
 	Close() error
 }
 
+// BodyInfo describes a snapshot body that was verified.
+type BodyInfo struct {
+	Index, Term uint64
+	Bytes       int64 // what a restored state takes on disk, at most
+}
+
 // StateMachine is the replicated state that committed entries drive. Apply,
 // Restore and Maintain are called by one goroutine, the apply loop; View and
 // Durable may be called from any.
