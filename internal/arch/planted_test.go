@@ -89,6 +89,14 @@ func TestRulesGoRed(t *testing.T) {
 			long := strings.Repeat("x", 2*maxMarkdownColumns)
 			return wideLines("a.md", "| "+long+"\n```\n"+long+"\n```\n")
 		}, false},
+		{"tell in a comment across lines", func() []string {
+			return plant(t, "a/a.go", "package p\n\n// f can\n// not be called.\nfunc f() {}\n").tells()
+		}, true},
+		{"tell in a string", func() []string { return plant(t, "a/a.go", "package p\n\nconst c = `%q is no number`\n").tells() }, true},
+		{"tell in the string of a test", func() []string { return plant(t, "a/a_test.go", "package p\n\nconst c = `%q is no number`\n").tells() }, false},
+		{"no tell", func() []string {
+			return plant(t, "a/a.go", "package p\n\n// There is no other.\nconst c = `there is no leader`\n").tells()
+		}, false},
 		{"names that do not exist", named(t, "`p.absent`"), true},
 		{"method that does not exist", named(t, "`T.absent`"), true},
 		{"file that does not exist", named(t, "`absent.go`"), true},

@@ -404,7 +404,7 @@ func TestJoinWithTLS(t *testing.T) {
 }
 
 // A newcomer whose certificate names another host is told so, and does not
-// try for ever.
+// try forever.
 func TestJoinWithTheCertificateOfAnother(t *testing.T) {
 	tr := newTrust(t)
 	members := tr.startSecure(1)

@@ -86,7 +86,7 @@ func TestSnapshotArrives(t *testing.T) {
 	noMoreStatus(t, a)
 }
 
-// TestDamagedBodyIsRefusedWithItsReason: a body is checked before raft hears of
+// TestDamagedBodyIsRefusedWithItsReason: a body is checked before raft sees
 // it, and its sender learns what is wrong with it.
 func TestDamagedBodyIsRefusedWithItsReason(t *testing.T) {
 	a, b := startPeer(t, 1), startPeer(t, 2)
