@@ -136,7 +136,9 @@ Each setting is a flag, an environment variable (KVD_DATA_DIR for --data-dir), o
 			return serve(s, e, func() (*settings.Settings, error) { return settings.Load(cmd.Flags(), e.environ) })
 		},
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{settings.ExplainFlag(err)} })
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{settings.ExplainFlag(cmd.Flags(), err)}
+	})
 	settings.AddFlags(cmd.Flags())
 	setHelp(cmd)
 	cmd.AddCommand(versionCommand(), doctorCommand(), recoverCommand(e), snapshotCommand(), certCommand(), healthcheckCommand(e), benchCommand(), configCommand(e))

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -114,6 +116,46 @@ func TestUnknownCommands(t *testing.T) {
 		var stderr bytes.Buffer
 		if code := run(environment{args: strings.Fields(args), stdout: &stderr, stderr: &stderr}); code != exitUsage || !strings.Contains(stderr.String(), want) {
 			t.Errorf("%s: exit code %d: %s", args, code, stderr.String())
+		}
+	}
+}
+
+// A command must not propose the very flag that it refused.
+func TestUnknownFlagOfACommand(t *testing.T) {
+	for _, c := range []struct{ args, want string }{
+		{"healthcheck --port 1", "unknown flag: --port\n"},
+		{"doctor --data-dir x", "unknown flag: --data-dir\n"},
+		{"healthcheck --endpont http://127.0.0.1:1", "did you mean --endpoint?"},
+		{"bench put --conections 4", "did you mean --connections?"},
+		{"config check --pot 1", "did you mean --port?"},
+		{"--data-dri x", "did you mean --data-dir?"},
+	} {
+		code, _, stderr := kvd(strings.Fields(c.args)...)
+		if code != exitUsage || !strings.Contains(stderr, c.want) {
+			t.Errorf("kvd %s: exit code %d: %s, want %q", c.args, code, stderr, c.want)
+		}
+	}
+}
+
+// namedFlag finds flags in texts; etcd's and those of other programs are not
+// kvd's to check, so the texts searched are those that speak to kvd's operator.
+var namedFlag = regexp.MustCompile("(?:^|[\\s`(\"])--([a-z][a-z-]*[a-z])")
+
+// TestFlagsInAlertsExist: whoever reads an alert finds in kvd --help each flag
+// that it names.
+func TestFlagsInAlertsExist(t *testing.T) {
+	help := printedBy(t, "--help")
+	b, err := os.ReadFile("../../deploy/prometheus/kvd.rules.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := namedFlag.FindAllStringSubmatch(string(b), -1)
+	if len(named) < 3 {
+		t.Errorf("only %d flags were found in the alerts", len(named))
+	}
+	for _, m := range named {
+		if !strings.Contains(help, " --"+m[1]+" ") {
+			t.Errorf("an alert names --%s, which kvd --help does not show", m[1])
 		}
 	}
 }

@@ -50,12 +50,24 @@ func FlagLayer(flags *pflag.FlagSet) Layer {
 }
 
 // ExplainFlag adds to an error about an unknown flag which one was probably meant.
-func ExplainFlag(err error) error {
+// flags are those of the command. Settings are proposed only for a command that
+// takes them: to propose --port to a command that just refused --port would send
+// its user in circles.
+func ExplainFlag(flags *pflag.FlagSet, err error) error {
 	var unknown *pflag.NotExistError
 	if !errors.As(err, &unknown) || unknown.GetSpecifiedShortnames() != "" {
 		return err
 	}
-	return fmt.Errorf("%w%s", err, nearest(unknown.GetSpecifiedName(), func(name string) string { return "--" + name }))
+	name := unknown.GetSpecifiedName()
+	if flags.Lookup(configFile) != nil {
+		return fmt.Errorf("%w%s", err, nearest(name, func(name string) string { return "--" + name }))
+	}
+	var own []string
+	flags.VisitAll(func(f *pflag.Flag) { own = append(own, f.Name) })
+	if best := closest(name, own); best != "" {
+		return fmt.Errorf("%w; did you mean --%s?", err, best)
+	}
+	return err
 }
 
 // Load reads the settings of a serving node from all origins. Its error reports

@@ -21,8 +21,8 @@ func Groups() []Group {
 		},
 		{
 			Title:  "Cluster",
-			Common: []string{"name", "listen-peer", "advertise-client", "advertise-peer", "cluster-token"},
-			Rare:   []string{"heartbeat-interval", "election-timeout", "root-members"},
+			Common: []string{"name", "listen-peer", "advertise-client", "advertise-peer", "cluster-token", "heartbeat-interval", "election-timeout"},
+			Rare:   []string{"root-members"},
 		},
 		{
 			Title: "TLS",
@@ -34,8 +34,7 @@ func Groups() []Group {
 		},
 		{
 			Title:  "Limits",
-			Common: []string{"quota", "max-value-bytes", "max-connections"},
-			Rare:   []string{"max-inflight"},
+			Common: []string{"quota", "max-value-bytes", "max-connections", "max-inflight"},
 		},
 		{
 			Title:  "Storage",

@@ -12,17 +12,26 @@ const maxGuessed = 64
 // nearest proposes the setting that was probably meant, written as the origin
 // writes names.
 func nearest(name string, form func(string) string) string {
-	name = strings.ToLower(strings.ReplaceAll(name, "_", "-"))
-	best, least := "", maxTypos+1
-	for _, candidate := range acceptedNames() {
-		if d := typos(name, candidate); d < least {
-			best, least = candidate, d
-		}
-	}
+	best := closest(name, acceptedNames())
 	if best == "" {
 		return "; see kvd --help-all for the list"
 	}
 	return "; did you mean " + form(best) + "?"
+}
+
+// closest returns the candidate that a mistyped name resembles most, "" if it
+// resembles none.
+func closest(name string, candidates []string) string {
+	name = strings.ToLower(strings.ReplaceAll(name, "_", "-"))
+	// In a name of four letters, two typos leave a different word: --cert is not a
+	// mistyped --port.
+	best, least := "", min(maxTypos, len(name)/3)+1
+	for _, candidate := range candidates {
+		if d := typos(name, candidate); d < least {
+			best, least = candidate, d
+		}
+	}
+	return best
 }
 
 // typos returns the number of letters to change, add or remove to get from one name

@@ -26,7 +26,7 @@ func load(t *testing.T, args, environ, file string) (*Settings, error) {
 	flags := pflag.NewFlagSet("kvd", pflag.ContinueOnError)
 	AddFlags(flags)
 	if err := flags.Parse(NormaliseArguments(strings.Fields(args))); err != nil {
-		return nil, ExplainFlag(err)
+		return nil, ExplainFlag(flags, err)
 	}
 	return Load(flags, env)
 }

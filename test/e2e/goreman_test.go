@@ -117,7 +117,7 @@ func (g *goreman) stop() {
 		g.t.Errorf("goreman left nodes behind: %v", left)
 	}
 	for id := 1; id <= 3; id++ {
-		dir := filepath.Join(g.dir, "kvd-data", strconv.Itoa(id))
+		dir := filepath.Join(g.dir, "kvd-data", "cluster-"+strconv.Itoa(id))
 		if out, code := doctor(dir); code != 0 {
 			g.t.Errorf("kvd doctor %s ends with %d\n%s", dir, code, out)
 		}
