@@ -42,7 +42,6 @@ var sharedLines = map[string]exception{}
 // exceed meanwhile. An entry goes when the split is done.
 var shrinking = map[string]int{
 	"internal/raftnode.Replica": 51,
-	"internal/httpapi.exchange": 54,
 }
 
 // An exception raises a bound for one name.

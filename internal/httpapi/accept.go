@@ -5,9 +5,8 @@ import (
 	"strings"
 )
 
-// prefers reports whether the Accept lines rate the media type above the one
-// that is sent otherwise. A tie goes to the latter: a client that names both,
-// or sends */* beside, is content with either.
+// prefers reports whether the Accept lines rate a media type higher than the default one.
+// A tie goes to the default: a client that lists both, or adds */*, accepts either.
 func prefers(lines []string, media, otherwise string) bool {
 	if len(lines) == 0 {
 		return false
@@ -15,9 +14,8 @@ func prefers(lines []string, media, otherwise string) bool {
 	return quality(lines, media) > quality(lines, otherwise)
 }
 
-// quality is the weight that the most specific matching range gives a media
-// type (RFC 9110, section 12.5.1). Ranges that cannot be read count for
-// nothing.
+// quality returns the weight that the most specific matching range gives a media type
+// (RFC 9110, section 12.5.1). Invalid ranges are ignored.
 func quality(lines []string, media string) float64 {
 	best, bestSpecific := 0.0, 0
 	for _, line := range lines {
@@ -31,8 +29,8 @@ func quality(lines []string, media string) float64 {
 	return best
 }
 
-// specificity rates how closely a media range names the type: 3 exactly, 2
-// its main type, 1 anything, 0 not at all.
+// specificity says how closely a media range matches a type: 3 exactly, 2 by its main
+// type, 1 as */*, 0 not at all.
 func specificity(pattern, media string) int {
 	main, _, _ := strings.Cut(media, "/")
 	switch {
@@ -46,7 +44,7 @@ func specificity(pattern, media string) int {
 	return 0
 }
 
-// weight reads the q parameter; without one it is 1.
+// weight returns the parameter q, by default 1.
 func weight(params string) float64 {
 	for p := range strings.SplitSeq(params, ";") {
 		name, value, _ := strings.Cut(strings.TrimSpace(p), "=")

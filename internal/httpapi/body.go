@@ -11,23 +11,23 @@ import (
 )
 
 const (
-	// bodyGrace is how long a body may take beside the time that minRate
-	// allows its size.
+	// bodyGrace is how long a body may take in addition to what minRate allows for
+	// its size.
 	bodyGrace = 30 * time.Second
-	// drainGrace is how long the rest of a body that nobody wants may take.
+	// drainGrace is how long the rest of an unwanted body may take.
 	drainGrace = 2 * time.Second
-	// minRate, in bytes a second, is what a peer must move on average.
+	// minRate is the average rate, in bytes per second, that a client must reach.
 	minRate = 64 << 10
-	// firstRead is the most memory that a declared length alone can claim.
+	// firstRead is the most memory that is allocated for a declared length alone: a
+	// client that announces 64 MiB and sends nothing must not cost 64 MiB.
 	firstRead = 64 << 10
 	// maxDocument bounds a JSON document in a request.
 	maxDocument = 64 << 10
 )
 
-// readBody reads the whole body, of at most limit bytes. A body that declares
-// more is refused before a byte of it is read, which also keeps the client
-// from being told to go on; one that declares nothing is cut off while
-// reading.
+// readBody reads the whole body, of at most limit bytes. A body that declares more is
+// refused before any of it is read, so a client that expects "100 Continue" does not
+// send it at all. One of unknown length is cut off at the limit.
 func (x *exchange) readBody(limit int64) ([]byte, error) {
 	declared := x.r.ContentLength
 	if declared > limit {
@@ -46,8 +46,8 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 	switch {
 	case err == nil:
 		x.body = bodyRead
-		// Left standing, the deadline would end the request in the middle of
-		// the work: net/http goes on reading, to notice a client that leaves.
+		// net/http keeps reading, to notice when the client disconnects. At the
+		// deadline it would cancel the request in the middle of the work.
 		_ = http.NewResponseController(x.w).SetReadDeadline(time.Time{})
 	case !errors.Is(err, errTooLarge):
 		x.body = bodyBroken
@@ -55,27 +55,26 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 	return body, err
 }
 
-// bodyState is what has become of a request's body.
+// bodyState says how far a request's body has been read.
 type bodyState uint8
 
 const (
-	bodyUnread bodyState = iota // not, or not to its end
+	bodyUnread bodyState = iota // not at all, or not to the end
 	bodyRead
-	bodyBroken // reading failed; its deadline may have passed
+	bodyBroken // reading failed, perhaps because the deadline has passed
 )
 
-// boundDrain is the last step of an exchange. net/http reads what a handler
-// left of a body before it lets the answer go, and of itself would wait for it
-// for ever. A deadline that has already passed is left alone, so that the
-// answer goes at once.
+// boundDrain is the last step of an exchange. net/http reads the rest of a body before it
+// sends the answer, and would wait for it forever. A deadline that has already passed is
+// left alone, so that the answer is sent at once.
 func (x *exchange) boundDrain() {
 	if x.r.ContentLength != 0 && x.body == bodyUnread {
 		_ = http.NewResponseController(x.w).SetReadDeadline(time.Now().Add(drainGrace))
 	}
 }
 
-// readUpTo fills buf, growing it, until the declared length (or, where that
-// is -1, the end) has been read.
+// readUpTo appends to buf until the declared length, or the end if that is -1, has been
+// read.
 func readUpTo(r io.Reader, buf []byte, declared, limit int64) ([]byte, error) {
 	for int64(len(buf)) != declared {
 		if len(buf) == cap(buf) {
@@ -96,8 +95,7 @@ func readUpTo(r io.Reader, buf []byte, declared, limit int64) ([]byte, error) {
 	return buf, nil
 }
 
-// limitReadTime sets the deadline for the body. Writers without a connection
-// have none to set.
+// limitReadTime sets the deadline for reading the body.
 func (x *exchange) limitReadTime(limit int64) {
 	size := x.r.ContentLength
 	if size < 0 {
@@ -108,7 +106,7 @@ func (x *exchange) limitReadTime(limit int64) {
 
 // limitWriteTime sets the deadline for writing the next size bytes.
 func (x *exchange) limitWriteTime(size int) {
-	// Writers without a connection have no deadline to set.
+	// A writer without a connection, in tests, has no deadline to set.
 	_ = http.NewResponseController(x.w).SetWriteDeadline(time.Now().Add(writeGrace + transferTime(int64(size))))
 }
 
@@ -116,16 +114,16 @@ func transferTime(size int64) time.Duration {
 	return time.Duration(size/minRate) * time.Second
 }
 
-// errTooLarge marks a body over its limit, of which more could be read.
-var errTooLarge = errors.New("body over its limit")
+// errTooLarge marks a body that exceeds its limit. Reading it did not fail.
+var errTooLarge = errors.New("body exceeds its limit")
 
 func tooLargeBody(limit int64) error {
-	return errors.Join(api.Errorf(api.TooLarge, "the body is over the limit of %d bytes", limit), errTooLarge)
+	return errors.Join(api.Errorf(api.TooLarge, "the body exceeds the limit of %d bytes", limit), errTooLarge)
 }
 
 func brokenBody(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return badRequest("the body arrived too slowly; nothing was done")
 	}
-	return badRequest("the body could not be read to its end; nothing was done")
+	return badRequest("reading the body failed; nothing was done")
 }

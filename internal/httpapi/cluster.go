@@ -14,8 +14,8 @@ type memberList struct {
 	Members   []api.Member `json:"members"`
 }
 
-// memberURLs is the body of PUT /v1/members/{id}. A list that is not there
-// keeps what the member has.
+// memberURLs is the body of PUT /v1/members/{id}. The member keeps the URLs of a list
+// that is not given.
 type memberURLs struct {
 	PeerURLs   []string `json:"peer_urls"`
 	ClientURLs []string `json:"client_urls"`
@@ -23,22 +23,22 @@ type memberURLs struct {
 
 func checkMemberID(id uint64) error {
 	if id == 0 || id > maxSafeInteger {
-		return badRequest("a member's id is a number from 1 to %d", uint64(maxSafeInteger))
+		return badRequest("a member id must be from 1 to %d", uint64(maxSafeInteger))
 	}
 	return nil
 }
 
-// memberID reads the id in the path.
-func (x *exchange) memberID() (uint64, error) {
-	id, err := strconv.ParseUint(x.arg, 10, 64)
+// memberID reads the id in a path.
+func memberID(arg string) (uint64, error) {
+	id, err := strconv.ParseUint(arg, 10, 64)
 	if err != nil {
-		return 0, badRequest("the path has %.40q where a member's id belongs, a decimal number", x.arg)
+		return 0, badRequest("%.40q in the path is not a member id, a decimal number", arg)
 	}
 	return id, checkMemberID(id)
 }
 
-// normalizeURLs refuses what cannot be the URLs of a member, and brings the
-// others into the form that the membership keeps.
+// normalizeURLs refuses URLs that a member cannot have, and puts the others into the
+// form that the membership keeps.
 func normalizeURLs(where string, urls *[]string) error {
 	if len(*urls) == 0 {
 		return nil
@@ -93,7 +93,7 @@ func checkNewMember(m *api.NewMember) error {
 		}
 	}
 	if len(m.PeerURLs) == 0 {
-		return badRequest("the field \"peer_urls\" must name at least one URL at which the members reach the new one")
+		return badRequest("the field \"peer_urls\" must have at least one URL at which the other members reach the new one")
 	}
 	if err := normalizeURLs("the field \"peer_urls\"", &m.PeerURLs); err != nil {
 		return err
@@ -103,7 +103,7 @@ func checkNewMember(m *api.NewMember) error {
 
 // updateMember answers PUT /v1/members/{id}.
 func (s *Server) updateMember(x *exchange) error {
-	id, err := x.memberID()
+	id, err := memberID(x.arg)
 	if err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func checkUpdate(urls *memberURLs) error {
 		return badRequest("the body must have \"peer_urls\", \"client_urls\" or both")
 	}
 	if urls.PeerURLs != nil && len(urls.PeerURLs) == 0 {
-		return badRequest("the field \"peer_urls\" must name at least one URL")
+		return badRequest("the field \"peer_urls\" must have at least one URL")
 	}
 	if err := normalizeURLs("the field \"peer_urls\"", &urls.PeerURLs); err != nil {
 		return err
@@ -141,20 +141,20 @@ func checkUpdate(urls *memberURLs) error {
 
 // removeMember answers DELETE /v1/members/{id}.
 func (s *Server) removeMember(x *exchange) error {
-	id, err := x.memberID()
+	id, err := memberID(x.arg)
 	if err != nil {
 		return err
 	}
-	return x.remove(id)
+	return s.remove(x, id)
 }
 
-func (x *exchange) remove(id uint64) error {
+func (s *Server) remove(x *exchange, id uint64) error {
 	ctx, cancel, err := x.context()
 	if err != nil {
 		return err
 	}
 	defer cancel()
-	if err := x.srv.opts.Members.RemoveMember(ctx, id); err != nil {
+	if err := s.opts.Members.RemoveMember(ctx, id); err != nil {
 		return err
 	}
 	x.WriteHeader(http.StatusNoContent)
@@ -163,7 +163,7 @@ func (x *exchange) remove(id uint64) error {
 
 // promoteMember answers POST /v1/members/{id}/promote.
 func (s *Server) promoteMember(x *exchange) error {
-	id, err := x.memberID()
+	id, err := memberID(x.arg)
 	if err != nil {
 		return err
 	}
@@ -194,7 +194,7 @@ func (s *Server) transferLeader(x *exchange) error {
 		return err
 	}
 	if !ok {
-		return badRequest("the parameter \"to\" must name the member that shall lead")
+		return badRequest("the parameter \"to\" is missing; it is the id of the member that is to lead")
 	}
 	ctx, cancel, err := x.context()
 	if err != nil {

@@ -50,7 +50,7 @@ func TestMembershipRequestsRefused(t *testing.T) {
 		{"DELETE", "/x", "", "DELETE /v1/kv/x"},
 		{"DELETE", "/a%2Fb", "", "DELETE /v1/kv/a%2Fb"},
 		{"DELETE", "/-1", "", "DELETE /v1/kv/-1"},
-		{"DELETE", "/18446744073709551616", "", "no member's id"},
+		{"DELETE", "/18446744073709551616", "", "not a member id"},
 		{"DELETE", "/0", "", "from 1 to 9007199254740991"},
 		{"DELETE", "/9007199254740992", "", "from 1 to 9007199254740991"},
 		{"POST", "/0", "http://h:1", "from 1 to"},

@@ -10,28 +10,28 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
-// cursor is the place where the next page of a listing begins. Its text form
-// is base64url over: a format byte, the revision as uvarint, the digest in 8
-// bytes, the bound, and the CRC32C of all that in 4 bytes. Clients must not
-// look inside; any node continues from it.
+// cursor is the place where the next page of a listing begins. Any node can continue from
+// it, so it holds everything: its text is the base64url form of a format byte, the
+// revision as uvarint, the digest in 8 bytes, the bound, and the CRC32C of all that in
+// 4 bytes. Clients must not interpret it.
 type cursor struct {
-	// revision is the one that the first page was read at.
+	// revision is where the first page was read.
 	revision uint64
-	// digest stands for the range that the bound belongs to.
+	// digest identifies the listing that the bound belongs to.
 	digest uint64
-	// bound is the lower bound of what is left, in reverse the upper one.
+	// bound is the lower bound of the rest, or the upper one of a reverse listing.
 	bound []byte
 }
 
 const (
 	cursorFormat = 1
-	// maxCursor is the text of the longest bound there can be, with room.
+	// maxCursor is more than the text of the longest bound, a key of 4 KiB.
 	maxCursor = 8 << 10
 )
 
 var (
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
-	errCursor  = errors.New("not a cursor of this kvd")
+	errCursor  = errors.New("invalid cursor")
 )
 
 func (c *cursor) String() string {
@@ -43,8 +43,8 @@ func (c *cursor) String() string {
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
-// parseCursor reads the text form back. It fails on anything that String did
-// not make.
+// parseCursor reads the text form. It fails for everything that String cannot have
+// made.
 func parseCursor(s string) (cursor, error) {
 	if len(s) > maxCursor {
 		return cursor{}, errCursor
@@ -65,8 +65,8 @@ func parseCursor(s string) (cursor, error) {
 	return cursor{revision, binary.BigEndian.Uint64(rest), rest[8:]}, nil
 }
 
-// rangeDigest stands for what a cursor must not outlive: the bounds, the
-// direction and the grouping.
+// rangeDigest identifies a listing by its bounds, direction and grouping. A cursor is
+// refused for another one: it would skip keys without a sign.
 func rangeDigest(r *kvstore.Range) uint64 {
 	b := make([]byte, 0, 128)
 	for _, part := range [][]byte{r.Start, r.End, r.Delimiter} {
@@ -86,7 +86,7 @@ func rangeDigest(r *kvstore.Range) uint64 {
 	return h.Sum64()
 }
 
-// resume narrows the range to what the cursor left over.
+// resume restricts a range to the rest.
 func (c *cursor) resume(r *kvstore.Range) {
 	r.Revision = c.revision
 	if r.Reverse {
@@ -96,8 +96,8 @@ func (c *cursor) resume(r *kvstore.Range) {
 	}
 }
 
-// boundAfter is the bound of what follows an item in the direction of the
-// range; nil where nothing can follow.
+// boundAfter returns the bound of what follows an item in the direction of the range, or
+// nil if nothing can follow.
 func boundAfter(it *kvstore.Item, reverse bool) []byte {
 	last := it.KV.Key
 	if it.Group != nil {

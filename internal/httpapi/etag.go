@@ -8,8 +8,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
-// maxTags bounds the entity tags of one condition, which travel through the
-// log.
+// maxTags bounds the entity tags of one condition, which become part of the log.
 const maxTags = 256
 
 // tagList is a parsed If-Match or If-None-Match: "*" or a list.
@@ -24,22 +23,22 @@ type entityTag struct {
 	opaque string // without the quotes
 }
 
-// parseTags reads all lines of one header as one list. Empty elements are
-// skipped, as section 5.6.1.2 demands of a recipient.
+// parseTags reads all lines of a header as one list. Empty elements are skipped, as
+// RFC 9110, section 5.6.1.2 requires of a recipient.
 func parseTags(name string, lines []string) (tagList, error) {
 	var l tagList
 	for _, line := range lines {
 		if err := l.parseLine(line); err != nil {
-			return tagList{}, badRequest("the header %s must be * or a list of entity tags such as \"7\", \"8\": %v", name, err)
+			return tagList{}, badRequest("the header %s must be * or a list of entity tags (for example, \"7\", \"8\"): %v", name, err)
 		}
 	}
 	if l.any && len(l.tags) > 0 {
-		return tagList{}, badRequest("the header %s has * beside other entity tags", name)
+		return tagList{}, badRequest("the header %s has both * and entity tags", name)
 	}
 	return l, nil
 }
 
-// tagError is what is wrong with an entity tag list.
+// tagError says what is wrong with a list of entity tags.
 type tagError string
 
 func (e tagError) Error() string { return string(e) }
@@ -56,16 +55,16 @@ func (l *tagList) parseLine(line string) error {
 		}
 		line = strings.TrimLeft(line, " \t")
 		if line != "" && line[0] != ',' {
-			return tagError("a comma is missing between two elements")
+			return tagError("missing comma between two elements")
 		}
 	}
 }
 
-// parseElement takes one element off the front of the line.
+// parseElement removes one element from the front of the line.
 func (l *tagList) parseElement(line string) (rest string, err error) {
 	if line[0] == '*' {
 		if l.any {
-			return "", tagError("* is given twice")
+			return "", tagError("* occurs twice")
 		}
 		l.any = true
 		return line[1:], nil
@@ -75,15 +74,15 @@ func (l *tagList) parseElement(line string) (rest string, err error) {
 		line = line[2:]
 	}
 	if line == "" || line[0] != '"' {
-		return "", tagError("an entity tag stands in double quotes")
+		return "", tagError("an entity tag must be in double quotes")
 	}
 	end := strings.IndexByte(line[1:], '"')
 	if end < 0 {
-		return "", tagError("a closing double quote is missing")
+		return "", tagError("missing closing double quote")
 	}
 	tag.opaque = line[1 : 1+end]
 	if strings.ContainsFunc(tag.opaque, notTagChar) {
-		return "", tagError("an entity tag holds no blanks and no control characters")
+		return "", tagError("an entity tag must not contain spaces or control characters")
 	}
 	if len(l.tags) == maxTags {
 		return "", tagError("more than " + strconv.Itoa(maxTags) + " entity tags")
@@ -92,12 +91,13 @@ func (l *tagList) parseElement(line string) (rest string, err error) {
 	return line[end+2:], nil
 }
 
-// notTagChar reports what etagc rules out. Bytes from 0x80 on are allowed,
-// whatever rune they come out as.
+// notTagChar reports whether the grammar excludes a character from tags. Bytes from
+// 0x80 on are allowed, whatever rune they decode to.
 func notTagChar(r rune) bool { return r <= ' ' || r == 0x7f }
 
-// condition turns the list into what the store judges. A tag that is none of
-// ours matches no key, nor does a weak one where the comparison is strong.
+// condition returns the list as a condition for the store. A tag that kvd cannot have
+// made matches no key, and neither does a weak one in a strong comparison: both are
+// left out, and an empty list never matches.
 func (l *tagList) condition(kind kvstore.ConditionKind) kvstore.Condition {
 	c := kvstore.Condition{Kind: kind, Any: l.any}
 	for _, t := range l.tags {
@@ -111,8 +111,8 @@ func (l *tagList) condition(kind kvstore.ConditionKind) kvstore.Condition {
 	return c
 }
 
-// revision reads a tag back into the revision it was made of: the canonical
-// decimal, since tags are compared as bytes.
+// revision returns the revision that a tag was made from. Only the canonical decimal
+// counts: tags are compared as bytes, so "07" is not "7".
 func (t *entityTag) revision() (uint64, bool) {
 	if t.opaque == "" || t.opaque[0] == '0' || t.opaque[0] == '+' {
 		return 0, false
@@ -141,14 +141,14 @@ func headerConditions(h http.Header) ([]kvstore.Condition, error) {
 	return conds, nil
 }
 
-// writeConditions are all conditions of a change of one key; each must hold
-// when it is applied.
-func (x *exchange) writeConditions() ([]kvstore.Condition, error) {
-	conds, err := headerConditions(x.r.Header)
+// writeConditions returns all conditions of a change to one key. Each must hold when
+// the change is applied.
+func writeConditions(h http.Header, q *query) ([]kvstore.Condition, error) {
+	conds, err := headerConditions(h)
 	if err != nil {
 		return nil, err
 	}
-	rev, ok, err := x.query.number("if_revision", 0)
+	rev, ok, err := q.number("if_revision", 0)
 	if err != nil {
 		return nil, err
 	}
@@ -158,8 +158,8 @@ func (x *exchange) writeConditions() ([]kvstore.Condition, error) {
 	return conds, nil
 }
 
-// holds judges a header's condition on what a read found; revision 0 means
-// that the key is absent.
+// holds reports whether a condition holds for a key at a revision, 0 if it does not
+// exist.
 func holds(c *kvstore.Condition, revision uint64) bool {
 	matched := c.Any && revision != 0
 	for _, r := range c.Revisions {
@@ -171,7 +171,7 @@ func holds(c *kvstore.Condition, revision uint64) bool {
 	return matched
 }
 
-// etag is the entity tag of a revision.
+// etag returns the entity tag of a revision.
 func etag(revision uint64) string {
 	b := make([]byte, 0, 22)
 	b = append(b, '"')

@@ -15,9 +15,9 @@ type check struct {
 	err  error // nil if it passes
 }
 
-// getLive answers /livez and /healthz: this process answers. It asks nothing
-// of the cluster, or a supervisor would restart healthy nodes that merely
-// lack a quorum.
+// getLive answers /livez and /healthz, which say only that the process answers. If
+// they asked anything of the cluster, a supervisor would restart healthy nodes that
+// merely lack a quorum.
 func (s *Server) getLive(x *exchange) error {
 	verbose, err := x.query.flag("verbose")
 	if err != nil {
@@ -32,7 +32,7 @@ func (s *Server) getReady(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	if err := x.checkRole(); err != nil {
+	if err := s.checkRole(&x.query); err != nil {
 		return err
 	}
 	checks, err := s.readiness(x)
@@ -57,7 +57,7 @@ func (s *Server) getReadyCheck(x *exchange) error {
 		}
 		names = append(names, c.name)
 	}
-	return api.Errorf(api.NotFound, "there is no check %.40q; the checks are %s", x.arg, strings.Join(names, ", "))
+	return api.Errorf(api.NotFound, "unknown check %.40q; the checks are %s", x.arg, strings.Join(names, ", "))
 }
 
 func (s *Server) readiness(x *exchange) (checks []check, err error) {
@@ -72,22 +72,23 @@ func (s *Server) readiness(x *exchange) (checks []check, err error) {
 	return checks, nil
 }
 
-// checkRole answers 429 to a load balancer that looks for the leader on a
-// node that is none.
-func (x *exchange) checkRole() error {
-	role, ok := x.query.get("role")
+// checkRole returns an error for a load balancer that asks for the leader if this node
+// is not the leader. Vault's health endpoint, too, answers
+// 429 on a standby.
+func (s *Server) checkRole(q *query) error {
+	role, ok := q.get("role")
 	switch {
 	case !ok:
 		return nil
 	case role != "leader":
-		return badRequest("the parameter \"role\" takes leader, not %.40q", role)
-	case !x.srv.opts.Health.IsLeader():
+		return badRequest("the parameter \"role\" must be leader, not %.40q", role)
+	case !s.opts.Health.IsLeader():
 		return api.Errorf(api.Overloaded, "this node is not the leader")
 	}
 	return nil
 }
 
-// excluded are the values of exclude, which may be repeated.
+// excluded returns the values of exclude, which may be repeated.
 func (q *query) excluded() []string {
 	var names []string
 	for _, p := range q.params {
@@ -98,8 +99,8 @@ func (q *query) excluded() []string {
 	return names
 }
 
-// writeChecks answers 200 or 503 in the form that kubelets and people know.
-// The list is shown on request and on failure.
+// writeChecks answers 200 or 503 in the form of Kubernetes' own health endpoints. The
+// list is shown on request and on failure.
 func (x *exchange) writeChecks(checks []check, verbose bool) error {
 	status, lines := http.StatusOK, ""
 	for _, c := range checks {
@@ -128,14 +129,14 @@ func (x *exchange) writeChecks(checks []check, verbose bool) error {
 
 func oneLine(s string) string { return strings.ReplaceAll(s, "\n", "; ") }
 
-// etcdHealth is what tools made for etcd read at /health.
+// etcdHealth is what tools made for etcd expect at /health.
 type etcdHealth struct {
 	Health string `json:"health"` // "true" or "false"
 	Reason string `json:"reason"`
 }
 
-// getEtcdHealth answers /health as etcd does: no alarm, a leader, and a read
-// that works; ?serializable=true asks this node alone.
+// getEtcdHealth answers /health as etcd does: healthy means no alarm, a leader, and a
+// read that succeeds. ?serializable=true concerns this node alone.
 func (s *Server) getEtcdHealth(x *exchange) error {
 	serializable, err := x.query.flag("serializable")
 	if err != nil {
@@ -154,7 +155,7 @@ func (s *Server) getEtcdHealth(x *exchange) error {
 	return x.writeJSON(status, answer)
 }
 
-// unhealthy gives the reason in etcd's words, empty for a healthy node.
+// unhealthy returns the reason in etcd's words, or "" for a healthy node.
 func (s *Server) unhealthy(ctx context.Context, serializable bool, excluded []string) string {
 	st, err := s.opts.Inspector.Status(ctx)
 	if err != nil {
@@ -179,7 +180,7 @@ func (s *Server) unhealthy(ctx context.Context, serializable bool, excluded []st
 	return ""
 }
 
-// alarmName writes an alarm as etcd would: no_space as NOSPACE.
+// alarmName returns the name of an alarm as etcd writes it: NOSPACE for no_space.
 func alarmName(s string) string {
 	return strings.ToUpper(strings.ReplaceAll(s, "_", ""))
 }

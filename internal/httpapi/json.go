@@ -16,16 +16,16 @@ import (
 
 const (
 	jsonType = "application/json"
-	// writeGrace is how long a reader may accept nothing.
+	// writeGrace is how long a client may accept no data.
 	writeGrace = 60 * time.Second
-	// smallAnswer is what a socket's buffer takes without waiting for the
-	// reader; the deadline that the request already has is enough for it.
+	// smallAnswer fits into the socket's buffer without waiting for the client. The
+	// deadline that the request already has suffices for it.
 	smallAnswer = 16 << 10
-	// maxPooled is the largest buffer kept for re-use.
+	// maxPooled is the largest buffer that is kept for reuse.
 	maxPooled = 256 << 10
 )
 
-// buffers holds the buffers in which answers are put together.
+// buffers has buffers for assembling answers.
 var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
 func getBuffer() *[]byte { return buffers.Get().(*[]byte) }
@@ -66,8 +66,8 @@ func appendString(dst, s []byte) []byte {
 	return append(dst, '"')
 }
 
-// appendBytes appends a member for a byte string: under its name as text
-// where it is valid UTF-8, else under name_base64.
+// appendBytes appends a field with a byte string: as text under its name if it is valid
+// UTF-8, else in base64 under name_base64.
 func appendBytes(dst []byte, name string, b []byte) []byte {
 	dst = append(dst, '"')
 	dst = append(dst, name...)
@@ -92,8 +92,7 @@ func appendKV(dst []byte, kv *kvstore.KV, keysOnly bool) []byte {
 	return append(appendPairFields(append(dst, '{'), kv, keysOnly), '}')
 }
 
-// appendPairFields appends what is between the braces of a pair, from its key
-// on.
+// appendPairFields appends the fields of a pair, beginning with its key.
 func appendPairFields(dst []byte, kv *kvstore.KV, keysOnly bool) []byte {
 	dst = appendBytes(dst, "key", kv.Key)
 	if !keysOnly {
@@ -106,7 +105,7 @@ func appendPairFields(dst []byte, kv *kvstore.KV, keysOnly bool) []byte {
 	return appendNumber(dst, "lease", kv.Lease)
 }
 
-// writeJSON answers with a document.
+// writeJSON answers with doc as JSON.
 func (x *exchange) writeJSON(status int, doc any) error {
 	return x.writeJSONAs(jsonType, status, doc)
 }
@@ -122,8 +121,8 @@ func (x *exchange) writeJSONAs(mediaType string, status int, doc any) error {
 	return nil
 }
 
-// writeDocument answers with JSON text, which ends in a newline, indented
-// where ?pretty asks for it.
+// writeDocument answers with JSON text, which ends in a newline. It is indented if the
+// query has ?pretty.
 func (x *exchange) writeDocument(mediaType string, status int, doc []byte) {
 	if pretty, _ := x.query.flag("pretty"); pretty {
 		var buf bytes.Buffer
@@ -136,8 +135,7 @@ func (x *exchange) writeDocument(mediaType string, status int, doc []byte) {
 	x.writeWhole(status, doc)
 }
 
-// writeWhole sends the header and the body, which a HEAD request does not
-// get.
+// writeWhole sends the header, and the body unless the method is HEAD.
 func (x *exchange) writeWhole(status int, body []byte) {
 	x.set("Content-Length", strconv.Itoa(len(body)))
 	if len(body) > smallAnswer {
@@ -145,7 +143,7 @@ func (x *exchange) writeWhole(status int, body []byte) {
 	}
 	x.WriteHeader(status)
 	if x.r.Method != http.MethodHead {
-		// A failed write means that the client is gone: nobody to tell.
+		// A failed write means that the client is gone.
 		_, _ = x.Write(body)
 	}
 }

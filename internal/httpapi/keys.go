@@ -9,7 +9,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
-// Header values that never change; they are shared by all answers.
+// Header values that never change, shared by all answers.
 var (
 	nosniff     = []string{"nosniff"}
 	sandbox     = []string{"sandbox"}
@@ -17,35 +17,35 @@ var (
 	octetStream = []string{"application/octet-stream"}
 )
 
-// checkKey refuses what can be no key at all. The replicated limit may be
-// lower; the store judges that.
+// checkKey refuses what cannot be a key in any cluster. The replicated limit may be
+// lower; the store checks that one when the command is applied.
 func checkKey(key string) error {
 	if key == "" {
-		return badRequest("the key is empty; keys have 1 to %d bytes: /v1/kv/{key}, or /{key} for short, or /v1/kv?prefix= for many", kvstore.MaxKeyBytes)
+		return badRequest("the key is empty; a key has 1 to %d bytes: /v1/kv/{key} or /{key}, or /v1/kv?prefix= for several", kvstore.MaxKeyBytes)
 	}
 	if len(key) > kvstore.MaxKeyBytes {
-		return api.Errorf(api.TooLarge, "the key has %d bytes, over the limit of %d", len(key), kvstore.MaxKeyBytes)
+		return api.Errorf(api.TooLarge, "the key has %d bytes, the limit is %d", len(key), kvstore.MaxKeyBytes)
 	}
 	return nil
 }
 
-// setRevision sets the headers of every data answer.
+// setRevision sets the headers that every answer with data has.
 func (x *exchange) setRevision(revision uint64) {
 	x.set("Kvd-Revision", strconv.FormatUint(revision, 10))
 	x.setCluster()
 	x.setTiming()
 }
 
-// setCluster names the cluster, once this node knows its id.
+// setCluster sets the header with the cluster's id, once this node knows it.
 func (x *exchange) setCluster() {
 	if id := x.srv.opts.Health.ClusterID(); id != "" {
 		x.set("Kvd-Cluster", id)
 	}
 }
 
-// freshen waits until this node's state is as fresh as the request wants it.
-// A stale read of a revision that this node has not reached yet would fail on
-// a revision that exists; it waits like a linearizable one.
+// freshen waits until this node's state is as fresh as the request asks. A stale read
+// of a revision that this node has not reached waits like a linearizable one: it
+// would otherwise fail for a revision that exists elsewhere.
 func (x *exchange) freshen(revision uint64) error {
 	f, err := x.query.freshness()
 	if err != nil {
@@ -71,7 +71,7 @@ func (s *Server) getKey(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	asJSON, err := x.wantsMeta()
+	asJSON, err := wantsMeta(x)
 	if err != nil {
 		return err
 	}
@@ -92,15 +92,15 @@ func (s *Server) getKey(x *exchange) error {
 		return x.refuseRead(status, kv.ModRevision)
 	}
 	if err != nil {
-		return api.Errorf(api.KeyNotFound, "the key %.200q does not exist at revision %d", x.arg, at)
+		return api.Errorf(api.KeyNotFound, "key %.200q does not exist at revision %d", x.arg, at)
 	}
 	x.set("Etag", etag(kv.ModRevision))
 	x.writePair(&kv, asJSON)
 	return nil
 }
 
-// wantsMeta reports whether the answer is the pair as JSON, not the value.
-func (x *exchange) wantsMeta() (bool, error) {
+// wantsMeta reports whether a request wants the pair as JSON, not the bare value.
+func wantsMeta(x *exchange) (bool, error) {
 	meta, err := x.query.flag("meta")
 	if err != nil || meta {
 		return meta, err
@@ -108,8 +108,8 @@ func (x *exchange) wantsMeta() (bool, error) {
 	return prefers(x.r.Header["Accept"], jsonType, octetStream[0]), nil
 }
 
-// judgeRead gives the status that the conditions leave to a read of a key at
-// a revision, 0 for an absent one: If-Match comes first (RFC 9110, 13.2.2).
+// judgeRead returns the status that the conditions allow a read of a key at a revision,
+// 0 if it does not exist. If-Match comes first (RFC 9110, section 13.2.2).
 func judgeRead(conds []kvstore.Condition, revision uint64) int {
 	for i := range conds {
 		if holds(&conds[i], revision) {
@@ -132,7 +132,7 @@ func (x *exchange) refuseRead(status int, revision uint64) error {
 	return nil
 }
 
-// writePair sends the value, or the pair as JSON.
+// writePair answers with the value, or with the pair as JSON.
 func (x *exchange) writePair(kv *kvstore.KV, asJSON bool) {
 	h := x.Header()
 	h["Content-Security-Policy"] = sandbox
@@ -148,8 +148,8 @@ func (x *exchange) writePair(kv *kvstore.KV, asJSON bool) {
 	putBuffer(p, doc)
 }
 
-// do runs a command within the request's timeout and sets the headers of its
-// answer. The error covers outcomes without effect.
+// do carries out a command within the request's timeout and sets the headers of its
+// answer. An outcome without effect is an error, too.
 func (x *exchange) do(cmd *kvstore.Command) (kvstore.Result, error) {
 	ctx, cancel, err := x.briefContext()
 	if err != nil {
@@ -168,18 +168,18 @@ func (x *exchange) do(cmd *kvstore.Command) (kvstore.Result, error) {
 func (q *query) returnPrevious() (bool, error) {
 	v, ok := q.get("return")
 	if ok && v != "previous" {
-		return false, badRequest("the parameter \"return\" takes previous, not %.40q", v)
+		return false, badRequest("the parameter \"return\" must be previous, not %.40q", v)
 	}
 	return ok, nil
 }
 
-// keyCommand makes a command on the request's key from what all of them have
-// in common.
+// keyCommand returns a command on the request's key, with everything that commands on
+// keys have in common.
 func (x *exchange) keyCommand(op kvstore.Op) (*kvstore.Command, error) {
 	if err := checkKey(x.arg); err != nil {
 		return nil, err
 	}
-	conds, err := x.writeConditions()
+	conds, err := writeConditions(x.r.Header, &x.query)
 	if err != nil {
 		return nil, err
 	}
@@ -193,12 +193,12 @@ func (x *exchange) keyCommand(op kvstore.Op) (*kvstore.Command, error) {
 	return &kvstore.Command{Op: op, Key: []byte(x.arg), Conditions: conds, ReturnPrevious: previous}, nil
 }
 
-// readValue reads the body as a value, within the replicated limit.
+// readValue reads the body as a value, up to the replicated limit.
 func (x *exchange) readValue() ([]byte, error) {
 	return x.readBody(x.srv.opts.Store.Settings().MaxValueBytes)
 }
 
-// put runs the put that the request asks for.
+// put carries out the put that the request asks for.
 func (x *exchange) put() (*kvstore.Command, kvstore.Result, error) {
 	cmd, err := x.keyCommand(kvstore.OpPut)
 	if err != nil {
@@ -234,11 +234,11 @@ func (s *Server) changeKey(x *exchange) error {
 	delta, incr := x.query.get("incr")
 	switch {
 	case appends == incr:
-		return badRequest("POST of a key needs either ?append, with the bytes to append as the body, or ?incr=N; to store a value use PUT")
+		return badRequest("POST of a key requires either ?append, with the bytes to append in the body, or ?incr=N; use PUT to store a value")
 	case appends:
 		cmd.Value, err = x.readValue()
 	default:
-		err = x.readIncr(cmd, delta)
+		err = readIncr(x, cmd, delta)
 	}
 	if err != nil {
 		return err
@@ -251,17 +251,17 @@ func (s *Server) changeKey(x *exchange) error {
 	return nil
 }
 
-// readIncr makes the command one that adds delta. A body would be ignored,
-// which its sender cannot have meant.
-func (x *exchange) readIncr(cmd *kvstore.Command, delta string) error {
+// readIncr turns the command into one that adds delta. A body is refused: its sender
+// must have meant something by it.
+func readIncr(x *exchange, cmd *kvstore.Command, delta string) error {
 	n, err := strconv.ParseInt(delta, 10, 64)
 	if err != nil {
-		return badRequest("the parameter \"incr\" must be a decimal 64-bit number, such as 5 or -5, not %.40q", delta)
+		return badRequest("the parameter \"incr\" must be a decimal 64-bit integer (for example, 5 or -5), not %.40q", delta)
 	}
 	cmd.Op, cmd.Delta = kvstore.OpIncr, n
 	body, err := x.readBody(maxDocument)
 	if err == nil && len(body) > 0 {
-		return badRequest("?incr takes no body; the number to add is its value, as in ?incr=5")
+		return badRequest("incr takes no body; give the number to add as its value (for example, ?incr=5)")
 	}
 	return err
 }
@@ -289,8 +289,8 @@ func (x *exchange) writeChanged(cmd *kvstore.Command, res *kvstore.Result) {
 	putBuffer(p, doc)
 }
 
-// appendPrevious adds the pair as it was, where asked for, and ends the
-// document.
+// appendPrevious appends the pair as it was before if the command asked for it, and
+// ends the document.
 func appendPrevious(doc []byte, cmd *kvstore.Command, res *kvstore.Result) []byte {
 	if cmd.ReturnPrevious {
 		doc = appendPreviousPair(doc, res.Previous)

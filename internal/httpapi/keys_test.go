@@ -213,11 +213,11 @@ func TestParametersAreStrict(t *testing.T) {
 		{"PUT", "/v1/kv/k?timeout=abc", "duration"},
 		{"GET", "/v1/kv/k?consistency=eventual", "linearizable or stale"},
 		{"GET", "/v1/kv/k?max_staleness=1s", "consistency=stale"},
-		{"GET", "/v1/kv/k?consistency=stale&max_staleness=0", "above 0"},
+		{"GET", "/v1/kv/k?consistency=stale&max_staleness=0", "greater than 0"},
 		{"GET", "/v1/kv/k?revision=x", "revision"},
 		{"GET", "/v1/kv/k?revision=9007199254740992", "revision"},
-		{"GET", "/v1/kv/k?%zz", "bad escape"},
-		{"GET", "/v1/kv/k?pretty=%zz", "bad escape"},
+		{"GET", "/v1/kv/k?%zz", "invalid percent-escape"},
+		{"GET", "/v1/kv/k?pretty=%zz", "invalid percent-escape"},
 		{"PUT", "/v1/kv/k?return=next", "previous"},
 		{"PUT", "/k?return=previous", "unknown parameter"},
 		{"PUT", "/v1/kv/k?if_revision=-1", "if_revision"},
@@ -240,7 +240,7 @@ func TestParametersOfLaterVersions(t *testing.T) {
 		{"POST", "/v1/kv/k?append&lease=7", "lease"}, {"GET", "/v1/kv/k?wait=30s", "wait"}, {"GET", "/k?wait=30s", "wait"},
 		{"GET", "/v1/kv/k?if_revision=0", "if_revision"},
 	} {
-		f.do(c.method, c.target, "v").problem(400, api.BadRequest, "does not offer", c.name)
+		f.do(c.method, c.target, "v").problem(400, api.BadRequest, "does not support", c.name)
 	}
 }
 

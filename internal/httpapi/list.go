@@ -12,31 +12,31 @@ import (
 
 const (
 	defaultLimit = 1000
-	// maxLimit is the most entries on one page; a stream has no such limit.
+	// maxLimit is the largest number of entries on a page. A stream has no limit.
 	maxLimit = 10_000
-	// maxPageBytes ends a page early, whatever its limit, since a page is put
-	// together in memory.
+	// maxPageBytes is the size at which a page ends, whatever its limit, because a
+	// page is assembled in memory.
 	maxPageBytes = 8 << 20
-	// maxDelimiter bounds the delimiter.
+	// maxDelimiter bounds the length of the delimiter.
 	maxDelimiter = 256
-	// streamChunk is how much of a stream is collected between two writes.
+	// streamChunk is how many bytes of a stream are collected before they are written.
 	streamChunk = 32 << 10
 
 	ndjsonType = "application/x-ndjson"
 )
 
-// listing is what GET /v1/kv asks for.
+// listing is the query of GET /v1/kv.
 type listing struct {
 	rng       kvstore.Range
 	digest    uint64
-	limit     uint64 // entries; 0: no limit
+	limit     uint64 // of entries; 0 means no limit
 	countOnly bool
 	stream    bool
 }
 
 // listKeys answers GET and HEAD of /v1/kv.
 func (s *Server) listKeys(x *exchange) error {
-	l, err := x.parseListing()
+	l, err := parseListing(&x.query, prefers(x.r.Header["Accept"], ndjsonType, jsonType))
 	if err != nil {
 		return err
 	}
@@ -60,19 +60,19 @@ func (q *query) parseRange() (kvstore.Range, error) {
 	end, hasEnd := q.get("end")
 	for _, v := range []string{prefix, start, end} {
 		if len(v) > kvstore.MaxKeyBytes {
-			return r, api.Errorf(api.TooLarge, "the prefix, start or end has %d bytes, over the limit of %d for keys", len(v), kvstore.MaxKeyBytes)
+			return r, api.Errorf(api.TooLarge, "the prefix, start or end has %d bytes, the limit is %d as for keys", len(v), kvstore.MaxKeyBytes)
 		}
 	}
 	switch {
 	case hasPrefix && (hasStart || hasEnd):
-		return r, badRequest("give either prefix, or start and end, not both")
+		return r, badRequest("use either prefix or start and end, not both")
 	case hasPrefix:
 		r.Start, r.End = []byte(prefix), kvstore.Prefix(prefix).End()
 		return r, nil
 	case hasEnd && end == "":
-		return r, badRequest("the parameter \"end\" is empty; leave it out to go on to the last key")
+		return r, badRequest("the parameter \"end\" is empty; omit it to list up to the last key")
 	case hasEnd && end < start:
-		return r, badRequest("the parameter \"end\" lies before \"start\"")
+		return r, badRequest("the parameter \"end\" is before \"start\"")
 	}
 	r.Start = []byte(start)
 	if hasEnd {
@@ -82,9 +82,8 @@ func (q *query) parseRange() (kvstore.Range, error) {
 }
 
 // parseListing reads the whole query.
-func (x *exchange) parseListing() (*listing, error) {
-	q := &x.query
-	l := &listing{stream: prefers(x.r.Header["Accept"], ndjsonType, jsonType)}
+func parseListing(q *query, stream bool) (*listing, error) {
+	l := &listing{stream: stream}
 	var err error
 	if l.rng, err = q.parseRange(); err != nil {
 		return nil, err
@@ -116,7 +115,7 @@ func (l *listing) parseLimit(q *query) error {
 	case err != nil:
 		return err
 	case ok && limit > maxLimit && !l.stream:
-		return badRequest("the parameter \"limit\" is at most %d on a page; follow \"next\", or ask for a stream with Accept: %s", maxLimit, ndjsonType)
+		return badRequest("the parameter \"limit\" is at most %d for a page; follow \"next\", or request a stream with Accept: %s", maxLimit, ndjsonType)
 	case ok:
 		l.limit = limit
 	case !l.stream:
@@ -134,15 +133,14 @@ func (l *listing) parseDelimiter(q *query) error {
 		return badRequest("the parameter \"delimiter\" must have 1 to %d bytes", maxDelimiter)
 	}
 	if l.countOnly {
-		return badRequest("count_only counts keys, not groups; leave \"delimiter\" out")
+		return badRequest("count_only counts keys, not groups; omit \"delimiter\"")
 	}
 	prefix, _ := q.get("prefix")
 	l.rng.Delimiter, l.rng.GroupAfter = []byte(d), len(prefix)
 	return nil
 }
 
-// parseCursor continues where an earlier page ended. It must be the same
-// listing.
+// parseCursor continues where an earlier page of the same listing ended.
 func (l *listing) parseCursor(q *query) error {
 	l.digest = rangeDigest(&l.rng)
 	text, ok := q.get("cursor")
@@ -151,13 +149,13 @@ func (l *listing) parseCursor(q *query) error {
 	}
 	c, err := parseCursor(text)
 	if err != nil {
-		return badRequest("the parameter \"cursor\" is not one that an answer gave as \"next\"")
+		return badRequest("invalid parameter \"cursor\"; it must be the \"next\" of an earlier answer")
 	}
 	if l.countOnly {
-		return badRequest("count_only counts the whole range; leave \"cursor\" out")
+		return badRequest("count_only counts the whole range; omit \"cursor\"")
 	}
 	if c.digest != l.digest || (l.rng.Revision != 0 && l.rng.Revision != c.revision) {
-		return badRequest("the parameter \"cursor\" belongs to a listing with another range, direction, delimiter or revision; repeat the parameters of the first page")
+		return badRequest("the parameter \"cursor\" belongs to a listing with a different range, direction, delimiter or revision; repeat the parameters of the first page")
 	}
 	c.resume(&l.rng)
 	return nil
@@ -188,7 +186,7 @@ type page struct {
 	more     bool
 }
 
-// add takes one entry, or notes that there are more than fit.
+// add adds an entry, or notes that there are more than fit.
 func (p *page) add(it kvstore.Item) (bool, error) {
 	if p.count == p.listing.limit || len(p.kvs)+p.size >= maxPageBytes {
 		p.more = true
@@ -208,7 +206,7 @@ func (p *page) add(it kvstore.Item) (bool, error) {
 	return true, nil
 }
 
-// pageKeys answers with one page.
+// pageKeys answers with a page.
 func (s *Server) pageKeys(x *exchange, l *listing) error {
 	buf := getBuffer()
 	p := &page{listing: l, kvs: (*buf)[:0]}
@@ -223,7 +221,7 @@ func (s *Server) pageKeys(x *exchange, l *listing) error {
 	return nil
 }
 
-// document is the whole answer.
+// document returns the whole answer.
 func (p *page) document(revision uint64) []byte {
 	doc := make([]byte, 0, len(p.kvs)+p.size+256)
 	doc = append(doc, `{"revision":`...)
@@ -242,7 +240,7 @@ func (p *page) document(revision uint64) []byte {
 	return append(doc, '}', '\n')
 }
 
-// appendGroups appends "prefixes", and "prefixes_base64" where some are no
+// appendGroups appends "prefixes", and "prefixes_base64" for those that are not valid
 // UTF-8.
 func (p *page) appendGroups(doc []byte) []byte {
 	text, binary := []byte{}, []byte{}
@@ -262,7 +260,7 @@ func (p *page) appendGroups(doc []byte) []byte {
 
 func withoutComma(list []byte) []byte { return list[:max(0, len(list)-1)] }
 
-// next is the cursor after an answer that left something out, or empty.
+// next returns the cursor that continues an answer, or "" if nothing is left.
 func (l *listing) next(more bool, bound []byte, revision uint64) string {
 	if !more || bound == nil {
 		return ""
@@ -271,26 +269,26 @@ func (l *listing) next(more bool, bound []byte, revision uint64) string {
 	return c.String()
 }
 
-// errClientGone ends a listing whose reader is no longer there.
+// errClientGone ends a listing whose client has disconnected.
 var errClientGone = errors.New("the client is gone")
 
-// stream sends entries as lines, a chunk at a time.
+// stream sends entries as lines, in chunks, so that its length does not matter.
 type stream struct {
 	x       *exchange
 	listing *listing
 	buf     []byte
 	count   uint64
-	last    []byte // bound after the last entry, kept only under a limit
+	last    []byte // bound after the last entry; only kept if there is a limit
 	more    bool
 	begun   bool
 }
 
-// streamKeys answers with a stream of lines. The revision is fixed before the
-// listing, because the header names it; the store could compact it away in
-// between, and then a newer one does as well.
+// streamKeys answers with a stream of lines. The revision is chosen before the listing
+// begins, because the header has to name it. The store may compact it away in between;
+// if the client did not ask for that revision, a newer one does as well.
 func (s *Server) streamKeys(x *exchange, l *listing) error {
 	if pretty, _ := x.query.flag("pretty"); pretty {
-		return badRequest("a stream has one line for each entry and cannot be indented; leave \"pretty\" out")
+		return badRequest("a stream has one line per entry and cannot be indented; omit \"pretty\"")
 	}
 	pinned := l.rng.Revision != 0
 	for attempt := 0; ; attempt++ {
@@ -346,7 +344,7 @@ func (o *stream) add(it kvstore.Item) (bool, error) {
 	return true, o.flush()
 }
 
-// end appends the line that tells a whole stream from a cut one.
+// end appends the line that distinguishes a complete stream from one that broke off.
 func (o *stream) end() {
 	o.buf = append(o.buf, `{"type":"end"`...)
 	o.buf = appendNumber(o.buf, "count", o.count)
@@ -368,7 +366,7 @@ func (o *stream) begin() {
 	o.x.WriteHeader(http.StatusOK)
 }
 
-// flush sends what was collected, all the way to the socket.
+// flush sends what has been collected, all the way to the socket.
 func (o *stream) flush() error {
 	if !o.begun {
 		o.begin()
@@ -384,20 +382,20 @@ func (o *stream) flush() error {
 	return nil
 }
 
-// deleteRange answers DELETE /v1/kv. A request that names no bound, or only
-// empty ones (an unset variable in a script), does not delete everything.
+// deleteRange answers DELETE /v1/kv. A request without bounds, or with empty ones only
+// (an unset variable in a script: ?prefix=$P), must not delete everything.
 func (s *Server) deleteRange(x *exchange) error {
 	prefix, _ := x.query.get("prefix")
 	start, _ := x.query.get("start")
 	if prefix == "" && start == "" && !x.query.has("end") {
-		return badRequest("name what to delete: ?prefix=P that is not empty, or ?start=A and end=B; start=%%00 without end is everything")
+		return badRequest("specify what to delete with a prefix that is not empty (?prefix=P) or with ?start=A&end=B; ?start=%%00 without end deletes everything")
 	}
 	r, err := x.query.parseRange()
 	if err != nil {
 		return err
 	}
 	if len(x.r.Header["If-Match"])+len(x.r.Header["If-None-Match"]) > 0 {
-		return badRequest("conditions belong to a single key; a range cannot be deleted under one")
+		return badRequest("conditions apply to a single key; a range cannot be deleted conditionally")
 	}
 	res, err := x.do(&kvstore.Command{Op: kvstore.OpDeleteRange, Key: r.Start, End: r.End})
 	if err != nil {

@@ -7,24 +7,24 @@ import (
 	"go.uber.org/zap"
 )
 
-// Deadlines and limits of a connection. Each bounds what a slow or hostile
-// client can hold.
+// The deadlines and limits of a connection bound what a slow or hostile client can
+// occupy (H5).
 const (
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = 2 * time.Minute
-	// writeTimeout counts from the request's header: the longest timeout a
-	// request may ask for and the time to write its answer. Answers that may
-	// take longer extend it as they make progress.
+	// writeTimeout begins with the request's header. It is the longest timeout that a
+	// request may have, and the time to write its answer. Answers that may take
+	// longer extend it while they make progress.
 	writeTimeout = maxTimeout + time.Minute
-	// maxHeaderBytes holds three keys of 4 KiB, each byte percent-encoded,
-	// and the ordinary headers.
+	// maxHeaderBytes has room for three keys of 4 KiB with every byte
+	// percent-encoded (a cursor, and two bounds), and for the usual headers.
 	maxHeaderBytes = 64 << 10
 )
 
-// NewServer returns an http.Server for clients with the deadlines and limits
-// that the contract wants: HTTP/1.1, HTTP/2 over TLS and by prior knowledge.
-// The caller serves on it and shuts it down. A nil logger discards what
-// net/http has to say.
+// NewServer returns an http.Server for clients, with the deadlines and limits of the
+// contract, for HTTP/1.1 and for HTTP/2 over TLS and by prior knowledge. The caller
+// serves on it and shuts it down. The logger receives net/http's own messages; nil
+// discards them.
 func NewServer(h http.Handler, log *zap.Logger) *http.Server {
 	if log == nil {
 		log = zap.NewNop()

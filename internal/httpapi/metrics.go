@@ -13,8 +13,8 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 )
 
-// Metrics is the Observer that counts requests for Prometheus. What a request
-// touches is looked up once for each route, method and status, not each time.
+// Metrics is an Observer that counts requests for Prometheus. It looks up the metrics of
+// each route, method and status once, not for each request.
 type Metrics struct {
 	requests *prometheus.CounterVec
 	took     *prometheus.HistogramVec
@@ -22,14 +22,14 @@ type Metrics struct {
 	rejected map[api.Code]prometheus.Counter
 }
 
-// rejections are the codes of requests that were well formed and still not
-// served: because of the node's or the cluster's state, or of a limit.
+// rejections are the codes of requests that were well-formed but not served, because of
+// a limit or the state of the node or the cluster.
 var rejections = []api.Code{
 	api.TooLarge, api.Overloaded, api.NoLeader, api.Starting, api.Stopping,
 	api.NoSpace, api.ReadTimeout, api.Timeout,
 }
 
-// NewMetrics registers the metrics of the HTTP front.
+// NewMetrics registers the metrics of HTTP requests.
 func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -76,8 +76,8 @@ func (m *Metrics) Rejected(code api.Code) {
 	}
 }
 
-// endpoint counts the requests to one route by one method. Its parts are made
-// with the first request that needs them, so that /metrics shows what is used.
+// endpoint counts the requests to a route by a method. Its metrics are made by the first
+// request that needs them, so that /metrics lists only routes that are used.
 type endpoint struct {
 	m             *Metrics
 	route, method string
@@ -114,7 +114,7 @@ func (e *endpoint) counter(status int) prometheus.Counter {
 	return c
 }
 
-// usualStatuses are those that requests under load end with.
+// usualStatuses are those of requests under load, which are not looked up each time.
 var usualStatuses = [...]int{
 	http.StatusOK, http.StatusCreated, http.StatusNoContent, http.StatusNotModified, http.StatusNotFound, http.StatusPreconditionFailed,
 	http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusGatewayTimeout,

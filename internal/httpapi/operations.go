@@ -11,12 +11,12 @@ import (
 	"github.com/kvd-io/kvd/internal/opjson"
 )
 
-// openAPI describes exactly the routes of routeTable.
+// openAPI describes exactly the routes of routeTable; a test compares them.
 //
 //go:embed openapi.yaml
 var openAPI []byte
 
-// compacted is the answer of POST /v1/compact.
+// compacted is the answer to POST /v1/compact.
 type compacted struct {
 	Revision        uint64 `json:"revision"`
 	CompactRevision uint64 `json:"compact_revision"`
@@ -29,7 +29,7 @@ func (s *Server) compact(x *exchange) error {
 		return err
 	}
 	if !ok {
-		return badRequest("the parameter \"revision\" must say which revision stays the oldest that can be read")
+		return badRequest("the parameter \"revision\" is missing; it is the oldest revision that remains readable")
 	}
 	res, err := x.do(&kvstore.Command{Op: kvstore.OpCompact, Revision: revision})
 	if err != nil {
@@ -46,14 +46,14 @@ func (s *Server) getSettings(x *exchange) error {
 	return x.writeJSON(http.StatusOK, s.opts.Store.Settings())
 }
 
-// putSettings answers PUT /v1/settings. A field that is not given keeps its
-// value, so the state that it starts from must be the newest.
+// putSettings answers PUT /v1/settings. A field that is not given keeps its value, so the
+// settings that the others are merged into must be the newest.
 func (s *Server) putSettings(x *exchange) error {
 	body, err := x.readBody(maxDocument)
 	if err != nil {
 		return err
 	}
-	var asked kvstore.Settings // decoded first for its errors alone
+	var asked kvstore.Settings // for its errors, before anything has to be waited for
 	if err := opjson.Decode(body, &asked); err != nil {
 		return err
 	}
@@ -70,11 +70,11 @@ func (s *Server) putSettings(x *exchange) error {
 	return x.writeJSON(http.StatusOK, next)
 }
 
-// getSnapshot streams a backup. It takes as long as it takes, so it has a
-// timeout only where the request names one; a reader that accepts nothing is
-// cut off.
+// getSnapshot streams a backup. Its duration depends on the size of the store, so it has
+// a timeout only if the request names one. A client that accepts no data is
+// disconnected.
 func (s *Server) getSnapshot(x *exchange) error {
-	ctx, cancel, err := x.longContext()
+	ctx, cancel, err := longContext(x)
 	if err != nil {
 		return err
 	}
@@ -85,15 +85,16 @@ func (s *Server) getSnapshot(x *exchange) error {
 		return nil
 	}
 	if err := s.opts.Inspector.Snapshot(ctx, out); err != nil {
-		return fmt.Errorf("stream a snapshot: %w", err)
+		return fmt.Errorf("stream snapshot: %w", err)
 	}
 	if !out.begun {
-		return api.Errorf(api.Internal, "the snapshot came out empty")
+		return api.Errorf(api.Internal, "the snapshot is empty")
 	}
 	return nil
 }
 
-func (x *exchange) longContext() (context.Context, context.CancelFunc, error) {
+// longContext is context for a request that may take any time by default.
+func longContext(x *exchange) (context.Context, context.CancelFunc, error) {
 	if x.query.has("timeout") {
 		return x.context()
 	}
@@ -101,8 +102,8 @@ func (x *exchange) longContext() (context.Context, context.CancelFunc, error) {
 	return ctx, cancel, nil
 }
 
-// snapshotWriter sends the header with the first byte, so that a snapshot
-// that cannot even start is answered with its error.
+// snapshotWriter sends the header with the first byte, so that a snapshot that fails
+// before it is answered with an error.
 type snapshotWriter struct {
 	x     *exchange
 	begun bool
@@ -137,7 +138,7 @@ func (s *Server) getOpenAPI(x *exchange) error {
 	return nil
 }
 
-// getMetrics hands the request to the metrics handler.
+// getMetrics passes the request to the handler of metrics.
 func (s *Server) getMetrics(x *exchange) error {
 	if s.opts.Metrics == nil {
 		return api.Errorf(api.NotFound, "metrics are not served on this listener")

@@ -11,15 +11,14 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 )
 
-// What Options.RequestLog takes beside "off".
+// The values of Options.RequestLog besides "off".
 const (
 	RequestLogErrors = "errors"
 	RequestLogAll    = "all"
 )
 
-// logged reports whether the request log takes a request that ended with this
-// status; 0 is none. The errors are those that somebody should look at: 5xx,
-// 429, and no answer.
+// logged reports whether a request that ended with a status, 0 for none, belongs in the
+// request log. Errors are what an operator should look at: 5xx, 429, and no answer.
 func (x *exchange) logged(status int) bool {
 	switch x.srv.opts.RequestLog {
 	case RequestLogAll:
@@ -34,8 +33,7 @@ func isFailure(status int) bool {
 	return status == 0 || status == http.StatusTooManyRequests || status >= http.StatusInternalServerError
 }
 
-// logRequest writes the line of a request that has ended. There is nothing in
-// it that a client chose: no key, no query, no header.
+// logRequest logs a request that has ended, without anything that a client chose (H6).
 func (x *exchange) logRequest(start time.Time) {
 	if !x.logged(x.status) {
 		return
@@ -59,7 +57,7 @@ func (x *exchange) logRequest(start time.Time) {
 	}
 }
 
-// logLevelDoc is the document of /v1/operator/log-level.
+// logLevelDoc is the answer of /v1/operator/log-level.
 type logLevelDoc struct {
 	Level string     `json:"level"`
 	Until *time.Time `json:"until,omitempty"`
@@ -77,8 +75,7 @@ func (s *Server) getLogLevel(x *exchange) error {
 	return x.writeJSON(http.StatusOK, doc)
 }
 
-// period is a duration in a document: a string such as "10m", or a number of
-// seconds.
+// period is a duration in a document: a string ("10m") or a number of seconds.
 type period []byte
 
 // UnmarshalJSON implements json.Unmarshaler.
@@ -94,11 +91,10 @@ func (p period) duration() (time.Duration, error) {
 	return parseDuration(string(p))
 }
 
-// maxLogPeriod bounds how long a level may hold that goes back by itself.
+// maxLogPeriod is the longest period after which a level reverts automatically.
 const maxLogPeriod = 30 * 24 * time.Hour
 
-// putLogLevel answers PUT /v1/operator/log-level. It is about this node alone,
-// and is forgotten with it.
+// putLogLevel answers PUT /v1/operator/log-level. It concerns this process alone.
 func (s *Server) putLogLevel(x *exchange) error {
 	if s.opts.LogLevel == nil {
 		return api.Errorf(api.NotFound, "the log level of this node cannot be changed")
@@ -112,7 +108,7 @@ func (s *Server) putLogLevel(x *exchange) error {
 	}
 	d, err := asked.For.duration()
 	if err != nil || d < 0 || d > maxLogPeriod {
-		return badRequest("the field \"for\" must be a duration such as 10m, up to %v; leave it out for good", maxLogPeriod)
+		return badRequest("the field \"for\" must be a duration (for example, 10m) of at most %v; omit it to change the level indefinitely", maxLogPeriod)
 	}
 	if err := s.opts.LogLevel.SetLogLevel(asked.Level, d); err != nil {
 		return badRequest("the field \"level\": %v", err)

@@ -69,7 +69,7 @@ func (s *Server) streamOps(x *exchange) error {
 		return err
 	}
 	if pretty, _ := x.query.flag("pretty"); pretty {
-		return badRequest("the answers are one line each and cannot be indented; send the request without \"pretty\"")
+		return badRequest("the answers are one line each and cannot be indented; omit \"pretty\"")
 	}
 	o := &opStream{x: x, in: newOpReader(x), conn: http.NewResponseController(x.w), timeout: timeout}
 	// HTTP/2 is always full-duplex and reports an error here. So does a

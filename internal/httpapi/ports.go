@@ -10,19 +10,19 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
-// Store reads the replicated state of this node.
+// Store is the replicated state of this node.
 type Store interface {
-	// Revision is the newest revision applied here.
+	// Revision returns the newest revision that is applied here.
 	Revision() uint64
-	// Get reads a key as of a revision, 0 for the newest, and returns the
-	// revision it read at, also with kvstore.ErrKeyNotFound.
+	// Get returns a key at a revision, 0 for the newest, and the revision at which
+	// it was read, which it returns with kvstore.ErrKeyNotFound as well.
 	Get(key []byte, revision uint64) (kvstore.KV, uint64, error)
-	// List calls fn for each item in order until it returns false or an
-	// error. The item's bytes are valid during the call only.
+	// List calls fn for each item in order, until fn returns false or an error. An
+	// item's bytes are valid only during the call.
 	List(r kvstore.Range, fn func(kvstore.Item) (bool, error)) (uint64, error)
-	// Count counts the keys of the range.
+	// Count returns the number of keys in a range.
 	Count(r kvstore.Range) (n, revision uint64, err error)
-	// Settings are the replicated limits.
+	// Settings returns the replicated limits.
 	Settings() kvstore.Settings
 }
 
@@ -86,28 +86,29 @@ type Inspector interface {
 	Snapshot(ctx context.Context, w io.Writer) error
 }
 
-// LogLevel is the severity from which on the node logs.
+// LogLevel is the lowest severity that the node logs.
 type LogLevel interface {
-	// LogLevel returns the level, and until when it holds; zero is for good.
+	// LogLevel returns the level and until when it holds; the zero time means
+	// indefinitely.
 	LogLevel() (level string, until time.Time)
-	// SetLogLevel changes it, for good where period is 0. The error says why
-	// the level is none.
+	// SetLogLevel changes the level for a period; 0 means indefinitely. The error
+	// says why the level is invalid.
 	SetLogLevel(level string, period time.Duration) error
 }
 
-// Observer hears of every request: Begin when it arrives, and its endpoint's
-// End when it is answered.
+// Observer is told about every request: Begin when it arrives, and End of its
+// endpoint when it has been answered.
 type Observer interface {
 	Begin()
-	// Endpoint returns who hears how the requests to a route by a method end.
-	// It is asked once for each when a server is made. The route is the pattern
-	// of the route table, so that it takes few values.
+	// Endpoint returns who is told about the requests to a route by a method. It is
+	// called once for each pair when a Server is made. The route is a pattern of
+	// the route table, so there are few values.
 	Endpoint(route, method string) Endpoint
-	// Rejected hears of each error that is answered.
+	// Rejected is told about each error that is answered.
 	Rejected(code api.Code)
 }
 
-// Endpoint is one route by one method.
+// Endpoint is a route with a method.
 type Endpoint interface {
 	End(status int, took time.Duration)
 }

@@ -16,7 +16,7 @@ import (
 
 const problemType = "application/problem+json"
 
-// statuses is the one table from error codes to HTTP statuses.
+// statuses is the one table from error codes to HTTP statuses (H3).
 var statuses = map[api.Code]int{
 	api.BadRequest:         http.StatusBadRequest,
 	api.FutureRevision:     http.StatusBadRequest,
@@ -42,8 +42,8 @@ var statuses = map[api.Code]int{
 	api.Internal:           http.StatusInternalServerError,
 }
 
-// statusOf returns the status of a code; one that the table lacks is a bug,
-// answered as such.
+// statusOf returns the status of a code. A code that is not in the table is a bug,
+// hence 500.
 func statusOf(c api.Code) int {
 	if s, ok := statuses[c]; ok {
 		return s
@@ -51,14 +51,14 @@ func statusOf(c api.Code) int {
 	return http.StatusInternalServerError
 }
 
-// badRequest is the error for input that cannot be understood.
+// badRequest returns the error for input that cannot be understood.
 func badRequest(format string, args ...any) *api.Error {
 	return api.Errorf(api.BadRequest, format, args...)
 }
 
-// asProblem turns any error into the one that is answered. What has no code
-// of its own is a bug here or below: internal, except that a read's deadline
-// may reach us bare.
+// asProblem returns the error that is answered for err. An error that none of the cases
+// knows is a bug in this package or below it. Its text stays in the log: it may have
+// paths or addresses in it that are not the client's business.
 func asProblem(err error) *api.Error {
 	var (
 		known     *api.Error
@@ -74,16 +74,16 @@ func asProblem(err error) *api.Error {
 	case errors.As(err, &compacted):
 		return compactedProblem(compacted)
 	case errors.As(err, &future):
-		return api.Errorf(api.FutureRevision, "the store is at revision %d, which is before the one asked for", future.Revision)
+		return api.Errorf(api.FutureRevision, "the requested revision does not exist yet; the store is at revision %d", future.Revision)
 	case errors.Is(err, kvstore.ErrKeyNotFound):
 		return api.Errorf(api.KeyNotFound, "the key does not exist at this revision")
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return api.Errorf(api.ReadTimeout, "the request ran out of time before this node could answer it")
+		return api.Errorf(api.ReadTimeout, "the request timed out before this node could answer it")
 	}
-	return api.Errorf(api.Internal, "an unexpected error; the node's log has it under this request id")
+	return api.Errorf(api.Internal, "unexpected error; the node's log has the cause under this request id")
 }
 
-// documentProblem is the error of a JSON document, or a line of a stream, that
+// documentProblem returns the error for a JSON document, or a line of a stream, that
 // cannot be understood.
 func documentProblem(e *opjson.Error) *api.Error {
 	if errors.Is(e, opjson.ErrTooLarge) {
@@ -93,12 +93,12 @@ func documentProblem(e *opjson.Error) *api.Error {
 }
 
 func compactedProblem(e *kvstore.CompactedError) *api.Error {
-	p := api.Errorf(api.RevisionCompacted, "the history before revision %d is compacted away", e.CompactRevision)
+	p := api.Errorf(api.RevisionCompacted, "the history before revision %d has been compacted", e.CompactRevision)
 	p.Fields = map[string]any{"compact_revision": e.CompactRevision}
 	return p
 }
 
-// outcomeProblem is the error of a command that was applied without effect,
+// outcomeProblem returns the error of a command that was applied without effect, or
 // nil for one that took effect.
 func outcomeProblem(res *kvstore.Result) error {
 	switch res.Outcome {
@@ -107,23 +107,23 @@ func outcomeProblem(res *kvstore.Result) error {
 	case kvstore.PreconditionFailed:
 		return failedCondition(res.KV.ModRevision)
 	case kvstore.TooLarge:
-		return outcomeError(api.TooLarge, res, "the key, value or range is over its limit")
+		return outcomeError(api.TooLarge, res, "the key, value or range exceeds its limit")
 	case kvstore.NoSpace:
-		return outcomeError(api.NoSpace, res, "the store is over its quota; deletes and compaction still work")
+		return outcomeError(api.NoSpace, res, "the store has reached its quota; delete keys or raise quota_bytes in the settings")
 	case kvstore.NotANumber:
-		p := outcomeError(api.PreconditionFailed, res, "the value is no decimal 64-bit number")
+		p := outcomeError(api.PreconditionFailed, res, "the value is not a decimal 64-bit integer")
 		p.Fields = map[string]any{"revision": res.KV.ModRevision}
 		return p
 	case kvstore.Overflow:
-		p := outcomeError(api.PreconditionFailed, res, "the sum would not fit into a 64-bit number")
+		p := outcomeError(api.PreconditionFailed, res, "the sum would overflow a 64-bit integer")
 		p.Fields = map[string]any{"revision": res.KV.ModRevision}
 		return p
 	case kvstore.FutureRevision:
-		return outcomeError(api.FutureRevision, res, "the revision lies in the future")
+		return outcomeError(api.FutureRevision, res, "the requested revision does not exist yet")
 	case kvstore.Invalid:
-		return outcomeError(api.BadRequest, res, "the store refuses the command as invalid")
+		return outcomeError(api.BadRequest, res, "the store rejected the command as invalid")
 	}
-	return api.Errorf(api.Internal, "a command came to the unexpected outcome %d", res.Outcome)
+	return api.Errorf(api.Internal, "unexpected outcome %d of a command", res.Outcome)
 }
 
 func outcomeError(code api.Code, res *kvstore.Result, otherwise string) *api.Error {
@@ -133,11 +133,12 @@ func outcomeError(code api.Code, res *kvstore.Result, otherwise string) *api.Err
 	return &api.Error{Code: code, Detail: otherwise}
 }
 
-// failedCondition is the 412 of a key that is at revision now (0: absent).
+// failedCondition returns the 412 for a key that is at revision now, 0 if it does not
+// exist.
 func failedCondition(now uint64) *api.Error {
-	p := api.Errorf(api.PreconditionFailed, "the key is at revision %d, which a condition of the request rules out", now)
+	p := api.Errorf(api.PreconditionFailed, "a condition of the request failed: the key is at revision %d", now)
 	if now == 0 {
-		p.Detail = "the key does not exist, which a condition of the request rules out"
+		p.Detail = "a condition of the request failed: the key does not exist"
 	}
 	p.Fields = map[string]any{"revision": now}
 	return p
@@ -192,20 +193,20 @@ func (x *exchange) writeProblem(p *api.Error) {
 	x.setTiming()
 	setRetryAfter(h, status, p)
 	if err := x.writeJSONAs(problemType, status, doc); err != nil {
-		x.srv.log.Error("encode a problem document", x.logFields(err)...)
+		x.srv.log.Error("encoding a problem document failed", x.logFields(err)...)
 		x.WriteHeader(http.StatusInternalServerError)
 	}
 }
 
-// clearPayloadHeaders drops what a handler said about the payload that it
-// then did not send.
+// clearPayloadHeaders removes what a handler said about a payload that it then did not
+// send.
 func clearPayloadHeaders(h http.Header) {
 	for _, name := range []string{"Content-Length", "Content-Disposition", "Content-Security-Policy", "Etag", "Location"} {
 		delete(h, name)
 	}
 }
 
-// retryAfter gives whole seconds, at least one, as the header wants them.
+// retryAfter returns a duration in whole seconds, at least one.
 func retryAfter(d time.Duration) string {
 	return strconv.FormatInt(max(1, int64((d+time.Second-1)/time.Second)), 10)
 }

@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// Bounds of the timeout parameter.
+// The default and the bounds of the parameter timeout.
 const (
 	defaultTimeout = 5 * time.Second
 	minTimeout     = time.Millisecond
 	maxTimeout     = 10 * time.Minute
 )
 
-// maxSafeInteger is the greatest id, revision or count: beyond it JSON
-// readers that keep numbers as doubles lose digits.
+// maxSafeInteger is the largest id, revision or count. Beyond it JSON readers that
+// keep numbers as doubles lose digits.
 const maxSafeInteger = 1<<53 - 1
 
-// query is the parsed query of a request: few parameters, so a list.
+// query is the parsed query of a request. There are few parameters, so it is a list.
 type query struct {
 	params []param
 }
@@ -43,16 +43,12 @@ func (q *query) has(name string) bool {
 	return ok
 }
 
-// parseQuery reads the query and refuses what the method does not accept:
-// a misspelt parameter must not silently change what a request means.
-func (x *exchange) parseQuery(m *method) error {
-	rest := x.r.URL.RawQuery
-	if m.anyQuery {
-		return nil
-	}
-	for rest != "" {
+// parse reads a raw query and refuses what the method does not take: a misspelled
+// parameter must not silently change what a request means (H2).
+func (q *query) parse(raw string, m *method) error {
+	for raw != "" {
 		var pair string
-		pair, rest, _ = strings.Cut(rest, "&")
+		pair, raw, _ = strings.Cut(raw, "&")
 		if pair == "" {
 			continue
 		}
@@ -60,15 +56,12 @@ func (x *exchange) parseQuery(m *method) error {
 		if err != nil {
 			return err
 		}
-		if err := x.accept(m, p); err != nil {
+		if err := q.check(m, p); err != nil {
 			return err
 		}
-		x.query.params = append(x.query.params, p)
+		q.params = append(q.params, p)
 	}
-	if err := x.parseTiming(); err != nil {
-		return err
-	}
-	_, err := x.query.flag("pretty")
+	_, err := q.flag("pretty")
 	return err
 }
 
@@ -76,24 +69,24 @@ func decodeParam(pair string) (param, error) {
 	rawName, rawValue, _ := strings.Cut(pair, "=")
 	name, err := url.QueryUnescape(rawName)
 	if err != nil {
-		return param{}, badRequest("the query has a bad escape in the parameter name %.40q", rawName)
+		return param{}, badRequest("the query has an invalid percent-escape in the parameter name %.40q", rawName)
 	}
 	value, err := url.QueryUnescape(rawValue)
 	if err != nil {
-		return param{}, badRequest("the query has a bad escape in the value of the parameter %.40q", name)
+		return param{}, badRequest("the query has an invalid percent-escape in the value of the parameter %.40q", name)
 	}
 	return param{name, value}, nil
 }
 
-// accept judges one parameter against what the method takes.
-func (x *exchange) accept(m *method, p param) error {
+// check compares a parameter with what the method takes.
+func (q *query) check(m *method, p param) error {
 	if slices.Contains(m.later, p.name) {
-		return badRequest("this version of kvd does not offer the parameter %q on this request", p.name)
+		return badRequest("this version of kvd does not support the parameter %q of this request", p.name)
 	}
 	if !slices.Contains(m.params, p.name) && !slices.Contains(everywhere, p.name) {
-		return badRequest("unknown parameter %.40q; this request takes %s", p.name, strings.Join(append(slices.Clone(m.params), everywhere...), ", "))
+		return badRequest("unknown parameter %.40q; this request takes %s", p.name, strings.Join(slices.Concat(m.params, everywhere), ", "))
 	}
-	if x.query.has(p.name) && p.name != "exclude" {
+	if q.has(p.name) && p.name != "exclude" {
 		return badRequest("the parameter %q is given more than once", p.name)
 	}
 	return nil
@@ -102,8 +95,8 @@ func (x *exchange) accept(m *method, p param) error {
 // everywhere are the parameters that every request takes.
 var everywhere = []string{"timeout", "pretty"}
 
-// flag reads a parameter that is either there or not; "false" and "0" stand
-// for not.
+// flag reads a parameter that is either given or not. "false" and "0" count as not
+// given.
 func (q *query) flag(name string) (bool, error) {
 	v, ok := q.get(name)
 	if !ok {
@@ -115,11 +108,11 @@ func (q *query) flag(name string) (bool, error) {
 	case "false", "0":
 		return false, nil
 	}
-	return false, badRequest("the parameter %q is a switch: give it without a value, not %.40q", name, v)
+	return false, badRequest("the parameter %q is a switch and takes no value, true or false, not %.40q", name, v)
 }
 
-// number reads a parameter that is a decimal from low to 2^53-1; it is given
-// as ok where present.
+// number reads a parameter that is a decimal number from low to 2^53-1. ok is false
+// if it is not given.
 func (q *query) number(name string, low uint64) (n uint64, ok bool, err error) {
 	v, ok := q.get(name)
 	if !ok {
@@ -132,8 +125,8 @@ func (q *query) number(name string, low uint64) (n uint64, ok bool, err error) {
 	return n, true, nil
 }
 
-// duration reads a parameter that is a Go duration or a bare number of
-// seconds, not negative.
+// duration reads a parameter that is a Go duration or a bare number of seconds, not
+// negative. ok is false if it is not given.
 func (q *query) duration(name string) (d time.Duration, ok bool, err error) {
 	v, ok := q.get(name)
 	if !ok {
@@ -141,7 +134,7 @@ func (q *query) duration(name string) (d time.Duration, ok bool, err error) {
 	}
 	d, err = parseDuration(v)
 	if err != nil || d < 0 {
-		return 0, true, badRequest("the parameter %q must be a duration such as 500ms or 30s, or a number of seconds, not %.40q", name, v)
+		return 0, true, badRequest("the parameter %q must be a duration (for example, 500ms) or a number of seconds, not %.40q", name, v)
 	}
 	return d, true, nil
 }
@@ -153,7 +146,7 @@ func parseDuration(s string) (time.Duration, error) {
 	return time.ParseDuration(s)
 }
 
-// timeout is how long the request may take.
+// timeout returns how long the request may take.
 func (q *query) timeout() (time.Duration, error) {
 	d, ok, err := q.duration("timeout")
 	switch {
@@ -167,8 +160,8 @@ func (q *query) timeout() (time.Duration, error) {
 	return d, nil
 }
 
-// context is the request's context, bounded by its timeout, which runs from
-// the first call on: reading the body does not count.
+// context returns the request's context with its timeout, which begins with the first
+// call: the time that the client takes to send the body does not count.
 func (x *exchange) context() (context.Context, context.CancelFunc, error) {
 	if err := x.startTimeout(); err != nil {
 		return nil, nil, err
@@ -177,6 +170,7 @@ func (x *exchange) context() (context.Context, context.CancelFunc, error) {
 	return ctx, cancel, nil
 }
 
+// startTimeout sets the deadline of the request, unless it is set.
 func (x *exchange) startTimeout() error {
 	if !x.deadline.IsZero() {
 		return nil
@@ -186,7 +180,8 @@ func (x *exchange) startTimeout() error {
 	return err
 }
 
-// briefContext is context for a callee that is done with it when it returns.
+// briefContext is context for a callee that does not keep the context when it
+// returns. It costs no allocation if the client is not being watched.
 func (x *exchange) briefContext() (context.Context, context.CancelFunc, error) {
 	if x.r.Context().Done() != nil {
 		return x.context()
@@ -216,7 +211,7 @@ func (q *query) freshness() (f freshness, err error) {
 		case "stale":
 			f.stale = true
 		default:
-			return f, badRequest("the parameter \"consistency\" is linearizable or stale, not %.40q", v)
+			return f, badRequest("the parameter \"consistency\" must be linearizable or stale, not %.40q", v)
 		}
 	}
 	d, ok, err := q.duration("max_staleness")
@@ -224,10 +219,10 @@ func (q *query) freshness() (f freshness, err error) {
 		return f, err
 	}
 	if !f.stale {
-		return f, badRequest("the parameter \"max_staleness\" needs consistency=stale beside it")
+		return f, badRequest("the parameter \"max_staleness\" requires consistency=stale")
 	}
 	if d == 0 {
-		return f, badRequest("the parameter \"max_staleness\" must be above 0; leave it out to allow any staleness")
+		return f, badRequest("the parameter \"max_staleness\" must be greater than 0; omit it to allow any staleness")
 	}
 	f.maxStaleness = d
 	return f, nil

@@ -8,47 +8,46 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 )
 
-// handler answers one method of one route, or returns why not.
+// handler answers a request to one route by one method, or returns an error.
 type handler func(*Server, *exchange) error
 
-// method is what a route does for one HTTP method. GET stands for HEAD too.
+// method is what a route does for one HTTP method. GET includes HEAD.
 type method struct {
 	name   string
 	handle handler
-	// params are the query parameters it takes, beside those in everywhere.
+	// params are the query parameters it takes, besides those in everywhere.
 	params []string
-	// later are parameters of the contract that this version does not offer.
+	// later are parameters of the contract that this version does not support.
 	later []string
-	// mutates marks requests that may not be silently repeated.
+	// mutates marks requests that change something, which Idempotency-Key is for.
 	mutates bool
-	// anyQuery leaves the query to the handler.
+	// anyQuery passes the query to the handler unchecked.
 	anyQuery bool
 }
 
-// route is one row of the table. Its pattern is also its name in metrics and
-// in openapi.yaml.
+// route is a row of the route table. Its pattern is also its name in metrics and in
+// openapi.yaml.
 type route struct {
 	pattern string
 	methods []method
-	// allow is the Allow header of a 405; computed where empty.
+	// allow is the Allow header of a 405; empty means to list methods.
 	allow string
-	// exempt routes answer also when too much is in flight.
+	// exempt routes need no place from the limiter.
 	exempt bool
-	// standby routes answer also while the node does not serve.
+	// standby routes are also answered while the node does not serve.
 	standby bool
-	// endpoints hear how requests end, by method; set where there is an
-	// Observer.
+	// endpoints are told how requests end, by method; nil without an Observer.
 	endpoints [len(methods)]Endpoint
 }
 
-// The patterns that the router treats in its own way.
+// The patterns that the router treats specially.
 const (
 	kvPattern    = "/v1/kv/{key}"
 	shortPattern = "/{key}"
 	kvPrefix     = "/v1/kv/"
 )
 
-// method returns the row for an HTTP method, nil where there is none.
+// method returns what the route does for an HTTP method, or nil.
 func (rt *route) method(name string) *method {
 	if name == http.MethodHead {
 		name = http.MethodGet
@@ -61,7 +60,7 @@ func (rt *route) method(name string) *method {
 	return nil
 }
 
-// allowed lists the methods for the Allow header.
+// allowed returns the value of the Allow header.
 func (rt *route) allowed() string {
 	if rt.allow != "" {
 		return rt.allow
@@ -91,7 +90,7 @@ func with(lists ...[]string) []string {
 	return all
 }
 
-// routeTable lists every route. What is not here does not exist.
+// routeTable returns every route that exists.
 func routeTable(rootMembers bool) []*route {
 	return append(append(keyRoutes(rootMembers), clusterRoutes()...), probeRoutes()...)
 }
@@ -114,8 +113,8 @@ func keyRoutes(rootMembers bool) []*route {
 	}
 }
 
-// shortRoute is the short form. Its Allow header is the one that its ancestor
-// sent.
+// shortRoute returns the route of the short form. Its Allow header is the one that
+// etcd's raftexample sends.
 func shortRoute(getKey method, rootMembers bool) *route {
 	rt := &route{pattern: shortPattern, allow: "PUT, GET", methods: []method{
 		getKey,
@@ -169,7 +168,7 @@ func probeRoutes() []*route {
 	metrics := get("/metrics", (*Server).getMetrics)
 	metrics.methods[0].anyQuery = true
 	health := get("/health", (*Server).getEtcdHealth, "serializable", "exclude")
-	health.standby = false // it reads through the node
+	health.standby = false // it performs a read
 	return []*route{
 		get("/healthz", (*Server).getLive, "verbose"),
 		get("/livez", (*Server).getLive, "verbose"),
@@ -182,14 +181,13 @@ func probeRoutes() []*route {
 	}
 }
 
-// router finds the route of a request on its escaped path, by hand: ServeMux
-// would clean the path and redirect, and so turn one key into another.
+// router finds the route of a request on its escaped path (H1). It is immutable.
 type router struct {
 	kv, short *route
 	static    map[string]*route
-	// params are the routes with one parameter segment.
+	// params are the routes with one parameter, which is one segment.
 	params []paramRoute
-	// unmatched stands for the route of a request that has none.
+	// unmatched stands in for the route of a request that has none.
 	unmatched *route
 	all       []*route
 }
@@ -218,7 +216,7 @@ func newRouter(rootMembers bool) *router {
 	return t
 }
 
-// observe asks for the endpoints of every route.
+// observe gets the endpoints of every route.
 func (t *router) observe(o Observer) {
 	for _, rt := range append(t.all, t.unmatched) {
 		for i, m := range methods {
@@ -227,12 +225,13 @@ func (t *router) observe(o Observer) {
 	}
 }
 
-// escapedPath returns the path as it came, and whether it still has to be
-// decoded. URL.EscapedPath would not do: given one character that it would
-// itself have escaped, it escapes the whole decoded path anew, so that
-// `/%761/x"` would turn into a path below /v1. RawPath is empty exactly when
-// the path is the default escaping of Path, in which no character that a
-// route is matched on is escaped; then Path serves as well.
+// escapedPath returns the path as it was sent, and whether it still has to be decoded.
+//
+// URL.EscapedPath would not do: if the path has one character that it would have
+// escaped itself, it escapes the whole decoded path anew. The key `/%761/x"` would
+// then turn into a path below /v1. RawPath is empty if and only if the path is the
+// default escaping of Path. No character that routes are matched on is escaped
+// there, so Path serves as well.
 func escapedPath(u *url.URL) (path string, escaped bool) {
 	if u.RawPath != "" {
 		return u.RawPath, true
@@ -240,13 +239,13 @@ func escapedPath(u *url.URL) (path string, escaped bool) {
 	return u.Path, false
 }
 
-// find returns the route and its argument, decoded once, or why there is
+// find returns the route and its parameter, decoded once, or the reason why there is
 // none.
 func (t *router) find(r *http.Request) (*route, string, error) {
 	path, escaped := escapedPath(r.URL)
 	if path == "" || path[0] != '/' {
 		if path != "" || r.URL.Opaque != "" {
-			return nil, "", badRequest("the request target is not a path")
+			return nil, "", badRequest("the request target is not a path; it must begin with a slash")
 		}
 		path = "/"
 	}
@@ -259,12 +258,12 @@ func (t *router) find(r *http.Request) (*route, string, error) {
 	}
 	decoded, err := url.PathUnescape(arg)
 	if err != nil {
-		return nil, "", badRequest("the path has a bad escape")
+		return nil, "", badRequest("the path has an invalid percent-escape; a percent sign itself is written %%25")
 	}
 	return rt, decoded, nil
 }
 
-// match finds the route of a path and what its parameter stands for.
+// match returns the route of a path and its parameter.
 func (t *router) match(path string) (*route, string) {
 	if strings.HasPrefix(path, kvPrefix) {
 		return t.kv, path[len(kvPrefix):]
@@ -297,8 +296,8 @@ func firstSegment(path string) string {
 	return seg
 }
 
-// reserved reports whether a first segment is kept for kvd's own routes, now
-// or later, and so never starts a key of the short form.
+// reserved reports whether a first segment belongs to kvd's own routes, of this or a
+// later version. No key of the short form begins with it.
 func reserved(segment string) bool {
 	switch segment {
 	case "ui", "metrics", "health", "healthz", "livez", "readyz", "version", "openapi.yaml", "debug", ".well-known":
@@ -307,7 +306,7 @@ func reserved(segment string) bool {
 	return versionSegment(segment)
 }
 
-// versionSegment reports whether the segment is one of v0 to v99.
+// versionSegment reports whether a segment is one of v0 to v99.
 func versionSegment(s string) bool {
 	if len(s) < 2 || len(s) > 3 || s[0] != 'v' {
 		return false
@@ -318,27 +317,28 @@ func versionSegment(s string) bool {
 	return strings.Trim(s[1:], "0123456789") == ""
 }
 
-// planned are the parts of the contract that this version does not have.
+// planned are the parts of the contract that this version does not support.
 var planned = []string{"/v1/watch", "/v1/leases", "/v1/locks", "/v1/txn"}
 
-// noRoute says why a reserved path leads nowhere.
+// noRoute returns the error for a reserved path that has no route.
 func noRoute(verb, path string) error {
 	for _, p := range planned {
 		if path == p || strings.HasPrefix(path, p+"/") {
-			return api.Errorf(api.NotFound, "this version of kvd does not offer %s", p)
+			return api.Errorf(api.NotFound, "this version of kvd does not support %s", p)
 		}
 	}
 	if verb == http.MethodPut {
 		return reservedKey(path)
 	}
-	return api.Errorf(api.NotFound, "there is no %.200q here; /openapi.yaml lists what there is, and keys are under /v1/kv/", path)
+	return api.Errorf(api.NotFound, "%.200q does not exist; /openapi.yaml lists the routes, and keys are below /v1/kv/", path)
 }
 
 func reservedKey(path string) error {
-	return badRequest("paths that begin with /%s are kvd's own and no keys of the short form; for the key use PUT /v1/kv%.4200s", firstSegment(path), path)
+	return badRequest("/%s is reserved and cannot begin a key of the short form; use PUT /v1/kv%.4200s", firstSegment(path), path)
 }
 
-// wrongMethod is the answer to a method that the route does not have.
+// wrongMethod returns the error for a method that the route does not have. A PUT was
+// most likely meant to store a key of the short form.
 func (x *exchange) wrongMethod() error {
 	path := x.r.URL.EscapedPath()
 	if x.r.Method == http.MethodPut && x.route != x.srv.router.short && firstSegment(path) != "v1" {
@@ -346,5 +346,5 @@ func (x *exchange) wrongMethod() error {
 	}
 	allow := x.route.allowed()
 	x.Header()["Allow"] = []string{allow}
-	return api.Errorf(api.MethodNotAllowed, "%s takes %s", x.route.pattern, allow)
+	return api.Errorf(api.MethodNotAllowed, "%s accepts only %s", x.route.pattern, allow)
 }

@@ -1,12 +1,3 @@
-// Package httpapi is the HTTP contract of kvd: it turns requests into reads
-// and commands, and their outcomes into answers.
-//
-// The way of a request: Server.ServeHTTP makes an exchange, finds its route
-// on the escaped path (router), finds the method, parses the query against what
-// the method accepts, takes or waits for a place among those in work
-// (limiter), and calls the handler. A handler answers or returns an error; an error becomes a problem
-// document in one place. What a handler needs of the node it reaches through
-// the small interfaces in ports.go.
 package httpapi
 
 import (
@@ -23,11 +14,11 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 )
 
-// DefaultMaxInFlight bounds the requests in work at once. Each may hold one
-// body, so it also bounds memory.
+// DefaultMaxInFlight is how many requests are handled at once by default. Each may
+// hold a body, so this also bounds memory.
 const DefaultMaxInFlight = 4096
 
-// Options configure a Server. Those of the node are required.
+// Options configure a Server. Those without a word about nil are required.
 type Options struct {
 	Store      Store
 	Replicator Replicator
@@ -36,31 +27,31 @@ type Options struct {
 	Health     Health
 	Inspector  Inspector
 
-	// Logger gets what a person must look at; nil discards it.
+	// Logger receives what an operator should look at; nil discards it.
 	Logger *zap.Logger
-	// Metrics answers /metrics; nil makes that 404.
+	// Metrics answers /metrics; nil means 404.
 	Metrics http.Handler
-	// Observer hears of every request; nil for nobody.
+	// Observer is told about every request; may be nil.
 	Observer Observer
 	// Version is the answer of /version.
 	Version api.Version
-	// LogLevel answers /v1/operator/log-level; nil makes that 404.
+	// LogLevel answers /v1/operator/log-level; nil means 404.
 	LogLevel LogLevel
-	// RequestLog says which requests go to Logger: "off" or "" for none,
-	// "errors", "all".
+	// RequestLog selects the requests that Logger receives: RequestLogErrors,
+	// RequestLogAll, or "off" or "" for none.
 	RequestLog string
-	// RootMembers lets POST and DELETE of /{id} change the membership.
+	// RootMembers allows POST and DELETE of /{id} to change the membership.
 	RootMembers bool
-	// Hosts are the names by which clients reach this node, beside addresses
-	// and localhost: requests to loopback for other names are refused.
+	// Hosts are the names by which clients reach this node, besides IP addresses
+	// and localhost. Requests to a loopback address for other names are refused.
 	Hosts []string
-	// MaxInFlight is the most requests in work at once, health probes aside;
-	// others wait a moment and are then refused. 0 means DefaultMaxInFlight.
+	// MaxInFlight is how many requests are handled at once, not counting probes.
+	// Others wait for a moment and are then refused. 0 means DefaultMaxInFlight.
 	MaxInFlight int
 }
 
-// Server answers requests of clients. It is an http.Handler, safe for
-// concurrent use. It starts no goroutine that outlives its request.
+// Server answers the requests of clients. It is an http.Handler, safe for concurrent
+// use, and starts no goroutine that outlives its request.
 type Server struct {
 	opts      Options
 	log       *zap.Logger
@@ -68,15 +59,14 @@ type Server struct {
 	browsers  *browserGuard
 	limiter   *limiter
 	deadlines deadlinePool
-	// groups holds a token for each group of a batch that is on its way
-	// through the log.
+	// groups holds a token for each group of a stream that is in the log.
 	groups chan struct{}
-	// refusal answers every request that needs the node; nil while it serves.
+	// refusal answers every request that needs the node; nil if the node serves.
 	refusal *api.Error
 }
 
-// NewStandby returns the Server of a node that does not serve yet, or no
-// longer: it answers probes, metrics and the version as New's Server does, and
+// NewStandby returns the Server of a node that does not serve yet, or no longer. It
+// answers probes, metrics and the version just as a Server by New does, and
 // everything else with the refusal. Of the node it needs only Options.Health.
 func NewStandby(opts Options, refusal *api.Error) *Server {
 	s := New(opts)
@@ -99,29 +89,31 @@ func New(opts Options) *Server {
 	return s
 }
 
-// InFlight is the number of requests in work, health probes aside.
+// InFlight returns the number of requests that are being handled, not counting
+// probes.
 func (s *Server) InFlight() int { return len(s.limiter.places) }
 
-// exchange is one request with its answer. It is the ResponseWriter of its
-// handler, so that the status is known afterwards. One goroutine owns it.
+// exchange is one request and its answer. It is the ResponseWriter that handlers
+// write to, so that the status is known afterwards. The goroutine of the request
+// owns it.
 type exchange struct {
 	w      http.ResponseWriter
 	r      *http.Request
 	srv    *Server
 	route  *route
 	query  query
-	arg    string // what followed the route's prefix, decoded
-	status int    // 0 until the header is written
-	id     string // request id, made when first needed
+	arg    string // the route's parameter, decoded
+	status int    // 0 until the header has been written
+	id     string // request id, made when it is first needed
 	body   bodyState
-	in     int64     // bytes of the body that were read
-	out    int64     // bytes of the answer's body
-	start  time.Time // of the request; zero where nobody measures
+	in     int64     // bytes read of the request's body
+	out    int64     // bytes written of the answer's body
+	start  time.Time // zero if nobody measures the request
 	timing *timing   // nil if the client did not ask for it
-	// deadline is when the request runs out of time, once that is known.
+	// deadline is when the request times out; zero until startTimeout.
 	deadline time.Time
-	// singles backs the one-element values of the header map, to save an
-	// allocation each.
+	// singles backs the one-element values of the header map, which saves an
+	// allocation for each.
 	singles [4]string
 	used    int
 }
@@ -150,7 +142,7 @@ func (x *exchange) Write(p []byte) (int, error) {
 // Unwrap lets http.ResponseController reach the connection.
 func (x *exchange) Unwrap() http.ResponseWriter { return x.w }
 
-// set gives a header one value. The name must be in canonical form.
+// set sets a header to one value. The name must be in canonical form.
 func (x *exchange) set(name, value string) {
 	if x.used == len(x.singles) {
 		x.Header()[name] = []string{value}
@@ -161,7 +153,7 @@ func (x *exchange) set(name, value string) {
 	x.used++
 }
 
-// requestID names this request in the answer and in the log.
+// requestID returns the name of this request in its answer and in the log.
 func (x *exchange) requestID() string {
 	if x.id == "" {
 		var b [8]byte
@@ -211,8 +203,8 @@ func (s *Server) serve(x *exchange) error {
 	return x.dispatch()
 }
 
-// dispatch checks what all methods have in common and calls the handler, within
-// the limit in flight.
+// dispatch checks what all methods have in common, waits for a place, and calls the
+// handler.
 func (x *exchange) dispatch() error {
 	if refusal := x.srv.refusal; refusal != nil && !x.route.standby {
 		return refusal
@@ -222,11 +214,16 @@ func (x *exchange) dispatch() error {
 		return x.wrongMethod()
 	}
 	if m.mutates {
-		if err := x.refuseIdempotency(); err != nil {
+		if err := refuseIdempotency(x.r.Header); err != nil {
 			return err
 		}
 	}
-	if err := x.parseQuery(m); err != nil {
+	if !m.anyQuery {
+		if err := x.query.parse(x.r.URL.RawQuery, m); err != nil {
+			return err
+		}
+	}
+	if err := x.parseTiming(); err != nil {
 		return err
 	}
 	if x.route.exempt {
@@ -239,23 +236,23 @@ func (x *exchange) dispatch() error {
 	return m.handle(x.srv, x)
 }
 
-// refuseIdempotency refuses to take a key that would not be honoured: the
-// client would repeat the request and trust it to take effect once.
-func (x *exchange) refuseIdempotency() error {
+// refuseIdempotency refuses a header that would not be honored: its client would
+// repeat the request, trusting that it takes effect once.
+func refuseIdempotency(h http.Header) error {
 	for _, name := range []string{"Idempotency-Key", "Idempotency-Release"} {
-		if _, ok := x.r.Header[name]; ok {
-			return badRequest("this version of kvd does not offer the header %s; send the request without it", name)
+		if _, ok := h[name]; ok {
+			return badRequest("this version of kvd does not support the header %s; send the request without it", name)
 		}
 	}
 	return nil
 }
 
-// fail answers with the error, or breaks the connection where the answer has
-// begun: a cut answer must not look whole.
+// fail answers with the error, or closes the connection if the answer has begun
+// (H4).
 func (x *exchange) fail(err error) {
 	p := asProblem(err)
 	if p.Code == api.Internal || statusOf(p.Code) == http.StatusInternalServerError {
-		x.srv.log.Error("a request failed", x.logFields(err)...)
+		x.srv.log.Error("request failed", x.logFields(err)...)
 	}
 	if o := x.srv.opts.Observer; o != nil {
 		o.Rejected(p.Code)
@@ -266,8 +263,8 @@ func (x *exchange) fail(err error) {
 	x.writeProblem(p)
 }
 
-// recover answers 500 for a panic of a handler, so that one request's bug
-// ends with that request.
+// recover answers 500 for a panic of the handler, so that a bug costs one request
+// and not the node.
 func (x *exchange) recover() {
 	v := recover()
 	if v == nil {
@@ -277,15 +274,15 @@ func (x *exchange) recover() {
 		panic(http.ErrAbortHandler)
 	}
 	fields := append(x.logFields(fmt.Errorf("panic: %v", v)), zap.ByteString("stack", debug.Stack()))
-	x.srv.log.Error("a handler panicked", fields...)
+	x.srv.log.Error("panic in a handler", fields...)
 	if x.status != 0 {
 		panic(http.ErrAbortHandler)
 	}
-	x.writeProblem(api.Errorf(api.Internal, "a handler panicked; the node's log has it under this request id"))
+	x.writeProblem(api.Errorf(api.Internal, "the node failed to handle the request; its log has the cause under this request id"))
 }
 
-// methods are those that metrics and logs name; others share a place behind
-// them.
+// methods are those that metrics and logs name. All others share the last place, so
+// that a client cannot make up labels (H6).
 var methods = [...]string{
 	http.MethodGet, http.MethodPut, http.MethodPost, http.MethodDelete,
 	http.MethodHead, http.MethodOptions, http.MethodPatch, "other",
@@ -300,8 +297,8 @@ func methodIndex(m string) int {
 	return len(methods) - 1
 }
 
-// methodLabel keeps invented methods out of metrics and logs.
+// methodLabel returns the name of a method in metrics and logs.
 func methodLabel(m string) string { return methods[methodIndex(m)] }
 
-// endpoint is who hears how this request ended.
+// endpoint returns who is told how this request ended.
 func (x *exchange) endpoint() Endpoint { return x.route.endpoints[methodIndex(x.r.Method)] }

@@ -8,7 +8,7 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 )
 
-// putShort answers PUT /{key}: 204 once the value is committed and applied.
+// putShort answers PUT /{key} with 204 once the value is committed and applied.
 func (s *Server) putShort(x *exchange) error {
 	_, res, err := x.put()
 	if err != nil {
@@ -19,24 +19,24 @@ func (s *Server) putShort(x *exchange) error {
 	return nil
 }
 
-// shortMemberID reads the path of POST and DELETE as a member's id, in any
-// base that Go's literals have, as the ancestor of this form did. What is no
-// number was probably meant as a key.
-func (x *exchange) shortMemberID(instead string) (uint64, error) {
+// shortMemberID reads the path of POST and DELETE as a member id, in any base that Go's
+// literals have, as etcd's raftexample does. A path that is not a number was most likely
+// meant as a key; the error then says how to write that.
+func shortMemberID(x *exchange, instead string) (uint64, error) {
 	if x.arg == "" {
 		return 0, checkKey(x.arg)
 	}
 	id, err := strconv.ParseUint(x.arg, 0, 64)
 	if err != nil {
-		return 0, badRequest("%s of /{id} changes the members, and %.200q is no member's id; for the key use %s", x.r.Method, x.arg, instead)
+		return 0, badRequest("%s of /{id} changes the membership, and %.200q is not a member id; for a key use %s", x.r.Method, x.arg, instead)
 	}
 	return id, checkMemberID(id)
 }
 
-// addShort answers POST /{id}: adds a member by its peer URL, the body. It
-// starts as a learner and is promoted once it has caught up.
+// addShort answers POST /{id}, whose body is a peer URL: it adds a member, as a learner
+// that is promoted once it has caught up.
 func (s *Server) addShort(x *exchange) error {
-	id, err := x.shortMemberID("POST /v1/kv" + x.shownPath() + "?append")
+	id, err := shortMemberID(x, "POST /v1/kv"+shownPath(x.r)+"?append")
 	if err != nil {
 		return err
 	}
@@ -60,19 +60,17 @@ func (s *Server) addShort(x *exchange) error {
 	return nil
 }
 
-// removeShort answers DELETE /{id}: removes a member, which then shuts itself
-// down.
+// removeShort answers DELETE /{id}: it removes a member, which then shuts itself down.
 func (s *Server) removeShort(x *exchange) error {
-	id, err := x.shortMemberID("DELETE /v1/kv" + x.shownPath())
+	id, err := shortMemberID(x, "DELETE /v1/kv"+shownPath(x.r))
 	if err != nil {
 		return err
 	}
-	return x.remove(id)
+	return s.remove(x, id)
 }
 
-// shownPath is the path as a message may show it: escaped, and cut where it
-// is very long.
-func (x *exchange) shownPath() string {
-	path := x.r.URL.EscapedPath()
+// shownPath returns the path for a message: escaped, and shortened if it is very long.
+func shownPath(r *http.Request) string {
+	path := r.URL.EscapedPath()
 	return path[:min(len(path), 400)]
 }

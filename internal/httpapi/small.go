@@ -5,13 +5,13 @@ import (
 	"strings"
 )
 
-// Small reports whether a request, by its method and its target as it came,
-// is one on a single key that is answered whole and soon: the kind that a
-// server may read and answer without watching the connection meanwhile.
+// Small reports whether a request concerns a single key and is answered soon and in
+// one piece. A server may answer such a request without watching the connection
+// meanwhile. The target is the one of the request line.
 func Small(method, target string) bool {
 	path, query, _ := strings.Cut(target, "?")
 	if strings.Contains(query, "timeout") || strings.Contains(query, "wait") {
-		return false // it may take as long as it says
+		return false // it may take as long as it asks for
 	}
 	if strings.HasPrefix(path, kvPrefix) {
 		return true
@@ -19,5 +19,5 @@ func Small(method, target string) bool {
 	if path == "" || path[0] != '/' || reserved(firstSegment(path)) {
 		return false
 	}
-	return method == http.MethodGet || method == http.MethodPut // others change the membership
+	return method == http.MethodGet || method == http.MethodPut // other methods change the membership
 }

@@ -14,8 +14,8 @@ type stage struct {
 	took time.Duration
 }
 
-// note adds a stage. A batch passes the same ones once for each group: they
-// are added up.
+// note adds a stage. A stream of operations goes through the same stages once per
+// group; they are added up.
 func (t *timing) note(name string, took time.Duration) {
 	i := slices.IndexFunc(t.stages, func(s stage) bool { return s.name == name })
 	if i < 0 {

@@ -1,0 +1,41 @@
+// Package httpapi is kvd's HTTP contract. It turns requests into reads and commands,
+// and their outcomes into answers. openapi.yaml describes all of it.
+//
+// # The path of a request
+//
+// Server.ServeHTTP makes an exchange, which carries the request and its answer. The
+// router finds the route on the escaped path; the browserGuard refuses what a web
+// page may have caused; the query is checked against the parameters that the method
+// takes; the limiter gives the request a place. Then the handler runs. It answers, or
+// returns an error, which becomes a problem document.
+//
+// Handlers reach the node through the small interfaces in ports.go. httpapi takes
+// types, constants and errors from package kvstore, but calls none of its functions,
+// so that tests can run it without a cluster.
+//
+// # Invariants
+//
+//	H1  A path is decoded exactly once and never cleaned: every sequence of bytes is
+//	    a key, and no two keys are confused. Routes are matched on the escaped
+//	    path, so a key cannot pretend to be a route.
+//	H2  A request that says something kvd does not understand (an unknown or
+//	    repeated parameter, an unknown field, a header of a later version) is
+//	    refused, never carried out as if it had not been said.
+//	H3  Errors become answers in one place (asProblem), and get their status from
+//	    one table (statuses). An error that the table does not know is a bug: it is
+//	    logged, and answered with 500 and the id under which it was logged.
+//	H4  An answer that breaks off never looks complete: once the header has been
+//	    sent, an error closes the connection.
+//	H5  Everything a client makes the node wait for or hold has a bound: a deadline
+//	    for each read and write, a limit for each body, a place for each request.
+//	    Probes need no place, so a busy node still answers its supervisor.
+//	H6  Nothing that a client chooses (keys, values, queries, methods that do not
+//	    exist) appears in the log or as the label of a metric.
+//
+// # Rejected alternatives
+//
+// http.ServeMux cleans paths and redirects, which violates H1. encoding/json for
+// answers with data costs several times as much as appending to a buffer, and
+// replaces bytes that are not UTF-8; documents without data do use it. A
+// context.WithTimeout for each request costs more than parsing it, hence deadline.
+package httpapi
