@@ -135,6 +135,26 @@ func TestArchitectureNamesWhatExists(t *testing.T) {
 	}
 }
 
+var testName = regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9_]+)(?:/([^`]*))?`")
+
+// TestDocumentsNameTests: every test that a document names exists, and so does
+// the subtest. docs/security.md rests its claims on them.
+func TestDocumentsNameTests(t *testing.T) {
+	d := declared(sources(t))
+	seen := 0
+	for name, text := range markdown(t) {
+		for _, m := range testName.FindAllStringSubmatch(text, -1) {
+			seen++
+			if !d.words[m[1]] || m[2] != "" && !d.words[m[2]] {
+				t.Errorf("%s names %s, which does not exist", name, m[0])
+			}
+		}
+	}
+	if seen < 60 {
+		t.Errorf("only %d tests are named", seen)
+	}
+}
+
 // TestArchitectureDrawsTheGraph: the table of packages in ARCHITECTURE.md has
 // the imports of the table in arch_test.go.
 func TestArchitectureDrawsTheGraph(t *testing.T) {
