@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -68,6 +69,11 @@ func (s *Server) readiness(x *exchange) (checks []check, err error) {
 	defer cancel()
 	for name, err := range s.opts.Health.Checks(ctx) {
 		checks = append(checks, check{name, err})
+	}
+	if s.refusal != nil {
+		// The node may be ready a moment before its Server takes over from the
+		// standby. Whoever is told "ready" now would be refused next.
+		checks = append(checks, check{"serving", errors.New(s.refusal.Detail)})
 	}
 	return checks, nil
 }

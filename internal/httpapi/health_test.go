@@ -91,7 +91,8 @@ func TestStandby(t *testing.T) {
 	}{
 		{"GET /livez", 200, "ok"},
 		{"HEAD /healthz", 200, ""},
-		{"GET /readyz", 503, "[-]started failed: still starting\n[+]draining ok\nnot ready\n"},
+		{"GET /readyz", 503, "[-]started failed: still starting\n[+]draining ok\n[-]serving failed: not yet\nnot ready\n"},
+		{"GET /readyz?exclude=started", 503, "[+]draining ok\n[-]serving failed: not yet\nnot ready\n"},
 		{"GET /readyz/draining", 200, "ok"},
 		{"GET /metrics", 200, "up 1"},
 		{"GET /version", 200, `"version":"1.2.3"`},
