@@ -38,12 +38,6 @@ var largeInterfaces = map[string]exception{
 // may have more lines in common than maxSharedLines.
 var sharedLines = map[string]exception{}
 
-// shrinking has what is being split today, with the size that it must not
-// exceed meanwhile. An entry goes when the split is done.
-var shrinking = map[string]int{
-	"internal/raftnode.Replica": 51,
-}
-
 // An exception raises a bound for one name.
 type exception struct {
 	limit  int
@@ -59,7 +53,6 @@ func measure(what string, sizes map[string]int, bound int, exceptions map[string
 		if e, ok := exceptions[name]; ok {
 			limit = e.limit
 		}
-		limit = max(limit, shrinking[name])
 		if n > limit {
 			out = append(out, fmt.Sprintf("%s has %d %s, more than %d", name, n, what, limit))
 		}

@@ -8,21 +8,44 @@ import (
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/datadir"
+	"github.com/kvd-io/kvd/internal/peers"
 )
 
-// appendJob is one thing for the append loop to do: a message of raft, or the
-// record of a checkpoint.
+// appendJob is one thing for the append loop to do: a message of raft, or a
+// checkpoint to record.
 type appendJob struct {
 	message    *raftpb.Message
 	checkpoint *raftpb.Snapshot
-	done       chan error // of the checkpoint; capacity 1
+	done       chan error // for the checkpoint; capacity 1
 }
 
-// appendLoop owns the disk: all writes of the log go through it.
-func (n *Replica) appendLoop(ctx context.Context) error {
-	// After a burst the watermark lags; while idle it catches up.
+// appendLoop is the goroutine that owns the log on disk: every write of it
+// happens here. Its body is the appender.
+type appendLoop struct {
+	self      uint64
+	lg        *zap.Logger
+	disk      *datadir.Log
+	writes    logDisk // the disk, as the appender writes to it
+	log       raftLog
+	transport *peers.Transport
+	events    *mailbox[event]
+	applies   *mailbox[applyWork]
+	snapshots *snapshotter
+
+	// work comes from the node loop and the snapshotter. It is bounded by
+	// raft's limits on uncommitted and inflight bytes.
+	work *mailbox[appendJob]
+	// saving is since when a write has been running; cleared while none is.
+	saving   moment
+	appender *appender // owned by run
+}
+
+func (l *appendLoop) run(ctx context.Context) error {
+	l.appender = &appender{disk: l.writes, log: l.log, install: func(s *raftpb.Snapshot) error { return l.install(ctx, s) }}
+	// After a burst the watermark lags; it catches up while the loop is idle.
 	idle := time.NewTicker(datadir.WatermarkPace)
 	defer idle.Stop()
 	for {
@@ -30,16 +53,16 @@ func (n *Replica) appendLoop(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-idle.C:
-		case <-n.appendWork.ready:
+		case <-l.work.ready:
 		}
-		if err := n.appendTurn(n.appendWork.take()); err != nil {
+		if err := l.turn(l.work.take()); err != nil {
 			return err
 		}
 	}
 }
 
-// appendTurn saves everything that is queued with one write.
-func (n *Replica) appendTurn(jobs []appendJob) error {
+// turn saves everything that is queued with one write.
+func (l *appendLoop) turn(jobs []appendJob) error {
 	var messages []*raftpb.Message
 	bytes := 0
 	for _, j := range jobs {
@@ -48,22 +71,22 @@ func (n *Replica) appendTurn(jobs []appendJob) error {
 			bytes += entryBytes(j.message.GetEntries())
 		}
 	}
-	n.appending.note()
-	defer n.appending.clear()
-	responses, err := n.appender.append(messages)
+	l.saving.note()
+	defer l.saving.clear()
+	responses, err := l.appender.append(messages)
 	if err != nil {
 		return err
 	}
-	n.snapshots.appended.Add(int64(bytes))
-	n.deliver(responses)
-	if err := n.disk.UpdateWatermark(time.Now()); err != nil {
+	l.snapshots.appended.Add(int64(bytes))
+	l.deliver(responses)
+	if err := l.disk.UpdateWatermark(time.Now()); err != nil {
 		return err
 	}
 	for _, j := range jobs {
 		if j.checkpoint == nil {
 			continue
 		}
-		err := n.recordCheckpoint(j.checkpoint)
+		err := l.recordCheckpoint(j.checkpoint)
 		j.done <- err
 		if err != nil {
 			return err
@@ -72,62 +95,83 @@ func (n *Replica) appendTurn(jobs []appendJob) error {
 	return nil
 }
 
-// deliver sends the responses of a finished save: those for peers to the
-// transport directly, raft's own to the node loop, each in order.
-func (n *Replica) deliver(responses []*raftpb.Message) {
+// deliver sends the responses of a finished save, each kind in order: those for
+// peers directly to the transport, raft's own to the node loop.
+func (l *appendLoop) deliver(responses []*raftpb.Message) {
 	var own, peers []*raftpb.Message
 	for _, m := range responses {
-		if m.GetTo() == n.cfg.ID {
+		if m.GetTo() == l.self {
 			own = append(own, m)
 		} else {
 			peers = append(peers, m)
 		}
 	}
 	if len(peers) > 0 {
-		n.transport.Send(peers)
+		l.transport.Send(peers)
 	}
 	if len(own) > 0 {
-		n.events.put(event{responses: own})
+		l.events.put(event{responses: own})
 	}
 }
 
-// install hands a received snapshot to the apply loop and waits for it: the
-// one place where the append loop waits for another.
-func (n *Replica) install(ctx context.Context) func(*raftpb.Snapshot) error {
-	return func(s *raftpb.Snapshot) error {
-		index := s.GetMetadata().GetIndex()
-		w := &restoreWork{
-			index: index,
-			term:  s.GetMetadata().GetTerm(),
-			open:  func() (io.ReadCloser, error) { return os.Open(n.disk.BodyPath(index)) },
-			done:  make(chan error, 1),
-		}
-		// Restoring may take long, and is not the log's disk hanging.
-		n.appending.clear()
-		defer n.appending.note()
-		n.applyWork.put(applyWork{restore: w})
-		select {
-		case err := <-w.done:
-			return err
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+// install hands a received snapshot to the apply loop and waits for it. This is
+// the only place where the append loop waits for another.
+func (l *appendLoop) install(ctx context.Context, s *raftpb.Snapshot) error {
+	index := s.GetMetadata().GetIndex()
+	w := &restoreWork{
+		index: index,
+		term:  s.GetMetadata().GetTerm(),
+		open:  func() (io.ReadCloser, error) { return os.Open(l.disk.BodyPath(index)) },
+		done:  make(chan error, 1),
+	}
+	// A restore may take long, and does not mean that the log's disk hangs.
+	l.saving.clear()
+	defer l.saving.note()
+	l.applies.put(applyWork{restore: w})
+	select {
+	case err := <-w.done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
-// maintainTurns is after how many turns of a busy apply loop a piece of
-// background work gets its share: otherwise history would grow for as long as
-// there is something to apply.
+// recordCheckpoint makes a checkpoint durable and releases the log before it
+// (S1).
+func (l *appendLoop) recordCheckpoint(s *raftpb.Snapshot) error {
+	if err := l.disk.SaveSnapshot(s); err != nil {
+		return err
+	}
+	l.lg.Debug("checkpoint recorded", zap.Uint64("index", s.GetMetadata().GetIndex()))
+	return l.disk.Purge(keptSnapshots)
+}
+
+// applyLoop is the goroutine that owns the applier, and through it all writes
+// of the state machine.
+type applyLoop struct {
+	sm        StateMachine
+	applier   *applier
+	events    *mailbox[event]
+	waiters   *indexWaiters
+	snapshots *snapshotter
+
+	// work comes from the node loop and, to install a snapshot, from the append
+	// loop. It is bounded by maxApplyingBytes.
+	work *mailbox[applyWork]
+}
+
+// maintainTurns is the number of turns of a busy loop after which background
+// work gets its share. Otherwise history would grow for as long as there is
+// something to apply.
 const maintainTurns = 16
 
-// applyLoop owns the applier, and through it all writes of the state machine.
-func (n *Replica) applyLoop(ctx context.Context) error {
+func (l *applyLoop) run(ctx context.Context) error {
 	more, turns := true, 0 // there may be work left from before a restart
 	for {
-		idle := n.applyWork.empty()
+		idle := l.work.empty()
 		if more && (idle || turns >= maintainTurns) {
 			var err error
-			if more, err = n.cfg.StateMachine.Maintain(); err != nil {
+			if more, err = l.sm.Maintain(); err != nil {
 				return fmt.Errorf("maintain the state: %w", err)
 			}
 			if turns = 0; more && idle && ctx.Err() == nil {
@@ -137,9 +181,9 @@ func (n *Replica) applyLoop(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-n.applyWork.ready:
+		case <-l.work.ready:
 		}
-		if err := n.applyTurn(n.applyWork.take()); err != nil {
+		if err := l.turn(l.work.take()); err != nil {
 			return err
 		}
 		more = true
@@ -147,16 +191,17 @@ func (n *Replica) applyLoop(ctx context.Context) error {
 	}
 }
 
-// applyTurn applies everything that is queued, in order.
-func (n *Replica) applyTurn(work []applyWork) error {
+// turn applies everything that is queued, in order: runs of entries together,
+// snapshots one by one.
+func (l *applyLoop) turn(work []applyWork) error {
 	for len(work) > 0 {
-		if r := work[0].restore; r != nil {
-			out, err := n.applier.restore(r)
-			r.done <- err
+		if w := work[0].restore; w != nil {
+			out, err := l.applier.restore(w)
+			w.done <- err
 			if err != nil {
 				return err
 			}
-			n.appliedUpTo(out)
+			l.report(out)
 			work = work[1:]
 			continue
 		}
@@ -164,23 +209,29 @@ func (n *Replica) applyTurn(work []applyWork) error {
 		for run < len(work) && work[run].restore == nil {
 			run++
 		}
-		out, err := n.applier.apply(work[:run])
+		out, err := l.applier.apply(work[:run])
 		if err != nil {
-			for _, w := range work[:run] {
-				for _, own := range w.own {
-					answerAll(own.batch.proposals, ErrUnknown)
-				}
+			for i := range work[:run] {
+				work[i].fail(ErrUnknown)
 			}
 			return err
 		}
-		n.appliedUpTo(out)
+		l.report(out)
 		work = work[run:]
 	}
 	return nil
 }
 
-func (n *Replica) appliedUpTo(out *appliedWork) {
-	n.waiters.advance(out.index)
-	n.events.put(event{applied: out})
-	n.snapshots.noteApplied(out.index)
+// report tells everybody how far the state machine has come.
+func (l *applyLoop) report(out *appliedWork) {
+	l.waiters.advance(out.index)
+	l.events.put(event{applied: out})
+	l.snapshots.applied.Store(out.index)
+}
+
+// fail answers the proposals that travel with the work.
+func (w *applyWork) fail(err error) {
+	for _, own := range w.own {
+		answerAll(own.batch.proposals, err)
+	}
 }

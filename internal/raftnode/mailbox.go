@@ -2,14 +2,14 @@ package raftnode
 
 import "sync"
 
-// mailbox is a queue whose put never blocks: its length is bounded by what
-// limits the senders (said where each one is made), not by waiting. One
-// goroutine takes.
+// mailbox is a queue whose put never blocks. Its length is bounded by what limits
+// its senders, which is said where each one is made: waiting would put cycles
+// into the graph of who waits for whom (W1). Any goroutine puts, one takes.
 type mailbox[T any] struct {
 	mu struct {
 		sync.Mutex
 		items []T
-		spare []T
+		spare []T // the slice of the last take, to be reused
 	}
 	ready chan struct{} // capacity 1; holds a token while there may be items
 }
@@ -28,7 +28,7 @@ func (m *mailbox[T]) put(item T) {
 	}
 }
 
-// take returns everything that is queued; the slice is valid until the next
+// take returns everything that is queued. The slice is valid until the next
 // call.
 func (m *mailbox[T]) take() []T {
 	m.mu.Lock()
@@ -46,27 +46,35 @@ func (m *mailbox[T]) empty() bool {
 	return len(m.mu.items) == 0
 }
 
-// indexWaiters wakes those who wait for the state machine to reach an index.
+// indexWaiters wakes reads that wait for the state machine to reach an index.
+// The node loop adds rounds, the apply loop advances the index.
 type indexWaiters struct {
 	mu struct {
 		sync.Mutex
 		applied uint64
 		waiting []readRound
-		closed  error
+		closed  error // unless nil, the answer to everybody
 	}
 }
 
-// wait answers the batch once its index is applied, perhaps at once.
-func (w *indexWaiters) wait(b readRound) {
+// index returns the applied index.
+func (w *indexWaiters) index() uint64 {
 	w.mu.Lock()
-	if w.mu.closed == nil && w.mu.applied < b.index {
-		w.mu.waiting = append(w.mu.waiting, b)
+	defer w.mu.Unlock()
+	return w.mu.applied
+}
+
+// wait answers the round once its index is applied, perhaps at once.
+func (w *indexWaiters) wait(round readRound) {
+	w.mu.Lock()
+	if w.mu.closed == nil && w.mu.applied < round.index {
+		w.mu.waiting = append(w.mu.waiting, round)
 		w.mu.Unlock()
 		return
 	}
 	err := w.mu.closed
 	w.mu.Unlock()
-	b.answer(err)
+	round.answer(err)
 }
 
 // advance publishes a new applied index.
@@ -74,16 +82,16 @@ func (w *indexWaiters) advance(index uint64) {
 	w.mu.Lock()
 	w.mu.applied = max(w.mu.applied, index)
 	var due []readRound
-	w.mu.waiting = removeIf(w.mu.waiting, func(b readRound) bool {
-		if b.index > w.mu.applied {
+	w.mu.waiting = removeIf(w.mu.waiting, func(round readRound) bool {
+		if round.index > w.mu.applied {
 			return false
 		}
-		due = append(due, b)
+		due = append(due, round)
 		return true
 	})
 	w.mu.Unlock()
-	for _, b := range due {
-		b.answer(nil)
+	for _, round := range due {
+		round.answer(nil)
 	}
 }
 
@@ -94,13 +102,13 @@ func (w *indexWaiters) close(err error) {
 	due := w.mu.waiting
 	w.mu.waiting = nil
 	w.mu.Unlock()
-	for _, b := range due {
-		b.answer(err)
+	for _, round := range due {
+		round.answer(err)
 	}
 }
 
-func (b readRound) answer(err error) {
-	for _, r := range b.requests {
-		r.done <- err
+func (r readRound) answer(err error) {
+	for _, req := range r.requests {
+		req.done <- err
 	}
 }

@@ -70,16 +70,16 @@ type leaderMonitor struct {
 	leaders chan Position
 }
 
-func newLeaderMonitor(n *Replica) *leaderMonitor {
+func newLeaderMonitor(r *Replica) *leaderMonitor {
 	return &leaderMonitor{
-		self: n.cfg.ID,
-		lg:   n.lg,
+		self: r.cfg.ID,
+		lg:   r.lg,
 		urlsOf: func(id uint64) []string {
-			m, _ := n.Membership().Member(id)
+			m, _ := r.Membership().Member(id)
 			return m.PeerURLs
 		},
-		hold:    n.transport.HoldMonitor,
-		suspect: func(id uint64) { n.events.put(event{suspect: id}) },
+		hold:    r.transport.HoldMonitor,
+		suspect: func(id uint64) { r.events.put(event{suspect: id}) },
 		leaders: make(chan Position, 1),
 	}
 }

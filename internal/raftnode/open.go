@@ -1,7 +1,6 @@
 package raftnode
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -15,16 +14,16 @@ import (
 	"github.com/kvd-io/kvd/internal/peers"
 )
 
-// A bootstrapped cluster begins with a snapshot at this index, the same on
-// every member: the initial membership, as if it had been the first log entry.
+// A bootstrapped cluster begins with a snapshot at this index, the same on every
+// member: the initial membership, as if that had been the first log entry.
 const (
 	InitialIndex = 1
 	initialTerm  = 1
 )
 
-// Open brings a member up to where its disk left it, or bootstraps it, without
-// starting anything. A *datadir.RefusedError means that the directory is damaged in a
-// way that must not be guessed about.
+// Open brings a replica up to where its disk left it, or bootstraps it, without
+// starting anything. A *datadir.RefusedError means that the directory is damaged
+// in a way that leaves nothing to guess.
 func Open(cfg Config) (*Replica, error) {
 	cfg.setDefaults()
 	if !limits.ValidMemberID(cfg.ID) {
@@ -34,14 +33,14 @@ func Open(cfg Config) (*Replica, error) {
 	if err != nil {
 		return nil, err
 	}
-	n, err := assemble(&cfg, d, state)
+	r, err := assemble(&cfg, d, state)
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
-	return n, nil
+	return r, nil
 }
 
-// assemble joins the parts around what the disk holds.
+// assemble builds the parts around what the disk holds.
 func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, error) {
 	if err := bootstrap(cfg, d, &state); err != nil {
 		return nil, err
@@ -52,12 +51,10 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 		return nil, err
 	}
 	now := time.Now()
-	n := &Replica{
+	r := &Replica{
 		cfg:         *cfg,
 		lg:          cfg.Logger,
 		disk:        d,
-		writes:      observedDisk{d, cfg.Observer},
-		observer:    cfg.Observer,
 		log:         newLogStore(state.Snapshot, raisedCommit(state.HardState, a.index), state.Entries, a.roster.membership().confState()),
 		applier:     a,
 		proposeC:    make(chan *proposal, 4096),
@@ -66,34 +63,36 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 		callC:       make(chan func(*core), 16),
 		receiveC:    make(chan *raftpb.Message, 1024),
 		events:      newMailbox[event](),
-		appendWork:  newMailbox[appendJob](),
-		applyWork:   newMailbox[applyWork](),
-		peersC:      make(chan *Membership, 1),
-		sendC:       make(chan *raftpb.Message, 4),
 		campaign:    time.NewTimer(time.Hour), // until the core says otherwise
-		appending:   moment{base: now},
 		leaderSeen:  moment{base: now},
 		ticked:      moment{base: now},
 		ready:       make(chan struct{}),
 		stopped:     make(chan struct{}),
 	}
-	n.received = &receivedBodies{n: n}
-	n.waiters.advance(a.index)
-	if n.snapshots, err = newSnapshotter(n, state.Snapshot.GetMetadata().GetIndex()); err != nil {
+	r.received = &receivedBodies{cfg: &r.cfg, disk: d}
+	r.waiters.advance(a.index)
+	if r.snapshots, err = newSnapshotter(&r.cfg, r.log, d, state.Snapshot.GetMetadata().GetIndex()); err != nil {
 		return nil, err
 	}
-	n.snapshots.noteApplied(a.index)
-	n.snapshots.appended.Store(int64(entryBytes(state.Entries)))
-	if err := n.connectCore(a); err != nil {
+	r.snapshots.applied.Store(a.index)
+	r.snapshots.appended.Store(int64(entryBytes(state.Entries)))
+	if err := r.connectCore(); err != nil {
 		return nil, err
 	}
-	return n, nil
+	r.connectLoops()
+	r.publish()
+	initial := r.core.membership
+	if len(initial.Members) == 0 {
+		initial = &Membership{ClusterID: cfg.ClusterID, Members: cfg.Known}
+	}
+	r.follow(initial)
+	return r, nil
 }
 
-// connectCore makes the core and the transport, which need each other.
-func (n *Replica) connectCore(a *applier) (err error) {
-	cfg := &n.cfg
-	n.core, err = newCore(coreConfig{
+// connectCore makes the core and the transport.
+func (r *Replica) connectCore() (err error) {
+	cfg := &r.cfg
+	r.core, err = newCore(coreConfig{
 		id: cfg.ID,
 		start: start{
 			Member: cfg.ID, Nonce: cfg.Nonce, Boot: datadir.NewNonce(), Name: cfg.Name,
@@ -103,9 +102,9 @@ func (n *Replica) connectCore(a *applier) (err error) {
 		heartbeatTicks: 1,
 		maxBatchBytes:  cfg.MaxBatchBytes,
 		maxQueueBytes:  cfg.MaxQueueBytes,
-		log:            n.log,
-		applied:        a.index,
-		membership:     a.roster.membership(),
+		log:            r.log,
+		applied:        r.applier.index,
+		membership:     r.applier.roster.membership(),
 		logger:         newRaftLogger(cfg.Logger),
 
 		electionTimeout: time.Duration(cfg.ElectionTicks) * cfg.TickInterval,
@@ -114,39 +113,47 @@ func (n *Replica) connectCore(a *applier) (err error) {
 	if err != nil {
 		return err
 	}
-	n.transport, err = peers.New(peers.Config{
+	r.transport, err = peers.New(peers.Config{
 		ID:          cfg.ID,
 		ClusterID:   cfg.ClusterID,
 		PeerURLs:    cfg.PeerURLs,
-		Snapshotter: n.disk.Snapshotter(),
+		Snapshotter: r.disk.Snapshotter(),
 		Logger:      cfg.Logger,
 		Security:    cfg.Security,
-		Receiver:    receiver{n},
-		Bodies:      n.received,
+		Receiver:    receiver{r},
+		Bodies:      r.received,
 		Lookup:      cfg.Lookup,
 	})
-	if err != nil {
-		return err
+	return err
+}
+
+// connectLoops makes the loops and joins them.
+func (r *Replica) connectLoops() {
+	r.applies = &applyLoop{
+		sm: r.cfg.StateMachine, applier: r.applier, events: r.events, waiters: &r.waiters, snapshots: r.snapshots,
+		work: newMailbox[applyWork](),
 	}
-	n.monitor = newLeaderMonitor(n)
-	n.publish()
-	initial := n.core.membership
-	if len(initial.Members) == 0 {
-		initial = &Membership{ClusterID: cfg.ClusterID, Members: cfg.Known}
+	r.appends = &appendLoop{
+		self: r.cfg.ID, lg: r.lg, disk: r.disk, writes: observedDisk{r.disk, r.cfg.Observer}, log: r.log,
+		transport: r.transport, events: r.events, applies: r.applies.work, snapshots: r.snapshots,
+		work: newMailbox[appendJob](), saving: moment{base: time.Now()},
 	}
-	n.follow(initial)
-	return nil
+	r.snapshots.record = r.appends.record
+	r.snapshots.transmit = r.transport.SendSnapshot
+	r.snapshots.failed = func(to uint64) { r.events.put(event{snapshotTo: to}) }
+	r.connector = newConnector(r.cfg.ID, r.lg, r.transport)
+	r.monitor = newLeaderMonitor(r)
 }
 
 // bootstrap gives an empty log its first snapshot: the initial membership. A
-// crash in the middle leaves an empty log, and it is done again.
+// crash in the middle leaves an empty log, and the next start does it again.
 func bootstrap(cfg *Config, d *datadir.Log, state *datadir.LogState) error {
 	if len(cfg.Initial) == 0 || state.Snapshot != nil || len(state.Entries) > 0 {
 		return nil
 	}
 	s := newSnapshot(InitialIndex, initialTerm, newRoster(cfg.ClusterID, cfg.Initial).membership())
-	// It commits the snapshot too, and keeps a term and vote that are there: a
-	// member that joined late may have voted before its log had an entry.
+	// This also commits the snapshot. It keeps a term and a vote that are there:
+	// a member that started late may have voted before its log had an entry.
 	if err := d.SaveSnapshot(s); err != nil {
 		return fmt.Errorf("bootstrap: %w", err)
 	}
@@ -154,7 +161,8 @@ func bootstrap(cfg *Config, d *datadir.Log, state *datadir.LogState) error {
 	return nil
 }
 
-// recoverState brings the state machine to where the log begins, at least.
+// recoverState brings the state machine at least to where the log begins. The
+// entries after that are applied through the ordinary path.
 func recoverState(cfg *Config, d *datadir.Log, state *datadir.LogState) (*applier, error) {
 	a := &applier{self: cfg.ID, sm: cfg.StateMachine, roster: newRoster(cfg.ClusterID, nil)}
 	index, term, err := positionOf(cfg.StateMachine)
@@ -167,7 +175,7 @@ func recoverState(cfg *Config, d *datadir.Log, state *datadir.LogState) (*applie
 	}
 	switch {
 	case index == 0 && state.Snapshot == nil:
-		return a, nil // joining: everything comes from the leader
+		return a, nil // joining: everything will come from the leader
 	case index >= meta.GetIndex():
 		return a, a.load(index, term)
 	case meta.GetIndex() == InitialIndex:
@@ -176,9 +184,9 @@ func recoverState(cfg *Config, d *datadir.Log, state *datadir.LogState) (*applie
 	return a, a.recoverBody(cfg, d, meta)
 }
 
-// raisedCommit returns the hard state with its commit index at least at the
-// applied one: saves that only change the commit index are not fsynced, so
-// after a crash it may lie behind what the store has, and raft refuses that.
+// raisedCommit returns the hard state with a commit index of at least applied.
+// Saves that only change the commit index are not synced, so after a crash it
+// may be lower than what the store has, and raft refuses to start like that.
 func raisedCommit(hs *raftpb.HardState, applied uint64) *raftpb.HardState {
 	if hs.GetCommit() >= applied {
 		return hs
@@ -187,8 +195,8 @@ func raisedCommit(hs *raftpb.HardState, applied uint64) *raftpb.HardState {
 }
 
 // recoverBody restores the state from the body of the snapshot that the log
-// begins with: an engine in memory, or a crash before a received snapshot was
-// installed.
+// begins with. That is the ordinary start of an engine in memory, and otherwise
+// what a crash leaves before a received snapshot was installed.
 func (a *applier) recoverBody(cfg *Config, d *datadir.Log, meta *raftpb.SnapshotMetadata) error {
 	f, err := os.Open(d.BodyPath(meta.GetIndex()))
 	if errors.Is(err, os.ErrNotExist) {
@@ -215,12 +223,12 @@ func (a *applier) begin(cfg *Config, s *raftpb.Snapshot) error {
 	a.index = InitialIndex
 	err = cfg.StateMachine.Apply([]Entry{{Index: InitialIndex, Term: initialTerm, Records: a.roster.records()}})
 	if err != nil {
-		return fmt.Errorf("begin the state: %w", err)
+		return fmt.Errorf("write the initial membership: %w", err)
 	}
 	return nil
 }
 
-// entryBytes is what the entries count towards the next checkpoint.
+// entryBytes returns what the entries count towards the next checkpoint.
 func entryBytes(entries []*raftpb.Entry) (total int) {
 	for _, e := range entries {
 		total += len(e.GetData())
@@ -231,7 +239,7 @@ func entryBytes(entries []*raftpb.Entry) (total int) {
 func positionOf(sm StateMachine) (index, term uint64, err error) {
 	v, err := sm.View()
 	if err != nil {
-		return 0, 0, fmt.Errorf("read the state's position: %w", err)
+		return 0, 0, fmt.Errorf("read the position of the state: %w", err)
 	}
 	index, term = v.Position()
 	return index, term, v.Close()
@@ -239,30 +247,4 @@ func positionOf(sm StateMachine) (index, term uint64, err error) {
 
 func refuseStore(cfg *Config, format string, args ...any) error {
 	return &datadir.RefusedError{File: cfg.Dir, Reason: fmt.Sprintf(format, args...), Remedy: datadir.RemoveAndReAdd}
-}
-
-// receiver is the node as the transport sees it. rafthttp may call it from
-// inside Send, that is from the node loop itself, so it only notes.
-type receiver struct{ n *Replica }
-
-func (r receiver) Process(ctx context.Context, m *raftpb.Message) error {
-	select {
-	case r.n.receiveC <- m:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-r.n.stopped:
-		return ErrStopping
-	}
-}
-
-func (r receiver) IsRemoved(id uint64) bool { return r.n.Membership().Removed[id] }
-
-// Unreachable is looked at with the next tick: there may be one for each
-// message that could not be sent.
-func (r receiver) Unreachable(id uint64) { r.n.unreachable.Store(id, true) }
-
-func (r receiver) SnapshotStatus(id uint64, err error) {
-	r.n.snapshots.noteSent(id, err)
-	r.n.events.put(event{snapshotTo: id, snapshotOK: err == nil})
 }

@@ -7,8 +7,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// raftLogger writes raft's own lines to zap. raft reports every message and
-// election; below warnings that is detail for a person who debugs raft.
+// raftLogger writes raft's own lines to zap. Raft reports every message and
+// election; below warnings that is detail for somebody who debugs raft.
 type raftLogger struct{ *zap.SugaredLogger }
 
 func newRaftLogger(lg *zap.Logger) raft.Logger {
@@ -20,7 +20,7 @@ func (l raftLogger) Infof(format string, v ...any)    { l.SugaredLogger.Debugf(f
 func (l raftLogger) Warning(v ...any)                 { l.SugaredLogger.Warn(v...) }
 func (l raftLogger) Warningf(format string, v ...any) { l.SugaredLogger.Warnf(format, v...) }
 
-// Fatal ends in a panic: only main may exit the process.
+// Fatal panics: only main may exit the process.
 func (l raftLogger) Fatal(v ...any) { panic(fmt.Sprint(v...)) }
 
 func (l raftLogger) Fatalf(format string, v ...any) { panic(fmt.Sprintf(format, v...)) }

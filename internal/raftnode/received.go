@@ -26,7 +26,8 @@ import (
 // the whole body is read back and verified while nothing refers to it; a bad one
 // is removed, and the sender, which learns the reason, sends another.
 type receivedBodies struct {
-	n *Replica
+	cfg  *Config
+	disk *datadir.Log
 
 	mu struct {
 		sync.Mutex // held for one check at a time: each reads a whole body
@@ -43,9 +44,9 @@ func (r *receivedBodies) Check(ctx context.Context, s *raftpb.Snapshot) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	index, begin := s.GetMetadata().GetIndex(), time.Now()
-	path := r.n.disk.BodyPath(index)
+	path := r.disk.BodyPath(index)
 	size, err := r.verify(ctx, path, s.GetMetadata())
-	r.n.observer.Snapshot(SnapshotReceive, time.Since(begin), size, err)
+	r.cfg.Observer.Snapshot(SnapshotReceive, time.Since(begin), size, err)
 	if err == nil {
 		r.mu.accepted = index
 		return nil
@@ -55,7 +56,7 @@ func (r *receivedBodies) Check(ctx context.Context, s *raftpb.Snapshot) error {
 			err = errors.Join(err, rerr)
 		}
 	}
-	r.n.lg.Warn("received snapshot body refused", zap.Uint64("index", index), zap.Int64("bytes", size), zap.Error(err))
+	r.cfg.Logger.Warn("received snapshot body refused", zap.Uint64("index", index), zap.Int64("bytes", size), zap.Error(err))
 	return err
 }
 
@@ -66,7 +67,7 @@ func (r *receivedBodies) verify(ctx context.Context, path string, meta *raftpb.S
 	}
 	defer f.Close()
 	counted := &countedReader{r: contextReader{ctx, f}}
-	info, err := r.n.cfg.VerifyBody(counted)
+	info, err := r.cfg.VerifyBody(counted)
 	switch {
 	case err != nil:
 		return counted.n, fmt.Errorf("verify the received body: %w", err)
@@ -82,7 +83,7 @@ func (r *receivedBodies) verify(ctx context.Context, path string, meta *raftpb.S
 }
 
 // Room implements peers.Bodies.
-func (r *receivedBodies) Room(bytes int64) error { return datadir.CheckRoom(r.n.cfg.Dir, bytes) }
+func (r *receivedBodies) Room(bytes int64) error { return datadir.CheckRoom(r.cfg.Dir, bytes) }
 
 // contextReader fails once the context ends.
 type contextReader struct {

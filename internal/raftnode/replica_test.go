@@ -132,8 +132,8 @@ func startNode(t *testing.T, cfg Config, l net.Listener, handle func(http.Handle
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln := &liveNode{Replica: node, disk: &faultyDisk{logDisk: node.writes}, done: make(chan error, 1)}
-	node.writes = ln.disk
+	ln := &liveNode{Replica: node, disk: &faultyDisk{logDisk: node.appends.writes}, done: make(chan error, 1)}
+	node.appends.writes = ln.disk
 	srv := &http.Server{Handler: handle(node.Handler(nil))}
 	ln.srv = srv
 	go func() { _ = srv.Serve(l) }()

@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// Stage is a point on the way of a request.
+// Stage is a point that a request passes.
 type Stage int
 
-// The stages of a write, in order, and those of a read.
+// The stages of a write, in order, and the one of a read.
 const (
 	StageTaken     Stage = iota // the node loop has the command
 	StageProposed               // it was packed and handed to raft
@@ -17,8 +17,9 @@ const (
 	stages
 )
 
-// Timing notes when a request passes its stages. Only a request that carries
-// one is timed. The loops write to it; any goroutine may read it.
+// Timing records when a request passes its stages. Only requests that carry one
+// are timed; for the others the loops look at a nil pointer. The loops write to
+// it, and any goroutine may read it.
 type Timing struct {
 	begin time.Time
 	at    [stages]atomic.Int64 // nanoseconds after begin; 0: not passed
@@ -27,22 +28,22 @@ type Timing struct {
 // NewTiming returns a Timing that begins now.
 func NewTiming() *Timing { return &Timing{begin: time.Now()} }
 
-// At returns when the stage was passed for the first time, counted from the
-// begin; false while it was not.
+// At returns when the stage was first passed, counted from the beginning; false
+// if it was not.
 func (t *Timing) At(s Stage) (time.Duration, bool) {
 	d := t.at[s].Load()
 	return time.Duration(d), d > 0
 }
 
-// pass notes a stage; what is done again after a change of leader keeps its
-// first time. nil is not timed.
+// pass records a stage. What is done again after a change of leader keeps its
+// first time. t may be nil.
 func (t *Timing) pass(s Stage) {
 	if t != nil {
 		t.at[s].CompareAndSwap(0, max(1, int64(time.Since(t.begin))))
 	}
 }
 
-// pass notes a stage for the proposals of a batch that are timed.
+// pass records a stage for the proposals of a batch that are timed.
 func (b *batch) pass(s Stage) {
 	if !b.timed {
 		return
@@ -52,10 +53,10 @@ func (b *batch) pass(s Stage) {
 	}
 }
 
-// notePacked tells of the batches that were proposed for the first time.
-func (n *Replica) notePacked(batches []*batch) {
+// notePacked reports the batches that were proposed for the first time.
+func (r *Replica) notePacked(batches []*batch) {
 	for _, b := range batches {
-		n.observer.Packed(b.commands, len(b.data))
+		r.cfg.Observer.Packed(b.commands, len(b.data))
 		b.pass(StageProposed)
 	}
 }
@@ -66,8 +67,8 @@ func (w *applyWork) notePassed() {
 	}
 }
 
-func (b readRound) notePassed() {
-	for _, r := range b.requests {
-		r.timing.pass(StageConfirmed)
+func (r readRound) notePassed() {
+	for _, req := range r.requests {
+		req.timing.pass(StageConfirmed)
 	}
 }

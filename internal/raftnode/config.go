@@ -1,0 +1,92 @@
+package raftnode
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/peers"
+)
+
+// Config describes one replica. Zero values of the tunables mean the defaults.
+type Config struct {
+	// ID is the member's, between 1 and MaxMemberID.
+	ID        uint64
+	ClusterID uint64
+	// Dir is the data directory, which the caller has locked.
+	Dir string
+	// Nonce is the data directory's.
+	Nonce string
+	// Name, PeerURLs and ClientURLs are announced to the cluster.
+	Name       string
+	PeerURLs   []string
+	ClientURLs []string
+	// Initial is the members of a cluster that is being bootstrapped. It is
+	// used only if Dir has no log yet, and is empty when joining.
+	Initial []Member
+	// Known is the members to connect to before the membership has been
+	// received, when joining.
+	Known []Member
+
+	StateMachine StateMachine
+	// VerifyBody reads a whole snapshot body, checks everything that
+	// StateMachine.Restore would, and changes nothing. Several goroutines may
+	// call it.
+	VerifyBody func(r io.Reader) (BodyInfo, error)
+	Logger     *zap.Logger
+	// Observer receives what the loops do. It may be nil.
+	Observer Observer
+	// Security is how members authenticate each other.
+	Security peers.Security
+	// Lookup returns the peer URLs of a member that this replica does not know
+	// yet, by asking those that it knows.
+	Lookup func(ctx context.Context, id uint64) (urls []string, ok bool)
+
+	// TickInterval is the unit of raft's time: one heartbeat. Default 100 ms.
+	TickInterval time.Duration
+	// ElectionTicks is the election timeout in ticks. Default 10.
+	ElectionTicks int
+	// MaxBatchBytes bounds the commands packed into one entry. Default 512 KiB.
+	MaxBatchBytes int
+	// MaxQueueBytes bounds the commands that wait to be packed. Default 64 MiB.
+	MaxQueueBytes int
+	// CatchUpBytes bounds the applied entries kept in memory for followers that
+	// lag. Default 16 MiB.
+	CatchUpBytes int
+	// CheckpointBytes is the amount of log after which the state is flushed and
+	// the log before it released. A restart reads about twice as much. Default
+	// 32 MiB.
+	CheckpointBytes int64
+	// CheckpointInterval is the time after which that happens even with less
+	// log. Default 30 s.
+	CheckpointInterval time.Duration
+	// StallExit is how long one write to the log may hang before the replica
+	// gives up. Default 60 s.
+	StallExit time.Duration
+}
+
+func (c *Config) setDefaults() {
+	setDefault(&c.TickInterval, 100*time.Millisecond)
+	setDefault(&c.ElectionTicks, 10)
+	setDefault(&c.MaxBatchBytes, 512<<10)
+	setDefault(&c.MaxQueueBytes, 64<<20)
+	setDefault(&c.CatchUpBytes, 16<<20)
+	setDefault(&c.CheckpointBytes, 32<<20)
+	setDefault(&c.CheckpointInterval, 30*time.Second)
+	setDefault(&c.StallExit, time.Minute)
+	if c.Logger == nil {
+		c.Logger = zap.NewNop()
+	}
+	if c.Observer == nil {
+		c.Observer = discardObserver{}
+	}
+}
+
+func setDefault[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}

@@ -1,0 +1,72 @@
+package raftnode
+
+import (
+	"context"
+	"slices"
+
+	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/peers"
+)
+
+// connector is the goroutine that keeps the transport's list of peers equal to
+// the membership. Changing that list may wait for connections to close, which
+// the node loop must not.
+type connector struct {
+	self      uint64
+	lg        *zap.Logger
+	transport *peers.Transport
+	// latest carries memberships from the node loop. Its capacity is 1, and a
+	// newer one replaces one that was not taken yet.
+	latest    chan *Membership
+	connected map[uint64][]string // peer URLs by member; owned by run
+}
+
+func newConnector(self uint64, lg *zap.Logger, t *peers.Transport) *connector {
+	return &connector{self: self, lg: lg, transport: t, latest: make(chan *Membership, 1), connected: make(map[uint64][]string)}
+}
+
+// tell passes a new membership on. Only the node loop calls it.
+func (c *connector) tell(m *Membership) {
+	select {
+	case <-c.latest:
+	default:
+	}
+	c.latest <- m
+}
+
+func (c *connector) run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.transport.Removed():
+			return ErrRemoved
+		case m := <-c.latest:
+			c.connect(m)
+		}
+	}
+}
+
+func (c *connector) connect(m *Membership) {
+	for id := range c.connected {
+		if _, ok := m.Member(id); !ok {
+			c.transport.RemovePeer(id)
+			delete(c.connected, id)
+		}
+	}
+	for _, mb := range m.Members {
+		if mb.ID == c.self || len(mb.PeerURLs) == 0 || slices.Equal(c.connected[mb.ID], mb.PeerURLs) {
+			continue
+		}
+		connect := c.transport.AddPeer
+		if _, ok := c.connected[mb.ID]; ok {
+			connect = c.transport.UpdatePeer
+		}
+		if err := connect(mb.ID, mb.PeerURLs); err != nil {
+			c.lg.Error("cannot connect to a member", zap.Uint64("member", mb.ID), zap.Error(err))
+			continue
+		}
+		c.connected[mb.ID] = mb.PeerURLs
+	}
+}
