@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
 )
@@ -153,6 +154,13 @@ func TestSnapshot(t *testing.T) {
 		t.Errorf("%d bytes came", len(a.body))
 	}
 	f.do("HEAD", "/v1/snapshot", "").wantBody(200, "")
+	f.do("GET", "/v1/snapshot?consistency=stale&max_staleness=3s", "").want(200)
+	if got, want := f.node.barriers, []freshness{{}, {}, {stale: true, maxStaleness: 3 * time.Second}}; !slices.Equal(got, want) {
+		t.Errorf("the backups were as fresh as %v, want %v", got, want)
+	}
+	f.node.readErr = api.Errorf(api.ReadTimeout, "no quorum")
+	f.do("GET", "/v1/snapshot", "").problem(503, api.ReadTimeout)
+	f.node.readErr = nil
 	f.health.snapshot = func(io.Writer) error { return api.Errorf(api.Starting, "not yet") }
 	f.do("GET", "/v1/snapshot", "").problem(503, api.Starting)
 	f.health.snapshot = func(w io.Writer) error {

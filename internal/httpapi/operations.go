@@ -70,10 +70,15 @@ func (s *Server) putSettings(x *exchange) error {
 	return x.writeJSON(http.StatusOK, next)
 }
 
-// getSnapshot streams a backup. Its duration depends on the size of the store, so it has
-// a timeout only if the request names one. A client that accepts no data is
-// disconnected.
+// getSnapshot streams a backup. What comes before the stream is a read like any
+// other: it is linearizable within the default timeout, or the state of this node
+// alone with consistency=stale, which needs no quorum. The stream has a timeout
+// only where the request names one, since its length depends on the data; a reader
+// that accepts nothing is cut off.
 func (s *Server) getSnapshot(x *exchange) error {
+	if err := x.freshen(0); err != nil {
+		return err
+	}
 	ctx, cancel, err := longContext(x)
 	if err != nil {
 		return err

@@ -81,7 +81,8 @@ type Health interface {
 type Inspector interface {
 	Status(ctx context.Context) (api.Status, error)
 	ClusterStatus(ctx context.Context) (api.ClusterStatus, error)
-	// Snapshot writes a consistent backup. An error before the first byte
+	// Snapshot writes a consistent backup of what this node has applied; a
+	// Barrier before it makes it linearizable. An error before the first byte
 	// becomes an answer; a later one breaks the connection.
 	Snapshot(ctx context.Context, w io.Writer) error
 }

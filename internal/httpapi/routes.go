@@ -148,7 +148,7 @@ func clusterRoutes() []*route {
 		}},
 		{pattern: "/v1/status", methods: []method{{name: http.MethodGet, handle: (*Server).getStatus}}},
 		{pattern: "/v1/cluster", methods: []method{{name: http.MethodGet, handle: (*Server).getCluster}}},
-		{pattern: "/v1/snapshot", methods: []method{{name: http.MethodGet, handle: (*Server).getSnapshot}}},
+		{pattern: "/v1/snapshot", methods: []method{{name: http.MethodGet, handle: (*Server).getSnapshot, params: readParams}}},
 		{pattern: "/v1/compact", methods: []method{{name: http.MethodPost, handle: (*Server).compact, mutates: true, params: []string{"revision"}}}},
 		{pattern: "/v1/settings", methods: []method{
 			{name: http.MethodGet, handle: (*Server).getSettings, params: readParams},

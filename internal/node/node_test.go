@@ -340,6 +340,13 @@ func TestRequestsWithoutLeaderEndInTime(t *testing.T) {
 	if err := ms[0].CheckStaleness(0); err != nil {
 		t.Errorf("a stale read without leader: %v", err)
 	}
+	var backup bytes.Buffer
+	if err := ms[0].Snapshot(ctx, &backup); err != nil {
+		t.Errorf("a backup of this node's own state without leader: %v", err)
+	}
+	if _, err := kvstore.VerifyBody(&backup); err != nil {
+		t.Errorf("the backup: %v", err)
+	}
 	eventually(t, "staleness", func() bool {
 		return code(ms[0].CheckStaleness(time.Millisecond)) == api.NoLeader
 	})
