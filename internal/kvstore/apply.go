@@ -12,19 +12,22 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 )
 
-// scratch is memory reused from one Apply to the next.
+// scratch is memory that is reused from one Apply to the next.
 type scratch struct {
-	key       []byte
-	value     []byte
-	plain     []byte        // a key as it is
-	found     []byte        // a record that was looked up
-	touched   []uncommitted // changes since the last commit
-	mutations []mutation    // of the revision being made
+	key       []byte        // an engine key being built
+	value     []byte        // an engine value being built
+	plain     []byte        // a key as the user wrote it
+	found     []byte        // a value that was looked up
+	touched   []uncommitted // writes since the last commit
+	mutations []mutation    // of the current revision
 }
 
-// Apply executes the entries in order. All their effects become visible, and
-// later durable, together. An error is fatal: the store must not be used any
-// more, and nothing of the entries is visible.
+// Apply executes the entries in order. All their effects become visible, and later
+// durable, together.
+//
+// An error is fatal: nothing of the entries is visible, and all further calls return
+// the error. Continuing would be worse than stopping, because this replica has lost
+// a step that the others took.
 func (s *Store) Apply(entries []Entry) error {
 	if s.exec.failed != nil {
 		return s.exec.failed
@@ -39,24 +42,24 @@ func (s *Store) Apply(entries []Entry) error {
 	return nil
 }
 
-// executor is the half of a store that belongs to the goroutine that applies:
-// what it knows of the state without asking the engine, and the writes that it
-// collects. Readers never look at it.
+// executor is the half of a store that belongs to the goroutine that applies: what
+// it knows about the state without asking the engine, and the writes that it is
+// collecting. It is ahead of what readers see by the entries being applied.
 type executor struct {
 	eng      engine.Engine
-	timeline *timeline // the store's
+	timeline *timeline // of the store
 	now      meta
 	settings Settings
 	// settingsGiven is false until any settings were applied.
 	settingsGiven bool
 	cache         *metaCache
-	records       map[string][]byte // the table of records; it is small
-	cleaned       uint64            // revision up to which history was removed
+	records       map[string][]byte // a copy of table r: membership and origins are small
+	cleaned       uint64            // revision up to which history has been removed
 	hasher        hasher
 	writes        engine.WriteBatch
 	scratch       scratch
-	lookups       engine.Iterator // for the writes being collected; nil until they need one
-	failed        error
+	lookups       engine.Iterator // see committed; nil until the entries need one
+	failed        error           // why no further call is possible
 }
 
 // load reads what the executor keeps in memory from the engine.
@@ -77,7 +80,7 @@ func (x *executor) load() (err error) {
 	return nil
 }
 
-// fail keeps the error that every later call returns.
+// fail keeps the error for every later call and returns it.
 func (x *executor) fail(err error) error {
 	x.failed = err
 	return err
@@ -91,17 +94,17 @@ func (x *executor) apply(entries []Entry) error {
 		}
 	}
 	if err := x.closeLookups(); err != nil {
-		return fmt.Errorf("end the look-ups: %w", err)
+		return fmt.Errorf("close lookups: %w", err)
 	}
 	return x.commit()
 }
 
-// commit makes the batch and what belongs to it visible.
+// commit writes the position and everything that was collected to the engine.
 func (x *executor) commit() error {
 	x.scratch.value = appendMeta(x.scratch.value[:0], &x.now)
 	x.writes.Set([]byte{tableMeta}, x.scratch.value)
 	if err := x.writes.Commit(); err != nil {
-		return fmt.Errorf("commit to the engine: %w", err)
+		return fmt.Errorf("commit to engine: %w", err)
 	}
 	for _, t := range x.scratch.touched {
 		t.meta.pending = 0
@@ -113,8 +116,9 @@ func (x *executor) commit() error {
 }
 
 func (x *executor) applyEntry(e *Entry) error {
+	// An empty store accepts any first index: a cluster's log does not begin at 1.
 	if p := x.now.position; p.Index != 0 && e.Index != p.Index+1 || e.Index == 0 {
-		return fmt.Errorf("it follows entry %d", p.Index)
+		return fmt.Errorf("cannot follow entry %d", p.Index)
 	}
 	for _, r := range e.Records {
 		x.applyRecord(r)
@@ -144,7 +148,7 @@ func (x *executor) applyEntry(e *Entry) error {
 	return nil
 }
 
-// applyRecord stores a record of the replication layer.
+// applyRecord stores or deletes a record of the replication layer.
 func (x *executor) applyRecord(r Record) {
 	if old, ok := x.records[string(r.Key)]; ok {
 		x.now.hash -= x.hasher.record(r.Key, old)
@@ -160,8 +164,8 @@ func (x *executor) applyRecord(r Record) {
 	x.records[string(r.Key)] = bytes.Clone(r.Value)
 }
 
-// execute runs one command. The error is fatal; what the command itself did
-// wrong is in the result.
+// execute runs one command. The error is fatal; a fault of the command itself is an
+// outcome in the result.
 func (x *executor) execute(c *Command, e *Entry) (Result, error) {
 	switch c.Op {
 	case OpTick:
@@ -177,7 +181,7 @@ func (x *executor) execute(c *Command, e *Entry) (Result, error) {
 		return refuse(Invalid, "the key is empty"), nil
 	}
 	if n := int64(len(c.Key)); n > x.settings.MaxKeyBytes {
-		return refuse(TooLarge, "the key has %d bytes, the limit is %d", n, x.settings.MaxKeyBytes), nil
+		return refuse(TooLarge, "the key has %d bytes, but the limit is %d (max_key_bytes in the settings)", n, x.settings.MaxKeyBytes), nil
 	}
 	m, err := x.lookup(c.Key)
 	if err != nil {
@@ -208,12 +212,13 @@ func refuse(o Outcome, format string, args ...any) Result {
 	return Result{Outcome: o, Detail: fmt.Sprintf(format, args...)}
 }
 
-// refuseAt says at which revision the key is, so that the client can decide.
+// refuseAt refuses with the current revision of the key, which a client needs to
+// decide whether to try again.
 func refuseAt(m *keyMeta, o Outcome, detail string) Result {
 	return Result{Outcome: o, Detail: detail, KV: KV{ModRevision: m.current()}}
 }
 
-// current is the key's mod_revision, 0 when it is absent.
+// current returns the mod_revision of the key, or 0 if it is absent.
 func (m *keyMeta) current() uint64 {
 	if !m.exists {
 		return 0
@@ -221,7 +226,7 @@ func (m *keyMeta) current() uint64 {
 	return m.mod
 }
 
-// holds judges conditions (RFC 9110, section 13.1).
+// holds reports whether all conditions hold (RFC 9110, section 13.1).
 func holds(conditions []Condition, m *keyMeta) bool {
 	for i := range conditions {
 		if !conditions[i].holds(m) {
@@ -242,14 +247,14 @@ func (c *Condition) holds(m *keyMeta) bool {
 	}
 }
 
-// uncommitted is a change of the batch that is being made.
+// uncommitted is a write that has not been committed yet.
 type uncommitted struct {
 	meta  *keyMeta
 	value []byte
 }
 
-// value returns the current value of an existing key, also one that was
-// changed in the batch being made. It is valid until the next lookup.
+// value returns the current value of an existing key, including one that is not
+// committed yet. It is valid until the next lookup.
 func (x *executor) value(m *keyMeta) ([]byte, error) {
 	if m.pending > 0 {
 		return x.scratch.touched[m.pending-1].value, nil
@@ -285,17 +290,19 @@ func (m *keyMeta) logical() int64 {
 	return logicalBytes(len(m.key), int(m.size))
 }
 
-// logicalBytes is what the quota counts for a key.
+// logicalBytes returns what the quota counts for a key.
 func logicalBytes(keyLen, valueLen int) int64 { return int64(keyLen+valueLen) + keyOverheadBytes }
 
-// put writes a value in a revision of its own.
+// put writes a value in a revision of its own. A put that makes the value shorter
+// passes even above the quota, which may have been lowered below what is stored:
+// otherwise nothing but deletes could bring the store back under it.
 func (x *executor) put(m *keyMeta, value []byte, lease uint64, r Result) Result {
 	if n := int64(len(value)); n > x.settings.MaxValueBytes {
-		return refuse(TooLarge, "the value would have %d bytes, the limit is %d (max_value_bytes of the settings)", n, x.settings.MaxValueBytes)
+		return refuse(TooLarge, "the value would have %d bytes, but the limit is %d (max_value_bytes in the settings)", n, x.settings.MaxValueBytes)
 	}
 	grown := logicalBytes(len(m.key), len(value)) - m.logical()
 	if q := x.settings.QuotaBytes; q > 0 && grown > 0 && x.now.logical+grown > q {
-		return refuse(NoSpace, "the store holds %d of its %d bytes: delete keys, or raise quota_bytes in the settings", x.now.logical, q)
+		return refuse(NoSpace, "the store holds %d bytes and the quota is %d: delete keys, or raise quota_bytes in the settings", x.now.logical, q)
 	}
 	x.now.revision++
 	v := version{create: m.create, version: m.version + 1, lease: lease, value: value}
@@ -309,7 +316,7 @@ func (x *executor) put(m *keyMeta, value []byte, lease uint64, r Result) Result 
 	return r
 }
 
-// write records a new version of the key in the batch and in the counters.
+// write adds a new version of the key to the writes, the counters and the hash.
 func (x *executor) write(m *keyMeta, v *version) {
 	x.forget(m)
 	key := append(x.scratch.plain[:0], m.key...)
@@ -317,14 +324,14 @@ func (x *executor) write(m *keyMeta, v *version) {
 	x.scratch.key = appendVersionKey(x.scratch.key[:0], key, x.now.revision)
 	x.scratch.value = appendVersion(x.scratch.value[:0], v)
 	x.writes.Set(x.scratch.key, x.scratch.value)
-	if m.stored > 0 { // the version before becomes history
+	if m.stored > 0 { // the previous version becomes history
 		x.now.historyBytes += int64(m.stored)
 		x.now.historyVersions++
 	}
 	m.exists, m.mod = !v.deleted, x.now.revision
 	m.create, m.version, m.lease, m.size = v.create, v.version, v.lease, uint32(len(v.value))
 	m.stored = uint32(len(x.scratch.key) + len(x.scratch.value))
-	if v.deleted { // a deletion is history from the start
+	if v.deleted { // a deletion is history from the start: only reads of the past need it
 		x.now.historyBytes += int64(m.stored)
 		x.now.historyVersions++
 		m.stored = 0
@@ -340,7 +347,7 @@ func (x *executor) write(m *keyMeta, v *version) {
 	x.scratch.mutations = append(x.scratch.mutations, mutation{key: m.key, deleted: v.deleted})
 }
 
-// forget takes the current version out of the counters.
+// forget takes the current version out of the counters and the hash.
 func (x *executor) forget(m *keyMeta) {
 	if m.exists {
 		x.now.hash -= m.hash
@@ -383,11 +390,11 @@ func (x *executor) incr(m *keyMeta, delta int64, r Result) (Result, error) {
 			return Result{}, err
 		}
 		if n, err = strconv.ParseInt(string(old), 10, 64); err != nil {
-			return refuseAt(m, NotANumber, "the value is not a decimal number of 64 bits"), nil
+			return refuseAt(m, NotANumber, "the value is not a decimal 64-bit integer"), nil
 		}
 	}
 	if delta > 0 && n > math.MaxInt64-delta || delta < 0 && n < math.MinInt64-delta {
-		return refuseAt(m, Overflow, "the sum would not fit into 64 bits"), nil
+		return refuseAt(m, Overflow, "the sum does not fit in a 64-bit integer"), nil
 	}
 	value := strconv.AppendInt(nil, n+delta, 10)
 	r = x.put(m, value, m.lease, r)
@@ -397,8 +404,9 @@ func (x *executor) incr(m *keyMeta, delta int64, r Result) (Result, error) {
 	return r, nil
 }
 
-// tick moves replicated time on and remembers which revision it was at. Only
-// the leader of the entry's own term may say what time it is.
+// tick advances replicated time and remembers which revision was current at it.
+// Only the leader of the entry's own term may say what time it is. Time never runs
+// backward, even if a new leader's clock is behind.
 func (x *executor) tick(c *Command, e *Entry) (Result, error) {
 	if c.Term != e.Term {
 		return Result{Outcome: Ignored}, nil
@@ -412,13 +420,14 @@ func (x *executor) tick(c *Command, e *Entry) (Result, error) {
 	return Result{}, nil
 }
 
-// compact makes the history before a revision unreadable; Maintain removes it.
+// compact makes revisions before the given one unreadable. Maintain removes them
+// later, so that the cost of a compaction does not hold up the entries after it.
 func (x *executor) compact(c *Command, e *Entry) Result {
 	switch {
 	case c.Term != 0 && c.Term != e.Term:
 		return Result{Outcome: Ignored}
 	case c.Revision > x.now.revision:
-		return refuse(FutureRevision, "revision %d is not reached yet; the newest one is %d", c.Revision, x.now.revision)
+		return refuse(FutureRevision, "revision %d does not exist yet; the newest revision is %d", c.Revision, x.now.revision)
 	}
 	x.now.compact = max(x.now.compact, c.Revision)
 	return Result{}

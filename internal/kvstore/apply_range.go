@@ -8,14 +8,15 @@ import (
 	"strings"
 )
 
-// deleteRange deletes all keys of a range in one revision.
+// deleteRange deletes all keys of a range in one revision, or none if they are too
+// many.
 func (x *executor) deleteRange(c *Command) (Result, error) {
 	keys, err := x.live(c.Key, c.End)
 	if err != nil {
 		return Result{}, err
 	}
 	if len(keys) > MaxRangeDelete {
-		return refuse(TooLarge, "the range has more than %d keys: delete it in parts", MaxRangeDelete), nil
+		return refuse(TooLarge, "the range has more than %d keys; delete it in parts", MaxRangeDelete), nil
 	}
 	if len(keys) == 0 {
 		return Result{}, nil
@@ -29,9 +30,12 @@ func (x *executor) deleteRange(c *Command) (Result, error) {
 	return Result{Deleted: uint64(len(keys)), KV: KV{ModRevision: x.now.revision}}, nil
 }
 
-// live returns the keys of a range as the batch being made leaves them, in
-// order; if they are more than may be deleted, more than that, and not all.
-// The walk comes by their metadata, so that none has to be looked up.
+// live returns the metadata of the existing keys of a range, in order, with the
+// writes that are not committed yet. It stops beyond MaxRangeDelete keys. The walk
+// passes all metadata anyway, so no key is looked up.
+//
+// The order matters: the parts of the mutation record must be equal on every replica,
+// or bodies of equal states would differ.
 func (x *executor) live(start, end []byte) ([]*keyMeta, error) {
 	changed := make(map[string]bool)
 	var keys []*keyMeta
@@ -60,7 +64,7 @@ func (x *executor) live(start, end []byte) ([]*keyMeta, error) {
 		keys = append(keys, m)
 	}
 	for len(keys) <= MaxRangeDelete && w.next() {
-		continue // found has it
+		continue // found collects them
 	}
 	if w.err != nil {
 		return nil, w.err

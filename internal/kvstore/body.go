@@ -20,26 +20,32 @@ import (
 //	blocks    compressed size, size, xxHash64 of the compressed bytes, bytes
 //	          (zstd; inside: key size, key, value size, value, …)
 //	end       a block of size 0
-//	trailer   records, index, term, revision, compact revision, state hash
+//	trailer   records, index, term, revision, compact revision, state hash,
 //	          and the xxHash64 of these
 //
-// Numbers are 8 bytes, little-endian. Keys ascend. Both directions need the
-// memory of a block, however large the state is.
+// Numbers have 8 bytes, little-endian; sizes inside a block are varints. Keys ascend.
+// Writing and reading need the memory of one block, however large the state is.
+//
+// The counts and hashes are in a trailer and not in the head, so that a body can be
+// written in one pass. The trailer also makes truncation detectable: a body that was
+// cut at the boundary of a block lacks it.
 const (
 	bodyMagic     = "kvd body"
 	bodyVersion   = 1
 	bodyBlockSize = 256 << 10
-	// maxBodyBlock holds the largest value with its key.
+	// maxBodyBlock is the size of a block that ends with the largest value. A
+	// block is ended when it is full, not before.
 	maxBodyBlock  = bodyBlockSize + limits.MaxValueBytes + 2*MaxKeyBytes + 64
 	bodyHeadLen   = len(bodyMagic) + 1
 	blockHeadLen  = 24
 	bodyTrailFlds = 6
 )
 
-// ErrBody says that a snapshot body is damaged or not one.
+// ErrBody is wrapped by all errors about a snapshot body that is damaged, forged, or
+// something else.
 var ErrBody = errors.New("snapshot body is damaged")
 
-// BodyInfo describes a body that was verified.
+// BodyInfo describes a verified body.
 type BodyInfo struct {
 	Position        Position
 	Revision        uint64
@@ -51,7 +57,7 @@ type BodyInfo struct {
 	Bytes uint64
 }
 
-// WriteTo writes the view as a snapshot body.
+// WriteTo writes the view as a snapshot body and returns its size.
 func (v *View) WriteTo(w io.Writer) (int64, error) {
 	b, err := newBodyWriter(w)
 	if err != nil {
@@ -69,7 +75,7 @@ func (v *View) WriteTo(w io.Writer) (int64, error) {
 type bodyWriter struct {
 	w       io.Writer
 	zstd    *zstd.Encoder
-	raw     []byte // of the block being filled
+	raw     []byte // the block being filled
 	packed  []byte
 	records uint64
 	written int64
@@ -128,9 +134,9 @@ func (b *bodyWriter) finish(m *meta) error {
 	return b.write(end)
 }
 
-// readBody reads a body, checks everything that can be checked, and gives each
-// record to fn, in order. What fn got is to be trusted only if readBody
-// returns without an error.
+// readBody reads a body, checks everything that can be checked, and passes each
+// record to fn, in order. What fn got may be used only if readBody returns without an
+// error: the trailer, which must agree with all of it, comes last.
 func readBody(r io.Reader, fn func(key, value []byte) error) (BodyInfo, error) {
 	b := bodyReader{r: bufio.NewReaderSize(r, 64<<10), fn: fn}
 	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxBodyBlock))
@@ -159,19 +165,19 @@ type bodyReader struct {
 	fn          func(key, value []byte) error
 	scan        stateScan
 	packed, raw []byte
-	last        []byte // key
+	last        []byte // the last key
 	records     uint64
 	bytes       uint64 // of the records
 	hasSettings bool
 	meta        *meta
-	newest      uint64 // revision that any record is of
-	cleaned     uint64 // up to which history was removed
+	newest      uint64 // the highest revision of any record
+	cleaned     uint64 // revision up to which history was removed
 }
 
 func (b *bodyReader) read(p []byte, what string) error {
 	if _, err := io.ReadFull(b.r, p); err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return fmt.Errorf("%w: it ends within its %s", ErrBody, what)
+			return fmt.Errorf("%w: unexpected end in its %s", ErrBody, what)
 		}
 		return fmt.Errorf("read snapshot body: %w", err)
 	}
@@ -184,7 +190,7 @@ func (b *bodyReader) head() error {
 		return err
 	}
 	if string(head[:len(bodyMagic)]) != bodyMagic {
-		return fmt.Errorf("%w: it does not begin like one", ErrBody)
+		return fmt.Errorf("%w: not a snapshot body", ErrBody)
 	}
 	if v := head[len(bodyMagic)]; v != bodyVersion {
 		return &UnknownVersionError{What: "snapshot body", Version: v}
@@ -192,7 +198,7 @@ func (b *bodyReader) head() error {
 	return nil
 }
 
-// block reads one block; false means the end of the blocks.
+// block reads one block. It returns false at the end of the blocks.
 func (b *bodyReader) block() (more bool, err error) {
 	var head [blockHeadLen]byte
 	if err := b.read(head[:], "blocks"); err != nil {
@@ -204,21 +210,22 @@ func (b *bodyReader) block() (more bool, err error) {
 		return false, nil
 	}
 	if packedLen > maxBodyBlock || rawLen > maxBodyBlock {
-		return false, fmt.Errorf("%w: a block claims %d bytes", ErrBody, max(packedLen, rawLen))
+		return false, fmt.Errorf("%w: block of %d bytes", ErrBody, max(packedLen, rawLen))
 	}
 	if err := b.fill(int(packedLen)); err != nil {
 		return false, err
 	}
 	if xxhash.Sum64(b.packed) != binary.LittleEndian.Uint64(head[16:]) {
-		return false, fmt.Errorf("%w: the checksum of a block after %d records does not match", ErrBody, b.records)
+		return false, fmt.Errorf("%w: checksum mismatch in the block after record %d", ErrBody, b.records)
 	}
 	if b.raw, err = b.zstd.DecodeAll(b.packed, b.raw[:0]); err != nil || uint64(len(b.raw)) != rawLen {
-		return false, fmt.Errorf("%w: a block after %d records can not be unpacked", ErrBody, b.records)
+		return false, fmt.Errorf("%w: cannot decompress the block after record %d", ErrBody, b.records)
 	}
 	return true, b.unpack()
 }
 
-// fill reads n bytes into packed, which grows only as they really come.
+// fill reads n bytes into packed, which grows only as they arrive: a head that claims
+// 64 MiB must not allocate them before a byte has come.
 func (b *bodyReader) fill(n int) error {
 	b.packed = b.packed[:0]
 	for len(b.packed) < n {
@@ -264,7 +271,7 @@ func (b *bodyReader) check(key, value []byte) error {
 	return b.scan.add(key, value)
 }
 
-// noteRevision looks at the revision in a key that was decoded.
+// noteRevision checks and remembers the revision in a well-formed key.
 func (b *bodyReader) noteRevision(key []byte) error {
 	var revision uint64
 	switch key[0] {
@@ -282,8 +289,8 @@ func (b *bodyReader) noteRevision(key []byte) error {
 	return nil
 }
 
-// decode tries what later reads of the record would do: after a restore it is
-// too late to refuse it.
+// decode decodes the record as later reads of it would: after the restore it is too
+// late to refuse it.
 func (b *bodyReader) decode(key, value []byte) (err error) {
 	wantLen := 1
 	switch key[0] {
@@ -312,7 +319,7 @@ func (b *bodyReader) decode(key, value []byte) (err error) {
 		return fmt.Errorf("%w: unknown table %#x", errLayout, key[0])
 	}
 	if err == nil && len(key) != wantLen {
-		return fmt.Errorf("%w: %d bytes in table %q", errLayout, len(key), key[0])
+		return fmt.Errorf("%w: key of %d bytes in table %q", errLayout, len(key), key[0])
 	}
 	return err
 }
@@ -323,10 +330,10 @@ func (b *bodyReader) trailer() (BodyInfo, error) {
 		return BodyInfo{}, err
 	}
 	if xxhash.Sum64(t[:8*bodyTrailFlds]) != binary.LittleEndian.Uint64(t[8*bodyTrailFlds:]) {
-		return BodyInfo{}, fmt.Errorf("%w: the checksum of the trailer does not match", ErrBody)
+		return BodyInfo{}, fmt.Errorf("%w: checksum mismatch in the trailer", ErrBody)
 	}
 	if _, err := b.r.ReadByte(); !errors.Is(err, io.EOF) {
-		return BodyInfo{}, fmt.Errorf("%w: something follows its end", ErrBody)
+		return BodyInfo{}, fmt.Errorf("%w: data after its end", ErrBody)
 	}
 	number := func(i int) uint64 { return binary.LittleEndian.Uint64(t[8*i:]) }
 	info := BodyInfo{
@@ -336,7 +343,7 @@ func (b *bodyReader) trailer() (BodyInfo, error) {
 	return info, b.compare(&info)
 }
 
-// compare holds the trailer against what was read.
+// compare compares the trailer, the meta record and what the records add up to.
 func (b *bodyReader) compare(info *BodyInfo) error {
 	sum := b.scan.sum
 	if !b.hasSettings {
@@ -348,29 +355,29 @@ func (b *bodyReader) compare(info *BodyInfo) error {
 	}
 	switch {
 	case info.Records != b.records:
-		return fmt.Errorf("%w: %d records instead of %d", ErrBody, b.records, info.Records)
+		return fmt.Errorf("%w: has %d records, want %d", ErrBody, b.records, info.Records)
 	case m.position != info.Position || m.revision != info.Revision || m.compact != info.CompactRevision || m.hash != info.StateHash:
-		return fmt.Errorf("%w: its trailer does not describe its content", ErrBody)
-	// A newest revision that is compacted could not be read, and a version of
-	// the future would come before those that are written later.
+		return fmt.Errorf("%w: its trailer does not match its content", ErrBody)
+	// If the newest revision were compacted, nothing could be read. A version of a
+	// future revision would hide those that are written until then.
 	case m.compact < firstRevision || m.compact > m.revision || b.newest > m.revision || b.cleaned > m.compact:
-		return fmt.Errorf("%w: its revisions contradict one another", ErrBody)
+		return fmt.Errorf("%w: its revisions contradict each other", ErrBody)
 	case sum != info.StateHash:
-		return fmt.Errorf("%w: the state hash of its content is %016x, not %016x", ErrBody, sum, info.StateHash)
+		return fmt.Errorf("%w: the state hash of its content is %016x, want %016x", ErrBody, sum, info.StateHash)
 	case m.keys != b.scan.keys || m.logical != b.scan.logical:
-		return fmt.Errorf("%w: %d keys of %d bytes instead of %d of %d", ErrBody, b.scan.keys, b.scan.logical, m.keys, m.logical)
+		return fmt.Errorf("%w: has %d keys of %d bytes, want %d of %d", ErrBody, b.scan.keys, b.scan.logical, m.keys, m.logical)
 	}
 	return nil
 }
 
-// VerifyBody reads a whole snapshot body and checks it.
+// VerifyBody reads and checks a whole snapshot body.
 func VerifyBody(r io.Reader) (BodyInfo, error) {
 	return readBody(r, func(_, _ []byte) error { return nil })
 }
 
-// Restore replaces the whole state with that of a snapshot body. The body is
-// verified before anything of it becomes visible; after an error or a crash the
-// old state is still there. It belongs to the goroutine that applies.
+// Restore replaces the whole state with that of a snapshot body. The body is verified
+// before anything of it becomes visible; after an error or a crash the old state is
+// still there (S7). It belongs to the goroutine that applies.
 func (s *Store) Restore(r io.Reader) error {
 	if s.exec.failed != nil {
 		return s.exec.failed
@@ -380,7 +387,7 @@ func (s *Store) Restore(r io.Reader) error {
 		if _, err := readBody(r, set); err != nil {
 			return err
 		}
-		// Only the swap itself is left, which readers must not see half of.
+		// Only the swap is left. Readers wait from here until it is visible.
 		s.swap.Lock()
 		verified = true
 		return nil
@@ -389,7 +396,7 @@ func (s *Store) Restore(r io.Reader) error {
 		defer s.swap.Unlock()
 	}
 	if err != nil {
-		return fmt.Errorf("restore the state: %w", err)
+		return fmt.Errorf("restore state: %w", err)
 	}
 	s.exec.writes.Reset()
 	if err := s.load(); err != nil {

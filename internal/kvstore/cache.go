@@ -1,37 +1,40 @@
 package kvstore
 
-// keyMeta is what Apply knows of a key without asking the engine.
+// keyMeta is what Apply knows about a key without asking the engine.
 type keyMeta struct {
 	key     string
 	mod     uint64
 	create  uint64
 	version uint64
 	lease   uint64
-	hash    uint64 // its share of the state hash
+	hash    uint64 // the term of the key in the state hash
 	size    uint32 // of the value
-	stored  uint32 // bytes of its newest version in the engine; 0 when it is absent
-	// pending is set between the change and the commit of its batch: the place
-	// of the change among those of the batch, counted from 1.
+	stored  uint32 // bytes of the newest version in the engine, key included; 0 if the key is absent
+	// pending is set from a write of the key until the commit: the position of the
+	// write in scratch.touched, from 1.
 	pending uint32
-	exists  bool // false: the key is absent, or its newest version is a deletion
+	exists  bool // false if the key is absent or its newest version is a deletion
 }
 
-// metaCache keeps the metadata of keys that were written or looked at lately,
-// so that a put does not ask the engine what was there before; that question
-// costs more than the put. It is a cache of two generations: what is used
-// moves to the young one, and when that is full the old one is dropped. So it
-// holds at most twice its limit, and each access is one or two map lookups.
+// metaCache keeps the metadata of keys that were recently written or looked up. It
+// saves a put the question what was there before, which costs more than the put.
+//
+// It has two generations. What is used moves to the young one; when that is full, it
+// becomes the old one, and the previous old one is dropped. So the cache holds at
+// most twice its limit, and an access is one or two map lookups. A least-recently-used
+// list would hold exactly the right keys, for two pointers per key and a list
+// operation per access.
 type metaCache struct {
 	limit      int
 	limitBytes int
 	young, old map[string]*keyMeta
-	bytes      int // of the young generation's keys
+	bytes      int // of the keys in the young generation
 	hits       uint64
 	misses     uint64
 }
 
-// cachedKeyBytes is the average key size for which the limit in entries is
-// also one in bytes.
+// cachedKeyBytes is the average key size up to which the limit in entries decides.
+// With longer keys (they may have 4 KiB) the limit in bytes does.
 const cachedKeyBytes = 256
 
 func newMetaCache(limit int) *metaCache {
@@ -63,8 +66,9 @@ func (c *metaCache) put(m *keyMeta) {
 	c.bytes += len(m.key)
 }
 
-// age drops the old generation when the young one is full. It must not run
-// while changes are pending: they exist only here.
+// age drops the old generation if the young one is full. It must not run while
+// writes are pending: until the commit, the cache alone knows about them, and a key
+// that was dropped would be looked up in the engine and found in its old state.
 func (c *metaCache) age() {
 	if len(c.young) >= c.limit || c.bytes >= c.limitBytes {
 		c.young, c.old, c.bytes = make(map[string]*keyMeta, len(c.young)/2), c.young, 0

@@ -7,18 +7,22 @@ import (
 	"fmt"
 )
 
-// commandVersion is the first byte of every command. A replica that does not
-// know it must stop: skipping a command makes replicas diverge.
+// The format of a command: version, operation, flags, key, then whatever the flags
+// announce, then the operand of the operation. Lengths and numbers are varints.
+// There is no length for the whole: an entry of the log knows it.
+
+// commandVersion is the first byte of every command. A replica that does not know
+// it must stop: skipping a command would make replicas diverge.
 const commandVersion = 1
 
-// UnknownVersionError says that something was written by a newer kvd.
+// UnknownVersionError is returned for data that a newer kvd wrote.
 type UnknownVersionError struct {
 	What    string
 	Version byte
 }
 
 func (e *UnknownVersionError) Error() string {
-	return fmt.Sprintf("%s has format version %d, which this binary does not know: upgrade it", e.What, e.Version)
+	return fmt.Sprintf("%s has format version %d, which this version of kvd cannot read; upgrade kvd", e.What, e.Version)
 }
 
 var errCommand = errors.New("command is malformed")
@@ -31,7 +35,8 @@ const (
 	knownFlags     = flagPrevious | flagConditions | flagEnd
 )
 
-// maxConditions bounds the conditions of a command, and the revisions of one.
+// maxConditions bounds the number of conditions of a command, and of revisions in a
+// condition, so that a decoder cannot be made to allocate more than it has read.
 const maxConditions = 1024
 
 // EncodeCommand appends the replicated form of the command to dst.
@@ -77,11 +82,11 @@ func appendConditions(dst []byte, conditions []Condition) []byte {
 	return dst
 }
 
-// appendOperand appends what only the command's operation has.
+// appendOperand appends the part that only the operation of the command has.
 func appendOperand(dst []byte, c *Command) []byte {
 	switch c.Op {
 	case OpPut, OpAppend:
-		return append(dst, c.Value...) // up to the end: the longest part is not copied for its length
+		return append(dst, c.Value...) // the rest of the command, so it needs no length
 	case OpIncr:
 		return binary.AppendVarint(dst, c.Delta)
 	case OpTick:
@@ -98,8 +103,10 @@ func appendOperand(dst []byte, c *Command) []byte {
 	return dst
 }
 
-// DecodeCommand is the reverse of EncodeCommand. The byte slices of the
-// command alias b.
+// DecodeCommand decodes what EncodeCommand encoded. The byte slices of the command
+// alias b. It refuses everything that EncodeCommand does not produce, up to the last
+// byte: what one version of kvd overlooks and another reads would make replicas
+// diverge.
 func DecodeCommand(b []byte) (Command, error) {
 	if len(b) < 3 {
 		return Command{}, fmt.Errorf("%w: %d bytes", errCommand, len(b))
@@ -128,8 +135,8 @@ func DecodeCommand(b []byte) (Command, error) {
 	return c, nil
 }
 
-// decoder cuts fields off the front of b; after the first bad one everything
-// is zero.
+// decoder cuts fields off the front of b. After the first malformed field it has
+// failed, and every further field is zero, so that callers check once at the end.
 type decoder struct {
 	b      []byte
 	failed bool
@@ -230,10 +237,11 @@ func (d *decoder) operand(c *Command) {
 	}
 }
 
-// recordVersion is the first byte of every value in the engine.
+// recordVersion is the first byte of every value that the store itself keeps in the
+// engine. Records of the replication layer are opaque and have none.
 const recordVersion = 1
 
-// version is the value of table v.
+// version is a value in table v.
 type version struct {
 	deleted bool
 	create  uint64
@@ -254,7 +262,7 @@ func appendVersion(dst []byte, v *version) []byte {
 	return append(dst, v.value...)
 }
 
-// decodeVersion aliases b.
+// decodeVersion returns a version whose value aliases b.
 func decodeVersion(b []byte) (version, error) {
 	d, err := openRecord("version", b)
 	if err != nil {
@@ -278,8 +286,8 @@ func openRecord(what string, b []byte) (decoder, error) {
 	return decoder{b: b[1:]}, nil
 }
 
-// meta is the value of table m: all that is known at a position. It is written
-// in the same batch as the data.
+// meta is the value in table m: the position and what is known there. It is written
+// in the same write batch as the data (S1).
 type meta struct {
 	position Position
 	revision uint64
@@ -287,9 +295,9 @@ type meta struct {
 	hash     uint64
 	keys     uint64
 	logical  int64 // bytes that the quota counts
-	clock    int64 // replicated time, unix milliseconds
-	// Of this replica alone, not covered by the hash: how much superseded data
-	// is still there.
+	clock    int64 // replicated time in Unix milliseconds
+	// How much superseded data is still there. Replicas differ in it, and the hash
+	// does not cover it.
 	historyBytes    int64
 	historyVersions int64
 }

@@ -6,13 +6,20 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// The state hash is the sum, modulo 2^64, of a hash of each record of the
-// current state: live keys with value and metadata, raftnode's records, the
-// settings. A sum does not depend on the order, so that a change costs one
-// subtraction and one addition, and a scan in any order reproduces it. History
-// is not part of it: replicas remove it at their own pace.
+// The state hash is the sum, modulo 2^64, of the hashes of all records of the
+// current state: live keys with value and metadata, the records of the replication
+// layer, and the settings. A sum does not depend on the order, so a change costs one
+// subtraction and one addition, and a scan in any order reproduces it (S3).
+//
+// History is not part of it, because replicas remove it at their own pace. Neither
+// is an exclusive or: with that, two equal records would cancel each other out.
+//
+// The hash finds bugs and bad hardware. It is no protection against an attacker, who
+// could choose values that collide.
 
-// hasher computes record hashes without allocating.
+// hasher computes the hashes of records without allocating. What it hashes begins
+// with the table and the length of the key, so that no two records consist of the
+// same bytes.
 type hasher struct {
 	digest xxhash.Digest
 	head   []byte
@@ -41,23 +48,24 @@ func (h *hasher) settings(encoded []byte) uint64 {
 func (h *hasher) sum(head, key, value []byte) uint64 {
 	h.head = head
 	h.digest.Reset()
-	_, _ = h.digest.Write(head) // a hash never fails
+	_, _ = h.digest.Write(head) // never fails
 	_, _ = h.digest.Write(key)
 	_, _ = h.digest.Write(value)
 	return h.digest.Sum64()
 }
 
-// stateScan recomputes the hash and the counters from records in engine order.
+// stateScan recomputes the hash and the counters from all records, in the order of
+// the engine.
 type stateScan struct {
 	hasher  hasher
-	prefix  []byte // of the key whose newest version was seen
+	prefix  []byte // of the last key seen
 	key     []byte
 	sum     uint64
 	keys    uint64
 	logical int64
 }
 
-// add takes the next record of the engine.
+// add takes the next record.
 func (s *stateScan) add(k, value []byte) error {
 	switch k[0] {
 	case tableVersion:
@@ -70,7 +78,7 @@ func (s *stateScan) add(k, value []byte) error {
 	return nil
 }
 
-// addVersion counts the first version of each key: the newest.
+// addVersion counts the first version of each key, which is the newest.
 func (s *stateScan) addVersion(k, value []byte) error {
 	prefix, mod, err := splitVersionKey(k)
 	if err != nil {

@@ -8,16 +8,17 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 )
 
-// History is compacted in two steps. A compact command, the same on every
-// replica, moves the compact revision: reads before it fail from then on.
-// Maintain then removes, at each replica's own pace, the versions that no
-// remaining read can see. It finds them through the mutation log: whatever key
-// a revision up to the compact one changed, its older versions are superfluous.
+// History is compacted in two steps. A compact command moves the compact revision,
+// at the same log index on every replica; reads before it fail from then on.
+// Maintain then removes the versions that no remaining read can see, at each
+// replica's own pace. It finds them by the mutation log: a key that changed in a
+// revision up to the compact one needs none of its older versions.
 
-// CompactionTarget returns the revision that the history should be compacted
-// to at the given time, 0 when there is nothing to do. History is kept while
-// it is young enough or among the last revisions, but never larger than a
-// quarter of the quota.
+// CompactionTarget returns the revision to which history should be compacted at the
+// given time, or 0 if there is nothing to do. History is kept while it is young
+// enough or among the last revisions, but never larger than a quarter of the quota.
+// Only the leader asks; replicas may disagree about the answer, since the size of
+// history is their own, so it reaches them as a command.
 func (s *Store) CompactionTarget(nowUnixMillis int64) uint64 {
 	v := s.visible.Load()
 	target := s.timeline.byAge(nowUnixMillis - v.settings.RetentionMillis)
@@ -26,12 +27,12 @@ func (s *Store) CompactionTarget(nowUnixMillis int64) uint64 {
 	} else {
 		target = min(target, v.revision-v.settings.RetentionRevisions)
 	}
-	// What is compacted but not yet removed still counts as history: while there
-	// is some, nobody knows whether the last step was enough, and one more each
-	// time this is asked would leave no history at all.
+	// historyBytes still counts what is compacted but not removed. As long as there
+	// is any, it is unknown whether the last step was enough; another step for each
+	// call would leave no history at all.
 	behind := v.cleaned < v.compact
 	if q := v.settings.QuotaBytes; q > 0 && !behind && v.historyBytes > q/4 {
-		// Bytes are not known by revision; halving repeatedly gets there.
+		// The bytes of a revision are not known. Halving gets there in a few steps.
 		target = max(target, v.compact+(v.revision-v.compact+1)/2)
 	}
 	if target <= v.compact {
@@ -40,15 +41,18 @@ func (s *Store) CompactionTarget(nowUnixMillis int64) uint64 {
 	return target
 }
 
-// One call of Maintain cleans up so many revisions, and stops before that at the
-// mutation record that begins beyond so many changed keys.
+// Bounds of one call of Maintain, so that it holds up Apply for milliseconds only: the
+// number of revisions, and the number of mutated keys after which no further part
+// of the mutation log is begun.
 const (
 	maintainRevisions = 256
 	maintainKeys      = 5000
 )
 
-// Maintain removes a bounded part of the history before the compact revision
-// and reports whether more is left. It belongs to the goroutine that applies.
+// Maintain removes a bounded part of the history before the compact revision, and
+// reports whether more is left. It belongs to the goroutine that applies. Its writes
+// go without a log position of their own: a crash that takes them makes the next
+// start remove the same history again.
 func (s *Store) Maintain() (more bool, err error) {
 	if s.exec.failed != nil {
 		return false, s.exec.failed
@@ -64,7 +68,7 @@ func (s *Store) Maintain() (more bool, err error) {
 	return s.exec.cleaned < s.exec.now.compact, nil
 }
 
-// maintain removes the history of some revisions after done.
+// maintain removes the history of the revisions after done, within the bounds.
 func (x *executor) maintain(done uint64) error {
 	x.writes.Reset()
 	until, err := x.cleanUp(done+1, min(done+maintainRevisions, x.now.compact))
@@ -79,14 +83,14 @@ func (x *executor) maintain(done uint64) error {
 	return x.commit()
 }
 
-// readHistory is the revision up to which history has been removed.
+// readHistory returns the revision up to which history has been removed.
 func readHistory(r engine.Reader) (uint64, error) {
 	b, err := r.Get(nil, []byte{tableHistory})
 	if errors.Is(err, engine.ErrNotFound) {
 		return firstRevision, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("read the progress of history: %w", err)
+		return 0, fmt.Errorf("read progress of history: %w", err)
 	}
 	return decodeHistory(b)
 }
@@ -103,19 +107,20 @@ func decodeHistory(b []byte) (uint64, error) {
 	return revision, nil
 }
 
-// cleanUp removes what the changes of some compacted revisions superseded, and
-// their mutation records. It returns the last revision that is done.
+// cleanUp removes the versions that the mutations of the revisions superseded, and
+// their part of the mutation log. It returns the last revision that is done.
 func (x *executor) cleanUp(from, until uint64) (uint64, error) {
 	it, err := x.eng.Iter(mutationKey(nil, from, 0), mutationKey(nil, until+1, 0))
 	if err != nil {
 		return 0, err
 	}
 	defer it.Close()
-	newest := make(map[string]uint64) // key → its last change among these
+	newest := make(map[string]uint64) // key → its last mutation among these
 	for ok := it.First(); ok; ok = it.Next() {
 		revision := binary.BigEndian.Uint64(it.Key()[1:])
 		if len(newest) >= maintainKeys {
-			// The parts of this revision that are done are gone already.
+			// This revision may be half done. Its finished parts are deleted, so the
+			// next call continues behind them.
 			until = revision - 1
 			break
 		}
@@ -139,8 +144,9 @@ func (x *executor) cleanUp(from, until uint64) (uint64, error) {
 	return until, nil
 }
 
-// dropBefore removes the versions of a key older than its change at revision,
-// and that one too when it is a deletion.
+// dropBefore removes the versions of a key older than its mutation at revision, and
+// that version too if it is a deletion: a read at the compact revision finds the key
+// absent either way.
 func (x *executor) dropBefore(key []byte, revision uint64) error {
 	lower, upper := pointBounds(nil, key, revision)
 	it, err := x.eng.Iter(lower, upper)

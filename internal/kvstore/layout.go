@@ -9,22 +9,21 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// The store lies in the engine as these tables, each under a one-byte prefix:
+// The store consists of these tables in the engine, each under a one-byte prefix:
 //
-//	c  revision, part        → the keys that the revision changed
-//	h                        → progress of the removal of history (of this replica alone)
+//	c  revision, part        → the keys that the revision changed (mutation log)
+//	h                        → progress of removing history, on this replica alone
 //	m                        → meta: position, revision, hash, counters
-//	r  record key            → raftnode's records
+//	r  record key            → the records of the replication layer
 //	s                        → the replicated settings
 //	t  revision              → when it was current: samples of replicated time
 //	v  key, end, ^revision   → a version of the key
 //
-// In table v a key's bytes are escaped (00 becomes 00 FF) and ended by 00 01,
-// which keeps the order of keys and separates a key from its continuations.
-// The revision follows inverted, so that the newest version comes first: a
-// point read at any revision is one seek. There is no second table for the
-// newest values; it would double what a put writes and save a put nothing,
-// because Apply finds the metadata of the key in its cache.
+// In table v the bytes of a key are escaped (00 becomes 00 FF) and terminated by
+// 00 01. This keeps the order of keys and separates a key from its continuations:
+// without a terminator, the versions of "a" (whose inverted revisions begin with FF)
+// would lie among those of the key "a" FF. The revision follows inverted, so that
+// the newest version comes first and a point read at any revision is one seek.
 const (
 	tableMutation = 'c'
 	tableHistory  = 'h'
@@ -39,28 +38,30 @@ const (
 	escapeByte  = 0x00
 	escapedZero = 0xFF
 	keyEnd      = 0x01
-	afterKeyEnd = 0x02 // greater than every version of the key, less than any other key
+	afterKeyEnd = 0x02 // after every version of the key, before any greater key
 	revisionLen = 8
 
 	mutationKeyLen = 1 + revisionLen + 4
 )
 
-// comparerName is the version of the key format: Pebble refuses to open a
-// directory written under another name.
+// comparerName is the version of the key format. Pebble refuses to open a directory
+// that was written with a comparer of another name.
 const comparerName = "kvd.keys.v1"
 
-// errLayout goes to the log, and so never with the key.
+// errLayout is wrapped without the key, because it may be logged, and keys never
+// are.
 var errLayout = errors.New("engine key is malformed")
 
-// Comparer orders the store's keys for Pebble: by their bytes, with the
-// revision of a version outside of the prefix, so that the filters know keys
-// and not versions.
+// Comparer orders the store's keys for Pebble: by their bytes, with everything but
+// the revision of a version as the prefix. Bloom filters are about prefixes, so a
+// lookup of a key can skip a file whatever revision it asks for.
 func Comparer() *pebble.Comparer {
 	c := *pebble.DefaultComparer
 	c.Name = comparerName
 	c.Split = splitVersion
-	// A separator that ended within a revision would have no prefix that the
-	// order by prefixes knows: keys are kept whole.
+	// Pebble shortens the separators of blocks. One that ended within a revision
+	// would not split at all, and sort as a prefix of its own among the versions
+	// of the key. Whole keys cost a few bytes per block.
 	c.Separator = func(dst, a, _ []byte) []byte { return append(dst, a...) }
 	c.Successor = func(dst, a []byte) []byte { return append(dst, a...) }
 	c.ImmediateSuccessor = func(dst, prefix []byte) []byte {
@@ -72,7 +73,8 @@ func Comparer() *pebble.Comparer {
 	return &c
 }
 
-// splitVersion is the length of an engine key's prefix: all but the revision.
+// splitVersion returns the length of the prefix of an engine key: all but the
+// revision of a version, and all of any other key.
 func splitVersion(k []byte) int {
 	n := len(k) - revisionLen
 	if n < 3 || k[0] != tableVersion || k[n-1] != keyEnd || k[n-2] != escapeByte {
@@ -81,7 +83,7 @@ func splitVersion(k []byte) int {
 	return n
 }
 
-// appendKeyPrefix appends the prefix under which all versions of key lie.
+// appendKeyPrefix appends the prefix that all versions of key have.
 func appendKeyPrefix(dst, key []byte) []byte {
 	dst = append(dst, tableVersion)
 	dst = appendEscaped(dst, key)
@@ -104,17 +106,18 @@ func appendVersionKey(dst, key []byte, revision uint64) []byte {
 	return binary.BigEndian.AppendUint64(appendKeyPrefix(dst, key), ^revision)
 }
 
-// splitVersionKey returns the prefix and the revision of a key of table v.
+// splitVersionKey returns the prefix and the revision of a key in table v.
 func splitVersionKey(k []byte) (prefix []byte, revision uint64, err error) {
 	n := len(k) - revisionLen
 	if n < 3 || k[0] != tableVersion || k[n-2] != escapeByte || k[n-1] != keyEnd {
-		return nil, 0, fmt.Errorf("%w: a version of %d bytes", errLayout, len(k))
+		return nil, 0, fmt.Errorf("%w: version key of %d bytes", errLayout, len(k))
 	}
 	return k[:n], ^binary.BigEndian.Uint64(k[n:]), nil
 }
 
-// checkVersionKey refuses a key of table v that no key and revision encode to:
-// the other readers of such keys rely on that.
+// checkVersionKey refuses a key in table v that appendVersionKey does not produce.
+// It is for keys from outside, in a body: everything else that reads such keys
+// relies on them being well-formed.
 func checkVersionKey(k []byte) error {
 	prefix, _, err := splitVersionKey(k)
 	if err != nil {
@@ -126,13 +129,13 @@ func checkVersionKey(k []byte) error {
 		case i < 0:
 			return nil
 		case i+1 == len(escaped) || escaped[i+1] != escapedZero:
-			return fmt.Errorf("%w: a version of %d bytes", errLayout, len(k))
+			return fmt.Errorf("%w: version key of %d bytes", errLayout, len(k))
 		}
 		escaped = escaped[i+2:]
 	}
 }
 
-// unescapePrefix appends the key that a prefix of table v stands for.
+// unescapePrefix appends the key that a prefix in table v stands for.
 func unescapePrefix(dst, prefix []byte) []byte {
 	escaped := prefix[1 : len(prefix)-2]
 	for {
@@ -145,29 +148,29 @@ func unescapePrefix(dst, prefix []byte) []byte {
 	}
 }
 
-// pointBounds returns the engine keys between which the versions of one key
-// from revision down lie. Both have the key's prefix, so that the engine can
-// use its filters.
+// pointBounds returns the bounds of the versions of a key from revision down. Both
+// have the prefix of the key, which lets the engine use its filters.
 //
-// They share dst's memory; lower has the capacity of both, for the next call.
+// Both share the memory of dst, in one allocation; lower has the capacity of both,
+// for the next call.
 func pointBounds(dst []byte, key []byte, revision uint64) (lower, upper []byte) {
 	lower = appendVersionKey(dst[:0], key, revision)
 	n := len(lower)
 	both := append(lower, lower...)
-	setRevision(both, 0) // there is none
+	setRevision(both, 0) // no version has revision 0, so none is lost at the open end
 	return both[:n], both[n:]
 }
 
-// pointBoundsLen is the room that pointBounds needs for a key without zeros.
+// pointBoundsLen is the capacity that pointBounds needs for a key without zero bytes.
 func pointBoundsLen(key []byte) int { return 2 * (len(key) + 3 + revisionLen) }
 
-// setRevision replaces the revision at the end of a key of table v.
+// setRevision replaces the revision at the end of a key in table v.
 func setRevision(k []byte, revision uint64) {
 	binary.BigEndian.PutUint64(k[len(k)-revisionLen:], ^revision)
 }
 
-// versionBounds returns the engine keys between which the versions of all keys
-// in [start, end) lie; a nil end is open.
+// versionBounds returns the bounds of the versions of all keys in [start, end). A
+// nil end is open.
 func versionBounds(start, end []byte) (lower, upper []byte) {
 	lower = appendKeyPrefix(nil, start)
 	if end == nil {
@@ -176,7 +179,7 @@ func versionBounds(start, end []byte) (lower, upper []byte) {
 	return lower, appendKeyPrefix(nil, end)
 }
 
-// afterPrefix turns a prefix into the first engine key after all its versions.
+// afterPrefix appends the first engine key after all versions with the prefix.
 func afterPrefix(dst, prefix []byte) []byte {
 	dst = append(dst, prefix...)
 	dst[len(dst)-1] = afterKeyEnd

@@ -9,7 +9,8 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 )
 
-// lookup returns the metadata of a key, from the cache or the engine.
+// lookup returns the metadata of a key, from the cache or the engine. An absent key
+// has metadata too, so that the next put of it does not ask the engine again.
 func (x *executor) lookup(key []byte) (*keyMeta, error) {
 	if m := x.cache.get(key); m != nil {
 		return m, nil
@@ -27,7 +28,7 @@ func (x *executor) lookup(key []byte) (*keyMeta, error) {
 	return m, nil
 }
 
-// learn fills in the metadata from the newest version in the engine.
+// learn sets the metadata from the newest version in the engine.
 func (x *executor) learn(m *keyMeta, mod uint64, v *version, stored int64) {
 	m.mod = mod
 	if v.deleted {
@@ -39,17 +40,17 @@ func (x *executor) learn(m *keyMeta, mod uint64, v *version, stored int64) {
 	m.hash = x.hasher.key(x.scratch.plain, mod, v)
 }
 
-// newest reads the newest version of a key from the engine, a deletion
-// included. The value is valid until the next call.
+// newest reads the newest version of a key from the engine, which may be a deletion.
+// The value is valid until the next call.
 func (x *executor) newest(key []byte) (v version, mod uint64, stored int64, err error) {
 	it, err := x.committed()
 	if err != nil {
-		return version{}, 0, 0, fmt.Errorf("look a key up: %w", err)
+		return version{}, 0, 0, fmt.Errorf("look up key: %w", err)
 	}
 	x.scratch.key = appendVersionKey(x.scratch.key[:0], key, math.MaxUint64)
 	found := it.SeekPrefixGE(x.scratch.key)
 	if err := it.Err(); err != nil {
-		return version{}, 0, 0, fmt.Errorf("look a key up: %w", err)
+		return version{}, 0, 0, fmt.Errorf("look up key: %w", err)
 	}
 	if !found {
 		return version{}, 0, 0, ErrKeyNotFound
@@ -67,8 +68,9 @@ func (x *executor) newest(key []byte) (v version, mod uint64, stored int64, err 
 	return v, mod, stored, err
 }
 
-// committed is an iterator over the versions that are in the engine. Opening
-// one costs as much as a look-up, so that one serves a whole batch.
+// committed returns an iterator over the versions in the engine. Opening one costs
+// as much as a lookup, so one serves all entries of a call. It does not see the
+// writes being collected; their keys are in the cache until they are committed.
 func (x *executor) committed() (engine.Iterator, error) {
 	if x.lookups != nil {
 		return x.lookups, nil
@@ -81,7 +83,7 @@ func (x *executor) committed() (engine.Iterator, error) {
 	return it, nil
 }
 
-// closeLookups ends the look-ups of a batch.
+// closeLookups closes the iterator of committed, if there is one.
 func (x *executor) closeLookups() error {
 	if x.lookups == nil {
 		return nil

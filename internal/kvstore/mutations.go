@@ -5,17 +5,19 @@ import (
 	"fmt"
 )
 
-// mutation is one key that a revision changed.
+// mutation is a key that a revision changed.
 type mutation struct {
 	key     string
 	deleted bool
 }
 
-// maxMutationBytes bounds one part of a revision's mutation record.
+// maxMutationBytes bounds one part of the mutation record of a revision. A range
+// delete of 100,000 keys would otherwise make a single record of 400 MB, which
+// Maintain would have to process in one step.
 const maxMutationBytes = 64 << 10
 
-// logRevision writes down which keys the revision changed: for watching, and
-// for finding what a compaction makes superfluous.
+// logRevision adds the keys that the current revision changed to the mutation log.
+// Compaction finds superseded versions by it, and watches read it.
 func (x *executor) logRevision() {
 	part := uint32(0)
 	b := append(x.scratch.value[:0], recordVersion)

@@ -8,7 +8,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 )
 
-// readAt resolves the revision to read at against what is visible.
+// readAt returns the revision to read at, which is the newest for 0.
 func (v *visible) readAt(revision uint64) (uint64, error) {
 	switch {
 	case revision == 0:
@@ -21,11 +21,15 @@ func (v *visible) readAt(revision uint64) (uint64, error) {
 	return revision, nil
 }
 
-// iterAt opens an iterator that has all of a revision between the bounds, and
-// returns which revision that is. History may be compacted between choosing
-// the revision and opening the iterator, so the compact revision is looked at
-// again after that. Where point is set, the lower bound is made that of the
-// revision.
+// iterAt opens an iterator between the bounds that has everything of a revision, and
+// returns which revision that is. If point is set, lower is a key in table v and gets
+// the revision.
+//
+// The compact revision is checked again once the iterator is open. Otherwise: a
+// reader chooses revision 5; a compact command moves the compact revision to 9, and
+// Maintain removes the versions before it; the iterator opens and finds version 7 of
+// a key, or nothing, and the reader takes that for revision 5. Once the iterator is
+// open, it keeps what it sees.
 func (s *Store) iterAt(revision uint64, lower, upper []byte, point bool) (engine.Iterator, uint64, error) {
 	s.swap.RLock()
 	defer s.swap.RUnlock()
@@ -39,20 +43,21 @@ func (s *Store) iterAt(revision uint64, lower, upper []byte, point bool) (engine
 		}
 		it, err := s.eng.Iter(lower, upper)
 		if err != nil {
-			return nil, 0, fmt.Errorf("read from the engine: %w", err)
+			return nil, 0, fmt.Errorf("read from engine: %w", err)
 		}
 		if at >= s.CompactRevision() {
 			return it, at, nil
 		}
-		// The newest has moved on, or the old one is gone: see above.
+		// See above. The newest revision is chosen anew, an old one is refused.
 		if err := it.Close(); err != nil {
-			return nil, 0, fmt.Errorf("read from the engine: %w", err)
+			return nil, 0, fmt.Errorf("read from engine: %w", err)
 		}
 	}
 }
 
-// Get returns a key as of a revision (0: the newest), and the revision it was
-// read at. Errors: ErrKeyNotFound, *CompactedError, *FutureRevisionError.
+// Get returns a key as of a revision (0 means the newest), and the revision that it
+// was read at. Its errors are ErrKeyNotFound, *CompactedError, *FutureRevisionError,
+// and those of the engine.
 func (s *Store) Get(key []byte, revision uint64) (KV, uint64, error) {
 	lower, upper := pointBounds(make([]byte, 0, pointBoundsLen(key)), key, revision)
 	it, at, err := s.iterAt(revision, lower, upper, true)
@@ -62,7 +67,7 @@ func (s *Store) Get(key []byte, revision uint64) (KV, uint64, error) {
 	defer it.Close()
 	if !it.First() {
 		if err := it.Err(); err != nil {
-			return KV{}, 0, fmt.Errorf("read from the engine: %w", err)
+			return KV{}, 0, fmt.Errorf("read from engine: %w", err)
 		}
 		return KV{}, at, ErrKeyNotFound
 	}
@@ -86,9 +91,9 @@ func (v *version) kv(mod uint64) KV {
 	return KV{CreateRevision: v.create, ModRevision: mod, Version: v.version, Lease: v.lease}
 }
 
-// List calls fn with the keys of a range as of one revision, in order, until
-// fn returns false, and returns that revision. Keys and values are valid only
-// during the call. It needs constant memory, and does not see later changes.
+// List calls fn with the items of a range as of one revision, in order, until fn
+// returns false or an error, and returns that revision. Keys and values are valid only
+// during the call. List needs constant memory and does not see later changes.
 func (s *Store) List(r Range, fn func(Item) (more bool, err error)) (uint64, error) {
 	lower, upper := versionBounds(r.Start, r.End)
 	it, at, err := s.iterAt(r.Revision, lower, upper, false)
@@ -104,13 +109,13 @@ func (s *Store) List(r Range, fn func(Item) (more bool, err error)) (uint64, err
 		}
 	}
 	if w.err != nil {
-		return 0, fmt.Errorf("read from the engine: %w", w.err)
+		return 0, fmt.Errorf("read from engine: %w", w.err)
 	}
 	return at, nil
 }
 
-// Count counts the keys of a range, with a delimiter the groups and the keys
-// outside of groups.
+// Count returns the number of items of a range, which are its keys, or with a
+// delimiter its groups and the keys outside of groups.
 func (s *Store) Count(r Range) (n, revision uint64, err error) {
 	r.KeysOnly = true
 	revision, err = s.List(r, func(Item) (bool, error) {
@@ -120,27 +125,33 @@ func (s *Store) Count(r Range) (n, revision uint64, err error) {
 	return n, revision, err
 }
 
-// walker walks the live keys of a range at one revision.
+// walker walks the keys of a range that exist at one revision.
+//
+// Forward, the versions of a key come newest first: the walker takes the first one
+// that the revision sees and skips the rest. Backward, they come oldest first: it
+// remembers the newest one seen so far until the key changes. In both directions it
+// steps over a few versions and seeks past many: a seek costs as much as a handful
+// of steps, and most keys have one or two versions.
 type walker struct {
 	it      engine.Iterator
 	r       Range
 	at      uint64
 	item    Item
 	err     error
-	valid   bool // the iterator stands on the version to look at next
+	valid   bool // the iterator is on the version to look at next
 	started bool
-	prefix  []byte
-	key     []byte
-	value   []byte
-	seek    []byte
-	// found, where not nil, hears of each live version, with its size in the
-	// engine, while the iterator stands on it.
+	prefix  []byte // of the current key in table v
+	key     []byte // the current key as the user wrote it
+	value   []byte // a copy, since the iterator moves on before the item is used
+	seek    []byte // scratch for the key of a seek
+	// found, if not nil, is called with each live version and its size in the
+	// engine while the iterator is on it.
 	found func(mod uint64, v *version, stored int)
 }
 
 func (w *walker) close() { _ = w.it.Close() }
 
-// next moves to the next item.
+// next moves to the next item. It returns false at the end and after an error.
 func (w *walker) next() bool {
 	if !w.started {
 		w.started = true
@@ -164,8 +175,8 @@ func (w *walker) next() bool {
 	return false
 }
 
-// look examines the key the iterator stands on, fills in the item if the key
-// is alive at the revision, and moves on to the next key.
+// look examines the key that the iterator is on, sets the item if the key exists at
+// the revision, and moves on to the next key.
 func (w *walker) look() (found bool, err error) {
 	prefix, rev, err := splitVersionKey(w.it.Key())
 	if err != nil {
@@ -177,7 +188,7 @@ func (w *walker) look() (found bool, err error) {
 	}
 	if rev > w.at {
 		if !w.seekVersion() {
-			w.seekNext() // the iterator has left the key already
+			w.seekNext() // no version is old enough
 			return false, w.it.Err()
 		}
 		if _, rev, err = splitVersionKey(w.it.Key()); err != nil {
@@ -202,7 +213,6 @@ func (w *walker) look() (found bool, err error) {
 	w.item = Item{KV: v.kv(rev)}
 	w.item.KV.Key = w.key
 	if !w.r.KeysOnly {
-		// The iterator moves on before the item is used.
 		w.value = append(w.value[:0], v.value...)
 		w.item.KV.Value = w.value
 	}
@@ -210,11 +220,10 @@ func (w *walker) look() (found bool, err error) {
 	return true, nil
 }
 
-// lookBack is look for the reverse direction, where the versions of a key come
-// oldest first. Most keys have few; stepping over them leaves the iterator on
-// the key before, without a seek.
+// lookBack is look for the reverse direction. Stepping over all versions of a key
+// leaves the iterator on the key before, without a seek.
 func (w *walker) lookBack(rev uint64) (found bool, err error) {
-	seen, at := false, uint64(0) // of the newest version that the revision sees
+	seen, at := false, uint64(0) // the newest version so far that the revision sees
 	for range fewVersions {
 		if rev <= w.at {
 			seen, at = true, rev
@@ -239,8 +248,8 @@ func (w *walker) lookBack(rev uint64) (found bool, err error) {
 	return w.takeBack(seen, at)
 }
 
-// takeBack makes the item of the version in w.value, where there is one. The
-// iterator stands on the key before already.
+// takeBack sets the item from the version in w.value, if one was seen. The iterator
+// is on the key before already.
 func (w *walker) takeBack(seen bool, rev uint64) (found bool, err error) {
 	if !seen {
 		return false, nil
@@ -261,8 +270,8 @@ func (w *walker) takeBack(seen bool, rev uint64) (found bool, err error) {
 	return true, nil
 }
 
-// takeGroup makes the item the group of the current key, where it is in one,
-// and moves past all of that.
+// takeGroup sets the item to the group of the current key, if it is in one, and moves
+// past all keys of the group.
 func (w *walker) takeGroup() bool {
 	group := w.group()
 	if group == nil {
@@ -273,18 +282,18 @@ func (w *walker) takeGroup() bool {
 	return true
 }
 
-// seekVersion moves to the newest version of the current key that the revision
-// sees.
+// seekVersion moves to the newest version of the current key that the revision sees,
+// and reports whether there is one.
 func (w *walker) seekVersion() bool {
 	w.seek = binary.BigEndian.AppendUint64(append(w.seek[:0], w.prefix...), ^w.at)
 	return w.it.SeekGE(w.seek) && bytes.HasPrefix(w.it.Key(), w.prefix)
 }
 
-// fewVersions is how many versions of a key are stepped over before a seek is
+// fewVersions is the number of versions of a key to step over before a seek is
 // cheaper.
 const fewVersions = 4
 
-// skip moves to the next key of a forward walk.
+// skip moves to the next key in a forward walk.
 func (w *walker) skip() {
 	for range fewVersions {
 		if w.valid = w.it.Next(); !w.valid || !bytes.HasPrefix(w.it.Key(), w.prefix) {
@@ -294,7 +303,7 @@ func (w *walker) skip() {
 	w.seekNext()
 }
 
-// seekNext moves to the next key from wherever the iterator is.
+// seekNext moves to the next key, wherever the iterator is now.
 func (w *walker) seekNext() {
 	if w.r.Reverse {
 		w.valid = w.it.SeekLT(w.prefix)
@@ -304,7 +313,7 @@ func (w *walker) seekNext() {
 	w.valid = w.it.SeekGE(w.seek)
 }
 
-// group returns the group of the current key, nil when it is in none.
+// group returns the group of the current key, or nil if it is in none.
 func (w *walker) group() []byte {
 	if len(w.r.Delimiter) == 0 || len(w.key) < w.r.GroupAfter {
 		return nil
@@ -323,6 +332,6 @@ func (w *walker) skipGroup(group []byte) {
 		w.valid = w.it.SeekLT(first)
 		return
 	}
-	after := Prefix(first).End() // the table's byte is below 0xFF: never nil
+	after := Prefix(first).End() // never nil, since the byte of the table is below 0xFF
 	w.valid = w.it.SeekGE(after)
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/kvd-io/kvd/internal/limits"
 )
 
-// DefaultSettings are those of a store that was never told otherwise.
+// DefaultSettings returns the settings of a store in which none were ever set.
 func DefaultSettings() Settings {
 	return Settings{
 		MaxKeyBytes:        MaxKeyBytes,
@@ -27,10 +27,10 @@ func (s Settings) Validate() error {
 			problems = append(problems, fmt.Errorf(format, args...))
 		}
 	}
-	complain(s.MaxKeyBytes < 1 || s.MaxKeyBytes > MaxKeyBytes, "max_key_bytes is %d, it must be between 1 and %d", s.MaxKeyBytes, MaxKeyBytes)
-	complain(s.MaxValueBytes < 1 || s.MaxValueBytes > limits.MaxValueBytes, "max_value_bytes is %d, it must be between 1 and %d", s.MaxValueBytes, limits.MaxValueBytes)
-	complain(s.QuotaBytes != 0 && s.QuotaBytes < limits.MinQuotaBytes, "quota_bytes is %d, it must be 0 (no quota) or at least %d", s.QuotaBytes, limits.MinQuotaBytes)
-	complain(s.RetentionMillis < 0, "retention_millis is %d, it must not be negative", s.RetentionMillis)
+	complain(s.MaxKeyBytes < 1 || s.MaxKeyBytes > MaxKeyBytes, "max_key_bytes is %d, but must be from 1 to %d", s.MaxKeyBytes, MaxKeyBytes)
+	complain(s.MaxValueBytes < 1 || s.MaxValueBytes > limits.MaxValueBytes, "max_value_bytes is %d, but must be from 1 to %d", s.MaxValueBytes, limits.MaxValueBytes)
+	complain(s.QuotaBytes != 0 && s.QuotaBytes < limits.MinQuotaBytes, "quota_bytes is %d, but must be 0 (unlimited) or at least %d", s.QuotaBytes, limits.MinQuotaBytes)
+	complain(s.RetentionMillis < 0, "retention_millis is %d, but must not be negative", s.RetentionMillis)
 	return errors.Join(problems...)
 }
 
@@ -54,8 +54,9 @@ func decodeSettings(b []byte) (Settings, error) {
 	return s, nil
 }
 
-// applySettings sets new settings. Those that a leader proposes are first values:
-// they change nothing where somebody has set any.
+// applySettings sets new settings. A leader proposes only first values, from its
+// flags; they are ignored once any settings were set. Otherwise a change of leader
+// could undo what an operator has set.
 func (x *executor) applySettings(c *Command, e *Entry) Result {
 	if c.Term != 0 && (c.Term != e.Term || x.settingsGiven) {
 		return Result{Outcome: Ignored}

@@ -10,67 +10,69 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 )
 
-// The outcomes of reads that have no value.
+// ErrKeyNotFound is returned by Get for a key that is absent at the revision.
 var ErrKeyNotFound = errors.New("key not found")
 
-// CompactedError says that a revision is not readable any more.
+// CompactedError is returned for a revision that can no longer be read.
 type CompactedError struct {
-	CompactRevision uint64 // the oldest readable one
+	CompactRevision uint64 // the oldest revision that can be read
 }
 
 func (e *CompactedError) Error() string {
-	return fmt.Sprintf("the revision was compacted; the oldest one is %d", e.CompactRevision)
+	return fmt.Sprintf("the revision was compacted; the oldest readable revision is %d", e.CompactRevision)
 }
 
-// FutureRevisionError says that a revision does not exist yet.
+// FutureRevisionError is returned for a revision that does not exist yet.
 type FutureRevisionError struct {
-	Revision uint64 // the newest one
+	Revision uint64 // the newest revision
 }
 
 func (e *FutureRevisionError) Error() string {
-	return fmt.Sprintf("the revision is not reached yet; the newest one is %d", e.Revision)
+	return fmt.Sprintf("the revision does not exist yet; the newest revision is %d", e.Revision)
 }
 
-// keyOverheadBytes is what the quota counts for a key beside key and value.
+// keyOverheadBytes is what the quota counts for a key in addition to its bytes and
+// its value: about what the metadata costs. Without it, a billion empty keys would
+// fit into any quota.
 const keyOverheadBytes = 64
 
-// firstRevision is that of the empty store.
+// firstRevision is the revision of the empty store. It is not 0, because 0 means
+// "absent" in conditions and "the newest" in reads.
 const firstRevision = 1
 
-// Options are the tunables of a Store; zero values mean the defaults.
+// Options configure a Store. Zero values mean the defaults.
 type Options struct {
-	// CacheEntries bounds the keys whose metadata Apply keeps in memory.
-	// Default 128 Ki.
+	// CacheEntries bounds the number of keys whose metadata Apply keeps in memory.
+	// The default is 128 Ki.
 	CacheEntries int
 }
 
-// Store is the replicated state.
+// Store is the replicated state. The package comment tells how it works and lists
+// its invariants.
 //
-// Apply, Restore and Maintain belong to one goroutine. Everything else may be
-// called from any: readers see a position, and all of it, only after its batch
-// was committed to the engine.
-//
-// Invariants:
-//
-//	S1  data, records, counters, hash and position of an entry are committed in
-//	    one engine batch: whatever the engine has flushed is a whole position
-//	S2  revision grows by exactly one with each effective change
-//	S3  hash is the sum over the current records (ScanHash reproduces it)
-//	S4  no version that a read at or above the compact revision needs is removed
+// Apply, Restore, Maintain and Close belong to one goroutine, the one that
+// applies. All other methods may be called from any goroutine: a reader sees a
+// position only after the writes of that position were committed to the engine, and
+// then sees all of them (S5).
 type Store struct {
 	eng engine.Engine
 	// exec is owned by the goroutine that applies.
 	exec executor
 
+	// visible is replaced as a whole by the goroutine that applies, after each
+	// commit to the engine.
 	visible  atomic.Pointer[visible]
 	timeline timeline
 
-	// swap is locked while Restore changes what the engine holds and what is
-	// visible: readers choose a revision and open an iterator in between never.
+	// swap is held by Restore while it replaces the content of the engine and
+	// what is visible. Readers hold it for reading from choosing a revision until
+	// they have an iterator. Otherwise one could choose revision 900 of the old
+	// state and open its iterator on the new one, which may be at 500.
 	swap sync.RWMutex
 }
 
-// visible is what readers see: one position and what belongs to it.
+// visible is what readers see: one position and what belongs to it. It does not
+// change.
 type visible struct {
 	meta
 	settings      Settings
@@ -79,8 +81,8 @@ type visible struct {
 	hits, misses  uint64 // of the metadata cache
 }
 
-// Open reads the state that the engine holds; an empty engine is an empty
-// store at position 0.
+// Open opens the state that the engine holds. An empty engine is an empty store at
+// position 0. The store takes over the engine and closes it, unless Open fails.
 func Open(eng engine.Engine, o Options) (*Store, error) {
 	if o.CacheEntries == 0 {
 		o.CacheEntries = 128 << 10
@@ -93,7 +95,9 @@ func Open(eng engine.Engine, o Options) (*Store, error) {
 	return s, nil
 }
 
-// load takes everything that is kept in memory from the engine.
+// load reads from the engine what is kept in memory. A restored state must leave
+// nothing of the old one behind: hashes by index of the old state would be compared
+// with those of other replicas.
 func (s *Store) load() error {
 	samples, err := readSamples(s.eng)
 	if err != nil {
@@ -113,12 +117,13 @@ func readMeta(r engine.Reader) (meta, error) {
 		return meta{revision: firstRevision, compact: firstRevision, hash: emptyHash()}, nil
 	}
 	if err != nil {
-		return meta{}, fmt.Errorf("read the position: %w", err)
+		return meta{}, fmt.Errorf("read position: %w", err)
 	}
 	return decodeMeta(b)
 }
 
-// emptyHash is the state hash of an empty store: that of its settings.
+// emptyHash is the state hash of an empty store, which consists of the default
+// settings.
 func emptyHash() uint64 {
 	var h hasher
 	settings := DefaultSettings()
@@ -131,7 +136,7 @@ func readSettings(r engine.Reader) (settings Settings, given bool, err error) {
 		return DefaultSettings(), false, nil
 	}
 	if err != nil {
-		return Settings{}, false, fmt.Errorf("read the settings: %w", err)
+		return Settings{}, false, fmt.Errorf("read settings: %w", err)
 	}
 	settings, err = decodeSettings(b)
 	return settings, true, err
@@ -141,7 +146,7 @@ func readRecords(r engine.Reader) (map[string][]byte, error) {
 	out := make(map[string][]byte)
 	it, err := r.Iter([]byte{tableRecord}, []byte{tableRecord + 1})
 	if err != nil {
-		return nil, fmt.Errorf("read the records: %w", err)
+		return nil, fmt.Errorf("read records: %w", err)
 	}
 	defer it.Close()
 	for ok := it.First(); ok; ok = it.Next() {
@@ -150,66 +155,68 @@ func readRecords(r engine.Reader) (map[string][]byte, error) {
 	return out, it.Err()
 }
 
-// publish makes the state of the applying goroutine visible.
+// publish makes the state of the executor visible to readers.
 func (s *Store) publish() {
 	x := &s.exec
 	s.visible.Store(&visible{meta: x.now, settings: x.settings, settingsGiven: x.settingsGiven, cleaned: x.cleaned, hits: x.cache.hits, misses: x.cache.misses})
 }
 
-// Position returns the place in the log that the state contains.
+// Position returns the log position of the last entry that was applied.
 func (s *Store) Position() Position { return s.visible.Load().position }
 
-// Revision returns the newest revision; 1 for the empty store.
+// Revision returns the newest revision, which is 1 for the empty store.
 func (s *Store) Revision() uint64 { return s.visible.Load().revision }
 
-// CompactRevision returns the oldest readable revision.
+// CompactRevision returns the oldest revision that can be read.
 func (s *Store) CompactRevision() uint64 { return s.visible.Load().compact }
 
 // Settings returns the replicated settings.
 func (s *Store) Settings() Settings { return s.visible.Load().settings }
 
-// SettingsGiven reports whether the settings were ever set; until then they
-// are the defaults.
+// SettingsGiven reports whether the settings were ever set. Until then they are the
+// defaults, and the leader proposes first values.
 func (s *Store) SettingsGiven() bool { return s.visible.Load().settingsGiven }
 
-// StateHash returns the hash of the state and the position it belongs to.
+// StateHash returns the state hash and the position that it belongs to.
 func (s *Store) StateHash() (Position, uint64) {
 	v := s.visible.Load()
 	return v.position, v.hash
 }
 
-// Hashes returns the state hashes at the last log indexes divisible by 1,024
-// that passed since the start.
+// Hashes returns the state hashes at the last 64 log indexes divisible by 1,024
+// that were applied since Open or Restore. Replicas under load are rarely at one
+// index at the same time; these are where they can be compared.
 func (s *Store) Hashes() map[uint64]uint64 { return s.timeline.hashes() }
 
-// Stats are figures about the store.
+// Stats are figures about the content of the store.
 type Stats struct {
 	Keys            uint64
-	LogicalBytes    int64 // live keys and values with their overhead; what the quota counts
-	HistoryBytes    int64 // superseded versions on this replica
+	LogicalBytes    int64 // live keys and values with their overhead, as the quota counts
+	HistoryBytes    int64 // superseded versions on this replica, before compression
 	HistoryVersions int64
 	EngineBytes     int64
 	EngineName      string
 }
 
-// Work counts what the store did since it was opened.
+// Work counts what the store has done since it was opened, and has left to do.
 type Work struct {
-	// CacheHits and CacheMisses are Apply's looks at a key's metadata.
+	// CacheHits and CacheMisses count Apply's lookups of key metadata.
 	CacheHits, CacheMisses uint64
-	// UncleanedRevisions are compacted, and their history is not removed yet.
+	// UncleanedRevisions is the number of compacted revisions whose history has not
+	// been removed yet.
 	UncleanedRevisions uint64
 }
 
-// Work returns what the store did.
+// Work returns the counters of the store's work.
 func (s *Store) Work() Work {
 	v := s.visible.Load()
 	return Work{CacheHits: v.hits, CacheMisses: v.misses, UncleanedRevisions: v.compact - min(v.compact, v.cleaned)}
 }
 
-// EngineStats returns the engine's own figures.
+// EngineStats returns figures of the engine.
 func (s *Store) EngineStats() engine.Stats { return s.eng.Stats() }
 
-// Stats returns figures about the store.
+// Stats returns figures about the content.
 func (s *Store) Stats() Stats {
 	v := s.visible.Load()
 	return Stats{
@@ -222,10 +229,12 @@ func (s *Store) Stats() Stats {
 	}
 }
 
-// Flush asks the engine to make everything applied durable soon.
+// Flush starts making everything that was applied durable, and returns without
+// waiting for it.
 func (s *Store) Flush() error { return s.eng.Flush() }
 
-// Close makes durable what can be, and releases the engine.
+// Close makes everything that was applied durable, if the engine keeps anything, and
+// releases the engine.
 func (s *Store) Close() error {
 	return errors.Join(s.exec.writes.Close(), s.eng.Close())
 }

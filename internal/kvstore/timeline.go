@@ -11,26 +11,28 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 )
 
-// hashStride and keptHashes choose the log indexes at which replicas under
-// load are compared.
+// hashStride and keptHashes choose the log indexes whose state hashes are kept for
+// comparing replicas under load.
 const (
 	hashStride = 1024
 	keptHashes = 64
 )
 
-// maxSamples bounds the samples of replicated time; when there are more, every
-// other one goes.
+// maxSamples bounds the samples of replicated time. When there are more, every other
+// one is dropped, which halves the resolution and keeps the range.
 const maxSamples = 2048
 
-// sample says that a revision was current at a moment of replicated time.
+// sample says which revision was current at a moment of replicated time.
 type sample struct {
 	revision uint64
 	millis   int64
 }
 
-// timeline is what the store remembers about positions before the current one.
-// The goroutine that applies changes it; others read it.
+// timeline is what the store remembers about earlier positions. The goroutine that
+// applies changes it; others read it.
 type timeline struct {
+	// mu is held for the few instructions of each method, never for a call to the
+	// engine.
 	mu struct {
 		sync.Mutex
 		samples []sample          // of replicated time, by revision
@@ -38,13 +40,15 @@ type timeline struct {
 	}
 }
 
+// reset replaces everything, after the state has been replaced.
 func (t *timeline) reset(samples []sample) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.mu.samples, t.mu.hashes = samples, make(map[uint64]uint64)
 }
 
-// add remembers a sample, and returns those that it forgets to make room.
+// add keeps a sample and returns those that were dropped to make room. Of two samples
+// of one revision it keeps the later: an idle store must not fill the timeline.
 func (t *timeline) add(sm sample) (thinned []sample) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -68,7 +72,7 @@ func (t *timeline) add(sm sample) (thinned []sample) {
 	return thinned
 }
 
-// byAge returns the newest revision that was current at the time or before.
+// byAge returns the newest revision that was current at or before the time, or 0.
 func (t *timeline) byAge(millis int64) uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -79,8 +83,9 @@ func (t *timeline) byAge(millis int64) uint64 {
 	return t.mu.samples[n-1].revision
 }
 
-// dropUntil forgets the samples that no compaction will ask for, and returns
-// them: all but the last one at or before the revision.
+// dropUntil drops the samples that no compaction will need, and returns them: all but
+// the last at or before the revision. That one stays, because the revision was still
+// current at any time before the next sample.
 func (t *timeline) dropUntil(revision uint64) (dropped []sample) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -90,6 +95,7 @@ func (t *timeline) dropUntil(revision uint64) (dropped []sample) {
 	return dropped
 }
 
+// noteHash keeps the state hash of a log index if replicas compare that one.
 func (t *timeline) noteHash(index, hash uint64) {
 	if index%hashStride != 0 {
 		return

@@ -6,19 +6,22 @@ import (
 	"github.com/kvd-io/kvd/internal/statemachine"
 )
 
-// Limits of the key space that do not depend on settings.
+// Limits that do not depend on settings.
 const (
-	// MaxKeyBytes is the longest key that any setting allows.
+	// MaxKeyBytes is the longest key that the settings can allow.
 	MaxKeyBytes = 4096
-	// MaxRangeDelete is the most keys that one range delete may remove.
+	// MaxRangeDelete is the largest number of keys that one range delete may
+	// remove. A range delete is one revision, and holds up everything that is
+	// applied after it.
 	MaxRangeDelete = 100_000
 )
 
-// Op names what a Command does. The numbers are part of the command format
-// and never change their meaning.
+// Op says what a Command does. The numbers are part of the command format and
+// never change their meaning.
 type Op uint8
 
-// The operations. Tick, Compact and Settings are proposed by kvd itself.
+// The operations. Users send the first five; kvd itself proposes OpTick, and
+// proposes OpCompact and OpSettings for itself or for users.
 const (
 	OpPut         Op = 1
 	OpDelete      Op = 2
@@ -30,66 +33,67 @@ const (
 	OpSettings    Op = 8
 )
 
-// Condition is one precondition on the command's key, judged when the command
-// is applied (RFC 9110, section 13.1). All of a command's conditions must
-// hold.
+// Condition is a precondition on the key of a command, evaluated when the command
+// is applied (RFC 9110, section 13.1). All conditions of a command must hold.
 type Condition struct {
 	Kind ConditionKind
 	// Any stands for "*".
 	Any bool
-	// Revisions is the list of strong entity tags, each a mod_revision; for
-	// IfRevision it has one element, where 0 means that the key is absent.
+	// Revisions are the strong entity tags of the list, each a mod_revision.
+	// IfRevision has exactly one, where 0 means that the key is absent.
 	Revisions []uint64
 }
 
-// ConditionKind names the header or parameter a Condition came from.
+// ConditionKind is the header or parameter that a Condition came from.
 type ConditionKind uint8
 
 // The kinds of conditions.
 const (
-	IfMatch     ConditionKind = 1 // holds when the key exists with one of Revisions (or Any)
-	IfNoneMatch ConditionKind = 2 // holds when the key is absent or has none of Revisions (or, with Any, is absent)
-	IfRevision  ConditionKind = 3 // holds when mod_revision equals Revisions[0]; 0: absent
+	IfMatch     ConditionKind = 1 // holds if the key exists, with one of Revisions unless Any is set
+	IfNoneMatch ConditionKind = 2 // holds if the key is absent or, unless Any is set, has none of Revisions
+	IfRevision  ConditionKind = 3 // holds if the mod_revision of the key is Revisions[0]; 0 means absent
 )
 
-// Command is one change of the store in its decoded form.
+// Command is one operation on the store in its decoded form.
 type Command struct {
 	Op  Op
 	Key []byte
-	// End bounds OpDeleteRange: keys in [Key, End); nil means no upper bound.
+	// End bounds OpDeleteRange to keys in [Key, End). nil means no upper bound.
 	End []byte
 	// Value is what OpPut stores and OpAppend appends.
 	Value []byte
 	// Delta is what OpIncr adds.
 	Delta      int64
 	Conditions []Condition
-	// ReturnPrevious asks for the pair as it was before.
+	// ReturnPrevious asks for the pair before the command.
 	ReturnPrevious bool
-	// Revision is the one that OpCompact compacts to (all reads at an older
-	// one fail from then on).
+	// Revision is the revision that OpCompact compacts to. Reads at older
+	// revisions fail from then on.
 	Revision uint64
-	// Term is the term of the leader that proposed the command of its own
-	// accord: OpTick, OpCompact, or the first OpSettings of a cluster. Such a
-	// command does nothing unless it equals the term of its log entry. 0 on an
-	// OpCompact or OpSettings that a user asked for.
+	// Term is set by a leader that proposes OpTick, OpCompact or the first
+	// OpSettings of a cluster on its own initiative. Such a command is ignored
+	// unless Term is the term of its log entry: a deposed leader's command may
+	// be forwarded and committed in a later term, where its clock and its view of
+	// the history no longer count. 0 means that a user asked for OpCompact or
+	// OpSettings.
 	Term uint64
-	// UnixMillis is the leader's clock, carried by OpTick.
+	// UnixMillis is the time of the leader's clock, for OpTick.
 	UnixMillis int64
-	// Settings are the new settings that OpSettings sets.
+	// Settings are the new settings, for OpSettings.
 	Settings *Settings
 }
 
-// Settings are the limits that decide outcomes. They are replicated, so that
-// every replica decides alike.
+// Settings are the limits that decide outcomes. They are replicated: if each
+// replica went by its own flags, replicas with different flags would diverge.
 type Settings struct {
 	MaxKeyBytes   int64 `json:"max_key_bytes"`   // 1 to MaxKeyBytes; default 4096
-	MaxValueBytes int64 `json:"max_value_bytes"` // default 1 MiB; at most 64 MiB
-	// QuotaBytes bounds the logical size: the sum over live keys of key,
-	// value and a fixed overhead. 0 means no quota. Default 8 GiB.
+	MaxValueBytes int64 `json:"max_value_bytes"` // 1 to limits.MaxValueBytes; default 1 MiB
+	// QuotaBytes bounds the logical size: the sum over live keys of key, value
+	// and a fixed overhead. 0 means unlimited. Default 8 GiB.
 	QuotaBytes int64 `json:"quota_bytes"`
 	// History is kept while it is younger than RetentionMillis (default ten
-	// minutes) or among the last RetentionRevisions (default 10,000)
-	// revisions, and never larger than a quarter of the quota.
+	// minutes) or among the last RetentionRevisions (default 10,000) revisions, but
+	// never larger than a quarter of the quota.
 	RetentionMillis    int64  `json:"retention_millis"`
 	RetentionRevisions uint64 `json:"retention_revisions"`
 }
@@ -97,21 +101,21 @@ type Settings struct {
 // Outcome says how a Command ended when it was applied.
 type Outcome uint8
 
-// The outcomes. Everything but OK changed nothing.
+// The outcomes. A command with an outcome other than OK changed nothing.
 const (
 	OK                 Outcome = 0
-	PreconditionFailed Outcome = 1 // a condition did not hold; Result.KV.ModRevision is the revision now (0: absent)
-	TooLarge           Outcome = 2 // key, value or range over its limit
-	NoSpace            Outcome = 3 // over the quota
-	NotANumber         Outcome = 4 // OpIncr on a value that is no decimal int64
+	PreconditionFailed Outcome = 1 // a condition did not hold; Result.KV.ModRevision is the current revision of the key (0 if absent)
+	TooLarge           Outcome = 2 // key, value or range above its limit
+	NoSpace            Outcome = 3 // above the quota
+	NotANumber         Outcome = 4 // OpIncr on a value that is not a decimal int64
 	Overflow           Outcome = 5 // OpIncr beyond int64
 	FutureRevision     Outcome = 6 // OpCompact beyond the current revision
-	Invalid            Outcome = 7 // well-formed nonsense, such as an empty key; the same on every replica
-	Ignored            Outcome = 8 // a leader-only command of an old term
+	Invalid            Outcome = 7 // well-formed nonsense, for example an empty key
+	Ignored            Outcome = 8 // a command of a leader in another term
 )
 
-// KV is a key with its value and metadata. Revisions count changes of the
-// whole store; Version counts the writes of this key since its creation.
+// KV is a key with its value and metadata. Revisions count changes of the whole
+// store; Version counts the writes of this key since its creation.
 type KV struct {
 	Key            []byte
 	Value          []byte
@@ -121,21 +125,22 @@ type KV struct {
 	Lease          uint64
 }
 
-// Result is what a Command came to.
+// Result is the result of a Command.
 type Result struct {
 	Outcome Outcome
 	// Detail explains an Outcome other than OK to a person.
 	Detail string
-	// Revision is the store's revision after the command.
+	// Revision is the revision of the store after the command.
 	Revision uint64
-	// KV describes the key after the command; its Value is set only by OpIncr.
+	// KV describes the key after the command, without the key itself. Only OpIncr
+	// sets its Value.
 	KV KV
-	// Created is true when the command created the key.
+	// Created is true if the command created the key.
 	Created bool
-	// Deleted counts the keys that were deleted.
+	// Deleted is the number of deleted keys.
 	Deleted uint64
-	// Previous is the pair before the command; nil when it was absent or not
-	// asked for.
+	// Previous is the pair before the command, or nil if the key was absent or
+	// Previous was not asked for.
 	Previous *KV
 }
 
@@ -147,7 +152,7 @@ type (
 	Entry  = statemachine.Entry
 )
 
-// Position is a place in the replicated log.
+// Position is the place of an entry in the raft log.
 type Position struct {
 	Index uint64
 	Term  uint64
@@ -171,17 +176,17 @@ func (p Prefix) End() []byte {
 
 // Range selects keys at one revision.
 type Range struct {
-	// Start and End bound the keys: Start <= key < End; a nil End is open.
+	// Start and End bound the keys: Start <= key < End. A nil End is open.
 	Start, End []byte
-	// Revision is the one to read at; 0 means the newest.
+	// Revision is the revision to read at. 0 means the newest.
 	Revision uint64
 	// Reverse walks from the greatest key down.
 	Reverse bool
 	// KeysOnly leaves the values out.
 	KeysOnly bool
-	// Delimiter, where not empty, folds all keys that contain it after their
-	// first GroupAfter bytes into one group each: the key up to and including
-	// the first such delimiter.
+	// A Delimiter folds keys into groups, as a directory listing does: keys that
+	// contain it after their first GroupAfter bytes and agree up to and including
+	// its first occurrence there become one Item. An empty Delimiter folds nothing.
 	Delimiter  []byte
 	GroupAfter int
 }
@@ -189,5 +194,5 @@ type Range struct {
 // Item is one result of a range read: a pair, or the common prefix of a group.
 type Item struct {
 	KV    KV
-	Group []byte // not nil: a group, and KV is empty
+	Group []byte // not nil if the item is a group; KV is empty then
 }

@@ -8,17 +8,19 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 )
 
-// View is the whole state at one position, immutable.
+// View is the whole state at one position. It does not change, and must be closed.
 type View struct {
 	snapshot engine.Snapshot
 	meta     meta
 }
 
-// View pins the current state in constant time. It must be closed.
+// View pins the current state in constant time.
 func (s *Store) View() (*View, error) { return newView(s.eng.Snapshot()) }
 
-// Durable is the state that would survive a crash without the log; nil when
-// the engine keeps nothing on disk. It must be closed.
+// Durable returns the state that would survive a crash if the log were lost, or nil if
+// the engine keeps nothing on disk. Its position is the durable index, up to which
+// the log may be released: the position is written with the data (S1), so it needs no
+// record of its own.
 func (s *Store) Durable() (*View, error) {
 	snapshot := s.eng.Durable()
 	if snapshot == nil {
@@ -35,15 +37,15 @@ func newView(snapshot engine.Snapshot) (*View, error) {
 	return &View{snapshot: snapshot, meta: m}, nil
 }
 
-// Position is the place in the log that the view contains.
+// Position returns the log position of the last entry in the view.
 func (v *View) Position() (index, term uint64) {
 	return v.meta.position.Index, v.meta.position.Term
 }
 
-// Revision is the view's newest revision.
+// Revision returns the newest revision in the view.
 func (v *View) Revision() uint64 { return v.meta.revision }
 
-// Records returns the replication layer's records in key order.
+// Records returns the records of the replication layer in the order of their keys.
 func (v *View) Records() ([]Record, error) {
 	records, err := readRecords(v.snapshot)
 	if err != nil {
@@ -57,8 +59,7 @@ func (v *View) Records() ([]Record, error) {
 	return out, nil
 }
 
-// ScanHash recomputes the state hash from all records; it must equal the
-// incremental one.
+// ScanHash recomputes the state hash from all records. It must equal Hash (S3).
 func (v *View) ScanHash() (uint64, error) {
 	scan := stateScan{}
 	hasSettings, err := v.each(scan.add)
@@ -71,8 +72,9 @@ func (v *View) ScanHash() (uint64, error) {
 	return scan.sum, nil
 }
 
-// each calls fn with every record of the engine in order, and reports whether
-// settings were among them: an untouched store has none.
+// each calls fn with every record of the engine in order. It reports whether settings
+// were among them: a store in which none were set has none, and its hash is that of
+// the defaults.
 func (v *View) each(fn func(key, value []byte) error) (hasSettings bool, err error) {
 	it, err := v.snapshot.Iter(nil, nil)
 	if err != nil {
@@ -88,13 +90,13 @@ func (v *View) each(fn func(key, value []byte) error) (hasSettings bool, err err
 	return hasSettings, it.Err()
 }
 
-// Hash is the state hash at the view's position, as it was kept.
+// Hash returns the state hash at the position of the view, as it was kept.
 func (v *View) Hash() uint64 { return v.meta.hash }
 
 // Close releases the view.
 func (v *View) Close() error {
 	if err := v.snapshot.Close(); err != nil {
-		return fmt.Errorf("release a view: %w", err)
+		return fmt.Errorf("release view: %w", err)
 	}
 	return nil
 }

@@ -14,18 +14,18 @@
 //
 // Invariants:
 //
-//	S1  All problems are reported at once, each with the setting and its origin;
+//	L1  All problems are reported at once, each with the setting and its origin;
 //	    a problem of one origin does not hide those of another
 //	    (TestProblemsNameTheirOrigin, TestWrongSettings).
-//	S2  A name that kvd does not know is an error in every origin. A variable
+//	L2  A name that kvd does not know is an error in every origin. A variable
 //	    with a typo that is silently ignored costs an operator a day.
-//	S3  A setting means the same from every origin: origins deliver texts, and one
+//	L3  A setting means the same from every origin: origins deliver texts, and one
 //	    codec parses them (FuzzSettings).
-//	S4  What a codec shows, it accepts again with the same result (FuzzFile), so
+//	L4  What a codec shows, it accepts again with the same result (FuzzFile), so
 //	    that the output of kvd config show is a valid configuration.
-//	S5  A secret appears in no output, error or log line
+//	L5  A secret appears in no output, error or log line
 //	    (TestSecretsComeFromFilesAndStayThere).
-//	S6  docs/configuration.md agrees with the table (TestConfigurationPage).
+//	L6  docs/configuration.md agrees with the table (TestConfigurationPage).
 //
 // Rejected: viper, which merges origins before anybody can tell where a value
 // came from, folds case, and guesses types; struct tags with reflection, which

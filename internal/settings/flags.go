@@ -31,7 +31,7 @@ func AddFlags(flags *pflag.FlagSet) {
 }
 
 // flagValue keeps the text of a flag for Resolve to parse, so that flags follow the
-// same rules as other origins (S3).
+// same rules as other origins (L3).
 type flagValue struct{ kind, text string }
 
 func (v *flagValue) Set(text string) error { v.text = text; return nil }

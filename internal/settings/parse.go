@@ -17,7 +17,7 @@ import (
 )
 
 // codec converts between the texts and the values of one kind of setting. parse
-// must accept every text that show returns, and yield the same value (S4).
+// must accept every text that show returns, and yield the same value (L4).
 type codec[T any] struct {
 	parse func(string) (T, error)
 	show  func(T) string // "" for a zero value that means "none"

@@ -23,12 +23,12 @@ func (s stuckFS) MaybeError(op errorfs.Op) error {
 
 func (s stuckFS) String() string { return "stuck" }
 
-// messages is a Logger that passes on what starts with "engine".
+// messages is a Logger that passes on messages about stalled writes.
 type messages chan string
 
 func (m messages) Infof(format string, args ...any) {
 	if len(args) == 1 && format == "%s" {
-		if s, ok := args[0].(string); ok && strings.HasPrefix(s, "engine:") {
+		if s, ok := args[0].(string); ok && strings.HasPrefix(s, "writes ") {
 			m <- s
 		}
 	}
@@ -49,7 +49,7 @@ func TestCommitWaitsForStuckDisk(t *testing.T) {
 }
 
 func testStuckDisk(t *testing.T, outcome error) {
-	const memTableBytes, waits = 64 << 10, "engine: writes wait for the disk"
+	const memTableBytes, waits = 64 << 10, "writes stalled until the disk catches up"
 	disk := stuckFS{make(chan error)}
 	said := make(messages, 1000)
 	e := mustOpen(t, testDir, PebbleOptions{

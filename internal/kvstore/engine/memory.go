@@ -9,18 +9,19 @@ import (
 	"github.com/google/btree"
 )
 
-// treeDegree trades the depth of the tree against the cost of copying a node.
+// treeDegree balances the depth of the tree against the cost of copying a node after
+// a clone.
 const treeDegree = 32
 
-// maxWritesInPlace bounds how long a commit holds up readers: about a
-// millisecond.
+// maxWritesInPlace bounds how long a commit holds up readers, to about a millisecond.
 const maxWritesInPlace = 1000
 
-// pairOverheadBytes is what a pair costs beside its own bytes: its place in a
-// node that is three quarters full, and the rounding up of its allocation.
+// pairOverheadBytes is what a pair costs in addition to its bytes: its place in a node
+// that is three quarters full, and the rounding of its allocation.
 const pairOverheadBytes = 64
 
-// pair is a key and its value in one allocation. It is never changed.
+// pair is a key and its value in one allocation. It does not change, so clones of the
+// tree share it.
 type pair struct {
 	data      []byte
 	keyLength int
@@ -32,7 +33,7 @@ func newPair(key, value []byte) pair {
 	return pair{append(data, value...), len(key)}
 }
 
-// keyOnly makes a pair to search for; it shares key's memory.
+// keyOnly returns a pair to search for, which shares the memory of key.
 func keyOnly(key []byte) pair { return pair{key, len(key)} }
 
 func (p pair) key() []byte   { return p.data[:p.keyLength:p.keyLength] }
@@ -46,17 +47,16 @@ func pairLess(a, b pair) bool {
 
 type pairTree = btree.BTreeG[pair]
 
-// memoryEngine is one copy-on-write tree, which the writer changes in place
-// under a lock. Snapshots and iterators get a clone, which never changes and
-// needs no lock; it is made when the first of them asks after a commit and
-// shared by all until the next. Until then the writer copies nothing: to clone
-// after each commit instead would spare readers the lock, but a write to a tree
-// just cloned takes four times as long.
+// memoryEngine is a copy-on-write tree. The package comment says why it is cloned when
+// a reader asks and not after each commit.
 type memoryEngine struct {
+	// mu is held for reading by point reads, and for writing by commits and by the
+	// first reader after a commit, which makes the clone. Iterators and snapshots
+	// work on the clone without it.
 	mu struct {
 		sync.RWMutex
-		tree *pairTree // nil once closed
-		view *pairTree // a clone of tree as it is now, or nil
+		tree *pairTree // nil once the engine is closed
+		view *pairTree // a clone of tree in its current state, or nil
 	}
 	sizeBytes atomic.Int64
 }
@@ -144,8 +144,8 @@ func (e *memoryEngine) closed() bool {
 	return e.mu.tree == nil
 }
 
-// apply makes writes visible together. Many are first made to a clone, so that
-// readers need not wait for them all.
+// apply makes writes visible together. Many writes are made to a clone first, so that
+// readers do not wait for all of them: a range delete is 100,000.
 func (e *memoryEngine) apply(writes []memoryWrite) error {
 	if len(writes) > maxWritesInPlace {
 		return e.applyAside(writes)
@@ -160,6 +160,8 @@ func (e *memoryEngine) apply(writes []memoryWrite) error {
 	return nil
 }
 
+// applyAside makes the writes to a clone and swaps it in. There is one writer, so
+// nothing is lost between the clone and the swap.
 func (e *memoryEngine) applyAside(writes []memoryWrite) error {
 	e.mu.Lock()
 	if e.mu.tree == nil {
@@ -174,13 +176,13 @@ func (e *memoryEngine) applyAside(writes []memoryWrite) error {
 	return nil
 }
 
-// Close gives the memory back. Open snapshots stay readable.
+// Close releases the memory. Open snapshots stay readable.
 func (e *memoryEngine) Close() error {
 	e.setTree(nil)
 	return nil
 }
 
-// find returns the pair of a key in a tree that may be a closed engine's.
+// find returns the pair of a key. A nil tree is that of a closed engine.
 func find(t *pairTree, key []byte) (pair, error) {
 	if t == nil {
 		return pair{}, ErrClosed
@@ -192,7 +194,7 @@ func find(t *pairTree, key []byte) (pair, error) {
 	return p, nil
 }
 
-// writeAll returns by how much the tree grew, in bytes.
+// writeAll makes the writes and returns by how many bytes the tree grew.
 func writeAll(t *pairTree, writes []memoryWrite) int64 {
 	grown := int64(0)
 	for _, w := range writes {
@@ -205,7 +207,7 @@ func writeAll(t *pairTree, writes []memoryWrite) int64 {
 	return grown
 }
 
-// put stores p and returns by how much the tree grew, in bytes.
+// put stores p and returns by how many bytes the tree grew.
 func put(t *pairTree, p pair) int64 {
 	old, replaced := t.ReplaceOrInsert(p)
 	if replaced {
@@ -214,7 +216,7 @@ func put(t *pairTree, p pair) int64 {
 	return p.sizeBytes()
 }
 
-// remove deletes a key and returns by how much the tree grew: not above 0.
+// remove deletes a key and returns by how many bytes the tree grew, which is at most 0.
 func remove(t *pairTree, p pair) int64 {
 	old, found := t.Delete(p)
 	if !found {
@@ -223,8 +225,8 @@ func remove(t *pairTree, p pair) int64 {
 	return -old.sizeBytes()
 }
 
-// treeSnapshot reads a tree that does not change; nil is that of a closed
-// engine. Closing it is up to the garbage collector.
+// treeSnapshot reads a tree that does not change. A nil tree is that of a closed engine.
+// The garbage collector releases it, so Close does nothing.
 type treeSnapshot struct {
 	tree *pairTree
 }
@@ -246,7 +248,8 @@ func (s treeSnapshot) Iter(lower, upper []byte) (Iterator, error) {
 
 func (s treeSnapshot) Close() error { return nil }
 
-// memoryWriteBatch lists its writes in order.
+// memoryWriteBatch lists writes in order. Set and Delete copy key and value, so the
+// caller may reuse its buffers.
 type memoryWriteBatch struct {
 	engine *memoryEngine
 	writes []memoryWrite

@@ -5,9 +5,9 @@ import (
 	"slices"
 )
 
-// A tree can only be walked by callback, so an iterator fetches a few pairs at
-// a time, and searches its place anew for the next few. It fetches more each
-// time, since most iterators are opened to read one or two pairs.
+// A tree can only be walked by callback, so an iterator fetches a few pairs at a time
+// and then searches for its place again. It fetches more each time: most iterators
+// are opened to read one or two pairs, and long walks should not search often.
 const (
 	firstFetch = 4
 	maxFetch   = 128
@@ -18,16 +18,16 @@ type treeIter struct {
 	tree         *pairTree
 	lower, upper []byte
 
-	// chunk is a run of neighbouring pairs in key order. The iterator stands
-	// on chunk[at]; elsewhere than inside the chunk it stands on no key, and
-	// off says on which side of the range it is.
+	// chunk is a run of adjacent pairs in the order of their keys. The iterator is on
+	// chunk[at]. If at is outside the chunk, it is on no key, and off says at which
+	// end of the range it is.
 	chunk []pair
 	at    int
 	off   side
-	fetch int
+	fetch int // how many pairs to fetch next
 }
 
-// side is where an iterator stands that is on no key.
+// side is where an iterator is that is on no key.
 type side int
 
 const (
@@ -58,7 +58,7 @@ func (i *treeIter) SeekGE(key []byte) bool {
 	return i.loadFrom(key, true)
 }
 
-// SeekPrefixGE has no filters to make use of.
+// SeekPrefixGE is SeekGE: a tree in memory needs no filters.
 func (i *treeIter) SeekPrefixGE(key []byte) bool { return i.SeekGE(key) }
 
 func (i *treeIter) SeekLT(key []byte) bool {
@@ -67,7 +67,7 @@ func (i *treeIter) SeekLT(key []byte) bool {
 		key = i.upper
 	}
 	if len(key) == 0 {
-		// Nothing is below the empty key; to loadBelow it is no bound.
+		// Nothing is below the empty key, but loadBelow would take it for no bound.
 		return i.leave(beforeFirst)
 	}
 	return i.loadBelow(key)
@@ -122,8 +122,8 @@ func (i *treeIter) Close() error {
 	return nil
 }
 
-// loadFrom fetches the pairs from key up, with or without key itself, and
-// stands on the first.
+// loadFrom fetches the pairs from key up, including key itself or not, and moves to the
+// first.
 func (i *treeIter) loadFrom(key []byte, inclusive bool) bool {
 	chunk := i.chunk[:0]
 	i.tree.AscendGreaterOrEqual(keyOnly(key), func(p pair) bool {
@@ -143,8 +143,8 @@ func (i *treeIter) loadFrom(key []byte, inclusive bool) bool {
 	return true
 }
 
-// loadBelow fetches the pairs below key (nil: below the end) and stands on the
-// last.
+// loadBelow fetches the pairs below key, or the last ones if key is nil, and moves to
+// the last.
 func (i *treeIter) loadBelow(key []byte) bool {
 	chunk := i.chunk[:0]
 	collect := func(p pair) bool {

@@ -9,34 +9,35 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// PebbleOptions sets up the on-disk engine. The zero value is usable.
+// PebbleOptions configure the engine on disk. The zero value is usable.
 type PebbleOptions struct {
-	// CacheBytes bounds the block cache and the memtables together: memtables
-	// are charged to the cache. 0 means 64 MiB.
+	// CacheBytes bounds the block cache and the memtables together, because
+	// memtables are charged to the cache. 0 means 64 MiB.
 	CacheBytes int64
-	// MemTableBytes is the size at which a memtable is flushed unasked. With
-	// three of them in memory, Commit waits for the disk. 0 means 16 MiB.
+	// MemTableBytes is the size at which a memtable is flushed without being asked
+	// to. With maxMemTables of them in memory, Commit waits for the disk. 0 means
+	// 16 MiB.
 	MemTableBytes uint64
-	// Comparer orders the keys and says where a key's prefix ends: the part
-	// that the filters know. Its name is written to disk, and a directory
-	// cannot be opened with another. nil means plain byte order, where the
-	// whole key is the prefix.
+	// Comparer orders the keys and says where the prefix of a key ends, which is the
+	// part that filters are about. Its name is written to disk, and a directory
+	// cannot be opened with a comparer of another name. nil means the order of the
+	// bytes, with the whole key as the prefix.
 	Comparer *pebble.Comparer
-	// FS is where the files are; nil means the file system of the machine.
+	// FS is where the files are. nil means the file system of the machine.
 	FS vfs.FS
-	// Logger hears of write stalls and of what Pebble has to say; nil means
-	// nobody.
+	// Logger gets messages about write stalls and Pebble's own messages. It may be
+	// nil.
 	Logger Logger
-	// OnFatal is called at most once, with the first error after which the
-	// disk cannot be trusted: a failed sync, flush or compaction, a corrupt
-	// block. From then on nothing is written, no batch becomes durable, and
-	// every write and look at the durable state fails. It runs with Pebble's
-	// locks held, possibly before OpenPebble returns, and must neither block
-	// nor use the engine.
+	// OnFatal is called at most once, with the first error after which the disk
+	// cannot be trusted: a failed sync, flush or compaction, or a corrupt block. From
+	// then on nothing is written, no batch becomes durable, and every write and
+	// every look at the durable state fails. OnFatal is called with Pebble's locks
+	// held, possibly before OpenPebble returns; it must neither block nor use the
+	// engine.
 	OnFatal func(error)
 }
 
-// Logger takes messages for the operator; a *zap.SugaredLogger is one.
+// Logger takes messages for the operator. A *zap.SugaredLogger is a Logger.
 type Logger interface {
 	Infof(format string, args ...any)
 	Errorf(format string, args ...any)
@@ -64,19 +65,8 @@ func (o PebbleOptions) withDefaults() PebbleOptions {
 }
 
 // pebbleEngine keeps its content in one generation: a Pebble database in a
-// sub-directory of its own, which the file CURRENT names. Replace fills another
-// generation and then moves CURRENT to it.
-//
-// (I1) CURRENT names a generation that was complete and synced before it was
-// named. (I2) A generation is closed, and if obsolete removed, only when
-// nobody reads it any more. (I3) Pebble's log is off and nothing is ingested,
-// so memtables are the only way to disk; they are flushed in order, and what
-// the tables hold is a prefix of the history of batches. (I4) After the first
-// failure no file changes any more.
-//
-// Ingesting the new content as tables into the one database, over an excised
-// range, would need neither CURRENT nor generations, but overtakes memtables
-// and so breaks I3.
+// subdirectory of its own, which the file CURRENT names. Replace fills another
+// generation and then moves CURRENT to it. See E1 to E4 of the package comment.
 type pebbleEngine struct {
 	opts    PebbleOptions
 	dir     *pebbleDir
@@ -84,25 +74,29 @@ type pebbleEngine struct {
 	failure *failure
 	backlog *backlog
 
-	// current is nil once the engine is closed.
+	// current is nil once the engine is closed. Readers acquire it; Replace and Close
+	// change it, holding mu.
 	current atomic.Pointer[generation]
 	// open counts the generations whose database is still open.
 	open atomic.Int64
-	// unflushed is true if a batch was committed since the last Flush.
+	// unflushed is true if a batch was committed since the last Flush. An idle store
+	// is asked to flush periodically, and an empty flush would still write to disk.
 	unflushed atomic.Bool
 
-	// sizeStale is set by Pebble's events when sizeBytes has to be measured
-	// anew: measuring takes Pebble's lock.
+	// sizeStale is set by Pebble's events if sizeBytes has to be measured again.
+	// Measuring takes Pebble's lock, and SizeBytes is called for each status request.
 	sizeStale atomic.Bool
 	sizeBytes atomic.Int64
 
-	// mu makes Replace and Close exclude each other.
+	// mu makes Replace and Close exclude each other. It is held while Replace fills
+	// a generation, so Close waits for that.
 	mu sync.Mutex
 }
 
-// OpenPebble opens the engine in dir, which is created if need be. It is
-// locked against other processes until Close. A directory that holds databases
-// but does not say which of them counts is refused.
+// OpenPebble opens the engine in dir, which is created if necessary and locked against
+// other processes until Close. A directory that holds databases but does not say which
+// of them counts is refused: guessing could bring back an old state, or remove the
+// current one.
 func OpenPebble(dir string, opts PebbleOptions) (Engine, error) {
 	opts = opts.withDefaults()
 	f := newFailure(opts.OnFatal)
@@ -126,8 +120,8 @@ func OpenPebble(dir string, opts PebbleOptions) (Engine, error) {
 	return e, nil
 }
 
-// openCurrent opens the generation that counts, or makes the first one, and
-// removes what a crash left of others.
+// openCurrent opens the generation that counts, or creates the first one, and removes
+// what a crash left of others.
 func (e *pebbleEngine) openCurrent() error {
 	number, err := e.dir.current()
 	if err != nil {
@@ -136,7 +130,7 @@ func (e *pebbleEngine) openCurrent() error {
 	if number == noGeneration {
 		return e.createFirst()
 	}
-	// Opened, it is known to be there, and locked: only then may others go.
+	// Others are removed only now, when this one is known to exist and to be readable.
 	g, err := e.openGeneration(number, mustExist)
 	if err != nil {
 		return err
@@ -160,15 +154,15 @@ func (e *pebbleEngine) createFirst() error {
 	return nil
 }
 
-// acquire returns the current generation, which stays open until released.
+// acquire returns the current generation, which stays open until it is released.
 func (e *pebbleEngine) acquire() (*generation, error) {
 	for {
 		g := e.current.Load()
 		if g == nil {
 			return nil, ErrClosed
 		}
-		// Replace may have retired g since it was loaded, and then the
-		// next load finds its successor.
+		// Replace may have retired g since it was loaded. The next load then finds its
+		// successor.
 		if g.tryAcquire() {
 			return g, nil
 		}
@@ -202,9 +196,10 @@ func (e *pebbleEngine) Snapshot() Snapshot {
 	return &pebbleSnapshot{gen: g, snap: g.db.NewSnapshot()}
 }
 
-// Durable pins memtables and tables: it must not be kept for long.
+// Durable pins memtables and tables, so it must not be kept for long.
 func (e *pebbleEngine) Durable() Snapshot {
-	// After a failed sync, what Pebble takes for durable may not be.
+	// After a failed sync, what Pebble considers durable may not be: releasing the log
+	// up to it would lose writes.
 	if err := e.failure.get(); err != nil {
 		return brokenSnapshot{err}
 	}
@@ -233,8 +228,8 @@ func (e *pebbleEngine) Flush() error {
 	return nil
 }
 
-// SizeBytes counts the files of the current generation, including those that
-// wait for their removal.
+// SizeBytes returns the size of the files of the current generation, including those
+// that are about to be removed.
 func (e *pebbleEngine) SizeBytes() int64 {
 	if !e.sizeStale.Swap(false) {
 		return e.sizeBytes.Load()
@@ -272,9 +267,9 @@ func (e *pebbleEngine) Stats() Stats {
 	}
 }
 
-// Close flushes, so that a clean stop leaves nothing to replay. Readers should
-// be closed before: if some are not, Close says so in its error, and the
-// database closes with the last of them.
+// Close flushes, so that a clean stop leaves nothing to replay. Readers should be closed
+// before. If some are not, Close reports them in its error, and the database is closed
+// with the last of them.
 func (e *pebbleEngine) Close() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -294,8 +289,8 @@ func (e *pebbleEngine) Close() error {
 	return nil
 }
 
-// firstError returns the first of errs that is not nil. It is for steps that
-// are all taken, whatever becomes of the others.
+// firstError returns the first of errs that is not nil. It is for steps that must all
+// be taken, whether the others fail or not; later errors mostly follow from the first.
 func firstError(errs ...error) error {
 	for _, err := range errs {
 		if err != nil {

@@ -5,32 +5,33 @@ import (
 )
 
 const (
-	// maxMemTables bounds the memory of what waits for its flush: this many
-	// times MemTableBytes.
+	// maxMemTables bounds the memory that waits for a flush, in memtables.
 	maxMemTables = 3
-	// maxSublevels bounds the tables that one lookup may have to read. Flushes
-	// by time make small ones, in bursts that are no reason to stop writes.
+	// maxSublevels bounds the tables in L0 that one lookup may have to read. Pebble's
+	// default of 12 would stop writes during a burst of the small tables that
+	// periodic flushes make.
 	maxSublevels = 64
-	// looksPerMemTable is how often the backlog is measured while a memtable
-	// fills. It costs some ten microseconds.
+	// looksPerMemTable is how often the backlog is measured while a memtable fills. A
+	// measurement takes about ten microseconds.
 	looksPerMemTable = 16
 
-	// noLimit is for Pebble's own limits on its backlog.
+	// noLimit turns off Pebble's own limits on its backlog.
 	noLimit = 1 << 30
 )
 
-// backlog makes writers wait for flushes and compactions. Pebble can do that
-// itself, but repeats a failed flush for ever, and its writers wait as long:
-// the process could not even stop.
+// backlog makes the writer wait for flushes and compactions. Pebble can do that
+// itself, but it retries a failed flush forever, and its writers wait as long: the
+// process could not even stop.
 type backlog struct {
 	lookBytes int
 	memBytes  uint64
 	log       Logger
 	failure   *failure
-	// progress holds a token if something was flushed or compacted since the
-	// last look.
+	// progress holds a token if something was flushed or compacted since the last
+	// look. Pebble's event goroutines send, the writer receives.
 	progress chan struct{}
-	// unseen is the bytes committed since the last look; the writer's.
+	// unseen is the number of bytes committed since the last look. It belongs to the
+	// writer.
 	unseen int
 }
 
@@ -44,7 +45,7 @@ func newBacklog(opts PebbleOptions, f *failure) *backlog {
 	}
 }
 
-// progressed never blocks; Pebble calls it with its locks held.
+// progressed never blocks, because Pebble calls it with its locks held.
 func (b *backlog) progressed() {
 	select {
 	case b.progress <- struct{}{}:
@@ -52,8 +53,8 @@ func (b *backlog) progressed() {
 	}
 }
 
-// wait returns when db can take the next batch of n bytes, or with the failure
-// that keeps it from it.
+// wait returns when db can take the next batch of n bytes, or with the failure that
+// prevents it.
 func (b *backlog) wait(db *pebble.DB, n int) error {
 	b.unseen += n
 	if b.unseen < b.lookBytes {
@@ -63,7 +64,7 @@ func (b *backlog) wait(db *pebble.DB, n int) error {
 	if !b.full(db) {
 		return nil
 	}
-	b.say("engine: writes wait for the disk")
+	b.say("writes stalled until the disk catches up")
 	for b.full(db) {
 		select {
 		case <-b.progress:
@@ -71,7 +72,7 @@ func (b *backlog) wait(db *pebble.DB, n int) error {
 			return b.failure.get()
 		}
 	}
-	b.say("engine: writes go on")
+	b.say("writes resumed")
 	return nil
 }
 

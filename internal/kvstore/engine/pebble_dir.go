@@ -10,15 +10,16 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// The engine's directory holds a lock file, generations db-000001, db-000002,
-// …, and CURRENT, one line with the name of the generation that counts.
+// The directory of an engine holds a lock file, generations named db-000001,
+// db-000002, …, and the file CURRENT: one line with the name of the generation that
+// counts.
 const (
 	currentName     = "CURRENT"
 	currentTempName = "CURRENT.tmp"
 
-	// noGeneration is what CURRENT names from before the first generation is
-	// begun until it is complete. A crash in between can leave a database that
-	// does not open, and this says that it may be removed.
+	// noGeneration is what CURRENT names until the first generation is complete. A
+	// crash before that can leave a database that does not open, and noGeneration
+	// says that it may be removed. A directory without CURRENT is refused instead.
 	noGeneration = 0
 )
 
@@ -33,8 +34,8 @@ func openPebbleDir(fs vfs.FS, path string) (*pebbleDir, error) {
 	if err := makeDirDurable(fs, path); err != nil {
 		return nil, err
 	}
-	// Each database is locked by Pebble too, but between another process's
-	// reading CURRENT and its opening what it names, Replace could retire it.
+	// Pebble locks each database too, but that is not enough: another process could
+	// read CURRENT, and Replace retire what it names before that process opens it.
 	lock, err := pebble.LockDirectory(path, fs)
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
@@ -63,8 +64,8 @@ func (d *pebbleDir) generationPath(number uint64) string {
 	return d.fs.PathJoin(d.path, generationName(number))
 }
 
-// current returns the generation that counts. In a new directory it is
-// noGeneration.
+// current returns the generation that counts, which is noGeneration in a new
+// directory.
 func (d *pebbleDir) current() (uint64, error) {
 	content, err := d.readFile(currentName)
 	if errors.Is(err, iofs.ErrNotExist) {
@@ -76,7 +77,7 @@ func (d *pebbleDir) current() (uint64, error) {
 	name, terminated := cutNewline(content)
 	number, ok := parseGeneration(name)
 	if !terminated || !ok {
-		return 0, fmt.Errorf("%s in %s is damaged: %q names no database", currentName, d.path, content)
+		return 0, fmt.Errorf("%s in %s is damaged: %q is not the name of a database", currentName, d.path, content)
 	}
 	return number, nil
 }
@@ -88,7 +89,7 @@ func (d *pebbleDir) begin() error {
 		return err
 	}
 	if len(numbers) > 0 {
-		return fmt.Errorf("%s has no file %s, but a database %s: cannot tell whether it counts",
+		return fmt.Errorf("%s has no file %s but a database %s, which may be incomplete or obsolete",
 			d.path, currentName, generationName(numbers[0]))
 	}
 	return d.setCurrent(noGeneration)
@@ -102,8 +103,8 @@ func cutNewline(content []byte) (string, bool) {
 	return string(content[:n-1]), true
 }
 
-// setCurrent names the generation that counts from now on. After an error
-// either the old or the new one is found.
+// setCurrent names the generation that counts from now on. After an error or a crash,
+// CURRENT names either the old or the new one.
 func (d *pebbleDir) setCurrent(number uint64) error {
 	if err := d.writeFile(currentTempName, generationName(number)+"\n"); err != nil {
 		return fmt.Errorf("write %s: %w", currentTempName, err)
@@ -129,7 +130,7 @@ func (d *pebbleDir) generations() ([]uint64, error) {
 	return numbers, nil
 }
 
-// removeAllBut removes what a crash left: half-filled and retired generations.
+// removeAllBut removes incomplete and retired generations that a crash left.
 func (d *pebbleDir) removeAllBut(keep uint64) error {
 	numbers, err := d.generations()
 	if err != nil {
@@ -166,7 +167,7 @@ func (d *pebbleDir) readFile(name string) ([]byte, error) {
 	return content, firstError(err, f.Close())
 }
 
-// writeFile writes and syncs a file, but not its directory entry.
+// writeFile writes and syncs a file. It does not sync the directory entry.
 func (d *pebbleDir) writeFile(name, content string) error {
 	f, err := d.fs.Create(d.fs.PathJoin(d.path, name), vfs.WriteCategoryUnspecified)
 	if err != nil {
@@ -178,7 +179,8 @@ func (d *pebbleDir) writeFile(name, content string) error {
 	return firstError(err, f.Close())
 }
 
-// makeDirDurable creates path with its parents, so that they survive a crash.
+// makeDirDurable creates path and its parents, and syncs each directory entry, so that
+// they survive a crash.
 func makeDirDurable(fs vfs.FS, path string) error {
 	parent := fs.PathDir(path)
 	if _, err := fs.Stat(path); errors.Is(err, iofs.ErrNotExist) && parent != path {
@@ -187,10 +189,10 @@ func makeDirDurable(fs vfs.FS, path string) error {
 		}
 	}
 	if err := fs.MkdirAll(path, 0o750); err != nil {
-		return fmt.Errorf("make %s: %w", path, err)
+		return fmt.Errorf("create %s: %w", path, err)
 	}
-	// Also where path exists: a crashed process may have made it and not got
-	// as far as this.
+	// This is necessary even if path exists: a process may have created it and
+	// crashed before it came to sync.
 	return syncDir(fs, parent)
 }
 

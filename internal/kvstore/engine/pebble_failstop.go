@@ -8,7 +8,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// failure keeps the first error after which the disk cannot be trusted.
+// failure keeps the first error after which the disk cannot be trusted. It is safe for
+// concurrent use.
 type failure struct {
 	once   sync.Once
 	failed chan struct{} // closed once err is set
@@ -40,13 +41,15 @@ func (f *failure) get() error {
 	}
 }
 
-// failStopFS reports every failed sync, and refuses all changes from the first
-// failure on.
+// failStopFS reports the first failed sync, and refuses all changes after it (E4).
 //
-// Pebble repeats a flush that failed. Say the sync of its manifest failed: the
-// record may be on disk all the same, the repeated flush adds a second one, and
-// a database that lists the same keys twice panics later on. So no second
-// attempt may reach the disk.
+// Pebble retries a flush that failed, and no second attempt may reach the disk. Two
+// counterexamples: the sync of a table fails, the kernel drops the dirty pages and
+// marks them clean, and the second sync succeeds without having written anything. Or
+// the sync of the manifest fails although the record is on disk, the retry adds a
+// second record for the same table, and the database panics when it is opened.
+//
+// Reads stay possible: they let a node answer while it stops.
 type failStopFS struct {
 	vfs.FS
 	failure *failure
@@ -54,7 +57,8 @@ type failStopFS struct {
 
 func (fs failStopFS) Unwrap() vfs.FS { return fs.FS }
 
-// file wraps the result of opening a file for writing, or a directory.
+// file wraps the result of opening a file for writing, or of opening a directory, which
+// is opened to be synced.
 func (fs failStopFS) file(f vfs.File, err error) (vfs.File, error) {
 	if err != nil {
 		return nil, err

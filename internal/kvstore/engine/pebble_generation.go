@@ -8,26 +8,28 @@ import (
 	"github.com/cockroachdb/pebble/v2/bloom"
 )
 
-// pebbleFormat is the version of Pebble's own files. Raising it is a format
-// change: older binaries cannot open the directory afterwards.
+// pebbleFormat is the version of Pebble's own files. Raising it changes the format on
+// disk: older binaries cannot open the directory afterward.
 const pebbleFormat = pebble.FormatTableFormatV6
 
+// filterBitsPerKey gives about 1 % false positives.
 const filterBitsPerKey = 10
 
-// generation is one Pebble database and the count of those who use it.
+// generation is one Pebble database, with a count of its users.
 type generation struct {
 	engine *pebbleEngine
 	number uint64
 	db     *pebble.DB
-	// refs is one for the engine while this generation is current or being
-	// filled, and one for each reader. At zero the database is closed.
+	// refs is one for the engine while this generation is current or being filled,
+	// plus one for each reader. At zero the database is closed, and it never rises
+	// from zero.
 	refs atomic.Int64
-	// obsolete is set when another generation has taken over, or when this one
-	// never will: its directory goes with it.
+	// obsolete is set when another generation has taken over, or when this one never
+	// will. The directory is then removed when the database is closed.
 	obsolete atomic.Bool
 }
 
-// existence says what openGeneration expects to find.
+// existence is what openGeneration expects to find.
 type existence bool
 
 const (
@@ -49,7 +51,7 @@ func (e *pebbleEngine) openGeneration(number uint64, expected existence) (*gener
 	return g, nil
 }
 
-// tryAcquire adds a reader unless the generation is already gone.
+// tryAcquire adds a reader, unless the generation is already closed.
 func (g *generation) tryAcquire() bool {
 	for {
 		n := g.refs.Load()
@@ -62,8 +64,8 @@ func (g *generation) tryAcquire() bool {
 	}
 }
 
-// release undoes tryAcquire, or gives up the engine's own hold. Its error is
-// that of closing the database, which the last one does.
+// release undoes tryAcquire, or gives up the engine's own reference. The last call
+// closes the database and returns its error.
 func (g *generation) release() error {
 	if g.refs.Add(-1) > 0 {
 		return nil
@@ -79,7 +81,7 @@ func (g *generation) release() error {
 	return nil
 }
 
-// flush makes everything committed so far durable before it returns.
+// flush returns when everything that was committed is durable.
 func (g *generation) flush(f *failure) error {
 	if err := f.get(); err != nil {
 		return err
@@ -88,8 +90,7 @@ func (g *generation) flush(f *failure) error {
 	if err != nil {
 		return fmt.Errorf("flush %s: %w", generationName(g.number), err)
 	}
-	// Pebble tries a failed flush again without end, so that flushed may never
-	// be closed.
+	// Pebble retries a failed flush forever, so flushed may never be closed.
 	select {
 	case <-flushed:
 	case <-f.failed:
@@ -111,18 +112,20 @@ func (e *pebbleEngine) pebbleOptions() *pebble.Options {
 		L0StopWritesThreshold:       noLimit,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
 	}
-	// Each table of the store (the first byte of its keys) has files of its own.
-	// A file with the end of one and the beginning of the next would overlap
-	// with every other of its kind, and be merged with them again and again,
-	// though most tables are written in ascending order.
+	// Each table of the store (the first byte of its keys) gets files of its own.
+	// The mutation log and the time samples are written in ascending order, so their
+	// files never overlap and never need merging. A file that held the end of one
+	// table and the beginning of the next would overlap with every other such file,
+	// and be merged again and again.
 	opts.Experimental.SpanPolicyFunc = func(start []byte) (pebble.SpanPolicy, []byte, error) {
 		if len(start) == 0 || start[0] == 0xFF {
 			return pebble.SpanPolicy{}, nil, nil
 		}
 		return pebble.SpanPolicy{}, []byte{start[0] + 1}, nil
 	}
-	// Also for the last level, which has nine tenths of the keys: a new key is
-	// looked for there too, and without a filter that reads a block.
+	// The last level gets a filter too, although it has nine tenths of the keys and
+	// Pebble would spare it: Apply looks up new keys, which are in no level, and
+	// without a filter each of them reads a block.
 	for i := range opts.Levels {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(filterBitsPerKey)
 	}
@@ -145,9 +148,9 @@ func (e *pebbleEngine) listener() *pebble.EventListener {
 	}
 }
 
-// pebbleLogger hands Pebble's messages on. Pebble expects Fatalf not to return.
-// Where it does for a failed write, Pebble passes the error up, stays in the
-// state before and tries again, which failStopFS prevents.
+// pebbleLogger forwards Pebble's messages. Pebble expects Fatalf not to return. If it
+// does return, as here, Pebble passes the error up, keeps its previous state and
+// tries again, which failStopFS prevents from reaching the disk.
 type pebbleLogger struct {
 	log     Logger
 	failure *failure

@@ -38,7 +38,7 @@ func (s *pebbleSnapshot) Get(dst, key []byte) ([]byte, error) {
 }
 
 func (s *pebbleSnapshot) Iter(lower, upper []byte) (Iterator, error) {
-	// The snapshot holds the generation, so this cannot fail.
+	// The snapshot holds a reference, so the count is not zero.
 	s.gen.refs.Add(1)
 	return newPebbleIter(s.gen, s.snap, lower, upper)
 }
@@ -47,14 +47,17 @@ func (s *pebbleSnapshot) Close() error {
 	return firstError(s.snap.Close(), s.gen.release())
 }
 
-// durableSnapshot shows what is in tables alone. Pebble offers that view to
-// iterators only, and two that are opened one after the other can have a flush
-// between them: so there is one, and all reads go through it or its clones.
+// durableSnapshot shows only what is in tables on disk. Pebble offers that view only to
+// iterators, and between two iterators there can be a flush: the position read
+// through the first would then not belong to the data read through the second. So one
+// iterator is opened, and all reads go through it or its clones, which see the same
+// state.
 type durableSnapshot struct {
 	gen *generation
-	mu  struct {
+	// mu is held while base is moved or cloned.
+	mu struct {
 		sync.Mutex
-		base *pebble.Iterator // moved by Get
+		base *pebble.Iterator
 	}
 }
 
@@ -100,7 +103,7 @@ type iterSource interface {
 	NewIter(o *pebble.IterOptions) (*pebble.Iterator, error)
 }
 
-// durableSource opens iterators over the state of its base.
+// durableSource opens iterators over the state that base sees.
 type durableSource struct {
 	base *pebble.Iterator
 }
@@ -110,7 +113,8 @@ func (s durableSource) NewIter(o *pebble.IterOptions) (*pebble.Iterator, error) 
 	return s.base.Clone(pebble.CloneOptions{IterOptions: o})
 }
 
-// brokenSnapshot stands for a state that cannot be read.
+// brokenSnapshot is a snapshot of a state that cannot be read. It exists because
+// Engine.Snapshot has no error: most callers would only pass it to their first read.
 type brokenSnapshot struct {
 	err error
 }
@@ -119,31 +123,30 @@ func (s brokenSnapshot) Get(dst, _ []byte) ([]byte, error)  { return dst, s.err 
 func (s brokenSnapshot) Iter(_, _ []byte) (Iterator, error) { return nil, s.err }
 func (s brokenSnapshot) Close() error                       { return nil }
 
-// pebbleIter holds its generation while it is open.
+// pebbleIter holds a reference to its generation while it is open.
 type pebbleIter struct {
 	*pebble.Iterator
 	gen *generation
-	// lower and prefix are set where both bounds have the same prefix: then all
-	// keys in between have it too, and forward seeks can skip tables by their
-	// filters.
+	// lower and prefix are set if both bounds have the same prefix. All keys in
+	// between have it too, so forward seeks can skip tables by their filters.
 	lower, prefix []byte
-	// byPrefix is true after such a seek. Pebble cannot walk back from one.
+	// byPrefix is true after such a seek. Pebble cannot step backward from one.
 	byPrefix bool
 }
 
-// newPebbleIter opens an iterator and takes over the caller's hold of g.
+// newPebbleIter opens an iterator. It takes over the caller's reference to g.
 func newPebbleIter(g *generation, src iterSource, lower, upper []byte) (Iterator, error) {
 	compare := g.engine.opts.Comparer.Compare
 	if lower != nil && upper != nil && compare(lower, upper) > 0 {
-		// Empty as well, but Pebble is not made for bounds the wrong way round.
+		// The range is empty either way, but Pebble requires ordered bounds.
 		lower = upper
 	}
 	n := commonPrefix(g.engine.opts.Comparer, lower, upper)
 	it, err := src.NewIter(&pebble.IterOptions{
 		LowerBound: lower, UpperBound: upper,
-		// Who reads one key mostly knows that it is there; then the filters of the
-		// last level only cost. Look-ups of many keys are for what is there to
-		// write, and that may be new.
+		// A reader of one key (n > 0) usually knows that it exists, and then the
+		// filters of the last level only cost. Apply's lookups of many keys ask for
+		// what is about to be written, and that may be new.
 		UseL6Filters: n == 0,
 	})
 	if err != nil {
@@ -157,8 +160,8 @@ func newPebbleIter(g *generation, src iterSource, lower, upper []byte) (Iterator
 	return i, nil
 }
 
-// commonPrefix returns the length of the bounds' prefix, or 0 if they differ
-// in it.
+// commonPrefix returns the length of the prefix that both bounds have, or 0 if their
+// prefixes differ.
 func commonPrefix(c *pebble.Comparer, lower, upper []byte) int {
 	if lower == nil || upper == nil {
 		return 0

@@ -183,7 +183,7 @@ func TestOpenRefuses(t *testing.T) {
 	}{
 		{"CURRENT lost", func(t *testing.T, fs vfs.FS) {
 			must(t, fs.Remove(testDir+"/CURRENT"))
-		}, PebbleOptions{}, "cannot tell whether"},
+		}, PebbleOptions{}, "may be incomplete or obsolete"},
 		{"CURRENT damaged", func(t *testing.T, fs vfs.FS) {
 			writeTestFile(t, fs, testDir+"/CURRENT", "db-00")
 		}, PebbleOptions{}, "damaged"},

@@ -6,17 +6,16 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// replaceBatchBytes is how much Replace collects before it writes.
+// replaceBatchBytes is the size of the batches in which Replace writes.
 const replaceBatchBytes = 1 << 20
 
-// pebbleWriteBatch collects into a batch of one generation, because Pebble ties
-// batches to a database. If that one has been replaced by the time of Commit,
-// the content moves over.
+// pebbleWriteBatch collects into a Pebble batch, which belongs to one database. If
+// another generation is current by the time of Commit, the content moves over.
 type pebbleWriteBatch struct {
 	engine *pebbleEngine
 	db     *pebble.DB
 	batch  *pebble.Batch
-	// err is the first error of a write, kept for Commit.
+	// err is the first error of Set or Delete, kept for Commit.
 	err error
 }
 
@@ -30,8 +29,8 @@ func (e *pebbleEngine) NewWriteBatch() WriteBatch {
 	return b
 }
 
-// newBatchOf makes a batch that can also collect for a closed engine; its
-// Commit will fail.
+// newBatchOf returns a batch of the database. Without one, for a closed engine, the
+// batch still collects, and Commit fails.
 func newBatchOf(db *pebble.DB) *pebble.Batch {
 	if db == nil {
 		return new(pebble.Batch)
@@ -47,8 +46,7 @@ func (b *pebbleWriteBatch) Delete(key []byte) {
 	b.err = firstError(b.err, b.batch.Delete(key, nil))
 }
 
-// Commit may wait for the disk when memtables fill faster than they are
-// flushed.
+// Commit waits for the disk if memtables fill faster than they are flushed.
 func (b *pebbleWriteBatch) Commit() error {
 	g, err := b.engine.acquire()
 	if err != nil {
@@ -75,11 +73,11 @@ func (b *pebbleWriteBatch) commitTo(g *generation) error {
 	if err := g.db.Apply(b.batch, pebble.NoSync); err != nil {
 		return err
 	}
-	// After the batch is in, never before: a Flush in between would take the
-	// mark away and leave the batch.
+	// The mark is set after the batch is in. If it were set before, a Flush in between
+	// would clear it without flushing the batch, and nothing would ask again.
 	b.engine.unflushed.Store(true)
 	b.Reset()
-	// Pebble tells of a failed commit only through its logger.
+	// Pebble reports some failed commits only through its logger.
 	return failure.get()
 }
 
@@ -102,9 +100,9 @@ func (b *pebbleWriteBatch) Reset() {
 
 func (b *pebbleWriteBatch) Close() error { return b.batch.Close() }
 
-// Replace fills a new generation beside the current one, makes it durable, and
-// only then names it in CURRENT: a crash at any step finds one of the two
-// whole. fill works while readers go on.
+// Replace fills a new generation beside the current one, makes it durable, and only
+// then names it in CURRENT, so that a crash at any step leaves one of the two complete
+// (E1). Readers use the current one meanwhile.
 func (e *pebbleEngine) Replace(fill func(set func(key, value []byte) error) error) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -125,9 +123,9 @@ func (e *pebbleEngine) Replace(fill func(set func(key, value []byte) error) erro
 	return nil
 }
 
-// fillGeneration returns a generation with fill's content, all of it durable.
+// fillGeneration returns a new generation with what fill writes, all of it durable.
 func (e *pebbleEngine) fillGeneration(number uint64, fill func(set func(key, value []byte) error) error) (*generation, error) {
-	// An earlier Replace may have failed so badly that it left its directory.
+	// An earlier Replace that failed may have left its directory.
 	if err := e.dir.removeGeneration(number); err != nil {
 		return nil, err
 	}
@@ -149,7 +147,7 @@ func (e *pebbleEngine) fillGeneration(number uint64, fill func(set func(key, val
 	return g, nil
 }
 
-// load writes what fill gives, without waiting for it to be durable.
+// load writes what fill writes, without waiting for it to be durable.
 func (g *generation) load(fill func(set func(key, value []byte) error) error) error {
 	b := &pebbleWriteBatch{engine: g.engine, db: g.db, batch: g.db.NewBatch()}
 	err := fill(func(key, value []byte) error {
@@ -168,8 +166,8 @@ func (g *generation) load(fill func(set func(key, value []byte) error) error) er
 // switchTo makes next the current generation and retires old.
 func (e *pebbleEngine) switchTo(next, old *generation) error {
 	if err := e.dir.setCurrent(next.number); err != nil {
-		// Which of the two CURRENT names now is unknown, so neither may be
-		// removed, and nothing may be written that could turn out lost.
+		// It is unknown which of the two CURRENT names now. Neither may be removed,
+		// and nothing may be written that could turn out to be lost.
 		e.failure.report(err)
 		return firstError(err, next.release())
 	}
