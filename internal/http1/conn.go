@@ -12,125 +12,124 @@ import (
 )
 
 const (
-	// readBufferBytes holds an ordinary request. A header that does not fit
-	// is net/http's.
+	// readBufferBytes is the size of a connection's buffer, enough for an ordinary
+	// request. A header that does not fit is left to net/http.
 	readBufferBytes = 4 << 10
-	// maxBodyBytes is the longest body that is read here.
+	// maxBodyBytes is the size of the largest body that is read here.
 	maxBodyBytes = 32 << 10
-	// bodyTimeout is how long a body may take before net/http goes on with
-	// it, under the limits of the handler.
+	// bodyTimeout is how long a body may take before it is left to net/http, where the
+	// handler's limits apply.
 	bodyTimeout = 2 * time.Second
-	// answerTimeout bounds the work for a request, which is short here, and
-	// sending its answer, unless the handler allows more time for a long one.
+	// answerTimeout bounds handling a request, which is quick here, and sending its
+	// answer. The handler allows more time for a long one.
 	answerTimeout = time.Minute
-	// slack is how much earlier than said a deadline of an idle connection
-	// may end: setting one costs, so it is not done for every request.
+	// slack is how much too early an idle connection may be closed. Setting a deadline
+	// is expensive, so it is not renewed for every request.
 	slack = 5 * time.Second
-	// lastLook is how long a connection that is to be closed is read from:
-	// long enough for what has arrived already.
+	// lastLook is how long a connection is read once more before it is closed: enough
+	// for a request that has already arrived.
 	lastLook = time.Millisecond
-	// keptBytes is the most that a connection keeps of a buffer.
+	// keptBytes is the size of the largest buffer that an idle connection keeps.
 	keptBytes = 16 << 10
 )
 
-// conn is one connection. Its goroutine owns everything but idle.
+// conn is a connection. Its goroutine owns all fields but waiting.
 type conn struct {
 	srv *Server
 	nc  net.Conn
-	// buf[start:end] was read and not served yet.
+	// buf[start:end] has been read but not answered.
 	buf        []byte
 	start, end int
 
 	request  request
 	response response
 
-	// deadline of reading, as set last; zero where it has to be set anew.
+	// idleUntil is the deadline for reading; zero if it has to be set anew.
 	idleUntil time.Time
-	// waiting is set while the goroutine waits for the next request.
+	// waiting is set while the goroutine waits for a request. wake reads it.
 	waiting atomic.Bool
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
 	c := &conn{srv: s, nc: nc, buf: make([]byte, readBufferBytes)}
 	ctx := context.WithValue(context.Background(), http.LocalAddrContextKey, nc.LocalAddr())
-	if mark := s.whole.ConnContext; mark != nil {
-		ctx = mark(ctx, nc)
+	if label := s.whole.ConnContext; label != nil {
+		ctx = label(ctx, nc)
 	}
 	c.request.init(ctx, nc.RemoteAddr().String())
 	c.response.init(c)
 	return c
 }
 
-// outcome is what becomes of a connection after a step.
+// outcome says what happens to a connection next.
 type outcome uint8
 
 const (
-	goOn  outcome = iota // with the next request
-	give                 // the connection to net/http
-	leave                // it is closed
+	next     outcome = iota // serve the next request
+	handOver                // to net/http
+	hangUp                  // close it
 )
 
-// serve runs the connection to its end or hand-over.
+// serve serves the connection until it is closed or handed over.
 func (c *conn) serve() {
-	next := goOn
-	for next == goOn {
-		next = c.turn()
+	then := next
+	for then == next {
+		then = c.serveOne()
 	}
-	if next == give {
+	if then == handOver {
 		c.give()
 		return
 	}
 	_ = c.nc.Close()
 }
 
-// give hands the connection over with all that was read and not served (I2).
+// give hands over the connection with everything that was read and not answered (I2).
 func (c *conn) give() {
 	_ = c.nc.SetDeadline(time.Time{})
 	c.srv.handover.give(&replayed{Conn: c.nc, read: c.buf[c.start:c.end]})
 }
 
-// turn serves one request.
-func (c *conn) turn() outcome {
+// serveOne serves one request.
+func (c *conn) serveOne() outcome {
 	if c.start == c.end {
 		if !c.await() {
-			return leave
+			return hangUp
 		}
 	}
 	head, ok := c.request.parse(c.buf[c.start:c.end])
 	if !ok || !c.srv.takes(c.request.http.Method, c.request.http.RequestURI) {
-		return c.flush(give)
+		return c.flush(handOver)
 	}
 	size := head + int(c.request.http.ContentLength)
 	if !c.fill(size) {
-		return c.flush(give)
+		return c.flush(handOver)
 	}
 	c.request.setBody(c.buf[c.start+head : c.start+size])
 	if !c.answer() {
-		return leave
+		return hangUp
 	}
 	c.start += size
 	if c.start == c.end {
 		c.start, c.end = 0, 0
 	}
 	if c.response.last {
-		return c.flush(leave)
+		return c.flush(hangUp)
 	}
 	if c.start < c.end && len(c.response.out) < keptBytes {
-		return goOn // pipelined: answered together
+		return next // pipelined: the answers are sent together
 	}
-	return c.flush(goOn)
+	return c.flush(next)
 }
 
-// flush sends the answers that wait, and says what comes then.
+// flush sends the answers that are waiting. It returns what is to happen next.
 func (c *conn) flush(then outcome) outcome {
 	if !c.response.flush() {
-		return leave
+		return hangUp
 	}
 	return then
 }
 
-// await reads the beginning of the next request, and says whether there is
-// one.
+// await reads the beginning of the next request, and reports whether there is one.
 func (c *conn) await() bool {
 	if cap(c.buf) > keptBytes {
 		c.buf = make([]byte, readBufferBytes)
@@ -145,15 +144,15 @@ func (c *conn) await() bool {
 		}
 	}
 	if !c.srv.closed() {
-		return false // idle for too long
+		return false // the connection was idle for too long
 	}
-	// What was sent before the shutdown is still answered.
+	// A request that was sent before the shutdown is still answered.
 	_ = c.nc.SetReadDeadline(time.Now().Add(lastLook))
 	c.end, _ = c.nc.Read(c.buf)
 	return c.end > 0
 }
 
-// limitIdle sets the deadlines for waiting and for the answer after it.
+// limitIdle sets the deadlines for waiting and for sending the next answer.
 func (c *conn) limitIdle() {
 	now := time.Now()
 	limit := c.srv.whole.IdleTimeout
@@ -167,20 +166,20 @@ func (c *conn) limitIdle() {
 	}
 }
 
-// wake ends the wait for a request, unless one has arrived.
+// wake ends the wait for a request. A request that has arrived is served first.
 func (c *conn) wake() {
 	if c.waiting.Load() {
 		_ = c.nc.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 
-// fill reads until need bytes of the request are there. It fails where the
-// rest does not come in time; net/http then takes over.
+// fill reads until need bytes of the request are there. If they do not arrive in time it
+// returns false, and net/http takes over.
 func (c *conn) fill(need int) bool {
 	if c.end-c.start >= need {
 		return true
 	}
-	_ = c.flush(goOn) // a broken connection is noticed by reading
+	_ = c.flush(next) // if the connection is broken, reading fails, too
 	if c.start > 0 || need > len(c.buf) {
 		buf := c.buf
 		if need > len(buf) {
@@ -200,12 +199,11 @@ func (c *conn) fill(need int) bool {
 	return true
 }
 
-// answer calls the handler. It reports false where the answer is not whole
-// and the connection therefore can not go on.
-func (c *conn) answer() (whole bool) {
+// answer calls the handler. It returns false if the answer is incomplete (I5).
+func (c *conn) answer() (complete bool) {
 	defer func() {
 		if v := recover(); v != nil {
-			whole = false
+			complete = false
 			c.report(v)
 		}
 	}()
@@ -214,7 +212,7 @@ func (c *conn) answer() (whole bool) {
 	return c.response.finish(c.srv.closing.Load())
 }
 
-// report logs a panic that the handler let through, as net/http does.
+// report logs a panic of the handler, as net/http does.
 func (c *conn) report(v any) {
 	if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		return

@@ -10,11 +10,11 @@ import (
 	"strings"
 )
 
-// maxFields is the most header fields that a request may have here.
+// maxFields is how many header fields a request may have here.
 const maxFields = 32
 
-// request is the http.Request of a connection, filled anew each time: all of
-// it but the text of the header is reused.
+// request is the http.Request of a connection. It is reused for every request, except for
+// the text of the header.
 type request struct {
 	http   *http.Request
 	url    url.URL
@@ -28,14 +28,14 @@ func (r *request) init(ctx context.Context, remote string) {
 	r.http = (&http.Request{RemoteAddr: remote, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}).WithContext(ctx)
 }
 
-// parse reads the header at the beginning of b and returns its length. It
-// accepts only what is complete and ordinary (I1).
+// parse reads the header at the beginning of b and returns its length. It accepts only
+// headers that are complete and ordinary (I1).
 func (r *request) parse(b []byte) (int, bool) {
 	end := bytes.Index(b, []byte("\r\n\r\n"))
 	if end < 0 {
 		return 0, false
 	}
-	// One string for all of it: what the handler keeps is its own.
+	// One string for all of it, which the handler may keep parts of (I3).
 	text := string(b[:end+2])
 	line, fields, ok := strings.Cut(text, "\r\n")
 	if !ok || !r.parseLine(line) || !r.parseFields(fields) {
@@ -70,8 +70,8 @@ func ordinaryMethod(m string) bool {
 	return false
 }
 
-// parseTarget fills the URL. A path of unreserved characters and slashes is
-// the same decoded and escaped; any other is parsed by net/url.
+// parseTarget sets the URL. A path of unreserved characters and slashes is the same
+// escaped and decoded; net/url parses all others.
 func (r *request) parseTarget(target string) bool {
 	if target == "" || target[0] != '/' || strings.IndexByte(target, ' ') >= 0 {
 		return false
@@ -106,7 +106,7 @@ func (r *request) parseFields(text string) bool {
 				return false
 			}
 			host, r.http.Host = true, value
-			continue // net/http keeps it out of the header, too
+			continue // net/http does not put it into the header either
 		case "Content-Length":
 			if length || !r.parseLength(value) {
 				return false
@@ -129,7 +129,7 @@ func (r *request) parseFields(text string) bool {
 	return host
 }
 
-// field splits a header line. What is not plainly right is refused.
+// field splits a header line. It refuses whatever is not obviously valid.
 func field(line string) (name, value string, ok bool) {
 	name, value, ok = strings.Cut(line, ":")
 	if !ok || name == "" {
@@ -154,8 +154,8 @@ func (r *request) parseLength(value string) bool {
 	return err == nil && n <= maxBodyBytes
 }
 
-// canonical returns the name as http.CanonicalHeaderKey does; it refuses what
-// is no token.
+// canonical returns a name as http.CanonicalHeaderKey does. It refuses names with unusual
+// characters.
 func canonical(name string) (string, bool) {
 	upper := true
 	same := true
@@ -178,8 +178,7 @@ func canonical(name string) (string, bool) {
 	return http.CanonicalHeaderKey(name), true
 }
 
-// plain reports whether a path needs no decoding and would be escaped as it
-// is.
+// plain reports whether a path is the same escaped and decoded.
 func plain(path string) bool {
 	for i := range len(path) {
 		b := path[i]
@@ -193,7 +192,8 @@ func plain(path string) bool {
 	return true
 }
 
-// plainHost reports whether net/http takes the text as a Host.
+// plainHost reports whether a Host has only characters that net/http accepts in any
+// order.
 func plainHost(host string) bool {
 	if host == "" {
 		return false
@@ -210,7 +210,7 @@ func plainHost(host string) bool {
 	return true
 }
 
-// visible reports whether the text is visible ASCII without a fragment.
+// visible reports whether a query is visible ASCII without a fragment.
 func visible(text string) bool {
 	for i := range len(text) {
 		if b := text[i]; b <= ' ' || b >= 0x7f || b == '#' {
@@ -220,7 +220,7 @@ func visible(text string) bool {
 	return true
 }
 
-// setBody gives the request its body.
+// setBody sets the body of the request.
 func (r *request) setBody(b []byte) {
 	if len(b) == 0 {
 		return
@@ -229,7 +229,7 @@ func (r *request) setBody(b []byte) {
 	r.http.Body = &r.body
 }
 
-// body is a request's body, which is in memory.
+// body is the body of a request, in memory.
 type body struct{ rest []byte }
 
 // Read implements io.Reader.

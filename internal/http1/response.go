@@ -10,21 +10,20 @@ import (
 	"time"
 )
 
-// response is the http.ResponseWriter of a connection. It collects the whole
-// answer; answers to pipelined requests wait for each other, so that they go
-// out in one write. Streaming is not for this package: there is no Flush.
+// response is the http.ResponseWriter of a connection. It collects the whole answer, and
+// the answers to pipelined requests, which are sent in one write.
 type response struct {
 	conn   *conn
 	header http.Header
-	names  []string // of the header, to sort them
+	names  []string // of the header, for sorting
 
-	out      []byte // finished answers, and the head of the one in work
-	head     int    // where that begins
-	body     []byte // of the one in work
-	declared int64  // its Content-Length as the handler said it; -1: not said
-	status   int    // 0 until the header is written
-	isHead   bool
-	last     bool // the connection ends with this answer
+	out      []byte // complete answers, and the head of the current one
+	head     int    // where the current one begins in out
+	body     []byte // of the current one
+	declared int64  // Content-Length that the handler set; -1 if it did not
+	status   int    // 0 until the header has been written
+	isHead   bool   // the method is HEAD
+	last     bool   // the connection is closed after this answer
 }
 
 func (w *response) init(c *conn) {
@@ -56,12 +55,11 @@ func (w *response) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// WriteHeader implements http.ResponseWriter. The header is written as it is
-// now; whether the connection ends and, where it was not said, the length
-// follow when the answer is whole.
+// WriteHeader implements http.ResponseWriter. It writes the header as it is now. finish
+// adds whether the connection is closed, and the length if the handler did not set it.
 func (w *response) WriteHeader(status int) {
 	if w.status != 0 || status < http.StatusOK {
-		return // informational answers are of no use to small requests
+		return // a small request has no use for an informational answer
 	}
 	if status > 999 {
 		panic(fmt.Sprintf("http1: invalid status %d", status))
@@ -99,7 +97,7 @@ func (w *response) field(name, value string) {
 		}
 	case "Connection":
 		if strings.EqualFold(value, "close") {
-			w.last = true // said by finish
+			w.last = true // finish writes it
 			return
 		}
 	}
@@ -110,8 +108,8 @@ func (w *response) field(name, value string) {
 	w.out = append(append(w.out, value...), "\r\n"...)
 }
 
-// finish completes the answer. It reports false where the handler said a
-// length and wrote another.
+// finish completes the answer. It returns false if the handler declared a length and wrote
+// another one, or the answer could not be sent.
 func (w *response) finish(closing bool) bool {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
@@ -140,7 +138,7 @@ func (w *response) finish(closing bool) bool {
 	return true
 }
 
-// flush sends the finished answers.
+// flush sends the complete answers.
 func (w *response) flush() bool {
 	if len(w.out) == 0 {
 		return true
@@ -156,7 +154,7 @@ func (w *response) send(parts net.Buffers) bool {
 	return err == nil
 }
 
-// reset empties the buffers, and lets go of those that grew.
+// reset empties the buffers and drops those that have grown.
 func (w *response) reset() {
 	w.out, w.body = w.out[:0], w.body[:0]
 	if cap(w.out) > keptBytes {
@@ -167,13 +165,12 @@ func (w *response) reset() {
 	}
 }
 
-// SetReadDeadline is for http.ResponseController. The body is in memory: there
-// is nothing to wait for.
+// SetReadDeadline is for http.ResponseController. It does nothing: the body is in memory.
 func (w *response) SetReadDeadline(time.Time) error { return nil }
 
 // SetWriteDeadline is for http.ResponseController.
 func (w *response) SetWriteDeadline(t time.Time) error {
-	w.conn.idleUntil = time.Time{} // to be set anew for the next request
+	w.conn.idleUntil = time.Time{} // set the deadlines anew for the next request
 	return w.conn.nc.SetWriteDeadline(t)
 }
 
@@ -181,7 +178,7 @@ func bodyAllowed(status int) bool {
 	return status != http.StatusNoContent && status != http.StatusNotModified
 }
 
-// sortNames is an insertion sort: there are few.
+// sortNames is an insertion sort, because there are few names.
 func sortNames(names []string) {
 	for i := 1; i < len(names); i++ {
 		for j := i; j > 0 && names[j] < names[j-1]; j-- {
@@ -208,15 +205,16 @@ func statusLine(status int) string {
 	return "HTTP/1.1 " + strconv.Itoa(status) + " " + text + "\r\n"
 }
 
-// clock is the Date header of a second.
+// clock is the Date header during a second.
 type clock struct {
 	second int64
 	text   string
 }
 
+// lastDate is shared by all connections; whoever finds it outdated replaces it.
 var lastDate atomic.Pointer[clock]
 
-// date returns the Date header for now (RFC 9110, section 5.6.7).
+// date returns the current Date header (RFC 9110, section 5.6.7).
 func date() string {
 	now := time.Now()
 	if c := lastDate.Load(); c != nil && c.second == now.Unix() {

@@ -1,27 +1,3 @@
-// Package http1 serves small requests of HTTP/1.1 with few system calls and
-// allocations, and leaves all others to net/http.
-//
-// On the way of a small request net/http costs more than everything else that
-// a key-value store does for it: a second goroutine that watches the
-// connection, a header map made and sorted anew, two timers. This package takes
-// what nearly all requests are, and only that: a complete header in one read,
-// a short body with a declared length, nothing unusual. The first request of a
-// connection that is anything else (a header in pieces, a long or chunked
-// body, an Expect or Upgrade, HTTP/2, a mistake of any kind) hands the
-// connection over, with every byte that was read of that request, to the
-// http.Server behind it, for good. So there is one HTTP implementation to
-// judge what is right, and this one needs to know only what it is sure of:
-//
-//	I1  what parse accepts, http.ReadRequest reads as the same request
-//	    (FuzzParse)
-//	I2  nothing is answered here before the whole request was read; what has
-//	    been read and not answered is handed over in full
-//	I3  a handler sees one request of a connection at a time, and keeps
-//	    nothing of it after it returned
-//
-// A client that leaves is noticed only when its answer is written. Requests
-// that may wait for long therefore do not belong here; Server.Takes says which
-// do.
 package http1
 
 import (
@@ -34,16 +10,16 @@ import (
 	"time"
 )
 
-// Server serves the connections of plain listeners. Its limits are those of
-// the http.Server that it was made with, and so is its ConnContext.
+// Server serves the connections of listeners without TLS. Its timeouts, ConnContext and
+// ErrorLog are those of the http.Server that it was made with.
 type Server struct {
-	// whole serves what is handed over.
+	// whole serves the connections that are handed over.
 	whole *http.Server
-	// takes reports whether a request is one for this package; called with
-	// its method and its target as they came.
+	// takes reports, by method and request target, whether a request may be served
+	// here.
 	takes    func(method, target string) bool
 	handover *handover
-	// closing asks every connection to end after its next answer.
+	// closing makes every answer the last of its connection.
 	closing atomic.Bool
 
 	mu struct {
@@ -52,13 +28,12 @@ type Server struct {
 		listeners map[net.Listener]struct{}
 		shut      bool
 	}
-	running sync.WaitGroup // connections
+	running sync.WaitGroup // the goroutines of the connections
 }
 
-// New returns a Server in front of whole, which it serves, shuts down and
-// closes together with itself. takes chooses, by method and request target,
-// the requests that are served here; they must not stream their answers or
-// wait for long.
+// New returns a Server in front of whole, which it serves, shuts down and closes together
+// with itself. takes selects, by method and request target, the requests that are served
+// here. These must not stream their answers or wait for long.
 func New(whole *http.Server, takes func(method, target string) bool) *Server {
 	s := &Server{whole: whole, takes: takes, handover: newHandover()}
 	s.mu.conns = make(map[*conn]struct{})
@@ -66,8 +41,8 @@ func New(whole *http.Server, takes func(method, target string) bool) *Server {
 	return s
 }
 
-// Serve accepts connections until the listener fails or the server is shut
-// down, which is http.ErrServerClosed. It may be called for several listeners.
+// Serve accepts connections until the listener fails or the server is shut down, for which
+// it returns http.ErrServerClosed. It may be called for several listeners.
 func (s *Server) Serve(l net.Listener) error {
 	if !s.follow(l) {
 		return http.ErrServerClosed
@@ -82,7 +57,7 @@ func (s *Server) Serve(l net.Listener) error {
 			s.start(c)
 		case s.closed():
 			return http.ErrServerClosed
-		case temporary(err): // such as too many open files
+		case temporary(err): // for example, too many open files
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 			time.Sleep(pause)
 		default:
@@ -91,7 +66,7 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 }
 
-// temporary reports whether accepting may work again.
+// temporary reports whether accepting may succeed again.
 func temporary(err error) bool {
 	var t interface{ Temporary() bool }
 	return errors.As(err, &t) && t.Temporary()
@@ -141,9 +116,9 @@ func (s *Server) start(nc net.Conn) {
 	}()
 }
 
-// Shutdown stops accepting, closes the connections that are between two
-// requests, and waits for the others. It returns the context's error where
-// that ends first; Close then cuts them off.
+// Shutdown stops accepting, closes connections that are between two requests, and waits
+// for the others. If the context ends first, it returns the context's error; Close then
+// closes the rest.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.stop(func(c *conn) { c.wake() })
 	err := s.whole.Shutdown(ctx)
@@ -157,7 +132,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 }
 
-// Close cuts all connections off.
+// Close closes all connections.
 func (s *Server) Close() error {
 	s.stop(func(c *conn) { _ = c.nc.Close() })
 	err := s.whole.Close()
@@ -179,10 +154,10 @@ func (s *Server) stop(each func(*conn)) {
 	s.handover.close()
 }
 
-// handover is the listener from which the http.Server gets its connections.
+// handover is the listener from which the http.Server accepts its connections.
 type handover struct {
-	conns chan net.Conn // unbuffered: a connection always has an owner
-	done  chan struct{}
+	conns chan net.Conn // unbuffered, so that a connection always has an owner
+	done  chan struct{} // closed by close
 	start sync.Once
 	stop  sync.Once
 }
@@ -191,13 +166,13 @@ func newHandover() *handover {
 	return &handover{conns: make(chan net.Conn), done: make(chan struct{})}
 }
 
-// serve begins to serve what is handed over. It ends with the http.Server,
-// whose Shutdown or Close closes the listener.
+// serve starts serving what is handed over. It ends when Shutdown or Close of the
+// http.Server closes the listener.
 func (h *handover) serve(srv *http.Server) {
 	h.start.Do(func() { go func() { _ = srv.Serve(h) }() })
 }
 
-// give passes the connection on, unless the server stops.
+// give hands over a connection, or closes it if the server has stopped.
 func (h *handover) give(c net.Conn) {
 	select {
 	case h.conns <- c:
@@ -227,13 +202,13 @@ func (h *handover) close() { h.stop.Do(func() { close(h.done) }) }
 // Addr implements net.Listener.
 func (h *handover) Addr() net.Addr { return &net.TCPAddr{} }
 
-// replayed is a connection some of whose bytes were read already.
+// replayed is a connection of which some bytes have already been read.
 type replayed struct {
 	net.Conn
 	read []byte
 }
 
-// NetConn returns the connection below, as tls.Conn does.
+// NetConn returns the underlying connection, as tls.Conn does.
 func (r *replayed) NetConn() net.Conn { return r.Conn }
 
 // Read implements net.Conn.

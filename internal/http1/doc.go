@@ -1,0 +1,45 @@
+// Package http1 serves small HTTP/1.1 requests with few system calls and allocations,
+// and leaves all others to net/http.
+//
+// # Algorithm
+//
+// For a small request net/http costs more than everything else that a key-value store
+// does: it has a second goroutine that watches the connection, a header map that is
+// built and sorted anew, and two timers. This package handles what nearly all requests
+// look like, and only that: a complete header in one read, a short body of declared
+// length, nothing unusual.
+//
+// The first request of a connection that is anything else (a header in pieces, a long
+// or chunked body, an Expect or Upgrade, HTTP/2, a mistake of any kind) hands the
+// connection over to the http.Server behind this one, together with every byte that was
+// read and not answered. The connection never comes back. So there is one
+// implementation of HTTP that decides what is correct, and this one needs to handle only
+// what it is certain about.
+//
+// One goroutine serves each connection. It reads a request into the connection's buffer,
+// calls the handler, and collects the answer; answers to pipelined requests go out in one
+// write.
+//
+// # Invariants
+//
+//	I1  What parse accepts, http.ReadRequest reads as the same request (FuzzParse).
+//	I2  No request is answered here before all of it has been read. What has been read
+//	    and not answered is handed over in full.
+//	I3  A handler sees one request of a connection at a time, and keeps nothing of it
+//	    but the strings of its header after it returns.
+//	I4  Every answer has the status, header and body that net/http would send
+//	    (TestAnswersAreNetHTTPs).
+//	I5  An answer that is not complete closes the connection.
+//
+// # Limits
+//
+// A client that disconnects is noticed only when its answer is written, so requests that
+// may wait for long do not belong here. Neither do streams: an answer is collected as a
+// whole, and there is no Flush. The function given to New decides.
+//
+// # Rejected alternatives
+//
+// Another HTTP library instead of net/http would have to be trusted with every request
+// that an attacker can make. Taking connections back from net/http after an unusual
+// request is not possible: it reads ahead.
+package http1
