@@ -31,6 +31,19 @@ func TestValueLimit(t *testing.T) {
 	f.do("GET", "/k", "").wantBody(200, "1234")
 }
 
+// A fragment must not replace the value, whatever the request does with its body.
+func TestBodyThatIsNotTheWholeContent(t *testing.T) {
+	f := newFixture(t)
+	f.do("PUT", "/v1/kv/k", "0123456789").want(201)
+	for _, target := range []string{"PUT /v1/kv/k", "PUT /k", "POST /v1/kv/k?append", "PUT /v1/settings", "POST /v1/members", "POST /4", "POST /v1/batch"} {
+		method, path, _ := strings.Cut(target, " ")
+		f.do(method, path, "6789", "Content-Range: bytes 6-9/10").problem(400, api.BadRequest, "Content-Range", "whole content")
+		f.do(method, path, "6789", "Content-Encoding: gzip").problem(400, api.BadRequest, "Content-Encoding", "gzip")
+	}
+	f.do("GET", "/v1/kv/k", "").wantBody(200, "0123456789")
+	f.do("PUT", "/v1/kv/k", "x", "Content-Encoding: identity").want(200)
+}
+
 // A body that says it is too long is refused before the client is told to
 // send it.
 func TestExpectContinueIsRefusedBeforeTheBody(t *testing.T) {

@@ -64,6 +64,9 @@ type opStream struct {
 
 // streamOps answers POST /v1/batch.
 func (s *Server) streamOps(x *exchange) error {
+	if err := wholeBody(x.r.Header); err != nil {
+		return err
+	}
 	timeout, err := x.query.timeout()
 	if err != nil {
 		return err
