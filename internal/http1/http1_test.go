@@ -258,7 +258,7 @@ func TestLastAnswer(t *testing.T) {
 	<-served
 }
 
-// TestShutdown ends idle connections at once and lets requests in work finish.
+// TestShutdown ends idle connections at once and lets requests in flight finish.
 func TestShutdown(t *testing.T) {
 	began, release := make(chan struct{}), make(chan struct{})
 	whole := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
