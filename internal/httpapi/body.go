@@ -33,7 +33,7 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 	if err := wholeBody(x.r.Header); err != nil {
 		return nil, err
 	}
-	declared := x.r.ContentLength
+	declared := x.r.ContentLength // -1 if it is unknown
 	if declared > limit {
 		return nil, tooLargeBody(limit)
 	}
@@ -96,7 +96,7 @@ func (x *exchange) boundDrain() {
 func readUpTo(r io.Reader, buf []byte, declared, limit int64) ([]byte, error) {
 	for int64(len(buf)) != declared {
 		if len(buf) == cap(buf) {
-			buf = append(buf, 0)[:len(buf)]
+			buf = append(buf, 0)[:len(buf)] // grows as append does
 		}
 		n, err := r.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
