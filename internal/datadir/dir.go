@@ -16,6 +16,7 @@ type Dir struct {
 	path     string
 	lock     *os.File
 	identity *Identity // nil until the directory is claimed
+	nonce    string    // of a directory without an identity, once it is drawn
 }
 
 // Open creates the directory if necessary, makes it private (mode 0700), locks
@@ -143,15 +144,57 @@ func (d *Dir) Identity() (id Identity, known bool) {
 // HasLog reports whether the directory holds a log.
 func (d *Dir) HasLog() bool { return hasLog(d.path) }
 
-// Claim assigns the directory to a member. A directory that was claimed before
-// keeps its nonce: the cluster may have committed it already, and would refuse
-// another one.
-func (d *Dir) Claim(member, cluster uint64, name string) error {
-	nonce := NewNonce()
-	if d.identity != nil {
-		nonce = d.identity.Nonce
+// Claim assigns the directory to a member of an existing cluster, whose settings
+// yield the given rendezvous id (0 if unknown). A directory that was claimed
+// before keeps its nonce: the cluster may have committed it already, and would
+// refuse another one.
+func (d *Dir) Claim(member, cluster, rendezvous uint64, name string) error {
+	return d.write(Identity{Format: identityFormat, MemberID: member, Name: name, ClusterID: cluster, Rendezvous: rendezvous, Nonce: d.Nonce(), State: StateNew})
+}
+
+// Nonce returns the directory's nonce. A new one becomes durable with the next
+// write of the identity.
+func (d *Dir) Nonce() string {
+	switch {
+	case d.identity != nil:
+		return d.identity.Nonce
+	case d.nonce == "":
+		d.nonce = NewNonce()
 	}
-	return d.write(Identity{Format: identityFormat, MemberID: member, Name: name, ClusterID: cluster, Nonce: nonce, State: StateNew})
+	return d.nonce
+}
+
+// Founding returns what the directory promised and accepted as an acceptor.
+func (d *Dir) Founding() Founding {
+	if d.identity == nil || d.identity.Founding == nil {
+		return Founding{}
+	}
+	return *d.identity.Founding
+}
+
+// KeepFounding makes what an initial member promised and accepted durable. The
+// directory must not belong to a cluster.
+func (d *Dir) KeepFounding(member, rendezvous uint64, name string, f Founding) error {
+	if d.identity != nil && d.identity.ClusterID != 0 {
+		return fmt.Errorf("take part in founding a cluster: %s already belongs to cluster %016x", d.path, d.identity.ClusterID)
+	}
+	return d.write(Identity{Format: identityFormat, MemberID: member, Name: name, Rendezvous: rendezvous, Nonce: d.Nonce(), State: StateNew, Founding: &f})
+}
+
+// Adopt gives the directory to the cluster of the charter, for good. The charter
+// must name the directory.
+func (d *Dir) Adopt(member, rendezvous uint64, name string, c *Charter) error {
+	switch {
+	case d.identity != nil && d.identity.ClusterID == c.ClusterID:
+		return nil
+	case d.identity != nil && d.identity.ClusterID != 0:
+		return fmt.Errorf("adopt a charter: %s already belongs to cluster %016x", d.path, d.identity.ClusterID)
+	case !c.Names(member, d.Nonce()):
+		return fmt.Errorf("adopt a charter: it does not name the directory %s", d.path)
+	}
+	f := d.Founding()
+	f.Charter = c
+	return d.write(Identity{Format: identityFormat, MemberID: member, Name: name, ClusterID: c.ClusterID, Rendezvous: rendezvous, Nonce: d.Nonce(), State: StateNew, Founding: &f})
 }
 
 // MarkAdmitted records that the directory has a log. From then on a missing

@@ -13,7 +13,7 @@ func TestDoctor(t *testing.T) {
 	segmentsOf(t, 8<<10)
 	path := t.TempDir()
 	dir := mustOpenDir(t, path)
-	if err := errors.Join(dir.Claim(7, 0xabc, "seven"), dir.Close()); err != nil {
+	if err := errors.Join(dir.Claim(7, 0xabc, 0, "seven"), dir.Close()); err != nil {
 		t.Fatal(err)
 	}
 	report, err := Examine(path)
@@ -60,7 +60,7 @@ func TestDoctorTornTail(t *testing.T) {
 func TestDoctorRemovedMember(t *testing.T) {
 	path := t.TempDir()
 	d := mustOpenDir(t, path)
-	if err := errors.Join(d.Claim(7, 1, ""), d.MarkRemoved(), d.Close()); err != nil {
+	if err := errors.Join(d.Claim(7, 1, 0, ""), d.MarkRemoved(), d.Close()); err != nil {
 		t.Fatal(err)
 	}
 	report, err := Examine(path)

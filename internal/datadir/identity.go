@@ -2,6 +2,7 @@ package datadir
 
 import (
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/kvd-io/kvd/internal/limits"
 )
@@ -27,18 +29,75 @@ const (
 // Identity says whose directory it is. It is the content of member.json, next
 // to a checksum.
 type Identity struct {
-	Format    int    `json:"format"`
-	MemberID  uint64 `json:"member_id"`
-	Name      string `json:"name,omitempty"`
-	ClusterID uint64 `json:"cluster_id"`
+	Format   int    `json:"format"`
+	MemberID uint64 `json:"member_id"`
+	Name     string `json:"name,omitempty"`
+	// ClusterID is 0 until the directory has adopted a charter or has been given
+	// to a member of an existing cluster. Adoption is final.
+	ClusterID uint64 `json:"cluster_id,omitempty"`
+	// Rendezvous is the id that the settings of the initial members yield. It
+	// only helps them to find each other. It is 0 if it is not known.
+	Rendezvous uint64 `json:"rendezvous_id,omitempty"`
 	// Nonce is 128 random bits in hexadecimal. The cluster commits it as the
 	// member's. A wiped directory gets another nonce, and is refused: the
 	// member that owned it before may have voted.
 	Nonce string `json:"nonce"`
 	State string `json:"state"`
-	// Original is the id that the cluster had before its first recovery, and
-	// that its settings still name. It is 0 if there was no recovery.
+	// Original is the id that the cluster had before its first recovery. It is 0
+	// if there was no recovery.
 	Original uint64 `json:"original_cluster_id,omitempty"`
+	// Founding is what the directory promised and accepted while its cluster was
+	// being founded. It is nil if the directory took no part in that.
+	Founding *Founding `json:"founding,omitempty"`
+}
+
+// Founding is the state of an acceptor of Paxos, in which the initial members
+// agree on the charter of their cluster. Package node runs the protocol.
+type Founding struct {
+	Promised Ballot   `json:"promised"`
+	Accepted Ballot   `json:"accepted"` // the ballot of Charter
+	Charter  *Charter `json:"charter,omitempty"`
+}
+
+// Ballot orders the attempts to found a cluster. No two founders use the same.
+type Ballot struct {
+	Round  uint64 `json:"round"`
+	Member uint64 `json:"member"` // the founder
+}
+
+// Less reports whether b is before other.
+func (b Ballot) Less(other Ballot) bool {
+	return b.Round < other.Round || b.Round == other.Round && b.Member < other.Member
+}
+
+// Charter is what a cluster begins with. ClusterID is drawn together with the
+// rest, so two clusters with the same id have the same charter.
+type Charter struct {
+	ClusterID uint64    `json:"cluster_id"`
+	Members   []Founder `json:"members"` // by ascending id
+}
+
+// Founder is an initial member.
+type Founder struct {
+	ID       uint64   `json:"id"`
+	Name     string   `json:"name,omitempty"`
+	PeerURLs []string `json:"peer_urls"`
+	// Nonce is that of the directory that founds the cluster as this member. It
+	// is empty for a member that did not take part in the founding.
+	Nonce string `json:"nonce,omitempty"`
+}
+
+// Names reports whether the charter gives the member to the directory with this
+// nonce.
+func (c *Charter) Names(member uint64, nonce string) bool {
+	return slices.ContainsFunc(c.Members, func(f Founder) bool { return f.ID == member && f.Nonce == nonce })
+}
+
+// NewClusterID returns 64 random bits, but never 0.
+func NewClusterID() uint64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return max(binary.BigEndian.Uint64(b[:]), 1)
 }
 
 const identityFormat = 1
@@ -49,12 +108,11 @@ type identityFile struct {
 	CRC32C uint32 `json:"crc32c"`
 }
 
-// checksum covers every field. One that was added later enters only if it is
-// set, so that the checksums of older files stay valid.
+// checksum covers every field in its encoded form.
 func (id Identity) checksum() uint32 {
-	b := fmt.Appendf(nil, "%d %d %q %d %s %s", id.Format, id.MemberID, id.Name, id.ClusterID, id.Nonce, id.State)
-	if id.Original != 0 {
-		b = fmt.Appendf(b, " %d", id.Original)
+	b, err := json.Marshal(id)
+	if err != nil {
+		panic(fmt.Sprintf("datadir: encode the identity: %v", err)) // plain data always encodes
 	}
 	return crc32.Checksum(b, castagnoli)
 }
@@ -128,6 +186,8 @@ func (id Identity) check() (problem string) {
 		return fmt.Sprintf("%d is not a valid member id", id.MemberID)
 	case err != nil || len(nonce) != nonceBytes:
 		return "the nonce is not 128 bits in hexadecimal"
+	case id.ClusterID == 0 && id.State != StateNew:
+		return "a member that has taken part has no cluster id"
 	case id.State != StateNew && id.State != StateAdmitted && id.State != StateRemoved:
 		return fmt.Sprintf("unknown state %q", id.State)
 	}

@@ -55,11 +55,11 @@ func TestIdentityIsKept(t *testing.T) {
 	if id, known := d.Identity(); known {
 		t.Fatalf("a fresh directory belongs to %+v", id)
 	}
-	if err := d.Claim(7, 0xabc, "seven"); err != nil {
+	if err := d.Claim(7, 0xabc, 0, "seven"); err != nil {
 		t.Fatal(err)
 	}
 	claimed, _ := d.Identity()
-	if err := errors.Join(d.Claim(7, 0xdef, "seven"), d.MarkRemoved(), d.Close()); err != nil {
+	if err := errors.Join(d.Claim(7, 0xdef, 0, "seven"), d.MarkRemoved(), d.Close()); err != nil {
 		t.Fatal(err)
 	}
 	id, err := readIdentity(path)
@@ -75,7 +75,7 @@ func TestIdentityIsKept(t *testing.T) {
 func TestIdentityDamaged(t *testing.T) {
 	path := t.TempDir()
 	d := mustOpenDir(t, path)
-	if err := errors.Join(d.Claim(7, 0xabc, "seven"), d.Close()); err != nil {
+	if err := errors.Join(d.Claim(7, 0xabc, 0, "seven"), d.Close()); err != nil {
 		t.Fatal(err)
 	}
 	change(t, identityPath(path), func(b []byte) []byte {
@@ -105,7 +105,7 @@ func TestIdentityOfANewerFormat(t *testing.T) {
 func TestAdmittedWithoutALog(t *testing.T) {
 	path := t.TempDir()
 	d := mustOpenDir(t, path)
-	if err := errors.Join(d.Claim(7, 0xabc, "seven"), d.MarkAdmitted(), d.Close()); err != nil {
+	if err := errors.Join(d.Claim(7, 0xabc, 0, "seven"), d.MarkAdmitted(), d.Close()); err != nil {
 		t.Fatal(err)
 	}
 	_, err := Open(path)
@@ -121,12 +121,12 @@ func TestAdmittedWithoutALog(t *testing.T) {
 func TestWatermarkOfAnotherMember(t *testing.T) {
 	path := t.TempDir()
 	d := mustOpenDir(t, path)
-	if err := d.Claim(7, 0xabc, "seven"); err != nil {
+	if err := d.Claim(7, 0xabc, 0, "seven"); err != nil {
 		t.Fatal(err)
 	}
 	log := mustCreateLog(t, path)
 	mustSave(t, log, hardStateAt(1, 7, 0), entryAt(1, 1, 10))
-	if err := errors.Join(log.Close(), d.Claim(8, 0xabc, "eight")); err != nil {
+	if err := errors.Join(log.Close(), d.Claim(8, 0xabc, 0, "eight")); err != nil {
 		t.Fatal(err)
 	}
 	mustRefuse(t, path, "the watermark belongs to member 7, but the directory belongs to member 8")
@@ -137,7 +137,7 @@ func TestWatermarkOfAnotherMember(t *testing.T) {
 func TestIdentityIsReplacedAtOnce(t *testing.T) {
 	path := t.TempDir()
 	d := mustOpenDir(t, path)
-	if err := d.Claim(7, 0xabc, "seven"); err != nil {
+	if err := d.Claim(7, 0xabc, 0, "seven"); err != nil {
 		t.Fatal(err)
 	}
 	old, err := os.ReadFile(identityPath(path))
@@ -172,7 +172,7 @@ func TestIdentityIsReplacedAtOnce(t *testing.T) {
 func TestIdentityEveryByte(t *testing.T) {
 	path := t.TempDir()
 	d := mustOpenDir(t, path)
-	if err := d.Claim(7, 0xabc, "seven"); err != nil {
+	if err := d.Claim(7, 0xabc, 0, "seven"); err != nil {
 		t.Fatal(err)
 	}
 	whole, err := os.ReadFile(identityPath(path))

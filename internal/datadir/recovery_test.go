@@ -18,7 +18,7 @@ func replacementFor(t *testing.T) (dir string, r *Replacement) {
 	segmentsOf(t, 64<<10)
 	dir = filepath.Join(t.TempDir(), "data")
 	d := mustOpenDir(t, dir)
-	if err := d.Claim(1, 7, "one"); err != nil {
+	if err := d.Claim(1, 7, 0, "one"); err != nil {
 		t.Fatal(err)
 	}
 	l := mustCreateLog(t, dir)

@@ -9,8 +9,7 @@ import (
 	"testing"
 )
 
-// These measure the package alone, without a socket and with a node that answers
-// immediately.
+// The front alone: no socket, and a node that answers at once.
 
 func BenchmarkGet(b *testing.B)         { benchmarkGet(b, frontAlone(b)) }
 func BenchmarkPut(b *testing.B)         { benchmarkPut(b, frontAlone(b)) }

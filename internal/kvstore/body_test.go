@@ -35,8 +35,7 @@ func bodyStore(t testing.TB, name string, rng *rand.Rand) *Store {
 	return s
 }
 
-// TestBodyMovesBetweenEngines: a restore from any engine to any engine gives the same
-// bytes and the same state.
+// TestBodyMovesBetweenEngines gives the same bytes and the same state.
 func TestBodyMovesBetweenEngines(t *testing.T) {
 	for _, from := range []string{"memory", "pebble"} {
 		s := bodyStore(t, from, testRand(t))
@@ -75,7 +74,7 @@ func TestEmptyBody(t *testing.T) {
 	})
 }
 
-// checkRefused restores a damaged body and checks that the old state is still there.
+// checkRefused restores a damaged body and looks for the old state.
 func checkRefused(t *testing.T, s *Store, body io.Reader, how string) {
 	t.Helper()
 	at, hash := s.StateHash()
@@ -88,8 +87,8 @@ func checkRefused(t *testing.T, s *Store, body io.Reader, how string) {
 	}
 }
 
-// TestDamagedBody changes bytes everywhere: each byte of the parts that are short and
-// not compressed, and some of the others.
+// TestDamagedBody changes bytes everywhere: each one of the parts that are
+// neither compressed nor long, and some of the others.
 func TestDamagedBody(t *testing.T) {
 	rng := testRand(t)
 	body := bodyOf(t, bodyStore(t, "memory", rng))
@@ -122,8 +121,8 @@ func TestDamagedBody(t *testing.T) {
 	do(t, s, put("new", "1"))
 }
 
-// TestRestoreThatFails: a restore that fails keeps the state, and wraps the error of
-// the reader.
+// TestRestoreThatFails keeps the state on both engines, and reports the
+// reader's error as it is.
 func TestRestoreThatFails(t *testing.T) {
 	onBothEngines(t, func(t *testing.T, s *Store) {
 		body := bodyOf(t, bodyStore(t, "memory", testRand(t)))
@@ -144,7 +143,7 @@ func TestRestoreThatFails(t *testing.T) {
 	})
 }
 
-// forgedBody returns a body with arbitrary records and valid checksums.
+// forgedBody is one with valid checksums around any records.
 func forgedBody(t testing.TB, m meta, records ...string) []byte {
 	var out bytes.Buffer
 	b, err := newBodyWriter(&out)
@@ -156,7 +155,7 @@ func forgedBody(t testing.TB, m meta, records ...string) []byte {
 	return out.Bytes()
 }
 
-// TestForgedBody: valid checksums do not make a valid state.
+// TestForgedBody: checksums do not make a state out of anything.
 func TestForgedBody(t *testing.T) {
 	var h hasher
 	v := version{create: 2, version: 1, value: []byte("1")}
@@ -226,7 +225,7 @@ func TestForgedBody(t *testing.T) {
 	}
 }
 
-// TestHostileLengths: a claimed length is not allocated before the bytes arrive.
+// TestHostileLengths: what a length claims is not allocated before it comes.
 func TestHostileLengths(t *testing.T) {
 	head := append([]byte(bodyMagic), bodyVersion)
 	block := func(packed, raw uint64, content []byte) []byte {
@@ -263,7 +262,7 @@ func TestHostileLengths(t *testing.T) {
 	}
 }
 
-// TestBodyWriterFails: an error of the writer is reported, wherever it happens.
+// TestBodyWriterFails reports the error of the writer, wherever it comes.
 func TestBodyWriterFails(t *testing.T) {
 	s := bodyStore(t, "memory", testRand(t))
 	v := mustGet[*View](t)(s.View())

@@ -29,8 +29,7 @@ func FuzzDecodeCommand(f *testing.F) {
 	})
 }
 
-// fuzzReplica applies a command between others, and returns its results and the state
-// hash.
+// fuzzReplica applies a command between others, and returns what came of it.
 func fuzzReplica(t *testing.T, command, record []byte, o Options, together bool) (string, uint64, error) {
 	s := openStore(t, engine.NewMemory(), o)
 	defer s.Close()
@@ -63,7 +62,7 @@ func maintainUnlessFailed(t *testing.T, s *Store) {
 	}
 }
 
-// FuzzApply: two replicas that apply arbitrary bytes in calls of different sizes agree.
+// FuzzApply gives two replicas any bytes for a command.
 func FuzzApply(f *testing.F) {
 	for _, c := range goldenCommands() {
 		f.Add(EncodeCommand(nil, &c), []byte("record"))
@@ -80,7 +79,7 @@ func FuzzApply(f *testing.F) {
 	})
 }
 
-// FuzzRestore restores arbitrary bodies, and valid bodies with arbitrary records.
+// FuzzRestore takes bodies as they are, and wraps records into valid ones.
 func FuzzRestore(f *testing.F) {
 	s := openStore(f, engine.NewMemory(), Options{})
 	do(f, s, put("a", "1"), put("a\x00", "2"), remove("a"), Command{Op: OpTick, Term: 1, UnixMillis: 5})
@@ -108,8 +107,8 @@ func FuzzRestore(f *testing.F) {
 	})
 }
 
-// FuzzStoreIsTheModel applies histories of commands of every kind, which follow from the
-// input, and compares the store with the model after each part.
+// FuzzStoreIsTheModel takes its input for choices: histories of commands of
+// every kind, compared with the model after each part.
 func FuzzStoreIsTheModel(f *testing.F) {
 	for seed := range uint64(4) {
 		f.Add(seed, seed, uint8(20))

@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// BenchmarkBatch measures what one batch costs in metrics, on all loops together.
+// What one batch costs in metrics, on all three loops together.
 func BenchmarkBatch(b *testing.B) {
 	l, err := NewLoops(prometheus.NewRegistry())
 	if err != nil {

@@ -18,10 +18,10 @@
 // # Invariants
 //
 //	N1  A directory without a log never makes its member vote before the
-//	    cluster has committed, without this member's vote, that the member
-//	    belongs to the directory (its nonce). Only a majority of initial
-//	    members that have nothing committed may bootstrap instead. A lost disk
-//	    thus cannot vote twice or forget what it acknowledged.
+//	    directory belongs to the member: either the charter of the cluster says
+//	    so (founding.go), or the cluster has committed it without this member's
+//	    vote. Directories are told apart by their nonces. A lost disk thus cannot
+//	    vote twice or forget what it acknowledged.
 //	N2  Which member of which cluster a node is never changes once its replica
 //	    is open.
 //	N3  Requests are carried out only between ready and closing (lifecycle).

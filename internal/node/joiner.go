@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -15,6 +16,7 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/raftnode"
+	"github.com/kvd-io/kvd/internal/repeat"
 )
 
 const (
@@ -24,9 +26,6 @@ const (
 	// askTimeout bounds one round. A machine that is down may not even refuse
 	// connections.
 	askTimeout = 2 * time.Second
-	// roundsPerLine is how many rounds pass between two log lines that say what
-	// the node is waiting for.
-	roundsPerLine = 25
 )
 
 // joiner finds the place of a data directory in a cluster. It ends when it has
@@ -36,14 +35,14 @@ const (
 // dangerous: its member may have voted and acknowledged writes before, with a
 // log that is gone. So such a node first asks the others (N1):
 //
-//  1. If a majority of the initial members, itself included, has nothing
-//     committed and has not voted yet, it bootstraps the cluster. A member that
-//     has voted but has nothing committed counts for neither side: this node
-//     may have been the one that elected it.
-//  2. If a cluster exists, the cluster must commit, without this node's vote,
+//  1. If a cluster exists, the cluster must commit, without this node's vote,
 //     that the member belongs to this directory (its nonce). If another
 //     directory of the same member was there first, this one is refused: it
-//     cannot keep the promises of the other.
+//     cannot keep the promises of the other. A directory that the cluster's
+//     charter names belongs to the member already.
+//  2. If a majority of the initial members, itself included, is fresh, they found
+//     a cluster (founding.go). A member that has a cluster, even one in which
+//     nothing was committed yet, is not fresh.
 //  3. Otherwise it waits and asks again.
 //
 // A joiner belongs to the goroutine that calls find.
@@ -59,6 +58,11 @@ type joiner struct {
 	self identity
 	// publish makes self visible to the calls of other members.
 	publish func(identity)
+	// found makes an acceptor visible to them.
+	found func(*acceptor)
+
+	strangers map[string]*repeat.Pace // warnings about members of other clusters, by URL
+	waiting   repeat.Pace             // lines that say what the node waits for
 }
 
 // place is where a joiner's search ended: what the replica needs beside the
@@ -66,7 +70,7 @@ type joiner struct {
 type place struct {
 	identity
 	nonce   string
-	initial []raftnode.Member // of a cluster that is being bootstrapped
+	initial []raftnode.Member // of a cluster that this directory founds
 	known   []raftnode.Member // to talk to until the membership has been received
 }
 
@@ -81,6 +85,9 @@ func newJoiner(n *Node, dir *datadir.Dir) *joiner {
 		finder:  &http.Client{Transport: callTransport(plain), Timeout: callTimeout},
 		self:    *n.identity.Load(),
 		publish: func(self identity) { n.identity.Store(&self) },
+		found:   n.acceptor.Store,
+
+		strangers: make(map[string]*repeat.Pace),
 	}
 }
 
@@ -92,13 +99,18 @@ func (j *joiner) find(ctx context.Context) (place, error) {
 		if err := j.checkIdentity(recorded); err != nil {
 			return place{}, err
 		}
-		j.become(identity{Member: recorded.MemberID, Cluster: recorded.ClusterID, Original: recorded.Original})
+		self := identity{Member: recorded.MemberID, Cluster: recorded.ClusterID, Rendezvous: recorded.Rendezvous, Original: recorded.Original}
+		if self.Cluster != 0 && recorded.Founding != nil {
+			self.charter = recorded.Founding.Charter
+		}
+		j.become(self)
 	}
 	var at place
 	var err error
 	if known && j.dir.HasLog() {
-		at.initial = j.initialMembers()
-	} else if at, err = j.findWithoutLog(ctx); err != nil {
+		// If the log is still empty, the member needs somebody to talk to.
+		at.initial, at.known = j.initialMembers(), asMembers(j.founders())
+	} else if at, err = j.findWithoutLog(ctx, recorded); err != nil {
 		return place{}, err
 	}
 	recorded, _ = j.dir.Identity()
@@ -117,56 +129,141 @@ func (j *joiner) byURL() bool { return len(j.cfg.JoinURLs) > 0 }
 // checkIdentity compares the settings with what the directory says it is.
 func (j *joiner) checkIdentity(recorded datadir.Identity) error {
 	dir := absolute(j.cfg.DataDir)
-	wanted := j.self.Cluster // the one that the settings name
+	wanted := j.self.Rendezvous // what the settings yield
 	switch {
 	case j.cfg.ID != 0 && recorded.MemberID != j.cfg.ID:
 		return fmt.Errorf("%w: %s belongs to member %d, but --id is %d", ErrConfig, dir, recorded.MemberID, j.cfg.ID)
-	// A recovered cluster has a new id; its members may still be started with
-	// the settings of the original one.
-	case !j.cfg.Join && !j.byURL() && len(j.cfg.Initial) > 0 && recorded.ClusterID != wanted && recorded.Original != wanted:
-		return fmt.Errorf("%w: %s belongs to cluster %016x, but --cluster and --cluster-token name cluster %016x; use another --data-dir, or the settings that the cluster was created with",
-			ErrConfig, dir, recorded.ClusterID, wanted)
+	case !j.cfg.Join && !j.byURL() && len(j.cfg.Initial) > 0 && recorded.Rendezvous != 0 && recorded.Rendezvous != wanted:
+		return fmt.Errorf("%w: %s belongs to cluster %016x, but --cluster and --cluster-token name another cluster; use another --data-dir, or the settings that the cluster was created with",
+			ErrConfig, dir, recorded.ClusterID)
 	}
 	return nil
 }
 
+// initialMembers returns the members with which the directory's cluster began, if
+// the directory was there. They are its state at the first log index.
 func (j *joiner) initialMembers() []raftnode.Member {
-	if j.cfg.Join || j.byURL() {
+	recorded, _ := j.dir.Identity()
+	if recorded.Founding == nil {
 		return nil
 	}
-	var out []raftnode.Member
-	for _, p := range j.cfg.Initial {
-		out = append(out, raftnode.Member{ID: p.ID, Name: p.Name, PeerURLs: []string{p.URL}})
+	return asMembers(recorded.Founding.Charter.Members)
+}
+
+func asMembers(founders []datadir.Founder) (out []raftnode.Member) {
+	for _, f := range founders {
+		out = append(out, raftnode.Member{ID: f.ID, Name: f.Name, PeerURLs: f.PeerURLs, Nonce: f.Nonce})
 	}
 	return out
 }
 
-// findWithoutLog bootstraps or joins. datadir.Open has refused a directory whose
-// member has taken part and has lost its log.
-func (j *joiner) findWithoutLog(ctx context.Context) (place, error) {
-	if j.byURL() {
+// findWithoutLog founds a cluster or joins one. datadir.Open has refused a
+// directory whose member has taken part and has lost its log.
+func (j *joiner) findWithoutLog(ctx context.Context, recorded datadir.Identity) (place, error) {
+	switch {
+	case recorded.ClusterID != 0 && recorded.Founding != nil: // a crash right after the adoption
+		return j.begin(recorded.Founding.Charter)
+	case j.byURL():
 		return j.joinByURL(ctx)
+	case j.cfg.Join || recorded.ClusterID != 0:
+		return j.await(ctx, nil)
+	case len(j.cfg.Initial) == 1:
+		return j.foundAlone()
 	}
-	for round := 0; ; round++ {
+	a := newAcceptor(j.self, j.cfg.Name, j.dir)
+	defer a.close()
+	j.found(a)
+	return j.await(ctx, a)
+}
+
+// begin takes the place that the charter gives to this directory.
+func (j *joiner) begin(c *datadir.Charter) (place, error) {
+	j.become(identity{Member: j.self.Member, Cluster: c.ClusterID, Rendezvous: j.self.Rendezvous, charter: c})
+	j.lg.Info("cluster founded", zap.String("cluster", hex(c.ClusterID)), zap.Int("members", len(c.Members)))
+	return place{initial: j.initialMembers()}, nil
+}
+
+// foundAlone founds a cluster with one initial member.
+func (j *joiner) foundAlone() (place, error) {
+	c := &datadir.Charter{ClusterID: datadir.NewClusterID(), Members: j.founders()}
+	c.Members[0].Nonce = j.dir.Nonce()
+	if err := j.dir.Adopt(j.self.Member, j.self.Rendezvous, j.cfg.Name, c); err != nil {
+		return place{}, err
+	}
+	return j.begin(c)
+}
+
+// founders returns the initial members that the settings list.
+func (j *joiner) founders() (out []datadir.Founder) {
+	for _, p := range j.cfg.Initial {
+		out = append(out, datadir.Founder{ID: p.ID, Name: p.Name, PeerURLs: []string{p.URL}})
+	}
+	return out
+}
+
+// await asks the initial members until there is a cluster. If there is an
+// acceptor, this member may found it.
+func (j *joiner) await(ctx context.Context, a *acceptor) (place, error) {
+	f := &founder{self: a, initial: j.founders(), ask: j.askFounding, draw: datadir.NewClusterID, patience: somePatience()}
+	for {
 		answers := j.askInitial(ctx)
 		if err := j.refuseRecovered(answers); err != nil {
 			return place{}, err
 		}
 		existing, fresh := j.judge(answers)
+		var err error
 		switch {
+		case existing != nil && a != nil && a.names(existing.info.Charter):
+			_, err = a.handle(foundingRequest{Rendezvous: j.self.Rendezvous, Step: stepAdopt, Charter: existing.info.Charter})
 		case existing != nil:
+			if c := a.close(); c != nil {
+				return j.begin(c)
+			}
 			return j.join(ctx, *existing)
-		case !j.cfg.Join && fresh > len(j.cfg.Initial)/2:
-			j.lg.Info("bootstrapping a new cluster", zap.Int("members", len(j.cfg.Initial)), zap.String("cluster", hex(j.self.Cluster)))
-			return place{initial: j.initialMembers()}, j.dir.Claim(j.self.Member, j.self.Cluster, j.cfg.Name)
+		case a != nil && f.turn(fresh):
+			err = f.attempt(ctx, fresh)
 		}
-		if round%roundsPerLine == 0 {
-			j.lg.Info("waiting for other members", zap.Int("answered", fresh-1), zap.Int("needed", len(j.cfg.Initial)/2), zap.Bool("join", j.cfg.Join))
-		}
-		if err := pause(ctx, askPause); err != nil {
+		if err != nil {
 			return place{}, err
 		}
+		if c := a.chosen(); c != nil {
+			return j.begin(c)
+		}
+		if j.waiting.Due(time.Now(), fmt.Sprint(fresh)) {
+			j.lg.Info("waiting for other initial members", zap.Int("answered", len(answers)), zap.Uint64s("fresh", fresh),
+				zap.Int("needed", len(j.cfg.Initial)/2), zap.Bool("join", j.cfg.Join))
+		}
+		select {
+		case <-ctx.Done():
+			return place{}, context.Cause(ctx)
+		case <-a.done():
+			return j.begin(a.chosen())
+		case <-time.After(askPause):
+		}
 	}
+}
+
+// askFounding sends a founder's request to other initial members, all at once.
+func (j *joiner) askFounding(ctx context.Context, members []uint64, r foundingRequest) map[uint64]foundingAnswer {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	var mu sync.Mutex
+	var asked sync.WaitGroup
+	answers := make(map[uint64]foundingAnswer)
+	for _, p := range j.cfg.Initial {
+		if !slices.Contains(members, p.ID) {
+			continue
+		}
+		asked.Go(func() {
+			if a, err := j.calls.founding(ctx, p.URL, r); err == nil { // the next attempt asks the others again
+				mu.Lock()
+				defer mu.Unlock()
+				answers[p.ID] = a
+			}
+		})
+	}
+	asked.Wait()
+	return answers
 }
 
 // pause waits, and returns why if the context ends first.
@@ -181,29 +278,30 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // initialAnswer is what a member said about its cluster.
 type initialAnswer struct {
+	id   uint64 // of the member at this URL, according to the settings; 0 with --join URL
 	url  string
 	info info
 }
 
 // askInitial asks the other initial members, all at once.
 func (j *joiner) askInitial(ctx context.Context) []initialAnswer {
-	var others []string
+	var others []Peer
 	for _, p := range j.cfg.Initial {
 		if p.ID != j.self.Member && !slices.Contains(j.cfg.AdvertisePeer, p.URL) {
-			others = append(others, p.URL)
+			others = append(others, p)
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	answered := make(chan *initialAnswer, len(others))
-	for _, u := range others {
+	for _, p := range others {
 		go func() {
-			in, err := j.calls.info(ctx, u)
+			in, err := j.calls.info(ctx, p.URL)
 			if err != nil {
 				answered <- nil
 				return
 			}
-			answered <- &initialAnswer{url: u, info: in}
+			answered <- &initialAnswer{id: p.ID, url: p.URL, info: in}
 		}()
 	}
 	var out []initialAnswer
@@ -215,28 +313,39 @@ func (j *joiner) askInitial(ctx context.Context) []initialAnswer {
 	return out
 }
 
-// judge looks for a cluster that exists, and counts the members, including this
-// one, for which none has begun.
-func (j *joiner) judge(answers []initialAnswer) (existing *initialAnswer, fresh int) {
-	fresh = 1
+// judge looks for a cluster that exists, and for the members that are fresh.
+func (j *joiner) judge(answers []initialAnswer) (existing *initialAnswer, fresh []uint64) {
 	for i, a := range answers {
 		switch {
-		case !j.cfg.Join && a.info.ClusterID != j.self.Cluster:
-			j.lg.Warn("this URL belongs to another cluster", zap.String("url", a.url), zap.String("cluster", hex(a.info.ClusterID)))
-		case a.info.Committed:
-			existing = &answers[i]
-		case a.info.Term <= 1:
-			fresh++
+		case !j.cfg.Join && a.info.Rendezvous != j.self.Rendezvous:
+			j.warnStranger(a)
+		case a.info.ClusterID != 0:
+			if existing == nil || a.info.Committed {
+				existing = &answers[i]
+			}
+		case a.info.Fresh && a.info.MemberID == a.id:
+			fresh = append(fresh, a.id)
 		}
 	}
 	return existing, fresh
 }
 
-// refuseRecovered refuses to bootstrap the cluster of these settings a second
+func (j *joiner) warnStranger(a initialAnswer) {
+	pace := j.strangers[a.url]
+	if pace == nil {
+		pace = new(repeat.Pace)
+		j.strangers[a.url] = pace
+	}
+	if pace.Due(time.Now(), hex(a.info.ClusterID)) {
+		j.lg.Warn("this URL belongs to another cluster", zap.String("url", a.url), zap.String("cluster", hex(a.info.ClusterID)))
+	}
+}
+
+// refuseRecovered refuses to found the cluster of these settings a second
 // time, beside the one that was recovered from it.
 func (j *joiner) refuseRecovered(answers []initialAnswer) error {
 	for _, a := range answers {
-		if a.info.Original == j.self.Cluster && !j.cfg.Join {
+		if a.info.Original != 0 && a.info.Rendezvous == j.self.Rendezvous && !j.cfg.Join && j.self.Cluster == 0 {
 			return fmt.Errorf("%w: the cluster that --cluster names lost its quorum and was recovered by member %d as cluster %016x; to join that one, start with an empty directory and --join %s, without --cluster and --id",
 				ErrRefused, a.info.MemberID, a.info.ClusterID, a.url)
 		}
@@ -247,26 +356,38 @@ func (j *joiner) refuseRecovered(answers []initialAnswer) error {
 // join asks a member of an existing cluster to bind this directory to the
 // member id.
 func (j *joiner) join(ctx context.Context, at initialAnswer) (place, error) {
-	j.become(identity{Member: j.self.Member, Cluster: at.info.ClusterID, Original: j.self.Original})
+	j.become(identity{Member: j.self.Member, Cluster: at.info.ClusterID, Rendezvous: at.info.Rendezvous})
 	if slices.Contains(at.info.Removed, j.self.Member) {
 		return place{}, ErrRemoved
 	}
-	if err := j.dir.Claim(j.self.Member, j.self.Cluster, j.cfg.Name); err != nil {
+	if err := j.dir.Claim(j.self.Member, j.self.Cluster, j.self.Rendezvous, j.cfg.Name); err != nil {
 		return place{}, err
 	}
-	if err := j.beAdmitted(ctx, at.url); err != nil {
+	if err := j.beAdmitted(ctx, at); err != nil {
 		return place{}, err
 	}
 	j.lg.Info("admitted to the cluster", zap.Uint64("id", j.self.Member), zap.String("cluster", hex(j.self.Cluster)))
-	return place{known: at.info.Members}, nil
+	// A member that is just starting knows the cluster, but not its members yet.
+	known := at.info.Members
+	if len(known) == 0 {
+		known = asMembers(j.founders())
+	}
+	return place{known: known}, nil
 }
 
-// beAdmitted repeats the join request until the cluster has decided.
-func (j *joiner) beAdmitted(ctx context.Context, url string) error {
+// beAdmitted repeats the join request until the cluster has decided. It asks one
+// member after the other: the first may be gone by now.
+func (j *joiner) beAdmitted(ctx context.Context, at initialAnswer) error {
 	recorded, _ := j.dir.Identity()
 	id := j.self.Member
+	urls := []string{at.url}
+	for _, m := range at.info.Members {
+		if m.ID != id && !slices.Contains(m.PeerURLs, at.url) {
+			urls = append(urls, m.PeerURLs...)
+		}
+	}
 	for round := 0; ; round++ {
-		err := j.calls.admit(ctx, url, joinRequest{Member: id, ClusterID: j.self.Cluster, Nonce: recorded.Nonce})
+		err := j.calls.admit(ctx, urls[round%len(urls)], joinRequest{Member: id, ClusterID: j.self.Cluster, Nonce: recorded.Nonce})
 		switch {
 		case err == nil:
 			return nil
@@ -275,13 +396,13 @@ func (j *joiner) beAdmitted(ctx context.Context, url string) error {
 		case errors.Is(err, raftnode.ErrMemberExists):
 			return fmt.Errorf("%w: member %d has taken part with another data directory, and this empty one cannot keep the promises made there; remove the member and add it again under a new id: curl -X DELETE …/v1/members/%d, then POST …/v1/members", ErrRefused, id, id)
 		case errors.Is(err, raftnode.ErrMemberNotFound):
-			if round%roundsPerLine == 0 {
+			if j.waiting.Due(time.Now(), "added") {
 				j.lg.Info("waiting to be added to the cluster: POST /v1/members on one of its members", zap.Uint64("id", id))
 			}
 		case errors.Is(err, raftnode.ErrBadMember), errors.Is(err, errIdentity):
 			return fmt.Errorf("%w: %w", ErrConfig, err)
 		default:
-			if round%roundsPerLine == 0 {
+			if j.waiting.Due(time.Now(), "admitted") {
 				j.lg.Info("waiting to be admitted", zap.Error(err))
 			}
 		}
@@ -294,7 +415,7 @@ func (j *joiner) beAdmitted(ctx context.Context, url string) error {
 // joinByURL finds the cluster behind a client or peer URL, has this node added
 // to it unless it already is a member, and joins.
 func (j *joiner) joinByURL(ctx context.Context) (place, error) {
-	for round := 0; ; round++ {
+	for {
 		at, err := j.findCluster(ctx)
 		if err == nil {
 			if err = j.ensureMember(ctx, at); err == nil {
@@ -304,7 +425,7 @@ func (j *joiner) joinByURL(ctx context.Context) (place, error) {
 		if final(err) {
 			return place{}, fmt.Errorf("join the cluster: %w", err)
 		}
-		if round%roundsPerLine == 0 {
+		if j.waiting.Due(time.Now(), "join") {
 			j.lg.Info("waiting to join the cluster", zap.Strings("urls", j.cfg.JoinURLs), zap.Error(err))
 		}
 		if err := pause(ctx, askPause); err != nil {
@@ -328,11 +449,11 @@ func (j *joiner) findCluster(ctx context.Context) (initialAnswer, error) {
 		}
 		for _, pu := range urls {
 			in, err := j.calls.info(ctx, pu)
-			if err == nil && in.Committed {
+			if err == nil && in.ClusterID != 0 && len(in.Members) > 0 {
 				return initialAnswer{url: pu, info: in}, nil
 			}
 			if err == nil {
-				err = fmt.Errorf("%s: its cluster has not been bootstrapped yet", pu)
+				err = fmt.Errorf("%s: its cluster has not been founded yet", pu)
 			}
 			problems = append(problems, err)
 		}
@@ -395,7 +516,7 @@ func (j *joiner) ensureMember(ctx context.Context, at initialAnswer) error {
 }
 
 func (j *joiner) takeID(id uint64) {
-	j.become(identity{Member: id, Cluster: j.self.Cluster, Original: j.self.Original})
+	j.become(identity{Member: id, Cluster: j.self.Cluster, Rendezvous: j.self.Rendezvous})
 }
 
 func sharesURL(a, b []string) bool {

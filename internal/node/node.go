@@ -108,6 +108,8 @@ type Node struct {
 
 	// identity is written by the joiner, and final once member is set (N2).
 	identity atomic.Pointer[identity]
+	// acceptor is set while, and after, the directory helps to found a cluster.
+	acceptor atomic.Pointer[acceptor]
 	// member is nil until the node has its place.
 	member atomic.Pointer[member]
 	// peerHandler serves the peer listener: at first only the calls of this
@@ -117,9 +119,14 @@ type Node struct {
 
 // identity says which member of which cluster a node is.
 type identity struct {
-	Member   uint64 // 0 while a joining node has not been given an id
-	Cluster  uint64
-	Original uint64 // the cluster's id before it was recovered; 0 if it never was
+	Member  uint64 // 0 while a joining node has not been given an id
+	Cluster uint64 // 0 until the node has a cluster
+	// Rendezvous is what the settings of the initial members yield. It only helps
+	// them to find each other; 0 if it is not known.
+	Rendezvous uint64
+	Original   uint64 // the cluster's id before it was recovered; 0 if it never was
+	// charter is that of the cluster, if the directory helped to found it.
+	charter *datadir.Charter
 }
 
 // lifecycle is how far a node has come. Requests are served between ready and
@@ -165,7 +172,7 @@ func New(cfg Config) (*Node, error) {
 		life:    lifecycle{ready: make(chan struct{})},
 		failed:  make(chan error, 1),
 	}
-	n.identity.Store(&identity{Member: cfg.ID, Cluster: clusterID(cfg.Token, cfg.Initial)})
+	n.identity.Store(&identity{Member: cfg.ID, Rendezvous: rendezvousID(cfg.Token, cfg.Initial)})
 	return n, nil
 }
 
@@ -202,9 +209,11 @@ func (cfg *Config) validate() error {
 	return errors.Join(problems...)
 }
 
-// clusterID is a hash of what identifies a cluster: the token and the sorted
-// initial ids and URLs. Members of different clusters refuse each other.
-func clusterID(token string, initial []Peer) uint64 {
+// rendezvousID is a hash of what the settings of all initial members have in
+// common: the token and the initial ids and URLs. Fresh members with different
+// ones do not found a cluster together. It does not identify a cluster: lost
+// disks and old settings would yield it a second time.
+func rendezvousID(token string, initial []Peer) uint64 {
 	h := fnv.New64a()
 	put := func(s string) {
 		_, _ = h.Write(binary.AppendUvarint(nil, uint64(len(s)))) // a hash never fails

@@ -17,6 +17,7 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/repeat"
 )
 
 // testNode is one node of a test's cluster, in this process, on loopback.
@@ -392,38 +393,48 @@ func TestNewReportsAllProblems(t *testing.T) {
 	}
 }
 
-func TestClusterIDDependsOnTokenAndMembers(t *testing.T) {
+func TestRendezvousIDDependsOnTokenAndMembers(t *testing.T) {
 	a := []Peer{{ID: 1, URL: "http://a:1"}, {ID: 2, URL: "http://b:1"}}
 	b := []Peer{a[1], a[0]}
-	if clusterID("", a) != clusterID("", b) {
+	if rendezvousID("", a) != rendezvousID("", b) {
 		t.Error("the order of the members matters")
 	}
-	if clusterID("", a) == clusterID("t", a) || clusterID("", a) == clusterID("", a[:1]) {
+	if rendezvousID("", a) == rendezvousID("t", a) || rendezvousID("", a) == rendezvousID("", a[:1]) {
 		t.Error("different clusters have one id")
 	}
 }
 
-// A fresh node counts those that have nothing committed and have not voted.
+// Only a member that says so is fresh. One that has a cluster, even one in which
+// nothing is known to be committed, prevents a second founding; one that has only
+// just started knows nothing about itself yet.
 func TestJudge(t *testing.T) {
-	j := &joiner{cfg: &Config{}, self: identity{Cluster: 7}, lg: zap.NewNop()}
-	in := func(cluster, term uint64, committed bool) initialAnswer {
-		return initialAnswer{info: info{ClusterID: cluster, Term: term, Committed: committed}}
+	j := &joiner{cfg: &Config{}, self: identity{Rendezvous: 7}, lg: zap.NewNop(), strangers: make(map[string]*repeat.Pace)}
+	in := func(id, rendezvous, cluster uint64, fresh, committed bool) initialAnswer {
+		return initialAnswer{id: id, info: info{MemberID: id, Rendezvous: rendezvous, ClusterID: cluster, Fresh: fresh, Committed: committed}}
 	}
+	elsewhere := in(2, 7, 0, true, false)
+	elsewhere.info.MemberID = 3
 	for _, c := range []struct {
 		name     string
 		answers  []initialAnswer
-		existing bool
+		existing uint64
 		fresh    int
 	}{
-		{"nobody answers", nil, false, 1},
-		{"a fresh one", []initialAnswer{in(7, 1, false)}, false, 2},
-		{"one that has voted", []initialAnswer{in(7, 2, false)}, false, 1},
-		{"a cluster", []initialAnswer{in(7, 1, false), in(7, 5, true)}, true, 2},
-		{"another cluster", []initialAnswer{in(8, 5, true)}, false, 1},
+		{"nobody answers", nil, 0, 0},
+		{"a fresh one", []initialAnswer{in(2, 7, 0, true, false)}, 0, 1},
+		{"one that has just started", []initialAnswer{in(2, 7, 0, false, false)}, 0, 0},
+		{"one with a cluster", []initialAnswer{in(2, 7, 50, false, false)}, 50, 0},
+		{"a cluster at work", []initialAnswer{in(2, 7, 50, false, false), in(3, 7, 51, false, true)}, 51, 0},
+		{"other settings", []initialAnswer{in(2, 8, 51, false, true), in(3, 8, 0, true, false)}, 0, 0},
+		{"another member at this URL", []initialAnswer{elsewhere}, 0, 0},
 	} {
 		existing, fresh := j.judge(c.answers)
-		if (existing != nil) != c.existing || fresh != c.fresh {
-			t.Errorf("%s: existing %v, fresh %d", c.name, existing != nil, fresh)
+		var cluster uint64
+		if existing != nil {
+			cluster = existing.info.ClusterID
+		}
+		if cluster != c.existing || len(fresh) != c.fresh {
+			t.Errorf("%s: cluster %d, fresh %v", c.name, cluster, fresh)
 		}
 	}
 }
@@ -461,3 +472,48 @@ func TestSecondProcessIsToldWhichDirectory(t *testing.T) {
 
 // peerURL is where other members reach this one.
 func (m *testNode) peerURL() []string { return []string{m.cfg.ListenPeer} }
+
+// Members 2 and 3 lose their disks and start with their old settings while 1 is
+// down. They found a new cluster. When 1 comes back with its data, the two
+// clusters must not mix, and each keeps what it has.
+func TestTwoLostDisksFoundAnotherCluster(t *testing.T) {
+	ms := startCluster(t, 3, nil)
+	ms[0].put(t, "old", "v")
+	for _, m := range ms {
+		if err := m.end(t); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pair := []*testNode{nil, nil}
+	for i := range pair {
+		cfg := ms[i+1].cfg
+		cfg.DataDir = t.TempDir()
+		pair[i] = start(t, cfg)
+	}
+	pair[0].awaitReady(t)
+	pair[0].put(t, "new", "v")
+
+	back := start(t, ms[0].cfg)
+	eventually(t, "refusals on both sides", func() bool {
+		m := back.member.Load()
+		return m != nil && m.replica.Refusals()["cluster"] > 3 && pair[0].member.Load().replica.Refusals()["cluster"] > 3
+	})
+	if back.ClusterID() != ms[0].ClusterID() || pair[0].ClusterID() == back.ClusterID() || pair[0].ClusterID() != pair[1].ClusterID() {
+		t.Errorf("clusters %s, and %s with %s, were %s", back.ClusterID(), pair[0].ClusterID(), pair[1].ClusterID(), ms[0].ClusterID())
+	}
+	select {
+	case <-back.Ready():
+		t.Error("the member of the old cluster serves, without a quorum of it")
+	default:
+	}
+	if got := pair[1].get(t, "new"); got != "v" {
+		t.Errorf("the new cluster reads %q", got)
+	}
+	if _, _, err := pair[1].Store().Get([]byte("old"), 0); !errors.Is(err, kvstore.ErrKeyNotFound) {
+		t.Errorf("the new cluster has a key of the old one: %v", err)
+	}
+	kv, _, err := back.Store().Get([]byte("old"), 0)
+	if err != nil || string(kv.Value) != "v" {
+		t.Errorf("the old member has %q, %v", kv.Value, err)
+	}
+}

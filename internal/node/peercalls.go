@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/peers"
 	"github.com/kvd-io/kvd/internal/raftnode"
 )
@@ -25,6 +26,7 @@ const (
 	pathChange   = "/kvd/change"
 	pathTransfer = "/kvd/transfer"
 	pathStatus   = "/kvd/status"
+	pathFounding = "/kvd/founding"
 )
 
 const (
@@ -34,14 +36,19 @@ const (
 
 // info is what a node tells a starting one about its cluster.
 type info struct {
-	MemberID  uint64 `json:"member_id"`
-	ClusterID uint64 `json:"cluster_id"`
+	MemberID uint64 `json:"member_id"`
+	// ClusterID is 0 until the node has a cluster.
+	ClusterID  uint64 `json:"cluster_id,omitempty"`
+	Rendezvous uint64 `json:"rendezvous_id"`
 	// Original is the cluster's id before it was recovered; 0 if it never was.
 	Original uint64 `json:"original_cluster_id,omitempty"`
-	// Committed means that the cluster has begun: something beyond the initial
-	// membership is committed.
+	// Fresh means that the node may found a cluster.
+	Fresh bool `json:"fresh,omitempty"`
+	// Charter is that of the node's cluster, if the node helped to found it.
+	Charter *datadir.Charter `json:"charter,omitempty"`
+	// Committed means that the node knows something beyond the initial membership
+	// to be committed.
 	Committed bool              `json:"committed"`
-	Term      uint64            `json:"term"`
 	Members   []raftnode.Member `json:"members"`
 	Removed   []uint64          `json:"removed,omitempty"`
 }
@@ -73,6 +80,7 @@ var reasons = map[string]error{
 	"stopping":         raftnode.ErrStopping,
 	"disk_stall":       raftnode.ErrDiskStall,
 	"identity":         errIdentity,
+	"not_founding":     errNotFounding,
 }
 
 func reasonOf(err error) string {
@@ -190,6 +198,12 @@ func (p *peerCaller) transfer(ctx context.Context, urls []string, to uint64) err
 func (p *peerCaller) status(ctx context.Context, urls []string) (api.Status, error) {
 	var out api.Status
 	err := p.any(ctx, urls, pathStatus, struct{}{}, &out)
+	return out, err
+}
+
+func (p *peerCaller) founding(ctx context.Context, url string, r foundingRequest) (foundingAnswer, error) {
+	var out foundingAnswer
+	err := p.call(ctx, url, pathFounding, r, &out)
 	return out, err
 }
 

@@ -25,6 +25,7 @@ func (n *Node) peerCalls() map[string]http.Handler {
 		pathChange:   serveCall(s.change),
 		pathTransfer: serveCall(s.transfer),
 		pathStatus:   serveCall(s.status),
+		pathFounding: serveCall(s.founding),
 	}
 }
 
@@ -61,20 +62,35 @@ func answerCall(w http.ResponseWriter, status int, v any) {
 	_ = json.NewEncoder(w).Encode(v) // it only fails if the caller is gone
 }
 
-// info describes this node's cluster, also while it is being bootstrapped.
+// info describes this node's cluster, also while it is being founded.
 // Anybody on the peer port may ask: a newcomer has nothing to show yet.
 func (s callServer) info(context.Context, caller, struct{}) (info, error) {
 	self, m := s.n.identity.Load(), s.n.member.Load()
-	out := info{MemberID: self.Member, ClusterID: self.Cluster, Original: self.Original}
+	out := info{MemberID: self.Member, ClusterID: self.Cluster, Rendezvous: self.Rendezvous, Original: self.Original, Charter: self.charter}
+	if a := s.n.acceptor.Load(); a != nil {
+		out.Fresh = a.fresh()
+	}
 	if m == nil {
 		return out, nil
 	}
 	pos, ms := m.replica.Position(), m.replica.Membership()
-	out.Committed, out.Term, out.Members = pos.Commit > raftnode.InitialIndex, pos.Term, ms.Members
+	out.Committed, out.Members = pos.Commit > raftnode.InitialIndex, ms.Members
 	for id := range ms.Removed {
 		out.Removed = append(out.Removed, id)
 	}
 	return out, nil
+}
+
+// founding carries out a step of another initial member that founds a cluster.
+func (s callServer) founding(_ context.Context, c caller, r foundingRequest) (foundingAnswer, error) {
+	if err := s.fromMember(c); err != nil {
+		return foundingAnswer{}, err
+	}
+	a := s.n.acceptor.Load()
+	if a == nil {
+		return foundingAnswer{}, errNotFounding
+	}
+	return a.handle(r)
 }
 
 // admit asks the cluster to bind the caller's directory to its member id. It

@@ -35,12 +35,16 @@ func (n *Node) placed() (*member, error) {
 // ID returns the member's id; 0 while a joining node has not been given one.
 func (n *Node) ID() uint64 { return n.identity.Load().Member }
 
-// ClusterID returns the cluster's id as 16 hexadecimal digits.
+// ClusterID returns the cluster's id as 16 hexadecimal digits, or an empty string
+// until the node has a cluster.
 func (n *Node) ClusterID() string {
 	if m := n.member.Load(); m != nil {
 		return m.cluster
 	}
-	return hex(n.identity.Load().Cluster)
+	if id := n.identity.Load().Cluster; id != 0 {
+		return hex(id)
+	}
+	return ""
 }
 
 // Store reads the replicated state of this node.

@@ -50,6 +50,9 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 	if err != nil {
 		return nil, err
 	}
+	if id := a.roster.clusterID; id != cfg.ClusterID {
+		return nil, refuseStore(cfg, "the store belongs to cluster %016x, but the log belongs to cluster %016x", id, cfg.ClusterID)
+	}
 	now := time.Now()
 	r := &Replica{
 		cfg:         *cfg,

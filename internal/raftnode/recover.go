@@ -1,8 +1,6 @@
 package raftnode
 
 import (
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -62,7 +60,7 @@ func PrepareRecovery(lg *zap.Logger, d *datadir.Dir, open func(dir string) (Offl
 		return nil, err
 	}
 	b := &rebuild{lg: lg, Replacement: copied, open: open, old: id}
-	r := &Recovery{Dir: d.Path(), OldCluster: id.ClusterID, NewCluster: newClusterID(), Backup: copied.Backup, replacement: copied}
+	r := &Recovery{Dir: d.Path(), OldCluster: id.ClusterID, NewCluster: datadir.NewClusterID(), Backup: copied.Backup, replacement: copied}
 	if err := b.run(r); err != nil {
 		return nil, errors.Join(err, copied.Abandon())
 	}
@@ -71,14 +69,6 @@ func PrepareRecovery(lg *zap.Logger, d *datadir.Dir, open func(dir string) (Offl
 
 func refuseRecovery(file, format string, args ...any) error {
 	return &datadir.RefusedError{File: file, Reason: fmt.Sprintf(format, args...), Remedy: datadir.TakeAnother}
-}
-
-// newClusterID returns a random id. Neither the old members nor a cluster that
-// is bootstrapped again with the old settings has it, so they refuse each other.
-func newClusterID() uint64 {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
-	return max(binary.BigEndian.Uint64(b[:]), 1)
 }
 
 // rebuild makes the recovered copy.
@@ -175,7 +165,7 @@ func (b *rebuild) begin(r *Recovery) error {
 	if id.Original == 0 {
 		id.Original = id.ClusterID
 	}
-	id.ClusterID, id.Nonce = r.NewCluster, datadir.NewNonce()
+	id.ClusterID, id.Nonce, id.Founding = r.NewCluster, datadir.NewNonce(), nil
 	next := b.alone(r, id)
 	index, term := r.Index+1, b.term+1
 	if err := b.sm.Apply([]Entry{{Index: index, Term: term, Records: replaceRecords(b.a.roster, next)}}); err != nil {

@@ -51,7 +51,7 @@ func leftAlone(t *testing.T) (dir string, store *machineState) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Claim(1, 7, "one"); err != nil {
+	if err := d.Claim(1, 7, 0, "one"); err != nil {
 		t.Fatal(err)
 	}
 	id, _ := d.Identity()
@@ -152,7 +152,7 @@ func TestRecoverKeepsTheWholeLog(t *testing.T) {
 	}
 }
 
-// TestRecoverTwice: the settings keep naming the first cluster.
+// TestRecoverTwice: the settings name the first cluster for ever.
 func TestRecoverTwice(t *testing.T) {
 	dir, store := leftAlone(t)
 	for range 2 {

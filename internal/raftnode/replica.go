@@ -370,6 +370,9 @@ type receiver struct{ r *Replica }
 
 // Process implements peers.Receiver.
 func (rc receiver) Process(ctx context.Context, m *raftpb.Message) error {
+	if err := rc.checkCluster(m); err != nil {
+		return err
+	}
 	select {
 	case rc.r.receiveC <- m:
 		return nil
@@ -378,6 +381,19 @@ func (rc receiver) Process(ctx context.Context, m *raftpb.Message) error {
 	case <-rc.r.stopped:
 		return ErrStopping
 	}
+}
+
+// checkCluster refuses a snapshot of another cluster. The transport has refused
+// its sender already, unless the sender states a cluster that is not its own.
+func (rc receiver) checkCluster(m *raftpb.Message) error {
+	if m.GetType() != raftpb.MsgSnap {
+		return nil
+	}
+	data, err := decodeSnapshotData(m.GetSnapshot().GetData())
+	if err == nil && data.ClusterID != rc.r.cfg.ClusterID {
+		err = fmt.Errorf("snapshot is of cluster %016x, and this member belongs to %016x", data.ClusterID, rc.r.cfg.ClusterID)
+	}
+	return err
 }
 
 // IsRemoved implements peers.Receiver.

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// This file is what a replica reports about itself. Apart from Progress and Stats,
+// This file is what a replica shows of itself. Apart from Progress and Stats,
 // which ask the node loop, none of it waits.
 
 // Applied returns the index of the last entry in the state machine.
@@ -21,6 +21,10 @@ func (r *Replica) Position() Position { return *r.position.Load() }
 // Ready is closed once this process can take part: its start entry, and so
 // everything before it, has been applied.
 func (r *Replica) Ready() <-chan struct{} { return r.ready }
+
+// Refusals returns how many requests and messages of other members were refused,
+// by reason.
+func (r *Replica) Refusals() map[string]uint64 { return r.transport.Refusals() }
 
 // ActiveSince returns since when the connection to the member has been working;
 // zero while it is not.
