@@ -220,16 +220,22 @@ func (o *benchOptions) run(ctx context.Context, name string, stdout, stderr io.W
 			return printing
 		}
 	}
-	switch {
-	case errors.Is(err, context.Canceled):
-		err = errors.New("interrupted; the figures cover the time until then")
-	case err == nil && r.Ops == 0:
-		err = errors.New("no operation succeeded while measuring")
-	}
-	if err != nil {
+	if err = verdict(r, err); err != nil {
 		return fmt.Errorf("bench %s on %s: %w", name, strings.Join(o.endpoints, ", "), err)
 	}
 	return nil
+}
+
+// verdict returns why a load is a failure although it ran: scripts that compare
+// results must not take an interrupted or an empty one for a measurement.
+func verdict(r *loadgen.Result, err error) error {
+	switch {
+	case errors.Is(err, context.Canceled):
+		return errors.New("interrupted; the figures cover the time until then")
+	case err == nil && r.Ops == 0:
+		return errors.New("no operation succeeded while measuring")
+	}
+	return err
 }
 
 // progress returns a function that prints the rate since it was last called.

@@ -2,7 +2,10 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -40,8 +43,8 @@ func TestBench(t *testing.T) {
 	}
 }
 
-// TestBenchFailures: failures are reported by their codes, and do not count as
-// a result.
+// TestBenchFailures: error responses are counted by their codes, and a load
+// without a success is a failure.
 func TestBenchFailures(t *testing.T) {
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
@@ -50,26 +53,58 @@ func TestBenchFailures(t *testing.T) {
 	defer log.Close()
 	p := startNode(t, log)
 	p.awaitReady(t)
+	address := strings.TrimPrefix(p.client, "http://")
 	for _, c := range []struct {
-		args string
-		want []string // in the output
+		load string
+		o    benchOptions
+		want string
 	}{
-		{"get --no-prepare --warmup 0s --duration 200ms", []string{"errors: 404 key_not_found: ", "no operation succeeded"}},
-		{"put --value-size 1048577 --warmup 0s --duration 200ms", []string{"errors: 413 too_large: ", "no operation succeeded"}},
-		{"batch --value-size 1048577 --lines 2 --warmup 0s --duration 200ms", []string{"errors: 413 too_large: ", "no operation succeeded"}},
-		{"get --value-size 1048577", []string{"write keys: the node returned 413 too_large"}},
+		{"get", benchOptions{reads: 100}, "404 key_not_found"},
+		{"put", benchOptions{valueSize: 1<<20 + 1}, "413 too_large"},
+		{"batch", benchOptions{valueSize: 1<<20 + 1, lines: 2}, "413 too_large"},
 	} {
-		var out bytes.Buffer
-		args := append([]string{"bench"}, strings.Fields(c.args)...)
-		args = append(args, "--endpoints", p.client, "--connections", "2", "--key-space", "10")
-		if code := run(environment{args: args, stdout: &out, stderr: &out}); code != exitFailed {
-			t.Errorf("%s: exit code %d", c.args, code)
+		c.o.endpoints, c.o.connections, c.o.keySpace, c.o.lines = []string{address}, 1, 10, max(1, c.o.lines)
+		op, closeOp, err := c.o.load(c.load).Open(0)
+		if err != nil {
+			t.Fatal(err)
 		}
-		for _, want := range c.want {
-			if !strings.Contains(out.String(), want) {
-				t.Errorf("%s: %q lacks %q", c.args, out.String(), want)
-			}
+		if code, err := op(t.Context()); code != c.want || err != nil && !errors.Is(err, loadgen.ErrClosing) {
+			t.Errorf("%s: %q, %v, want %q", c.load, code, err, c.want)
 		}
+		closeOp()
+	}
+	code, _, stderr := kvd("bench", "get", "--value-size", "1048577", "--endpoints", p.client, "--key-space", "10")
+	if code != exitFailed || !strings.Contains(stderr, "write keys: the node returned 413 too_large") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
+
+// TestBenchVerdict: a result with errors names them, and only a complete one
+// with operations is a success.
+func TestBenchVerdict(t *testing.T) {
+	some, none := &loadgen.Result{Ops: 1, Latency: loadgen.NewHistogram()}, &loadgen.Result{Latency: loadgen.NewHistogram()}
+	none.Errors = map[string]uint64{"503 no_leader": 7, "connection": 1}
+	for _, c := range []struct {
+		r    *loadgen.Result
+		err  error
+		want string
+	}{
+		{some, nil, ""},
+		{none, nil, "no operation succeeded"},
+		{some, fmt.Errorf("run: %w", context.Canceled), "interrupted"},
+		{none, loadgen.ErrNoProgress, loadgen.ErrNoProgress.Error()},
+	} {
+		if err := verdict(c.r, c.err); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%d operations and %v: %v, want %q", c.r.Ops, c.err, err, c.want)
+		}
+	}
+	var out bytes.Buffer
+	o := benchOptions{output: "text", connections: 2, lines: 1}
+	if err := o.print(&out, "put", none); err != nil {
+		t.Fatal(err)
+	}
+	if want := "errors: 503 no_leader: 7\nerrors: connection: 1\n"; !strings.HasSuffix(out.String(), want) {
+		t.Errorf("%q lacks %q", out.String(), want)
 	}
 }
 

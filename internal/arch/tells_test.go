@@ -5,7 +5,6 @@ import (
 	"go/ast"
 	"go/token"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 )
@@ -28,9 +27,6 @@ var tells = []*regexp.Regexp{
 	regexp.MustCompile(`\b[Oo]f whom\b`),
 }
 
-// unedited has the packages whose texts have not been edited yet.
-var unedited = []string{"internal/http1", "internal/kvstore", "internal/kvstore/engine", "internal/raftnode"}
-
 // TestWording searches for tells.
 func TestWording(t *testing.T) {
 	for name, text := range markdown(t) {
@@ -39,7 +35,7 @@ func TestWording(t *testing.T) {
 		})
 	}
 	for _, s := range sources(t) {
-		if s.pkg != "internal/arch" && !slices.Contains(unedited, s.pkg) {
+		if s.pkg != "internal/arch" {
 			report(t, s.tells())
 		}
 	}

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// echo answers with what it saw of the request.
+// echo answers with what it received.
 func echo(w http.ResponseWriter, r *http.Request) {
 	b, err := io.ReadAll(r.Body)
 	w.Header().Set("Content-Type", "text/plain") // neither server has to guess
@@ -46,8 +46,8 @@ func echo(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// startServer serves echo on loopback; fast says whether by this package or by
-// net/http alone.
+// startServer serves echo on loopback, by this package if fast is set, else by net/http
+// alone.
 func startServer(t *testing.T, fast bool) (addr string, srv *Server) {
 	t.Helper()
 	var protocols http.Protocols
@@ -70,8 +70,8 @@ func startServer(t *testing.T, fast bool) (addr string, srv *Server) {
 	return l.Addr().String(), srv
 }
 
-// talk sends the text and returns all answers until the server closes, one
-// line each, without their dates.
+// talk sends a text and returns all answers until the server closes the connection, one per
+// line, without their dates.
 func talk(t *testing.T, addr, text string) string {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
@@ -101,7 +101,7 @@ const last = "GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 // connection.
 var conversations = []struct {
 	name, text string
-	whole      bool // net/http's to answer
+	whole      bool // left to net/http
 }{
 	{name: "get", text: "GET /a/b HTTP/1.1\r\nHost: x\r\n\r\n"},
 	{name: "query", text: "GET /a?x=1&y=%20 HTTP/1.1\r\nHost: x:12\r\n\r\n"},
@@ -139,8 +139,7 @@ var conversations = []struct {
 	{name: "no HTTP at all", text: "hello\r\n\r\n", whole: true},
 }
 
-// TestAnswersAreNetHTTPs holds every conversation against net/http's own
-// answers, byte for byte.
+// TestAnswersAreNetHTTPs compares the answers of every conversation with net/http's (I4).
 func TestAnswersAreNetHTTPs(t *testing.T) {
 	fast, _ := startServer(t, true)
 	slow, _ := startServer(t, false)
@@ -160,7 +159,7 @@ func TestAnswersAreNetHTTPs(t *testing.T) {
 	}
 }
 
-// TestAnHTTP2ClientIsServed: its preface goes to net/http in full.
+// The preface of an HTTP/2 client is handed over to net/http in full.
 func TestAnHTTP2ClientIsServed(t *testing.T) {
 	addr, _ := startServer(t, true)
 	var protocols http.Protocols
@@ -177,7 +176,7 @@ func TestAnHTTP2ClientIsServed(t *testing.T) {
 	}
 }
 
-// dial opens a connection whose answers can be read one by one.
+// dial opens a connection, and a reader for its answers.
 func dial(t *testing.T, addr string) (net.Conn, *bufio.Reader) {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
@@ -202,7 +201,7 @@ func ask(t *testing.T, c net.Conn, r *bufio.Reader, text string) (*http.Response
 
 const get = "GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 
-// TestABodyMayComeLater: header and body in two segments.
+// The body may arrive after the header, in another segment.
 func TestABodyMayComeLater(t *testing.T) {
 	addr, _ := startServer(t, true)
 	c, r := dial(t, addr)
@@ -216,7 +215,7 @@ func TestABodyMayComeLater(t *testing.T) {
 	}
 }
 
-// TestUnfinishedAnswersAreCut: a cut answer must not look whole.
+// An answer that breaks off must not look complete (I5).
 func TestUnfinishedAnswersAreCut(t *testing.T) {
 	for _, path := range []string{"/short", "/abort"} {
 		addr, _ := startServer(t, true)
@@ -227,7 +226,7 @@ func TestUnfinishedAnswersAreCut(t *testing.T) {
 	}
 }
 
-// TestLastAnswer: a handler ends the connection with its answer by saying so.
+// A handler can have the connection closed after its answer.
 func TestLastAnswer(t *testing.T) {
 	var last atomic.Bool
 	srv := New(&http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -250,7 +249,7 @@ func TestLastAnswer(t *testing.T) {
 		t.Fatalf("%v %v", resp, err)
 	}
 	if _, err := r.ReadByte(); err != io.EOF {
-		t.Errorf("the connection goes on: %v", err)
+		t.Errorf("the connection stays open: %v", err)
 	}
 	if err := srv.Close(); err != nil {
 		t.Error(err)
@@ -258,7 +257,8 @@ func TestLastAnswer(t *testing.T) {
 	<-served
 }
 
-// TestShutdown ends idle connections at once and lets requests in work finish.
+// Shutdown closes idle connections immediately and waits for requests that are being
+// handled.
 func TestShutdown(t *testing.T) {
 	began, release := make(chan struct{}), make(chan struct{})
 	whole := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -308,7 +308,7 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// FuzzParse checks I1: what is accepted, net/http reads as the same request.
+// FuzzParse checks I1: net/http reads an accepted request as the same.
 func FuzzParse(f *testing.F) {
 	for _, c := range conversations {
 		f.Add([]byte(c.text))
@@ -339,8 +339,8 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// BenchmarkServe measures one request over loopback, by this package and by
-// net/http, both with a client that costs the same.
+// BenchmarkServe measures a request over loopback, by this package and by net/http, with
+// the same client.
 func BenchmarkServe(b *testing.B) {
 	for _, fast := range []bool{true, false} {
 		name := map[bool]string{true: "http1", false: "net-http"}[fast]

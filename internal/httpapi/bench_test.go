@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// The front alone: no socket, and a node that answers at once.
+// These measure the package alone, without a socket and with a node that answers
+// immediately.
 
 func BenchmarkGet(b *testing.B)         { benchmarkGet(b, frontAlone(b)) }
 func BenchmarkPut(b *testing.B)         { benchmarkPut(b, frontAlone(b)) }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
@@ -29,7 +30,10 @@ const (
 // refused before any of it is read, so a client that expects "100 Continue" does not
 // send it at all. One of unknown length is cut off at the limit.
 func (x *exchange) readBody(limit int64) ([]byte, error) {
-	declared := x.r.ContentLength
+	if err := wholeBody(x.r.Header); err != nil {
+		return nil, err
+	}
+	declared := x.r.ContentLength // -1 if it is unknown
 	if declared > limit {
 		return nil, tooLargeBody(limit)
 	}
@@ -55,6 +59,20 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 	return body, err
 }
 
+// wholeBody refuses a body that is not the whole content as it is. curl -C 10 -T FILE
+// sends the rest of a file with Content-Range: storing that as the value would replace
+// the value by a fragment of it (RFC 9110, section 14.5). Content-Encoding would be lost,
+// since values are returned without one, and a reader would get bytes it cannot decode.
+func wholeBody(h http.Header) error {
+	if v := h.Get("Content-Range"); v != "" {
+		return badRequest("the body is a part of the content (Content-Range: %.40q); send the whole content", v)
+	}
+	if v := h.Get("Content-Encoding"); v != "" && !strings.EqualFold(v, "identity") {
+		return badRequest("bodies with Content-Encoding %.40q are not supported; send the content as it is, or encoded but without that header", v)
+	}
+	return nil
+}
+
 // bodyState says how far a request's body has been read.
 type bodyState uint8
 
@@ -78,7 +96,7 @@ func (x *exchange) boundDrain() {
 func readUpTo(r io.Reader, buf []byte, declared, limit int64) ([]byte, error) {
 	for int64(len(buf)) != declared {
 		if len(buf) == cap(buf) {
-			buf = append(buf, 0)[:len(buf)]
+			buf = append(buf, 0)[:len(buf)] // grows as append does
 		}
 		n, err := r.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]

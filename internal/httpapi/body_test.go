@@ -31,26 +31,38 @@ func TestValueLimit(t *testing.T) {
 	f.do("GET", "/k", "").wantBody(200, "1234")
 }
 
-// A body that says it is too long is refused before the client is told to
-// send it.
+// A fragment must not replace the value, whatever the request does with its body.
+func TestBodyThatIsNotTheWholeContent(t *testing.T) {
+	f := newFixture(t)
+	f.do("PUT", "/v1/kv/k", "0123456789").want(201)
+	for _, target := range []string{"PUT /v1/kv/k", "PUT /k", "POST /v1/kv/k?append", "PUT /v1/settings", "POST /v1/members", "POST /4", "POST /v1/batch"} {
+		method, path, _ := strings.Cut(target, " ")
+		f.do(method, path, "6789", "Content-Range: bytes 6-9/10").problem(400, api.BadRequest, "Content-Range", "whole content")
+		f.do(method, path, "6789", "Content-Encoding: gzip").problem(400, api.BadRequest, "Content-Encoding", "gzip")
+	}
+	f.do("GET", "/v1/kv/k", "").wantBody(200, "0123456789")
+	f.do("PUT", "/v1/kv/k", "x", "Content-Encoding: identity").want(200)
+}
+
+// A body that declares too much is refused before the client is told to send it.
 func TestExpectContinueIsRefusedBeforeTheBody(t *testing.T) {
 	f := newFixture(t)
 	conn := f.dial()
 	fmt.Fprintf(conn, "PUT /big HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n", 10*mib)
 	line, err := bufio.NewReader(conn).ReadString('\n')
 	if err != nil || !strings.HasPrefix(line, "HTTP/1.1 413 ") {
-		t.Fatalf("the first line is %q, %v", line, err)
+		t.Fatalf("first line %q, %v", line, err)
 	}
 	conn = f.dial()
 	fmt.Fprintf(conn, "PUT /small HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
 	r := bufio.NewReader(conn)
 	if line, err = r.ReadString('\n'); err != nil || !strings.HasPrefix(line, "HTTP/1.1 100 ") {
-		t.Fatalf("the first line is %q, %v", line, err)
+		t.Fatalf("first line %q, %v", line, err)
 	}
 	_, _ = r.ReadString('\n')
 	_, _ = io.WriteString(conn, "ok")
 	if line, err = r.ReadString('\n'); err != nil || !strings.HasPrefix(line, "HTTP/1.1 204 ") {
-		t.Fatalf("then comes %q, %v", line, err)
+		t.Fatalf("followed by %q, %v", line, err)
 	}
 }
 
@@ -100,8 +112,8 @@ func TestCutBodyStoresNothing(t *testing.T) {
 	}
 }
 
-// pipeListener hands out in-memory connections, whose deadlines run on the
-// bubble's clock.
+// pipeListener accepts connections in memory, whose deadlines follow the virtual clock
+// of the test.
 type pipeListener struct {
 	conns chan net.Conn
 	once  sync.Once
@@ -119,15 +131,14 @@ func (l *pipeListener) Accept() (net.Conn, error) {
 func (l *pipeListener) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
 func (l *pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
 
-// inBubble serves over a pipe in virtual time and hands the client's end to
-// run: once with net/http alone, as with TLS, and once with the reader of small
-// requests in front of it.
+// inBubble serves over a pipe in virtual time and passes the client's end to run, once
+// with net/http alone, as with TLS, and once with package http1 in front of it.
 func inBubble(t *testing.T, run func(t *testing.T, f *fixture, conn net.Conn)) {
 	t.Run("net/http", func(t *testing.T) { bubble(t, run, func(srv *http.Server) serving { return srv }) })
 	t.Run("http1", func(t *testing.T) { bubble(t, run, func(srv *http.Server) serving { return http1.New(srv, Small) }) })
 }
 
-// clientEnd is a connection that says when the server has closed it.
+// clientEnd is a connection that reports when the server has closed it.
 type clientEnd struct {
 	net.Conn
 	cut <-chan struct{}
@@ -145,7 +156,7 @@ type serving interface {
 	Close() error
 }
 
-// handoverTime is what the reader of small requests adds to the time of a body.
+// handoverTime is how long package http1 waits for a body before it hands over.
 const handoverTime = 2 * time.Second
 
 func bubble(t *testing.T, run func(t *testing.T, f *fixture, conn net.Conn), serve func(*http.Server) serving) {
@@ -185,7 +196,7 @@ func TestSlowBodyIsCutOff(t *testing.T) {
 	})
 }
 
-// A body that no handler wants does not hold the answer for long.
+// A body that no handler wants delays the answer only briefly.
 func TestUnwantedBodyDoesNotHoldTheAnswer(t *testing.T) {
 	for _, line := range []string{"GET /k", "DELETE /3", "PUT /v1/nothing", "PUT /k?nonsense"} {
 		inBubble(t, func(t *testing.T, _ *fixture, conn net.Conn) {
@@ -212,8 +223,7 @@ func TestSlowHeaderIsCutOff(t *testing.T) {
 	})
 }
 
-// The deadline of a body must not end a request that waits longer than it for
-// its commit.
+// The deadline of a body must not end a request that waits longer for its commit.
 func TestBodyDeadlineEndsWithTheBody(t *testing.T) {
 	inBubble(t, func(t *testing.T, f *fixture, conn net.Conn) {
 		const wait = 5 * time.Minute
@@ -221,7 +231,7 @@ func TestBodyDeadlineEndsWithTheBody(t *testing.T) {
 			select {
 			case <-time.After(wait):
 			case <-ctx.Done():
-				t.Error("the request's context ended early")
+				t.Error("the request's context expired too early")
 			}
 		}
 		_, _ = io.WriteString(conn, "PUT /k?timeout=10m HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nok")
@@ -233,7 +243,7 @@ func TestBodyDeadlineEndsWithTheBody(t *testing.T) {
 	})
 }
 
-// A reader of a stream or of a large value that accepts nothing is cut off.
+// A client that accepts nothing of a stream or of a large value is disconnected.
 func TestSlowReadersAreCutOff(t *testing.T) {
 	for name, target := range map[string]string{"stream": "/v1/kv?prefix=k", "value": "/k1"} {
 		t.Run(name, func(t *testing.T) {
@@ -252,8 +262,8 @@ func TestSlowReadersAreCutOff(t *testing.T) {
 	}
 }
 
-// A client that pipelines and never reads holds a bounded number of answers,
-// for a bounded time; nothing more is read from it.
+// A client that pipelines and never reads occupies bounded memory for a bounded time:
+// nothing more is read from it.
 func TestPipelinersThatDoNotReadAreCutOff(t *testing.T) {
 	inBubble(t, func(t *testing.T, f *fixture, conn net.Conn) {
 		f.put("k", "v")
@@ -273,7 +283,7 @@ func TestPipelinersThatDoNotReadAreCutOff(t *testing.T) {
 			t.Errorf("it took %v", took)
 		}
 		if sent > 64<<10 {
-			t.Errorf("%d bytes of requests were taken", sent)
+			t.Errorf("%d bytes of requests were read", sent)
 		}
 	})
 }

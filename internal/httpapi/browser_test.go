@@ -68,8 +68,8 @@ func TestBrowserGuard(t *testing.T) {
 	}
 }
 
-// The guard stands before every route: a web page must not add members, nor
-// read through a name of its own.
+// The guard protects every route: a web page must neither add members nor read under a
+// name of its own.
 func TestBrowserGuardStandsBeforeRoutes(t *testing.T) {
 	srv := New(Options{RootMembers: true, Hosts: []string{"n1.example"}})
 	ask := func(method, target, host, site string) *httptest.ResponseRecorder {

@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/limits"
 	"github.com/kvd-io/kvd/internal/memberurl"
 )
 
@@ -22,8 +23,8 @@ type memberURLs struct {
 }
 
 func checkMemberID(id uint64) error {
-	if id == 0 || id > maxSafeInteger {
-		return badRequest("a member id must be from 1 to %d", uint64(maxSafeInteger))
+	if !limits.ValidMemberID(id) {
+		return badRequest("a member id must be from 1 to %d", uint64(limits.MaxMemberID))
 	}
 	return nil
 }

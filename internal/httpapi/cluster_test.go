@@ -11,7 +11,7 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 )
 
-// Each request that is accepted asks the cluster for exactly one thing.
+// Each accepted request makes exactly one call.
 func TestMembershipRequests(t *testing.T) {
 	for _, c := range []struct {
 		method, target, body string
@@ -37,7 +37,7 @@ func TestMembershipRequests(t *testing.T) {
 		f := newFixture(t)
 		f.do(c.method, c.target, c.body).want(c.status, c.part)
 		if !slices.Equal(f.cluster.calls, []string{c.call}) {
-			t.Errorf("%s %s: the cluster was asked %q, want %q", c.method, c.target, f.cluster.calls, c.call)
+			t.Errorf("%s %s: calls %q, want %q", c.method, c.target, f.cluster.calls, c.call)
 		}
 	}
 	f := newFixture(t)
@@ -89,7 +89,7 @@ func TestMembershipRequestsRefused(t *testing.T) {
 		f.do(c.method, c.target, c.body).problem(400, api.BadRequest, c.part)
 	}
 	if len(f.cluster.calls) != 0 {
-		t.Errorf("the cluster was asked %q", f.cluster.calls)
+		t.Errorf("calls %q, want none", f.cluster.calls)
 	}
 	f.do("POST", "/v1/members", `{"name":"`+strings.Repeat("n", maxDocument)+`"}`).problem(413, api.TooLarge)
 }
@@ -151,7 +151,7 @@ func TestSnapshot(t *testing.T) {
 	}
 	a := f.do("GET", "/v1/snapshot", "").want(200).wantHeader("Content-Type", "application/octet-stream").wantHeader("Kvd-Cluster", testClusterID)
 	if len(a.body) != 100_000 {
-		t.Errorf("%d bytes came", len(a.body))
+		t.Errorf("received %d bytes", len(a.body))
 	}
 	f.do("HEAD", "/v1/snapshot", "").wantBody(200, "")
 	f.do("GET", "/v1/snapshot?consistency=stale&max_staleness=3s", "").want(200)
@@ -173,6 +173,6 @@ func TestSnapshot(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	if _, err := io.ReadAll(resp.Body); err == nil {
-		t.Error("a snapshot that failed in the middle ended in order")
+		t.Error("a snapshot that failed midway looks complete")
 	}
 }

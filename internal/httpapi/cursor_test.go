@@ -20,7 +20,7 @@ func TestCursorRoundTrip(t *testing.T) {
 	}
 }
 
-// Every change of one character must be noticed.
+// A cursor with any single character changed is refused.
 func TestCursorDamage(t *testing.T) {
 	text := (&cursor{42, 99, []byte("some/key")}).String()
 	for i := range text {
@@ -30,11 +30,11 @@ func TestCursorDamage(t *testing.T) {
 			}
 			damaged := text[:i] + string(c) + text[i+1:]
 			if _, err := parseCursor(damaged); err == nil {
-				t.Fatalf("%q, damaged at %d, was taken", damaged, i)
+				t.Fatalf("%q, damaged at %d, was accepted", damaged, i)
 			}
 		}
 		if _, err := parseCursor(text[:i]); err == nil {
-			t.Fatalf("%q, cut at %d, was taken", text, i)
+			t.Fatalf("%q, cut at %d, was accepted", text, i)
 		}
 	}
 }
@@ -55,19 +55,19 @@ func TestRangeDigestTellsRangesApart(t *testing.T) {
 	} {
 		d := rangeDigest(&r)
 		if j, ok := seen[d]; ok {
-			t.Errorf("ranges %d and %d have one digest", i, j)
+			t.Errorf("ranges %d and %d have the same digest", i, j)
 		}
 		seen[d] = i
 	}
 }
 
-// FuzzCursor: nothing panics, and what is taken is exactly what String makes.
+// FuzzCursor checks that parseCursor does not panic and accepts exactly what String makes.
 func FuzzCursor(f *testing.F) {
 	f.Add((&cursor{1, 2, []byte("k")}).String(), uint64(1), uint64(2), []byte("k"))
 	f.Add("", uint64(1<<53), uint64(0), []byte{})
 	f.Fuzz(func(t *testing.T, text string, revision, digest uint64, bound []byte) {
 		if c, err := parseCursor(text); err == nil && c.String() != text {
-			t.Fatalf("%q was taken, but is written %q", text, c.String())
+			t.Fatalf("%q was accepted, but String makes %q", text, c.String())
 		}
 		if revision == 0 || len(bound) > kvstore.MaxKeyBytes+1 {
 			return

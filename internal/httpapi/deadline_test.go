@@ -20,11 +20,11 @@ func TestDeadlinesAreReused(t *testing.T) {
 		d := pool.get(parent, time.Now().Add(time.Hour))
 		select {
 		case <-d.Done():
-			t.Fatal("a new deadline has ended")
+			t.Fatal("a new deadline has expired")
 		default:
 		}
 		if at, ok := d.Deadline(); d.Err() != nil || !ok || time.Until(at) < time.Minute {
-			t.Fatalf("%v, ends at %v", d.Err(), at)
+			t.Fatalf("%v, expires at %v", d.Err(), at)
 		}
 		d.release()
 	}

@@ -102,7 +102,7 @@ func (l *tagList) condition(kind kvstore.ConditionKind) kvstore.Condition {
 	c := kvstore.Condition{Kind: kind, Any: l.any}
 	for _, t := range l.tags {
 		if t.weak && kind == kvstore.IfMatch {
-			continue
+			continue // the comparison is strong
 		}
 		if rev, ok := t.revision(); ok {
 			c.Revisions = append(c.Revisions, rev)

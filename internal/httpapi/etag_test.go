@@ -105,8 +105,8 @@ func TestConditionHolds(t *testing.T) {
 	}
 }
 
-// FuzzETag: what parses can be written back and parses to the same list, and
-// a tag of ours always comes back as its revision.
+// FuzzETag checks that an accepted list can be written and parsed again, and that every
+// tag of kvd's own is read back as its revision.
 func FuzzETag(f *testing.F) {
 	for _, s := range []string{`"7"`, `W/"7", *`, `"a","b" ,,`, `*`, "\"\xff\"", `"`, `W/`} {
 		f.Add(s, uint64(7))

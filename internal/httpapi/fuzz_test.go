@@ -12,7 +12,7 @@ import (
 	"github.com/kvd-io/kvd/internal/opjson"
 )
 
-// decodeOnce is percent-decoding, written down a second time.
+// decodeOnce is a second implementation of percent-decoding.
 func decodeOnce(s string) (string, bool) {
 	var out []byte
 	for i := 0; i < len(s); i++ {
@@ -33,9 +33,9 @@ func decodeOnce(s string) (string, bool) {
 	return string(out), true
 }
 
-// FuzzRouter sends any request line and body: there is always an answer,
-// never a 500, errors are problem documents, and a PUT that is accepted has
-// stored its body under the bytes that the path decodes to.
+// FuzzRouter sends arbitrary requests. It checks that there is always an answer, never a
+// 500, that errors are problem documents, and that an accepted PUT has stored its body
+// under the bytes that the path decodes to.
 func FuzzRouter(f *testing.F) {
 	for _, target := range []string{
 		"/v1/kv/a", "/%761/x\"", "//a/../b?timeout=1s&pretty", "/v1/kv?prefix=%ff&limit=2&reverse&delimiter=/", "/v1/kv?count_only",
@@ -106,9 +106,9 @@ func (f *fixture) restoreSettings(t *testing.T) {
 	}
 }
 
-// FuzzDocuments sends any body to each route that takes a JSON document: never
-// a 500; what is accepted is valid JSON, nested as deep as allowed, in which no
-// object has a field twice, without regard to case.
+// FuzzDocuments sends arbitrary bodies to each route that takes a JSON document. It checks
+// that there is never a 500, and that an accepted body is valid JSON, nested no deeper
+// than allowed, in which no object has a field twice.
 func FuzzDocuments(f *testing.F) {
 	for _, body := range []string{
 		`{"peer_urls":["http://127.0.0.1:1"],"id":4}`, `{"peer_urls":["http://127.0.0.1:1"],"PEER_URLS":[]}`, `{"client_urls":["http://x:1"],"peer_urls":["https://x:2"]}`,
@@ -127,13 +127,14 @@ func FuzzDocuments(f *testing.F) {
 				t.Fatalf("%s %q: %s", route, body, w.Body)
 			}
 			if w.Code < 300 && (!json.Valid([]byte(body)) || !plainDocument(json.NewDecoder(strings.NewReader(body)), 0)) {
-				t.Fatalf("%s takes %q", route, body)
+				t.Fatalf("%s accepts %q", route, body)
 			}
 		}
 	})
 }
 
-// plainDocument is checkDocument, written down a second time.
+// plainDocument checks the nesting and the names of a document independently of package
+// opjson.
 func plainDocument(dec *json.Decoder, depth int) bool {
 	tok, err := dec.Token()
 	if err != nil {

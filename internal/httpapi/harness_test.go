@@ -24,8 +24,8 @@ import (
 
 const testClusterID = "0123456789abcdef"
 
-// testNode is a cluster of one without a log: a real store, to which commands
-// are applied as they come.
+// testNode is a cluster of one without a log: a real store to which commands are applied
+// as they arrive.
 type testNode struct {
 	*kvstore.Store
 	mu       sync.Mutex
@@ -89,7 +89,7 @@ func (n *testNode) noteRead(f freshness) error {
 	return n.readErr
 }
 
-// testCluster notes what it is asked for and answers as told.
+// testCluster records its calls and answers as the test says.
 type testCluster struct {
 	mu    sync.Mutex
 	err   error
@@ -131,7 +131,7 @@ func (c *testCluster) TransferLeader(_ context.Context, to uint64) error {
 	return c.note("transfer %d", to)
 }
 
-// testHealth answers as told.
+// testHealth answers as the test says.
 type testHealth struct {
 	err      error
 	status   api.Status
@@ -159,7 +159,7 @@ func (h *testHealth) Snapshot(_ context.Context, w io.Writer) error {
 	return h.snapshot(w)
 }
 
-// fixture is a served Server with everything behind it in reach.
+// fixture is a Server that is being served, and everything behind it.
 type fixture struct {
 	t       *testing.T
 	node    *testNode
@@ -202,7 +202,7 @@ func newFixture(t *testing.T, change ...func(*Options)) *fixture {
 	return f
 }
 
-// answer is a response, read to its end.
+// answer is a response with its whole body.
 type answer struct {
 	t      *testing.T
 	what   string
@@ -239,7 +239,7 @@ func readAnswer(t *testing.T, what string, resp *http.Response) *answer {
 	return &answer{t, what, resp.StatusCode, resp.Header, string(b)}
 }
 
-// raw sends bytes on a connection of its own and reads one response.
+// raw sends bytes on a new connection and reads one response.
 func (f *fixture) raw(request string) *answer {
 	f.t.Helper()
 	conn := f.dial()
@@ -264,7 +264,7 @@ func (f *fixture) dial() net.Conn {
 	return conn
 }
 
-// want checks the status and that the body has each of the parts.
+// want checks the status, and that the body contains each of the parts.
 func (a *answer) want(status int, parts ...string) *answer {
 	a.t.Helper()
 	if a.status != status {
@@ -278,7 +278,7 @@ func (a *answer) want(status int, parts ...string) *answer {
 	return a
 }
 
-// wantBody checks status and the whole body.
+// wantBody checks the status and the whole body.
 func (a *answer) wantBody(status int, body string) *answer {
 	a.t.Helper()
 	a.want(status)
@@ -322,7 +322,7 @@ func (a *answer) decode(into any) *answer {
 	return a
 }
 
-// put stores a value and fails the test where that does not work.
+// put stores a value.
 func (f *fixture) put(key, value string) {
 	f.t.Helper()
 	if res, err := f.node.Do(f.t.Context(), &kvstore.Command{Op: kvstore.OpPut, Key: []byte(key), Value: []byte(value)}, nil); err != nil || res.Outcome != kvstore.OK {

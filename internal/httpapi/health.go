@@ -40,6 +40,8 @@ func (s *Server) getReady(x *exchange) error {
 	if err != nil {
 		return err
 	}
+	// An unknown name is ignored, as in Kubernetes: a probe that excludes a check must
+	// not fail when a later version drops that check.
 	excluded := x.query.excluded()
 	checks = slices.DeleteFunc(checks, func(c check) bool { return slices.Contains(excluded, c.name) })
 	return x.writeChecks(checks, verbose)

@@ -75,8 +75,8 @@ func TestVersionMetricsAndOpenAPIAreServed(t *testing.T) {
 	f.do("GET", "/metrics?name[]=up", "").wantBody(200, "up 1\nname[]=up")
 }
 
-// A node that does not serve answers what needs no node, in the same way as
-// one that does, and refuses the rest.
+// A Server in standby answers what needs no node just as one that serves does, and refuses
+// the rest.
 func TestStandby(t *testing.T) {
 	health := &testHealth{checks: []check{{name: "started", err: errors.New("still starting")}, {name: "draining"}}}
 	rejected := &countedRejections{}

@@ -86,6 +86,8 @@ func (s *Server) getKey(x *exchange) error {
 	if err != nil && !errors.Is(err, kvstore.ErrKeyNotFound) {
 		return err
 	}
+	// A key that does not exist is a result, too: conditions apply to it, and its
+	// 404 carries the revision at which it did not exist.
 	x.setRevision(at)
 	x.Header()["Vary"] = varyAccept
 	if status := judgeRead(conds, kv.ModRevision); status != http.StatusOK {
@@ -135,6 +137,8 @@ func (x *exchange) refuseRead(status int, revision uint64) error {
 // writePair answers with the value, or with the pair as JSON.
 func (x *exchange) writePair(kv *kvstore.KV, asJSON bool) {
 	h := x.Header()
+	// A value may be an HTML page with a script. Opened in a browser, it must not run
+	// with the rights of this origin.
 	h["Content-Security-Policy"] = sandbox
 	if !asJSON {
 		h["Content-Type"] = octetStream
@@ -187,6 +191,7 @@ func (x *exchange) keyCommand(op kvstore.Op) (*kvstore.Command, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Checked here, before a body is read that would be for nothing.
 	if _, err := x.query.timeout(); err != nil {
 		return nil, err
 	}

@@ -188,6 +188,8 @@ type page struct {
 
 // add adds an entry, or notes that there are more than fit.
 func (p *page) add(it kvstore.Item) (bool, error) {
+	// Checked before adding, so that a page has at least one entry however large:
+	// a listing that does not advance would never end.
 	if p.count == p.listing.limit || len(p.kvs)+p.size >= maxPageBytes {
 		p.more = true
 		return false, nil
@@ -195,6 +197,7 @@ func (p *page) add(it kvstore.Item) (bool, error) {
 	p.count++
 	p.lastItem = boundAfter(&it, p.listing.rng.Reverse)
 	if it.Group != nil {
+		// A copy: the item is valid only during the call.
 		p.groups = append(p.groups, append([]byte{}, it.Group...))
 		p.size += len(it.Group)
 		return true, nil
@@ -299,7 +302,7 @@ func (s *Server) streamKeys(x *exchange, l *listing) error {
 		err := out.run(s.opts.Store)
 		var gone *kvstore.CompactedError
 		if errors.As(err, &gone) && !pinned && !out.begun && attempt < 3 {
-			continue
+			continue // compacted since the line above
 		}
 		return err
 	}

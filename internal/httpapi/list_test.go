@@ -17,7 +17,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
-// listed is a page, or a line of a stream, as a client reads it.
+// listed is a page, or a line of a stream, as a client decodes it.
 type listed struct {
 	Type           string
 	Revision       uint64
@@ -48,7 +48,7 @@ func text(plain, b64 *string) string {
 	return string(b)
 }
 
-// names are the keys and groups of a page, sorted.
+// names returns the keys and groups of a page, sorted.
 func (l *listed) names() []string {
 	var all []string
 	for _, kv := range l.KVs {
@@ -62,8 +62,7 @@ func (l *listed) names() []string {
 	return all
 }
 
-// pages follows the cursor to the end and checks each page's count and
-// revision.
+// pages follows the cursors to the end, and checks the count and revision of each page.
 func (f *fixture) pages(query string) (names []string, pages int) {
 	f.t.Helper()
 	var revision uint64
@@ -90,7 +89,7 @@ func (f *fixture) pages(query string) (names []string, pages int) {
 	}
 }
 
-// lines reads a stream, and returns its entries in order and its last line.
+// lines reads a stream and returns its entries in order, and its last line.
 func (f *fixture) lines(query string) ([]string, listed) {
 	f.t.Helper()
 	a := f.do("GET", "/v1/kv?"+query, "", "Accept: application/x-ndjson").want(200).wantHeader("Content-Type", ndjsonType)
@@ -119,8 +118,8 @@ func (f *fixture) lines(query string) ([]string, listed) {
 	return nil, listed{}
 }
 
-// Random keys, listed in random ways, against a sorted slice: by pages, as a
-// stream, forwards and backwards, with and without groups.
+// Random listings of random keys are compared with a sorted slice: pages and streams, in
+// both directions, with and without groups.
 func TestListingsAgreeWithAModel(t *testing.T) {
 	f := newFixture(t)
 	seed := rand.Uint64()
@@ -184,7 +183,7 @@ func TestListingsAgreeWithAModel(t *testing.T) {
 	}
 }
 
-// grouped is what a listing must give, in byte order.
+// grouped returns the entries that a listing must have, in byte order.
 func grouped(sorted []string, in func(string) bool, after int, delimiter string) []string {
 	want := []string{}
 	for _, k := range sorted {
@@ -294,11 +293,11 @@ func TestDefaultLimit(t *testing.T) {
 		t.Fatalf("%d keys in the stream, next %q", len(names), end.Next)
 	}
 	if names, _ = f.lines("prefix=k&limit=2&cursor=" + end.Next); !slices.Equal(names, []string{"k00003", "k00004"}) {
-		t.Errorf("the stream goes on with %q", names)
+		t.Errorf("the stream continues with %q", names)
 	}
 }
 
-// Big values end a page before its limit.
+// Large values end a page before its limit.
 func TestPageIsBoundedInBytes(t *testing.T) {
 	f := newFixture(t)
 	value := strings.Repeat("v", mib)
@@ -314,7 +313,7 @@ func TestPageIsBoundedInBytes(t *testing.T) {
 	}
 }
 
-// An error in the middle of a stream must not look like its end.
+// A stream that fails midway must not look complete.
 func TestBrokenStreamIsCut(t *testing.T) {
 	f := newFixture(t, func(o *Options) { o.Store = &breakingStore{Store: o.Store, after: 50} })
 	for i := range 100 {
@@ -329,7 +328,7 @@ func TestBrokenStreamIsCut(t *testing.T) {
 	defer resp.Body.Close()
 	var got bytes.Buffer
 	if _, err = got.ReadFrom(resp.Body); err == nil {
-		t.Errorf("the stream ended in order after %d bytes", got.Len())
+		t.Errorf("the stream looks complete after %d bytes", got.Len())
 	}
 	if strings.Contains(got.String(), `"type":"end"`) || got.Len() == 0 {
 		t.Errorf("got %d bytes, perhaps with an end line", got.Len())

@@ -18,7 +18,7 @@ import (
 type Metrics struct {
 	requests *prometheus.CounterVec
 	took     *prometheus.HistogramVec
-	inFlight atomic.Int64
+	inFlight atomic.Int64 // read by a scrape
 	rejected map[api.Code]prometheus.Counter
 }
 

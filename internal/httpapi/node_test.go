@@ -7,7 +7,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 )
 
-// newTestNode makes a node with an empty store in memory.
+// newTestNode returns a node with an empty store in memory.
 func newTestNode(t testing.TB) *testNode {
 	t.Helper()
 	store, err := kvstore.Open(engine.NewMemory(), kvstore.Options{})
@@ -26,7 +26,7 @@ func (*testNode) Encode(dst []byte, cmd *kvstore.Command) []byte {
 	return kvstore.EncodeCommand(dst, cmd)
 }
 
-// applyLocked gives the command a place in the log and applies it.
+// applyLocked applies a command as the next entry of the log.
 func (n *testNode) applyLocked(cmd *kvstore.Command) (kvstore.Result, error) {
 	results, err := n.applyGroupLocked([][]byte{kvstore.EncodeCommand(nil, cmd)})
 	if err != nil {
@@ -35,7 +35,7 @@ func (n *testNode) applyLocked(cmd *kvstore.Command) (kvstore.Result, error) {
 	return *results[0], nil
 }
 
-// applyGroupLocked is applyLocked for commands of one entry.
+// applyGroupLocked is applyLocked for several commands in one entry.
 func (n *testNode) applyGroupLocked(commands [][]byte) ([]*kvstore.Result, error) {
 	n.index++
 	entries := []kvstore.Entry{{Index: n.index, Term: 1, WantResults: true, Commands: commands}}

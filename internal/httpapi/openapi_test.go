@@ -36,7 +36,7 @@ func loadOpenAPI(t *testing.T) *openAPIDoc {
 	return &doc
 }
 
-// queryParams are the names of an operation's query parameters, sorted.
+// queryParams returns the names of an operation's query parameters, sorted.
 func (d *openAPIDoc) queryParams(t *testing.T, op *openAPIOperation) []string {
 	t.Helper()
 	names := []string{}
@@ -58,8 +58,7 @@ func (d *openAPIDoc) queryParams(t *testing.T, op *openAPIOperation) []string {
 	return names
 }
 
-// The document and the route table say the same: routes, methods and query
-// parameters.
+// The document and the route table have the same routes, methods and query parameters.
 func TestOpenAPIAgreesWithTheRoutes(t *testing.T) {
 	doc := loadOpenAPI(t)
 	var described, routed []string
@@ -80,13 +79,13 @@ func TestOpenAPIAgreesWithTheRoutes(t *testing.T) {
 		slices.Sort(verbs)
 		slices.Sort(methods)
 		if !slices.Equal(verbs, methods) {
-			t.Errorf("%s: described are %v, routed %v", rt.pattern, verbs, methods)
+			t.Errorf("%s: the document has %v, the route table %v", rt.pattern, verbs, methods)
 		}
 	}
 	described = slices.Sorted(maps.Keys(doc.Paths))
 	slices.Sort(routed)
 	if !slices.Equal(described, routed) {
-		t.Errorf("described are %v\nrouted are    %v", described, routed)
+		t.Errorf("document    %v\nroute table %v", described, routed)
 	}
 }
 
@@ -104,7 +103,7 @@ func compareParams(t *testing.T, doc *openAPIDoc, rt *route, m *method) {
 	}
 	slices.Sort(want)
 	if got := doc.queryParams(t, &op); !slices.Equal(got, want) {
-		t.Errorf("%s %s: parameters described are %v, taken %v", m.name, rt.pattern, got, want)
+		t.Errorf("%s %s: the document has parameters %v, the route table %v", m.name, rt.pattern, got, want)
 	}
 	if op.OperationID == "" || op.Responses["default"].Kind == 0 {
 		t.Errorf("%s %s: no operationId or no default response", m.name, rt.pattern)
@@ -124,7 +123,7 @@ func TestOpenAPIReferencesResolve(t *testing.T) {
 			if n.Kind == yaml.MappingNode && i%2 == 1 && n.Content[i-1].Value == "$ref" {
 				parts := strings.Split(strings.TrimPrefix(c.Value, "#/components/"), "/")
 				if _, ok := doc.Components[parts[0]][parts[1]]; !ok {
-					t.Errorf("line %d: %s leads nowhere", c.Line, c.Value)
+					t.Errorf("line %d: %s does not exist", c.Line, c.Value)
 				}
 				checked++
 			}
@@ -153,7 +152,7 @@ func TestOperationIDsAreUnique(t *testing.T) {
 	}
 }
 
-// The document at the root of the repository is this one.
+// The document at the root of the repository is the one that is served.
 func TestRootOpenAPIIsThisOne(t *testing.T) {
 	root, err := os.ReadFile("../../openapi.yaml")
 	if err != nil {

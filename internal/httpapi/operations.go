@@ -70,11 +70,11 @@ func (s *Server) putSettings(x *exchange) error {
 	return x.writeJSON(http.StatusOK, next)
 }
 
-// getSnapshot streams a backup. What comes before the stream is a read like any
-// other: it is linearizable within the default timeout, or the state of this node
-// alone with consistency=stale, which needs no quorum. The stream has a timeout
-// only where the request names one, since its length depends on the data; a reader
-// that accepts nothing is cut off.
+// getSnapshot streams a backup. What comes before the stream is a read like any other:
+// linearizable within the default timeout or, with consistency=stale, of this node's own
+// state, which needs no quorum. How long the stream takes depends on the size of the
+// store, so it has a timeout only if the request has one. A client that accepts no data is
+// disconnected.
 func (s *Server) getSnapshot(x *exchange) error {
 	if err := x.freshen(0); err != nil {
 		return err
@@ -86,7 +86,7 @@ func (s *Server) getSnapshot(x *exchange) error {
 	defer cancel()
 	out := &snapshotWriter{x: x}
 	if x.r.Method == http.MethodHead {
-		out.writeHeader()
+		out.writeHeader() // without producing a snapshot for nobody
 		return nil
 	}
 	if err := s.opts.Inspector.Snapshot(ctx, out); err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 )
 
-// testLevel is a log level that takes only debug and info.
+// testLevel is a log level that accepts only debug and info.
 type testLevel struct {
 	level  string
 	period time.Duration
@@ -63,8 +63,7 @@ func TestLogLevel(t *testing.T) {
 	}
 }
 
-// TestRequestLog: one line a request with everything about it but what the
-// client chose.
+// The request log has one line per request, with everything but what the client chose.
 func TestRequestLog(t *testing.T) {
 	for _, c := range []struct {
 		setting string
@@ -87,7 +86,7 @@ func TestRequestLog(t *testing.T) {
 			m := e.ContextMap()
 			got = append(got, strings.Join([]string{m["method"].(string), m["route"].(string), fmt.Sprint(m["status"])}, " "))
 			if m["request_id"] == "" || m["remote"] == "" || m["duration"] == nil || m["led"] == nil {
-				t.Errorf("%s: the line lacks something: %v", c.setting, m)
+				t.Errorf("%s: the line is incomplete: %v", c.setting, m)
 			}
 			if m["method"] == http.MethodPut && (m["bytes_in"] != int64(12) || m["bytes_out"] == int64(0)) {
 				t.Errorf("%s: sizes of a put: %v", c.setting, m)

@@ -64,6 +64,9 @@ type opStream struct {
 
 // streamOps answers POST /v1/batch.
 func (s *Server) streamOps(x *exchange) error {
+	if err := wholeBody(x.r.Header); err != nil {
+		return err
+	}
 	timeout, err := x.query.timeout()
 	if err != nil {
 		return err
@@ -157,6 +160,9 @@ func (o *opStream) execute(g *group) (over bool, err error) {
 	if failed != nil {
 		return true, o.answerFailed(g, asProblem(failed))
 	}
+	// A put that found no space ends the stream, because those after it would most
+	// likely fail, too, and a bulk load wants to know where it stopped. But the group
+	// was carried out as one, so its other lines are answered as they went.
 	noSpace := slices.ContainsFunc(results, func(r *kvstore.Result) bool { return r.Outcome == kvstore.NoSpace })
 	for i := range g.ops {
 		op := &g.ops[i]

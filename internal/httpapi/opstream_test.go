@@ -21,15 +21,15 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
-// batchOf sends lines as one body and returns the answers.
+// batchOf sends lines in one body and returns the answers.
 func (f *fixture) batchOf(lines ...string) []string {
 	f.t.Helper()
 	a := f.do("POST", "/v1/batch", strings.Join(lines, "\n")+"\n").want(200).wantHeader("Content-Type", ndjsonType)
 	return strings.Split(strings.TrimSuffix(a.body, "\n"), "\n")
 }
 
-// wantAnswers checks that each answer begins and goes on as wanted: "status
-// part|part".
+// wantAnswers checks the status of each answer and the parts that it must contain, given
+// as "status part|part".
 func wantAnswers(t *testing.T, got []string, want ...string) {
 	t.Helper()
 	if len(got) != len(want) {
@@ -52,8 +52,8 @@ func wantAnswers(t *testing.T, got []string, want ...string) {
 	}
 }
 
-// Operations take effect in the order of their lines: a get sees what came
-// before it, and nothing of what came after it in the same group.
+// Operations take effect in the order of their lines: a get sees the lines before it, but
+// not those after it in the same group.
 func TestBatchOrder(t *testing.T) {
 	f := newFixture(t)
 	f.put("a", "old") // revision 2
@@ -87,7 +87,7 @@ func TestBatchOrder(t *testing.T) {
 	)
 }
 
-// Every kind of failure that is about one operation leaves the others alone.
+// No failure that concerns a single operation affects the others.
 func TestBatchGoesOnAfterAFailedOperation(t *testing.T) {
 	f := newFixture(t)
 	f.put("word", "x")
@@ -109,7 +109,7 @@ func TestBatchStopsAtAnUnparsableLine(t *testing.T) {
 	got := f.batchOf(`{"put":{"key":"a","value":"1"}}`, `{"put":{"key":"b","value":`, `{"put":{"key":"c","value":"1"}}`)
 	wantAnswers(t, got, `201 "revision":2,`, `400 "code":"bad_request"|"first_not_attempted":2}`)
 	if n, _, _ := f.node.Count(kvstore.Range{}); n != 1 {
-		t.Errorf("%d keys, want the one before the bad line", n)
+		t.Errorf("%d keys, want only the one before the bad line", n)
 	}
 }
 
@@ -138,7 +138,7 @@ func TestBatchIsRefusedAsAWhole(t *testing.T) {
 	f.do("POST", "/v1/batch", "").wantBody(200, "")
 }
 
-// talk is a batch whose lines are sent one at a time.
+// talk is a stream whose lines are sent one at a time.
 type talk struct {
 	t     *testing.T
 	lines *io.PipeWriter
@@ -160,7 +160,7 @@ func (f *fixture) talk(client *http.Client) *talk {
 	return &talk{f.t, w, bufio.NewScanner(resp.Body)}
 }
 
-// say sends a line and returns its answer, while the body stays open.
+// say sends a line and returns its answer. The body stays open.
 func (k *talk) say(line string) string {
 	k.t.Helper()
 	if _, err := io.WriteString(k.lines, line+"\n"); err != nil {
@@ -187,7 +187,7 @@ func (f *fixture) overHTTP2() *http.Client {
 	return &http.Client{Transport: tr}
 }
 
-// An answer comes before the next line is sent, over both versions of HTTP.
+// Each answer arrives before the next line is sent, in both versions of HTTP.
 func TestBatchIsInteractive(t *testing.T) {
 	for _, version := range []string{"HTTP/1.1", "HTTP/2"} {
 		t.Run(version, func(t *testing.T) {
@@ -207,7 +207,7 @@ func TestBatchIsInteractive(t *testing.T) {
 	}
 }
 
-// A batch ends where the node cannot go on, and says where.
+// A stream ends when the node cannot continue, and says at which line.
 func TestBatchStopsWithTheNode(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -240,7 +240,7 @@ func retry(code api.Code) *api.Error {
 	return e
 }
 
-// Reads alone need one proof of freshness together, and end with its failure.
+// A group of reads needs one proof of freshness. The stream ends if that fails.
 func TestBatchOfGets(t *testing.T) {
 	f := newFixture(t)
 	f.put("a", "1")
@@ -249,8 +249,8 @@ func TestBatchOfGets(t *testing.T) {
 	wantAnswers(t, f.batchOf(`{"get":{"key":"a"}}`, `{"get":{"key":"b"}}`), `503 "code":"read_timeout"|"first_not_attempted":1}`)
 }
 
-// Over the quota puts are answered 503, which ends the batch; what was with
-// them in the log is answered as it went.
+// A put beyond the quota is answered 503, which ends the stream. Lines of the same group are
+// answered with their own results.
 func TestBatchOverTheQuota(t *testing.T) {
 	f := newFixture(t)
 	f.put("a", strings.Repeat("v", 900_000))
@@ -259,7 +259,7 @@ func TestBatchOverTheQuota(t *testing.T) {
 		`503 "code":"no_space"`, `200 "deleted":1|"first_not_attempted":3}`)
 }
 
-// A node without room is waited for; within the timeout.
+// A stream waits for a node that has no room, within the timeout.
 func TestBatchWaitsForRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, f := newServer(t)
@@ -282,8 +282,8 @@ func TestBatchWaitsForRoom(t *testing.T) {
 	})
 }
 
-// putsBody is a body of puts without end; it counts what was read of it, and
-// times out as a connection does.
+// putsBody is an endless body of puts. It counts the bytes read, and times out as a
+// connection does.
 type putsBody struct {
 	line     string
 	read     atomic.Int64
@@ -312,7 +312,7 @@ func (e *putsBody) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// timeout waits for the last deadline that is set to pass.
+// timeout waits until the latest deadline passes.
 func (e *putsBody) timeout() error {
 	var passed <-chan time.Time
 	for {
@@ -327,7 +327,7 @@ func (e *putsBody) timeout() error {
 	}
 }
 
-// stuck is a client that reads nothing until it is let go.
+// stuck is a client that reads nothing until it is released.
 type stuck struct {
 	discard
 	body *putsBody
@@ -355,8 +355,8 @@ func (s *stuck) SetReadDeadline(at time.Time) error {
 	return nil
 }
 
-// A client that reads no answers is not read from either: what a batch holds
-// is bounded, however much is sent.
+// A client that reads no answers is not read from either: the memory of a stream is bounded
+// however much is sent (S5).
 func TestBatchOfASlowReaderIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, f := newServer(t)
@@ -372,7 +372,7 @@ func TestBatchOfASlowReaderIsBounded(t *testing.T) {
 		synctest.Wait() // everything waits for the client
 		applied := int64(f.node.Revision()-1) * int64(len(body.line))
 		if held := body.read.Load() - applied; held > 3*(maxGroupBytes*2)+2*inputChunk || applied == 0 {
-			t.Errorf("%d bytes were applied, and %d more taken from a client that reads nothing", applied, held)
+			t.Errorf("%d bytes were applied and %d more were read from a client that reads nothing", applied, held)
 		}
 		close(w.free)
 		if v := <-ended; v != http.ErrAbortHandler {
@@ -381,7 +381,7 @@ func TestBatchOfASlowReaderIsBounded(t *testing.T) {
 	})
 }
 
-// A client that sends nothing for a minute is told so, and the batch ends.
+// A stream ends after a minute without input, and says so.
 func TestBatchOfASilentClientEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newServer(t)
@@ -407,8 +407,7 @@ func (r *recorded) SetReadDeadline(at time.Time) error {
 	return (&stuck{body: r.body}).SetReadDeadline(at)
 }
 
-// A body that breaks off in the middle of a line does not run what it has of
-// it.
+// A line that breaks off is not carried out (R3).
 func TestBatchThatBreaksOff(t *testing.T) {
 	s, f := newServer(t)
 	body := `{"put":{"key":"a","value":"1"}}` + "\n" + `{"put":{"key":"b","value":"1"}}`
@@ -422,7 +421,7 @@ func TestBatchThatBreaksOff(t *testing.T) {
 	}
 }
 
-// Many lines in one request: each is answered, in order.
+// Each of many lines in one request is answered, in order.
 func TestBatchOfManyLines(t *testing.T) {
 	f := newFixture(t)
 	const lines = 3*maxGroupLines + 7

@@ -187,6 +187,7 @@ func (x *exchange) writeProblem(p *api.Error) {
 	}
 	h := x.Header()
 	clearPayloadHeaders(h)
+	// The id is only of use to somebody who finds it in the log.
 	if x.logged(status) || status == http.StatusInternalServerError {
 		h.Set("X-Request-Id", x.requestID())
 	}

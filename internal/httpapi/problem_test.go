@@ -20,8 +20,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
-// Every code that package api declares has a row in the status table, and in
-// openapi.yaml.
+// Every code that package api declares has a status, and is in openapi.yaml.
 func TestEveryCodeHasAStatus(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "../api/api.go", nil, 0)
 	if err != nil {
@@ -54,8 +53,7 @@ func TestEveryCodeHasAStatus(t *testing.T) {
 	}
 }
 
-// Each code, coming from the node on a write and on a read, is answered with
-// its status.
+// Each code that the node returns for a write or a read is answered with its status.
 func TestEveryCodeIsAnswered(t *testing.T) {
 	f := newFixture(t)
 	f.put("k", "v")
@@ -120,7 +118,7 @@ func TestErrorsWithoutACode(t *testing.T) {
 	}
 }
 
-// A 500 names the request, and the log has the cause under that name.
+// A 500 has a request id, under which the log has the cause.
 func TestInternalErrorsAreLogged(t *testing.T) {
 	f := newFixture(t)
 	f.node.doErr = errors.New("disk on fire")
@@ -133,7 +131,7 @@ func TestInternalErrorsAreLogged(t *testing.T) {
 		t.Fatalf("request %q, log %+v", doc.RequestID, entries)
 	}
 	if line := fmt.Sprint(entries[0].Message, entries[0].ContextMap()); strings.Contains(line, "secret") || !strings.Contains(line, "disk on fire") {
-		t.Errorf("the log says %s", line)
+		t.Errorf("the log has %s", line)
 	}
 }
 
@@ -145,7 +143,7 @@ func TestRetryAfterIsWholeSeconds(t *testing.T) {
 	}
 }
 
-// A handler in front of a Server refuses as the Server itself does.
+// A handler in front of a Server refuses requests just as the Server does.
 func TestWriteProblemIsTheServersOwn(t *testing.T) {
 	for code, status := range statuses {
 		if status == http.StatusInternalServerError {

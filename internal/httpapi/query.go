@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 // The default and the bounds of the parameter timeout.
@@ -15,10 +17,6 @@ const (
 	minTimeout     = time.Millisecond
 	maxTimeout     = 10 * time.Minute
 )
-
-// maxSafeInteger is the largest id, revision or count. Beyond it JSON readers that
-// keep numbers as doubles lose digits.
-const maxSafeInteger = 1<<53 - 1
 
 // query is the parsed query of a request. There are few parameters, so it is a list.
 type query struct {
@@ -50,7 +48,7 @@ func (q *query) parse(raw string, m *method) error {
 		var pair string
 		pair, raw, _ = strings.Cut(raw, "&")
 		if pair == "" {
-			continue
+			continue // "?a&&b" and "?" are harmless
 		}
 		p, err := decodeParam(pair)
 		if err != nil {
@@ -86,6 +84,8 @@ func (q *query) check(m *method, p param) error {
 	if !slices.Contains(m.params, p.name) && !slices.Contains(everywhere, p.name) {
 		return badRequest("unknown parameter %.40q; this request takes %s", p.name, strings.Join(slices.Concat(m.params, everywhere), ", "))
 	}
+	// kubelets repeat exclude, as in ?exclude=a&exclude=b. For all others, which of
+	// two values counts would be a guess.
 	if q.has(p.name) && p.name != "exclude" {
 		return badRequest("the parameter %q is given more than once", p.name)
 	}
@@ -119,8 +119,8 @@ func (q *query) number(name string, low uint64) (n uint64, ok bool, err error) {
 		return 0, false, nil
 	}
 	n, err = strconv.ParseUint(v, 10, 64)
-	if err != nil || n < low || n > maxSafeInteger {
-		return 0, true, badRequest("the parameter %q must be a decimal number from %d to %d, not %.40q", name, low, uint64(maxSafeInteger), v)
+	if err != nil || n < low || n > limits.MaxSafeInteger {
+		return 0, true, badRequest("the parameter %q must be a decimal number from %d to %d, not %.40q", name, low, uint64(limits.MaxSafeInteger), v)
 	}
 	return n, true, nil
 }
@@ -140,7 +140,7 @@ func (q *query) duration(name string) (d time.Duration, ok bool, err error) {
 }
 
 func parseDuration(s string) (time.Duration, error) {
-	if s != "" && strings.Trim(s, "0123456789.") == "" {
+	if s != "" && strings.Trim(s, "0123456789.") == "" { // a bare number is seconds
 		s += "s"
 	}
 	return time.ParseDuration(s)
@@ -183,6 +183,8 @@ func (x *exchange) startTimeout() error {
 // briefContext is context for a callee that does not keep the context when it
 // returns. It costs no allocation if the client is not being watched.
 func (x *exchange) briefContext() (context.Context, context.CancelFunc, error) {
+	// A deadline does not watch its parent. net/http cancels the request's context
+	// when the client disconnects; package http1 does not watch the client.
 	if x.r.Context().Done() != nil {
 		return x.context()
 	}

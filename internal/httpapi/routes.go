@@ -244,6 +244,8 @@ func escapedPath(u *url.URL) (path string, escaped bool) {
 func (t *router) find(r *http.Request) (*route, string, error) {
 	path, escaped := escapedPath(r.URL)
 	if path == "" || path[0] != '/' {
+		// "OPTIONS *" and "CONNECT host:port" have no path. An absolute target
+		// without one ("GET http://host") means the root.
 		if path != "" || r.URL.Opaque != "" {
 			return nil, "", badRequest("the request target is not a path; it must begin with a slash")
 		}
@@ -265,9 +267,12 @@ func (t *router) find(r *http.Request) (*route, string, error) {
 
 // match returns the route of a path and its parameter.
 func (t *router) match(path string) (*route, string) {
+	// Keys come first: a key may look like any other route behind the prefix.
 	if strings.HasPrefix(path, kvPrefix) {
 		return t.kv, path[len(kvPrefix):]
 	}
+	// An escaped letter makes a segment that is not reserved: "/%761/x" is the
+	// key "v1/x" (H1).
 	if !reserved(firstSegment(path)) {
 		return t.short, path[1:]
 	}
@@ -287,6 +292,8 @@ func (p *paramRoute) match(path string) (string, bool) {
 	if !ok {
 		return "", false
 	}
+	// A parameter is one segment that is not empty: /v1/members/ and
+	// /v1/members/4/x are not members.
 	arg, ok = strings.CutSuffix(arg, p.suffix)
 	return arg, ok && arg != "" && !strings.Contains(arg, "/")
 }
@@ -312,7 +319,7 @@ func versionSegment(s string) bool {
 		return false
 	}
 	if len(s) == 3 && s[1] == '0' {
-		return false
+		return false // v01 is not a version
 	}
 	return strings.Trim(s[1:], "0123456789") == ""
 }
@@ -341,6 +348,8 @@ func reservedKey(path string) error {
 // most likely meant to store a key of the short form.
 func (x *exchange) wrongMethod() error {
 	path := x.r.URL.EscapedPath()
+	// PUT /metrics would be answered 405, which does not tell the user why the key
+	// "metrics" cannot be stored.
 	if x.r.Method == http.MethodPut && x.route != x.srv.router.short && firstSegment(path) != "v1" {
 		return reservedKey(path)
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 )
 
-// Where a raw path leads, and to which key.
+// The route and the key of each raw path.
 func TestRouterOnEscapedPaths(t *testing.T) {
 	router := newRouter(true)
 	for _, c := range []struct{ target, pattern, arg string }{
@@ -86,14 +86,14 @@ func TestRouterOnEscapedPaths(t *testing.T) {
 	}
 }
 
-// parseTarget reads a request as net/http does.
+// parseTarget parses a request as net/http does.
 func parseTarget(t *testing.T, method, target string) *http.Request {
 	t.Helper()
 	return httptest.NewRequest(method, target, nil)
 }
 
-// Every route answers every method: its own ones not with 405, the others
-// with 405 and Allow (or, for PUT of a path that looks like a key, 400).
+// Every route answers every method: those that it does not have with 405 and Allow, or, for
+// a PUT of a path that looks like a key, with 400.
 func TestEveryRouteAndMethod(t *testing.T) {
 	f := newFixture(t, func(o *Options) { o.Metrics = http.NotFoundHandler() })
 	all := []string{"GET", "HEAD", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"}
@@ -125,7 +125,7 @@ func TestAllowOfTheShortForm(t *testing.T) {
 		f.do(m, "/4", "http://127.0.0.1:1").problem(405, api.MethodNotAllowed).wantHeader("Allow", "PUT, GET")
 	}
 	if len(f.cluster.calls) != 0 {
-		t.Errorf("the cluster was asked %v", f.cluster.calls)
+		t.Errorf("calls %v, want none", f.cluster.calls)
 	}
 }
 
@@ -152,8 +152,8 @@ func TestRoutesOfLaterVersions(t *testing.T) {
 	}
 }
 
-// Each of the 256 byte values is a key of its own, percent-encoded in either
-// case of letters, through a real socket.
+// Each of the 256 bytes is a different key, percent-encoded in either case, over a real
+// socket.
 func TestKeysOfEveryByteEncoded(t *testing.T) {
 	f := newFixture(t)
 	for _, prefix := range []string{"/v1/kv/", "/"} {
@@ -171,11 +171,11 @@ func TestKeysOfEveryByteEncoded(t *testing.T) {
 		}
 	}
 	if rev := f.node.Revision(); rev != 1+2*256 {
-		t.Errorf("the store is at revision %d; keys ran into each other", rev)
+		t.Errorf("the store is at revision %d; some keys were the same", rev)
 	}
 }
 
-// Bytes that net/http lets through unescaped arrive as they are.
+// Bytes that net/http accepts unescaped arrive unchanged.
 func TestKeysOfEveryByteRaw(t *testing.T) {
 	f := newFixture(t)
 	for b := range 256 {
@@ -221,7 +221,7 @@ func TestPatternsAreUnique(t *testing.T) {
 	var seen []string
 	for _, rt := range routeTable(true) {
 		if slices.Contains(seen, rt.pattern) {
-			t.Errorf("%s is there twice", rt.pattern)
+			t.Errorf("%s occurs twice", rt.pattern)
 		}
 		seen = append(seen, rt.pattern)
 	}

@@ -144,7 +144,7 @@ func (x *exchange) Unwrap() http.ResponseWriter { return x.w }
 
 // set sets a header to one value. The name must be in canonical form.
 func (x *exchange) set(name, value string) {
-	if x.used == len(x.singles) {
+	if x.used == len(x.singles) { // more headers than expected; correct, but slower
 		x.Header()[name] = []string{value}
 		return
 	}
@@ -183,6 +183,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.opts.RequestLog == RequestLogErrors || s.opts.RequestLog == RequestLogAll {
 		defer x.logRequest(time.Now())
 	}
+	// In this order: a panic is answered before the rest of the body is bounded.
 	defer x.boundDrain()
 	defer x.recover()
 	if err := s.serve(x); err != nil {
@@ -196,6 +197,7 @@ func (s *Server) serve(x *exchange) error {
 	if rt == nil {
 		return err
 	}
+	// From here on the route is known to metrics and the log, also for a refusal.
 	x.route, x.arg = rt, arg
 	if err := s.browsers.refuse(x.r); err != nil {
 		return err
@@ -206,6 +208,8 @@ func (s *Server) serve(x *exchange) error {
 // dispatch checks what all methods have in common, waits for a place, and calls the
 // handler.
 func (x *exchange) dispatch() error {
+	// Before anything else is checked: whether a request is valid is of no interest
+	// to a client that has to go elsewhere.
 	if refusal := x.srv.refusal; refusal != nil && !x.route.standby {
 		return refusal
 	}

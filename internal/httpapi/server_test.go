@@ -60,8 +60,8 @@ func TestLimitInFlight(t *testing.T) {
 	f.do("PUT", "/k", "v").want(204)
 }
 
-// A request waits for its place, at most for half of its own timeout; one whose
-// client leaves goes.
+// A request waits for its place for at most half of its own timeout, and not after its
+// client has disconnected.
 func TestRequestsWaitForAPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, f := newServer(t, func(o *Options) { o.MaxInFlight = 1 })
@@ -113,7 +113,7 @@ func TestRequestsWaitForAPlace(t *testing.T) {
 			leave()
 		}
 		if s.InFlight() != 0 || s.limiter.waiting.Load() != 0 {
-			t.Errorf("%d are in work, %d wait", s.InFlight(), s.limiter.waiting.Load())
+			t.Errorf("%d requests are being handled, %d wait", s.InFlight(), s.limiter.waiting.Load())
 		}
 	})
 }
@@ -148,7 +148,7 @@ func TestHTTP2ByPriorKnowledge(t *testing.T) {
 			t.Fatal(err)
 		}
 		if resp.ProtoMajor != 2 {
-			t.Fatalf("the answer came over %s", resp.Proto)
+			t.Fatalf("the answer has protocol %s", resp.Proto)
 		}
 		return readAnswer(t, method+" "+path, resp)
 	}
@@ -225,8 +225,8 @@ func TestRequestsAreObserved(t *testing.T) {
 	}
 }
 
-// gathered gives each series under its name and label values; a histogram
-// counts its observations.
+// gathered returns the value of each series by its name and label values. The value of a
+// histogram is its number of observations.
 func gathered(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 	t.Helper()
 	families, err := reg.Gather()
@@ -246,7 +246,7 @@ func gathered(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 	return all
 }
 
-// A connection goes on to be usable after each kind of error.
+// A connection remains usable after each kind of error.
 func TestConnectionsSurviveErrors(t *testing.T) {
 	f := newFixture(t)
 	dials := 0
@@ -268,15 +268,15 @@ func TestConnectionsSurviveErrors(t *testing.T) {
 	}
 }
 
-// discard is a ResponseWriter that costs nothing itself.
+// discard is a ResponseWriter that costs nothing.
 type discard struct{ h http.Header }
 
 func (d *discard) Header() http.Header         { return d.h }
 func (d *discard) Write(p []byte) (int, error) { return len(p), nil }
 func (d *discard) WriteHeader(int)             {}
 
-// committed answers every command at once, so that only what the front itself
-// allocates is counted.
+// committed answers every command immediately, so that only the allocations of this package
+// are counted.
 type committed struct{}
 
 func (committed) Do(context.Context, *kvstore.Command, NoteStage) (kvstore.Result, error) {
@@ -290,20 +290,20 @@ func (committed) DoGroup(_ context.Context, commands [][]byte, _ NoteStage) ([]*
 func (committed) Barrier(context.Context, NoteStage) error { return nil }
 func (committed) CheckStaleness(time.Duration) error       { return nil }
 
-// onePair has the same pair under every key, at no cost.
+// onePair returns the same pair for every key, at no cost.
 type onePair struct{ Store }
 
 func (onePair) Get([]byte, uint64) (kvstore.KV, uint64, error) {
 	return kvstore.KV{Value: []byte("value"), CreateRevision: 2, ModRevision: 9, Version: 7}, 9, nil
 }
 
-// frontAlone is a Server with nothing behind it that costs anything.
+// frontAlone returns a Server with nothing behind it that costs anything.
 func frontAlone(t testing.TB) *Server {
 	s, _ := newServer(t, func(o *Options) { o.Replicator, o.Store = committed{}, onePair{o.Store} })
 	return s
 }
 
-// observedFront is the same with metrics.
+// observedFront is frontAlone with metrics.
 func observedFront(t testing.TB) *Server {
 	m, err := NewMetrics(prometheus.NewRegistry())
 	if err != nil {
@@ -313,7 +313,7 @@ func observedFront(t testing.TB) *Server {
 	return s
 }
 
-// The hot paths stay lean. Raise a bound only for a reason.
+// The hot paths allocate little. Raise a bound only with a reason.
 func TestAllocations(t *testing.T) {
 	s := observedFront(t)
 	w := &discard{h: http.Header{}}

@@ -39,7 +39,7 @@ func TestServerTiming(t *testing.T) {
 	f.do("GET", "/v1/status?timing", "").problem(400, api.BadRequest, "timing")
 }
 
-// A batch says it when it is over, in a trailer, with the sums of its groups.
+// A stream of operations reports the sums over its groups in a trailer.
 func TestServerTimingOfABatch(t *testing.T) {
 	f := newFixture(t)
 	resp, err := f.http.Client().Post(f.http.URL+"/v1/batch?timing", ndjsonType, strings.NewReader(`{"put":{"key":"a","value":"x"}}`))
@@ -59,7 +59,7 @@ func TestServerTimingOfABatch(t *testing.T) {
 	}
 }
 
-// An answer that came too late says where the time went.
+// An error reports where the time went, too.
 func TestServerTimingOfErrors(t *testing.T) {
 	f := newFixture(t)
 	f.node.doErr = api.Errorf(api.Timeout, "slow")

@@ -17,7 +17,7 @@ const (
 	benchBatch      = 64 // commands of an Apply
 )
 
-// benchPuts encodes puts of so many keys, in an order that has no locality.
+// benchPuts encodes puts of n keys in an order without locality.
 func benchPuts(keys int) [][]byte {
 	out := make([][]byte, keys)
 	value := make([]byte, benchValueBytes)
@@ -31,7 +31,7 @@ func benchPuts(keys int) [][]byte {
 
 func benchKey(i int) []byte { return fmt.Appendf(nil, "bench/key-%08d", i) }
 
-// benchStore opens a store on real files where the engine has any.
+// benchStore opens a store, on real files if the engine has any.
 func benchStore(b *testing.B, name string, o Options) *Store {
 	b.Helper()
 	e := engine.NewMemory()
@@ -80,8 +80,8 @@ func benchApplyPut(b *testing.B, name string, keys int, o Options) {
 	}
 }
 
-// BenchmarkApplyNew creates keys beside 200,000 that are there, in ascending
-// order or in none, in entries of so many commands. One operation is a key.
+// BenchmarkApplyNew creates keys in a store of 200,000, in ascending or random
+// order, in entries of several sizes. One operation is a key.
 func BenchmarkApplyNew(b *testing.B) {
 	for _, order := range []string{"ascending", "random"} {
 		for _, size := range []int{1, 16, 200, 2000} {
@@ -100,15 +100,15 @@ func BenchmarkApplyNew(b *testing.B) {
 	}
 }
 
-// processCPU is the CPU time of the process: flushes, compactions and garbage
-// collection go on beside the apply loop.
+// processCPU returns the CPU time of the process, which includes flushes, compactions
+// and garbage collection.
 func processCPU(b *testing.B) time.Duration {
 	var u syscall.Rusage
 	must(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// newKeys puts keys that were not there before.
+// newKeys puts keys that do not exist yet.
 type newKeys struct {
 	store  *Store
 	size   int // commands of an entry

@@ -35,7 +35,8 @@ func bodyStore(t testing.TB, name string, rng *rand.Rand) *Store {
 	return s
 }
 
-// TestBodyMovesBetweenEngines gives the same bytes and the same state.
+// TestBodyMovesBetweenEngines: a restore from any engine to any engine gives the same
+// bytes and the same state.
 func TestBodyMovesBetweenEngines(t *testing.T) {
 	for _, from := range []string{"memory", "pebble"} {
 		s := bodyStore(t, from, testRand(t))
@@ -74,7 +75,7 @@ func TestEmptyBody(t *testing.T) {
 	})
 }
 
-// checkRefused restores a damaged body and looks for the old state.
+// checkRefused restores a damaged body and checks that the old state is still there.
 func checkRefused(t *testing.T, s *Store, body io.Reader, how string) {
 	t.Helper()
 	at, hash := s.StateHash()
@@ -87,8 +88,8 @@ func checkRefused(t *testing.T, s *Store, body io.Reader, how string) {
 	}
 }
 
-// TestDamagedBody changes bytes everywhere: each one of the parts that are
-// neither compressed nor long, and some of the others.
+// TestDamagedBody changes bytes everywhere: each byte of the parts that are short and
+// not compressed, and some of the others.
 func TestDamagedBody(t *testing.T) {
 	rng := testRand(t)
 	body := bodyOf(t, bodyStore(t, "memory", rng))
@@ -121,8 +122,8 @@ func TestDamagedBody(t *testing.T) {
 	do(t, s, put("new", "1"))
 }
 
-// TestRestoreThatFails keeps the state on both engines, and reports the
-// reader's error as it is.
+// TestRestoreThatFails: a restore that fails keeps the state, and wraps the error of
+// the reader.
 func TestRestoreThatFails(t *testing.T) {
 	onBothEngines(t, func(t *testing.T, s *Store) {
 		body := bodyOf(t, bodyStore(t, "memory", testRand(t)))
@@ -143,7 +144,7 @@ func TestRestoreThatFails(t *testing.T) {
 	})
 }
 
-// forgedBody is one with valid checksums around any records.
+// forgedBody returns a body with arbitrary records and valid checksums.
 func forgedBody(t testing.TB, m meta, records ...string) []byte {
 	var out bytes.Buffer
 	b, err := newBodyWriter(&out)
@@ -155,7 +156,7 @@ func forgedBody(t testing.TB, m meta, records ...string) []byte {
 	return out.Bytes()
 }
 
-// TestForgedBody: checksums do not make a state out of anything.
+// TestForgedBody: valid checksums do not make a valid state.
 func TestForgedBody(t *testing.T) {
 	var h hasher
 	v := version{create: 2, version: 1, value: []byte("1")}
@@ -225,7 +226,7 @@ func TestForgedBody(t *testing.T) {
 	}
 }
 
-// TestHostileLengths: what a length claims is not allocated before it comes.
+// TestHostileLengths: a claimed length is not allocated before the bytes arrive.
 func TestHostileLengths(t *testing.T) {
 	head := append([]byte(bodyMagic), bodyVersion)
 	block := func(packed, raw uint64, content []byte) []byte {
@@ -262,7 +263,7 @@ func TestHostileLengths(t *testing.T) {
 	}
 }
 
-// TestBodyWriterFails reports the error of the writer, wherever it comes.
+// TestBodyWriterFails: an error of the writer is reported, wherever it happens.
 func TestBodyWriterFails(t *testing.T) {
 	s := bodyStore(t, "memory", testRand(t))
 	v := mustGet[*View](t)(s.View())

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestCacheIsBounded counts what the cache holds, in entries and in bytes, and
-// looks whether a key in steady use stays.
+// TestCacheIsBounded: the cache is bounded in entries and in bytes, and a key in steady
+// use stays in it.
 func TestCacheIsBounded(t *testing.T) {
 	const limit = 10
 	for name, keyLen := range map[string]int{"by entries": 8, "by bytes": 2000} {
@@ -32,7 +32,7 @@ func TestCacheIsBounded(t *testing.T) {
 	}
 }
 
-// TestCacheKeepsWhatFits: as long as nothing has to go, nothing does.
+// TestCacheKeepsWhatFits: nothing is dropped while everything fits.
 func TestCacheKeepsWhatFits(t *testing.T) {
 	s := newStore(t, "memory")
 	var first []*keyMeta

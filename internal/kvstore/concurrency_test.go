@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// The writer of these tests makes one revision after the other such that what
-// is there follows from the revision alone: key i%ringKeys has the value i
+// The writer of these tests makes revisions whose content follows from the revision
+// alone: key i%ringKeys has the value i
 // since revision i, and every tenth revision deletes half of the keys.
 const (
 	ringKeys       = 20
@@ -34,7 +34,7 @@ func ringCommand(i uint64) Command {
 	return put(ringKey(i), strconv.FormatUint(i, 10))
 }
 
-// ringHalf is the range that revision i deletes: that of the keys just written.
+// ringHalf returns the range that revision i deletes: the keys just written.
 func ringHalf(i uint64) (start, end string) {
 	if i%ringKeys == 0 {
 		return ringKey(ringKeys / 2), "l"
@@ -42,7 +42,7 @@ func ringHalf(i uint64) (start, end string) {
 	return ringKey(0), ringKey(ringKeys / 2)
 }
 
-// ringAt is the content at a revision.
+// ringAt returns the content at a revision.
 func ringAt(revision uint64) map[string]string {
 	out := make(map[string]string)
 	for i := uint64(2); i <= revision; i++ {
@@ -80,7 +80,7 @@ func (r *ringReader) run(done *atomic.Bool, seed uint64) error {
 	return nil
 }
 
-// answered sorts out errors: an old revision may be gone.
+// answered reports whether the read succeeded. An old revision may be compacted.
 func (r *ringReader) answered(revision, at, newest uint64, err error) (bool, error) {
 	var compacted *CompactedError
 	switch {
@@ -89,7 +89,7 @@ func (r *ringReader) answered(revision, at, newest uint64, err error) (bool, err
 	case err != nil && !errors.Is(err, ErrKeyNotFound):
 		return false, err
 	case revision != 0 && at != revision || revision == 0 && at < newest:
-		return false, fmt.Errorf("read at %d, asked for %d, when %d was there", at, revision, newest)
+		return false, fmt.Errorf("read at %d, asked for %d, when the newest was %d", at, revision, newest)
 	}
 	if at < newest {
 		r.old.Add(1)
@@ -137,8 +137,8 @@ func (r *ringReader) count(revision uint64) error {
 	return nil
 }
 
-// TestReadersSeeRevisions reads at new and old revisions while the writer
-// writes several revisions at a time, compacts, cleans up and flushes.
+// TestReadersSeeRevisions reads at new and old revisions while the writer writes
+// several revisions at a time, compacts, maintains and flushes.
 func TestReadersSeeRevisions(t *testing.T) {
 	onBothEngines(t, func(t *testing.T, s *Store) {
 		r := &ringReader{store: s}
@@ -173,7 +173,7 @@ func writeRing(t *testing.T, s *Store, r *ringReader) {
 			next++
 		}
 		if next%compactEvery < revisionsAhead && next > compactBehind {
-			// It follows in an entry of the same batch.
+			// It follows in an entry of the same Apply.
 			entries = append(entries, entryOf(s.Position().Index+1+uint64(len(entries)), Command{Op: OpCompact, Revision: next - compactBehind}))
 		}
 		must(t, s.Apply(entries))
@@ -188,8 +188,8 @@ func writeRing(t *testing.T, s *Store, r *ringReader) {
 	}
 }
 
-// TestReadersDuringRestore changes between two states whose revisions have
-// nothing to do with each other: a reader must see one of them.
+// TestReadersDuringRestore alternates between two states with unrelated revisions: a
+// reader must see all of one of them.
 func TestReadersDuringRestore(t *testing.T) {
 	onBothEngines(t, func(t *testing.T, s *Store) {
 		content := make(map[uint64]string)
@@ -246,7 +246,7 @@ func readWhole(s *Store, content map[uint64]string) error {
 	return nil
 }
 
-// TestViewStays reads a view while everything after it changes.
+// TestViewStays: a view does not change while the store does.
 func TestViewStays(t *testing.T) {
 	onBothEngines(t, func(t *testing.T, s *Store) {
 		do(t, s, put("a", "1"), put("b", "2"))

@@ -29,7 +29,8 @@ func FuzzDecodeCommand(f *testing.F) {
 	})
 }
 
-// fuzzReplica applies a command between others, and returns what came of it.
+// fuzzReplica applies a command between others, and returns its results and the state
+// hash.
 func fuzzReplica(t *testing.T, command, record []byte, o Options, together bool) (string, uint64, error) {
 	s := openStore(t, engine.NewMemory(), o)
 	defer s.Close()
@@ -62,7 +63,7 @@ func maintainUnlessFailed(t *testing.T, s *Store) {
 	}
 }
 
-// FuzzApply gives two replicas any bytes for a command.
+// FuzzApply: two replicas that apply arbitrary bytes in calls of different sizes agree.
 func FuzzApply(f *testing.F) {
 	for _, c := range goldenCommands() {
 		f.Add(EncodeCommand(nil, &c), []byte("record"))
@@ -79,7 +80,7 @@ func FuzzApply(f *testing.F) {
 	})
 }
 
-// FuzzRestore takes bodies as they are, and wraps records into valid ones.
+// FuzzRestore restores arbitrary bodies, and valid bodies with arbitrary records.
 func FuzzRestore(f *testing.F) {
 	s := openStore(f, engine.NewMemory(), Options{})
 	do(f, s, put("a", "1"), put("a\x00", "2"), remove("a"), Command{Op: OpTick, Term: 1, UnixMillis: 5})
@@ -107,8 +108,8 @@ func FuzzRestore(f *testing.F) {
 	})
 }
 
-// FuzzStoreIsTheModel takes its input for choices: histories of commands of
-// every kind, compared with the model after each part.
+// FuzzStoreIsTheModel applies histories of commands of every kind, which follow from the
+// input, and compares the store with the model after each part.
 func FuzzStoreIsTheModel(f *testing.F) {
 	for seed := range uint64(4) {
 		f.Add(seed, seed, uint8(20))

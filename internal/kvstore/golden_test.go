@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 // golden compares bytes with those of a file and returns the file's. What is
 // in a file lies on disks: a difference asks for a new format version.
@@ -115,7 +115,7 @@ func goldenStore(t *testing.T) *Store {
 	return s
 }
 
-// TestGoldenTables holds every record of a store, as key and value.
+// TestGoldenTables compares every record of a store, key and value.
 func TestGoldenTables(t *testing.T) {
 	v := mustGet[*View](t)(goldenStore(t).View())
 	defer v.Close()
@@ -182,7 +182,7 @@ func tablesOf(t *testing.T, s *Store) (out []byte) {
 	return out
 }
 
-// TestUnknownVersions gives every reader a record of a newer kvd.
+// TestUnknownVersions: every reader refuses a record of a newer kvd.
 func TestUnknownVersions(t *testing.T) {
 	const newer = recordVersion + 1
 	readers := map[string]func(b []byte) error{
@@ -229,7 +229,7 @@ func maintainWith(t *testing.T, progress []byte) error {
 	return err
 }
 
-// TestMalformedRecords gives readers records that end too early.
+// TestMalformedRecords: readers refuse records that end too early.
 func TestMalformedRecords(t *testing.T) {
 	endless := binary.AppendUvarint([]byte{recordVersion}, 1<<40)
 	endless = endless[:len(endless)-1]

@@ -36,7 +36,7 @@ func TestCompactionTarget(t *testing.T) {
 	want(1950, 11+(24-11+1)/2) // 400 KiB of history are more than a quarter
 	for steps := 0; s.CompactionTarget(1950) != 0; steps++ {
 		if steps == 10 {
-			t.Fatalf("it never has enough: %+v", s.Stats())
+			t.Fatalf("the target never stops moving: %+v", s.Stats())
 		}
 		do(t, s, Command{Op: OpCompact, Revision: s.CompactionTarget(1950)})
 		maintainAll(t, s)
@@ -47,8 +47,8 @@ func TestCompactionTarget(t *testing.T) {
 	}
 }
 
-// TestSamplesAreBounded ticks more often than samples are kept, and finds the
-// same ones after a restart.
+// TestSamplesAreBounded: samples are thinned out, and the same ones are there after a
+// restart.
 func TestSamplesAreBounded(t *testing.T) {
 	e := newEngine(t, "memory")
 	s := openStore(t, e, Options{})
@@ -69,8 +69,8 @@ func TestSamplesAreBounded(t *testing.T) {
 	checkSamples(t, openStore(t, e, Options{}), s)
 }
 
-// TestMaintainIsBounded: one call does a bounded share of many small revisions
-// and of a few large ones.
+// TestMaintainIsBounded: one call does a bounded part of the work, for many small
+// revisions and for a few large ones.
 func TestMaintainIsBounded(t *testing.T) {
 	s := newStore(t, "memory")
 	const keys, ranges = maintainKeys + 100, 3
@@ -113,8 +113,8 @@ func checkCountersOf(t *testing.T, s *Store, now bool) {
 	}
 }
 
-// TestTargetWaitsForRemoval: compacting frees bytes only once Maintain has been
-// there. Until then asking again must not give up more history.
+// TestTargetWaitsForRemoval: compacting frees bytes only after Maintain has run. Until
+// then, asking for the target again must not give up more history.
 func TestTargetWaitsForRemoval(t *testing.T) {
 	e := newEngine(t, "memory")
 	s := openStore(t, e, Options{})
@@ -132,9 +132,9 @@ func TestTargetWaitsForRemoval(t *testing.T) {
 	do(t, s, Command{Op: OpCompact, Revision: target})
 	for more := true; more; {
 		if again := s.CompactionTarget(0); again != 0 {
-			t.Fatalf("compacted to %d and not cleaned up, the target is %d", target, again)
+			t.Fatalf("compacted to %d but not removed, the target is %d", target, again)
 		}
-		s = openStore(t, e, Options{}) // which knows how far it got
+		s = openStore(t, e, Options{}) // which finds out how far it got
 		var err error
 		more, err = s.Maintain()
 		must(t, err)
@@ -146,12 +146,12 @@ func TestTargetWaitsForRemoval(t *testing.T) {
 		do(t, s, put("a", value))
 	}
 	if s.CompactionTarget(0) <= target {
-		t.Error("nothing is compacted any more")
+		t.Error("nothing is compacted anymore")
 	}
 }
 
-// TestMaintainDividesARevision: one that deleted very many keys is cleaned up
-// in parts, also when a restart and a snapshot come in between.
+// TestMaintainDividesARevision: a revision that deleted very many keys is removed in
+// parts, even with a restart and a snapshot in between.
 func TestMaintainDividesARevision(t *testing.T) {
 	onBothEngines(t, func(t *testing.T, s *Store) {
 		const keys = 4 * maintainKeys

@@ -11,7 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// randomLongKey is one of any length and bytes, mostly of the difficult ones.
+// randomLongKey returns a key of random length, mostly of difficult bytes.
 func randomLongKey(rng *rand.Rand) []byte {
 	key := make([]byte, rng.IntN(20))
 	for i := range key {
@@ -88,7 +88,7 @@ func checkPointBounds(t *testing.T, a []byte, revA uint64, b []byte, revB uint64
 	}
 }
 
-// sampleEngineKeys are keys of all tables and all bounds that are made of them.
+// sampleEngineKeys returns keys of all tables and the bounds made from them.
 func sampleEngineKeys(rng *rand.Rand) (out [][]byte) {
 	for range 60 {
 		key := randomLongKey(rng)
@@ -104,9 +104,8 @@ func sampleEngineKeys(rng *rand.Rand) (out [][]byte) {
 	return append(out, []byte{tableMeta}, []byte{tableSetting}, []byte{tableVersion + 1})
 }
 
-// TestComparer checks what Pebble asks of a comparer: that the order is that
-// of the prefixes and then that of what follows them, and where separators,
-// successors and abbreviations lie.
+// TestComparer checks what Pebble requires of a comparer: that keys are ordered by prefix
+// and then by the rest, and where separators, successors and abbreviated keys sort.
 func TestComparer(t *testing.T) {
 	keys := sampleEngineKeys(testRand(t))
 	c := Comparer()
@@ -142,7 +141,7 @@ func checkSeparator(t *testing.T, c *pebble.Comparer, a, b []byte) {
 	if s := c.Separator(nil, a, b); c.Compare(a, s) > 0 || c.Compare(s, b) >= 0 {
 		t.Fatalf("the separator of %x and %x is %x", a, b, s)
 	}
-	// A prefix's successor is at or before all that does not have the prefix.
+	// The successor of a prefix is at or before everything without the prefix.
 	prefix := a[:c.Split(a)]
 	if s := c.ImmediateSuccessor(nil, prefix); !bytes.Equal(prefix, b[:c.Split(b)]) && c.Compare(s, b) > 0 {
 		t.Fatalf("%x lies between %x and its successor %x", b, prefix, s)

@@ -7,8 +7,7 @@ import (
 	"strings"
 )
 
-// model is the store as one would write it without a thought for speed: all
-// versions of all keys in a map.
+// model is the store in its simplest form: all versions of all keys in a map.
 type model struct {
 	keys     map[string][]modelVersion // ascending revisions
 	revision uint64
@@ -26,7 +25,7 @@ func newModel() *model {
 	return &model{keys: make(map[string][]modelVersion), revision: 1, compact: 1, settings: DefaultSettings()}
 }
 
-// at returns a key as of a revision, nil when it is absent.
+// at returns a key as of a revision, or nil if it is absent.
 func (m *model) at(key string, revision uint64) *KV {
 	versions := m.keys[key]
 	for i := len(versions) - 1; i >= 0; i-- {
@@ -278,8 +277,8 @@ func modelGroup(key string, r Range) (string, bool) {
 	return key[:r.GroupAfter] + before + string(r.Delimiter), found
 }
 
-// needed returns the versions that reads at the compact revision and later
-// ones need, as engine keys.
+// needed returns, as engine keys, the versions that reads at or after the compact
+// revision need.
 func (m *model) needed() map[string]bool {
 	out := make(map[string]bool)
 	for key, versions := range m.keys {

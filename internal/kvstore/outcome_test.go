@@ -100,7 +100,7 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
-// TestRefusalOfTermKeepsState looks at what commands of an old term leave.
+// TestRefusalOfTermKeepsState: commands of another term change nothing.
 func TestRefusalOfTermKeepsState(t *testing.T) {
 	s := newStore(t, "memory")
 	do(t, s, put("a", "1"), Command{Op: OpTick, Term: 1, UnixMillis: 7})
@@ -110,11 +110,11 @@ func TestRefusalOfTermKeepsState(t *testing.T) {
 	}
 	do(t, s, Command{Op: OpTick, Term: 1, UnixMillis: 3})
 	if s.exec.now.clock != 7 {
-		t.Errorf("time ran backwards to %d", s.exec.now.clock)
+		t.Errorf("time ran backward to %d", s.exec.now.clock)
 	}
 }
 
-// TestFirstSettings: a leader sets them once, a user any time.
+// TestFirstSettings: a leader sets settings once, a user at any time.
 func TestFirstSettings(t *testing.T) {
 	s := newStore(t, "pebble")
 	first, second := DefaultSettings(), DefaultSettings()
@@ -164,7 +164,8 @@ func TestChangesInOneEntrySeeEachOther(t *testing.T) {
 	})
 }
 
-// TestResultsDoNotAlias changes what Apply was given and what it gave.
+// TestResultsDoNotAlias: neither the input nor the results of Apply share memory with
+// the store.
 func TestResultsDoNotAlias(t *testing.T) {
 	onBothEngines(t, func(t *testing.T, s *Store) {
 		e := entryOf(1, put("a", "1"), Command{Op: OpPut, Key: []byte("a"), Value: []byte("2"), ReturnPrevious: true})
@@ -185,7 +186,7 @@ func TestResultsDoNotAlias(t *testing.T) {
 	})
 }
 
-// TestQuota fills the store up to the last byte, and frees space again.
+// TestQuota fills the store to the last byte and frees space again.
 func TestQuota(t *testing.T) {
 	s := newStore(t, "memory")
 	settings := DefaultSettings()
@@ -218,13 +219,12 @@ func TestQuota(t *testing.T) {
 	settings.QuotaBytes = 1 << 20
 	want(Command{Op: OpSettings, Settings: &settings}, OK)
 	want(put("e", ""), NoSpace)
-	want(put("b", strings.Repeat("v", 1<<20-1)), OK) // over it still, but less
+	want(put("b", strings.Repeat("v", 1<<20-1)), OK) // still above it, but less than before
 	want(Command{Op: OpDeleteRange}, OK)
 	want(put("e", ""), OK)
 }
 
-// TestRangeDeleteLimit deletes as many keys as may go in one revision, and
-// asks for one more.
+// TestRangeDeleteLimit deletes as many keys as one revision may, and asks for one more.
 func TestRangeDeleteLimit(t *testing.T) {
 	s := newStore(t, "memory")
 	e := Entry{Index: 1, Term: 1}
@@ -256,7 +256,7 @@ func TestRangeDeleteLimit(t *testing.T) {
 	must(t, err)
 }
 
-// TestApplyStops: what a replica does not understand it must not skip.
+// TestApplyStops: a replica stops at what it does not understand and never skips it.
 func TestApplyStops(t *testing.T) {
 	good := put("a", "1")
 	command := EncodeCommand(nil, &good)
@@ -274,7 +274,7 @@ func TestApplyStops(t *testing.T) {
 			s := newStore(t, "pebble")
 			err := s.Apply(entries)
 			if err == nil || s.Revision() != 1 || s.Position() != (Position{}) || len(contentOf(t, s)) > 0 {
-				t.Fatalf("%v; something of it is visible", err)
+				t.Fatalf("%v; part of it is visible", err)
 			}
 			if again := s.Apply([]Entry{{Index: 1}}); !errors.Is(again, err) {
 				t.Errorf("then: %v", again)

@@ -16,8 +16,8 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 )
 
-// replica is a store that follows a history in its own manner: with batches,
-// a cache, reopening and cleaning up at moments of its own.
+// replica is a store that follows a history in its own way: with its own sizes of calls
+// and cache, and its own times of reopening and maintenance.
 type replica struct {
 	t       *testing.T
 	rng     *rand.Rand
@@ -29,7 +29,7 @@ type replica struct {
 	history *history
 }
 
-// history is what happened, in the order of the log, with what the model says.
+// history is a sequence of log entries, with the results that the model expects.
 type history struct {
 	entries []Entry
 	want    [][]Result
@@ -55,8 +55,8 @@ func (r *replica) open() {
 	r.store = openStore(r.t, r.engine, Options{CacheEntries: r.cache})
 }
 
-// reopen closes the store, or drops what only it knows where closing would
-// lose all, and opens the engine again.
+// reopen closes the store and opens the engine again. Closing an engine in memory would
+// lose everything, so there only the store is dropped.
 func (r *replica) reopen() {
 	if r.fs != nil {
 		must(r.t, r.store.Close())
@@ -64,7 +64,7 @@ func (r *replica) reopen() {
 	r.open()
 }
 
-// crash loses what was not made durable.
+// crash loses what is not durable.
 func (r *replica) crash() {
 	if r.fs == nil {
 		r.engine = nil
@@ -88,8 +88,8 @@ func (r *replica) takeOver(other *replica) {
 	}
 }
 
-// catchUp applies all that the history has, in batches of any size, and
-// compares the results.
+// catchUp applies the rest of the history in calls of random sizes, and compares the
+// results.
 func (r *replica) catchUp() {
 	for {
 		from := int(r.store.Position().Index)
@@ -109,7 +109,7 @@ func (r *replica) catchUp() {
 	}
 }
 
-// disturb does something that changes nothing.
+// disturb does something that must not change the state.
 func (r *replica) disturb() {
 	switch r.rng.IntN(12) {
 	case 0, 1:
@@ -167,7 +167,7 @@ func (r *replica) checkRecords() {
 	}
 }
 
-// randomRevision returns one that can be read, or 0 for the newest.
+// randomRevision returns a readable revision, or 0 for the newest.
 func (r *replica) randomRevision() uint64 {
 	m := r.history.model
 	if r.rng.IntN(3) == 0 {
@@ -227,7 +227,7 @@ func (r *replica) checkGet() {
 	}
 }
 
-// checkUnreadable reads before the history and after it.
+// checkUnreadable reads before the oldest and after the newest revision.
 func (r *replica) checkUnreadable() {
 	r.t.Helper()
 	var compacted *CompactedError
@@ -245,8 +245,8 @@ func (r *replica) checkUnreadable() {
 	}
 }
 
-// checkCompacted cleans up all there is and looks for what should be gone and
-// for what should not.
+// checkCompacted runs maintenance to its end, and checks that what should be removed is
+// removed, and nothing else.
 func (r *replica) checkCompacted() {
 	r.t.Helper()
 	maintainAll(r.t, r.store)
@@ -271,7 +271,7 @@ func (r *replica) checkCompacted() {
 	}
 }
 
-// checkCounters recounts what the store counts as it goes along.
+// checkCounters compares the counters with a recount of everything.
 func checkCounters(t testing.TB, s *Store) {
 	t.Helper()
 	v := mustGet[*View](t)(s.View())
@@ -307,7 +307,7 @@ func checkCounters(t testing.TB, s *Store) {
 	}
 }
 
-// keyBytes are those that a key format may stumble over.
+// keyBytes are the bytes that a key format is likely to get wrong.
 var keyBytes = []byte{0x00, 0x01, 0x02, '/', 'a', 'v', 0xFE, 0xFF}
 
 func randomKey(rng *rand.Rand) []byte {
@@ -325,7 +325,7 @@ func randomRange(rng *rand.Rand) Range {
 		r.Start = randomKey(rng)[:1]
 		r.End = Prefix(r.Start).End()
 		r.GroupAfter = len(r.Start)
-	case 1: // any two keys, also in the wrong order
+	case 1: // any two keys, in either order
 		r.Start, r.End = randomKey(rng), randomKey(rng)
 	}
 	if rng.IntN(2) == 0 {
@@ -365,7 +365,7 @@ func randomCommand(rng *rand.Rand, m *model) Command {
 	case n < 45:
 		c.Op, c.Value = OpPut, []byte(strconv.Itoa(rng.IntN(1000)))
 		if rng.IntN(30) == 0 {
-			c.Value = make([]byte, rng.IntN(200<<10)) // against the quota
+			c.Value = make([]byte, rng.IntN(200<<10)) // to reach the quota
 		}
 	case n < 60:
 		c.Op = OpDelete
@@ -386,7 +386,7 @@ func randomCommand(rng *rand.Rand, m *model) Command {
 }
 
 func randomMaintenance(rng *rand.Rand, m *model, n int) Command {
-	term := rng.Uint64N(3) // that of the entries is 1
+	term := rng.Uint64N(3) // the term of the entries is 1
 	switch {
 	case n < 90:
 		return Command{Op: OpTick, Term: term, UnixMillis: rng.Int64N(1 << 40)}
@@ -395,7 +395,7 @@ func randomMaintenance(rng *rand.Rand, m *model, n int) Command {
 	}
 	s := DefaultSettings()
 	s.MaxKeyBytes = 2 + rng.Int64N(3)
-	s.QuotaBytes = 1 << (20 - rng.IntN(2)) // half of them below the least
+	s.QuotaBytes = 1 << (20 - rng.IntN(2)) // half of them below the minimum
 	s.MaxValueBytes = 1 + rng.Int64N(300<<10)
 	return Command{Op: OpSettings, Term: term, Settings: &s}
 }
@@ -422,8 +422,8 @@ func (h *history) extend(rng *rand.Rand) {
 	h.entries, h.want = append(h.entries, e), append(h.want, want)
 }
 
-// TestRandomHistories applies random histories on replicas that differ in all
-// that must not matter, and compares them with a model and with one another.
+// TestRandomHistories applies random histories on replicas that differ in everything that
+// must not matter, and compares them with a model and with each other.
 func TestRandomHistories(t *testing.T) {
 	rng := testRand(t)
 	for range 2 {
@@ -448,8 +448,8 @@ func testRandomHistory(t *testing.T, rng *rand.Rand) {
 	}
 }
 
-// checkReplicas crashes one, gives another the state of a third, and lets all
-// catch up and be checked.
+// checkReplicas crashes one replica, restores another from a third, and checks all of
+// them after they have caught up.
 func checkReplicas(t *testing.T, rng *rand.Rand, replicas []*replica) {
 	t.Helper()
 	rng.Shuffle(len(replicas), func(i, j int) { replicas[i], replicas[j] = replicas[j], replicas[i] })

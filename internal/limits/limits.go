@@ -5,11 +5,15 @@
 // It imports nothing of this module, so every package may import it.
 package limits
 
+// MaxSafeInteger is the largest number in JSON: beyond it, readers that keep numbers
+// as doubles lose digits. No id, revision or count may exceed it.
+const MaxSafeInteger = 1<<53 - 1
+
 // Members and their ids.
 const (
-	// MaxMemberID is the largest member id. Ids stay exact in JSON (2^53 - 1),
-	// and far below those that raft reserves for its local storage threads.
-	MaxMemberID = 1<<53 - 1
+	// MaxMemberID is the largest member id. It is far below those that raft
+	// reserves for its local storage threads.
+	MaxMemberID = MaxSafeInteger
 	// MaxMembers bounds the membership. Raft's quorums become slow long before.
 	MaxMembers = 64
 )

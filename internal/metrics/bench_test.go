@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// What one batch costs in metrics, on all three loops together.
+// BenchmarkBatch measures what one batch costs in metrics, on all loops together.
 func BenchmarkBatch(b *testing.B) {
 	l, err := NewLoops(prometheus.NewRegistry())
 	if err != nil {

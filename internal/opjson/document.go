@@ -6,6 +6,8 @@ import (
 	"math"
 	"reflect"
 	"strings"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 // Decode reads one JSON object into the struct that doc points to, by the json
@@ -46,7 +48,7 @@ func (s *scan) value(v reflect.Value) bool {
 		v.SetInt(n)
 		return ok
 	case reflect.Uint64:
-		n, ok := s.integer(0, maxRevision)
+		n, ok := s.integer(0, limits.MaxSafeInteger)
 		v.SetUint(uint64(n))
 		return ok
 	case reflect.Slice:

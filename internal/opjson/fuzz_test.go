@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 // What follows is a second reader of operations: slow, built on encoding/json,
@@ -108,7 +110,7 @@ func second(text []byte, maxValueBytes int) (o Op, ok bool) {
 				if f == "revision" {
 					low = 1
 				}
-				n, fits := whole(v, low, maxRevision)
+				n, fits := whole(v, low, limits.MaxSafeInteger)
 				if ok = fits; f == "revision" {
 					o.Revision = uint64(n)
 				} else {

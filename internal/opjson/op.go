@@ -5,11 +5,8 @@ import (
 	"strings"
 
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/limits"
 )
-
-// maxRevision is the largest revision, and the largest id. Beyond it JSON
-// readers that keep numbers as doubles lose digits.
-const maxRevision = 1<<53 - 1
 
 // Kind is what an operation does.
 type Kind uint8
@@ -290,7 +287,7 @@ func (s *scan) checkKey(key []byte) bool {
 }
 
 func (s *scan) revision(low int64) (uint64, bool) {
-	n, ok := s.integer(low, maxRevision)
+	n, ok := s.integer(low, limits.MaxSafeInteger)
 	return uint64(n), ok
 }
 

@@ -8,21 +8,21 @@ import (
 )
 
 // logDisk is the durable side of the log: etcd's WAL and snapshot files, or a
-// model of them with crash semantics. Every error is final: a failed write or
-// fsync can not be repeated (the kernel may have dropped the pages), so the
-// node stops and answers nobody.
+// model of them with crash semantics. Every error is final (A2). A failed write
+// or fsync cannot be repeated: the kernel may have dropped the pages and report
+// success the next time. The replica stops and answers nobody.
 type logDisk interface {
 	// Save makes the hard state and the entries durable, in one write. A save
 	// of nothing but a commit index need not be synced.
 	Save(hs *raftpb.HardState, entries []*raftpb.Entry) error
-	// SaveSnapshot makes a snapshot's metadata durable: the .snap file first,
+	// SaveSnapshot makes a snapshot's metadata durable: first the .snap file,
 	// then the WAL record that refers to it, then a hard state whose commit
-	// index makes the record valid: a state that was restored from it must
+	// index makes the record valid. A state restored from the snapshot must
 	// never be ahead of the log, and no entry may follow a gap.
 	SaveSnapshot(s *raftpb.Snapshot) error
 }
 
-// raftLog is the log that raft reads, kept in memory behind the disk.
+// raftLog is the log that raft reads, in memory behind the disk.
 type raftLog interface {
 	raft.Storage
 	append(entries []*raftpb.Entry)
@@ -33,12 +33,14 @@ type raftLog interface {
 // appender executes MsgStorageAppend messages. It is the body of the append
 // loop, without the goroutine: the simulator calls it too.
 //
-// The order of every save is: durable first, then raft's in-memory log, then
-// the responses, in the order raft gave them.
+// The order of every save (A1): durable first, then raft's log in memory, then
+// the responses, in the order in which raft gave them. The responses acknowledge
+// what is durable. Raft drops entries from its own memory when it sees them, so
+// its log must have the entries by then.
 type appender struct {
 	disk logDisk
 	log  raftLog
-	// install replaces the state machine's content by the received snapshot
+	// install replaces the state machine's content with the received snapshot
 	// and returns when that is done.
 	install func(s *raftpb.Snapshot) error
 }
@@ -50,7 +52,7 @@ func (a *appender) append(messages []*raftpb.Message) ([]*raftpb.Message, error)
 	var responses []*raftpb.Message
 	for _, m := range messages {
 		if !raft.IsEmptySnap(m.GetSnapshot()) {
-			// What came before belongs before the snapshot.
+			// Entries that were queued before the snapshot belong before it.
 			if err := a.flush(&group); err != nil {
 				return nil, err
 			}
@@ -81,9 +83,10 @@ func (a *appender) flush(g *saveGroup) error {
 	return nil
 }
 
-// receive installs a snapshot whose body the transport has made durable
-// already: then .snap, then the WAL record and its commit index, then the
-// state, and only then the response that tells the leader.
+// receive installs a snapshot whose body the transport has already made durable:
+// then the .snap file, then the WAL record and its commit index, then the state,
+// and only then the response that tells the leader. A crash between any two
+// steps leaves something that the next start completes (recoverState).
 func (a *appender) receive(s *raftpb.Snapshot) error {
 	if err := a.disk.SaveSnapshot(s); err != nil {
 		return fmt.Errorf("save the snapshot at %d: %w", s.GetMetadata().GetIndex(), err)
@@ -109,7 +112,8 @@ func (g *saveGroup) add(m *raftpb.Message) {
 	if len(ents) == 0 {
 		return
 	}
-	// A later message may replace entries of an earlier one.
+	// A later message may replace entries of an earlier one: a new leader
+	// overwrites what the old one had not committed.
 	first := ents[0].GetIndex()
 	for n := len(g.entries); n > 0 && g.entries[n-1].GetIndex() >= first; n-- {
 		g.entries = g.entries[:n-1]
@@ -117,8 +121,8 @@ func (g *saveGroup) add(m *raftpb.Message) {
 	g.entries = append(g.entries, ents...)
 }
 
-// hardStateOf collects the hard state that a MsgStorageAppend carries spread
-// over its fields; nil when it carries none.
+// hardStateOf returns the hard state that a MsgStorageAppend carries, spread over
+// its fields; nil if it carries none. (Raft's doc.go names other fields.)
 func hardStateOf(m *raftpb.Message) *raftpb.HardState {
 	hs := &raftpb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}
 	if raft.IsEmptyHardState(hs) {

@@ -7,8 +7,15 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// applier turns committed entries into calls of the state machine. It is the
-// body of the apply loop, without the goroutine: the simulator calls it too.
+// applier turns committed entries into calls of the state machine, and answers
+// the proposals that travel with them. It is the body of the apply loop, without
+// the goroutine: the simulator calls it too.
+//
+// Every entry passes the roster first, which decides whether its commands run,
+// the same on every replica. What an entry does to the roster becomes records,
+// which the state machine stores in the same atomic write as the entry's
+// commands: after a crash the store, the membership and the sequence numbers
+// that keep batches from running twice are all of one index.
 type applier struct {
 	self   uint64
 	sm     StateMachine
@@ -18,7 +25,7 @@ type applier struct {
 	entries []Entry // reused between calls
 }
 
-// restoreWork asks for the state to be replaced by a snapshot's body.
+// restoreWork asks for the state to be replaced with a snapshot's body.
 type restoreWork struct {
 	index, term uint64
 	open        func() (io.ReadCloser, error)
@@ -30,13 +37,14 @@ type appliedWork struct {
 	index       uint64
 	responses   []*raftpb.Message
 	confChanges []*raftpb.ConfChangeV2
-	skipped     []*batch // of this process, surely without effect
+	skipped     []*batch // of this process, certainly without effect
 	starts      []startApplied
 	changes     []changeApplied
-	membership  *Membership // set when it changed
+	membership  *Membership // set if it changed
 	restored    *restoredState
 }
 
+// startApplied is the outcome of any member's start entry.
 type startApplied struct {
 	start *start
 	index uint64
@@ -44,12 +52,13 @@ type startApplied struct {
 	err   error
 }
 
+// changeApplied is the outcome of a membership change of this process.
 type changeApplied struct {
 	id  batchID
 	err error
 }
 
-// restoredState is what a core needs to know of an installed snapshot.
+// restoredState is what a core needs to know about an installed snapshot.
 type restoredState struct {
 	membership *Membership
 	origin     originState // of this member
@@ -69,7 +78,7 @@ func (a *applier) apply(work []applyWork) (*appliedWork, error) {
 		}
 		out.responses = append(out.responses, work[i].responses...)
 	}
-	a.markOwn(work)
+	a.requestResults(work)
 	if err := a.sm.Apply(a.entries); err != nil {
 		return nil, fmt.Errorf("apply entries up to %d: %w", a.index, err)
 	}
@@ -82,32 +91,33 @@ func (a *applier) apply(work []applyWork) (*appliedWork, error) {
 	return out, nil
 }
 
-// prepare runs one entry through the roster and queues what it means for the
-// state machine.
+// prepare runs one entry through the roster and queues its effects for the state
+// machine.
 func (a *applier) prepare(e *raftpb.Entry, out *appliedWork) error {
 	if e.GetIndex() != a.index+1 {
 		panic(fmt.Sprintf("raftnode: entry %d follows %d", e.GetIndex(), a.index))
 	}
 	a.index = e.GetIndex()
-	s, err := a.roster.apply(e)
+	v, err := a.roster.apply(e)
 	if err != nil {
 		return err
 	}
-	a.entries = append(a.entries, Entry{Index: e.GetIndex(), Term: e.GetTerm(), Commands: s.commands, Records: s.records})
-	if s.confChange != nil {
-		out.confChanges = append(out.confChanges, s.confChange)
+	a.entries = append(a.entries, Entry{Index: e.GetIndex(), Term: e.GetTerm(), Commands: v.commands, Records: v.records})
+	if v.confChange != nil {
+		out.confChanges = append(out.confChanges, v.confChange)
 	}
 	switch {
-	case s.start != nil:
-		out.starts = append(out.starts, startApplied{start: s.start, index: e.GetIndex(), began: s.ran, err: s.err})
-	case s.change != nil && s.ran && s.id.member == a.self:
-		out.changes = append(out.changes, changeApplied{id: s.id, err: s.err})
+	case v.start != nil:
+		out.starts = append(out.starts, startApplied{start: v.start, index: e.GetIndex(), began: v.ran, err: v.err})
+	case v.change != nil && v.ran && v.id.member == a.self:
+		out.changes = append(out.changes, changeApplied{id: v.id, err: v.err})
 	}
 	return nil
 }
 
-// markOwn asks for the results of the batches that somebody here waits for.
-func (a *applier) markOwn(work []applyWork) {
+// requestResults asks the state machine for the results of the batches that
+// somebody here waits for. Nobody looks at the others.
+func (a *applier) requestResults(work []applyWork) {
 	for i := range work {
 		for _, own := range work[i].own {
 			e := a.entry(own.index)
@@ -121,8 +131,8 @@ func (a *applier) entry(index uint64) *Entry {
 	return &a.entries[index-a.entries[0].Index]
 }
 
-// answer gives the results to those who wait. A batch whose entry had no
-// commands left was skipped (I3) and goes back to the core.
+// answer gives the results to the requests that wait. A batch whose entry has no
+// commands left was skipped (I3), and goes back to the core.
 func (a *applier) answer(work []applyWork, out *appliedWork) {
 	for i := range work {
 		for _, own := range work[i].own {
@@ -163,8 +173,9 @@ func (a *applier) restore(w *restoreWork) (*appliedWork, error) {
 	}}, nil
 }
 
-// load takes the roster and the position from the state machine. A snapshot
-// whose body is of another position than its metadata is refused.
+// load takes the roster and the position from the state machine. It refuses a
+// snapshot whose body is at another position than its metadata: raft would
+// continue the log from the one, and the state from the other.
 func (a *applier) load(index, term uint64) error {
 	v, err := a.sm.View()
 	if err != nil {
@@ -172,7 +183,7 @@ func (a *applier) load(index, term uint64) error {
 	}
 	defer v.Close()
 	if i, t := v.Position(); i != index || t != term {
-		return fmt.Errorf("body is of index %d term %d, its snapshot of index %d term %d", i, t, index, term)
+		return fmt.Errorf("the body is at index %d term %d, but its snapshot at index %d term %d", i, t, index, term)
 	}
 	records, err := v.Records()
 	if err != nil {

@@ -250,7 +250,7 @@ func TestHandOverIsNotOvertaken(t *testing.T) {
 	}
 }
 
-// TestHandOverShowsNoError: a leader that stops politely hands over before.
+// TestHandOverShowsNoError: a leader that is stopped hands over first.
 // What was under way at any member, its own included, is answered.
 func TestHandOverShowsNoError(t *testing.T) {
 	for seed := uint64(1); seed <= failoverSeeds; seed++ {

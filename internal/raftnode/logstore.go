@@ -10,29 +10,38 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// logStore is the part of the log that raft can read: the entries after the
-// last compaction, in memory, behind the disk. The append loop writes it, the
-// node loop reads it (through raft), the snapshotter compacts it.
+// logStore is the part of the log that raft can read: the entries after the last
+// compaction, in memory, behind the disk. The append loop writes it, the node
+// loop reads it (through raft), and the snapshotter compacts it, so everything
+// in it is under a lock. Nobody holds the lock while waiting for anything.
+//
+// Raft keeps slices that Entries returned, and hands them to the transport. So
+// entries are never changed in place: an overwritten tail is cut off with its
+// capacity, and the next append copies.
+//
+// Snapshot is how raft asks for a snapshot for a follower that needs entries
+// from before the first. It only leaves a wish (wanted); the snapshotter takes
+// it up, and offers a snapshot once its body is complete.
 type logStore struct {
-	confState *raftpb.ConfState // at the start; raft keeps its own from then on
+	confState *raftpb.ConfState // at the start; from then on raft keeps its own
 
 	mu struct {
 		sync.Mutex
 		hardState *raftpb.HardState
-		// The entry before the first: what was compacted away.
+		// Position of the entry before the first one.
 		index, term uint64
 		entries     []*raftpb.Entry
-		bytes       int // that they take
-		dropped     int // bytes of compacted entries that are still in memory
+		bytes       int // memory that entries take
+		dropped     int // memory of compacted entries, which entries' array still holds
 		offered     *raftpb.Snapshot
-		wanted      bool
+		wanted      bool // raft asked for a snapshot
 	}
 }
 
 var _ raftLog = (*logStore)(nil)
 
-// newLogStore holds what was found on disk: a snapshot (nil: none), the hard
-// state and the entries after the snapshot.
+// newLogStore returns a log with what was found on disk: a snapshot, which may be
+// nil, the hard state, and the entries after the snapshot.
 func newLogStore(s *raftpb.Snapshot, hs *raftpb.HardState, entries []*raftpb.Entry, cs *raftpb.ConfState) *logStore {
 	l := &logStore{confState: cs}
 	l.mu.hardState = hs
@@ -41,7 +50,7 @@ func newLogStore(s *raftpb.Snapshot, hs *raftpb.HardState, entries []*raftpb.Ent
 	return l
 }
 
-// InitialState returns what raft starts from.
+// InitialState implements raft.Storage.
 func (l *logStore) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -54,8 +63,8 @@ func (l *logStore) setHardState(hs *raftpb.HardState) {
 	l.mu.hardState = hs
 }
 
-// Entries returns the entries in [lo, hi), as many as fit into maxSize bytes
-// but at least one.
+// Entries implements raft.Storage. It returns the entries in [lo, hi), as many as
+// fit into maxSize bytes but at least one.
 func (l *logStore) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -63,7 +72,7 @@ func (l *logStore) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
 		return nil, raft.ErrCompacted
 	}
 	if last := l.lastLocked(); hi > last+1 {
-		panic(fmt.Sprintf("raftnode: entries up to %d asked for, the log ends at %d", hi-1, last))
+		panic(fmt.Sprintf("raftnode: entries up to %d requested, but the log ends at %d", hi-1, last))
 	}
 	if len(l.mu.entries) == 0 {
 		return nil, raft.ErrUnavailable
@@ -71,7 +80,7 @@ func (l *logStore) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
 	from := l.mu.entries[lo-l.mu.index-1 : hi-l.mu.index-1]
 	n, size := 0, uint64(0)
 	for _, e := range from {
-		size += uint64(proto.Size(e)) // raft measures so too
+		size += uint64(proto.Size(e)) // as raft measures
 		if n > 0 && size > maxSize {
 			break
 		}
@@ -80,13 +89,14 @@ func (l *logStore) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
 	return from[:n:n], nil
 }
 
-// entrySize is the memory that an entry takes, nearly: its data and its
-// struct.
+// entrySize is roughly the memory that an entry takes.
 func entrySize(e *raftpb.Entry) int { return len(e.GetData()) + entryOverhead }
 
+// entryOverhead is roughly what an entry takes beside its data: the struct with
+// its protobuf state, index and term, and the pointer in the slice.
 const entryOverhead = 96
 
-// Term returns the term of entry i.
+// Term implements raft.Storage.
 func (l *logStore) Term(i uint64) (uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -101,7 +111,7 @@ func (l *logStore) Term(i uint64) (uint64, error) {
 	return l.mu.entries[i-l.mu.index-1].GetTerm(), nil
 }
 
-// LastIndex returns the index of the last entry.
+// LastIndex implements raft.Storage.
 func (l *logStore) LastIndex() (uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -110,15 +120,17 @@ func (l *logStore) LastIndex() (uint64, error) {
 
 func (l *logStore) lastLocked() uint64 { return l.mu.index + uint64(len(l.mu.entries)) }
 
-// FirstIndex returns the index of the first entry that is still here.
+// FirstIndex implements raft.Storage.
 func (l *logStore) FirstIndex() (uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.mu.index + 1, nil
 }
 
-// Snapshot returns a snapshot whose body is ready to be sent. Where there is
-// none it notes that one is wanted, and raft asks again later.
+// Snapshot implements raft.Storage. It returns a snapshot whose body is ready to
+// be sent. If there is none it notes the wish, and raft asks again later. A
+// snapshot from before the first entry counts as none: its receiver could not
+// continue from it.
 func (l *logStore) Snapshot() (*raftpb.Snapshot, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -138,27 +150,27 @@ func (l *logStore) wanted() bool {
 	return w
 }
 
-// offerSnapshot makes a snapshot available to raft. Whatever raft asked for
-// while its body was being built is answered by it.
+// offerSnapshot makes a snapshot available to raft. It also answers what raft
+// asked for while the body was being built.
 func (l *logStore) offerSnapshot(s *raftpb.Snapshot) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mu.offered, l.mu.wanted = s, false
 }
 
-// withdrawSnapshot takes an offer back: its body is gone.
+// withdrawSnapshot takes an offer back because its body is about to be removed.
 func (l *logStore) withdrawSnapshot() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mu.offered = nil
 }
 
-// append adds entries; those that conflict with later ones replace them.
+// append adds entries. They replace those with the same and with later indexes.
 func (l *logStore) append(entries []*raftpb.Entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for len(entries) > 0 && entries[0].GetIndex() <= l.mu.index {
-		entries = entries[1:] // compacted already
+		entries = entries[1:] // already compacted
 	}
 	if len(entries) == 0 {
 		return
@@ -181,7 +193,7 @@ func (l *logStore) append(entries []*raftpb.Entry) {
 	}
 }
 
-// applySnapshot replaces the log by a received snapshot.
+// applySnapshot replaces the log with a received snapshot.
 func (l *logStore) applySnapshot(s *raftpb.Snapshot) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -189,9 +201,10 @@ func (l *logStore) applySnapshot(s *raftpb.Snapshot) {
 	l.mu.entries, l.mu.bytes, l.mu.dropped, l.mu.offered = nil, 0, 0, nil
 }
 
-// compact drops the oldest applied entries until at most maxBytes and
-// maxEntries are left. A pinned index other than 0 is that of a snapshot under
-// way: the entries after it stay for its receiver.
+// compact drops the oldest applied entries until at most maxBytes and maxEntries
+// are left. A pinned index other than 0 is that of a snapshot that is being sent:
+// the entries after it stay for its receiver. Entries that are not applied here
+// stay in any case, as raft must still hand them out.
 func (l *logStore) compact(applied uint64, maxBytes, maxEntries int, pinned uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -208,9 +221,10 @@ func (l *logStore) compact(applied uint64, maxBytes, maxEntries int, pinned uint
 	l.dropLocked(n)
 }
 
-// dropLocked drops the n oldest entries. What raft holds of the slice must
-// stay as it is, so the memory comes back only with a copy of the rest; that is
-// made when an eighth of what is left was dropped: it copies pointers, no data.
+// dropLocked drops the n oldest entries. Raft may hold parts of the slice, so the
+// memory only comes back with a copy of the rest. The copy is made when an eighth
+// of what is left has been dropped; it copies pointers, no data, so its cost per
+// dropped entry stays constant.
 func (l *logStore) dropLocked(n int) {
 	if n == 0 {
 		return
@@ -227,7 +241,7 @@ func (l *logStore) dropLocked(n int) {
 	}
 }
 
-// sizes returns the entries held and the memory they take, nearly.
+// sizes returns the number of entries and roughly the memory that they take.
 func (l *logStore) sizes() (entries, bytes int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -8,25 +8,27 @@ import (
 	"hash/crc32"
 )
 
-// Every payload that kvd puts into the raft log has one frame:
+// Every payload that kvd puts into the raft log has the same frame:
 //
 //	byte 0      format version of the frame
 //	byte 1      kind
 //	…           body, by kind
-//	last 4      CRC32C (Castagnoli) of all before, little-endian
+//	last 4      CRC32C (Castagnoli) of everything before, little-endian
 //
-// Apply checks it: a payload that fails the check or has an unknown version
-// stops the node, because skipping it would make replicas diverge.
+// The checksum is verified when the entry is applied, long after the WAL has
+// verified its own: it also covers the way through raft and the network. A
+// payload that fails it, or that has an unknown version, stops the replica.
+// Skipping the entry would make replicas diverge.
 
-// payloadVersion is the newest frame version this binary understands. The
-// cluster version is the minimum of what the members announced.
+// payloadVersion is the newest frame version that this binary understands. The
+// version of a cluster is the lowest that its members announced.
 const payloadVersion = 1
 
 type payloadKind uint8
 
 const (
 	kindBatch  payloadKind = 1 // commands of one member, in a normal entry
-	kindStart  payloadKind = 2 // a member's process or directory presents itself
+	kindStart  payloadKind = 2 // a member's process or directory introduces itself
 	kindChange payloadKind = 3 // a membership change, in a ConfChangeV2's context
 )
 
@@ -49,9 +51,10 @@ var (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// batchID identifies a batch or change by who sent it: the member, the
-// incarnation of its process (the log index of its start entry) and a
-// sequence number within that incarnation.
+// batchID identifies a batch by its origin: the member, the incarnation of its
+// process (the log index of its start entry) and a sequence number within that
+// incarnation. A membership change is identified in the same way, with a
+// sequence of its own.
 type batchID struct {
 	member      uint64
 	incarnation uint64
@@ -76,15 +79,15 @@ func openPayload(p []byte) (payloadKind, []byte, error) {
 		return 0, nil, errPayloadChecksum
 	}
 	if body[0] != payloadVersion {
-		return 0, nil, fmt.Errorf("payload version %d is not known to this binary (it knows %d): upgrade it", body[0], payloadVersion)
+		return 0, nil, fmt.Errorf("payload has version %d, but this binary supports version %d: upgrade kvd", body[0], payloadVersion)
 	}
 	return payloadKind(body[1]), body[2:], nil
 }
 
-func appendBatchID(dst []byte, o batchID) []byte {
-	dst = binary.AppendUvarint(dst, o.member)
-	dst = binary.AppendUvarint(dst, o.incarnation)
-	return binary.AppendUvarint(dst, o.sequence)
+func appendBatchID(dst []byte, id batchID) []byte {
+	dst = binary.AppendUvarint(dst, id.member)
+	dst = binary.AppendUvarint(dst, id.incarnation)
+	return binary.AppendUvarint(dst, id.sequence)
 }
 
 // takeUvarint cuts a number off the front of b.
@@ -96,24 +99,24 @@ func takeUvarint(b []byte) (uint64, []byte, error) {
 	return v, b[n:], nil
 }
 
-func takeBatchID(b []byte) (o batchID, rest []byte, err error) {
-	for _, field := range []*uint64{&o.member, &o.incarnation, &o.sequence} {
+func takeBatchID(b []byte) (id batchID, rest []byte, err error) {
+	for _, field := range []*uint64{&id.member, &id.incarnation, &id.sequence} {
 		if *field, b, err = takeUvarint(b); err != nil {
 			return batchID{}, nil, err
 		}
 	}
-	return o, b, nil
+	return id, b, nil
 }
 
-// encodeBatch packs commands into one payload, so that raft, the WAL and the
-// transport pay their price an entry once for all of them.
-func encodeBatch(o batchID, commands [][]byte) []byte {
+// encodeBatch packs commands into one payload. What an entry costs in raft, in the
+// WAL and in the transport is then paid once for all of them.
+func encodeBatch(id batchID, commands [][]byte) []byte {
 	size := 2 + 4*binary.MaxVarintLen64 + 4
 	for _, c := range commands {
 		size += binary.MaxVarintLen32 + len(c)
 	}
 	p := beginPayload(make([]byte, 0, size), kindBatch)
-	p = appendBatchID(p, o)
+	p = appendBatchID(p, id)
 	p = binary.AppendUvarint(p, uint64(len(commands)))
 	for _, c := range commands {
 		p = binary.AppendUvarint(p, uint64(len(c)))
@@ -122,15 +125,15 @@ func encodeBatch(o batchID, commands [][]byte) []byte {
 	return sealPayload(p)
 }
 
-// decodeBatch is the reverse of encodeBatch for a checked body. The commands
-// alias body.
+// decodeBatch is the reverse of encodeBatch, for a body whose checksum was
+// verified. The commands alias body.
 func decodeBatch(body []byte) (batchID, [][]byte, error) {
-	o, b, err := takeBatchID(body)
+	id, b, err := takeBatchID(body)
 	if err != nil {
 		return batchID{}, nil, err
 	}
 	n, b, err := takeUvarint(b)
-	if err != nil || n > uint64(len(b)) {
+	if err != nil || n > uint64(len(b)) { // a command takes at least one byte
 		return batchID{}, nil, errPayloadShape
 	}
 	commands := make([][]byte, 0, n)
@@ -145,30 +148,30 @@ func decodeBatch(body []byte) (batchID, [][]byte, error) {
 	if len(b) != 0 {
 		return batchID{}, nil, errPayloadShape
 	}
-	return o, commands, nil
+	return id, commands, nil
 }
 
-// peekBatch reads only the origin of a batch entry, without the checksum: it
-// serves to recognise one's own batch when it commits.
+// peekBatch reads the identity of a batch without verifying the checksum. The core
+// recognizes its own batch by it when an entry commits.
 func peekBatch(p []byte) (batchID, bool) {
 	if len(p) < 6 || p[0] != payloadVersion || payloadKind(p[1]) != kindBatch {
 		return batchID{}, false
 	}
-	o, _, err := takeBatchID(p[2:])
-	return o, err == nil
+	id, _, err := takeBatchID(p[2:])
+	return id, err == nil
 }
 
-// start is how a member presents itself to the replicated state. With an
-// empty Boot it only claims the member's identity for a directory (admission);
-// with one it also begins a new incarnation.
+// start introduces a member to the replicated state. It claims the member for a
+// data directory. With a Boot it also begins a new incarnation; without one it is
+// an admission, made by the cluster for a directory that has no log yet.
 type start struct {
 	Member     uint64   `json:"member"`
-	Nonce      string   `json:"nonce"` // of the data directory
-	Boot       string   `json:"boot,omitempty"`
+	Nonce      string   `json:"nonce"`          // of the data directory
+	Boot       string   `json:"boot,omitempty"` // random, one for each process
 	Name       string   `json:"name,omitempty"`
 	PeerURLs   []string `json:"peer_urls,omitempty"`
 	ClientURLs []string `json:"client_urls,omitempty"`
-	// Version is the highest payload version the binary understands.
+	// Version is the highest payload version that the binary understands.
 	Version int `json:"version"`
 }
 
@@ -184,7 +187,7 @@ func decodeStart(body []byte) (*start, error) {
 	return s, nil
 }
 
-// ChangeKind says what a Change does to the membership.
+// ChangeKind is what a Change does to the membership.
 type ChangeKind string
 
 // The kinds of membership changes.
@@ -198,17 +201,17 @@ const (
 // Change is a membership change.
 type Change struct {
 	Kind ChangeKind `json:"kind"`
-	// Member is the one to add or to change. Promote and remove need its ID
-	// only; update takes the URL lists that are not nil.
+	// Member is the member to add or to change. PromoteMember and RemoveMember
+	// need only its ID. UpdateMember replaces the URL lists that are not nil.
 	Member Member `json:"member"`
 }
 
-func encodeChange(o batchID, c *Change) []byte {
-	return encodeJSON(appendBatchID(beginPayload(nil, kindChange), o), c)
+func encodeChange(id batchID, c *Change) []byte {
+	return encodeJSON(appendBatchID(beginPayload(nil, kindChange), id), c)
 }
 
 func decodeChange(body []byte) (batchID, *Change, error) {
-	o, b, err := takeBatchID(body)
+	id, b, err := takeBatchID(body)
 	if err != nil {
 		return batchID{}, nil, err
 	}
@@ -216,11 +219,11 @@ func decodeChange(body []byte) (batchID, *Change, error) {
 	if err := json.Unmarshal(b, c); err != nil {
 		return batchID{}, nil, fmt.Errorf("%w: change: %v", errPayloadShape, err)
 	}
-	return o, c, nil
+	return id, c, nil
 }
 
-// encodeJSON appends v and seals the payload. Start and change entries are
-// rare, so that the readable form costs nothing.
+// encodeJSON appends v and seals the payload. Start and change entries are rare, so
+// their readable form costs nothing.
 func encodeJSON(p []byte, v any) []byte {
 	b, err := json.Marshal(v)
 	if err != nil {

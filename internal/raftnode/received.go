@@ -16,15 +16,15 @@ import (
 	"github.com/kvd-io/kvd/internal/datadir"
 )
 
-// receivedBodies checks the bodies that this member receives, before raft hears
-// of them.
+// receivedBodies checks the bodies that this member receives before raft learns
+// about them.
 //
-// Once raft has taken a snapshot, its .snap file and WAL record refer to the
-// body, and there is no way back: the log before it counts for nothing, and a
-// body that cannot be restored ends this process and each later one. A bit that
-// was flipped on the wire, or on the sender's disk, must not get that far. So
-// the whole body is read back and verified while nothing refers to it; a bad one
-// is removed, and the sender, which learns the reason, sends another.
+// Once raft has accepted a snapshot, its .snap file and WAL record refer to the
+// body, and there is no way back: the log before it is void, and a body that
+// cannot be restored stops this process and each later one. A bit that was
+// flipped on the wire, or on the sender's disk, must not get that far. So the
+// whole body is read back and verified while nothing refers to it. A bad one is
+// removed, and the sender, which is told why, sends another.
 type receivedBodies struct {
 	cfg  *Config
 	disk *datadir.Log
@@ -37,7 +37,7 @@ type receivedBodies struct {
 	}
 }
 
-// Check returns why the body of a snapshot cannot be used. It has then been
+// Check returns why the body of a snapshot cannot be used. The body has then been
 // removed: rafthttp would otherwise keep it, and drop the next one of the same
 // index in its favor.
 func (r *receivedBodies) Check(ctx context.Context, s *raftpb.Snapshot) error {
@@ -72,7 +72,7 @@ func (r *receivedBodies) verify(ctx context.Context, path string, meta *raftpb.S
 	case err != nil:
 		return counted.n, fmt.Errorf("verify the received body: %w", err)
 	case info.Index != meta.GetIndex() || info.Term != meta.GetTerm():
-		return counted.n, fmt.Errorf("verify the received body: it is of index %d term %d, its snapshot of index %d term %d",
+		return counted.n, fmt.Errorf("verify the received body: it is at index %d term %d, but its snapshot at index %d term %d",
 			info.Index, info.Term, meta.GetIndex(), meta.GetTerm())
 	}
 	// The restored state is built beside the old one.

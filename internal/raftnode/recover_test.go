@@ -152,7 +152,7 @@ func TestRecoverKeepsTheWholeLog(t *testing.T) {
 	}
 }
 
-// TestRecoverTwice: the settings name the first cluster for ever.
+// TestRecoverTwice: the settings keep naming the first cluster.
 func TestRecoverTwice(t *testing.T) {
 	dir, store := leftAlone(t)
 	for range 2 {

@@ -17,14 +17,14 @@ import (
 // MaxMemberID is the largest id a member may have.
 const MaxMemberID = limits.MaxMemberID
 
-// The reasons for which a membership change is refused, before it is proposed
-// and again when it is applied.
+// Why a membership change is refused, before it is proposed and again when it is
+// applied.
 var (
-	ErrMemberExists   = errors.New("member exists")
+	ErrMemberExists   = errors.New("member already exists")
 	ErrMemberRemoved  = errors.New("member was removed")
 	ErrMemberNotFound = errors.New("member not found")
 	ErrUnsafeChange   = errors.New("unsafe membership change")
-	ErrBadMember      = errors.New("bad member")
+	ErrBadMember      = errors.New("invalid member")
 )
 
 // Member is one member of the cluster in the replicated state.
@@ -33,23 +33,23 @@ type Member struct {
 	Name       string   `json:"name,omitempty"`
 	PeerURLs   []string `json:"peer_urls,omitempty"`
 	ClientURLs []string `json:"client_urls,omitempty"`
-	// Learner members get the log but do not vote.
+	// Learner members receive the log but do not vote.
 	Learner bool `json:"learner,omitempty"`
-	// KeepLearner stops the leader from promoting a learner by itself.
+	// KeepLearner keeps the leader from promoting a learner automatically.
 	KeepLearner bool `json:"keep_learner,omitempty"`
-	// Nonce is that of the data directory which claimed the member; another
-	// directory can never act as it. Empty until the first start.
+	// Nonce identifies the data directory that claimed the member. No other
+	// directory can ever act as it. Empty until the first start.
 	Nonce string `json:"nonce,omitempty"`
-	// Version is the highest payload version its binary announced.
+	// Version is the highest payload version that its binary announced.
 	Version int `json:"version,omitempty"`
 }
 
 // Membership is an immutable picture of the members at one moment.
 type Membership struct {
 	ClusterID uint64
-	Members   []Member // by ascending id
+	Members   []Member // in ascending order of id
 	Removed   map[uint64]bool
-	// HighestID is the greatest id ever used; ids are never given out again.
+	// HighestID is the highest id ever used. Ids are never used again.
 	HighestID uint64
 }
 
@@ -81,8 +81,8 @@ func (m *Membership) Voters() []uint64 {
 	return ids
 }
 
-// confState is raft's form of the membership. kvd changes one member at a
-// time, so that there is never a joint configuration.
+// confState returns raft's form of the membership. kvd changes one member at a
+// time, so there is never a joint configuration.
 func (m *Membership) confState() *raftpb.ConfState {
 	cs := new(raftpb.ConfState)
 	for _, mb := range m.Members {
@@ -95,35 +95,57 @@ func (m *Membership) confState() *raftpb.ConfState {
 	return cs
 }
 
-// originState is what the replicas remember of a member's process: which
-// incarnation is current and which of its batches and changes ran last.
+// originState is what the replicas remember about the process of a member, the
+// origin of its batches and changes: which incarnation is current, and which
+// batch and change of it ran last.
 type originState struct {
-	boot        string // of the process that began the incarnation
+	boot        string // random id of the process that began the incarnation
 	incarnation uint64 // log index of its start entry; 0 before the first
-	lastBatch   uint64
-	lastChange  uint64
+	lastBatch   uint64 // sequence of the last batch that ran
+	lastChange  uint64 // sequence of the last change, counted separately
 }
 
-// roster is the part of the replicated state that raftnode owns: the members,
-// the removed ids, and for each member its origin. It decides, the same on
-// every replica, which batches run and which changes are legal.
+// roster is the part of the replicated state that this package owns: the members,
+// the removed ids, and an originState for each member. Every committed entry
+// passes through it, and it decides, the same on every replica, which batches run
+// and which changes are legal. It reads nothing but the entry and itself: a clock
+// or a flag here would make replicas diverge.
+//
+// How a batch runs exactly once. A process may propose its batch many times,
+// since it cannot tell a lost proposal from a slow one, and copies may commit
+// after a change of leader, after a restart, or after a snapshot. A start entry
+// makes its own index the incarnation of a process. A batch carries its member,
+// that incarnation and a sequence number, and runs only if the incarnation is
+// current and the sequence is higher than the last that ran (I3). So a batch of
+// an older process never runs once a newer process has started, and a second
+// copy finds its sequence used up. Sequences may have gaps.
+//
+// How a directory is bound to a member. A start entry also carries the nonce of
+// the data directory. The first one to be applied claims the member; from then
+// on no other directory can act as it (I4). A directory without a log is admitted
+// in this way before it may vote, so a member whose disk was lost cannot come
+// back empty and vote again in a term in which it has voted.
 //
 // Invariants:
 //
-//	I1  an id is in at most one of members and removed, and never leaves removed
-//	I2  there is always at least one voter
-//	I3  a batch runs only if its incarnation is its member's current one and
-//	    its sequence is above the last that ran; so none runs twice
-//	I4  a member's nonce, once set, never changes
+//	I1  An id is in at most one of members and removed, and never leaves
+//	    removed.
+//	I2  There is always at least one voter.
+//	I3  A batch runs only if its incarnation is the current one of its member
+//	    and its sequence is above the last that ran. So none runs twice.
+//	I4  The nonce of a member, once set, never changes.
 //
-// It is owned by the apply loop. Other goroutines see Membership pictures.
+// Rejected: deciding on the proposing node which copies are superfluous. Only
+// the log knows the order in which they commit.
+//
+// The apply loop owns it. Other goroutines see Membership pictures.
 type roster struct {
 	clusterID uint64
 	members   map[uint64]*Member
 	removed   map[uint64]bool
 	highestID uint64
-	origins   map[uint64]*originState
-	// picture is the last published Membership; rebuilt after a change.
+	origins   map[uint64]*originState // by member; none before its first start
+	// picture is the current Membership, nil if it must be rebuilt.
 	picture *Membership
 }
 
@@ -154,24 +176,25 @@ func (r *roster) membership() *Membership {
 	return r.picture
 }
 
-// verdict is what one committed entry means to the replicated state.
+// verdict is what the roster decided about one committed entry.
 type verdict struct {
 	commands [][]byte
 	records  []Record
-	// confChange is to be handed to raft before the entry is acknowledged;
-	// nil where the entry changes no configuration.
+	// confChange must be handed to raft before the entry is acknowledged. It is
+	// nil if the entry changes no configuration.
 	confChange *raftpb.ConfChangeV2
 
 	kind   payloadKind
 	id     batchID // of a batch or change
-	ran    bool    // the batch's commands run, the change was new
+	ran    bool    // the batch runs, the change is new, the start began an incarnation
 	start  *start
 	change *Change
 	err    error // why a start or change was refused; the same on every replica
 }
 
-// apply works out what a committed entry does and updates the roster. An
-// error means that the entry can not be understood: the node must stop.
+// apply decides what a committed entry does and updates the roster. An error means
+// that this binary cannot understand the entry. The replica must stop: skipping
+// what others execute would make it diverge.
 func (r *roster) apply(e *raftpb.Entry) (verdict, error) {
 	data := e.GetData()
 	var cc *raftpb.ConfChangeV2
@@ -189,21 +212,21 @@ func (r *roster) apply(e *raftpb.Entry) (verdict, error) {
 	if err != nil {
 		return verdict{}, fmt.Errorf("entry %d: %w", e.GetIndex(), err)
 	}
-	s := verdict{kind: kind}
+	v := verdict{kind: kind}
 	switch {
 	case kind == kindBatch && cc == nil:
-		err = r.applyBatch(&s, body)
+		err = r.applyBatch(&v, body)
 	case kind == kindStart && cc == nil:
-		err = r.applyStart(&s, body, e.GetIndex())
+		err = r.applyStart(&v, body, e.GetIndex())
 	case kind == kindChange && cc != nil:
-		err = r.applyChange(&s, body, cc)
+		err = r.applyChange(&v, body, cc)
 	default:
 		err = fmt.Errorf("%w: %v in an entry of type %v", errPayloadShape, kind, e.GetType())
 	}
 	if err != nil {
 		return verdict{}, fmt.Errorf("entry %d: %w", e.GetIndex(), err)
 	}
-	return s, nil
+	return v, nil
 }
 
 func confChangeOf(e *raftpb.Entry) (*raftpb.ConfChangeV2, error) {
@@ -217,58 +240,58 @@ func confChangeOf(e *raftpb.Entry) (*raftpb.ConfChangeV2, error) {
 	return cc, nil
 }
 
-func (r *roster) applyBatch(s *verdict, body []byte) error {
-	o, commands, err := decodeBatch(body)
+func (r *roster) applyBatch(v *verdict, body []byte) error {
+	id, commands, err := decodeBatch(body)
 	if err != nil {
 		return err
 	}
-	s.id = o
-	state := r.origins[o.member]
-	if state == nil || state.incarnation != o.incarnation || o.sequence <= state.lastBatch {
-		return nil // I3: an older process, or a copy of one that ran
+	v.id = id
+	state := r.origins[id.member]
+	if state == nil || state.incarnation != id.incarnation || id.sequence <= state.lastBatch {
+		return nil // I3: of an older process, or a copy of one that ran
 	}
-	state.lastBatch = o.sequence
-	s.ran, s.commands = true, commands
-	s.records = append(s.records, r.originRecord(o.member))
+	state.lastBatch = id.sequence
+	v.ran, v.commands = true, commands
+	v.records = append(v.records, r.originRecord(id.member))
 	return nil
 }
 
-func (r *roster) applyStart(s *verdict, body []byte, index uint64) error {
+func (r *roster) applyStart(v *verdict, body []byte, index uint64) error {
 	st, err := decodeStart(body)
 	if err != nil {
 		return err
 	}
-	s.start = st
+	v.start = st
 	m := r.members[st.Member]
 	switch {
 	case r.removed[st.Member]:
-		s.err = fmt.Errorf("%w: %d", ErrMemberRemoved, st.Member)
+		v.err = fmt.Errorf("%w: %d", ErrMemberRemoved, st.Member)
 		return nil
 	case m == nil:
-		s.err = fmt.Errorf("%w: %d", ErrMemberNotFound, st.Member)
+		v.err = fmt.Errorf("%w: %d", ErrMemberNotFound, st.Member)
 		return nil
 	case m.Nonce != "" && m.Nonce != st.Nonce: // I4
-		s.err = fmt.Errorf("%w: member %d belongs to another data directory", ErrMemberExists, st.Member)
+		v.err = fmt.Errorf("%w: member %d belongs to another data directory", ErrMemberExists, st.Member)
 		return nil
 	}
 	r.claim(m, st)
-	s.records = append(s.records, memberRecord(m))
+	v.records = append(v.records, memberRecord(m))
 	if st.Boot == "" {
-		return nil
+		return nil // an admission: the directory has no running process yet
 	}
 	state := r.origins[st.Member]
 	if state != nil && state.boot == st.Boot {
-		return nil // the same process, proposed twice
+		return nil // a copy of the start of the current process
 	}
 	r.origins[st.Member] = &originState{boot: st.Boot, incarnation: index}
-	s.ran = true
-	s.records = append(s.records, r.originRecord(st.Member))
+	v.ran = true
+	v.records = append(v.records, r.originRecord(st.Member))
 	return nil
 }
 
-// claim binds the member to the directory and takes over what its process
-// says of itself. Peer URLs that the cluster already knows win: they may have
-// been changed on purpose while the process was down.
+// claim binds the member to the directory and takes over what its process says
+// about it. Peer URLs that the cluster already knows win: they may have been
+// changed on purpose while the process was down.
 func (r *roster) claim(m *Member, st *start) {
 	m.Nonce = st.Nonce
 	if st.Version > 0 {
@@ -286,31 +309,33 @@ func (r *roster) claim(m *Member, st *start) {
 	r.picture = nil
 }
 
-func (r *roster) applyChange(s *verdict, body []byte, cc *raftpb.ConfChangeV2) error {
-	o, c, err := decodeChange(body)
+func (r *roster) applyChange(v *verdict, body []byte, cc *raftpb.ConfChangeV2) error {
+	id, c, err := decodeChange(body)
 	if err != nil {
 		return err
 	}
-	s.id, s.change = o, c
-	state := r.origins[o.member]
-	if state == nil || state.incarnation != o.incarnation || o.sequence <= state.lastChange {
-		return nil
+	v.id, v.change = id, c
+	state := r.origins[id.member]
+	if state == nil || state.incarnation != id.incarnation || id.sequence <= state.lastChange {
+		return nil // as for a batch
 	}
-	state.lastChange = o.sequence
-	s.ran = true
-	s.records = append(s.records, r.originRecord(o.member))
-	if s.err = r.membership().check(c); s.err != nil {
+	state.lastChange = id.sequence
+	v.ran = true
+	v.records = append(v.records, r.originRecord(id.member))
+	// It was legal when it was proposed. Others may have been applied since.
+	if v.err = r.membership().check(c); v.err != nil {
 		return nil
 	}
 	if err := matchesConfChange(c, cc); err != nil {
 		return err
 	}
-	s.confChange = cc
-	s.records = append(s.records, r.execute(c)...)
+	v.confChange = cc
+	v.records = append(v.records, r.execute(c)...)
 	return nil
 }
 
-// execute carries out a change that check allowed.
+// execute makes a change that check allowed, and returns the records that it
+// changed.
 func (r *roster) execute(c *Change) []Record {
 	id := c.Member.ID
 	r.picture = nil
@@ -343,15 +368,15 @@ func (r *roster) execute(c *Change) []Record {
 	return []Record{memberRecord(r.members[id])}
 }
 
-// check says whether the change is legal in this membership. It is asked
-// before a change is proposed and again when it is applied.
+// check returns why the change is illegal in this membership. It is called before
+// a change is proposed, and again when it is applied.
 func (m *Membership) check(c *Change) error {
 	id := c.Member.ID
 	if id == 0 || id > MaxMemberID {
 		return fmt.Errorf("%w: id %d is not between 1 and 2^53-1", ErrBadMember, id)
 	}
 	if m.Removed[id] {
-		return fmt.Errorf("%w: id %d can not come back; add the machine under a new id", ErrMemberRemoved, id)
+		return fmt.Errorf("%w: id %d cannot be used again; add the machine under a new id", ErrMemberRemoved, id)
 	}
 	existing, exists := m.Member(id)
 	if c.Kind == AddMember {
@@ -363,13 +388,13 @@ func (m *Membership) check(c *Change) error {
 	switch c.Kind {
 	case PromoteMember:
 		if !existing.Learner {
-			return fmt.Errorf("%w: member %d votes already", ErrMemberExists, id)
+			return fmt.Errorf("%w: member %d is already a voter", ErrMemberExists, id)
 		}
 	case UpdateMember:
 		return m.checkURLs(c)
 	case RemoveMember:
 		if !existing.Learner && len(m.Voters()) == 1 {
-			return fmt.Errorf("%w: member %d is the last one that votes", ErrUnsafeChange, id)
+			return fmt.Errorf("%w: member %d is the last voter", ErrUnsafeChange, id)
 		}
 	default:
 		return fmt.Errorf("%w: unknown change %q", ErrBadMember, c.Kind)
@@ -382,7 +407,7 @@ func (m *Membership) checkAdd(c *Change, exists bool) error {
 		return fmt.Errorf("%w: id %d is in use", ErrMemberExists, c.Member.ID)
 	}
 	if len(m.Members) >= limits.MaxMembers {
-		return fmt.Errorf("%w: the cluster has its limit of %d members", ErrUnsafeChange, limits.MaxMembers)
+		return fmt.Errorf("%w: the cluster has reached its limit of %d members", ErrUnsafeChange, limits.MaxMembers)
 	}
 	if len(c.Member.PeerURLs) == 0 {
 		return fmt.Errorf("%w: a new member needs a peer URL", ErrBadMember)
@@ -390,8 +415,8 @@ func (m *Membership) checkAdd(c *Change, exists bool) error {
 	return m.checkURLs(c)
 }
 
-// checkURLs refuses a peer URL that another member has: two members behind
-// one address would take each other's messages.
+// checkURLs refuses a peer URL that another member has: two members behind one
+// address would get each other's messages.
 func (m *Membership) checkURLs(c *Change) error {
 	for _, other := range m.Members {
 		if other.ID == c.Member.ID {
@@ -399,14 +424,14 @@ func (m *Membership) checkURLs(c *Change) error {
 		}
 		for _, u := range c.Member.PeerURLs {
 			if slices.Contains(other.PeerURLs, u) {
-				return fmt.Errorf("%w: %s is the peer URL of member %d", ErrMemberExists, u, other.ID)
+				return fmt.Errorf("%w: %s is a peer URL of member %d", ErrMemberExists, u, other.ID)
 			}
 		}
 	}
 	return nil
 }
 
-// confChange is raft's form of the change.
+// confChange returns raft's form of the change.
 func (c *Change) confChange(context []byte) *raftpb.ConfChangeV2 {
 	kind := raftpb.ConfChangeUpdateNode
 	switch c.Kind {
@@ -423,18 +448,19 @@ func (c *Change) confChange(context []byte) *raftpb.ConfChangeV2 {
 	}
 }
 
-// matchesConfChange guards against an entry whose two halves disagree.
+// matchesConfChange refuses an entry whose two halves disagree: raft would follow
+// the one, and the roster the other.
 func matchesConfChange(c *Change, cc *raftpb.ConfChangeV2) error {
 	want := c.confChange(nil).GetChanges()[0]
 	if len(cc.GetChanges()) != 1 || cc.GetChanges()[0].GetType() != want.GetType() ||
 		cc.GetChanges()[0].GetNodeId() != want.GetNodeId() {
-		return fmt.Errorf("%w: raft's change does not match the member change", errPayloadShape)
+		return fmt.Errorf("%w: raft's change and the member change differ", errPayloadShape)
 	}
 	return nil
 }
 
-// The records of the roster. Their keys are a letter and, where there is one
-// a member, its id in big-endian order.
+// The records in which the state machine stores the roster. A key is a letter
+// and, except for that of the cluster, a member's id in big-endian order.
 const (
 	recordVersion = 1
 
@@ -470,7 +496,7 @@ func (r *roster) clusterRecord() Record {
 	return Record{Key: []byte{recordCluster}, Value: b}
 }
 
-// records returns the whole roster in its stored form.
+// records returns the whole roster in its stored form, sorted within each table.
 func (r *roster) records() []Record {
 	out := []Record{r.clusterRecord()}
 	for _, id := range slices.Sorted(maps.Keys(r.members)) {
@@ -501,7 +527,7 @@ func loadRoster(records []Record) (*roster, error) {
 
 func (r *roster) load(rec Record) error {
 	if len(rec.Key) == 0 || len(rec.Value) == 0 || rec.Value[0] != recordVersion {
-		return fmt.Errorf("%w: no key, or unknown record version", errPayloadShape)
+		return fmt.Errorf("%w: the key is missing, or the record version unknown", errPayloadShape)
 	}
 	value := rec.Value[1:]
 	if rec.Key[0] == recordCluster && len(value) == 8 {
@@ -542,8 +568,8 @@ func (r *roster) loadOrigin(id uint64, b []byte) (err error) {
 	return nil
 }
 
-// equalConfState compares the configuration that raft holds with the one the
-// roster has; they differ only through a bug.
+// equalConfState compares raft's configuration with the roster's. Only a bug can
+// make them differ.
 func equalConfState(a, b *raftpb.ConfState) bool {
 	return slices.Equal(a.GetVoters(), b.GetVoters()) && slices.Equal(a.GetLearners(), b.GetLearners()) &&
 		len(a.GetVotersOutgoing()) == 0 && len(a.GetLearnersNext()) == 0

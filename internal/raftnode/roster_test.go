@@ -254,7 +254,7 @@ func TestAddedMembersAreLearnersWithoutNonce(t *testing.T) {
 	}
 }
 
-// TestEntriesThatStopTheNode: what can not be understood is never skipped.
+// TestEntriesThatStopTheNode: an entry that cannot be understood is never skipped.
 func TestEntriesThatStopTheNode(t *testing.T) {
 	good := Change{RemoveMember, Member{ID: 3}}
 	other := Change{RemoveMember, Member{ID: 2}}

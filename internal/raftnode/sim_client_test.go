@@ -103,7 +103,7 @@ func (n *simNode) poll() {
 	n.ops = removeIf(n.ops, func(o *op) bool { return o.poll() })
 }
 
-// dropOps ends what a dead process can not answer any more.
+// dropOps gives up the requests of a dead process, which cannot answer them.
 func (n *simNode) dropOps() {
 	n.poll()
 	for _, o := range n.ops {

@@ -35,9 +35,9 @@ type machine struct {
 	durable *machineState // survives a crash; always nil for one in memory
 	memory  bool
 
-	// ran hears of each entry after it ran.
+	// ran is called with each entry after it ran.
 	ran func(e *Entry, hash uint64)
-	// violation hears of a command that ran twice.
+	// violation is called when a command ran twice.
 	violation func(format string, args ...any)
 	// stain, in one control, makes the machine depend on its node.
 	stain func(id uint64) uint64

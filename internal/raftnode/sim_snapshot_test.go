@@ -88,7 +88,7 @@ func (n *simNode) sendSnapshot(m *raftpb.Message) {
 	cs := m.GetSnapshot().GetMetadata().GetConfState()
 	if !slices.Contains(cs.GetVoters(), to) && !slices.Contains(cs.GetLearners(), to) {
 		// raft drops a snapshot from before its member was added, and would
-		// be sent the same one for ever.
+		// be sent the same one again and again.
 		n.offer()
 		report(false)
 		return

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// This file is what a replica shows of itself. Apart from Progress and Stats,
+// This file is what a replica reports about itself. Apart from Progress and Stats,
 // which ask the node loop, none of it waits.
 
 // Applied returns the index of the last entry in the state machine.

@@ -31,6 +31,10 @@ func (s *Settings) derive(p *problemList) {
 	s.checkLimits(p)
 }
 
+// deriveClient settles where clients are served and which URLs they are told.
+//
+// --port is raftexample's short form. It means loopback, as everything does that a
+// node serves without being told otherwise: there is no authentication by default.
 func (s *Settings) deriveClient(p *problemList) {
 	if s.Has("port") {
 		short := []string{"http://127.0.0.1:" + strconv.FormatUint(s.Port, 10)}
@@ -45,6 +49,9 @@ func (s *Settings) deriveClient(p *problemList) {
 	if s.Has("advertise-client") {
 		return
 	}
+	// A socket or a wildcard address means nothing to a client on another machine.
+	// If only those are left, nothing is advertised: no URL is better than one that
+	// leads a client to itself.
 	for _, u := range s.ListenClient {
 		if _, unix := IsUnix(u); !unix && !IsWildcard(u) {
 			s.AdvertiseClient = append(s.AdvertiseClient, u)
@@ -52,7 +59,10 @@ func (s *Settings) deriveClient(p *problemList) {
 	}
 }
 
-// derivePeer finds the peer URLs of this node and its position in the cluster.
+// derivePeer finds the peer URLs of this node and its position in the cluster. There
+// are three ways into a cluster: a list of initial members (--cluster), the same list
+// for a member that was added (--cluster with --join), and members to ask (--join
+// URL). Without any of them, the node is a cluster of one.
 func (s *Settings) derivePeer(p *problemList) {
 	switch {
 	case len(s.JoinURLs) > 0:
@@ -72,6 +82,8 @@ func (s *Settings) derivePeer(p *problemList) {
 	if len(s.AdvertisePeer) == 0 {
 		s.AdvertisePeer = []string{s.ListenPeer}
 	}
+	// The URL goes into the replicated membership: members that cannot use it would
+	// fail to connect, long after this node has started.
 	if i := slices.IndexFunc(s.AdvertisePeer, IsWildcard); i >= 0 {
 		p.add("other members cannot connect to %s; set --advertise-peer to a URL that they can reach", s.AdvertisePeer[i])
 	}
@@ -133,6 +145,10 @@ func (s *Settings) findID(p *problemList) bool {
 	return true
 }
 
+// deriveNames fills in the data directory and the name. Both contain the ID by
+// default: three nodes started in one directory must not share one. A node that asks
+// for admission does not know its ID yet, and a directory that was chosen now could
+// not be found again at the next start.
 func (s *Settings) deriveNames(p *problemList) {
 	if s.DataDir == "" {
 		if s.ID == 0 && len(s.JoinURLs) == 0 {
@@ -173,6 +189,9 @@ func (s *Settings) checkListeners(p *problemList) {
 	}
 }
 
+// checkLimits checks what a codec cannot know: the bounds of values that have the
+// right form. Limits that are cluster settings are checked here too, against the same
+// bounds as the store's, because the first node passes them on.
 func (s *Settings) checkLimits(p *problemList) {
 	if s.MaxValueBytes < 1 || s.MaxValueBytes > limits.MaxValueBytes {
 		p.add("%s is %d, but must be from 1 to %s", s.Describe("max-value-bytes"), s.MaxValueBytes, showSize(limits.MaxValueBytes))
@@ -192,8 +211,10 @@ func (s *Settings) checkLimits(p *problemList) {
 	s.checkTiming(p)
 }
 
+// checkTiming checks raft's two intervals against each other. raft counts in ticks of
+// a heartbeat interval, so the ratio is what matters to it.
 func (s *Settings) checkTiming(p *problemList) {
-	if s.Heartbeat < time.Millisecond {
+	if s.Heartbeat < time.Millisecond { // the ratio would be wrong only because of this
 		p.add("%s is %v, but must be at least 1ms", s.Describe("heartbeat-interval"), s.Heartbeat)
 		return
 	}

@@ -15,6 +15,9 @@ func (s *Settings) deriveTLS(p *problemList) {
 	s.checkPeerTLS(p)
 }
 
+// checkClientTLS checks the certificate for clients. Listeners with and without TLS
+// may be mixed, for example https for the network and a unix socket for the machine;
+// one https URL is enough to need the certificate.
 func (s *Settings) checkClientTLS(p *problemList) {
 	needed := s.checkPair(p, "tls-cert-file", "tls-key-file")
 	i := slices.IndexFunc(s.ListenClient, isHTTPS)
@@ -50,6 +53,10 @@ func (s *Settings) checkClientAuth(p *problemList) {
 	}
 }
 
+// checkPeerTLS checks the certificates for members. There is no half way: a member both
+// serves and connects, and each side verifies the other, so one https URL anywhere
+// needs certificate, key and CA. The cluster's own list counts too: a node that
+// listens without TLS among members with TLS could not talk to any of them.
 func (s *Settings) checkPeerTLS(p *problemList) {
 	certificates := []string{"peer-cert-file", "peer-key-file", "peer-ca-file"}
 	given := firstGiven(s, append(certificates, "peer-crl-file")...)
@@ -75,6 +82,8 @@ func (s *Settings) checkPeerTLS(p *problemList) {
 // peerURL is a peer URL and the setting that has it.
 type peerURL struct{ setting, url string }
 
+// peerURLs returns the peer URLs of all settings: those of this node, and those that
+// it will connect to.
 func (s *Settings) peerURLs() []peerURL {
 	all := []peerURL{{"listen-peer", s.ListenPeer}}
 	for _, m := range s.Cluster {

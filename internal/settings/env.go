@@ -28,12 +28,15 @@ func EnvLayer(environ []string) (Layer, error) {
 		names[envName(name)] = name
 	}
 	given := variables(environ)
+	// Sorted, so that problems are always reported in the same order.
 	for _, variable := range slices.Sorted(maps.Keys(given)) {
 		origin := "environment variable " + variable
 		if name, ok := names[variable]; ok {
 			layer[name] = Given{Text: given[variable], Origin: origin}
 			continue
 		}
+		// Settings whose own name ends in -file were found above: KVD_TLS_KEY_FILE names
+		// a certificate's key and is not the file form of a setting tls-key.
 		owner, ok := strings.CutSuffix(variable, fileSuffix)
 		name := names[owner]
 		switch {

@@ -61,6 +61,9 @@ type fileReader struct {
 	problems problemList
 }
 
+// parseFile reads one YAML document. It returns what it could read together with the
+// problems, so that one typo does not make every other setting of the file fall back
+// to its default and contradict the rest.
 func parseFile(path string, text []byte) (Layer, error) {
 	r := &fileReader{path: path, layer: make(Layer), lines: make(map[string]int)}
 	d := yaml.NewDecoder(bytes.NewReader(text))
@@ -71,6 +74,8 @@ func parseFile(path string, text []byte) (Layer, error) {
 	case err != nil:
 		return r.layer, fmt.Errorf("%s: %w", path, err)
 	}
+	// A second document is most likely a merge of two files. Ignoring it would drop
+	// settings without a word.
 	if err := d.Decode(&more); !errors.Is(err, io.EOF) {
 		return r.layer, fmt.Errorf("%s has more than one document or is not valid YAML after the first", path)
 	}
@@ -78,6 +83,7 @@ func parseFile(path string, text []byte) (Layer, error) {
 	return r.layer, r.problems.join()
 }
 
+// root accepts a mapping, or a file in which everything is commented out.
 func (r *fileReader) root(n *yaml.Node) {
 	switch {
 	case n.Kind == yaml.MappingNode:
@@ -115,7 +121,7 @@ func (r *fileReader) mapping(n *yaml.Node, section string) {
 func (r *fileReader) nameOf(key *yaml.Node, section string) string {
 	prefix := sections[section]
 	candidates := []string{prefix + key.Value}
-	if section != "" { // allowed-cn in a section is --peer-cert-allowed-cn
+	if section != "" { // in etcd's file, --peer-cert-allowed-cn is allowed-cn in its section
 		candidates = append(candidates, prefix+"cert-"+key.Value)
 	}
 	for _, name := range candidates {
@@ -167,6 +173,7 @@ func (r *fileReader) value(name string, n *yaml.Node) {
 	}
 }
 
+// at returns the origin of a value: file and line.
 func (r *fileReader) at(n *yaml.Node) string { return fmt.Sprintf("%s:%d", r.path, n.Line) }
 
 func (r *fileReader) add(n *yaml.Node, format string, args ...any) {

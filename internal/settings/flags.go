@@ -38,7 +38,8 @@ func (v *flagValue) Set(text string) error { v.text = text; return nil }
 func (v *flagValue) String() string        { return v.text }
 func (v *flagValue) Type() string          { return v.kind }
 
-// FlagLayer returns the settings given on the command line.
+// FlagLayer returns the settings given on the command line. Only flags that were given
+// count: the defaults of flags would hide the environment and the file.
 func FlagLayer(flags *pflag.FlagSet) Layer {
 	layer := make(Layer)
 	flags.Visit(func(f *pflag.Flag) {
@@ -92,6 +93,7 @@ func Layers(flags *pflag.FlagSet, environ []string) ([]Layer, error) {
 		problems = append(problems, err)
 	}
 	layers = append(layers, fromEnv)
+	// The name of the file comes from the origins before it, so the file is read last.
 	if g, ok := lookUp(layers, configFile); ok && g.Text != "" {
 		fromFile, err := FileLayer(g.Text)
 		if err != nil {

@@ -32,7 +32,7 @@ func load(t *testing.T, args, environ, file string) (*Settings, error) {
 }
 
 // TestOriginsAreMerged: each setting comes from the first origin that has it,
-// whatever else the others have.
+// regardless of other settings in the same origin.
 func TestOriginsAreMerged(t *testing.T) {
 	s, err := load(t, "--quota 1GiB", "KVD_QUOTA=2GiB KVD_ENGINE=memory PORT=5000",
 		"quota: 3GiB\nengine: pebble\nlog-level: warn\nheartbeat-interval: 50ms\nadvertise-client: [http://a:1, http://b:2]\nroot-members: off\n")
@@ -53,7 +53,7 @@ func TestOriginsAreMerged(t *testing.T) {
 	}
 }
 
-// TestProblemsNameTheirOrigin: every problem is told, with where it is.
+// TestProblemsNameTheirOrigin: every problem is reported with its origin.
 func TestProblemsNameTheirOrigin(t *testing.T) {
 	for _, c := range []struct {
 		args, env, file string
@@ -91,7 +91,7 @@ func TestProblemsNameTheirOrigin(t *testing.T) {
 	}
 }
 
-// TestSecretsComeFromFilesAndStayThere: no output has them.
+// TestSecretsComeFromFilesAndStayThere: no output contains a secret.
 func TestSecretsComeFromFilesAndStayThere(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(path, []byte("hushhush\n"), 0o600); err != nil {
@@ -111,7 +111,7 @@ func TestSecretsComeFromFilesAndStayThere(t *testing.T) {
 	}
 }
 
-// TestEtcdsCommandLine: what an operator of etcd has in the unit works.
+// TestEtcdsCommandLine: the command line of a typical unit file for etcd works.
 func TestEtcdsCommandLine(t *testing.T) {
 	s, err := load(t, `--name n2 --data-dir /var/lib/etcd --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379
 		--listen-peer-urls http://127.0.0.1:2380 --initial-advertise-peer-urls http://127.0.0.1:2380
@@ -132,7 +132,7 @@ func TestEtcdsCommandLine(t *testing.T) {
 	}
 }
 
-// TestEtcdsFile: so does its file, with the sections.
+// TestEtcdsFile: etcd's configuration file works, with its sections.
 func TestEtcdsFile(t *testing.T) {
 	s, err := load(t, "", "", `
 name: n1
@@ -162,8 +162,8 @@ peer-transport-security:
 	}
 }
 
-// TestKubeadmsEtcd: the flags that kubeadm gives etcd, variables instead of
-// some of them.
+// TestKubeadmsEtcd: the flags that kubeadm passes to etcd work, here with variables
+// for two of them.
 func TestKubeadmsEtcd(t *testing.T) {
 	s, err := load(t, `--advertise-client-urls=https://10.0.0.1:2379 --cert-file=s.crt --client-cert-auth=true --data-dir=/var/lib/etcd
 		--feature-gates=InitialCorruptCheck=true --initial-advertise-peer-urls=https://10.0.0.1:2380 --initial-cluster=node=https://10.0.0.1:2380
@@ -178,7 +178,7 @@ func TestKubeadmsEtcd(t *testing.T) {
 	}
 }
 
-// TestKubespraysEtcd: the variables of Kubespray's etcd.env, under kvd's prefix.
+// TestKubespraysEtcd: the variables of Kubespray's etcd.env, work under kvd's prefix.
 func TestKubespraysEtcd(t *testing.T) {
 	s, err := load(t, "", `KVD_DATA_DIR=/var/lib/etcd KVD_ADVERTISE_CLIENT_URLS=https://10.0.0.1:2379 KVD_INITIAL_ADVERTISE_PEER_URLS=https://10.0.0.1:2380
 		KVD_INITIAL_CLUSTER_STATE=new KVD_METRICS=basic KVD_LISTEN_CLIENT_URLS=https://10.0.0.1:2379,https://127.0.0.1:2379 KVD_ELECTION_TIMEOUT=5000
@@ -194,8 +194,8 @@ func TestKubespraysEtcd(t *testing.T) {
 	}
 }
 
-// TestRefusedNames: every refused name is answered with its reason, on its own
-// and whatever its value, from each origin.
+// TestRefusedNames: every refused name is reported with its reason, from each
+// origin, with and without a value.
 func TestRefusedNames(t *testing.T) {
 	for _, r := range refusals {
 		for _, name := range r.names {
@@ -246,7 +246,7 @@ func TestRefusedWithOthers(t *testing.T) {
 	}
 }
 
-// TestJSONFile: JSON is YAML too, also with the tabs that YAML itself refuses.
+// TestJSONFile: JSON works too, even with tabs, which YAML itself does not allow.
 func TestJSONFile(t *testing.T) {
 	s, err := load(t, "", "", `{
 	"quota": "1GiB", "advertise-client": ["http://a:1"], "root-members": false}`)
@@ -255,13 +255,12 @@ func TestJSONFile(t *testing.T) {
 	}
 }
 
-// TestNamesAreUnique: no name means two things, and each other name leads to a
-// setting.
+// TestNamesAreUnique: no name means two things, and each alias leads to a setting.
 func TestNamesAreUnique(t *testing.T) {
 	seen := make(map[string]bool)
 	for _, name := range allNames() {
 		if seen[name] {
-			t.Errorf("%s is there twice", name)
+			t.Errorf("%s appears twice", name)
 		}
 		seen[name] = true
 	}
@@ -287,8 +286,8 @@ func TestNamesAreUnique(t *testing.T) {
 	}
 }
 
-// TestConfigurationPage holds docs/configuration.md against the tables, and
-// its examples against the parser. -update writes the tables.
+// TestConfigurationPage compares docs/configuration.md with the tables and loads its
+// examples. -update writes the tables.
 func TestConfigurationPage(t *testing.T) {
 	const page, begin, end = "../../docs/configuration.md", "<!-- settings:begin -->\n", "<!-- settings:end -->"
 	text, err := os.ReadFile(page)
@@ -305,7 +304,7 @@ func TestConfigurationPage(t *testing.T) {
 			t.Fatal(err)
 		}
 	} else if tables != Reference() {
-		t.Error("docs/configuration.md is not what the program takes; write it with: go test ./internal/settings -run ConfigurationPage -update")
+		t.Error("docs/configuration.md is out of date; update it with: go test ./internal/settings -run ConfigurationPage -update")
 	}
 	examples := strings.Split(head+tail, "```yaml\n")[1:]
 	if len(examples) == 0 {
@@ -319,8 +318,8 @@ func TestConfigurationPage(t *testing.T) {
 	}
 }
 
-// FuzzFile: no file makes the parsers panic, and what they accept they
-// show in a form that they accept again.
+// FuzzFile: no file makes the parsers panic, and they accept what they show for
+// anything that they accepted (L4).
 func FuzzFile(f *testing.F) {
 	f.Add("quota: 1GiB\n", "listen-client", "http://127.0.0.1:1,unix:///x")
 	f.Add("{\"a\": [1, {}]}", "cluster", "n1=http://a:1,http://b:2")

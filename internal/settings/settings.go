@@ -106,6 +106,8 @@ type Layer map[string]Given
 func Resolve(layers ...Layer) (*Settings, error) {
 	s := &Settings{Given: make(Layer)}
 	var problems problemList
+	// All layers are translated before any setting is taken: a flag under etcd's name
+	// must win over a variable under kvd's.
 	own := make([]Layer, len(layers))
 	for i, l := range layers {
 		var notes []string
@@ -138,6 +140,7 @@ func (s *Settings) take(row *setting, layers []Layer, p *problemList) {
 	}
 }
 
+// lookUp returns the setting from the first layer that has it.
 func lookUp(layers []Layer, name string) (Given, bool) {
 	for _, l := range layers {
 		if g, ok := l[name]; ok {
@@ -196,4 +199,5 @@ func (p *problemList) add(format string, args ...any) {
 	*p = append(*p, fmt.Errorf(format, args...))
 }
 
+// join returns one error that lists the problems line by line, or nil.
 func (p problemList) join() error { return errors.Join(p...) }

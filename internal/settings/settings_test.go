@@ -13,7 +13,7 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// settingsOf resolves a command line and an environment as the daemon does.
+// settingsOf resolves a command line and an environment as a node does.
 func settingsOf(t *testing.T, args, environ []string) (*Settings, error) {
 	t.Helper()
 	flags := pflag.NewFlagSet("kvd", pflag.ContinueOnError)
@@ -177,7 +177,7 @@ func TestWrongSettings(t *testing.T) {
 		{"no port in a URL", "--listen-client http://127.0.0.1", "", []string{"has no host or no port"}},
 		{"some named", "--id 1 --cluster a=" + peer1 + "," + peer2, "", []string{"--cluster", "others do not"}},
 		{"a name twice", "--id 1 --cluster a=" + peer1 + ",a=" + peer2, "", []string{"--cluster", "listed twice"}},
-		{"name beside the list", "--name c --cluster a=" + peer1 + ",b=" + peer2, "", []string{"--name is \"c\"", "not in --cluster"}},
+		{"name outside the list", "--name c --cluster a=" + peer1 + ",b=" + peer2, "", []string{"--name is \"c\"", "not in --cluster"}},
 		{"name against id", "--id 1 --name b --cluster a=" + peer1 + ",b=" + peer2, "", []string{"--name is \"b\"", "member 1 of --cluster is named \"a\""}},
 		{"named list without a name", "--cluster a=" + peer1 + ",b=" + peer2, "", []string{"--name (or --id)"}},
 		{"https without a certificate", "--listen-client https://127.0.0.1:1", "", []string{"--listen-client", "--tls-cert-file"}},
@@ -200,7 +200,7 @@ func TestWrongSettings(t *testing.T) {
 		{"relative socket", "--listen-client unix://kvd.sock", "", []string{"--listen-client", "absolute path"}},
 		{"long socket", "--listen-client unix:///" + strings.Repeat("x", 107), "", []string{"--listen-client", "108 bytes"}},
 		{"peers on a socket", "--listen-peer unix:///x", "", []string{"--listen-peer", "is not a URL"}},
-		{"nothing in work", "--max-inflight 0", "", []string{"--max-inflight is 0"}},
+		{"no requests", "--max-inflight 0", "", []string{"--max-inflight is 0"}},
 		{"tiny quota", "--quota 1", "", []string{"--quota", "at least 1MiB"}},
 		{"bad unit", "--heartbeat-interval 100m5", "", []string{"--heartbeat-interval", "500ms"}},
 		{"election too short", "--election-timeout 300ms", "", []string{"--election-timeout is 300ms", "5 times"}},
@@ -268,7 +268,7 @@ func TestTableIsComplete(t *testing.T) {
 	for i := range table {
 		row := &table[i]
 		if seen[row.name] {
-			t.Errorf("%s is there twice", row.name)
+			t.Errorf("%s appears twice", row.name)
 		}
 		seen[row.name] = true
 		if row.help == "" || !strings.Contains(help, "--"+row.name+" ") && !strings.Contains(help, "--"+row.name+"[") {
@@ -312,8 +312,8 @@ func TestHelpTexts(t *testing.T) {
 	}
 }
 
-// FuzzSettings: no text of any setting makes the parser panic, and what it
-// takes has the ports and the place that a node needs.
+// FuzzSettings: no text of any setting makes the parsers panic, and accepted settings
+// have the addresses and the position in the cluster that a node needs.
 func FuzzSettings(f *testing.F) {
 	f.Add("id", "1", "cluster", three)
 	f.Add("join", peer1, "data-dir", "d")

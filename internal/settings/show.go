@@ -36,7 +36,7 @@ func (s *Settings) All() []Shown {
 // must not fail because of a setting that it does not use.
 func ForClients(environ []string) (*Settings, error) {
 	layers, _ := Layers(nil, environ)
-	var ignored problemList
+	var ignored problemList // the node reports them when it starts
 	for i := range layers {
 		layers[i], _ = layers[i].translate(&ignored)
 		for name := range layers[i] {

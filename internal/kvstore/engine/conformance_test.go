@@ -15,7 +15,7 @@ import (
 type testedEngine struct {
 	name string
 	open func(t *testing.T) Engine
-	// reopen closes the engine and opens it again; nil where nothing would be
+	// reopen closes the engine and opens it again. It is nil if nothing would be
 	// left.
 	reopen func(t *testing.T, e Engine) Engine
 }

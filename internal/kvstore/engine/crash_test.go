@@ -111,8 +111,8 @@ func TestCloseMakesDurable(t *testing.T) {
 	wantAfterCrash(t, fs.CrashClone(vfs.CrashCloneCfg{}), "1")
 }
 
-// crashRecorder takes a copy of the disk as a crash would leave it, before each
-// operation that changes something.
+// crashRecorder copies the disk as a crash would leave it, before each operation that
+// changes something.
 type crashRecorder struct {
 	fs      *vfs.MemFS
 	cfg     vfs.CrashCloneCfg
@@ -212,6 +212,6 @@ func wantOneDatabase(t *testing.T, fs vfs.FS) {
 	numbers, err := (&pebbleDir{fs: fs, path: testDir}).generations()
 	must(t, err)
 	if len(numbers) != 1 {
-		t.Fatalf("left-over databases: %v", numbers)
+		t.Fatalf("leftover databases: %v", numbers)
 	}
 }

@@ -418,10 +418,10 @@ func TestSeekPrefixWithoutNarrowBounds(t *testing.T) {
 	must(t, err)
 	for i := range keys {
 		if !it.SeekPrefixGE([]byte(testKey(2*i)+"@0")) || string(it.Key()) != testKey(2*i)+"@1" {
-			t.Fatalf("key %d: stands on %q", i, it.Key())
+			t.Fatalf("key %d: is on %q", i, it.Key())
 		}
 		if i > 0 && (!it.Prev() || string(it.Key()) != testKey(2*i-2)+"@1") {
-			t.Fatalf("before key %d: stands on %q", i, it.Key())
+			t.Fatalf("before key %d: is on %q", i, it.Key())
 		}
 		if it.SeekPrefixGE([]byte(testKey(2*i+1) + "@0")) {
 			t.Fatalf("between keys: found %q", it.Key())

@@ -1,0 +1,21 @@
+package httpapi
+
+import "testing"
+
+func TestSmall(t *testing.T) {
+	for target, want := range map[string]bool{
+		"/k": true, "/v1/kv/k": true, "/v1/kv/v1/kv": true, "/k?timing&if_revision=3": true, "/a%2Fb": true, "/%761/x": true,
+		"/k?timeout=1m": false, "/k?pretty&timeout=1m": false, "/k?t%69meout=1m": false, "/k?wait=1m": false,
+		"/v1/kv": false, "/v1/batch": false, "/v1/snapshot": false, "/metrics": false, "": false, "*": false, "http://h/k": false,
+	} {
+		if got := Small("GET", target); got != want {
+			t.Errorf("GET %s: %v", target, got)
+		}
+	}
+	// POST and DELETE change keys below /v1/kv/, but the membership at the root.
+	for _, method := range []string{"POST", "DELETE"} {
+		if !Small(method, "/v1/kv/4") || Small(method, "/4") {
+			t.Errorf("%s: %v, %v", method, Small(method, "/v1/kv/4"), Small(method, "/4"))
+		}
+	}
+}
