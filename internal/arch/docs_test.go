@@ -135,6 +135,25 @@ func TestArchitectureNamesWhatExists(t *testing.T) {
 	}
 }
 
+// TestRecordsAreNumbered: the decision records are numbered from 1 without a
+// gap or a repetition, and each heading has the number of its file.
+func TestRecordsAreNumbered(t *testing.T) {
+	files := markdown(t)
+	next := 1
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if path.Dir(name) != "docs/adr" {
+			continue
+		}
+		if want := fmt.Sprintf("%04d-", next); !strings.HasPrefix(path.Base(name), want) {
+			t.Errorf("%s does not have the next number, %s", name, want)
+		}
+		if want := fmt.Sprintf("# %d. ", next); !strings.HasPrefix(files[name], want) {
+			t.Errorf("%s does not begin with %q", name, want)
+		}
+		next++
+	}
+}
+
 var testName = regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9_]+)(?:/([^`]*))?`")
 
 // TestDocumentsNameTests: every test that a document names exists, and so does
