@@ -12,7 +12,7 @@ import (
 var small = append([]string{"--snapshot-checkpoint-bytes", "256KiB", "--snapshot-catch-up-bytes", "64KiB"}, quick...)
 
 // builtSnapshot is the log message of the sender of a snapshot.
-const builtSnapshot = "built a snapshot for a follower"
+const builtSnapshot = "snapshot for a follower built"
 
 // TestSnapshotCatchUp keeps a follower away until the log that it lacks has been
 // released. It catches up by snapshot while writes continue.
