@@ -21,7 +21,7 @@ func (s *stages) note(name string, took time.Duration) {
 }
 
 // A timed write and read pass their stages on the leader and on a follower,
-// and the figures count them.
+// and the figures count both.
 func TestTimingAndFigures(t *testing.T) {
 	for _, m := range startCluster(t, 3, nil) {
 		var w, r stages
@@ -57,8 +57,8 @@ func TestTimingAndFigures(t *testing.T) {
 	}
 }
 
-// A write that ran out of time says in which stage it was stuck, and counts as
-// failed.
+// A write that ran out of time reports the stage in which it was stuck, and
+// counts as failed.
 func TestTimingOfAStuckWrite(t *testing.T) {
 	members := startCluster(t, 2, nil)
 	if err := members[1].end(t); err != nil {

@@ -37,8 +37,8 @@ func TestFreshnessBoundsStaleness(t *testing.T) {
 	}
 }
 
-// TestFreshnessDecidesReadiness: a node is ready behind a leader while what it
-// has to apply stays within the limit.
+// TestFreshnessDecidesReadiness: a node that follows a leader is ready while
+// what it has to apply stays within the limit.
 func TestFreshnessDecidesReadiness(t *testing.T) {
 	for _, c := range []struct {
 		fresh            raftnode.Freshness

@@ -104,7 +104,7 @@ func (m *testNode) awaitReady(t *testing.T) {
 	}
 }
 
-// end stops the member and returns how it ended.
+// end stops the node and returns how Run ended.
 func (m *testNode) end(t *testing.T) error {
 	t.Helper()
 	m.stop()
@@ -189,8 +189,8 @@ func TestAnyMemberServesWritesAndReads(t *testing.T) {
 	}
 }
 
-// A member whose directory was wiped must not vote or acknowledge again: it
-// has forgotten what it promised.
+// A member whose directory was wiped must not vote or acknowledge again, since
+// it has forgotten what it promised.
 func TestWipedMemberIsRefused(t *testing.T) {
 	ms := startCluster(t, 3, nil)
 	ms[0].put(t, "k", "v")
@@ -211,8 +211,8 @@ func TestWipedMemberIsRefused(t *testing.T) {
 	}
 }
 
-// A node of the initial list that starts when the cluster is already at work
-// is no wiped one.
+// A node of the initial list that starts late, when the cluster already works,
+// is not taken for a wiped one.
 func TestLateFirstStart(t *testing.T) {
 	var late Config
 	urls := []Peer{{ID: 1, URL: freeURL(t)}, {ID: 2, URL: freeURL(t)}, {ID: 3, URL: freeURL(t)}}
@@ -277,8 +277,8 @@ func TestJoinByURL(t *testing.T) {
 	start(t, j.cfg).awaitReady(t)
 }
 
-// A member that slept while all the others were replaced still finds its way:
-// whoever leads now is unknown to it.
+// A member that slept while all the others were replaced still finds its way,
+// although it does not know the new leader.
 func TestMemberDownDuringChangeFindsItsWayBack(t *testing.T) {
 	ms := startCluster(t, 3, nil)
 	sleeper := ms[2]
@@ -455,7 +455,7 @@ func TestCompareStatuses(t *testing.T) {
 	}
 }
 
-// The file of the second process's complaint must name the directory.
+// The error of a second process must name the directory.
 func TestSecondProcessIsToldWhichDirectory(t *testing.T) {
 	ms := startCluster(t, 1, nil)
 	second := ms[0].cfg

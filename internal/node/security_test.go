@@ -33,7 +33,8 @@ type trust struct {
 
 func newTrust(t *testing.T) *trust {
 	t.Helper()
-	// Every member has a host of its own, or there is nothing to bind to.
+	// Every member has a host of its own; otherwise there is nothing to
+	// bind a certificate to.
 	l, err := net.Listen("tcp", "127.0.0.2:0")
 	if err != nil {
 		t.Skipf("this machine has no second loopback address: %v", err)
@@ -58,7 +59,8 @@ func (tr *trust) write(name string, data []byte) {
 	}
 }
 
-// issue writes NAME.pem and NAME-key.pem, by the authority of tr or another.
+// issue writes NAME.pem and NAME-key.pem, signed by the authority of tr or
+// another.
 func (tr *trust) issue(ca *certs.Authority, name string, o certs.Order) *x509.Certificate {
 	tr.t.Helper()
 	if o.Name = name; o.NotAfter.IsZero() {
@@ -130,7 +132,7 @@ func (tr *trust) startSecure(n int) (members []*testNode) {
 	return members
 }
 
-// client shows the certificate, whatever it is, and takes any server's.
+// client presents the certificate, whatever it is, and accepts any server's.
 func (tr *trust) client(name string) *http.Client {
 	tr.t.Helper()
 	cfg := &tls.Config{InsecureSkipVerify: true}
@@ -261,8 +263,9 @@ func TestCertificatesAreBoundToMembers(t *testing.T) {
 	}
 }
 
-// TestRevokedMemberIsCutOff: its streams in both directions end, though they
-// began before, and come back when it gets another certificate.
+// TestRevokedMemberIsCutOff: the member's streams in both directions end,
+// although they began before the revocation, and come back once it gets
+// another certificate.
 func TestRevokedMemberIsCutOff(t *testing.T) {
 	tr := newTrust(t)
 	members := tr.startSecure(3)
@@ -304,8 +307,8 @@ func (tr *trust) bundleCertificate(name string) *x509.Certificate {
 	return pair.Leaf
 }
 
-// TestMembersJudgeServers: a member whose server shows a bad certificate, or
-// one of another name, is not talked to, by streams, messages or calls.
+// TestMembersJudgeServers: a server that presents a bad certificate, or one
+// with another name, gets no streams, messages or calls.
 func TestMembersJudgeServers(t *testing.T) {
 	tr := newTrust(t)
 	m := tr.startSecure(1)[0]
@@ -350,8 +353,8 @@ func TestMembersJudgeServers(t *testing.T) {
 	}
 }
 
-// impostor serves TLS with the certificate on the host of member 2. It says
-// which paths it was asked for, and how many handshakes there were.
+// impostor serves TLS with the certificate on the host of member 2. It reports
+// the paths it was asked for and the number of handshakes.
 func (tr *trust) impostor(name string) (asked chan string, shaken chan struct{}, url string) {
 	tr.t.Helper()
 	pair, err := tls.LoadX509KeyPair(tr.path(name+".pem"), tr.path(name+"-key.pem"))
@@ -454,8 +457,8 @@ func btoi(b bool) int {
 	return 0
 }
 
-// TestMembersAreAddedAsTheClusterTalks: the check holds wherever the change is
-// asked for, also for changed URLs.
+// TestMembersAreAddedAsTheClusterTalks: the check applies wherever the change
+// is requested, also to changed URLs.
 func TestMembersAreAddedAsTheClusterTalks(t *testing.T) {
 	tr := newTrust(t)
 	secure := tr.startSecure(2)

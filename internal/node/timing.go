@@ -6,16 +6,16 @@ import (
 	"github.com/kvd-io/kvd/internal/raftnode"
 )
 
-// stageEnd is a stage of the replication layer and the name of the time that
-// leads up to it.
+// stageEnd is a stage of the replication layer, and the name of the time that leads
+// up to it.
 type stageEnd struct {
 	name  string
 	stage raftnode.Stage
 }
 
-// The times of a write: waiting for the node loop, waiting for a batch,
-// replicating it to the disks of a quorum, and applying it here. Those of a
-// read: having a quorum confirm the leader, and waiting until what it had
+// The times of a write: waiting for the node loop, waiting for a batch, replicating
+// the batch to the disks of a quorum, and applying it here. The times of a read:
+// having a quorum confirm the leader, and waiting until what the leader had
 // committed is applied here. The last of each ends with the answer.
 var (
 	writeStages = []stageEnd{
@@ -25,8 +25,8 @@ var (
 	readStages = []stageEnd{{"readindex", raftnode.StageConfirmed}, {name: "wait"}}
 )
 
-// stopwatch tells note what the stages of a request took, by their names. It
-// does nothing where note is nil.
+// stopwatch reports to note how long each stage of a request took. It does nothing
+// if note is nil.
 type stopwatch struct {
 	note   func(stage string, took time.Duration)
 	stages []stageEnd
@@ -41,8 +41,8 @@ func beginStages(note func(stage string, took time.Duration), stages []stageEnd)
 	return stopwatch{note: note, stages: stages, timing: raftnode.NewTiming(), begin: time.Now()}
 }
 
-// end reports the stages. A request that failed ends with the one that it was
-// stuck in.
+// end reports the stages. The last one of a request that failed is the one in which
+// it was stuck.
 func (w *stopwatch) end() {
 	if w.note == nil {
 		return

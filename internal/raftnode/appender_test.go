@@ -10,7 +10,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// tape is a logDisk and a raftLog that writes down what is done to them.
+// tape is a logDisk and a raftLog that records what is done to it.
 type tape struct {
 	*logStore
 	done []string
@@ -77,7 +77,7 @@ func entriesOf(term uint64, from, to uint64) (ents []*raftpb.Entry) {
 	return ents
 }
 
-// job makes a MsgStorageAppend with one response, told apart by its index.
+// job makes a MsgStorageAppend with one response, which its index identifies.
 func job(term, commit uint64, ents []*raftpb.Entry, response uint64) *raftpb.Message {
 	m := &raftpb.Message{
 		Type: raftpb.MsgStorageAppend.Enum(), Entries: ents,

@@ -27,7 +27,7 @@ func committedEntry(index uint64, data []byte) *raftpb.Entry {
 }
 
 // TestApplierAnswers: results go to the proposals of this process's batches,
-// skipped batches come back, and everything else is told in order.
+// skipped batches come back, and everything else is reported in order.
 func TestApplierAnswers(t *testing.T) {
 	a, m := testApplier(t)
 	ran := &batch{id: batchID{1, 2, 1}, proposals: []*proposal{
@@ -73,7 +73,8 @@ func TestApplierAnswers(t *testing.T) {
 	}
 }
 
-// TestApplierStopsAtWhatItCannotRead answers nobody.
+// TestApplierStopsAtWhatItCannotRead: an entry that cannot be decoded stops
+// the applier, and nobody is answered.
 func TestApplierStopsAtWhatItCannotRead(t *testing.T) {
 	a, m := testApplier(t)
 	b := &batch{id: batchID{1, 2, 1}, proposals: []*proposal{newProposal(command8(7))}}
@@ -99,8 +100,8 @@ func TestApplierPanicsOnAGap(t *testing.T) {
 	_, _ = a.apply([]applyWork{{entries: []*raftpb.Entry{committedEntry(5, nil)}}})
 }
 
-// TestApplierRestore: the body has to be of the index and term that its
-// snapshot says, and the origins come with it.
+// TestApplierRestore: the body must be at the index and term that its snapshot
+// states, and brings the origins with it.
 func TestApplierRestore(t *testing.T) {
 	a, m := testApplier(t)
 	if err := m.Apply([]Entry{{Index: 1, Term: 1, Records: a.roster.records()}}); err != nil {

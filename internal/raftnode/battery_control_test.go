@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// A control plants a bug and demands that the simulation notices: otherwise
-// its green runs would prove nothing.
+// A control plants a bug and demands that the simulation notices it. Otherwise
+// green runs would prove nothing.
 
-// TestControlNone plants nothing, under the conditions of the others.
+// TestControlNone plants no bug, under the conditions of the other controls.
 func TestControlNone(t *testing.T) {
 	for _, faults := range [][]func(*sim){
 		{(*sim).faultCrashAll, (*sim).faultCrash, (*sim).faultCrashLeader},
@@ -24,7 +24,7 @@ func TestControlNone(t *testing.T) {
 	}
 }
 
-// controlSeeds bounds how many seeds a control may need.
+// controlSeeds bounds the number of seeds that a control may need.
 const controlSeeds = 400
 
 func control(t *testing.T, bug plantedBug, shape func(s *sim)) {
@@ -58,7 +58,8 @@ func afflicted(t *testing.T, seed uint64, bug plantedBug, shape func(*sim)) *sim
 	return s
 }
 
-// finish ends the faults and judges, without demanding that the cluster works.
+// finish ends the faults and judges, without demanding that the cluster
+// recovers.
 func (s *sim) finish() {
 	s.calm()
 	var probe *op
@@ -109,8 +110,8 @@ func TestControlLocalReads(t *testing.T) {
 	control(t, bugLocalReads, afflict((*sim).faultIsolate))
 }
 
-// TestControlReadContextReused: answers of an attempt that was given up count
-// for the next, which has requests that came later.
+// TestControlReadContextReused: the answer to an attempt that was given up
+// counts for the next attempt, whose requests arrived later.
 func TestControlReadContextReused(t *testing.T) {
 	control(t, bugReadContextReused, func(s *sim) {
 		s.net.delay = span{milli, 150 * milli}

@@ -33,8 +33,8 @@ func (s *sim) others(except ...uint64) []uint64 {
 	})
 }
 
-// agree writes one command at a member and waits until all of the given
-// members have run it.
+// agree writes one command at a member and waits until all the given members
+// have run it.
 func (s *sim) agree(at *simNode, size int, on ...uint64) *op {
 	s.t.Helper()
 	o := s.write(at, size)
@@ -56,7 +56,7 @@ func (s *sim) ranOn(id uint64, on ...uint64) bool {
 	return true
 }
 
-// noLeaderOf demands that for a while none of the members leads.
+// noLeaderOf demands that none of the members leads for a while.
 func (s *sim) noLeaderOf(d int64, ids ...uint64) {
 	s.t.Helper()
 	for _, id := range ids {
@@ -181,9 +181,9 @@ func TestLeadershipTransfer(t *testing.T) {
 	s.settle(patience)
 }
 
-// TestLeaderWithHungDiskDoesNotLeadTwiceInATerm: a candidate whose disk hangs
-// must not be elected by the others' votes: a crash would make it forget the
-// term, and win it again.
+// TestLeaderWithHungDiskDoesNotLeadTwiceInATerm: the others' votes must not
+// elect a candidate whose disk hangs. After a crash it would have forgotten
+// the term, and could win it again.
 func TestLeaderWithHungDiskDoesNotLeadTwiceInATerm(t *testing.T) {
 	for seed := uint64(1); seed <= 10; seed++ {
 		s := newSim(t, seed, simOptions{members: 3})

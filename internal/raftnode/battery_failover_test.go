@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// The stories of a leader whose process dies, or is believed to be dead. Where
+// Stories about a leader whose process dies, or is believed to be dead. If
 // raft's own election timeout must not be what helps, it is 30 s or more of
-// virtual time, and everything has to be over long before.
+// virtual time, and everything has to be over long before that.
 
 const (
 	failoverSeeds  = 20
@@ -58,7 +58,7 @@ func (s *sim) expectNoErrors(at ...uint64) {
 }
 
 // TestDeadLeaderIsFollowedAtOnce: nobody waits for an election timeout, and
-// clients of the others see no error.
+// clients of the other members see no error.
 func TestDeadLeaderIsFollowedAtOnce(t *testing.T) {
 	var slowest, sum int64
 	for seed := uint64(1); seed <= failoverSeeds; seed++ {
@@ -79,8 +79,8 @@ func TestDeadLeaderIsFollowedAtOnce(t *testing.T) {
 	t.Logf("a new leader for all after %d ms on average, %d ms at most", sum/failoverSeeds/milli, slowest/milli)
 }
 
-// TestLeaderRestartedUnnoticed: a leader that was started again before anybody
-// noticed its end asks for votes, and so tells that it leads no more.
+// TestLeaderRestartedUnnoticed: a leader that was restarted before anybody
+// noticed its end asks for votes, which shows that it no longer leads.
 func TestLeaderRestartedUnnoticed(t *testing.T) {
 	for seed := uint64(1); seed <= failoverSeeds; seed++ {
 		s, old := failover(t, seed, busy, simOptions{electionTicks: longElection, deaf: true})
@@ -93,7 +93,8 @@ func TestLeaderRestartedUnnoticed(t *testing.T) {
 	}
 }
 
-// TestEveryoneRestarted: after a power cut nobody waits for a timeout either.
+// TestEveryoneRestarted: after a power cut nobody waits for the election
+// timeout either.
 func TestEveryoneRestarted(t *testing.T) {
 	for seed := uint64(1); seed <= failoverSeeds; seed++ {
 		s, _ := failover(t, seed, busy, simOptions{electionTicks: longElection})
@@ -104,7 +105,7 @@ func TestEveryoneRestarted(t *testing.T) {
 }
 
 // TestSlowElectionsGetTheirTime: on slow disks and networks a campaign is not
-// given up for the next one before it could be won.
+// abandoned for the next one before it can be won.
 func TestSlowElectionsGetTheirTime(t *testing.T) {
 	terms := uint64(0)
 	for seed := uint64(1); seed <= failoverSeeds; seed++ {
@@ -123,8 +124,7 @@ func TestSlowElectionsGetTheirTime(t *testing.T) {
 	}
 }
 
-// suspectAt lets the members believe every now and then that their leader is
-// gone.
+// suspectAt makes the members believe now and then that their leader is gone.
 func (s *sim) suspectAt(d int64, members func() []uint64) {
 	end := s.now + d
 	for s.now < end && s.violation == nil {
@@ -135,8 +135,8 @@ func (s *sim) suspectAt(d int64, members func() []uint64) {
 	}
 }
 
-// TestFewCannotDeposeALeader: a living leader that less than a majority
-// suspects keeps its office and its term, and no client notices.
+// TestFewCannotDeposeALeader: a live leader that fewer than a majority suspect
+// keeps its office and its term, and no client notices.
 func TestFewCannotDeposeALeader(t *testing.T) {
 	for seed := uint64(1); seed <= failoverSeeds; seed++ {
 		s, l := fewSuspect(t, seed, noBug)
@@ -164,9 +164,9 @@ func fewSuspect(t *testing.T, seed uint64, bug plantedBug) (*sim, office) {
 	return s, o
 }
 
-// TestManySuspectALivingLeader: where a majority is wrong at the same time, it
-// may elect another. It does so safely, goes on serving, and once they trust
-// their leader again it stays.
+// TestManySuspectALivingLeader: a majority that is wrong at the same time may
+// elect another leader. It does so safely and keeps serving, and once its
+// members trust their leader again, the leader stays.
 func TestManySuspectALivingLeader(t *testing.T) {
 	elections := 0
 	for seed := uint64(1); seed <= failoverSeeds; seed++ {
@@ -186,8 +186,8 @@ func TestManySuspectALivingLeader(t *testing.T) {
 	t.Logf("%d elections", elections)
 }
 
-// TestGlitchElectsNobody: connections break all the time and every process
-// lives: the leader and its term stay.
+// TestGlitchElectsNobody: while connections break all the time and every
+// process lives, the leader and its term stay.
 func TestGlitchElectsNobody(t *testing.T) {
 	for seed := uint64(1); seed <= failoverSeeds; seed++ {
 		s, l, term := glitches(t, seed, noBug)
@@ -211,7 +211,8 @@ func glitches(t *testing.T, seed uint64, bug plantedBug) (s *sim, l *simNode, te
 	return s, l, term
 }
 
-// TestControlSuspectEveryBreak: a break alone is no proof.
+// TestControlSuspectEveryBreak: a broken connection alone does not prove that
+// the leader is gone.
 func TestControlSuspectEveryBreak(t *testing.T) {
 	for seed := uint64(1); seed <= failoverSeeds; seed++ {
 		if s, l, term := glitches(t, seed, bugSuspectEveryBreak); s.leader() != l || l.core.term != term {
@@ -234,8 +235,8 @@ func TestControlCampaignWithoutPreVote(t *testing.T) {
 	t.Fatal("not detected")
 }
 
-// TestHandOverIsNotOvertaken: on a slow machine too the chosen member wins its
-// election; the third one gives it time.
+// TestHandOverIsNotOvertaken: the chosen member wins its election on a slow
+// machine too, because the third member gives it time.
 func TestHandOverIsNotOvertaken(t *testing.T) {
 	for seed := uint64(1); seed <= 5*failoverSeeds; seed++ {
 		s, l := failover(t, seed, idle, simOptions{
@@ -251,7 +252,7 @@ func TestHandOverIsNotOvertaken(t *testing.T) {
 }
 
 // TestHandOverShowsNoError: a leader that is stopped hands over first.
-// What was under way at any member, its own included, is answered.
+// Requests in progress at any member, including its own, are answered.
 func TestHandOverShowsNoError(t *testing.T) {
 	for seed := uint64(1); seed <= failoverSeeds; seed++ {
 		s, l := failover(t, seed, busy, simOptions{electionTicks: longElection})

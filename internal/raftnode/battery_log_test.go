@@ -18,7 +18,7 @@ func TestBasicAgreement(t *testing.T) {
 	s.settle(patience)
 }
 
-// TestRPCBytes: each command crosses the wire once a peer.
+// TestRPCBytes: each command crosses the wire once per peer.
 func TestRPCBytes(t *testing.T) {
 	s := battery(t, 3)
 	l := s.elect()
@@ -194,7 +194,7 @@ func (s *sim) crashAndRestart(ids ...uint64) {
 	}
 }
 
-// TestPersist1: crashes of all, one by one, lose nothing.
+// TestPersist1: crashes of all members, one by one, lose nothing.
 func TestPersist1(t *testing.T) {
 	s := battery(t, 3)
 	s.agree(s.elect(), 8, s.order...)
@@ -216,7 +216,7 @@ func TestPersist1(t *testing.T) {
 	s.settle(patience)
 }
 
-// TestPersist2: five members go and come in turns.
+// TestPersist2: five members stop and start in turn.
 func TestPersist2(t *testing.T) {
 	s := battery(t, 5)
 	for range 5 {
@@ -241,8 +241,8 @@ func TestPersist2(t *testing.T) {
 	s.settle(patience)
 }
 
-// TestPersist3: the leader and a follower crash, the partitioned third comes
-// back with the restarted follower.
+// TestPersist3: the leader and a follower crash, and the partitioned third
+// member comes back with the restarted follower.
 func TestPersist3(t *testing.T) {
 	s := battery(t, 3)
 	l := s.elect()

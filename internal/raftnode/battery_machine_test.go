@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// The replicated state machine row of the batteries: submits in place of
+// The battery of the replicated state machine: it submits commands instead of
 // entries.
 
 func TestSubmitBasic(t *testing.T) {
@@ -45,8 +45,8 @@ func TestSubmitLeaderFailure(t *testing.T) {
 	s.settle(patience)
 }
 
-// TestSubmitLeaderPartition: submits to a leader in a minority never succeed
-// while it is there, and are answered after healing.
+// TestSubmitLeaderPartition: commands submitted to a leader in a minority do
+// not succeed while it is there, and are answered after the partition heals.
 func TestSubmitLeaderPartition(t *testing.T) {
 	s := battery(t, 5)
 	l := s.elect()
@@ -92,7 +92,7 @@ func TestSubmitRestartReplay(t *testing.T) {
 	}
 }
 
-// TestSubmitShutdown: pending submits return when a member ends.
+// TestSubmitShutdown: pending commands return when a member stops.
 func TestSubmitShutdown(t *testing.T) {
 	s := battery(t, 3)
 	l := s.elect()
@@ -128,8 +128,8 @@ func TestSnapshotBoundsTheLog(t *testing.T) {
 	s.settle(patience)
 }
 
-// TestMemberReplacement: a member is added as a learner, caught up by a
-// snapshot, promoted, and the member with the lost disk removed.
+// TestMemberReplacement: a member is added as a learner, catches up from a
+// snapshot and is promoted, and the member with the lost disk is removed.
 func TestMemberReplacement(t *testing.T) {
 	s := snapshots(t, 3, false)
 	l := s.elect()
@@ -155,7 +155,8 @@ func TestMemberReplacement(t *testing.T) {
 	s.settle(patience)
 }
 
-// TestRemoveLeader: it hands over first, and its removal is the new leader's.
+// TestRemoveLeader: a leader that is to be removed hands over first, and the
+// new leader removes it.
 func TestRemoveLeader(t *testing.T) {
 	for _, members := range []int{2, 3, 5} {
 		s := battery(t, members)
@@ -177,7 +178,7 @@ func TestRemoveLeader(t *testing.T) {
 	}
 }
 
-// TestShrinkToOne removes the follower of two, and crashes the leader right
+// TestShrinkToOne removes the follower of two and crashes the leader right
 // after: the removed member stays long enough to vote.
 func TestShrinkToOne(t *testing.T) {
 	for seed := uint64(1); seed <= 20; seed++ {
@@ -191,7 +192,8 @@ func TestShrinkToOne(t *testing.T) {
 	}
 }
 
-// TestRemovalOfTheDead passes, and one that would cost the quorum does not.
+// TestRemovalOfTheDead: removing a dead member passes, and a removal that
+// would cost the quorum does not.
 func TestRemovalOfTheDead(t *testing.T) {
 	s := battery(t, 3)
 	l := s.elect()

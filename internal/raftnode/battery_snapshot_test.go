@@ -2,8 +2,8 @@ package raftnode
 
 import "testing"
 
-// snapshots makes a cluster whose logs are compacted to a few entries, so
-// that whoever sleeps needs a snapshot.
+// snapshots makes a cluster whose logs are compacted to a few entries, so that
+// a member that slept needs a snapshot.
 func snapshots(t *testing.T, members int, memory bool) *sim {
 	t.Helper()
 	return newSim(t, 11, simOptions{members: members, catchUp: 5, checkpoints: second / 2, maxBatch: 8, memory: memory})
@@ -60,8 +60,8 @@ func install(t *testing.T, unreliable, crash bool) {
 	}
 }
 
-// sleepThrough cuts a member off, writes more than logs keep, and brings it
-// back.
+// sleepThrough cuts a member off, writes more than the logs keep, and
+// reconnects it.
 func (s *sim) sleepThrough(crash bool) {
 	s.t.Helper()
 	victim := s.anyNode()
@@ -109,7 +109,7 @@ func TestSnapshotInstallPowerCut(t *testing.T) {
 	}
 }
 
-// TestAllCrash: all crash and restart, with snapshots, many times.
+// TestAllCrash: all members crash and restart many times, with snapshots.
 func TestAllCrash(t *testing.T) {
 	for _, memory := range []bool{false, true} {
 		s := snapshots(t, 3, memory)
@@ -122,7 +122,7 @@ func TestAllCrash(t *testing.T) {
 	}
 }
 
-// TestSnapshotInit: a cluster that starts from snapshots alone goes on.
+// TestSnapshotInit: a cluster that starts from snapshots alone keeps working.
 func TestSnapshotInit(t *testing.T) {
 	s := snapshots(t, 3, true)
 	s.writeMany(s.elect(), 30, s.order...)

@@ -80,8 +80,8 @@ func churn(t *testing.T, unreliable bool) {
 func TestReliableChurn(t *testing.T)   { churn(t, false) }
 func TestUnreliableChurn(t *testing.T) { churn(t, true) }
 
-// TestOneWayPartition: a leader that can send but not hear steps down, and
-// one that can hear but not send is replaced.
+// TestOneWayPartition: a leader that can send but not receive steps down, and
+// one that can receive but not send is replaced.
 func TestOneWayPartition(t *testing.T) {
 	for _, deaf := range []bool{true, false} {
 		s := battery(t, 3)

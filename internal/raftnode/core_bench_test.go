@@ -7,10 +7,10 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// roomy are limits that do not split the batches of a benchmark.
+// roomy sets limits that do not split the batches of a benchmark.
 func roomy(c *coreConfig) { c.maxBatchBytes, c.maxQueueBytes = 1<<20, 64<<20 }
 
-// BenchmarkPack makes one entry of what waits, of 256 bytes each.
+// BenchmarkPack makes one entry of the commands that wait, of 256 bytes each.
 func BenchmarkPack(b *testing.B) {
 	for _, n := range []int{1, 16, 256} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {

@@ -20,7 +20,8 @@ func (g *rig) campaignDue() {
 	g.work()
 }
 
-// Only the member that is followed can be suspected, and never by itself.
+// Only the member that is followed can be suspected, and a leader never
+// suspects itself.
 func TestSuspectForgetsTheLeader(t *testing.T) {
 	g := following(t)
 	if g.suspect(3); g.core.lead != 2 {
@@ -67,7 +68,7 @@ func TestCampaignsGetRarer(t *testing.T) {
 	}
 }
 
-// Who has given its vote, or said that it would, lets the other win.
+// A voter that has given its vote, or promised it, lets the candidate win.
 func TestVoterYields(t *testing.T) {
 	for _, typ := range []raftpb.MessageType{raftpb.MsgPreVote, raftpb.MsgVote} {
 		g := following(t)
@@ -86,8 +87,8 @@ func TestVoterYields(t *testing.T) {
 	}
 }
 
-// A leader that asks for votes of a later term leads no more; a vote asked for
-// in the term it leads may be an old message.
+// A leader that asks for votes of a later term no longer leads. A request for
+// votes of the term that it leads may be an old message.
 func TestLeaderThatCampaignsIsForgotten(t *testing.T) {
 	ask := func(term uint64) *rig {
 		g := following(t)
@@ -119,8 +120,8 @@ func TestLearnerDoesNotSeek(t *testing.T) {
 	}
 }
 
-// Whoever hands over to the best successor, whichever that is, has done so when
-// another leads; who named one is told.
+// A transfer to the best successor has succeeded once any other member leads.
+// One to a chosen member fails if another leads.
 func TestHandOverToAnybody(t *testing.T) {
 	for to, handedOver := range map[uint64]bool{0: true, 2: false} {
 		g := newRig(t, 3, nil)

@@ -25,7 +25,7 @@ type rig struct {
 	hold    bool
 }
 
-// newRig makes member 1 of a cluster of so many voters.
+// newRig makes member 1 of a cluster with the given number of voters.
 func newRig(t testing.TB, members int, limits func(*coreConfig)) *rig {
 	t.Helper()
 	r := newRoster(simCluster, nil)
@@ -61,7 +61,7 @@ func newRig(t testing.TB, members int, limits func(*coreConfig)) *rig {
 	return g
 }
 
-// work carries effects out until there are none; messages are collected.
+// work carries out effects until there are none, and collects messages.
 func (g *rig) work() {
 	g.t.Helper()
 	for {
@@ -115,7 +115,7 @@ func (g *rig) apply() {
 	g.core.applied(out)
 }
 
-// lone is a rig that leads alone and has presented itself.
+// lone is a rig that leads alone and has introduced itself.
 func lone(t testing.TB, limits func(*coreConfig)) *rig {
 	g := newRig(t, 1, limits)
 	g.work()
@@ -132,7 +132,7 @@ func following(t *testing.T) *rig {
 	return g
 }
 
-// step hands the core a message of term 5 to itself.
+// step hands the core a message of term 5.
 func (g *rig) step(m *raftpb.Message) {
 	m.To = new(uint64(1))
 	if m.Term == nil {
@@ -186,8 +186,8 @@ func (g *rig) proposedBatches() (out []batchID) {
 	return out
 }
 
-// TestOneBatchInFlight is invariant C1, on a follower: what arrives while a
-// batch is uncommitted waits and goes as the next.
+// TestOneBatchInFlight is invariant C1, on a follower: commands that arrive
+// while a batch is uncommitted wait and form the next one.
 func TestOneBatchInFlight(t *testing.T) {
 	g := following(t)
 	g.admitSelf()
@@ -237,7 +237,7 @@ func (g *rig) commitFlight() {
 }
 
 // TestLostForwardIsProposedAgain: a forwarded proposal that vanishes is made
-// again with the same origin, ever more rarely, and two copies run once.
+// again with the same batchID, at growing intervals, and two copies run once.
 func TestLostForwardIsProposedAgain(t *testing.T) {
 	g := following(t)
 	g.admitSelf()
@@ -261,8 +261,8 @@ func TestLostForwardIsProposedAgain(t *testing.T) {
 	}
 }
 
-// TestWithdraw: before it is packed a proposal can be taken back and never
-// runs; after that its outcome is open.
+// TestWithdraw: a proposal can be withdrawn before it is packed, and then
+// never runs. After that its outcome is open.
 func TestWithdraw(t *testing.T) {
 	g := lone(t, nil)
 	early, late := g.propose(1, 8), g.propose(2, 8)
@@ -281,7 +281,7 @@ func TestWithdraw(t *testing.T) {
 	}
 }
 
-// TestWithdrawnProposalsLeaveTheQueue also where there is no leader.
+// TestWithdrawnProposalsLeaveTheQueue: also while there is no leader.
 func TestWithdrawnProposalsLeaveTheQueue(t *testing.T) {
 	g := newRig(t, 3, nil)
 	p := g.propose(1, 100)
@@ -308,8 +308,8 @@ func TestBatchLimits(t *testing.T) {
 	}
 }
 
-// TestGroupStaysTogether: the commands of a group are in one entry, also
-// where they are more than is packed into one otherwise.
+// TestGroupStaysTogether: the commands of a group are in one entry, even if
+// they exceed the limit of a batch.
 func TestGroupStaysTogether(t *testing.T) {
 	g := lone(t, nil) // 64 bytes a batch
 	before := g.applier.index
@@ -369,8 +369,8 @@ func TestQueueLimitInNumber(t *testing.T) {
 	}
 }
 
-// TestReadBatching: one ReadIndex for all that came before it; those that
-// come later wait for the next, with a context of its own.
+// TestReadBatching: one ReadIndex serves all requests that came before it.
+// Later ones wait for the next, which has a context of its own.
 func TestReadBatching(t *testing.T) {
 	g := following(t)
 	early := []*readRequest{newReadRequest(), newReadRequest()}
@@ -466,8 +466,8 @@ func TestRestartedSingleLeaderDoesNotReadStale(t *testing.T) {
 	}
 }
 
-// TestSkippedBatchIsRequeued: where a late start of an earlier process took
-// the incarnation, the batch did not run; its commands go again, in front.
+// TestSkippedBatchIsRequeued: if a late start of an earlier process took the
+// incarnation, the batch did not run. Its commands go first again.
 func TestSkippedBatchIsRequeued(t *testing.T) {
 	g := following(t)
 	g.admitSelf()
@@ -494,7 +494,7 @@ func TestSkippedBatchIsRequeued(t *testing.T) {
 }
 
 // TestSettleFlightAfterSnapshot: what an installed snapshot says about the
-// batch that was under way.
+// batch in flight.
 func TestSettleFlightAfterSnapshot(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -520,8 +520,8 @@ func TestSettleFlightAfterSnapshot(t *testing.T) {
 	}
 }
 
-// TestFailAnswersEverybodyOnce: what was never proposed gets the reason, what
-// may be in the log is unknown.
+// TestFailAnswersEverybodyOnce: requests that were never proposed get the
+// reason; the outcome of those that may be in the log is unknown.
 func TestFailAnswersEverybodyOnce(t *testing.T) {
 	g := following(t)
 	g.admitSelf()
@@ -546,8 +546,8 @@ func TestFailAnswersEverybodyOnce(t *testing.T) {
 	}
 }
 
-// TestForgedStorageAcknowledgement is design trap 5.1: a message that claims
-// to be from a local thread does not reach raft.
+// TestForgedStorageAcknowledgement: a message that claims to come from a local
+// storage thread does not reach raft.
 func TestForgedStorageAcknowledgement(t *testing.T) {
 	g := following(t)
 	for _, from := range []uint64{raft.LocalAppendThread, raft.LocalApplyThread} {
@@ -603,7 +603,7 @@ func TestVotesWaitForTheTerm(t *testing.T) {
 	}
 }
 
-// TestRemovedMembersAreNotHeard: a zombie's messages do nothing.
+// TestRemovedMembersAreNotHeard: messages of a removed member do nothing.
 func TestRemovedMembersAreNotHeard(t *testing.T) {
 	g := following(t)
 	m := *g.core.membership
@@ -615,8 +615,8 @@ func TestRemovedMembersAreNotHeard(t *testing.T) {
 	}
 }
 
-// TestUnreachableInsideSend is design trap 5.3: a transport that reports
-// from within Send reaches the core between effects, also for strangers.
+// TestUnreachableInsideSend: a report that the transport makes from within
+// Send reaches the core between effects, also for unknown members.
 func TestUnreachableInsideSend(t *testing.T) {
 	g := lone(t, nil)
 	g.propose(1, 8)
@@ -633,8 +633,8 @@ func TestUnreachableInsideSend(t *testing.T) {
 	}
 }
 
-// TestUnsafeChangesAreRefusedBeforeTheyAreProposed is design trap 5.5 on the
-// leader's side; TestChangeRules is the same at apply.
+// TestUnsafeChangesAreRefusedBeforeTheyAreProposed is about the leader;
+// TestChangeRules is the same at apply.
 func TestUnsafeChangesAreRefusedBeforeTheyAreProposed(t *testing.T) {
 	g := lone(t, nil)
 	url := []string{"http://n:1"}
@@ -665,7 +665,7 @@ func TestUnsafeChangesAreRefusedBeforeTheyAreProposed(t *testing.T) {
 	}
 }
 
-// TestIDsAreGivenOutOnce also while additions are under way.
+// TestIDsAreGivenOutOnce: also while additions are in progress.
 func TestIDsAreGivenOutOnce(t *testing.T) {
 	g := lone(t, nil)
 	var rs []*changeRequest
@@ -691,8 +691,8 @@ func TestIDsAreGivenOutOnce(t *testing.T) {
 	}
 }
 
-// TestOtherDirectoryIsRefused is design trap 5.6: the process whose start is
-// refused ends, and an admission of another nonce gets the reason.
+// TestOtherDirectoryIsRefused: the process whose start is refused stops, and
+// an admission with another nonce gets the reason.
 func TestOtherDirectoryIsRefused(t *testing.T) {
 	g := lone(t, nil)
 	r := &startRequest{start: start{Member: 1, Nonce: "emptied"}, done: make(chan error, 1)}

@@ -113,8 +113,8 @@ type bench3 struct {
 	last    uint64 // as lastIndexAfter follows it
 	stepped int    // messages that passed
 	led     int    // turns as leader
-	// lazy leaves the work that follows from messages for later, as a node
-	// loop does that takes several at once.
+	// lazy postpones the work that follows from messages, as a node loop
+	// does that takes several at once.
 	lazy bool
 }
 
@@ -267,7 +267,7 @@ func (c *choices) bytes() []byte {
 	return out
 }
 
-// message makes one that is often close to a good one for this node.
+// message makes a message that is often close to a valid one for this node.
 func (c *choices) message(b *bench3) *raftpb.Message {
 	st := b.rn.BasicStatus()
 	m := &raftpb.Message{
@@ -340,8 +340,9 @@ func (c *choices) snapshot(b *bench3) *raftpb.Snapshot {
 	return &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(c.near(b.last + 1)), Term: new(c.near(term)), ConfState: cs}}
 }
 
-// runChoices feeds a RawNode with what the bytes say: ticks, messages made by
-// choice, messages decoded from raw bytes, and whether work waits between.
+// runChoices feeds a RawNode as the bytes decide: with ticks, messages made by
+// choice, and messages decoded from raw bytes; and whether work waits in
+// between.
 func runChoices(data []byte) (b *bench3, err error) {
 	if b, err = newBench3(); err != nil {
 		return nil, err
@@ -440,8 +441,8 @@ func (b *bench3) lead() error {
 
 func inTerm(v uint64) func(*raftpb.Message) { return func(m *raftpb.Message) { m.Term = new(v) } }
 
-// TestUncheckedMessagesPanicRaft keeps the checks honest: each one is here
-// because raft does not survive without it.
+// TestUncheckedMessagesPanicRaft keeps the checks honest: raft does not
+// survive without each one of them.
 func TestUncheckedMessagesPanicRaft(t *testing.T) {
 	garbled := &raftpb.Entry{Type: raftpb.EntryConfChangeV2.Enum(), Data: []byte("\xff\xff")}
 	forgedAck := func(from uint64) *raftpb.Message {

@@ -64,8 +64,8 @@ func TestLogStoreEntriesBySize(t *testing.T) {
 	}
 }
 
-// What raft got of the log does not change under it, nor the log when raft
-// appends to what it got.
+// The slices that raft got do not change under it, nor does the log when raft
+// appends to them.
 func TestLogStoreSlicesAreSafe(t *testing.T) {
 	l := logStoreOf(1, 10, 1)
 	held, err := l.Entries(3, 8, 1<<30)
@@ -261,13 +261,13 @@ func sameStorage(t *testing.T, seed uint64, rng *rand.Rand, model, l raft.Storag
 	}
 }
 
-// heldSlice is something that raft was given, and what was in it.
+// heldSlice is a slice that raft was given, and what was in it.
 type heldSlice struct {
 	given, copied []*raftpb.Entry
 }
 
-// Whatever happens to the log later, what raft was given stays as it was, and
-// the memory counted is that of what is held.
+// Whatever happens to the log later, slices that raft was given stay as they
+// were, and the memory counted is that of the entries held.
 func TestLogStoreSlicesStayUnderRandomHistories(t *testing.T) {
 	for seed := range uint64(10) {
 		rng := rand.New(rand.NewPCG(seed, 4))
@@ -332,8 +332,8 @@ func TestLogStoreAppendIsAmortised(t *testing.T) {
 	}
 }
 
-// The bound of a snapshot under way may lie before the log, or be the log's
-// end; entries that are not applied stay, whatever the bounds say.
+// The bound of a snapshot that is being sent may lie before the log, or be its
+// end. Entries that are not applied stay whatever the bounds say.
 func TestLogStoreCompactKeepingAfterCompaction(t *testing.T) {
 	l := logStoreOf(11, 20, 3)
 	l.compact(20, 0, 0, 5)
@@ -360,8 +360,8 @@ func TestLogStoreCompactKeepingAfterCompaction(t *testing.T) {
 	checkLogStoreSizes(t, l)
 }
 
-// BenchmarkLogStoreAppend appends an entry to logs of several lengths that are
-// kept at that length.
+// BenchmarkLogStoreAppend appends entries to logs of several lengths, which
+// stay at that length.
 func BenchmarkLogStoreAppend(b *testing.B) {
 	for _, n := range []uint64{100, 10_000, 50_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {

@@ -11,8 +11,8 @@ import (
 	"github.com/kvd-io/kvd/internal/peers"
 )
 
-// neverElects makes raft's own election timeout longer than any test may
-// take: two minutes. What elects a leader is something else.
+// neverElects makes raft's own election timeout longer than any test may take:
+// two minutes. Something else must elect the leader.
 func neverElects(c *Config) { c.ElectionTicks = 6000 }
 
 // holder is a listener that can reset the connections it gave out.
@@ -42,9 +42,9 @@ func (h *holder) reset() {
 	h.conns = nil
 }
 
-// A leader whose port refuses connections after its connection broke is replaced
-// without waiting for the election timeout, and writes go on at the others,
-// those under way included.
+// A leader whose port refuses connections after its connection broke is
+// replaced without waiting for the election timeout. Writes at the other
+// members continue, including those in progress.
 func TestDeadProcessIsReplacedAtOnce(t *testing.T) {
 	nodes := startNodes(t, 3, neverElects)
 	old := leaderOf(t, nodes)
@@ -128,7 +128,7 @@ func TestResetConnectionsElectNobody(t *testing.T) {
 }
 
 // The pauses between dials grow, also when the same leader is followed again
-// in between, and begin anew after a connection that held.
+// in between, and start over after a connection that held.
 func TestMonitorPausesGrow(t *testing.T) {
 	var w monitorState
 	last := time.Duration(-1)

@@ -25,7 +25,7 @@ func openConfig(t *testing.T, dir string, m *machine) Config {
 	return Config{ID: 1, ClusterID: 7, Dir: dir, Nonce: "n", StateMachine: m, VerifyBody: verifyMachineBody, Initial: []Member{simMember(1), simMember(2), simMember(3)}}
 }
 
-// openNode opens a node that never runs; what it leaves is what a kill leaves.
+// openNode opens a replica that never runs. It leaves what a kill would leave.
 func openNode(t *testing.T, cfg Config) (*Replica, error) {
 	t.Helper()
 	if cfg.Dir == "" {
@@ -50,7 +50,7 @@ func mustOpenNode(t *testing.T, cfg Config) *Replica {
 	return n
 }
 
-// refusedOpen opens a node that must refuse.
+// refusedOpen demands that opening is refused.
 func refusedOpen(t *testing.T, cfg Config, reason string) {
 	t.Helper()
 	before := mustExamine(t, cfg.Dir)
@@ -75,7 +75,7 @@ func mustExamine(t *testing.T, dir string) datadir.Report {
 	return report
 }
 
-// beganWell checks that a node has the initial membership, once.
+// beganWell checks that a replica has the initial membership, once.
 func beganWell(t *testing.T, n *Replica, m *machine) {
 	t.Helper()
 	hs, cs, err := n.log.InitialState()
@@ -128,8 +128,8 @@ func bootstrapCrashes(t *testing.T) map[string]string {
 	return crashes
 }
 
-// A bootstrap is begun again, or is done: every start after a crash has the
-// same initial membership, and so has the one after that.
+// A bootstrap is repeated or complete: every start after a crash has the same
+// initial membership, and so has the one after that.
 func TestOpenBootstrapCrashAtEachStep(t *testing.T) {
 	segmentsOf(t, 64<<10)
 	for step, dir := range bootstrapCrashes(t) {
@@ -151,7 +151,7 @@ func TestOpenBootstrapCrashAtEachStep(t *testing.T) {
 	}
 }
 
-// After the state has taken the initial membership it goes on from there.
+// Once the state has the initial membership it continues from there.
 func TestOpenAfterTheStateBegan(t *testing.T) {
 	segmentsOf(t, 64<<10)
 	dir, m := t.TempDir(), newMachine(false)
@@ -164,9 +164,9 @@ func TestOpenAfterTheStateBegan(t *testing.T) {
 	beganWell(t, n, m)
 }
 
-// A member that came late was told to join, and has heard of a later term, or
-// even voted. Its flags still name the initial members; to begin at the first
-// term with them would be to vote a second time.
+// A member that came late was told to join, and knows a later term or has even
+// voted. Its flags still name the initial members. Beginning at the first term
+// with them would mean voting a second time.
 func TestOpenBootstrapKeepsTermAndVote(t *testing.T) {
 	segmentsOf(t, 64<<10)
 	dir := t.TempDir()
@@ -192,8 +192,8 @@ func TestOpenBootstrapKeepsTermAndVote(t *testing.T) {
 	}
 }
 
-// grownLog is the directory of a member after 20 entries, with a checkpoint at
-// 10, and the state at each of the two places.
+// grownLog returns the directory of a member after 20 entries, with a
+// checkpoint at 10, and the state at both places.
 func grownLog(t *testing.T) (dir string, atCheckpoint, atEnd *machineState) {
 	t.Helper()
 	segmentsOf(t, 64<<10)
@@ -275,7 +275,8 @@ func TestOpenStateBehindTheLogWithABody(t *testing.T) {
 		t.Errorf("restored at entry %d, members %v", n.applier.index, n.Membership().Members)
 	}
 
-	// A body of another place in the log is not the snapshot's.
+	// A body from another place in the log does not belong to the
+	// snapshot.
 	other := atCheckpoint.clone()
 	other.Index++
 	if _, err := datadir.WriteBody(filepath.Join(dir, "snap", "000000000000000a.snap.db"), &machineView{other}); err != nil {

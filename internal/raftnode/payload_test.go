@@ -83,8 +83,8 @@ func TestPayloadRoundTrip(t *testing.T) {
 	}
 }
 
-// TestPayloadDamage flips every bit and cuts at every length: nothing damaged
-// is ever taken for whole.
+// TestPayloadDamage flips every bit and cuts at every length: no damaged
+// payload is accepted.
 func TestPayloadDamage(t *testing.T) {
 	whole := encodeBatch(goldenID, [][]byte{[]byte("one"), []byte("two")})
 	for i := range whole {
@@ -111,7 +111,7 @@ func TestPayloadUnknownVersionIsRefused(t *testing.T) {
 	}
 }
 
-// TestPayloadNonsense has right checksums and wrong contents.
+// TestPayloadNonsense has valid checksums and invalid contents.
 func TestPayloadNonsense(t *testing.T) {
 	for _, body := range [][]byte{
 		{},
@@ -149,7 +149,8 @@ func FuzzPayload(f *testing.F) {
 	f.Add(sealPayload([]byte{payloadVersion, byte(kindBatch), 1, 1, 1, 255, 255, 255, 255, 15}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		checkPayload(t, data)
-		// Most inputs fail the checksum, so the contents get one, too.
+		// Most inputs fail the checksum, so the contents get a valid
+		// one, too.
 		checkPayload(t, sealPayload(append([]byte{payloadVersion}, data...)))
 	})
 }

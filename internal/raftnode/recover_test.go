@@ -41,8 +41,8 @@ func opener(t *testing.T, files **machineState) func(string) (OfflineMachine, er
 	}
 }
 
-// leftAlone is the directory of member 1 of three, whose store got as far as
-// entry 2. Its log knows entry 3 to be committed, and has entry 4.
+// leftAlone returns the directory of member 1 of three. Its store got as far
+// as entry 2; its log knows that entry 3 is committed, and has entry 4.
 func leftAlone(t *testing.T) (dir string, store *machineState) {
 	t.Helper()
 	segmentsOf(t, 64<<10)
@@ -88,7 +88,7 @@ func mustOpenDirectory(t *testing.T, path string) *datadir.Dir {
 	return d
 }
 
-// prepared makes the first phase of a recovery.
+// prepared carries out the first phase of a recovery.
 func prepared(t *testing.T, dir string, open func(string) (OfflineMachine, error)) *Recovery {
 	t.Helper()
 	d, _, err := datadir.OpenForRecovery(dir)
@@ -103,8 +103,9 @@ func prepared(t *testing.T, dir string, open func(string) (OfflineMachine, error
 	return r
 }
 
-// TestRecoverKeepsTheWholeLog: what the member had is there, also what it did
-// not know to be committed, and it is alone in a new cluster.
+// TestRecoverKeepsTheWholeLog: everything that the member had is there,
+// including what it did not know to be committed, and it is alone in a new
+// cluster.
 func TestRecoverKeepsTheWholeLog(t *testing.T) {
 	for _, memory := range []bool{false, true} {
 		dir, store := leftAlone(t)
@@ -165,8 +166,8 @@ func TestRecoverTwice(t *testing.T) {
 	}
 }
 
-// TestRecoverBeforeItIsComplete: until then the directory is the old one, and
-// another recovery may begin.
+// TestRecoverBeforeItIsComplete: until a recovery is complete the directory is
+// the old one, and another recovery may begin.
 func TestRecoverBeforeItIsComplete(t *testing.T) {
 	dir, store := leftAlone(t)
 	old := store.clone()

@@ -17,7 +17,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// lockedMachine is the simulator's machine for goroutines.
+// lockedMachine is the simulator's machine behind a lock, for goroutines.
 type lockedMachine struct {
 	mu sync.Mutex
 	m  *machine
@@ -79,7 +79,7 @@ func (d *faultyDisk) Save(hs *raftpb.HardState, ents []*raftpb.Entry) error {
 	return d.logDisk.Save(hs, ents)
 }
 
-// liveNode is a real node on loopback with a disk that can be made to fail.
+// liveNode is a real replica on loopback with a disk that can be made to fail.
 type liveNode struct {
 	*Replica
 	disk *faultyDisk
@@ -88,14 +88,14 @@ type liveNode struct {
 	srv  *http.Server
 }
 
-// kill ends the node as the end of its process does: the port refuses, and
-// its connections break, before anything else.
+// kill stops the replica as the end of its process would: before anything
+// else, the port refuses connections and the open ones break.
 func (n *liveNode) kill() {
 	_ = n.srv.Close()
 	n.stop()
 }
 
-// startNodes runs a cluster of n real nodes until the test ends.
+// startNodes runs a cluster of n real replicas until the test ends.
 func startNodes(t *testing.T, n int, adjust func(*Config)) []*liveNode {
 	return startNodesOn(t, n, adjust, func(l net.Listener) net.Listener { return l }, func(h http.Handler) http.Handler { return h })
 }
@@ -192,8 +192,8 @@ func waitFor(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// An error of the log's disk ends the node; the write it was for is not
-// answered with success, and nothing is tried again.
+// An error of the log's disk stops the replica. The write that it hit is not
+// answered with success, and nothing is retried.
 func TestFailedFsyncStopsTheNodeAndAnswersNobody(t *testing.T) {
 	n := startNodes(t, 1, nil)[0]
 	ctx := testContext(t)
@@ -214,8 +214,8 @@ func TestFailedFsyncStopsTheNodeAndAnswersNobody(t *testing.T) {
 	}
 }
 
-// Heartbeats do not need the disk, so a leader with a hanging one has to give
-// its office up by itself.
+// Heartbeats do not need the disk, so a leader whose disk hangs has to give up
+// its office on its own.
 func TestLeaderWithHangingDiskHandsOver(t *testing.T) {
 	nodes := startNodes(t, 3, nil)
 	old := leaderOf(t, nodes)
@@ -250,7 +250,7 @@ func without(nodes []*liveNode, one *liveNode) []*liveNode {
 	return out
 }
 
-// A disk that never comes back ends the node.
+// A disk that never comes back stops the replica.
 func TestHangingDiskEndsTheNode(t *testing.T) {
 	n := startNodes(t, 1, func(c *Config) { c.StallExit = 100 * time.Millisecond })[0]
 	<-n.Ready()
@@ -264,8 +264,8 @@ func TestHangingDiskEndsTheNode(t *testing.T) {
 	}
 }
 
-// The answers of requests under way when a node stops say truly what became
-// of them, and none is left without.
+// The answers to requests in progress when a replica stops say truthfully what
+// became of them, and none goes unanswered.
 func TestStopAnswersEveryRequest(t *testing.T) {
 	n := startNodes(t, 1, nil)[0]
 	<-n.Ready()
@@ -294,8 +294,8 @@ func TestStopAnswersEveryRequest(t *testing.T) {
 	}
 }
 
-// A restart finds every acknowledged command, in order, and begins a new
-// incarnation.
+// A restarted replica has every acknowledged command, in order, and begins a
+// new incarnation.
 func TestRestartReplaysTheLog(t *testing.T) {
 	dir := t.TempDir()
 	var records map[string][]byte
@@ -328,8 +328,8 @@ func TestRestartReplaysTheLog(t *testing.T) {
 	}
 }
 
-// A node loop that hangs is noticed from outside, and one that goes on again
-// as well.
+// A node loop that hangs is noticed from outside, and so is one that
+// continues.
 func TestHungNodeLoopIsNoticed(t *testing.T) {
 	n := startNodes(t, 1, nil)[0]
 	<-n.Ready()

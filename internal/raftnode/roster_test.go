@@ -10,7 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// script feeds entries to a roster.
+// script feeds a roster with entries.
 type script struct {
 	t     *testing.T
 	r     *roster
@@ -133,8 +133,9 @@ func TestRestartWithTheSameBootIsOneIncarnation(t *testing.T) {
 	}
 }
 
-// TestLateStartOfThePreviousProcess: it takes the incarnation; the batches of
-// the current process are skipped, not run twice, until it starts again.
+// TestLateStartOfThePreviousProcess: the late start takes the incarnation. The
+// batches of the current process are skipped, not run twice, until it
+// introduces itself again.
 func TestLateStartOfThePreviousProcess(t *testing.T) {
 	s := newScript(t, 3)
 	s.start(1, "dir", "boot2")
@@ -155,8 +156,8 @@ func TestLateStartOfThePreviousProcess(t *testing.T) {
 	}
 }
 
-// TestStartRules: who may present itself. Another directory (an emptied disk)
-// can never act as the member (design trap 5.6).
+// TestStartRules: who may introduce itself. Another directory, such as an
+// emptied disk, can never act as the member.
 func TestStartRules(t *testing.T) {
 	s := newScript(t, 3)
 	s.start(1, "dir", "boot1")
@@ -187,8 +188,8 @@ func TestStartRules(t *testing.T) {
 	}
 }
 
-// TestChangeRules is the table of legal changes; refused ones change nothing
-// and reach raft not at all.
+// TestChangeRules is the table of legal changes. Refused ones change nothing
+// and never reach raft.
 func TestChangeRules(t *testing.T) {
 	url := []string{"http://new:1"}
 	for _, c := range []struct {

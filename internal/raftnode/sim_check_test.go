@@ -39,8 +39,8 @@ type knowledge struct {
 	elections, restarts               int
 }
 
-// tenure is a leader, also told apart by its restarts: one that forgot its
-// term would write other entries in it.
+// tenure identifies a leader, including its restarts: one that forgot its term
+// would write other entries in it.
 type tenure struct {
 	member uint64
 	life   int
@@ -91,7 +91,7 @@ func (s *sim) observeAppend(n *simNode, ents []*raftpb.Entry) {
 	}
 }
 
-// pendingTerm is the term of an entry that the save under way brings.
+// pendingTerm is the term of an entry in the save that is running.
 func (n *simNode) pendingTerm(index uint64) uint64 {
 	for _, m := range n.appendJob {
 		if meta := m.GetSnapshot().GetMetadata(); meta.GetIndex() == index {
@@ -102,7 +102,7 @@ func (n *simNode) pendingTerm(index uint64) uint64 {
 }
 
 // termAt is the term of an entry in the member's view of its log, saved or
-// not; 0 where it has none.
+// not; 0 if it has none.
 func (n *simNode) termAt(index uint64) uint64 {
 	for _, queue := range [][]*raftpb.Message{n.appendQueue, n.appendJob} {
 		for i := len(queue) - 1; i >= 0; i-- {
@@ -118,8 +118,8 @@ func (n *simNode) termAt(index uint64) uint64 {
 	return t
 }
 
-// termIn looks an index up in what a message writes; ok says that the message
-// decides, also that there is no such entry any more.
+// termIn looks up an index in what a message writes. ok means that the message
+// decides, even that there is no such entry any more.
 func termIn(m *raftpb.Message, index uint64) (term uint64, ok bool) {
 	ents := m.GetEntries()
 	if len(ents) > 0 && index >= ents[0].GetIndex() {
@@ -174,8 +174,8 @@ func (s *sim) observeLeader(n *simNode, term uint64) {
 	}
 }
 
-// observeCommit checks that what the member now holds for committed is what
-// everybody does.
+// observeCommit checks that the member's committed entries are those of all
+// others.
 func (s *sim) observeCommit(n *simNode, commit uint64) {
 	known := &s.known
 	for i := max(n.committed, InitialIndex) + 1; i <= commit; i++ {
@@ -200,7 +200,7 @@ func (s *sim) observeCommit(n *simNode, commit uint64) {
 }
 
 // observeDurable checks S5. The turn may also have changed the configuration,
-// so that of before it counts, too.
+// so the previous one counts, too.
 func (s *sim) observeDurable(n *simNode, commit uint64) {
 	term := n.termAt(commit)
 	if !s.opts.blind && !s.durableOn(n.voters, commit, term) && !s.durableOn(n.raftVoters(), commit, term) {
@@ -258,7 +258,7 @@ func (n *simNode) observeBoot() {
 	n.s.noteMembership(n)
 }
 
-// observeConfig checks S9, where raft has not just taken a snapshot whose
+// observeConfig checks S9, unless raft has just accepted a snapshot whose
 // membership is still on its way.
 func (s *sim) observeConfig(n *simNode) {
 	if n.installing {

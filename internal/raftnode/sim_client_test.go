@@ -32,7 +32,7 @@ type op struct {
 	begin   int64
 	outcome outcome
 	err     error
-	// withdrawn ops read no answer; one may come when the member ends.
+	// withdrawn ops read no answer; one may come when the member stops.
 	withdrawn bool
 
 	id       uint64 // of a write
@@ -51,7 +51,7 @@ func (s *sim) write(n *simNode, size int) *op {
 	cmd := binary.BigEndian.AppendUint64(nil, s.nextCommand)
 	cmd = append(cmd, make([]byte, max(0, size-len(cmd)))...)
 	o := &op{kind: opWrite, node: n, id: s.nextCommand, minIndex: s.known.acked}
-	// Room for two answers shows a second one.
+	// Room for two answers, so that a second one shows.
 	o.proposal = newProposal(cmd)
 	o.proposal.done = make(chan answer, 2)
 	return s.begin(o, func(c *core) {
@@ -98,7 +98,7 @@ func (s *sim) begin(o *op, do func(*core)) *op {
 	return o
 }
 
-// poll takes the answers that have come.
+// poll takes the answers that have arrived.
 func (n *simNode) poll() {
 	n.ops = removeIf(n.ops, func(o *op) bool { return o.poll() })
 }
@@ -213,8 +213,8 @@ func (s *sim) noteMembership(n *simNode) {
 	}
 }
 
-// agreed reports whether all running members among the membership applied the
-// same and have nothing left to do.
+// agreed reports whether all running members of the membership have applied
+// the same and have nothing left to do.
 func (s *sim) agreed() bool {
 	m := s.members()
 	var index uint64
@@ -296,7 +296,7 @@ func (s *sim) bury(patience int64) {
 	})
 }
 
-// calm ends faults and restarts what should run.
+// calm ends faults and restarts the members that should run.
 func (s *sim) calm() {
 	s.nemesis = nil
 	s.heal()
@@ -313,7 +313,7 @@ func (s *sim) calm() {
 	s.bringUp()
 }
 
-// bringUp runs exactly the members that the membership has.
+// bringUp runs exactly the members of the membership.
 func (s *sim) bringUp() {
 	for _, id := range slices.Clone(s.order) {
 		n := s.nodes[id]
@@ -329,7 +329,8 @@ func (s *sim) bringUp() {
 	}
 	l := s.leader()
 	for _, id := range s.order {
-		// Where the leader knows, its transport tells the removed (410).
+		// If the leader knows, its transport tells the removed member
+		// (410).
 		if n := s.nodes[id]; n.up && l != nil && l.core.membership.Removed[id] {
 			n.stop(ErrRemoved)
 		}

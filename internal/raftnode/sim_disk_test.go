@@ -25,7 +25,7 @@ type diskRecord struct {
 type modelDisk struct {
 	records []diskRecord
 	synced  int // records that survive any crash
-	// image is what the synced records say.
+	// image is the content of the synced records.
 	image diskImage
 	last  *raftpb.HardState // written
 
@@ -154,8 +154,8 @@ func (d *modelDisk) load() (diskState, error) {
 }
 
 // logEnd is the index of the last entry that counts. The WAL also returns
-// those after it that were overwritten by entries before the snapshot, or
-// replaced by a snapshot.
+// later ones, which entries before the snapshot overwrote or a snapshot
+// replaced.
 func (d *modelDisk) logEnd(commit, start uint64) uint64 {
 	var whole diskImage
 	for _, r := range d.records {
@@ -166,7 +166,7 @@ func (d *modelDisk) logEnd(commit, start uint64) uint64 {
 	return max(whole.last, start)
 }
 
-// diskImage follows what synced records say, cheaply.
+// diskImage follows the content of the synced records, cheaply.
 type diskImage struct {
 	read     int // records seen
 	hs       *raftpb.HardState

@@ -28,7 +28,7 @@ func (m *machineState) clone() *machineState {
 }
 
 // machine is the simulator's StateMachine: a list of command ids. A command is
-// its id in eight bytes, and padding. The result of one is its entry's index.
+// its id in eight bytes, and padding. Its result is the index of its entry.
 type machine struct {
 	cur     *machineState
 	seen    map[uint64]bool

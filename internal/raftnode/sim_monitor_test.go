@@ -26,7 +26,7 @@ func (n *simNode) campaignIn(delay int64) {
 
 func (n *simNode) campaignDue(c *core) {
 	if n.s.opts.bug == bugCampaignWithoutPreVote && c.seeking.active {
-		// What a hand-over does: an election that asks nobody before.
+		// What a hand-over does: an election without a pre-vote.
 		_ = c.rn.Step(&raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), From: new(n.id), To: new(n.id), Term: new(c.term)})
 	}
 	c.campaignDue()
@@ -47,7 +47,7 @@ func (n *simNode) follow() {
 	}
 }
 
-// dialLeader tries to get a connection, again and again.
+// dialLeader tries again and again to get a connection.
 func (n *simNode) dialLeader() {
 	w := &n.monitor
 	w.try++
@@ -69,7 +69,7 @@ func (n *simNode) dialLeader() {
 	})
 }
 
-// monitorEnded is what follows a dial or the break of one.
+// monitorEnded is what follows a dial, or a connection that broke.
 func (n *simNode) monitorEnded(held, refused bool) {
 	w := &n.monitor
 	w.up = false
@@ -96,7 +96,7 @@ func (s *sim) breakMonitors(id uint64) {
 	}
 }
 
-// faultGlitch resets every connection; all processes live.
+// faultGlitch resets every connection while all processes live.
 func (s *sim) faultGlitch() {
 	for _, id := range s.order {
 		s.nodes[id].breakMonitor()

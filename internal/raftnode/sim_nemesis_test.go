@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// fault is one kind of thing that goes wrong or is asked for at random.
+// fault is one kind of thing that goes wrong, or is requested, at random.
 type fault struct {
 	name string
 	do   func(s *sim)
@@ -40,7 +40,7 @@ func (s *sim) plague() {
 	s.after(s.between(v.pause), "nemesis", func() { s.torment(v) })
 }
 
-// badNetwork chooses the rates at which messages suffer.
+// badNetwork chooses the rates at which messages are harmed.
 func (s *sim) badNetwork(v *nemesis) {
 	rate := func(what string, p *float64, limit float64) {
 		if s.chance(0.4) {
@@ -176,8 +176,8 @@ func (s *sim) faultDiskError() {
 	})
 }
 
-// faultDiskHangs lets saves wait; like the shell, a leader refuses work and
-// hands over.
+// faultDiskHangs makes saves wait. As in the shell, a leader then refuses work
+// and hands over.
 func (s *sim) faultDiskHangs() {
 	n := s.anyNode()
 	if !n.up || n.stalled {
@@ -242,9 +242,9 @@ func (s *sim) faultRemove() {
 	}
 }
 
-// mayShrink keeps two voters. From two to one raft needs the removed member's
-// vote until the other knows that the removal is committed, so that faults at
-// that moment can stop the cluster for good (TestShrinkToOne is without).
+// mayShrink keeps two voters. From two to one, raft needs the removed member's
+// vote until the other knows that the removal is committed, so faults at that
+// moment can stop the cluster for good (TestShrinkToOne has none).
 func (s *sim) mayShrink() bool {
 	for _, o := range s.known.ops {
 		if o.kind == opChange && (o.outcome == open || o.outcome == unknown) {
@@ -259,7 +259,7 @@ func (s *sim) mayShrink() bool {
 	return len(s.members().Voters()) > 2
 }
 
-// lost is a member of the membership whose disk is lost, or 0.
+// lost returns a member whose disk is lost, or 0.
 func (s *sim) lost() uint64 {
 	for _, mb := range s.members().Members {
 		if n := s.nodes[mb.ID]; n != nil && !n.up && n.ended == errLostDisk {
@@ -308,7 +308,7 @@ func (s *sim) faultLateStart() {
 	}
 }
 
-// load lets clients work at random members.
+// load makes clients send requests to random members.
 func (s *sim) load(clients int, think span) {
 	for range clients {
 		s.client(think)
@@ -334,8 +334,8 @@ func (s *sim) client(think span) {
 	})
 }
 
-// withdrawLater is a requester that gives up; a withdrawal that succeeds says
-// that the command surely does not run.
+// withdrawLater is a requester that gives up. If the withdrawal succeeds, the
+// command certainly does not run.
 func (s *sim) withdrawLater(o *op) {
 	s.after(s.between(span{0, second}), "withdraw", func() {
 		if o.outcome == open && o.proposal.withdraw() {

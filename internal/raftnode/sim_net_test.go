@@ -30,8 +30,8 @@ type network struct {
 	reorder   float64 // share of messages that take up to late
 	late      int64
 	blocked   map[link]bool
-	// refuses is the share of messages to dead or blocked members whose
-	// sender is told.
+	// refuses is the share of messages to dead or blocked members of which
+	// the sender is told.
 	refuses float64
 
 	sent  int
@@ -51,7 +51,7 @@ func newNetwork() *network {
 	}
 }
 
-// send puts a message on its way.
+// send sends a message.
 func (s *sim) send(n *simNode, m *raftpb.Message) {
 	b, err := proto.Marshal(m)
 	if err != nil {

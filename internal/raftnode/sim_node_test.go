@@ -29,7 +29,7 @@ type simNode struct {
 	// promised is the hard state that left the node in an answer.
 	promised promise
 
-	// What does not.
+	// What does not survive one.
 	up          bool
 	life        int // events of an earlier life do nothing
 	ended       error
@@ -149,7 +149,7 @@ func (n *simNode) boot() error {
 	return err
 }
 
-// recover brings the machine to where the log begins, at least, as Open does.
+// recover brings the machine at least to where the log begins, as Open does.
 func (n *simNode) recover(st *diskState) error {
 	a := &applier{self: n.id, sm: n.machine, roster: newRoster(simCluster, nil)}
 	n.applier = a
@@ -183,7 +183,7 @@ func (n *simNode) recover(st *diskState) error {
 	return a.load(meta.GetIndex(), meta.GetTerm())
 }
 
-// replayChanges is a planted bug: changes that the machine contains already
+// replayChanges is a planted bug: changes that the machine already contains
 // reach raft again, as from a log that is replayed from its beginning.
 func (n *simNode) replayChanges() {
 	for _, r := range n.disk.records {
@@ -224,7 +224,7 @@ func (n *simNode) down(why error) {
 	n.s.breakMonitors(n.id)
 }
 
-// writePart puts the entries of the save under way on the disk, unsynced.
+// writePart puts the entries of the running save on the disk, unsynced.
 func (n *simNode) writePart() {
 	for _, m := range n.appendJob {
 		if !raft.IsEmptySnap(m.GetSnapshot()) {
@@ -234,7 +234,7 @@ func (n *simNode) writePart() {
 	}
 }
 
-// stop ends the member in order, with every request answered.
+// stop stops the member in an orderly way, with every request answered.
 func (n *simNode) stop(why error) {
 	n.core.fail(ErrStopping)
 	n.waiters.close(ErrStopping)
@@ -257,7 +257,7 @@ func (n *simNode) stop(why error) {
 	n.dropOps()
 }
 
-// later lets something happen in this life of the member.
+// later schedules something in this life of the member.
 func (n *simNode) later(delay int64, name string, do func()) {
 	life := n.life
 	n.s.after(delay, name, func() {

@@ -51,7 +51,7 @@ func environment(t *testing.T, name string, otherwise uint64) (uint64, bool) {
 }
 
 // TestSimulation runs random clusters with random faults. KVD_SIM_SEED runs
-// one seed, KVD_SIM_RUNS so many.
+// one seed, KVD_SIM_RUNS the given number of seeds.
 func TestSimulation(t *testing.T) {
 	runs, _ := environment(t, "KVD_SIM_RUNS", 100)
 	first, one := environment(t, "KVD_SIM_SEED", 1)

@@ -56,7 +56,7 @@ func (n *simNode) offer() {
 	n.log.offerSnapshot(n.offered)
 }
 
-// recordCheckpoint writes down that the state survives without the log.
+// recordCheckpoint records that the state survives without the log.
 func (n *simNode) recordCheckpoint() {
 	if n.applier.index <= n.checkpoint || len(n.appendJob) > 0 {
 		return
@@ -78,8 +78,8 @@ func (n *simNode) recordCheckpoint() {
 	n.checkpoint = index
 }
 
-// sendSnapshot transfers the body, then the message; its end reaches the
-// sender's raft whatever happens.
+// sendSnapshot transfers the body, then the message. The sender's raft learns
+// how it ended, whatever happens.
 func (n *simNode) sendSnapshot(m *raftpb.Message) {
 	to, index := m.GetTo(), m.GetSnapshot().GetMetadata().GetIndex()
 	s := n.s

@@ -48,7 +48,7 @@ type simOptions struct {
 	apply   span
 	// turn is how long a mailbox waits for its loop.
 	turn span
-	// catchUp is how many applied entries stay in a log; 0: all.
+	// catchUp is the number of applied entries that stay in a log; 0: all.
 	catchUp int
 	// memory engines recover from snapshot bodies and the log alone.
 	memory bool
@@ -57,7 +57,7 @@ type simOptions struct {
 	maxBatch    int
 	maxQueue    int
 	bug         plantedBug
-	// deaf members do not watch their leader's connection.
+	// deaf members do not monitor the connection to their leader.
 	deaf bool
 	// electionTicks of raft; 0: simElection.
 	electionTicks int
@@ -165,7 +165,7 @@ func (q *eventQueue) Pop() any {
 	return last
 }
 
-// after lets something happen later.
+// after schedules something.
 func (s *sim) after(delay int64, name string, do func()) {
 	s.serial++
 	heap.Push(&s.queue, occurrence{at: s.now + delay, serial: s.serial, name: name, do: do})
@@ -206,7 +206,7 @@ func (s *sim) until(d int64, cond func() bool) bool {
 	return true
 }
 
-// must is until for what has to happen.
+// must is until for a condition that has to become true.
 func (s *sim) must(d int64, what string, cond func() bool) {
 	s.t.Helper()
 	if !s.until(d, cond) {
