@@ -76,6 +76,9 @@ func configCheckCommand(e environment) *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
+			if err := checkStart(s); err != nil {
+				return err
+			}
 			for _, note := range s.Notes {
 				fmt.Fprintln(cmd.OutOrStdout(), note)
 			}

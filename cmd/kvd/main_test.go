@@ -134,6 +134,44 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
+// TestConfigCheckAgreesWithAStart: what a start refuses because of the settings
+// alone, kvd config check refuses with the same words.
+func TestConfigCheckAgreesWithAStart(t *testing.T) {
+	dir := t.TempDir()
+	for _, args := range []string{
+		"--listen-peer http://127.0.0.1:0",
+		"--listen-peer http://127.0.0.1:12379/path",
+		"--id 4 --cluster http://127.0.0.1:12379",
+		"--id 9007199254740992 --join http://127.0.0.1:1",
+		"--listen-client unix://" + dir + "/" + strings.Repeat("p", 120) + ".sock",
+		"--listen-client https://127.0.0.1:12380 --tls-cert-file /nonexistent.pem --tls-key-file /nonexistent.key",
+		"--cluster https://127.0.0.1:12379 --peer-cert-file /nonexistent.pem --peer-key-file /nonexistent.key --peer-ca-file /nonexistent.ca",
+		"--engine lmdb",
+		"--quota -1",
+		"--max-value-bytes 1TiB",
+	} {
+		code, _, checked := kvd(append([]string{"config", "check"}, strings.Fields(args)...)...)
+		if code != exitUsage {
+			t.Errorf("kvd config check %s: exit code %d: %s", args, code, checked)
+			continue
+		}
+		code, _, started := kvd(append(strings.Fields(args), "--data-dir", filepath.Join(dir, "data"))...)
+		if code != exitUsage || firstError(started) != firstError(checked) {
+			t.Errorf("kvd %s: exit code %d: %s\nbut config check says: %s", args, code, started, checked)
+		}
+	}
+}
+
+// firstError returns the first line of standard error that is not of the log.
+func firstError(stderr string) string {
+	for line := range strings.Lines(stderr) {
+		if strings.HasPrefix(line, "kvd: ") {
+			return line
+		}
+	}
+	return ""
+}
+
 func TestCommandLines(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

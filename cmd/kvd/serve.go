@@ -89,6 +89,21 @@ func newDaemon(s *settings.Settings, e environment, log *zap.Logger, sink *logsi
 	return d, nil
 }
 
+// checkStart reports what would keep a node from starting with these settings,
+// by the code that a start runs. It binds no port and touches no data: what
+// depends on those (a port in use, a directory that belongs to another member) is
+// known only at the start.
+func checkStart(s *settings.Settings) error {
+	c, err := loadCertificates(s, zap.NewNop())
+	if err != nil {
+		return err
+	}
+	cfg := nodeConfig(s, zap.NewNop(), buildVersion())
+	cfg.TLS = c.members
+	_, err = node.New(cfg)
+	return err
+}
+
 // assemble makes the metrics, the node, and what requests need of both.
 func (d *daemon) assemble(level *logsink.Level) error {
 	meters, err := newInstruments(d.version, d.sink.Dropped)

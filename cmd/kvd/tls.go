@@ -29,7 +29,7 @@ func loadCertificates(s *settings.Settings, log *zap.Logger) (c certificates, er
 			Name:       "clients",
 			Files:      certs.Files{Cert: s.TLSCertFile, Key: s.TLSKeyFile, CA: s.TLSCAFile, CRL: s.TLSCRLFile},
 			MinVersion: s.TLSMinVersion, ClientAuth: clientAuth(s.TLSClientAuth),
-			Protocols: []string{"h2", "http/1.1"}, Logger: log,
+			Protocols: []string{"h2", "http/1.1"}, Expected: dialledHosts(s), Logger: log,
 		})
 		if err != nil {
 			return c, usageError{fmt.Errorf("TLS for clients (%s): %w", s.Describe("tls-cert-file"), err)}
@@ -65,6 +65,17 @@ func hostsOf(urls []string) (hosts []string) {
 	for _, text := range urls {
 		if u, err := url.Parse(text); err == nil && u.Hostname() != "" {
 			hosts = append(hosts, u.Hostname())
+		}
+	}
+	return hosts
+}
+
+// dialledHosts returns the hosts under which clients are expected to connect.
+// A wildcard (0.0.0.0) is not one of them, and a unix socket has none.
+func dialledHosts(s *settings.Settings) (hosts []string) {
+	for _, u := range slices.Concat(s.AdvertiseClient, s.ListenClient) {
+		if !settings.IsWildcard(u) {
+			hosts = append(hosts, hostsOf([]string{u})...)
 		}
 	}
 	return hosts

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -49,8 +50,11 @@ type Config struct {
 	// for clients would let a client in as a member.
 	Mutual bool
 	// Hosts are names and addresses that the certificate must name.
-	Hosts  []string
-	Logger *zap.Logger // nil discards everything
+	Hosts []string
+	// Expected are names and addresses of which the certificate should name at
+	// least one. It is only a warning otherwise: clients may use yet another name.
+	Expected []string
+	Logger   *zap.Logger // nil discards everything
 }
 
 // Bundle has what the files held when they were last valid. It is safe for concurrent
@@ -167,6 +171,15 @@ func (b *Bundle) warn(m *material) {
 	now := time.Now()
 	if leaf := m.cert.Leaf; now.After(leaf.NotAfter) {
 		b.log.Error("certificate has expired", zap.String("file", b.cfg.Cert), zap.Time("not_after", leaf.NotAfter))
+	}
+	if hosts := b.cfg.Expected; len(hosts) > 0 && !slices.ContainsFunc(hosts, func(h string) bool { return m.cert.Leaf.VerifyHostname(h) == nil }) {
+		b.log.Warn("the certificate names none of the hosts of this node; clients that verify it will refuse the connection",
+			zap.String("file", b.cfg.Cert), zap.Strings("hosts", hosts),
+			zap.Strings("certificate_names", m.cert.Leaf.DNSNames), zap.Stringers("certificate_addresses", m.cert.Leaf.IPAddresses))
+	}
+	if info, err := os.Stat(b.cfg.Key); err == nil && info.Mode().Perm()&0o077 != 0 {
+		b.log.Warn("the private key can be read by other users; chmod 600 it, unless its group is trusted",
+			zap.String("file", b.cfg.Key), zap.Stringer("mode", info.Mode().Perm()))
 	}
 	if next := m.revoked.nextUpdate; !next.IsZero() && now.After(next) {
 		b.log.Warn("revocation list is past its next update; it stays in force", zap.String("file", b.cfg.CRL), zap.Time("next_update", next))

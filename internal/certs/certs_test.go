@@ -10,6 +10,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 var loopback = []string{"127.0.0.1"}
@@ -316,5 +319,44 @@ func TestNames(t *testing.T) {
 	}
 	if Names(nil, []string{"https://n1.example:1"}) == nil || Names(state, nil) == nil {
 		t.Error("nothing names nobody")
+	}
+}
+
+// TestWarnings: files that work, but probably not as their owner thinks.
+func TestWarnings(t *testing.T) {
+	w := newWorld(t)
+	w.pair(w.ca, "node", Order{Hosts: []string{"a.example.com", "10.0.0.1"}})
+	key := filepath.Join(w.dir, "node-key.pem")
+	for _, c := range []struct {
+		name     string
+		mode     os.FileMode
+		expected []string
+		want     []string
+	}{
+		{"nothing wrong", 0o600, []string{"10.0.0.9", "a.example.com"}, nil},
+		{"no host expected", 0o400, nil, nil},
+		{"other hosts", 0o600, []string{"10.0.0.9", "b.example.com"}, []string{"names none of the hosts"}},
+		{"readable key", 0o640, []string{"10.0.0.1"}, []string{"private key can be read"}},
+		{"both", 0o604, []string{"b.example.com"}, []string{"names none of the hosts", "private key can be read"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if err := os.Chmod(key, c.mode); err != nil {
+				t.Fatal(err)
+			}
+			core, logs := observer.New(zap.WarnLevel)
+			_, err := Load(Config{Files: Files{Cert: filepath.Join(w.dir, "node.pem"), Key: key}, Expected: c.expected, Logger: zap.New(core)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			all := logs.All()
+			if len(all) != len(c.want) {
+				t.Fatalf("logged %v, want %q", all, c.want)
+			}
+			for i, want := range c.want {
+				if !strings.Contains(all[i].Message, want) {
+					t.Errorf("logged %q, want %q", all[i].Message, want)
+				}
+			}
+		})
 	}
 }
