@@ -111,7 +111,7 @@ func lastLeader(t *testing.T, p *process) (leader uint64) {
 		}
 		if err := json.Unmarshal([]byte(line), &entry); err != nil {
 			t.Errorf("the log has a line that is no JSON: %q", line)
-		} else if entry.Message == "raft position" {
+		} else if entry.Message == "raft position changed" {
 			leader = entry.Leader
 		}
 	}
