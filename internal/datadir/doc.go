@@ -33,8 +33,9 @@
 //
 // The guard (guardLog) therefore reads every byte of the log before the WAL is
 // opened and reaches one of three verdicts: clean, torn or corrupt. A log is torn
-// only if a crash during the last write explains the damage, and only a torn log
-// is repaired. A log that is clean or torn is then compared with the watermark
+// only if a crash during the last save explains the damage, and only a torn log
+// is repaired. What remains of the torn save stays, except for the term: if the
+// last entry's is above that of the hard state, the start raises it (RaiseTerm). A log that is clean or torn is then compared with the watermark
 // (watermark.check), because a log that lost its end looks like a log that was
 // never longer. Everything else is a RefusedError with file, offset and remedy;
 // the process exits with code 3.
@@ -56,12 +57,18 @@
 //     damage one, so damage in one is refused.
 //   - D7: A crash during an offline recovery leaves either the old directory or
 //     one that only the same recovery, run again, accepts (Replacement).
+//   - D8: Whatever is written between two fsyncs is one save, and every save ends
+//     with a hard state that carries the save's number. So the guard knows how
+//     far the save reaches that a crash may have torn, in whatever order the
+//     disk wrote its sectors, and that damage before it is not a crash's. There
+//     are no records outside of a save: a commit index alone waits in memory.
 //
 // Tests that check them: D1 TestLogAgainstModel, TestLogCommitWaitsForItsEntries;
 // D2 TestSnapshotCrashAtEachStep; D3 TestWatermarkFollowsEntriesTakenBack;
 // D4 TestLogPurgeKeepsTwoSnapshotsAndTheLogFromTheOlder; D5 mustRefuse, in every
 // test of a refusal; D6 TestIdentityIsReplacedAtOnce, TestIdentityEveryByte;
-// D7 TestReplacementCrashAtEachStep.
+// D7 TestReplacementCrashAtEachStep; D8 TestGuardPowerLossInOneSave,
+// TestGuardDamageInAnEarlierSave, TestLogEverySaveEndsWithItsNumber.
 //
 // # Rejected
 //

@@ -34,6 +34,7 @@ type guardReport struct {
 	records   int
 	shape     logShape
 	hardState hardStateRecord
+	save      uint64           // number of the last save that is complete (D8)
 	snapshots []snapshotRecord // in the order they were written
 
 	crc     uint32          // running checksum, continued from segment to segment
@@ -74,16 +75,18 @@ func (g *guardReport) validSnapshots() []snapshotRecord {
 // guardLog reads an entire WAL before it is opened, and changes nothing. The
 // package comment says why etcd's own reading is not enough.
 //
-// The verdict rests on the damage that a crash can do: to the last write, and to
+// The verdict rests on the damage that a crash can do: to the last save, and to
 // nothing else. A disk writes sectors of 512 bytes completely or not at all, in
-// any order, and a segment is zeroed when it is created. So a write that a crash
-// cut short shows as missing sectors (zeros) or as a missing end of the file:
+// any order, and a segment is zeroed when it is created. So a save that a crash
+// cut short shows as missing sectors (zeros) anywhere in it, or as a missing end
+// of the file:
 //
 //	clean    every byte is accounted for
-//	torn     the last segment ends in a record of which sectors, or the end of
-//	         the file, are missing, and no record comes after it
-//	corrupt  everything else: a record after the damage, so that the damage is
-//	         older than the last write; a record with all its sectors and a
+//	torn     in the last segment, sectors of a record, or the end of the file,
+//	         are missing, and whatever comes after it belongs to the same save
+//	         (see tail)
+//	corrupt  everything else: a record of a later save after the damage, so that
+//	         the damaged save was synced; a record with all its sectors and a
 //	         wrong checksum; damage in another segment or in the head of a
 //	         segment, both of which were synced before anything else was written
 //
@@ -245,17 +248,18 @@ func (g *guardReport) endSegment(s *segment, offset, records int) bool {
 // judgeZeros decides between torn and corrupt if there are zeros at the offset
 // and other bytes behind them, the first one at position after.
 func (g *guardReport) judgeZeros(s *segment, offset, after int) {
-	later := laterRecord(s.data, offset+walFrameHead)
+	t := tail{data: s.data, save: g.save}
+	t.scan(offset + walFrameHead)
 	switch {
-	case later >= 0:
-		g.corrupt(s.path, offset, "a record is zeroed, and another record follows at byte %d", later)
-	case after/walSector == offset/walSector || after < offset+2*walFrameHead:
+	case t.later > 0:
+		g.corrupt(s.path, offset, "a record is zeroed, and another record follows at byte %d", t.later)
+	case after/walSector == offset/walSector:
 		// The length word and the bytes right after it are in one sector, which
 		// is written completely or not at all. So a crash cannot have zeroed
 		// the word alone.
 		g.corrupt(s.path, offset, "the length of a record is zeroed")
 	default:
-		g.tear(s, offset, "the beginning of the last write is missing")
+		g.tear(s, offset, "the beginning of a record in the last write is missing")
 	}
 }
 
@@ -271,40 +275,16 @@ func (g *guardReport) judgeTail(s *segment, offset int, problem string) {
 		g.tear(s, offset, problem) // the file ends inside the length word
 		return
 	}
-	length, padding, whole := splitLengthWord(binary.LittleEndian.Uint64(s.data[offset:]))
-	if !whole {
-		g.corrupt(s.path, offset, "%s", problem)
-		return
-	}
-	head, state := parseRecordHead(s.data[body:], length)
-	end := min(body+length, len(s.data))
-	cut := len(s.data) < body+length+padding
-	// The length word and the record's own head both say how long the data is.
-	// If they agree, they can be trusted, and anything inside this record that
-	// looks like another record is payload: a value may be a piece of a WAL. If
-	// they do not agree, a record anywhere behind the length word counts.
-	agrees := state == headWhole && head.size+head.data == length
-	search := body
-	if agrees {
-		search = min(body+length+padding, len(s.data))
-	}
-	if later := laterRecord(s.data, search); later >= 0 {
-		g.corrupt(s.path, offset, "%s, and another record follows at byte %d", problem, later)
-		return
-	}
-	var missing bool // whether a part of the write never reached the disk
+	t := tail{data: s.data, save: g.save}
+	t.walk(offset)
 	switch {
-	case state == headWhole && !agrees: // a flipped bit in one of the lengths, not a missing sector
-	case state == headGarbled:
-		missing = hasZeroSector(s.data, body, min(body+walRecordHead, end))
+	case t.later > 0:
+		g.corrupt(s.path, offset, "%s, and another record follows at byte %d", problem, t.later)
+	case !missesSector(s.data, offset):
+		g.corrupt(s.path, offset, "%s, although no part of the record is missing", problem)
 	default:
-		missing = cut || hasZeroSector(s.data, body, end)
-	}
-	if missing {
 		g.tear(s, offset, problem)
-		return
 	}
-	g.corrupt(s.path, offset, "%s, although no part of the record is missing", problem)
 }
 
 // take checks that a record may follow the records before it, and notes its
@@ -355,7 +335,7 @@ func (g *guardReport) takeEntry(rec walRecord) (problem string) {
 // a snapshot follows it at once. Without it the log continues as if the
 // snapshot were not there.
 func (g *guardReport) takeState(rec walRecord, snapshot *snapshotRecord) (problem string) {
-	s, ok := rec.hardState()
+	s, save, ok := rec.hardState()
 	old := g.hardState
 	switch {
 	case !ok:
@@ -365,7 +345,7 @@ func (g *guardReport) takeState(rec walRecord, snapshot *snapshotRecord) (proble
 	case s.term == old.term && old.vote != 0 && s.vote != old.vote:
 		return fmt.Sprintf("the vote in term %d changes from member %d to member %d", s.term, old.vote, s.vote)
 	}
-	g.hardState = s
+	g.hardState, g.save = s, save
 	if snapshot != nil && s.commit >= snapshot.index && !g.shape.continues(*snapshot) {
 		g.shape.restart(*snapshot)
 	}

@@ -161,12 +161,33 @@ func decodeFrame(b []byte, offset int) (rec walRecord, next int, problem string)
 	return rec, offset + walFrameHead + length + padding, ""
 }
 
-// parseFields reads a protobuf message strictly. Fields 1 to numbers are
-// varints; with bytesLast the next field is bytes. All are optional, in
+// fieldSet is a set of field numbers of a protobuf message, up to 15.
+type fieldSet uint16
+
+func fields(numbers ...int) (s fieldSet) {
+	for _, n := range numbers {
+		s |= 1 << n
+	}
+	return s
+}
+
+var (
+	entryNumbers     = fields(1, 2, 3)
+	hardStateNumbers = fields(1, 2, 3, saveNumberField)
+	snapshotNumbers  = fields(1, 2)
+)
+
+// saveNumberField is the field of a hard state in which Log numbers its saves
+// (D8). raft's own fields are 1 to 3; its decoder keeps an unknown one and
+// ignores it.
+const saveNumberField = 15
+
+// parseFields reads a protobuf message strictly. The numbers are varints, and
+// bytesField, unless it is 0, is bytes and the last field. All are optional, in
 // ascending order, and nothing else may be there. v holds the numbers by field,
 // and the length of the bytes. A general decoder skips unknown fields, and so
 // accepts many flipped bits.
-func parseFields(b []byte, numbers int, bytesLast bool) (v [5]uint64, ok bool) {
+func parseFields(b []byte, numbers fieldSet, bytesField int) (v [16]uint64, ok bool) {
 	for last := 0; len(b) > 0; {
 		field, wire := int(b[0]>>3), b[0]&7
 		number, n := minimalUvarint(b[1:])
@@ -175,9 +196,9 @@ func parseFields(b []byte, numbers int, bytesLast bool) (v [5]uint64, ok bool) {
 		}
 		b, last = b[1+n:], field
 		switch {
-		case field <= numbers && wire == 0:
+		case field < len(v) && numbers&(1<<field) != 0 && wire == 0:
 			v[field] = number
-		case field == numbers+1 && bytesLast && wire == 2:
+		case field == bytesField && wire == 2:
 			v[field] = number
 			return v, number == uint64(len(b))
 		default:
@@ -201,21 +222,22 @@ const maxEntryKind = 2
 // entry reads an entry. A membership change always has data. A hard state whose
 // type was damaged would look like a membership change without data.
 func (r walRecord) entry() (logEntry, bool) {
-	v, ok := parseFields(r.data, 3, true)
+	v, ok := parseFields(r.data, entryNumbers, 4)
 	e := logEntry{term: v[2], index: v[3]}
 	return e, ok && (v[1] == 0 || v[1] <= maxEntryKind && v[4] > 0) &&
 		e.index > 0 && e.index < limits.MaxIndex && e.term > 0 && e.term < limits.MaxTerm
 }
 
-// hardState reads a hard state. Log.Save writes none of term 0.
-func (r walRecord) hardState() (hardStateRecord, bool) {
-	v, ok := parseFields(r.data, 3, false)
-	s := hardStateRecord{term: v[1], vote: v[2], commit: v[3]}
-	return s, ok && s.term > 0 && s.term < limits.MaxTerm && s.commit < limits.MaxIndex
+// hardState reads a hard state and the number of the save that it ends. Log.Save
+// writes none of term 0, and numbers all of them.
+func (r walRecord) hardState() (s hardStateRecord, save uint64, ok bool) {
+	v, ok := parseFields(r.data, hardStateNumbers, 0)
+	s = hardStateRecord{term: v[1], vote: v[2], commit: v[3]}
+	return s, v[saveNumberField], ok && s.term > 0 && s.term < limits.MaxTerm && s.commit < limits.MaxIndex
 }
 
 func (r walRecord) snapshot() (snapshotRecord, bool) {
-	v, ok := parseFields(r.data, 2, true)
+	v, ok := parseFields(r.data, snapshotNumbers, 3)
 	s := snapshotRecord{index: v[1], term: v[2]}
 	return s, ok && s.index < limits.MaxIndex && s.term < limits.MaxTerm
 }
@@ -226,7 +248,7 @@ func (r walRecord) plausible() (ok bool) {
 	case walEntry:
 		_, ok = r.entry()
 	case walState:
-		_, ok = r.hardState()
+		_, _, ok = r.hardState()
 	case walSnapshot:
 		_, ok = r.snapshot()
 	case walCRC:
@@ -267,16 +289,15 @@ func firstNonZero(b []byte) int {
 
 func allZero(b []byte) bool { return firstNonZero(b) < 0 }
 
-// hasZeroSector reports whether [from, to) of a segment has a sector, or the
-// part of one, that is all zeros. That sector never reached the disk, because
-// segments are zeroed when they are made.
+// hasZeroSector reports whether one of the sectors that hold [from, to) of a
+// segment is all zeros. That sector never reached the disk, because segments are
+// zeroed when they are made. A sector that is zero only between from and to did:
+// a disk writes it completely or not at all.
 func hasZeroSector(b []byte, from, to int) bool {
-	for from < to {
-		end := min((from/walSector+1)*walSector, to)
-		if allZero(b[from:end]) {
+	for from -= from % walSector; from < to; from += walSector {
+		if allZero(b[from:min(from+walSector, len(b))]) {
 			return true
 		}
-		from = end
 	}
 	return false
 }

@@ -73,22 +73,25 @@ func TestGuardZeroedSectorInTheMiddle(t *testing.T) {
 	}
 }
 
-// TestGuardZeroedSectorInTheLastRecord: a missing sector of the last record alone
-// is what a torn write leaves.
+// TestGuardZeroedSectorInTheLastRecord: a missing sector of the last entry is what
+// a torn write leaves, whether or not the hard state behind it reached the disk.
 func TestGuardZeroedSectorInTheLastRecord(t *testing.T) {
 	whole := logOf(t, 3000)
 	_, frames, end := lastSegmentPath(t, whole)
-	frames = frames[:len(frames)-1] // without the hard state, which is torn off with it
-	entry := frames[len(frames)-1]
-	for sector := entry/walSector + 1; sector < end/walSector; sector++ {
-		dir := killed(t, whole)
-		path, _, _ := lastSegmentPath(t, dir)
-		change(t, path, func(b []byte) []byte {
-			clear(b[sector*walSector : (sector+1)*walSector])
-			clear(b[end-end%walSector:]) // and the hard state
-			return b
-		})
-		mustRepairOnce(t, dir, 39)
+	entry, state := frames[len(frames)-2], frames[len(frames)-1]
+	for sector := entry/walSector + 1; sector < state/walSector; sector++ {
+		for _, lost := range []bool{false, true} {
+			dir := killed(t, whole)
+			path, _, _ := lastSegmentPath(t, dir)
+			change(t, path, func(b []byte) []byte {
+				clear(b[sector*walSector : (sector+1)*walSector])
+				if lost {
+					clear(b[state/walSector*walSector : end])
+				}
+				return b
+			})
+			mustRepairOnce(t, dir, 39)
+		}
 	}
 }
 
@@ -245,9 +248,15 @@ func TestGuardTornTailAtEveryLengthIsRepairedOnce(t *testing.T) {
 	path, frames, end := lastSegmentPath(t, d.dir)
 	name, _ := filepath.Rel(d.dir, path)
 	b := whole[name]
-	for length := 1; length < end-frames[len(frames)-1]; length++ {
-		whole[name] = b[:frames[len(frames)-1]+length]
-		mustRepairOnce(t, writeTree(t, t.TempDir(), whole), 20)
+	entry, state := frames[len(frames)-2], frames[len(frames)-1]
+	for length := entry + 1; length < end; length++ {
+		whole[name] = b[:length]
+		switch {
+		case length < state:
+			mustRepairOnce(t, writeTree(t, t.TempDir(), whole), 20)
+		case length > state:
+			mustRepairOnce(t, writeTree(t, t.TempDir(), whole), 21)
+		}
 	}
 }
 
@@ -313,7 +322,7 @@ func TestGuardRecordAfterATornOneIsCorruption(t *testing.T) {
 	mustSave(t, d, hardStateAt(1, 1, 0), entriesAt(1, 5, 1, 50)...)
 	mustSave(t, d, nil, entryAt(6, 1, 3000))
 	_, frames, _ := lastSegmentPath(t, d.dir)
-	at := frames[len(frames)-1]
+	at := frames[len(frames)-2]
 	mustSave(t, d, nil, entryAt(7, 1, 3000))
 	dir := killed(t, d.dir)
 	path, _, _ := lastSegmentPath(t, dir)

@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // segmentBytes is the size of a WAL segment. See the package comment for why
@@ -42,6 +43,8 @@ type Log struct {
 	closed bool
 
 	hardState *raftpb.HardState // as last saved
+	unwritten bool              // its commit index is not in the WAL yet
+	save      uint64            // number of the last save in the WAL (D8)
 	shape     logShape          // of the entries saved
 	snapshot  uint64            // index of the newest snapshot
 
@@ -157,8 +160,9 @@ func newLog(lg *zap.Logger, dir string) (*Log, error) {
 }
 
 // Save makes the hard state and the entries durable in one write; either may
-// be missing. A save of nothing but a commit index is not synced: raft can
-// compute the commit index again, so losing it is harmless.
+// be missing. A commit index alone is not written: raft can compute it again, so
+// losing it is harmless, and the next save carries it. Thus everything between
+// two fsyncs is one save (D8).
 func (l *Log) Save(hs *raftpb.HardState, entries []*raftpb.Entry) error {
 	if l.failed != nil {
 		return l.failed
@@ -174,14 +178,51 @@ func (l *Log) Save(hs *raftpb.HardState, entries []*raftpb.Entry) error {
 			panic("datadir: save: " + problem)
 		}
 	}
-	hs = l.bounded(hs)
-	if err := l.wal.Save(hs, entries); err != nil {
+	if hs = l.bounded(hs); hs == nil {
+		hs = l.hardState
+	}
+	if n := len(entries); n > 0 {
+		hs = RaiseTerm(hs, entries[n-1].GetTerm())
+	} else if !raft.MustSync(hs, l.hardState, 0) {
+		l.unwritten = l.unwritten || hs.GetCommit() != l.hardState.GetCommit()
+		l.hardState = hs
+		return nil
+	}
+	if err := l.write(hs, entries); err != nil {
 		return l.fail(fmt.Errorf("write log: %w", err))
 	}
-	if hs != nil {
-		l.hardState = hs
-	}
 	return nil
+}
+
+// write writes one save: the entries, and always a hard state with the next
+// number behind them (D8).
+func (l *Log) write(hs *raftpb.HardState, entries []*raftpb.Entry) error {
+	l.save++
+	if err := l.wal.Save(numbered(hs, l.save), entries); err != nil {
+		return err
+	}
+	l.hardState, l.unwritten = hs, false
+	return nil
+}
+
+// numbered copies a hard state and adds the number of the save that it ends.
+func numbered(hs *raftpb.HardState, save uint64) *raftpb.HardState {
+	c := &raftpb.HardState{Term: new(hs.GetTerm()), Vote: new(hs.GetVote()), Commit: new(hs.GetCommit())}
+	c.ProtoReflect().SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, saveNumberField, protowire.VarintType), save))
+	return c
+}
+
+// RaiseTerm returns the hard state of a member whose log ends with an entry of
+// the given term. If a crash tears a save between its entries and its hard state,
+// the log's last term is above the hard state's. The member had heard from the
+// leader of that term, so this is its term; it has not voted in it, or the vote
+// would have been saved before. Without this, its peers refuse its messages, whose
+// log term is above their term, and it theirs.
+func RaiseTerm(hs *raftpb.HardState, last uint64) *raftpb.HardState {
+	if last <= hs.GetTerm() {
+		return hs
+	}
+	return &raftpb.HardState{Term: new(last), Vote: new(uint64(0)), Commit: new(hs.GetCommit())}
 }
 
 // keepsPromise refuses a hard state that is older than the one on disk. A
@@ -267,6 +308,14 @@ func (l *Log) SaveSnapshot(s *raftpb.Snapshot) error {
 	}
 	older := l.snapshot
 	l.snapshot = at.index
+	if restart {
+		// The member will tell the leader that it has everything up to here.
+		// Damage in the record of the snapshot must not look like a torn save
+		// that can be cut off.
+		if err := l.writeWatermark(); err != nil {
+			return err
+		}
+	}
 	return l.release(older)
 }
 
@@ -278,22 +327,25 @@ func (l *Log) writeSnapshot(s *raftpb.Snapshot) error {
 	if err := syncDir(snapDir(l.dir)); err != nil { // SaveSnap does not
 		return err
 	}
+	// The guard takes a snapshot above the last commit index for a received one.
+	// It could not tell that the log leads up to this one, if the log's beginning
+	// was purged and entries were replaced.
+	if l.unwritten {
+		if err := l.write(l.hardState, nil); err != nil {
+			return err
+		}
+		if err := l.wal.Sync(); err != nil {
+			return err
+		}
+	}
 	rec := &walpb.Snapshot{Index: new(meta.GetIndex()), Term: new(meta.GetTerm()), ConfState: meta.GetConfState()}
 	if err := l.wal.SaveSnapshot(rec); err != nil {
 		return err
 	}
-	if l.hardState.GetCommit() >= meta.GetIndex() {
-		return nil
-	}
-	hs := committing(l.hardState, meta)
-	if err := l.wal.Save(hs, nil); err != nil {
+	if err := l.write(committing(l.hardState, meta), nil); err != nil {
 		return err
 	}
-	if err := l.wal.Sync(); err != nil { // Save does not sync a mere commit index
-		return err
-	}
-	l.hardState = hs
-	return nil
+	return l.wal.Sync() // etcd does not sync a mere commit index
 }
 
 // committing returns the hard state of a member that knows the snapshot to be
@@ -304,7 +356,7 @@ func committing(hs *raftpb.HardState, meta *raftpb.SnapshotMetadata) *raftpb.Har
 	if meta.GetTerm() > hs.GetTerm() {
 		vote = 0
 	}
-	return &raftpb.HardState{Term: new(max(hs.GetTerm(), meta.GetTerm())), Vote: new(vote), Commit: new(meta.GetIndex())}
+	return &raftpb.HardState{Term: new(max(hs.GetTerm(), meta.GetTerm())), Vote: new(vote), Commit: new(max(hs.GetCommit(), meta.GetIndex()))}
 }
 
 // UpdateWatermark writes the watermark, at most once every WatermarkPace. The
@@ -370,7 +422,13 @@ func (l *Log) Close() error {
 	if l.failed != nil {
 		return l.wal.Close()
 	}
-	err := l.wal.Sync()
+	var err error
+	if l.unwritten {
+		err = l.write(l.hardState, nil)
+	}
+	if err == nil {
+		err = l.wal.Sync()
+	}
 	if err == nil {
 		err = l.writeWatermark()
 	}

@@ -57,11 +57,32 @@ func prepareOpen(lg *zap.Logger, dir string, g *guardReport) error {
 	if !g.torn() {
 		return nil
 	}
-	if !wal.Repair(lg, walDir(dir)) {
-		return g.badRepair()
+	if err := cutTail(g.file, g.offset); err != nil {
+		return fmt.Errorf("cut off the torn tail of the log: %w", err)
 	}
 	lg.Warn("torn log tail cut off", zap.String("file", g.file), zap.Int64("offset", g.offset), zap.String("reason", g.reason))
 	return nil
+}
+
+// cutTail ends a segment at the offset and keeps a copy of it as it was. etcd's
+// own repair judges a tail by other rules than the guard: it cuts at the first
+// damage of which it thinks that a crash left it, and refuses other damage.
+func cutTail(path string, offset int64) error {
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := replaceFile(path+".broken", whole); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if err = f.Truncate(offset); err == nil {
+		err = fileutil.Fsync(f)
+	}
+	return errors.Join(err, f.Close())
 }
 
 // badRepair is the refusal of a log whose torn tail could not be cut off.
@@ -89,7 +110,12 @@ func (l *Log) read(x *inspection) (state LogState, err error) {
 		}
 		state.Repaired = fmt.Sprintf("%s at byte %d: %s", x.log.file, x.log.offset, x.log.reason)
 	}
-	l.hardState, l.shape, l.snapshot = state.HardState, x.log.shape, from.GetIndex()
+	last := from.GetTerm()
+	if n := len(state.Entries); n > 0 {
+		last = state.Entries[n-1].GetTerm()
+	}
+	state.HardState = RaiseTerm(plain(state.HardState), last)
+	l.hardState, l.save, l.shape, l.snapshot = state.HardState, x.log.save, x.log.shape, from.GetIndex()
 	if x.watermark != nil {
 		l.watermark = *x.watermark
 	}
@@ -104,6 +130,11 @@ func (l *Log) read(x *inspection) (state LogState, err error) {
 		}
 	}
 	return state, l.tidy(x)
+}
+
+// plain copies a hard state without the number of its save.
+func plain(hs *raftpb.HardState) *raftpb.HardState {
+	return &raftpb.HardState{Term: new(hs.GetTerm()), Vote: new(hs.GetVote()), Commit: new(hs.GetCommit())}
 }
 
 // newestSnapshot loads the snapshot to begin with, in etcd's own way, and
@@ -166,8 +197,8 @@ func (x *inspection) trim(entries []*raftpb.Entry, after uint64, dir string) ([]
 	return entries[:want:want], nil
 }
 
-// confirmRepair reads a repaired log once more. wal.Repair judges a tail by
-// other rules than the guard, and may have cut off more.
+// confirmRepair reads a repaired log once more: what is left is clean, and is
+// what the guard saw before the damage.
 func (l *Log) confirmRepair(g *guardReport) error {
 	again, err := guardLog(walDir(l.dir))
 	if err != nil {
@@ -186,7 +217,8 @@ func (l *Log) confirmRepair(g *guardReport) error {
 //
 // It writes the snapshot's record and the hard state again, because an opened
 // WAL has forgotten both. It would name the next segment by an index below the
-// snapshot, or leave the hard state out of its head.
+// snapshot, or leave the hard state out of its head. Raft starts with this hard
+// state, so a raised term (RaiseTerm) must be durable, too.
 func (l *Log) settle(from *walpb.Snapshot) error {
 	if err := l.wal.Sync(); err != nil {
 		return err
@@ -202,7 +234,10 @@ func (l *Log) settle(from *walpb.Snapshot) error {
 	if raft.IsEmptyHardState(l.hardState) {
 		return nil
 	}
-	return l.wal.Save(l.hardState, nil)
+	if err := l.write(l.hardState, nil); err != nil {
+		return err
+	}
+	return l.wal.Sync() // also ends what a torn save left, before the next one begins (D8)
 }
 
 // tidy removes the remains of unfinished snapshots: the .snap file of one that

@@ -100,7 +100,7 @@ func TestWatermarkAboveATornTail(t *testing.T) {
 	}
 	path, frames, end := lastSegmentPath(t, dir)
 	zeroAt(t, path, end/walSector*walSector, end)
-	if refused := mustRefuse(t, dir, "the log ends at entry 20, but entry 21 was on disk"); refused.Offset != int64(frames[len(frames)-1]) {
+	if refused := mustRefuse(t, dir, "the log ends at entry 20, but entry 21 was on disk"); refused.Offset != int64(frames[len(frames)-2]) {
 		t.Errorf("refused at byte %d", refused.Offset)
 	}
 }

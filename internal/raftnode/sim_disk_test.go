@@ -7,6 +7,8 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/kvd-io/kvd/internal/datadir"
 )
 
 var errModelDisk = errors.New("model disk: input/output error")
@@ -150,6 +152,16 @@ func (d *modelDisk) load() (diskState, error) {
 		}
 	}
 	st.entries = st.entries[:d.logEnd(st.hs.GetCommit(), start)-start]
+	last := st.snapshot.GetMetadata().GetTerm()
+	if n := len(st.entries); n > 0 {
+		last = st.entries[n-1].GetTerm()
+	}
+	// As a start does, and durably, before raft sees it.
+	if raised := datadir.RaiseTerm(st.hs, last); raised != st.hs {
+		st.hs = raised
+		d.write(raised, nil)
+		d.sync()
+	}
 	return st, nil
 }
 

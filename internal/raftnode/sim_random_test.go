@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"math/rand/v2"
 	"os"
 	"strconv"
 	"testing"
@@ -50,30 +51,61 @@ func environment(t *testing.T, name string, otherwise uint64) (uint64, bool) {
 	return v, true
 }
 
-// TestSimulation runs random clusters with random faults. KVD_SIM_SEED runs
-// one seed, KVD_SIM_RUNS the given number of seeds.
-func TestSimulation(t *testing.T) {
-	runs, _ := environment(t, "KVD_SIM_RUNS", 100)
-	first, one := environment(t, "KVD_SIM_SEED", 1)
-	if one {
-		runs = 1
+// simSeeds returns the seeds to run: by default otherwise of them, from a base
+// that is another one every time, so that each run of the tests looks at clusters
+// that none has looked at before. The environment sets the first (KVD_SIM_SEED)
+// and their number (KVD_SIM_RUNS; 1 if only the seed is given).
+func simSeeds(t *testing.T, otherwise uint64) (first, runs uint64) {
+	t.Helper()
+	first, chosen := environment(t, "KVD_SIM_SEED", 1+rand.Uint64N(1<<40))
+	if chosen {
+		otherwise = 1
 	}
+	runs, _ = environment(t, "KVD_SIM_RUNS", otherwise)
+	t.Logf("seeds %d to %d; replay: KVD_SIM_SEED=%d KVD_SIM_RUNS=%d go test -count=1 -run '^%s$' ./internal/raftnode",
+		first, first+runs-1, first, runs, t.Name())
+	return first, runs
+}
+
+// TestSimulation runs random clusters with random faults.
+func TestSimulation(t *testing.T) {
+	first, runs := simSeeds(t, 100)
 	var total knowledge
 	for seed := first; seed < first+runs; seed++ {
-		s := simulate(t, seed, noBug)
-		faults := s.nemesis.String()
-		if s.violation == nil {
-			s.settle(patience)
-		}
-		if s.violation != nil {
-			t.Fatalf("seed %d (%d members; %s), at %d ms: %v\n%s", seed, s.opts.members, faults, s.now/milli, s.violation, s.describe())
-		}
-		total.sum(&s.known)
+		total.sum(simulateAndSettle(t, seed))
 	}
 	t.Logf("%d seeds: %d writes, %d reads, %d membership changes, %d transfers succeeded; %d elections, %d restarts, %d of %d snapshots installed",
 		runs, total.writes, total.reads, total.changes, total.transfers, total.elections, total.restarts, total.snapshotsInstalled, total.snapshotsSent)
-	if !one && runs >= 40 {
+	if runs >= 40 {
 		demandTraffic(t, &total)
+	}
+}
+
+// simulateAndSettle runs one seed, which must not violate anything, and returns
+// what became known.
+func simulateAndSettle(t *testing.T, seed uint64) *knowledge {
+	t.Helper()
+	s := simulate(t, seed, noBug)
+	faults := s.nemesis.String()
+	if s.violation == nil {
+		s.settle(patience)
+	}
+	if s.violation != nil {
+		t.Fatalf("seed %d (%d members; %s), at %d ms: %v\nreplay: KVD_SIM_SEED=%d go test -count=1 -run '^TestSimulation$' ./internal/raftnode\n%s",
+			seed, s.opts.members, faults, s.now/milli, s.violation, seed, s.describe())
+	}
+	return &s.known
+}
+
+// TestSimulationRegressions runs the seeds that once found a fault.
+func TestSimulationRegressions(t *testing.T) {
+	for _, r := range []struct {
+		seed  uint64
+		fault string
+	}{
+		{7001756, "a save torn between its entries and its hard state: no leader with two of three members alive"},
+	} {
+		t.Run(strconv.FormatUint(r.seed, 10), func(t *testing.T) { simulateAndSettle(t, r.seed) })
 	}
 }
 
