@@ -134,6 +134,35 @@ type Status struct {
 	Version           string   `json:"version"`
 	Uptime            string   `json:"uptime"` // a Go duration
 	Alarms            []string `json:"alarms"`
+	// KeptLog is what this node keeps for members that get a snapshot; nil if
+	// there is none.
+	KeptLog *KeptLog `json:"kept_log,omitempty"`
+}
+
+// KeptLog is the log that a node keeps on disk for members that get a snapshot,
+// and what it does for them.
+type KeptLog struct {
+	Entries uint64 `json:"entries"`
+	Bytes   int64  `json:"bytes"`
+	// Building says that a snapshot body is being built.
+	Building   bool               `json:"building"`
+	Deliveries []SnapshotDelivery `json:"deliveries"`
+	// IntakeLimitBytes is how much the leader takes per second so that a member
+	// can catch up; 0 means no limit.
+	IntakeLimitBytes int64 `json:"intake_limit_bytes"`
+}
+
+// SnapshotDelivery is a snapshot on its way to one member.
+type SnapshotDelivery struct {
+	To        uint64 `json:"to"`
+	State     string `json:"state"` // waiting, sending, paused, catching_up
+	Index     uint64 `json:"index"`
+	BodyBytes int64  `json:"body_bytes"`
+	// BehindBytes is the log after the body that the member still lacks.
+	BehindBytes int64  `json:"behind_bytes"`
+	Since       string `json:"since"` // how long it has been in this state, a Go duration
+	Failures    int    `json:"failures"`
+	Reason      string `json:"reason,omitempty"` // of the last failure
 }
 
 // MemberStatus is one row of ClusterStatus: the status of a member, or the

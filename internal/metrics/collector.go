@@ -27,6 +27,14 @@ type sample struct {
 	node.Figures
 }
 
+// kept returns what the node keeps for members that get a snapshot.
+func (s *sample) kept() *api.KeptLog {
+	if s.KeptLog == nil {
+		return new(api.KeptLog)
+	}
+	return s.KeptLog
+}
+
 // figure is one metric that is read from the sample.
 type figure struct {
 	desc  *prometheus.Desc
@@ -67,6 +75,9 @@ var statusFigures = []figure{
 	gauge("kvd_apply_lag_entries", "Log entries that are committed but not yet applied on this member.", func(s *sample) float64 { return float64(s.Commit - min(s.Commit, s.Applied)) }),
 	gauge("kvd_raft_log_bytes", "Size of the raft log on disk in bytes.", func(s *sample) float64 { return float64(s.LogSizeBytes) }),
 	gauge("kvd_raft_snapshot_bytes", "Size of the snapshot files on disk in bytes.", func(s *sample) float64 { return float64(s.SnapshotSizeBytes) }),
+	gauge("kvd_raft_kept_log_entries", "Log entries kept on disk for members that get a snapshot.", func(s *sample) float64 { return float64(s.kept().Entries) }),
+	gauge("kvd_raft_kept_log_bytes", "Size in bytes of the log entries kept on disk for members that get a snapshot.", func(s *sample) float64 { return float64(s.kept().Bytes) }),
+	gauge("kvd_raft_intake_limit_bytes", "Bytes of writes that the leader takes per second so that a member can catch up, or 0 if there is no limit.", func(s *sample) float64 { return float64(s.kept().IntakeLimitBytes) }),
 	gauge("kvd_store_revision", "Current revision of the store.", func(s *sample) float64 { return float64(s.Revision) }),
 	gauge("kvd_store_compact_revision", "Oldest revision that can still be read.", func(s *sample) float64 { return float64(s.CompactRevision) }),
 	gauge("kvd_store_keys", "Number of live keys.", func(s *sample) float64 { return float64(s.Keys) }),
@@ -114,6 +125,7 @@ var nodeFigures = []figure{
 var (
 	readyDesc     = desc("kvd_ready", "Whether the node serves client requests (1) or not (0).")
 	reachableDesc = desc("kvd_peer_reachable", "Whether this member has a working connection to the peer (1) or not (0).", "peer")
+	deliveryDesc  = desc("kvd_peer_snapshot_behind_bytes", "Log in bytes that the peer still lacks after a snapshot from this member, or 0 if none is on the way.", "peer")
 	behindDesc    = desc("kvd_peer_behind_entries", "Log entries that the peer still lacks, reported by the leader only.", "peer")
 )
 
@@ -126,7 +138,7 @@ const collectTimeout = 2 * time.Second
 
 // Describe implements prometheus.Collector.
 func (c Collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{readyDesc, reachableDesc, behindDesc} {
+	for _, d := range []*prometheus.Desc{readyDesc, reachableDesc, behindDesc, deliveryDesc} {
 		ch <- d
 	}
 	for _, table := range [][]figure{statusFigures, nodeFigures, etcdFigures} {
@@ -159,6 +171,13 @@ func (c Collector) Collect(ch chan<- prometheus.Metric) {
 	for _, p := range s.Peers {
 		peer := strconv.FormatUint(p.ID, 10)
 		ch <- prometheus.MustNewConstMetric(reachableDesc, prometheus.GaugeValue, truth(p.Reachable), peer)
+		behind := int64(0)
+		for _, d := range s.kept().Deliveries {
+			if d.To == p.ID {
+				behind = d.BehindBytes
+			}
+		}
+		ch <- prometheus.MustNewConstMetric(deliveryDesc, prometheus.GaugeValue, float64(behind), peer)
 		if p.BehindKnown {
 			ch <- prometheus.MustNewConstMetric(behindDesc, prometheus.GaugeValue, float64(p.Behind), peer)
 		}

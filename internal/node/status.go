@@ -53,10 +53,30 @@ func (m *member) status() api.Status {
 	for index, h := range m.store.Hashes() {
 		st.StateHashes[index] = hex(h)
 	}
+	st.KeptLog = keptLog(m.replica.Kept())
+	if alarm := m.replica.Kept().Alarm(); alarm != "" {
+		st.Alarms = append(st.Alarms, alarm)
+	}
 	if q := st.QuotaBytes; q > 0 && st.LogicalSizeBytes >= q {
 		st.Alarms = append(st.Alarms, "no_space: the quota is reached; deletes and compaction still work")
 	}
 	return st
+}
+
+// keptLog describes what a replica keeps for members that get a snapshot; nil if
+// there is none.
+func keptLog(k *raftnode.KeptLog) *api.KeptLog {
+	if k.Entries == 0 && !k.Building && len(k.Deliveries) == 0 && k.IntakeLimit == 0 {
+		return nil
+	}
+	out := &api.KeptLog{Entries: k.Entries, Bytes: k.Bytes, Building: k.Building, IntakeLimitBytes: k.IntakeLimit, Deliveries: []api.SnapshotDelivery{}}
+	for _, d := range k.Deliveries {
+		out.Deliveries = append(out.Deliveries, api.SnapshotDelivery{
+			To: d.To, State: d.State, Index: d.Index, BodyBytes: d.BodyBytes, BehindBytes: d.BehindBytes,
+			Since: d.Since.Round(time.Millisecond).String(), Failures: d.Failures, Reason: d.Reason,
+		})
+	}
+	return out
 }
 
 func hex(h uint64) string { return fmt.Sprintf("%016x", h) }

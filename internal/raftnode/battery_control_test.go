@@ -130,6 +130,15 @@ func TestControlOriginsNotInSnapshot(t *testing.T) {
 	})
 }
 
+// TestControlBodyNotVerified: a damaged body that is recorded ends its receiver
+// for good.
+func TestControlBodyNotVerified(t *testing.T) {
+	control(t, bugBodyNotVerified, func(s *sim) {
+		afflict((*sim).faultIsolate, (*sim).faultCrash)(s)
+		s.opts.catchUp, s.net.damages = 3, 0.5
+	})
+}
+
 func TestControlNonDeterministicApply(t *testing.T) {
 	control(t, bugNonDeterministicApply, func(*sim) {})
 }

@@ -1,6 +1,10 @@
 package raftnode
 
-import "testing"
+import (
+	"slices"
+	"testing"
+	"time"
+)
 
 // snapshots makes a cluster whose logs are compacted to a few entries, so that
 // a member that slept needs a snapshot.
@@ -72,6 +76,11 @@ func (s *sim) sleepThrough(crash bool) {
 	}
 	rest := s.others(victim.id)
 	s.must(patience, "a leader of the rest", func() bool { return s.settledLeader(rest...) != nil })
+	// While a body is kept, so is the log after it, which would save the sleeper
+	// from needing another.
+	s.must(int64(2*bodyLifetime/time.Microsecond), "the last body to be removed", func() bool {
+		return !slices.ContainsFunc(s.alive(), func(n *simNode) bool { return len(n.deliveries.bodies) > 0 })
+	})
 	s.writeMany(s.nodes[rest[0]], 40, rest...)
 	s.run(second) // compaction
 	if crash {

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/datadir"
 )
@@ -18,82 +20,123 @@ import (
 // WAL record. An engine that keeps the state on disk needs no more than that:
 // its durable part is the body. For an engine in memory a body is written too.
 
-// checkpointState is when the last checkpoint was made. It belongs to the
-// snapshotter's goroutine.
-type checkpointState struct {
+// checkpointer is the goroutine that makes checkpoints, off the path of writes. It
+// goes on beside the snapshotter's work: a body that is being built or sent must
+// not make the log on disk grow.
+type checkpointer struct {
+	cfg  *Config
+	disk *datadir.Log
+	// record has the append loop make a checkpoint durable, and waits for it.
+	record    func(ctx context.Context, s *raftpb.Snapshot) error
+	snapshots *snapshotter // knows how far the log has been applied
+	appended  atomic.Int64 // bytes of log written since the start; added to by the append loop
+
+	// Owned by run.
 	index     uint64    // of the last checkpoint
-	bytes     int64     // snapshotter.appended at that time
+	bytes     int64     // appended at that time
 	at        time.Time // when it was made
 	flushed   uint64    // applied index when a flush was last requested
 	bodyBytes int64     // size of the last checkpoint's body
+	bodies    retries   // of writing one
 }
 
 // keptSnapshots is the number of checkpoints that stay on disk. If the newest
 // turns out to be unreadable, the log still reaches back to the one before.
 const keptSnapshots = 2
 
+func (c *checkpointer) run(ctx context.Context) error {
+	ticker := time.NewTicker(snapshotPace)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		if err := c.checkpointIfDue(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
 // checkpointIfDue makes a checkpoint by bytes of log and by time, so that the log
 // stays short and a restart has little to replay.
-func (s *snapshotter) checkpointIfDue(ctx context.Context) error {
-	applied := s.applied.Load()
-	bytes := s.appended.Load() - s.last.bytes
-	if applied <= s.last.index || bytes < s.cfg.CheckpointBytes && time.Since(s.last.at) < s.cfg.CheckpointInterval {
+func (c *checkpointer) checkpointIfDue(ctx context.Context) error {
+	applied := c.snapshots.applied.Load()
+	bytes := c.appended.Load() - c.bytes
+	if applied <= c.index || bytes < c.cfg.CheckpointBytes && time.Since(c.at) < c.cfg.CheckpointInterval {
 		return nil
 	}
-	view, err := s.cfg.StateMachine.Durable()
+	view, err := c.cfg.StateMachine.Durable()
 	if err != nil {
 		return fmt.Errorf("read the durable state: %w", err)
 	}
 	if view == nil {
 		// If a body is at most as large as the log that it releases, it at most
 		// doubles what is written.
-		if bytes < max(s.cfg.CheckpointBytes, s.last.bodyBytes) {
+		if bytes < max(c.cfg.CheckpointBytes, c.bodyBytes) {
 			return nil
 		}
-		return s.checkpointWithBody(ctx)
+		return c.checkpointWithBody(ctx)
 	}
 	defer view.Close()
-	if index, _ := view.Position(); index <= s.last.index {
-		if s.last.flushed <= s.last.index {
-			s.last.flushed = applied
-			return s.cfg.StateMachine.Flush() // a later turn records the result
+	if index, _ := view.Position(); index <= c.index {
+		if c.flushed <= c.index {
+			c.flushed = applied
+			return c.cfg.StateMachine.Flush() // a later turn records the result
 		}
 		return nil
 	}
-	return s.checkpoint(ctx, view)
+	return c.checkpoint(ctx, view)
 }
 
 // checkpointWithBody makes the state durable itself, for an engine that keeps
-// nothing on disk.
-func (s *snapshotter) checkpointWithBody(ctx context.Context) error {
-	view, err := s.cfg.StateMachine.View()
+// nothing on disk. A body that cannot be written is tried again later: until then
+// the log stays, which has everything.
+func (c *checkpointer) checkpointWithBody(ctx context.Context) error {
+	now := c.snapshots.now()
+	if now < c.bodies.until {
+		return nil
+	}
+	view, err := c.cfg.StateMachine.View()
 	if err != nil {
 		return err
 	}
 	defer view.Close()
 	index, _ := view.Position()
-	if s.last.bodyBytes, err = datadir.WriteBody(s.disk.BodyPath(index), view); err != nil {
-		return err
+	size, err := datadir.WriteBody(c.disk.BodyPath(index), contextBody{ctx, view})
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case err != nil:
+		pause := c.bodies.fail(now)
+		c.cfg.Observer.Snapshot(SnapshotCheckpoint, c.snapshots.now()-now, 0, err)
+		c.cfg.Logger.Warn("checkpoint not written; the log is kept until it can be", zap.Error(err), zap.Duration("pause", pause))
+		return nil
 	}
-	return s.checkpoint(ctx, view)
+	c.bodies, c.bodyBytes = retries{}, size
+	return c.checkpoint(ctx, view)
 }
 
 // checkpoint records the view, whose state is durable.
-func (s *snapshotter) checkpoint(ctx context.Context, view View) error {
+func (c *checkpointer) checkpoint(ctx context.Context, view View) error {
 	snapshot, err := describe(view)
 	if err != nil {
 		return err
 	}
-	bytes, begin := s.appended.Load(), time.Now()
-	err = s.record(ctx, snapshot)
+	bytes, begin := c.appended.Load(), time.Now()
+	err = c.record(ctx, snapshot)
 	if ctx.Err() != nil {
 		return nil
 	}
-	s.cfg.Observer.Snapshot(SnapshotCheckpoint, time.Since(begin), s.last.bodyBytes, err)
+	c.cfg.Observer.Snapshot(SnapshotCheckpoint, time.Since(begin), c.bodyBytes, err)
 	if err != nil {
 		return fmt.Errorf("record a checkpoint: %w", err)
 	}
-	s.last.index, s.last.bytes, s.last.at = snapshot.GetMetadata().GetIndex(), bytes, time.Now()
+	c.index, c.bytes, c.at = snapshot.GetMetadata().GetIndex(), bytes, time.Now()
 	return nil
 }
 

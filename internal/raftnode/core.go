@@ -126,6 +126,7 @@ type coreState struct {
 	// node is stopping.
 	refused error
 
+	intake intake
 	counts counts
 	out    effects
 }
@@ -255,6 +256,8 @@ func (c *core) tick() {
 	c.ticks++
 	c.rn.Tick()
 	c.backoff = false
+	c.intake.fill()
+	c.releaseHeld()
 	c.proposals.retry()
 	c.starts.retry()
 	c.reads.retry()
@@ -280,6 +283,9 @@ func (c *core) step(m *raftpb.Message) {
 		return // the sender repeats it
 	}
 	c.deposed(m)
+	if c.holdBack(m) {
+		return
+	}
 	// An error means that the message does not matter (the answer of a peer
 	// that raft does not know), or that it was a proposal that raft dropped,
 	// which its sender repeats.
@@ -494,6 +500,7 @@ func (c *core) observe() {
 	c.lead, c.term, c.role = st.Lead, st.GetTerm(), st.RaftState
 	if changed {
 		c.backoff = false
+		c.endIntake()
 		c.proposals.again()
 		c.starts.again()
 		c.reads.again()

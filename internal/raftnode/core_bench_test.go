@@ -58,7 +58,7 @@ func BenchmarkCoreRound(b *testing.B) {
 						b.Fatal(a.err)
 					}
 				}
-				g.log.compact(g.applier.index-1, 0, 0, 0)
+				compactTo(g.log, g.applier.index-1, 0, 0, 0)
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/command")
 		})

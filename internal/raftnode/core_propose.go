@@ -134,7 +134,7 @@ func (p *proposer) add(pr *proposal) error {
 // propose hands the flight to raft if raft does not have it, or packs a new
 // one.
 func (p *proposer) propose() {
-	if p.backoff || p.incarnation == 0 {
+	if p.backoff || p.incarnation == 0 || p.intake.empty() {
 		return
 	}
 	if p.flight == nil {
@@ -153,6 +153,7 @@ func (p *proposer) propose() {
 	if f.sentTerm == 0 {
 		p.out.packed = append(p.out.packed, f)
 	}
+	p.intake.take(len(f.data))
 	f.sent, f.sentTick, f.sentTerm, f.asLeader = true, p.ticks, p.term, p.isLeader()
 }
 

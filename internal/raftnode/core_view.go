@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/tracker"
 )
 
 // This file is what the shell may ask of the core. The shell never reads the
@@ -36,6 +37,21 @@ func (c *core) progress() map[uint64]Progress {
 		behind, known := c.changes.behind(m.ID)
 		members[m.ID] = Progress{Behind: behind, Known: known, Heard: c.recentlyHeard(m.ID)}
 	}
+	return members
+}
+
+// matches returns up to where each other member's log is known to agree with this
+// leader's; nil if this node does not lead.
+func (c *core) matches() map[uint64]uint64 {
+	if !c.isLeader() {
+		return nil
+	}
+	members := make(map[uint64]uint64)
+	c.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
+		if id != c.cfg.id {
+			members[id] = pr.Match
+		}
+	})
 	return members
 }
 

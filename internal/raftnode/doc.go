@@ -5,7 +5,7 @@
 //
 // # How it works
 //
-// A deterministic core decides and six goroutines around it do what it says.
+// A deterministic core decides and eight goroutines around it do what it says.
 // The core owns raft's RawNode, everything that waits for raft, and the search
 // for a leader. Events go in through method calls; takeEffects returns what has
 // to be done about them. The simulator drives the same core, single-threaded,

@@ -1,7 +1,9 @@
 package raftnode
 
 import (
+	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 
@@ -10,31 +12,59 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// logStore is the part of the log that raft can read: the entries after the last
-// compaction, in memory, behind the disk. The append loop writes it, the node
-// loop reads it (through raft), and the snapshotter compacts it, so everything
-// in it is under a lock. Nobody holds the lock while waiting for anything.
+// logStore is the part of the log that raft can read, behind the disk. The
+// append loop writes it, the node loop reads it (through raft), the compactor
+// compacts it.
 //
 // Raft keeps slices that Entries returned, and hands them to the transport. So
 // entries are never changed in place: an overwritten tail is cut off with its
 // capacity, and the next append copies.
 //
-// Snapshot is how raft asks for a snapshot for a follower that needs entries
-// from before the first. It only leaves a wish (wanted); the snapshotter takes
-// it up, and offers a snapshot once its body is complete.
+// The newest entries are in memory. While a snapshot transfer needs more than
+// memory may hold, what leaves the memory goes to a spool, and the log that raft
+// sees begins there:
+//
+//	          pin                   index                      last
+//	───────────┼─────────────────────┼──────────────────────────┤
+//	 gone      │  on disk (spool)    │  in memory (entries)     │
+//
+// Reading the spool is the one thing for which the node loop may wait for a disk:
+// one read of at most maxSpoolRead bytes, or of one entry, of what was written
+// lately and is usually still in the page cache. If a file cannot be read or
+// written, the spool is given up, and who needed it gets another snapshot.
+//
+// If the disk hangs while the compactor writes, memory must not grow without a
+// bound: append gives the spool up as soon as the memory holds hardBytes.
 type logStore struct {
-	confState *raftpb.ConfState // at the start; from then on raft keeps its own
+	confState *raftpb.ConfState // at the start; raft keeps its own from then on
+
+	// newSpoolFile makes a file for the spool; nil if there is no disk for it.
+	newSpoolFile func() (spoolFile, error)
+	// maxBytes and maxEntries bound what compaction leaves in memory of applied
+	// entries; hardBytes (0: none) is where the spool is given up for memory.
+	maxBytes, maxEntries, hardBytes int
+
+	asked chan struct{} // capacity 1: raft wants a snapshot, and there is none
+	full  chan struct{} // capacity 1: there is something to compact
 
 	mu struct {
 		sync.Mutex
 		hardState *raftpb.HardState
-		// Position of the entry before the first one.
+		// The entry before the first in memory.
 		index, term uint64
 		entries     []*raftpb.Entry
-		bytes       int // memory that entries take
-		dropped     int // memory of compacted entries, which entries' array still holds
+		bytes       int // that they take
+		dropped     int // bytes of compacted entries that are still in memory
+		applied     uint64
 		offered     *raftpb.Snapshot
-		wanted      bool // raft asked for a snapshot
+
+		// Entries after pin stay readable; 0: no transfer needs them.
+		pin   uint64
+		spool *spool
+		// lost counts the times that the log was replaced or the spool given up:
+		// what the compactor writes meanwhile counts for nothing.
+		lost uint64
+		dead []spoolFile // for the compactor to close
 	}
 }
 
@@ -43,7 +73,10 @@ var _ raftLog = (*logStore)(nil)
 // newLogStore returns a log with what was found on disk: a snapshot, which may be
 // nil, the hard state, and the entries after the snapshot.
 func newLogStore(s *raftpb.Snapshot, hs *raftpb.HardState, entries []*raftpb.Entry, cs *raftpb.ConfState) *logStore {
-	l := &logStore{confState: cs}
+	l := &logStore{
+		confState: cs, maxBytes: math.MaxInt, maxEntries: math.MaxInt,
+		asked: make(chan struct{}, 1), full: make(chan struct{}, 1),
+	}
 	l.mu.hardState = hs
 	l.mu.index, l.mu.term = s.GetMetadata().GetIndex(), s.GetMetadata().GetTerm()
 	l.append(entries)
@@ -64,9 +97,14 @@ func (l *logStore) setHardState(hs *raftpb.HardState) {
 }
 
 // Entries implements raft.Storage. It returns the entries in [lo, hi), as many as
-// fit into maxSize bytes but at least one.
+// fit into maxSize bytes but at least one, and none beyond a file of the spool.
 func (l *logStore) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
 	l.mu.Lock()
+	if sp := l.mu.spool; sp != nil && lo > sp.index && lo <= sp.last {
+		from, to, lost := sp.find(lo), min(hi, sp.last+1), l.mu.lost
+		l.mu.Unlock()
+		return l.readSpool(from, lo, to, maxSize, lost)
+	}
 	defer l.mu.Unlock()
 	if lo <= l.mu.index {
 		return nil, raft.ErrCompacted
@@ -89,12 +127,45 @@ func (l *logStore) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
 	return from[:n:n], nil
 }
 
+// readSpool reads entries of the spool. The compactor may close their file
+// meanwhile, because nobody needs them any more; then they are compacted. Any
+// other error gives the spool up.
+func (l *logStore) readSpool(from spoolRange, lo, hi, maxSize, lost uint64) ([]*raftpb.Entry, error) {
+	entries, err := from.read(lo, hi, maxSize)
+	if err == nil {
+		return entries, nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if sp := l.mu.spool; l.mu.lost == lost && sp != nil && lo > sp.index {
+		l.giveUpLocked()
+	}
+	return nil, raft.ErrCompacted
+}
+
+// giveUpLocked drops the spool. The log begins with the memory again.
+func (l *logStore) giveUpLocked() {
+	if l.mu.spool != nil {
+		l.mu.dead = append(l.mu.dead, l.mu.spool.files()...)
+	}
+	l.mu.spool, l.mu.pin = nil, 0
+	l.mu.lost++
+}
+
 // entrySize is roughly the memory that an entry takes.
 func entrySize(e *raftpb.Entry) int { return len(e.GetData()) + entryOverhead }
 
 // entryOverhead is roughly what an entry takes beside its data: the struct with
 // its protobuf state, index and term, and the pointer in the slice.
 const entryOverhead = 96
+
+const (
+	// catchUpEntries bounds the entries kept in memory beside their bytes.
+	catchUpEntries = 50_000
+	// hardFactor bounds the memory that the log takes while the compactor waits for
+	// the disk, in catch-up sizes, beside what is not applied.
+	hardFactor = 4
+)
 
 // Term implements raft.Storage.
 func (l *logStore) Term(i uint64) (uint64, error) {
@@ -104,6 +175,9 @@ func (l *logStore) Term(i uint64) (uint64, error) {
 	case i == l.mu.index:
 		return l.mu.term, nil
 	case i < l.mu.index:
+		if sp := l.mu.spool; sp != nil && i >= sp.index {
+			return sp.termOf(i), nil
+		}
 		return 0, raft.ErrCompacted
 	case i > l.lastLocked():
 		return 0, raft.ErrUnavailable
@@ -124,38 +198,44 @@ func (l *logStore) lastLocked() uint64 { return l.mu.index + uint64(len(l.mu.ent
 func (l *logStore) FirstIndex() (uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.mu.index + 1, nil
+	return l.beforeFirstLocked() + 1, nil
+}
+
+// beforeFirstLocked returns the index before the first entry that can be read.
+func (l *logStore) beforeFirstLocked() uint64 {
+	if l.mu.spool != nil {
+		return l.mu.spool.index
+	}
+	return l.mu.index
 }
 
 // Snapshot implements raft.Storage. It returns a snapshot whose body is ready to
-// be sent. If there is none it notes the wish, and raft asks again later. A
-// snapshot from before the first entry counts as none: its receiver could not
+// be sent. If there is none it notes the wish in asked, and raft asks again later.
+// A snapshot from before the first entry counts as none: its receiver could not
 // continue from it.
 func (l *logStore) Snapshot() (*raftpb.Snapshot, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if s := l.mu.offered; s != nil && s.GetMetadata().GetIndex() >= l.mu.index {
+	if s := l.mu.offered; s != nil && s.GetMetadata().GetIndex() >= l.beforeFirstLocked() {
 		return s, nil
 	}
-	l.mu.wanted = true
+	signal(l.asked)
 	return nil, raft.ErrSnapshotTemporarilyUnavailable
 }
 
-// wanted reports whether raft asked for a snapshot since the last call.
-func (l *logStore) wanted() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	w := l.mu.wanted
-	l.mu.wanted = false
-	return w
+// signal puts a token into a channel of capacity 1, unless there is one.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
-// offerSnapshot makes a snapshot available to raft. It also answers what raft
-// asked for while the body was being built.
+// offerSnapshot makes a snapshot available to raft.
 func (l *logStore) offerSnapshot(s *raftpb.Snapshot) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.mu.offered, l.mu.wanted = s, false
+	l.mu.offered = s
 }
 
 // withdrawSnapshot takes an offer back because its body is about to be removed.
@@ -191,6 +271,13 @@ func (l *logStore) append(entries []*raftpb.Entry) {
 	for _, e := range entries {
 		l.mu.bytes += entrySize(e)
 	}
+	if l.mu.bytes-l.maxBytes > l.maxBytes/4 {
+		signal(l.full)
+	}
+	if l.hardBytes > 0 && l.mu.bytes > l.hardBytes && l.mu.spool != nil {
+		l.giveUpLocked()
+		l.dropLocked(l.excessLocked())
+	}
 }
 
 // applySnapshot replaces the log with a received snapshot.
@@ -199,26 +286,178 @@ func (l *logStore) applySnapshot(s *raftpb.Snapshot) {
 	defer l.mu.Unlock()
 	l.mu.index, l.mu.term = s.GetMetadata().GetIndex(), s.GetMetadata().GetTerm()
 	l.mu.entries, l.mu.bytes, l.mu.dropped, l.mu.offered = nil, 0, 0, nil
+	l.giveUpLocked()
 }
 
-// compact drops the oldest applied entries until at most maxBytes and maxEntries
-// are left. A pinned index other than 0 is that of a snapshot that is being sent:
-// the entries after it stay for its receiver. Entries that are not applied here
-// stay in any case, as raft must still hand them out.
-func (l *logStore) compact(applied uint64, maxBytes, maxEntries int, pinned uint64) {
+// noteApplied tells how far the log has been applied. Only applied entries are
+// compacted.
+func (l *logStore) noteApplied(index uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	limit := applied
-	if pinned != 0 {
-		limit = min(limit, pinned)
+	l.mu.applied = max(l.mu.applied, index)
+}
+
+// setPin keeps the entries after an index readable; 0 keeps none. Entries that
+// are gone already do not come back.
+func (l *logStore) setPin(index uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.pin = index
+}
+
+// compact drops the oldest applied entries from memory until the rest keeps the
+// bounds. Those after the pin go to the spool before that. It is called by one
+// goroutine, the compactor; an error means that the spool was given up.
+func (l *logStore) compact() error {
+	for {
+		chunk, part, lost, err := l.nextChunk()
+		if chunk == nil && err == nil {
+			return l.closeDead()
+		}
+		if err == nil {
+			_, err = part.file.Write(chunk.data)
+		}
+		l.acceptChunk(part, chunk, lost, err)
+		if err != nil {
+			return errors.Join(err, l.closeDead())
+		}
 	}
+}
+
+// nextChunk drops what may be dropped at once, and returns what must be spooled
+// first, and the file to write it to. Without a chunk there is nothing to do.
+func (l *logStore) nextChunk() (*spoolChunk, *spoolPart, uint64, error) {
+	l.mu.Lock()
+	n := l.excessLocked()
+	if l.mu.pin == 0 || l.mu.pin < l.beforeFirstLocked() || l.newSpoolFile == nil {
+		// Nobody needs them, or what is needed begins before them.
+		if l.mu.spool != nil {
+			l.giveUpLocked()
+		}
+		l.dropLocked(n)
+		l.mu.Unlock()
+		return nil, nil, 0, nil
+	}
+	if sp := l.mu.spool; sp != nil {
+		l.mu.dead = append(l.mu.dead, sp.trim(l.mu.pin)...)
+		if l.mu.pin >= l.mu.index && len(sp.parts) == 0 {
+			l.mu.spool = nil
+		}
+	}
+	if l.mu.spool == nil {
+		free := int(min(uint64(n), max(l.mu.pin, l.mu.index)-l.mu.index))
+		l.dropLocked(free)
+		if n -= free; n > 0 {
+			l.mu.spool = &spool{index: l.mu.index, term: l.mu.term, last: l.mu.index}
+		}
+	}
+	if n == 0 {
+		l.mu.Unlock()
+		return nil, nil, 0, nil
+	}
+	out, sp, lost := l.mu.entries[:n:n], l.mu.spool, l.mu.lost
+	var part *spoolPart
+	if k := len(sp.parts); k > 0 && sp.parts[k-1].size < spoolPartBytes {
+		part = sp.parts[k-1]
+	}
+	l.mu.Unlock()
+	chunk, err := encodeChunk(out)
+	if part == nil && err == nil {
+		part = new(spoolPart)
+		part.file, err = l.newSpoolFile()
+	}
+	return chunk, part, lost, err
+}
+
+// acceptChunk publishes a chunk that was written, and drops its entries from the
+// memory. If the spool was given up meanwhile, the chunk counts for nothing.
+func (l *logStore) acceptChunk(part *spoolPart, chunk *spoolChunk, lost uint64, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	stale := l.mu.lost != lost
+	if (stale || err != nil) && part != nil && part.file != nil && part.size == 0 {
+		l.mu.dead = append(l.mu.dead, part.file) // it is not among the spool's
+	}
+	switch {
+	case stale:
+	case err != nil:
+		l.giveUpLocked()
+		l.dropLocked(l.excessLocked())
+	default:
+		l.mu.spool.publish(part, chunk)
+		l.dropLocked(len(chunk.entries))
+	}
+}
+
+// excessLocked returns how many entries are applied and beyond the bounds.
+func (l *logStore) excessLocked() int {
 	n, bytes := 0, l.mu.bytes
-	for n < len(l.mu.entries) && l.mu.entries[n].GetIndex() <= limit &&
-		(bytes > maxBytes || len(l.mu.entries)-n > maxEntries) {
+	for n < len(l.mu.entries) && l.mu.entries[n].GetIndex() <= l.mu.applied &&
+		(bytes > l.maxBytes || len(l.mu.entries)-n > l.maxEntries) {
 		bytes -= entrySize(l.mu.entries[n])
 		n++
 	}
-	l.dropLocked(n)
+	return n
+}
+
+// closeDead closes and removes the files that nobody needs any more.
+func (l *logStore) closeDead() error {
+	l.mu.Lock()
+	dead := l.mu.dead
+	l.mu.dead = nil
+	l.mu.Unlock()
+	var errs []error
+	for _, f := range dead {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// close ends the spool, when the loops have ended.
+func (l *logStore) close() error {
+	l.mu.Lock()
+	l.giveUpLocked()
+	l.mu.Unlock()
+	return l.closeDead()
+}
+
+// bytesAfter returns, nearly, the size of the log after an index.
+func (l *logStore) bytesAfter(index uint64) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	total := int64(0)
+	if l.mu.spool != nil {
+		total = l.mu.spool.bytesAfter(index)
+	}
+	for i := len(l.mu.entries) - 1; i >= 0 && l.mu.entries[i].GetIndex() > index; i-- {
+		total += int64(entrySize(l.mu.entries[i]))
+	}
+	return total
+}
+
+// continues reports whether the log after an index can be read: whether a member
+// that has everything up to it needs no snapshot.
+func (l *logStore) continues(index uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return index >= l.beforeFirstLocked() && index <= l.lastLocked()
+}
+
+// inMemory reports whether the entries after an index are all in memory.
+func (l *logStore) inMemory(index uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return index >= l.mu.index
+}
+
+// spooled returns the entries on disk for transfers, and their size.
+func (l *logStore) spooled() (entries uint64, bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if sp := l.mu.spool; sp != nil {
+		return sp.last - sp.index, sp.bytes
+	}
+	return 0, 0
 }
 
 // dropLocked drops the n oldest entries. Raft may hold parts of the slice, so the

@@ -1,11 +1,14 @@
 package raftnode
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"go.etcd.io/raft/v3"
@@ -15,6 +18,55 @@ import (
 
 func logStoreOf(first, last, term uint64) *logStore {
 	return newLogStore(snapshotAt(first-1, term), hardStateAt(term, 1, first-1), entriesAt(first, last, term, 30), &raftpb.ConfState{Voters: []uint64{1, 2}})
+}
+
+// compactTo compacts with the given bounds.
+func compactTo(l *logStore, applied uint64, maxBytes, maxEntries int, pinned uint64) {
+	l.maxBytes, l.maxEntries = maxBytes, maxEntries
+	l.noteApplied(applied)
+	l.setPin(pinned)
+	if l.newSpoolFile == nil {
+		l.newSpoolFile = newMemoryFile
+	}
+	if err := l.compact(); err != nil {
+		panic(err)
+	}
+}
+
+// memoryFile is a spoolFile without a disk.
+type memoryFile struct {
+	mu     sync.Mutex
+	data   []byte
+	closed bool
+	fail   error
+}
+
+func newMemoryFile() (spoolFile, error) { return new(memoryFile), nil }
+
+func (f *memoryFile) Write(p []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fail != nil {
+		return 0, f.fail
+	}
+	f.data = append(f.data, p...)
+	return len(p), nil
+}
+
+func (f *memoryFile) ReadAt(p []byte, at int64) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return 0, os.ErrClosed
+	}
+	return bytes.NewReader(f.data).ReadAt(p, at)
+}
+
+func (f *memoryFile) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed, f.data = true, nil
+	return nil
 }
 
 func TestLogStoreInitialState(t *testing.T) {
@@ -74,9 +126,9 @@ func TestLogStoreSlicesAreSafe(t *testing.T) {
 	}
 	_ = append(held, entryAt(8, 9, 5))
 	l.append(entriesAt(5, 12, 2, 30))
-	l.compact(4, 0, 0, 0)
+	compactTo(l, 4, 0, 0, 0)
 	l.append(entriesAt(13, 40, 2, 30))
-	l.compact(30, 0, 0, 0)
+	compactTo(l, 30, 0, 0, 0)
 	for i, e := range held {
 		if e.GetIndex() != uint64(3+i) || e.GetTerm() != 1 {
 			t.Errorf("entry %d of what raft holds is %v", i, e)
@@ -117,11 +169,12 @@ func TestLogStoreCompact(t *testing.T) {
 		{"a transfer beyond applied", 20, 0, 0, 33, 21},
 	} {
 		l := newLogStore(nil, nil, entriesAt(1, 100, 1, 30), new(raftpb.ConfState))
-		l.compact(c.applied, c.bytes, c.entries, c.pinned)
+		compactTo(l, c.applied, c.bytes, c.entries, c.pinned)
 		first, _ := l.FirstIndex()
 		last, _ := l.LastIndex()
 		n, bytes := l.sizes()
-		if first != c.wantFst || last != 100 || n != int(101-c.wantFst) || bytes != n*size {
+		onDisk, _ := l.spooled()
+		if first != c.wantFst || last != 100 || n+int(onDisk) != int(101-c.wantFst) || bytes != n*size {
 			t.Errorf("%s: first %d, want %d; last %d, %d entries of %d bytes", c.name, first, c.wantFst, last, n, bytes)
 		}
 	}
@@ -134,7 +187,7 @@ func TestLogStoreCompactionIsAmortised(t *testing.T) {
 	index := uint64(0)
 	allocs := testing.AllocsPerRun(n-2, func() {
 		index++
-		l.compact(index, 0, 0, 0)
+		compactTo(l, index, 0, 0, 0)
 	})
 	if allocs >= 1 {
 		t.Errorf("%.2f allocations a compaction", allocs)
@@ -144,24 +197,34 @@ func TestLogStoreCompactionIsAmortised(t *testing.T) {
 	}
 }
 
+// wasAsked reports whether raft asked for a snapshot since the last call.
+func wasAsked(l *logStore) bool {
+	select {
+	case <-l.asked:
+		return true
+	default:
+		return false
+	}
+}
+
 func TestLogStoreSnapshotOnDemand(t *testing.T) {
 	l := logStoreOf(11, 20, 3)
-	if l.wanted() {
+	if wasAsked(l) {
 		t.Error("wanted before raft asked")
 	}
-	if _, err := l.Snapshot(); !errors.Is(err, raft.ErrSnapshotTemporarilyUnavailable) || !l.wanted() || l.wanted() {
+	if _, err := l.Snapshot(); !errors.Is(err, raft.ErrSnapshotTemporarilyUnavailable) || !wasAsked(l) || wasAsked(l) {
 		t.Errorf("%v; wanted must be said once", err)
 	}
 	l.offerSnapshot(snapshotAt(15, 3))
-	if s, err := l.Snapshot(); err != nil || s.GetMetadata().GetIndex() != 15 || l.wanted() {
+	if s, err := l.Snapshot(); err != nil || s.GetMetadata().GetIndex() != 15 || wasAsked(l) {
 		t.Errorf("%v, %v", s, err)
 	}
-	l.compact(15, 0, 0, 0) // the log still goes on from it
+	compactTo(l, 15, 0, 0, 0) // the log still goes on from it
 	if s, err := l.Snapshot(); err != nil || s.GetMetadata().GetIndex() != 15 {
 		t.Errorf("%v, %v", s, err)
 	}
-	l.compact(16, 0, 0, 0)
-	if _, err := l.Snapshot(); !errors.Is(err, raft.ErrSnapshotTemporarilyUnavailable) || !l.wanted() {
+	compactTo(l, 16, 0, 0, 0)
+	if _, err := l.Snapshot(); !errors.Is(err, raft.ErrSnapshotTemporarilyUnavailable) || !wasAsked(l) {
 		t.Errorf("a snapshot that the log does not continue: %v", err)
 	}
 	l.offerSnapshot(snapshotAt(18, 3))
@@ -198,7 +261,7 @@ func TestLogStoreAgainstModel(t *testing.T) {
 					if err := model.Compact(at); err != nil {
 						t.Fatal(err)
 					}
-					l.compact(at, 0, 0, 0)
+					compactTo(l, at, 0, 0, 0)
 				}
 			case 1:
 				term++
@@ -278,7 +341,7 @@ func TestLogStoreSlicesStayUnderRandomHistories(t *testing.T) {
 			last, _ := l.LastIndex()
 			switch rng.IntN(4) {
 			case 0:
-				l.compact(first+rng.Uint64N(last-first+2), rng.IntN(3000), rng.IntN(40), rng.Uint64N(2)*first)
+				compactTo(l, first+rng.Uint64N(last-first+2), rng.IntN(3000), rng.IntN(40), rng.Uint64N(2)*first)
 			default:
 				from := first + rng.Uint64N(last-first+2)
 				if rng.IntN(3) > 0 {
@@ -312,7 +375,8 @@ func checkLogStoreSizes(t *testing.T, l *logStore) {
 	for _, e := range l.mu.entries {
 		want += entrySize(e)
 	}
-	if n, bytes := l.sizes(); uint64(n) != last+1-first || bytes != want || l.mu.dropped < 0 || l.mu.dropped > bytes {
+	onDisk, _ := l.spooled()
+	if n, bytes := l.sizes(); uint64(n)+onDisk != last+1-first || bytes != want || l.mu.dropped < 0 || l.mu.dropped > bytes {
 		t.Fatalf("%d entries from %d to %d, %d bytes counted of %d, %d dropped", n, first, last, bytes, want, l.mu.dropped)
 	}
 }
@@ -336,15 +400,16 @@ func TestLogStoreAppendIsAmortised(t *testing.T) {
 // end. Entries that are not applied stay whatever the bounds say.
 func TestLogStoreCompactKeepingAfterCompaction(t *testing.T) {
 	l := logStoreOf(11, 20, 3)
-	l.compact(20, 0, 0, 5)
-	if first, _ := l.FirstIndex(); first != 11 {
-		t.Errorf("pinned before the log: first %d", first)
+	compactTo(l, 20, 0, 0, 5)
+	if first, _ := l.FirstIndex(); first != 21 {
+		t.Errorf("pinned before the log, which nobody can follow: first %d", first)
 	}
-	l.compact(9, 0, 0, 0)
+	l = logStoreOf(11, 20, 3)
+	compactTo(l, 9, 0, 0, 0)
 	if first, _ := l.FirstIndex(); first != 11 {
 		t.Errorf("applied before the log: first %d", first)
 	}
-	l.compact(1000, 0, 0, 20)
+	compactTo(l, 1000, 0, 0, 20)
 	first, _ := l.FirstIndex()
 	if term, err := l.Term(20); first != 21 || term != 3 || err != nil {
 		t.Errorf("all compacted: first %d, term %d, %v", first, term, err)
@@ -371,7 +436,7 @@ func BenchmarkLogStoreAppend(b *testing.B) {
 			for b.Loop() {
 				next++
 				l.append([]*raftpb.Entry{{Index: new(next), Term: e.Term, Data: e.Data}})
-				l.compact(next, 1<<30, int(n), 0)
+				compactTo(l, next, 1<<30, int(n), 0)
 			}
 		})
 	}

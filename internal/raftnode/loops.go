@@ -25,17 +25,17 @@ type appendJob struct {
 // appendLoop is the goroutine that owns the log on disk: every write of it
 // happens here. Its body is the appender.
 type appendLoop struct {
-	self      uint64
-	lg        *zap.Logger
-	disk      *datadir.Log
-	writes    logDisk // the disk, as the appender writes to it
-	log       raftLog
-	transport *peers.Transport
-	events    *mailbox[event]
-	applies   *mailbox[applyWork]
-	snapshots *snapshotter
+	self        uint64
+	lg          *zap.Logger
+	disk        *datadir.Log
+	writes      logDisk // the disk, as the appender writes to it
+	log         raftLog
+	transport   *peers.Transport
+	events      *mailbox[event]
+	applies     *mailbox[applyWork]
+	checkpoints *checkpointer
 
-	// work comes from the node loop and the snapshotter. It is bounded by
+	// work comes from the node loop and the checkpointer. It is bounded by
 	// raft's limits on uncommitted and inflight bytes.
 	work *mailbox[appendJob]
 	// saving is since when a write has been running; cleared while none is.
@@ -77,7 +77,7 @@ func (l *appendLoop) turn(jobs []appendJob) error {
 	if err != nil {
 		return err
 	}
-	l.snapshots.appended.Add(int64(bytes))
+	l.checkpoints.appended.Add(int64(bytes))
 	l.deliver(responses)
 	if err := l.disk.UpdateWatermark(time.Now()); err != nil {
 		return err

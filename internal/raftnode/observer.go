@@ -33,12 +33,13 @@ const (
 	SnapshotCheckpoint SnapshotWork = "checkpoint"
 	SnapshotBuild      SnapshotWork = "build"
 	SnapshotSend       SnapshotWork = "send"
+	SnapshotSpool      SnapshotWork = "spool"
 	SnapshotReceive    SnapshotWork = "receive"
 	SnapshotInstall    SnapshotWork = "install"
 )
 
 // SnapshotWorks lists the kinds of SnapshotWork.
-var SnapshotWorks = []SnapshotWork{SnapshotCheckpoint, SnapshotBuild, SnapshotSend, SnapshotReceive, SnapshotInstall}
+var SnapshotWorks = []SnapshotWork{SnapshotCheckpoint, SnapshotBuild, SnapshotSpool, SnapshotSend, SnapshotReceive, SnapshotInstall}
 
 // discardObserver is the default Observer.
 type discardObserver struct{}

@@ -74,11 +74,15 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 	}
 	r.received = &receivedBodies{cfg: &r.cfg, disk: d}
 	r.waiters.advance(a.index)
-	if r.snapshots, err = newSnapshotter(&r.cfg, r.log, d, state.Snapshot.GetMetadata().GetIndex()); err != nil {
+	if r.snapshots, err = newSnapshotter(&r.cfg, r.log); err != nil {
 		return nil, err
 	}
 	r.snapshots.applied.Store(a.index)
-	r.snapshots.appended.Store(int64(entryBytes(state.Entries)))
+	r.log.newSpoolFile = r.snapshots.newSpoolFile
+	r.log.maxBytes, r.log.maxEntries = cfg.CatchUpBytes, catchUpEntries
+	r.log.hardBytes = hardFactor*cfg.CatchUpBytes + maxUncommittedBytes
+	r.checkpoints = &checkpointer{cfg: &r.cfg, disk: d, snapshots: r.snapshots, index: state.Snapshot.GetMetadata().GetIndex(), at: now}
+	r.checkpoints.appended.Store(int64(entryBytes(state.Entries)))
 	if err := r.connectCore(); err != nil {
 		return nil, err
 	}
@@ -138,12 +142,18 @@ func (r *Replica) connectLoops() {
 	}
 	r.appends = &appendLoop{
 		self: r.cfg.ID, lg: r.lg, disk: r.disk, writes: observedDisk{r.disk, r.cfg.Observer}, log: r.log,
-		transport: r.transport, events: r.events, applies: r.applies.work, snapshots: r.snapshots,
+		transport: r.transport, events: r.events, applies: r.applies.work, checkpoints: r.checkpoints,
 		work: newMailbox[appendJob](), saving: moment{base: time.Now()},
 	}
-	r.snapshots.record = r.appends.record
+	r.checkpoints.record = r.appends.record
+	r.compactor = &compactor{cfg: &r.cfg, log: r.log, snapshots: r.snapshots}
 	r.snapshots.transmit = r.transport.SendSnapshot
-	r.snapshots.failed = func(to uint64) { r.events.put(event{snapshotTo: to}) }
+	r.snapshots.reportToRaft = func(to uint64, ok bool) { r.events.put(event{snapshotTo: to, snapshotOK: ok}) }
+	r.snapshots.tell = r.tell
+	r.snapshots.replica = func() place {
+		p := r.Position()
+		return place{leads: p.Leader == r.cfg.ID, term: p.Term, members: r.Membership()}
+	}
 	r.connector = newConnector(r.cfg.ID, r.lg, r.transport)
 	r.monitor = newLeaderMonitor(r)
 }

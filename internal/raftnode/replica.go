@@ -23,10 +23,12 @@ import (
 // What each goroutine owns, and what it may wait for. The graph has no cycle
 // (W1) and is drawn in ARCHITECTURE.md:
 //
-//	node loop       the core            its channels and mailbox
+//	node loop       the core            its channels and mailbox; a read of the spool
 //	append loop     the log on disk     the disk; the apply loop, to install a snapshot
 //	apply loop      the applier         the state machine
-//	snapshotter     outgoing bodies     the disk; the append loop, to record a checkpoint
+//	snapshotter     the deliveries      its events; builds and transfers run beside it
+//	checkpointer    its state           the disk; the append loop, to record a checkpoint
+//	compactor       the spool           the disk
 //	connector       the list of peers   the transport
 //	leader monitor  its connection      the network
 type Replica struct {
@@ -51,12 +53,14 @@ type Replica struct {
 	// them.
 	events *mailbox[event]
 
-	appends   *appendLoop
-	applies   *applyLoop
-	snapshots *snapshotter
-	received  *receivedBodies
-	connector *connector
-	monitor   *leaderMonitor
+	appends     *appendLoop
+	applies     *applyLoop
+	snapshots   *snapshotter
+	checkpoints *checkpointer
+	compactor   *compactor
+	received    *receivedBodies
+	connector   *connector
+	monitor     *leaderMonitor
 
 	// What the node loop publishes.
 	membership atomic.Pointer[Membership]
@@ -101,6 +105,8 @@ func (r *Replica) Run(ctx context.Context) error {
 	start(&appending, "append loop", r.appends.run)
 	start(&loops, "apply loop", r.applies.run)
 	start(&loops, "snapshotter", r.snapshots.run)
+	start(&loops, "checkpointer", r.checkpoints.run)
+	start(&loops, "compactor", r.compactor.run)
 	start(&loops, "connector", r.connector.run)
 	start(&loops, "leader monitor", r.monitor.run)
 	start(&loops, "node loop", r.nodeLoop)
@@ -405,8 +411,7 @@ func (rc receiver) Unreachable(id uint64) { rc.r.unreachable.Store(id, true) }
 
 // SnapshotStatus implements peers.Receiver.
 func (rc receiver) SnapshotStatus(id uint64, err error) {
-	rc.r.snapshots.sent(id, err)
-	rc.r.events.put(event{snapshotTo: id, snapshotOK: err == nil})
+	rc.r.snapshots.ended(id, err)
 }
 
 // Position is a replica's place in the cluster, as it last knew it.

@@ -138,6 +138,16 @@ func (r *Replica) TransferLeadership(ctx context.Context, to uint64) error {
 	return r.await(ctx, t.done)
 }
 
+// tell has the node loop do something, unless it is too busy to be asked.
+func (r *Replica) tell(f func(*core)) bool {
+	select {
+	case r.callC <- f:
+		return true
+	default:
+		return false
+	}
+}
+
 // send hands a request to the node loop.
 func send[T any](ctx context.Context, r *Replica, c chan<- T, request T) error {
 	select {

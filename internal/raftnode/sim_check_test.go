@@ -36,6 +36,7 @@ type knowledge struct {
 
 	writes, reads, changes, transfers int // that succeeded
 	snapshotsSent, snapshotsInstalled int
+	bodiesRefused                     int
 	elections, restarts               int
 }
 

@@ -301,6 +301,8 @@ func (s *sim) calm() {
 	s.nemesis = nil
 	s.heal()
 	s.net.loss, s.net.duplicate, s.net.reorder = 0, 0, 0
+	s.net.damages, s.net.buildFails, s.net.spoolFails = 0, 0, 0
+	s.opts.build = span{milli, 50 * milli}
 	s.net.delay = span{100 * micro, 2 * milli}
 	s.opts.disk = span{100 * micro, 2 * milli}
 	for _, id := range s.order {

@@ -52,9 +52,16 @@ func (s *sim) badNetwork(v *nemesis) {
 	rate("duplicate", &s.net.duplicate, 0.2)
 	rate("reorder", &s.net.reorder, 0.3)
 	rate("refuses", &s.net.refuses, 1)
+	rate("damaged bodies", &s.net.damages, 0.5)
+	rate("builds fail", &s.net.buildFails, 0.5)
+	rate("spools fail", &s.net.spoolFails, 0.3)
 	if s.chance(0.3) {
 		s.net.delay.max = 5*milli + s.rng.Int64N(150)*milli
 		v.text = append(v.text, fmt.Sprintf("delay up to %d ms", s.net.delay.max/milli))
+	}
+	if s.chance(0.3) {
+		s.opts.build.max = 100*milli + s.rng.Int64N(3000)*milli
+		v.text = append(v.text, fmt.Sprintf("builds up to %d ms", s.opts.build.max/milli))
 	}
 	if s.chance(0.3) {
 		s.opts.disk.max = 5*milli + s.rng.Int64N(200)*milli
@@ -104,6 +111,7 @@ func allFaults() []fault {
 		{name: "update", do: (*sim).faultUpdate},
 		{name: "replace", do: (*sim).faultReplace},
 		{name: "late start", do: (*sim).faultLateStart},
+		{name: "slow intake", do: (*sim).faultSlowIntake},
 	}
 }
 
@@ -306,6 +314,22 @@ func (s *sim) faultLateStart() {
 		old := start{Member: n.id, Nonce: n.nonce, Boot: fmt.Sprintf("boot%d-%d", n.id, n.boots-1), Version: payloadVersion}
 		l.post(func(c *core) { _ = c.rn.Propose(encodeStart(&old)) })
 	}
+}
+
+// faultSlowIntake has the leader take less for a while, as for a member that
+// cannot keep up.
+func (s *sim) faultSlowIntake() {
+	l := s.leader()
+	if l == nil || l.slowed {
+		return
+	}
+	l.slowed = true
+	limit := 1 + s.rng.Int64N(2000)
+	l.post(func(c *core) { c.limitIntake(limit) })
+	l.later(s.between(span{100 * milli, 3 * second}), "intake", func() {
+		l.slowed = false
+		l.post(func(c *core) { c.limitIntake(0) })
+	})
 }
 
 // load makes clients send requests to random members.

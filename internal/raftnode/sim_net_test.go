@@ -33,6 +33,9 @@ type network struct {
 	// refuses is the share of messages to dead or blocked members of which
 	// the sender is told.
 	refuses float64
+	// damages is the share of snapshot bodies with a wrong bit; buildFails and
+	// spoolFails are the shares of bodies and spools that cannot be written.
+	damages, buildFails, spoolFails float64
 
 	sent  int
 	bytes int

@@ -45,9 +45,9 @@ type simNode struct {
 	appendJob   []*raftpb.Message // under way
 	applyQueue  []applyWork
 	applying    bool
-	offered     *raftpb.Snapshot
-	offeredBody []byte
-	offeredAt   int64
+	deliveries  *deliveries
+	outgoing    map[*body][]byte // the files of the bodies
+	slowed      bool             // a fault limits the intake
 	checkpoint  uint64
 	committed   uint64   // last commit index seen
 	voters      []uint64 // of raft's configuration, as of the last turn
@@ -127,6 +127,7 @@ func (n *simNode) boot() error {
 		return err
 	}
 	n.log = newLogStore(st.snapshot, raisedCommit(st.hs, n.applier.index), st.entries, n.applier.roster.membership().confState())
+	n.startDeliveries()
 	n.appender = &appender{disk: n.disk, log: n.log, install: n.install}
 	n.waiters = new(indexWaiters)
 	n.waiters.advance(n.applier.index)
@@ -218,7 +219,7 @@ func (n *simNode) down(why error) {
 	n.life++
 	n.inbox, n.turning, n.unreachable = nil, false, nil
 	n.appendQueue, n.appendJob, n.applyQueue, n.applying = nil, nil, nil, false
-	n.offered, n.offeredBody, n.installing, n.stalled = nil, nil, false, false
+	n.deliveries, n.outgoing, n.installing, n.stalled, n.slowed = nil, nil, false, false, false
 	n.committed = 0
 	n.monitor = simMonitor{}
 	n.s.breakMonitors(n.id)
@@ -333,7 +334,12 @@ func (n *simNode) dispatch() {
 		n.s.send(n, m)
 	}
 	for _, m := range out.snapshots {
-		n.sendSnapshot(m)
+		n.deliveries.take(n.now(), m)
+	}
+	select {
+	case <-n.log.asked:
+		n.deliveries.asked(n.now(), n.applier.index)
+	default:
 	}
 	for _, m := range out.appends {
 		n.installing = n.installing || !raft.IsEmptySnap(m.GetSnapshot())

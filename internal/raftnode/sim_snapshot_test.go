@@ -2,24 +2,46 @@ package raftnode
 
 import (
 	"bytes"
+	"errors"
 	"slices"
+	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
 )
 
-// snapshotTurn does what the snapshotter does: bodies for followers,
-// compaction of the log in memory, checkpoints.
-func (n *simNode) snapshotTurn() {
-	if n.log.wanted() {
-		n.offer()
-	}
-	if n.offered != nil && n.s.now-n.offeredAt > 2*second {
-		n.log.withdrawSnapshot()
-		n.offered = nil
-	}
+// startDeliveries gives a new life its deliveries and its spool, as Open does.
+func (n *simNode) startDeliveries() {
+	n.log.newSpoolFile = n.newSpoolFile
 	if n.s.opts.catchUp > 0 {
-		n.log.compact(n.applier.index, 1<<30, n.s.opts.catchUp, n.offered.GetMetadata().GetIndex())
+		n.log.maxEntries = n.s.opts.catchUp
 	}
+	n.outgoing = make(map[*body][]byte)
+	n.deliveries = newDeliveries(zap.NewNop(), n.log, n, 1<<20)
+}
+
+func (n *simNode) now() time.Duration { return time.Duration(n.s.now) * time.Microsecond }
+
+func (n *simNode) newSpoolFile() (spoolFile, error) {
+	if n.s.chance(n.s.net.spoolFails) {
+		return nil, errModelDisk
+	}
+	f := new(memoryFile)
+	if n.s.chance(n.s.net.spoolFails) {
+		f.fail = errModelDisk
+	}
+	return f, nil
+}
+
+// snapshotTurn does what the loops of the snapshotter, the compactor and the
+// checkpointer do.
+func (n *simNode) snapshotTurn() {
+	n.log.noteApplied(n.applier.index)
+	_ = n.log.compact() // the spool may fail; then it is given up
+	n.deliveries.tick(n.now(), place{
+		leads: n.core.isLeader(), term: n.core.term, applied: n.applier.index,
+		members: n.core.membership, matches: n.core.matches(),
+	})
 	every := n.s.opts.checkpoints
 	if every > 0 && n.s.chance(float64(200*milli)/float64(every)) {
 		n.recordCheckpoint()
@@ -43,20 +65,40 @@ func (n *simNode) body() (*raftpb.Snapshot, []byte) {
 	return s, b.Bytes()
 }
 
-func (n *simNode) offer() {
-	if n.offered != nil {
-		n.log.withdrawSnapshot()
-		n.offered = nil
-	}
-	if n.applier.index == 0 {
-		return
-	}
-	n.offered, n.offeredBody = n.body()
-	n.offeredAt = n.s.now
-	n.log.offerSnapshot(n.offered)
+// build implements deliveryWork: the state is that of now, and the file takes a
+// while, or cannot be written.
+func (n *simNode) build() {
+	snapshot, content := n.body()
+	n.later(n.s.between(n.s.opts.build), "body built", func() {
+		if n.s.chance(n.s.net.buildFails) {
+			n.deliveries.built(n.now(), nil, errModelDisk)
+			return
+		}
+		b := &body{snapshot: snapshot, size: int64(len(content))}
+		n.outgoing[b] = content
+		n.deliveries.built(n.now(), b, nil)
+	})
 }
 
-// recordCheckpoint records that the state survives without the log.
+// remove implements deliveryWork.
+func (n *simNode) remove(b *body) {
+	if _, ok := n.outgoing[b]; !ok {
+		n.s.violate("V3: member %d removed a body twice", n.id)
+	}
+	delete(n.outgoing, b)
+}
+
+// report implements deliveryWork.
+func (n *simNode) report(to uint64, ok bool) {
+	n.post(func(c *core) { c.reportSnapshot(to, ok) })
+}
+
+// limitIntake implements deliveryWork.
+func (n *simNode) limitIntake(bytesPerSecond int64) {
+	n.post(func(c *core) { c.limitIntake(bytesPerSecond / (second / simTick)) })
+}
+
+// recordCheckpoint writes down that the state survives without the log.
 func (n *simNode) recordCheckpoint() {
 	if n.applier.index <= n.checkpoint || len(n.appendJob) > 0 {
 		return
@@ -78,36 +120,37 @@ func (n *simNode) recordCheckpoint() {
 	n.checkpoint = index
 }
 
-// sendSnapshot transfers the body, then the message. The sender's raft learns
-// how it ended, whatever happens.
-func (n *simNode) sendSnapshot(m *raftpb.Message) {
-	to, index := m.GetTo(), m.GetSnapshot().GetMetadata().GetIndex()
+// send implements deliveryWork: the body arrives, or not, or damaged, and then the
+// message. A receiver that took the body may still not be heard.
+func (n *simNode) send(m *raftpb.Message, b *body) {
+	to, index := m.GetTo(), b.index()
 	s := n.s
 	s.known.snapshotsSent++
-	report := func(ok bool) { n.post(func(c *core) { c.reportSnapshot(to, ok) }) }
-	cs := m.GetSnapshot().GetMetadata().GetConfState()
-	if !slices.Contains(cs.GetVoters(), to) && !slices.Contains(cs.GetLearners(), to) {
-		// raft drops a snapshot from before its member was added, and would
-		// be sent the same one again and again.
-		n.offer()
-		report(false)
-		return
-	}
-	if n.offered.GetMetadata().GetIndex() != index {
-		report(false)
-		return
-	}
-	body := n.offeredBody
-	life := n.life
+	content, life := slices.Clone(n.outgoing[b]), n.life
 	s.after(5*s.between(s.net.delay)+milli, "snapshot transfer", func() {
 		target := s.nodes[to]
-		ok := target != nil && target.up && !s.net.blocked[link{n.id, to}] && !s.chance(s.net.loss)
-		if ok {
-			target.bodies[index] = body
-			target.receive(m)
+		err := errors.New("the connection broke")
+		if target != nil && target.up && !s.net.blocked[link{n.id, to}] && !s.chance(s.net.loss) {
+			if s.chance(s.net.damages) {
+				content[s.rng.IntN(len(content))] ^= 1 << s.rng.IntN(8)
+			}
+			err = target.receiveBody(m, index, content)
 		}
 		if n.life == life {
-			n.later(s.between(s.net.delay), "snapshot status", func() { report(ok) })
+			n.later(s.between(s.net.delay), "snapshot status", func() { n.deliveries.sent(n.now(), to, err) })
 		}
 	})
+}
+
+// receiveBody is what receivedBodies and the transport do.
+func (n *simNode) receiveBody(m *raftpb.Message, index uint64, content []byte) error {
+	if n.s.opts.bug != bugBodyNotVerified {
+		if _, err := verifyMachineBody(bytes.NewReader(content)); err != nil {
+			n.s.known.bodiesRefused++
+			return err
+		}
+	}
+	n.bodies[index] = content
+	n.receive(m)
+	return nil
 }

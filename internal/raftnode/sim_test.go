@@ -46,6 +46,7 @@ type simOptions struct {
 	members int
 	disk    span
 	apply   span
+	build   span // how long a body takes
 	// turn is how long a mailbox waits for its loop.
 	turn span
 	// catchUp is the number of applied entries that stay in a log; 0: all.
@@ -82,6 +83,7 @@ const (
 	bugOriginsNotInSnapshot
 	bugSuspectEveryBreak
 	bugCampaignWithoutPreVote
+	bugBodyNotVerified
 )
 
 func newSim(t *testing.T, seed uint64, opts simOptions) *sim {
@@ -95,6 +97,9 @@ func newSim(t *testing.T, seed uint64, opts simOptions) *sim {
 	}
 	if opts.apply == (span{}) {
 		opts.apply = span{10 * micro, 500 * micro}
+	}
+	if opts.build == (span{}) {
+		opts.build = span{milli, 50 * milli}
 	}
 	if opts.turn == (span{}) {
 		opts.turn = span{1 * micro, 100 * micro}

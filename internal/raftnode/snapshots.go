@@ -1,13 +1,12 @@
 package raftnode
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,269 +17,272 @@ import (
 	"github.com/kvd-io/kvd/internal/datadir"
 )
 
-// snapshotter is the goroutine that makes checkpoints (checkpoint.go) and the
-// snapshot bodies that followers get, off the path of writes. It also releases
-// the log in memory, because both decide what is still needed of it.
-//
-// A body for a follower takes this way:
-//
-//	raft asks (logStore.Snapshot) and is told "temporarily unavailable"
-//	→ build: the body is written to a file, from a view pinned in constant time
-//	→ offer: raft gets the snapshot when it asks again, and emits MsgSnap
-//	→ request, send: the transport streams the file
-//	→ sent: how it ended, to the observer and, as an event, to raft
-//
-// Raft sends nothing else to a follower between MsgSnap and the report, so every
-// path out of request and send ends in exactly one report (S2). The log after an
-// offered body stays in memory until the transfers that need it have ended: a
-// follower that installed the body continues from there.
-//
-// One body is offered at a time, and serves every follower that asks while it is
-// fresh. Rejected: one body per follower, which multiplies the disk traffic when
-// it hurts most, after a partition that cut off several.
-//
-// The functions among the fields are all that the snapshotter does to the rest
-// of the replica; request, sent, applied and appended are all that the rest does
-// to it.
+// snapshotter sees to it that members that lag too far get a snapshot. Its loop
+// waits for nothing but events, and asks deliveries what to do about them. A body
+// is built on a goroutine of its own, from a view that is pinned in constant time,
+// and the transport sends it on others; the snapshotter waits for them when it
+// ends.
 type snapshotter struct {
 	cfg      *Config
 	log      *logStore
-	disk     *datadir.Log
-	outgoing string // directory of the bodies for followers
+	outgoing string // directory of bodies, and of the spool
+	begin    time.Time
 
-	// record has the append loop make a checkpoint durable, and waits for it.
-	record func(ctx context.Context, s *raftpb.Snapshot) error
-	// transmit sends a body and closes it. The transport reports its end to
-	// sent, and to raft.
+	// transmit sends a body and closes it. Its end arrives at ended.
 	transmit func(m *raftpb.Message, body io.ReadCloser, size int64)
-	// failed tells raft that a transfer did not take place.
-	failed func(to uint64)
+	// reportToRaft tells raft how the delivery to a member ended.
+	reportToRaft func(to uint64, ok bool)
+	// tell has the node loop do something, unless it is too busy to be asked.
+	tell func(f func(*core)) bool
+	// replica returns the parts of place that other loops know.
+	replica func() place
 
-	// requests carries MsgSnap messages from the node loop. Its capacity bounds
-	// the transfers that wait.
-	requests chan *raftpb.Message
-	applied  atomic.Uint64 // set by the apply loop
-	appended atomic.Int64  // bytes of log written since the start; added to by the append loop
-	// transfers in progress, by member. The transport's goroutines take out
-	// what send put in.
-	transfers sync.Map
+	applied  atomic.Uint64           // set by the apply loop
+	state    atomic.Pointer[KeptLog] // for operators
+	requests chan *raftpb.Message    // MsgSnap, from the node loop
+	builtC   chan builtBody          // capacity 1, as there is one build at a time
+	sent     *mailbox[sentBody]      // one for each transfer
+	matchesC chan map[uint64]uint64  // capacity 1: an answer of the node loop
 
 	// Owned by run.
-	offered *offeredBody
-	last    checkpointState
+	ctx        context.Context
+	deliveries *deliveries
+	work       sync.WaitGroup
+	transfers  map[uint64]time.Time // when they began
+	lastSize   int64                // of the last body, as far as it got
 }
 
-// offeredBody is a complete body that raft may send.
-type offeredBody struct {
-	snapshot *raftpb.Snapshot
-	path     string
-	size     int64
-	used     time.Time    // when it was last sent, or built
-	sending  atomic.Int32 // transfers that read it now
+// builtBody is the end of a build.
+type builtBody struct {
+	body *body
+	err  error
 }
 
-const (
-	// snapshotPace is how often the snapshotter looks for work.
-	snapshotPace = 200 * time.Millisecond
-	// maxRequests bounds the transfers that wait.
-	maxRequests = 4
-	// bodyLifetime is how long an unused body waits for another follower.
-	bodyLifetime = 30 * time.Second
-	// pinnedFactor bounds the log kept for a transfer, in multiples of
-	// Config.CatchUpBytes.
-	pinnedFactor = 4
-	// catchUpEntries bounds the number of entries kept in memory, beside their
-	// bytes.
-	catchUpEntries = 50_000
-)
+// sentBody is the end of a transfer.
+type sentBody struct {
+	to   uint64
+	size int64
+	err  error
+}
 
-// newSnapshotter prepares the directory for outgoing bodies. checkpoint is the
-// index of the last checkpoint on disk.
-func newSnapshotter(cfg *Config, log *logStore, disk *datadir.Log, checkpoint uint64) (*snapshotter, error) {
+// snapshotPace is how often the snapshotter looks at what depends on time.
+const snapshotPace = 200 * time.Millisecond
+
+func newSnapshotter(cfg *Config, log *logStore) (*snapshotter, error) {
 	s := &snapshotter{
-		cfg: cfg, log: log, disk: disk,
-		outgoing: filepath.Join(cfg.Dir, "outgoing"),
-		requests: make(chan *raftpb.Message, maxRequests),
-		last:     checkpointState{index: checkpoint, at: time.Now()},
+		cfg: cfg, log: log, outgoing: filepath.Join(cfg.Dir, "outgoing"), begin: time.Now(),
+		requests: make(chan *raftpb.Message, maxRequests), builtC: make(chan builtBody, 1),
+		sent: newMailbox[sentBody](), matchesC: make(chan map[uint64]uint64, 1),
+		transfers: make(map[uint64]time.Time),
 	}
-	// Nobody can ask for the bodies of the previous process any more.
+	s.deliveries = newDeliveries(cfg.Logger, log, s, int64(cfg.CatchUpBytes))
+	s.state.Store(new(KeptLog))
+	// Bodies and spools of the process before are of use to nobody.
 	if err := os.RemoveAll(s.outgoing); err != nil {
 		return nil, fmt.Errorf("remove old snapshot bodies: %w", err)
 	}
 	if err := os.MkdirAll(s.outgoing, 0o700); err != nil {
-		return nil, fmt.Errorf("create the directory for snapshot bodies: %w", err)
+		return nil, fmt.Errorf("make the directory for snapshot bodies: %w", err)
 	}
 	return s, nil
 }
 
-// request takes a MsgSnap from raft. It never waits: if too many transfers wait
-// already, it reports a failure, and raft tries again.
+// maxRequests bounds the MsgSnap messages that wait for the snapshotter's loop.
+// raft emits one for a member and then waits for its report.
+const maxRequests = 64
+
+// request takes a MsgSnap from raft. It never waits: if too many wait already, it
+// reports a failure, and raft tries again.
 func (s *snapshotter) request(m *raftpb.Message) {
 	select {
 	case s.requests <- m:
 	default:
-		s.failed(m.GetTo())
+		s.report(m.GetTo(), false)
 	}
 }
 
+func (s *snapshotter) now() time.Duration { return time.Since(s.begin) }
+
 func (s *snapshotter) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer s.work.Wait()
+	defer cancel()
+	s.ctx = ctx
 	ticker := time.NewTicker(snapshotPace)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-s.log.asked:
+			s.deliveries.asked(s.now(), s.applied.Load())
 		case m := <-s.requests:
-			s.send(m)
-			continue
-		case <-ticker.C:
-		}
-		if err := s.turn(ctx); err != nil {
-			if ctx.Err() != nil {
-				return nil
+			s.deliveries.take(s.now(), m)
+		case b := <-s.builtC:
+			s.deliveries.built(s.now(), b.body, b.err)
+		case <-s.sent.ready:
+			for _, e := range s.sent.take() {
+				s.noteSent(e)
 			}
-			return err
+		case matches := <-s.matchesC:
+			s.tick(matches)
+		case <-ticker.C:
+			s.tick(nil)
+			s.askMatches()
 		}
+		s.state.Store(s.deliveries.view(s.now()))
 	}
 }
 
-// turn does what is due.
-func (s *snapshotter) turn(ctx context.Context) error {
-	if s.log.wanted() {
-		if err := s.build(); err != nil {
-			return fmt.Errorf("build a snapshot for a follower: %w", err)
-		}
-	}
-	s.expire()
-	s.log.compact(s.applied.Load(), s.cfg.CatchUpBytes, catchUpEntries, s.pinned())
-	return s.checkpointIfDue(ctx)
+func (s *snapshotter) tick(matches map[uint64]uint64) {
+	at := s.replica()
+	at.applied, at.matches = s.applied.Load(), matches
+	s.deliveries.tick(s.now(), at)
 }
 
-// pinned returns the index after which the log stays for a follower that gets
-// the offered body; 0 if there is none. It is also 0 if the transfer takes so
-// long that memory matters more; the follower then needs another snapshot.
-func (s *snapshotter) pinned() uint64 {
-	if _, bytes := s.log.sizes(); s.offered == nil || bytes > pinnedFactor*s.cfg.CatchUpBytes {
-		return 0
-	}
-	return s.offered.snapshot.GetMetadata().GetIndex()
-}
-
-// expire withdraws a body that nobody has used for a while.
-func (s *snapshotter) expire() {
-	o := s.offered
-	if o == nil || o.sending.Load() > 0 || time.Since(o.used) < bodyLifetime {
+// askMatches asks the node loop how far the other members are, if a delivery
+// depends on it. It does not wait: the next tick asks again.
+func (s *snapshotter) askMatches() {
+	if len(s.deliveries.members) == 0 {
 		return
 	}
-	s.withdraw()
-}
-
-func (s *snapshotter) withdraw() {
-	s.log.withdrawSnapshot()
-	if err := os.Remove(s.offered.path); err != nil {
-		s.cfg.Logger.Warn("cannot remove an outgoing snapshot body", zap.Error(err))
-	}
-	s.offered = nil
-}
-
-// build writes a body for followers and offers it to raft.
-func (s *snapshotter) build() error {
-	if s.offered != nil {
-		if s.offered.sending.Load() > 0 {
-			return nil // the log after it is still there, and raft asks again
+	s.tell(func(c *core) {
+		select {
+		case s.matchesC <- c.matches():
+		default:
 		}
-		s.withdraw()
+	})
+}
+
+// build implements deliveryWork.
+func (s *snapshotter) build() {
+	ctx, expected := s.ctx, s.lastSize
+	s.work.Go(func() {
+		begin := time.Now()
+		b, err := s.writeBody(ctx, expected)
+		size := int64(0)
+		if err == nil {
+			size = b.size
+			s.cfg.Logger.Info("snapshot for a follower built", zap.Uint64("index", b.index()), zap.Int64("bytes", size), zap.Duration("took", time.Since(begin)))
+		}
+		if ctx.Err() == nil {
+			s.cfg.Observer.Snapshot(SnapshotBuild, time.Since(begin), size, err)
+		}
+		s.builtC <- builtBody{b, err}
+	})
+}
+
+// writeBody writes the current state to a file. An error leaves no file.
+func (s *snapshotter) writeBody(ctx context.Context, expected int64) (*body, error) {
+	if err := datadir.CheckRoom(s.outgoing, expected); err != nil {
+		return nil, err
 	}
 	view, err := s.cfg.StateMachine.View()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer view.Close()
 	snapshot, err := describe(view)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	index := snapshot.GetMetadata().GetIndex()
-	path := filepath.Join(s.outgoing, fmt.Sprintf("%016x.body", index))
-	begin := time.Now()
-	size, err := datadir.WriteBody(path, view)
-	s.cfg.Observer.Snapshot(SnapshotBuild, time.Since(begin), size, err)
+	b := &body{snapshot: snapshot, path: filepath.Join(s.outgoing, fmt.Sprintf("%016x.body", snapshot.GetMetadata().GetIndex()))}
+	b.size, err = datadir.WriteBody(b.path, contextBody{ctx, view})
+	return b, err
+}
+
+// contextBody writes a body until the context ends.
+type contextBody struct {
+	ctx  context.Context
+	body io.WriterTo
+}
+
+func (b contextBody) WriteTo(w io.Writer) (int64, error) {
+	return b.body.WriteTo(contextWriter{b.ctx, w})
+}
+
+type contextWriter struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+func (w contextWriter) Write(p []byte) (int, error) {
+	if w.ctx.Err() != nil {
+		return 0, context.Cause(w.ctx)
+	}
+	return w.w.Write(p)
+}
+
+// send implements deliveryWork. The transport reports how the transfer ends,
+// whatever happens.
+func (s *snapshotter) send(m *raftpb.Message, b *body) {
+	s.transfers[m.GetTo()] = time.Now()
+	s.lastSize = b.size
+	f, err := os.Open(b.path)
 	if err != nil {
-		return err
+		s.ended(m.GetTo(), fmt.Errorf("open the body: %w", err))
+		return
 	}
-	s.offered = &offeredBody{snapshot: snapshot, path: path, size: size, used: time.Now()}
-	s.log.offerSnapshot(snapshot)
-	s.cfg.Logger.Info("snapshot for a follower built", zap.Uint64("index", index), zap.Int64("bytes", size), zap.Duration("took", time.Since(begin)))
-	return nil
+	s.transmit(m, f, b.size)
 }
 
-// send begins the transfer of the offered body.
-func (s *snapshotter) send(m *raftpb.Message) {
-	o := s.offered
-	fail := func(reason string, err error) {
-		s.cfg.Observer.Snapshot(SnapshotSend, 0, 0, errNotSent)
-		s.cfg.Logger.Warn("snapshot not sent", zap.Uint64("to", m.GetTo()), zap.String("reason", reason), zap.Error(err))
-		s.failed(m.GetTo())
-	}
-	if o == nil || o.snapshot.GetMetadata().GetIndex() != m.GetSnapshot().GetMetadata().GetIndex() {
-		fail("the body was withdrawn", nil)
+// ended takes the report of a transfer from the transport, on any goroutine.
+func (s *snapshotter) ended(to uint64, err error) { s.sent.put(sentBody{to: to, err: err}) }
+
+func (s *snapshotter) noteSent(e sentBody) {
+	begin, ok := s.transfers[e.to]
+	if !ok {
+		// A MsgSnap that did not come from here; raft waits for its report.
+		s.report(e.to, e.err == nil)
 		return
 	}
-	if !hasMember(o.snapshot, m.GetTo()) {
-		// The body is older than the member. Raft on that member ignores a
-		// snapshot whose configuration does not contain it. Once the body is
-		// withdrawn, raft here asks for another.
-		s.withdraw()
-		fail("the body is older than the member", nil)
-		return
+	delete(s.transfers, e.to)
+	size := int64(0)
+	if x := s.deliveries.members[e.to]; x != nil && x.body != nil {
+		size = x.body.size
 	}
-	f, err := os.Open(o.path)
+	s.cfg.Observer.Snapshot(SnapshotSend, time.Since(begin), size, e.err)
+	s.deliveries.sent(s.now(), e.to, e.err)
+}
+
+// report implements deliveryWork.
+func (s *snapshotter) report(to uint64, ok bool) {
+	s.reportToRaft(to, ok)
+}
+
+// remove implements deliveryWork.
+func (s *snapshotter) remove(b *body) {
+	if err := os.Remove(b.path); err != nil {
+		s.cfg.Logger.Warn("snapshot body not removed", zap.Error(err))
+	}
+}
+
+// limitIntake implements deliveryWork. If the node loop is too busy to be told
+// now, adjustIntake changes the limit again soon.
+func (s *snapshotter) limitIntake(bytesPerSecond int64) {
+	perTick := int64(float64(bytesPerSecond) * s.cfg.TickInterval.Seconds())
+	s.tell(func(c *core) { c.limitIntake(perTick) })
+}
+
+// newSpoolFile makes a file for the log's spool. It fails before it would fill
+// the disk.
+func (s *snapshotter) newSpoolFile() (spoolFile, error) {
+	f, err := os.CreateTemp(s.outgoing, "log-*.spool")
 	if err != nil {
-		fail("cannot open the body", err)
-		return
+		return nil, fmt.Errorf("make a file for the spool: %w", err)
 	}
-	o.used = time.Now()
-	o.sending.Add(1)
-	s.transfers.Store(m.GetTo(), transfer{begin: o.used, bytes: o.size})
-	s.transmit(m, &countedBody{File: f, closed: func() { o.sending.Add(-1) }}, o.size)
+	return &diskSpool{File: f, w: datadir.RoomyWriter{Dir: s.outgoing, W: f}}, nil
 }
 
-func hasMember(s *raftpb.Snapshot, id uint64) bool {
-	cs := s.GetMetadata().GetConfState()
-	return slices.Contains(cs.GetVoters(), id) || slices.Contains(cs.GetLearners(), id)
-}
-
-var errNotSent = errors.New("snapshot not sent")
-
-// transfer is a body on its way to a member.
-type transfer struct {
-	begin time.Time
-	bytes int64
-}
-
-// sent takes the transport's report of how a transfer ended.
-func (s *snapshotter) sent(id uint64, err error) {
-	t, known := s.transfers.LoadAndDelete(id)
-	if !known {
-		return
-	}
-	if err != nil {
-		s.cfg.Logger.Warn("snapshot not sent", zap.Uint64("to", id), zap.Error(err))
-	}
-	s.cfg.Observer.Snapshot(SnapshotSend, time.Since(t.(transfer).begin), t.(transfer).bytes, err)
-}
-
-// countedBody calls closed once the transport no longer reads the body.
-type countedBody struct {
+// diskSpool is a file of the spool.
+type diskSpool struct {
 	*os.File
-	closed func()
-	once   atomic.Bool
+	w datadir.RoomyWriter
 }
 
-// Close implements io.Closer. The transport may call it twice.
-func (b *countedBody) Close() error {
-	if b.once.CompareAndSwap(false, true) {
-		b.closed()
-	}
-	return b.File.Close()
+func (f *diskSpool) Write(p []byte) (int, error) { return f.w.Write(p) }
+
+// Close also removes the file.
+func (f *diskSpool) Close() error {
+	return cmp.Or(os.Remove(f.Name()), f.File.Close())
 }

@@ -82,6 +82,9 @@ func (r *Replica) Progress(ctx context.Context) (map[uint64]Progress, error) {
 	return ask(ctx, r, (*core).progress)
 }
 
+// Kept describes what is kept for members that get a snapshot.
+func (r *Replica) Kept() *KeptLog { return r.snapshots.state.Load() }
+
 // Stats are figures about this replica since its start.
 type Stats struct {
 	ProposalsWaiting   int    // commands that wait for a batch

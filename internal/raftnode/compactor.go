@@ -1,0 +1,36 @@
+package raftnode
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// compactor is the goroutine that releases the log in memory, and that owns the
+// files of the spool. It is a loop of its own because writing the spool may wait
+// for the disk, and neither the log's readers nor its writer may wait for that.
+type compactor struct {
+	cfg       *Config
+	log       *logStore
+	snapshots *snapshotter // knows how far the log has been applied
+}
+
+func (c *compactor) run(ctx context.Context) error {
+	ticker := time.NewTicker(snapshotPace)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return c.log.close()
+		case <-c.log.full:
+		case <-ticker.C:
+		}
+		begin := time.Now()
+		c.log.noteApplied(c.snapshots.applied.Load())
+		if err := c.log.compact(); err != nil {
+			c.cfg.Observer.Snapshot(SnapshotSpool, time.Since(begin), 0, err)
+			c.cfg.Logger.Warn("log not kept for a member; it may need another snapshot", zap.Error(err))
+		}
+	}
+}

@@ -1,0 +1,563 @@
+package raftnode
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+)
+
+// deliveries decides what happens to snapshots for members that lag: which body
+// is built and when, who gets it, what is retried, what of the log must stay, and
+// whether the leader has to slow down. It has no goroutine, clock or file: events
+// go in through method calls with the time, and the work goes out through
+// deliveryWork. snapshotter drives it in production, and the simulator drives the
+// same code.
+//
+// The life of a delivery:
+//
+//	raft asks → a body is built → raft sends MsgSnap → waiting → sending
+//	  → catching up → done
+//	  ↘ failed: paused → raft is told, and asks again
+//
+// One body serves everyone who asks while it is built, or while it is kept. raft
+// is told of a failed transfer only when its pause is over: until then it leaves
+// the member alone. The pauses grow.
+//
+// A member has its state with the body, and then needs the log after it. So the
+// log stays readable (logStore.setPin) from the moment a build begins until the
+// member has caught up with what is in memory. A pin costs disk, not memory.
+//
+// That alone does not end: a member that is slower than the clients never catches
+// up, and the disk is not endless. Every roundTime the leader looks at what a
+// member still lacks. If that has not shrunk by a quarter, the round is lost; so
+// is a body after which the member needed another. After maxLostRounds in a row,
+// the leader limits its intake to a little less than what the member replicates,
+// so that the rest is gone within catchUpTarget, and lifts the limit when the
+// member has caught up. It is the argument of section 4.2.1 of Ongaro's
+// dissertation, where a new server gets a bounded number of rounds, except that
+// the server is not given up: the operator asked for it.
+//
+// Invariants:
+//
+//	V1  Every MsgSnap that raft emits is reported to raft once (T1 continues it).
+//	V2  A failure of a build, a transfer or a spool never ends the replica.
+//	V3  A body's file is kept while it is offered, waits, or is sent; no longer.
+//	V4  One build runs at a time, and maxSends transfers.
+type deliveries struct {
+	lg   *zap.Logger
+	log  *logStore
+	work deliveryWork
+	// catchUpBytes is what memory keeps of the log: a member that lacks less than
+	// half of it has caught up.
+	catchUpBytes int64
+
+	leads    bool
+	term     uint64
+	wanted   bool // raft asked, and no build has begun since
+	building bool
+	from     uint64 // the log after this stays for the body that is being built
+	builds   retries
+	offered  *body   // what raft may send
+	bodies   []*body // all that are kept
+	members  map[uint64]*delivery
+	limit    int64 // of the intake, bytes per second; 0: none
+}
+
+// deliveryWork is what the owner of deliveries does for it. No method waits.
+type deliveryWork interface {
+	// build makes a body; its end arrives at built.
+	build()
+	// send begins a transfer; its end arrives at sent.
+	send(m *raftpb.Message, b *body)
+	// report tells raft how the delivery to a member ended.
+	report(to uint64, ok bool)
+	remove(b *body)
+	// limitIntake limits what the leader takes, in bytes per second; 0: no limit.
+	limitIntake(bytesPerSecond int64)
+}
+
+// body is a complete state file.
+type body struct {
+	snapshot *raftpb.Snapshot
+	path     string
+	size     int64
+	used     time.Duration // when it was last of use
+}
+
+func (b *body) index() uint64 { return b.snapshot.GetMetadata().GetIndex() }
+
+// deliveryState is how far a delivery is.
+type deliveryState int
+
+const (
+	deliveryIdle       deliveryState = iota // kept only to remember failures
+	deliveryWaiting                         // for another transfer to end
+	deliverySending                         // its body is on the way
+	deliveryPaused                          // failed; raft is told when the pause is over
+	deliveryCatchingUp                      // installs the body, then replicates the log after it
+)
+
+func (s deliveryState) String() string {
+	return [...]string{"idle", "waiting", "sending", "paused", "catching_up"}[s]
+}
+
+// delivery is a snapshot on its way to one member.
+type delivery struct {
+	to      uint64
+	state   deliveryState
+	message *raftpb.Message
+	body    *body
+	since   time.Duration // when the state began
+	fails   retries
+	reason  string // of the last failure
+	// stale says that the message was sent in an earlier term, or that raft has
+	// emitted another one since.
+	stale bool
+
+	// While it catches up.
+	match uint64
+	moved time.Duration // when match last grew
+	round round
+	// lostBodies and lostRounds are in a row: they did not bring it closer.
+	lostBodies, lostRounds int
+	rate                   int64 // bytes per second that it replicated in the last round
+	behind                 int64 // bytes that it lacks
+}
+
+// round is a stretch of catching up.
+type round struct {
+	begin  time.Duration
+	match  uint64
+	behind int64
+}
+
+// retries paces what failed.
+type retries struct {
+	count int
+	until time.Duration // not before
+}
+
+// fail notes a failure and returns the pause.
+func (r *retries) fail(now time.Duration) time.Duration {
+	r.count++
+	pause := min(firstPause<<min(r.count-1, 16), longestPause)
+	r.until = now + pause
+	return pause
+}
+
+const (
+	firstPause   = time.Second
+	longestPause = time.Minute
+	// bodyLifetime is how long a body that nobody uses waits for another member.
+	bodyLifetime = 30 * time.Second
+	// staleBytes is how much log after a body makes a new one the better choice for
+	// whoever asks next, unless the body is larger.
+	staleBytes = 64 << 20
+	// maxSends is the number of transfers at the same time, as the transport allows.
+	maxSends = 2
+	// catchUpPatience is how long a member may make no progress, or install a body,
+	// before the log is no longer kept for it.
+	catchUpPatience = 2 * time.Minute
+	// installRate is how fast a member surely installs a body, in bytes per second.
+	installRate = 4 << 20
+	// roundTime is how often the leader judges whether a member comes closer.
+	roundTime     = 5 * time.Second
+	maxLostRounds = 3
+	// catchUpTarget is how long a member may take for the rest once the intake is
+	// limited.
+	catchUpTarget = time.Minute
+	// minIntake is the lowest limit: a cluster under load stays usable.
+	minIntake = 1 << 20
+	// unknownIntake is the limit for a member whose rate is not known: it lost the
+	// log after each body before it could replicate any of it.
+	unknownIntake = 8 << 20
+)
+
+func newDeliveries(lg *zap.Logger, log *logStore, work deliveryWork, catchUpBytes int64) *deliveries {
+	return &deliveries{lg: lg, log: log, work: work, catchUpBytes: catchUpBytes, members: make(map[uint64]*delivery)}
+}
+
+// asked is raft's wish for a snapshot. applied is what a body will contain, at
+// least.
+func (d *deliveries) asked(now time.Duration, applied uint64) {
+	d.wanted = true
+	d.buildIfDue(now, applied)
+}
+
+func (d *deliveries) buildIfDue(now time.Duration, applied uint64) {
+	if !d.wanted || d.building || now < d.builds.until || applied == 0 {
+		return
+	}
+	d.wanted, d.building, d.from = false, true, applied
+	d.pin()
+	d.work.build()
+}
+
+// built is the end of a build.
+func (d *deliveries) built(now time.Duration, b *body, err error) {
+	d.building = false
+	if err != nil {
+		pause := d.builds.fail(now)
+		d.lg.Warn("snapshot body not built; raft will ask again", zap.Error(err), zap.Duration("pause", pause))
+		d.pin()
+		return
+	}
+	d.builds = retries{}
+	b.used = now
+	d.bodies = append(d.bodies, b)
+	d.offer(b)
+	d.wanted = false
+}
+
+// offer lets raft send a body from now on; nil withdraws the last one.
+func (d *deliveries) offer(b *body) {
+	d.offered = b
+	if b != nil {
+		d.log.offerSnapshot(b.snapshot)
+	} else {
+		d.log.withdrawSnapshot()
+	}
+	d.removeUnused()
+	d.pin()
+}
+
+// removeUnused removes the bodies that nobody needs (V3).
+func (d *deliveries) removeUnused() {
+	d.bodies = removeIf(d.bodies, func(b *body) bool {
+		if b == d.offered || d.inUse(b) {
+			return false
+		}
+		d.work.remove(b)
+		return true
+	})
+}
+
+func (d *deliveries) inUse(b *body) bool {
+	for _, m := range d.members {
+		if m.body == b && (m.state == deliveryWaiting || m.state == deliverySending) {
+			return true
+		}
+	}
+	return false
+}
+
+// pin keeps the part of the log that somebody needs. What is gone already counts
+// for nothing: whoever needed it gets another body.
+func (d *deliveries) pin() {
+	pin := uint64(0)
+	need := func(index uint64) {
+		if d.log.continues(index) && (pin == 0 || index < pin) {
+			pin = index
+		}
+	}
+	if d.building {
+		need(d.from)
+	}
+	for _, b := range d.bodies {
+		need(b.index())
+	}
+	for _, m := range d.members {
+		if m.state == deliveryCatchingUp {
+			need(max(m.match, m.body.index()))
+		}
+	}
+	d.log.setPin(pin)
+}
+
+// take is raft's MsgSnap to a member.
+func (d *deliveries) take(now time.Duration, m *raftpb.Message) {
+	to := m.GetTo()
+	x := d.members[to]
+	if x == nil {
+		x = &delivery{to: to}
+		d.members[to] = x
+	}
+	if x.state == deliverySending {
+		// The transfer before, of an earlier term, must end first.
+		x.stale = true
+		return
+	}
+	if x.state == deliveryCatchingUp {
+		x.lostBodies++
+		d.lg.Warn("member fell behind the snapshot that it was sent; it gets another", zap.Uint64("member", to), zap.Int("in_a_row", x.lostBodies))
+	}
+	b := d.find(m.GetSnapshot().GetMetadata().GetIndex())
+	if b == nil || !hasMember(b.snapshot, to) {
+		// A body from before the member was added is one that it would drop.
+		// Without it raft asks for another.
+		if b != nil && b == d.offered {
+			d.offer(nil)
+		}
+		x.state = deliveryIdle
+		d.work.report(to, false)
+		return
+	}
+	x.state, x.message, x.body, x.since, x.stale = deliveryWaiting, m, b, now, false
+	b.used = now
+	d.startSends(now)
+}
+
+func (d *deliveries) find(index uint64) *body {
+	for _, b := range d.bodies {
+		if b.index() == index {
+			return b
+		}
+	}
+	return nil
+}
+
+func hasMember(s *raftpb.Snapshot, id uint64) bool {
+	cs := s.GetMetadata().GetConfState()
+	return slices.Contains(cs.GetVoters(), id) || slices.Contains(cs.GetLearners(), id)
+}
+
+// sorted returns the deliveries in an order that a seed replays.
+func (d *deliveries) sorted() []*delivery {
+	return slices.SortedFunc(maps.Values(d.members), func(a, b *delivery) int {
+		return cmp.Or(cmp.Compare(a.since, b.since), cmp.Compare(a.to, b.to))
+	})
+}
+
+// startSends begins transfers, those that have waited longest first.
+func (d *deliveries) startSends(now time.Duration) {
+	sending := 0
+	for _, x := range d.members {
+		if x.state == deliverySending {
+			sending++
+		}
+	}
+	for _, x := range d.sorted() {
+		if x.state == deliveryWaiting && sending < maxSends {
+			sending++
+			x.state, x.since, x.body.used = deliverySending, now, now
+			d.work.send(x.message, x.body)
+		}
+	}
+	d.pin()
+}
+
+// sent is the end of a transfer.
+func (d *deliveries) sent(now time.Duration, to uint64, err error) {
+	x := d.members[to]
+	if x == nil || x.state != deliverySending {
+		return
+	}
+	x.body.used = now
+	switch {
+	case err == nil:
+		d.lg.Info("snapshot sent", zap.Uint64("to", to), zap.Uint64("index", x.body.index()), zap.Duration("took", now-x.since))
+		x.state, x.since, x.fails, x.reason = deliveryCatchingUp, now, retries{}, ""
+		x.match, x.moved, x.round = 0, now, round{begin: now}
+		d.work.report(to, !x.stale)
+	case x.stale || !d.leads:
+		x.state = deliveryIdle
+		d.work.report(to, false)
+	default:
+		x.state, x.since, x.reason = deliveryPaused, now, err.Error()
+		pause := x.fails.fail(now)
+		d.lg.Warn("snapshot not sent", zap.Uint64("to", to), zap.Error(err), zap.Duration("pause", pause))
+	}
+	d.removeUnused()
+	d.startSends(now)
+}
+
+// place is what tick needs to know of the replica.
+type place struct {
+	leads   bool
+	term    uint64
+	applied uint64
+	members *Membership
+	// matches is what the leader knows of the other members' logs; nil if it was
+	// not asked.
+	matches map[uint64]uint64
+}
+
+// tick looks at everything that depends on time.
+func (d *deliveries) tick(now time.Duration, at place) {
+	if at.leads != d.leads || at.term != d.term {
+		d.leads, d.term = at.leads, at.term
+		d.newTerm()
+	}
+	for _, x := range d.sorted() {
+		if _, ok := at.members.Member(x.to); !ok && x.state != deliverySending {
+			d.end(x)
+			continue
+		}
+		switch x.state {
+		case deliveryPaused:
+			if now >= x.fails.until {
+				x.state = deliveryIdle
+				d.work.report(x.to, false)
+			}
+		case deliveryCatchingUp:
+			if match, ok := at.matches[x.to]; ok {
+				d.follow(now, x, match)
+			}
+		}
+	}
+	if d.offered != nil && (now-d.offered.used > bodyLifetime && !d.inUse(d.offered) || d.outdated(d.offered)) {
+		d.offer(nil)
+	}
+	d.startSends(now)
+	d.buildIfDue(now, at.applied)
+	d.adjustIntake()
+}
+
+// outdated reports whether a new body is the better choice for whoever asks next.
+func (d *deliveries) outdated(b *body) bool {
+	return !d.log.continues(b.index()) || d.log.bytesAfter(b.index()) > max(staleBytes, b.size)
+}
+
+// newTerm ends what an earlier term began: raft does not wait for it any more. A
+// transfer under way runs to its end, which may still be of use to its receiver. A
+// member that catches up goes on if this node still leads.
+func (d *deliveries) newTerm() {
+	d.wanted = d.wanted && d.leads
+	for _, x := range d.sorted() {
+		old := !d.leads || x.message.GetTerm() != d.term
+		switch {
+		case x.state == deliverySending:
+			x.stale = x.stale || old
+		case x.state == deliveryCatchingUp && d.leads:
+		case old:
+			d.end(x)
+		}
+	}
+	d.removeUnused()
+	d.pin()
+}
+
+// end forgets a delivery (V1).
+func (d *deliveries) end(x *delivery) {
+	if x.state == deliveryWaiting || x.state == deliveryPaused {
+		d.work.report(x.to, false)
+	}
+	delete(d.members, x.to)
+}
+
+// follow watches a member catch up with the log after its body.
+func (d *deliveries) follow(now time.Duration, x *delivery, match uint64) {
+	if match > x.match {
+		x.match, x.moved = match, now
+	}
+	x.behind = d.log.bytesAfter(max(x.match, x.body.index()))
+	switch {
+	case x.match < x.body.index(): // installs it
+		x.round = round{begin: now, match: x.body.index(), behind: x.behind}
+	case d.log.inMemory(x.match) && x.behind <= d.catchUpBytes/2:
+		d.lg.Info("member caught up after a snapshot", zap.Uint64("member", x.to), zap.Duration("took", now-x.since))
+		d.end(x)
+		return
+	case now-x.round.begin >= roundTime:
+		d.endRound(now, x)
+	}
+	if now-x.moved > catchUpPatience+time.Duration(x.body.size/installRate)*time.Second {
+		d.lg.Warn("member does not catch up; its log is no longer kept", zap.Uint64("member", x.to), zap.Duration("silent", now-x.moved))
+		d.end(x)
+	}
+}
+
+func (d *deliveries) endRound(now time.Duration, x *delivery) {
+	advanced := max(0, d.log.bytesAfter(x.round.match)-x.behind)
+	x.rate = int64(float64(advanced) / (now - x.round.begin).Seconds())
+	if x.behind > x.round.behind/4*3 {
+		x.lostRounds++
+	} else if d.limit == 0 {
+		x.lostRounds = 0
+	}
+	x.round = round{begin: now, match: x.match, behind: x.behind}
+}
+
+// adjustIntake limits what the leader takes while a member has lost too many
+// rounds, just enough that it catches up within catchUpTarget. A member without
+// progress changes nothing: it may be dead, and must not stop the others.
+func (d *deliveries) adjustIntake() {
+	limit, slowest := int64(0), uint64(0)
+	for _, x := range d.sorted() {
+		if own := d.intakeFor(x); own > 0 && (limit == 0 || own < limit) {
+			limit, slowest = own, x.to
+		}
+	}
+	if limit == d.limit {
+		return
+	}
+	switch {
+	case d.limit == 0:
+		d.lg.Warn("slowing the intake of writes so that a member can catch up", zap.Uint64("member", slowest), zap.Int64("bytes_per_second", limit))
+	case limit == 0:
+		d.lg.Info("the intake of writes is no longer slowed")
+	}
+	d.limit = limit
+	d.work.limitIntake(limit)
+}
+
+// intakeFor returns how much the leader may take so that a member catches up; 0
+// means that it need not be slowed for it.
+func (d *deliveries) intakeFor(x *delivery) int64 {
+	// A paused one cannot be reached.
+	if x.state == deliveryIdle || x.state == deliveryPaused || max(x.lostBodies, x.lostRounds) < maxLostRounds {
+		return 0
+	}
+	switch {
+	case x.state == deliveryCatchingUp && x.rate > 0:
+		return max(minIntake, x.rate/4, x.rate-int64(float64(x.behind)/catchUpTarget.Seconds()))
+	case x.lostBodies >= maxLostRounds:
+		return cmp.Or(d.limit, unknownIntake)
+	}
+	return d.limit
+}
+
+// SnapshotDelivery is what the leader does for a member that lags too far.
+type SnapshotDelivery struct {
+	To    uint64
+	State string // waiting, sending, paused, catching_up
+	// Index and BodyBytes are of the body.
+	Index     uint64
+	BodyBytes int64
+	// BehindBytes is the log after the body that the member still lacks, kept for
+	// it; 0 before the body has arrived.
+	BehindBytes int64
+	Since       time.Duration // how long it has been in this state
+	Failures    int           // in a row
+	Reason      string        // of the last failure
+}
+
+// KeptLog is what is kept for members that get a snapshot, and why.
+type KeptLog struct {
+	Entries    uint64 // on disk, beyond those in memory
+	Bytes      int64
+	Building   bool // a body is being built
+	Deliveries []SnapshotDelivery
+	// IntakeLimit is how many bytes of writes per second the leader takes so that
+	// a member can catch up; 0 means no limit.
+	IntakeLimit int64
+}
+
+// view describes everything for operators.
+func (d *deliveries) view(now time.Duration) *KeptLog {
+	k := &KeptLog{Building: d.building, IntakeLimit: d.limit}
+	k.Entries, k.Bytes = d.log.spooled()
+	for _, x := range d.sorted() {
+		if x.state == deliveryIdle {
+			continue
+		}
+		k.Deliveries = append(k.Deliveries, SnapshotDelivery{
+			To: x.to, State: x.state.String(), Index: x.body.index(), BodyBytes: x.body.size,
+			BehindBytes: x.behind, Since: now - x.since, Failures: x.fails.count, Reason: x.reason,
+		})
+	}
+	return k
+}
+
+// Alarm describes the limit on the intake, if there is one.
+func (k *KeptLog) Alarm() string {
+	if k.IntakeLimit == 0 {
+		return ""
+	}
+	return fmt.Sprintf("catch_up: a member cannot keep up; writes are limited to %d bytes per second until it has caught up", k.IntakeLimit)
+}
