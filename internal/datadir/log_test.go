@@ -18,6 +18,8 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 func TestLogFreshLog(t *testing.T) {
@@ -599,5 +601,20 @@ func remove(t testing.TB, dir, name string) {
 	t.Helper()
 	if err := os.Remove(filepath.Join(dir, name)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestLargestRecord: an entry of the largest size is saved, and the boot guard reads it.
+func TestLargestRecord(t *testing.T) {
+	dir := t.TempDir()
+	d := mustCreateLog(t, dir)
+	entry := &raftpb.Entry{Index: new(uint64(1)), Term: new(uint64(1)), Type: raftpb.EntryNormal.Enum(), Data: make([]byte, limits.MaxEntryBytes)}
+	mustSave(t, d, hardStateAt(1, 0, 0), entry)
+	mustSave(t, d, hardStateAt(1, 0, 1), entryAt(2, 1, 10))
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, state := mustOpenLog(t, dir); len(state.Entries) != 2 || len(state.Entries[0].GetData()) != limits.MaxEntryBytes {
+		t.Errorf("%d entries are back", len(state.Entries))
 	}
 }

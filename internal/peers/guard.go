@@ -36,6 +36,8 @@ const (
 	// streamWriteTimeout is how long a write to a stream may block. A reader that
 	// is still alive opens a new stream afterwards.
 	streamWriteTimeout = 5 * time.Second
+	// writePiece is how much of a long write has to get through within it.
+	writePiece = 256 << 10
 )
 
 const raftPathPrefix = "/raft"
@@ -463,10 +465,18 @@ func (w *guardedWriter) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-func (w *guardedWriter) Write(p []byte) (int, error) {
+// Write sets a deadline for each piece: rafthttp writes an entry in one call, and a
+// reader that takes 64 MiB in ten seconds is slow, but alive.
+func (w *guardedWriter) Write(p []byte) (n int, err error) {
 	w.wrote = true
-	w.deadline()
-	return w.ResponseWriter.Write(p)
+	for {
+		w.deadline()
+		k, err := w.ResponseWriter.Write(p[:min(len(p), writePiece)])
+		n += k
+		if p = p[k:]; err != nil || len(p) == 0 {
+			return n, err
+		}
+	}
 }
 
 // Flush implements http.Flusher, which rafthttp requires.

@@ -17,6 +17,8 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 // deliveryPatience bounds how long a test waits for an event that must happen.
@@ -223,6 +225,23 @@ func TestTransportsExchangeMessages(t *testing.T) {
 		if n > 0 && reason != refusedUnknown.String() { // 2 may not have known 1 yet
 			t.Errorf("%d good messages were refused: %s", n, reason)
 		}
+	}
+}
+
+// TestLargestMessage: the largest entry that can be proposed arrives, as a leader's
+// append and as a proposal that a follower forwards.
+func TestLargestMessage(t *testing.T) {
+	p, q := startPeer(t, 1), startPeer(t, 2)
+	connect(t, p, q)
+	data := make([]byte, limits.MaxEntryBytes)
+	proposal := &raftpb.Message{Type: raftpb.MsgProp.Enum(), From: new(uint64(1)), To: new(uint64(2)), Entries: []*raftpb.Entry{{Data: data}}}
+	for _, m := range []*raftpb.Message{appendMessage(1, 2, 8, 5, data), proposal} {
+		if got := sendUntilReceived(t, p, m, q.receiver); len(got.GetEntries()[0].GetData()) != len(data) {
+			t.Errorf("%v arrived with %d bytes", m.GetType(), len(got.GetEntries()[0].GetData()))
+		}
+	}
+	if n := q.Refusals()[refusedSize.String()]; n > 0 {
+		t.Errorf("%d messages were refused for their size", n)
 	}
 }
 

@@ -10,9 +10,9 @@ import (
 
 // Limits of what a message may hold.
 const (
-	// maxMessageSizeBytes bounds a message as a whole. An entry that does not fit
-	// cannot be replicated, so it must not be proposed either.
-	maxMessageSizeBytes = 64 << 20
+	// maxMessageSizeBytes bounds a message as a whole. It follows from the largest
+	// proposal, so no entry in any log exceeds it. rafthttp itself takes 512 MiB.
+	maxMessageSizeBytes = limits.MaxMessageBytes
 	// maxMessageEntries is far more entries than a leader puts into one message,
 	// even if they are empty.
 	maxMessageEntries = 1 << 18

@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/kvd-io/kvd/internal/limits"
 	"github.com/kvd-io/kvd/internal/peers"
 )
 
@@ -48,9 +49,11 @@ type Config struct {
 	TickInterval time.Duration
 	// ElectionTicks is the election timeout in ticks. Default 10.
 	ElectionTicks int
-	// MaxBatchBytes bounds the commands packed into one entry. Default 512 KiB.
+	// MaxBatchBytes bounds the commands packed into one entry, unless one proposal
+	// alone has more. Default limits.MaxBatchBytes, which is also the maximum.
 	MaxBatchBytes int
-	// MaxQueueBytes bounds the commands that wait to be packed. Default 64 MiB.
+	// MaxQueueBytes bounds the commands that wait to be packed. Default
+	// limits.MaxQueueBytes.
 	MaxQueueBytes int
 	// CatchUpBytes bounds the applied entries kept in memory for followers that
 	// lag. Default 16 MiB.
@@ -70,8 +73,8 @@ type Config struct {
 func (c *Config) setDefaults() {
 	setDefault(&c.TickInterval, 100*time.Millisecond)
 	setDefault(&c.ElectionTicks, 10)
-	setDefault(&c.MaxBatchBytes, 512<<10)
-	setDefault(&c.MaxQueueBytes, 64<<20)
+	setDefault(&c.MaxBatchBytes, limits.MaxBatchBytes)
+	setDefault(&c.MaxQueueBytes, limits.MaxQueueBytes)
 	setDefault(&c.CatchUpBytes, 16<<20)
 	setDefault(&c.CheckpointBytes, 32<<20)
 	setDefault(&c.CheckpointInterval, 30*time.Second)

@@ -10,6 +10,8 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 // coreConfig is what a core needs to know. Periods are in ticks.
@@ -31,12 +33,10 @@ type coreConfig struct {
 }
 
 // Limits of raft's own buffers, whose defaults are "no limit", and of the
-// core's queues.
+// core's queues. What the largest write decides is in package limits.
 const (
-	maxMessageBytes     = 1 << 20  // entries in one append message
 	maxInflightMessages = 256      // appends to one follower that it has not acknowledged
 	maxInflightBytes    = 8 << 20  // the entries in those
-	maxUncommittedBytes = 64 << 20 // tail of a leader's log; beyond it proposals wait
 	maxApplyingBytes    = 16 << 20 // entries handed to the apply loop and not yet applied
 	maxQueuedProposals  = 16 << 10 // proposals that wait to be packed
 	maxWaitingReads     = 16 << 10 // reads that wait for a ReadIndex
@@ -179,9 +179,9 @@ func newCore(cfg coreConfig) (*core, error) {
 		Storage:                   cfg.log,
 		Applied:                   cfg.applied,
 		AsyncStorageWrites:        true,
-		MaxSizePerMsg:             maxMessageBytes,
+		MaxSizePerMsg:             limits.MaxAppendBytes,
 		MaxCommittedSizePerReady:  maxApplyingBytes,
-		MaxUncommittedEntriesSize: maxUncommittedBytes,
+		MaxUncommittedEntriesSize: limits.MaxUncommittedBytes,
 		MaxInflightMsgs:           maxInflightMessages,
 		MaxInflightBytes:          maxInflightBytes,
 		CheckQuorum:               true,

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 // How a request can end without a result. After one of the errors of the first
@@ -11,6 +13,7 @@ import (
 var (
 	ErrNoLeader   = errors.New("no leader")
 	ErrOverloaded = errors.New("too many requests are waiting")
+	ErrTooLarge   = errors.New("the proposal is larger than a log entry may be")
 	ErrStopping   = errors.New("the node is stopping")
 	ErrDiskStall  = errors.New("the disk is not responding")
 	ErrNotLeader  = errors.New("this node is not the leader")
@@ -121,6 +124,9 @@ func (p *proposer) add(pr *proposal) error {
 	switch {
 	case p.refused != nil:
 		return p.refused
+	// The followers would refuse its entry, and nothing behind it would commit.
+	case pr.size > limits.MaxProposalBytes || len(pr.commands) > limits.MaxGroupCommands:
+		return ErrTooLarge
 	// A proposal above the limit is accepted if the queue is empty; otherwise
 	// it could never be.
 	case len(p.queue) >= maxQueuedProposals || p.queueBytes+pr.size > p.cfg.maxQueueBytes && len(p.queue) > 0:

@@ -9,6 +9,8 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/kvd-io/kvd/internal/peers"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 // rig is a core alone, with its loops done by hand.
@@ -305,6 +307,22 @@ func TestBatchLimits(t *testing.T) {
 	}
 	if got := g.applier.index - before; got != 4 { // 2, 2, 1, the large one
 		t.Errorf("%d entries, want 4", got)
+	}
+}
+
+// TestProposalBeyondAnEntry: what the followers would refuse never gets into the log.
+func TestProposalBeyondAnEntry(t *testing.T) {
+	g := lone(t, nil)
+	largest := g.propose(1, limits.MaxProposalBytes)
+	if err := g.core.propose(g.command(2, limits.MaxProposalBytes+1)); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("one byte more: %v", err)
+	}
+	if err := g.core.propose(newGroup(make([][]byte, limits.MaxGroupCommands+1))); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("one command more: %v", err)
+	}
+	g.work()
+	if a, ok := largest.answered(); !ok || a.err != nil {
+		t.Errorf("the largest one: %v %v", a.err, ok)
 	}
 }
 

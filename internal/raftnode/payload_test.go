@@ -6,11 +6,14 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 var updateGolden = flag.Bool("update", false, "rewrite the golden files")
@@ -182,5 +185,25 @@ func checkPayload(t *testing.T, data []byte) {
 		_, _ = decodeStart(body)
 	case kindChange:
 		_, _, _ = decodeChange(body)
+	}
+}
+
+// TestLargestBatch: the largest proposal and the batch of the most commands fit into
+// the largest entry.
+func TestLargestBatch(t *testing.T) {
+	id := batchID{member: math.MaxUint64, incarnation: math.MaxUint64, sequence: math.MaxUint64}
+	group := make([][]byte, limits.MaxGroupCommands)
+	for i := range group {
+		group[i] = make([]byte, 4)
+	}
+	group[0] = make([]byte, limits.MaxProposalBytes-4*(len(group)-1))
+	many := make([][]byte, limits.MaxBatchBytes/4)
+	for i := range many {
+		many[i] = make([]byte, 4)
+	}
+	for name, commands := range map[string][][]byte{"group": group, "many": many, "one": {make([]byte, limits.MaxProposalBytes)}} {
+		if n := len(encodeBatch(id, commands)); n > limits.MaxEntryBytes {
+			t.Errorf("%s: the entry has %d bytes, the limit is %d", name, n, limits.MaxEntryBytes)
+		}
 	}
 }
