@@ -101,7 +101,7 @@ func TestMetrics(t *testing.T) {
 		`etcd_server_has_leader 1`, `etcd_server_is_leader 1`, `etcd_server_id{server_id="2"} 1`,
 		`etcd_server_proposals_committed_total 12`, `etcd_server_proposals_applied_total 10`, `etcd_server_proposals_pending 5`,
 		`etcd_server_quota_backend_bytes 100`, `etcd_server_leader_changes_seen_total 4`,
-		`kvd_store_revision 9`, `kvd_store_keys 4`, `kvd_store_quota_bytes 100`, `kvd_alarms 1`,
+		`kvd_store_revision 9`, `kvd_store_keys 4`, `kvd_store_quota_bytes 100`, `kvd_alarms 1`, `kvd_alarm_active{alarm="a"} 1`, `kvd_alarm_active{alarm="no_space"} 0`,
 	} {
 		if !ready[want] {
 			t.Errorf("once ready there is no %s", want)

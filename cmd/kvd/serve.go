@@ -154,6 +154,17 @@ func nodeConfig(s *settings.Settings, log *zap.Logger, v api.Version) node.Confi
 	cfg.Settings = kvstore.DefaultSettings()
 	cfg.Settings.MaxValueBytes = s.MaxValueBytes
 	cfg.Settings.QuotaBytes = s.QuotaBytes
+	for _, g := range []struct {
+		name, field string
+		value       func(*kvstore.Settings) int64
+	}{
+		{"quota", "quota_bytes", func(s *kvstore.Settings) int64 { return s.QuotaBytes }},
+		{"max-value-bytes", "max_value_bytes", func(s *kvstore.Settings) int64 { return s.MaxValueBytes }},
+	} {
+		if s.Has(g.name) {
+			cfg.GivenSettings = append(cfg.GivenSettings, node.GivenSetting{Flag: s.Describe(g.name), Field: g.field, Value: g.value})
+		}
+	}
 	return cfg
 }
 

@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -35,6 +36,17 @@ const (
 	Timeout            Code = "timeout"
 	Internal           Code = "internal"
 )
+
+// SpaceLow is the alarm that only warns: nothing is refused yet. Status.Alarms has
+// it, and the node and the cluster count as healthy.
+const SpaceLow = "space_low"
+
+// AlarmName returns the name of an alarm in Status.Alarms, where a colon and what
+// is wrong follow it.
+func AlarmName(alarm string) string {
+	name, _, _ := strings.Cut(alarm, ":")
+	return name
+}
 
 // Error is a refusal or failure with its stable code. Detail names the input at
 // fault and the remedy.

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"io"
 	"slices"
@@ -130,6 +131,35 @@ func TestSettings(t *testing.T) {
 	f.do("PUT", "/v1/settings", `{"max_key_bytes":5000}`).problem(400, api.BadRequest)
 	f.do("PUT", "/v1/settings", `{"max_key_bytes":"1"}`).problem(400, api.BadRequest, "max_key_bytes")
 	f.do("PUT", "/v1/settings", `{"quota_bytes":5}`).problem(400, api.BadRequest, "quota_bytes")
+}
+
+// TestSettingsAreMerged: a change has only its own fields, and If-Match refuses one
+// that is based on settings which have changed since.
+func TestSettingsAreMerged(t *testing.T) {
+	f := newFixture(t)
+	tag := f.do("GET", "/v1/settings", "").want(200).header.Get("Etag")
+	f.do("GET", "/v1/settings", "", "If-None-Match: "+tag).wantBody(304, "")
+	changed := f.do("PATCH", "/v1/settings", `{"retention_millis":1000}`, "If-Match: "+tag).want(200, `"retention_millis":1000`).header.Get("Etag")
+	if changed == tag || changed == "" {
+		t.Errorf("the entity tag was %s and is %s", tag, changed)
+	}
+	f.do("PUT", "/v1/settings", `{"retention_revisions":10}`, "If-Match: "+tag).problem(412, api.PreconditionFailed, "read them again", `"etag":"\"`+strings.Trim(changed, `"`))
+	f.do("GET", "/v1/settings", "", "If-Match: "+tag).problem(412, api.PreconditionFailed)
+	f.node.onDo = func(context.Context) { // another client, between this one's request and its entry
+		f.node.onDo = nil
+		f.do("PUT", "/v1/settings", `{"quota_bytes":1048576}`).want(200)
+	}
+	f.do("PUT", "/v1/settings", `{"retention_revisions":20}`).want(200, `"quota_bytes":1048576`, `"retention_millis":1000`, `"retention_revisions":20`)
+	f.do("GET", "/v1/settings", "").want(200, `"quota_bytes":1048576`, `"retention_revisions":20`)
+}
+
+// TestCompactTellsWhatCanBeRead: an older revision than the compact one changes nothing.
+func TestCompactTellsWhatCanBeRead(t *testing.T) {
+	f := newFixture(t)
+	f.put("a", "1")
+	f.put("a", "2")
+	f.do("POST", "/v1/compact?revision=3", "").wantBody(200, `{"revision":3,"compact_revision":3}`+"\n")
+	f.do("POST", "/v1/compact?revision=2", "").wantBody(200, `{"revision":3,"compact_revision":3}`+"\n")
 }
 
 func TestQuota(t *testing.T) {

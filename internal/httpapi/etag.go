@@ -6,10 +6,11 @@ import (
 	"strings"
 
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 // maxTags bounds the entity tags of one condition, which become part of the log.
-const maxTags = 256
+const maxTags = limits.MaxTags
 
 // tagList is a parsed If-Match or If-None-Match: "*" or a list.
 type tagList struct {

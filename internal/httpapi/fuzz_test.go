@@ -101,7 +101,7 @@ func (f *fixture) restoreSettings(t *testing.T) {
 	if f.node.Settings() == d {
 		return
 	}
-	if _, err := f.node.Do(t.Context(), &kvstore.Command{Op: kvstore.OpSettings, Settings: &d}, nil); err != nil {
+	if _, err := f.node.Do(t.Context(), &kvstore.Command{Op: kvstore.OpSettings, Settings: d.Change()}, nil); err != nil {
 		t.Fatal(err)
 	}
 }

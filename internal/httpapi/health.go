@@ -170,6 +170,9 @@ func (s *Server) unhealthy(ctx context.Context, serializable bool, excluded []st
 		return "STATUS ERROR: " + err.Error()
 	}
 	for _, a := range st.Alarms {
+		if api.AlarmName(a) == api.SpaceLow {
+			continue
+		}
 		if name := alarmName(a); !slices.ContainsFunc(excluded, func(e string) bool { return alarmName(e) == name }) {
 			return "ALARM " + name
 		}
@@ -190,5 +193,5 @@ func (s *Server) unhealthy(ctx context.Context, serializable bool, excluded []st
 
 // alarmName returns the name of an alarm as etcd writes it: NOSPACE for no_space.
 func alarmName(s string) string {
-	return strings.ToUpper(strings.ReplaceAll(s, "_", ""))
+	return strings.ToUpper(strings.ReplaceAll(api.AlarmName(s), "_", ""))
 }

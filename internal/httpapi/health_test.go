@@ -50,9 +50,11 @@ func TestReadinessByRole(t *testing.T) {
 func TestEtcdHealth(t *testing.T) {
 	f := newFixture(t)
 	f.do("GET", "/health", "").wantBody(200, `{"health":"true","reason":""}`+"\n")
-	f.health.status.Alarms = []string{"no_space"}
+	f.health.status.Alarms = []string{"space_low: 80 of 100 bytes", "no_space: 100 of 100 bytes"}
 	f.do("GET", "/health", "").wantBody(503, `{"health":"false","reason":"ALARM NOSPACE"}`+"\n").wantHeader("Retry-After", "1")
 	f.do("GET", "/health?exclude=NOSPACE", "").want(200)
+	f.health.status.Alarms = f.health.status.Alarms[:1] // which only warns
+	f.do("GET", "/health", "").want(200)
 	f.health.status.Alarms = nil
 	f.health.status.Leader = 0
 	f.do("GET", "/health", "").want(503, "RAFT NO LEADER")

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strconv"
@@ -163,7 +164,12 @@ func (l *listing) parseCursor(q *query) error {
 
 // countKeys answers ?count_only.
 func (s *Server) countKeys(x *exchange, l *listing) error {
-	n, revision, err := s.opts.Store.Count(l.rng)
+	ctx, cancel, err := x.context()
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	n, revision, err := s.opts.Store.Count(ctx, l.rng)
 	if err != nil {
 		return err
 	}
@@ -211,9 +217,14 @@ func (p *page) add(it kvstore.Item) (bool, error) {
 
 // pageKeys answers with a page.
 func (s *Server) pageKeys(x *exchange, l *listing) error {
+	ctx, cancel, err := x.context()
+	if err != nil {
+		return err
+	}
+	defer cancel()
 	buf := getBuffer()
 	p := &page{listing: l, kvs: (*buf)[:0]}
-	revision, err := s.opts.Store.List(l.rng, p.add)
+	revision, err := s.opts.Store.List(ctx, l.rng, p.add)
 	if err != nil {
 		return err
 	}
@@ -293,13 +304,20 @@ func (s *Server) streamKeys(x *exchange, l *listing) error {
 	if pretty, _ := x.query.flag("pretty"); pretty {
 		return badRequest("a stream has one line per entry and cannot be indented; omit \"pretty\"")
 	}
+	// A stream takes as long as its client reads, so only a timeout that the request
+	// names ends it early.
+	ctx, cancel, err := longContext(x)
+	if err != nil {
+		return err
+	}
+	defer cancel()
 	pinned := l.rng.Revision != 0
 	for attempt := 0; ; attempt++ {
 		if !pinned {
 			l.rng.Revision = s.opts.Store.Revision()
 		}
 		out := &stream{x: x, listing: l, buf: make([]byte, 0, streamChunk+streamChunk/4)}
-		err := out.run(s.opts.Store)
+		err := out.run(ctx, s.opts.Store)
 		var gone *kvstore.CompactedError
 		if errors.As(err, &gone) && !pinned && !out.begun && attempt < 3 {
 			continue // compacted since the line above
@@ -308,12 +326,12 @@ func (s *Server) streamKeys(x *exchange, l *listing) error {
 	}
 }
 
-func (o *stream) run(store Store) error {
+func (o *stream) run(ctx context.Context, store Store) error {
 	if o.x.r.Method == http.MethodHead {
 		o.begin()
 		return nil
 	}
-	if _, err := store.List(o.listing.rng, o.add); err != nil {
+	if _, err := store.List(ctx, o.listing.rng, o.add); err != nil {
 		if errors.Is(err, errClientGone) {
 			panic(http.ErrAbortHandler)
 		}
@@ -400,10 +418,64 @@ func (s *Server) deleteRange(x *exchange) error {
 	if len(x.r.Header["If-Match"])+len(x.r.Header["If-None-Match"]) > 0 {
 		return badRequest("conditions apply to a single key; a range cannot be deleted conditionally")
 	}
+	if err := s.checkRangeDelete(x, r); err != nil {
+		return err
+	}
 	res, err := x.do(&kvstore.Command{Op: kvstore.OpDeleteRange, Key: r.Start, End: r.End})
 	if err != nil {
 		return err
 	}
 	x.writeDeleted(&kvstore.Command{}, &res)
 	return nil
+}
+
+// fewKeys is how many keys a range delete may have that counts them at once.
+const fewKeys = 1000
+
+// checkRangeDelete refuses a range with too many keys before it is proposed. In the log
+// it would be refused as well, but only after every replica has counted up to the
+// limit, while all other writes wait. A state that is behind is no reason to refuse:
+// the keys may be gone by now.
+func (s *Server) checkRangeDelete(x *exchange, r kvstore.Range) error {
+	ctx, cancel, err := x.context()
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	r.KeysOnly = true
+	small, at, err := s.isSmall(ctx, r)
+	if err != nil || small {
+		return err
+	}
+	if err := s.opts.Replicator.Barrier(ctx, x.timing.noteStage()); err != nil {
+		return err
+	}
+	if s.opts.Store.Revision() != at {
+		if small, _, err = s.isSmall(ctx, r); err != nil || small {
+			return err
+		}
+	}
+	return api.Errorf(api.TooLarge, "the range has more than %d keys, the limit of one range delete; delete it in parts", kvstore.MaxRangeDelete)
+}
+
+// isSmall reports whether a range has at most as many keys as a range delete may
+// remove, and at which revision. Large ranges are counted one after another: as many
+// at once as there are clients would leave no processor to the other requests.
+func (s *Server) isSmall(ctx context.Context, r kvstore.Range) (small bool, at uint64, err error) {
+	n, alone := 0, false
+	at, err = s.opts.Store.List(ctx, r, func(kvstore.Item) (bool, error) {
+		if n++; n == fewKeys {
+			select {
+			case s.counting <- struct{}{}:
+				alone = true
+			case <-ctx.Done():
+				return false, ctx.Err()
+			}
+		}
+		return n <= kvstore.MaxRangeDelete, nil
+	})
+	if alone {
+		<-s.counting
+	}
+	return n <= kvstore.MaxRangeDelete, at, err
 }

@@ -3,11 +3,15 @@ package httpapi
 import (
 	"bufio"
 	"bytes"
+	"cmp"
+	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
@@ -342,9 +346,9 @@ type breakingStore struct {
 	after int
 }
 
-func (s *breakingStore) List(r kvstore.Range, fn func(kvstore.Item) (bool, error)) (uint64, error) {
+func (s *breakingStore) List(ctx context.Context, r kvstore.Range, fn func(kvstore.Item) (bool, error)) (uint64, error) {
 	n := 0
-	return s.Store.List(r, func(it kvstore.Item) (bool, error) {
+	return s.Store.List(ctx, r, func(it kvstore.Item) (bool, error) {
 		if n++; n > s.after {
 			return false, fmt.Errorf("input/output error")
 		}
@@ -361,7 +365,7 @@ func TestDeleteRange(t *testing.T) {
 		f.do("DELETE", "/v1/kv"+q, "").problem(400, api.BadRequest)
 	}
 	f.do("DELETE", "/v1/kv?prefix=a", "", `If-Match: "2"`).problem(400, api.BadRequest, "single key")
-	if n, _, err := f.node.Count(kvstore.Range{}); n != 5 || err != nil {
+	if n, _, err := f.node.Count(t.Context(), kvstore.Range{}); n != 5 || err != nil {
 		t.Fatalf("%d keys are left of 5, %v", n, err)
 	}
 	f.do("DELETE", "/v1/kv?prefix=a/", "").wantBody(200, `{"deleted":2,"revision":7}`+"\n").wantHeader("Kvd-Revision", "7")
@@ -369,4 +373,94 @@ func TestDeleteRange(t *testing.T) {
 	f.do("DELETE", "/v1/kv?start=b&end=c", "").wantBody(200, `{"deleted":1,"revision":8}`+"\n")
 	f.do("DELETE", "/v1/kv?end=d", "").wantBody(200, `{"deleted":1,"revision":9}`+"\n")
 	f.do("DELETE", "/v1/kv?start=%00", "").wantBody(200, `{"deleted":1,"revision":10}`+"\n")
+}
+
+// crowdedStore has more keys than a range delete may remove, and tells what listing
+// them cost.
+type crowdedStore struct {
+	Store
+	listed, lists int
+	revision      uint64 // that lists return
+	after         int    // how many keys there are; 0 means too many
+}
+
+func (s *crowdedStore) List(_ context.Context, _ kvstore.Range, fn func(kvstore.Item) (bool, error)) (uint64, error) {
+	s.lists++
+	for s.listed = 0; s.listed < cmp.Or(s.after, 2*kvstore.MaxRangeDelete); {
+		s.listed++
+		if more, err := fn(kvstore.Item{}); err != nil || !more {
+			return s.revision, err
+		}
+	}
+	return s.revision, nil
+}
+
+// TestLargeRangeDeleteIsNotProposed: what every replica would refuse never gets into
+// the log, but only a fresh state is a reason to refuse.
+func TestLargeRangeDeleteIsNotProposed(t *testing.T) {
+	f := newFixture(t)
+	store := &crowdedStore{Store: f.node}
+	f.server.opts.Store = store
+	f.node.onDo = func(context.Context) { t.Error("the range delete was proposed") }
+	f.do("DELETE", "/v1/kv?prefix=a", "").problem(413, api.TooLarge, "100000 keys", "in parts")
+	want := func(lists, barriers int) {
+		t.Helper()
+		if store.listed != kvstore.MaxRangeDelete+1 || store.lists != lists || len(f.node.barriers) != barriers || len(f.server.counting) != 0 {
+			t.Errorf("%d keys in the last of %d lists, %d barriers, %d tokens", store.listed, store.lists, len(f.node.barriers), len(f.server.counting))
+		}
+	}
+	want(2, 1)
+	store.revision = f.node.Revision() // which the barrier does not change
+	f.do("DELETE", "/v1/kv?prefix=a", "").problem(413, api.TooLarge)
+	want(3, 2)
+	f.server.counting <- struct{}{} // another one counts
+	f.do("DELETE", "/v1/kv?prefix=a&timeout=1ms", "").problem(503, api.ReadTimeout)
+	<-f.server.counting
+	store.after = fewKeys - 1
+	f.node.onDo = nil
+	f.server.counting <- struct{}{}
+	f.do("DELETE", "/v1/kv?prefix=a", "").want(200)
+}
+
+// endlessStore lists until the context ends, and reports that it did.
+type endlessStore struct {
+	Store
+	ended chan error
+}
+
+func (s *endlessStore) List(ctx context.Context, _ kvstore.Range, _ func(kvstore.Item) (bool, error)) (uint64, error) {
+	<-ctx.Done()
+	s.ended <- ctx.Err()
+	return 0, ctx.Err()
+}
+
+func (s *endlessStore) Count(ctx context.Context, r kvstore.Range) (uint64, uint64, error) {
+	_, err := s.List(ctx, r, nil)
+	return 0, 0, err
+}
+
+// TestListsEndWithTheirRequest: at the timeout, and when the client leaves.
+func TestListsEndWithTheirRequest(t *testing.T) {
+	f := newFixture(t)
+	store := &endlessStore{Store: f.node, ended: make(chan error, 1)}
+	f.server.opts.Store = store
+	for _, q := range []string{"?count_only", "?limit=1", "?keys_only"} {
+		f.do("GET", "/v1/kv"+q+"&timeout=1ms", "").problem(503, api.ReadTimeout)
+		<-store.ended
+	}
+	for _, accept := range []string{jsonType, ndjsonType} {
+		ctx, leave := context.WithCancel(t.Context())
+		req := httptest.NewRequest("GET", "/v1/kv", nil).WithContext(ctx)
+		req.Header.Set("Accept", accept)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			f.server.ServeHTTP(httptest.NewRecorder(), req)
+		}()
+		leave()
+		if err := <-store.ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", accept, err)
+		}
+		<-done
+	}
 }

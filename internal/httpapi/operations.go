@@ -35,39 +35,67 @@ func (s *Server) compact(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	return x.writeJSON(http.StatusOK, compacted{res.Revision, revision})
+	return x.writeJSON(http.StatusOK, compacted{res.Revision, res.CompactRevision})
 }
 
+// getSettings answers GET and HEAD of /v1/settings.
 func (s *Server) getSettings(x *exchange) error {
+	conds, err := headerConditions(x.r.Header)
+	if err != nil {
+		return err
+	}
 	if err := x.freshen(0); err != nil {
 		return err
 	}
+	settings := s.opts.Store.Settings()
 	x.setRevision(s.opts.Store.Revision())
-	return x.writeJSON(http.StatusOK, s.opts.Store.Settings())
+	x.set("Etag", etag(settings.Tag()))
+	switch judgeRead(conds, settings.Tag()) {
+	case http.StatusPreconditionFailed:
+		return settingsChanged(settings.Tag())
+	case http.StatusNotModified:
+		x.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	return x.writeJSON(http.StatusOK, settings)
 }
 
-// putSettings answers PUT /v1/settings. A field that is not given keeps its value, so the
-// settings that the others are merged into must be the newest.
-func (s *Server) putSettings(x *exchange) error {
+// settingsChanged is the 412 for settings that have the tag now.
+func settingsChanged(tag uint64) *api.Error {
+	p := api.Errorf(api.PreconditionFailed, "a condition of the request failed: the settings have the entity tag %s; read them again (GET /v1/settings) before you change them", etag(tag))
+	p.Fields = map[string]any{"etag": etag(tag)}
+	return p
+}
+
+// changeSettings answers PUT and PATCH of /v1/settings. The command has only the
+// fields that are given, and every replica merges them when it applies the command:
+// merged here, two changes at the same time would undo each other.
+func (s *Server) changeSettings(x *exchange) error {
+	conds, err := headerConditions(x.r.Header)
+	if err != nil {
+		return err
+	}
 	body, err := x.readBody(maxDocument)
 	if err != nil {
 		return err
 	}
-	var asked kvstore.Settings // for its errors, before anything has to be waited for
-	if err := opjson.Decode(body, &asked); err != nil {
+	change := new(kvstore.SettingsChange)
+	if err := opjson.Decode(body, change); err != nil {
 		return err
 	}
-	if err := x.freshen(0); err != nil {
+	if err := change.Validate(); err != nil {
+		return badRequest("%v", err)
+	}
+	origin := kvstore.Origin{RequestID: x.requestID(), Client: x.r.RemoteAddr}
+	res, err := x.do(&kvstore.Command{Op: kvstore.OpSettings, Settings: change, Conditions: conds, Origin: origin})
+	switch {
+	case res.Outcome == kvstore.PreconditionFailed:
+		return settingsChanged(res.KV.ModRevision)
+	case err != nil:
 		return err
 	}
-	next := s.opts.Store.Settings()
-	if err := opjson.Decode(body, &next); err != nil {
-		return err
-	}
-	if _, err := x.do(&kvstore.Command{Op: kvstore.OpSettings, Settings: &next}); err != nil {
-		return err
-	}
-	return x.writeJSON(http.StatusOK, next)
+	x.set("Etag", etag(res.Settings.Tag()))
+	return x.writeJSON(http.StatusOK, res.Settings)
 }
 
 // getSnapshot streams a backup. What comes before the stream is a read like any other:

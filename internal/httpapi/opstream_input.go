@@ -15,6 +15,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/limits"
 	"github.com/kvd-io/kvd/internal/opjson"
 )
 
@@ -23,8 +24,8 @@ import (
 const (
 	// maxGroupLines and maxGroupBytes (of encoded commands) are where a group is
 	// full. raftnode packs maxGroupBytes into one log entry.
-	maxGroupLines = 4096
-	maxGroupBytes = 512 << 10
+	maxGroupLines = limits.MaxGroupCommands
+	maxGroupBytes = limits.MaxBatchBytes
 	// inputChunk is how many bytes are read at once.
 	inputChunk = 64 << 10
 	// lineOverhead is the room for everything in a line but its value: the key,

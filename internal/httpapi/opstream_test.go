@@ -108,7 +108,7 @@ func TestBatchStopsAtAnUnparsableLine(t *testing.T) {
 	f := newFixture(t)
 	got := f.batchOf(`{"put":{"key":"a","value":"1"}}`, `{"put":{"key":"b","value":`, `{"put":{"key":"c","value":"1"}}`)
 	wantAnswers(t, got, `201 "revision":2,`, `400 "code":"bad_request"|"first_not_attempted":2}`)
-	if n, _, _ := f.node.Count(kvstore.Range{}); n != 1 {
+	if n, _, _ := f.node.Count(t.Context(), kvstore.Range{}); n != 1 {
 		t.Errorf("%d keys, want only the one before the bad line", n)
 	}
 }

@@ -18,10 +18,11 @@ type Store interface {
 	// it was read, which it returns with kvstore.ErrKeyNotFound as well.
 	Get(key []byte, revision uint64) (kvstore.KV, uint64, error)
 	// List calls fn for each item in order, until fn returns false or an error. An
-	// item's bytes are valid only during the call.
-	List(r kvstore.Range, fn func(kvstore.Item) (bool, error)) (uint64, error)
+	// item's bytes are valid only during the call. It stops soon after the context
+	// has ended, with its error.
+	List(ctx context.Context, r kvstore.Range, fn func(kvstore.Item) (bool, error)) (uint64, error)
 	// Count returns the number of keys in a range.
-	Count(r kvstore.Range) (n, revision uint64, err error)
+	Count(ctx context.Context, r kvstore.Range) (n, revision uint64, err error)
 	// Settings returns the replicated limits.
 	Settings() kvstore.Settings
 }

@@ -152,7 +152,8 @@ func clusterRoutes() []*route {
 		{pattern: "/v1/compact", methods: []method{{name: http.MethodPost, handle: (*Server).compact, mutates: true, params: []string{"revision"}}}},
 		{pattern: "/v1/settings", methods: []method{
 			{name: http.MethodGet, handle: (*Server).getSettings, params: readParams},
-			{name: http.MethodPut, handle: (*Server).putSettings, mutates: true},
+			{name: http.MethodPut, handle: (*Server).changeSettings, mutates: true},
+			{name: http.MethodPatch, handle: (*Server).changeSettings, mutates: true},
 		}},
 		{pattern: "/v1/operator/log-level", exempt: true, methods: []method{
 			{name: http.MethodGet, handle: (*Server).getLogLevel},

@@ -61,6 +61,8 @@ type Server struct {
 	deadlines deadlinePool
 	// groups holds a token for each group of a stream that is in the log.
 	groups chan struct{}
+	// counting holds a token for the range delete that counts its many keys.
+	counting chan struct{}
 	// refusal answers every request that needs the node; nil if the node serves.
 	refusal *api.Error
 }
@@ -82,7 +84,7 @@ func New(opts Options) *Server {
 	if opts.MaxInFlight == 0 {
 		opts.MaxInFlight = DefaultMaxInFlight
 	}
-	s := &Server{opts: opts, log: opts.Logger, router: newRouter(opts.RootMembers), browsers: newBrowserGuard(opts.Hosts), limiter: newLimiter(opts.MaxInFlight), groups: make(chan struct{}, maxGroups)}
+	s := &Server{opts: opts, log: opts.Logger, router: newRouter(opts.RootMembers), browsers: newBrowserGuard(opts.Hosts), limiter: newLimiter(opts.MaxInFlight), groups: make(chan struct{}, maxGroups), counting: make(chan struct{}, 1)}
 	if opts.Observer != nil {
 		s.router.observe(opts.Observer)
 	}

@@ -60,6 +60,11 @@ type executor struct {
 	scratch       scratch
 	lookups       engine.Iterator // see committed; nil until the entries need one
 	failed        error           // why no further call is possible
+	// refused is how many bytes the last put that was refused for the quota would
+	// have added; 0 if that put would fit by now. It is not replicated state: it
+	// only raises an alarm.
+	refused    int64
+	onSettings func(before, after Settings, by Origin) // may be nil
 }
 
 // load reads what the executor keeps in memory from the engine.
@@ -77,6 +82,7 @@ func (x *executor) load() (err error) {
 		return err
 	}
 	x.cache.clear()
+	x.refused = 0
 	return nil
 }
 
@@ -180,7 +186,8 @@ func (x *executor) execute(c *Command, e *Entry) (Result, error) {
 	if len(c.Key) == 0 {
 		return refuse(Invalid, "the key is empty"), nil
 	}
-	if n := int64(len(c.Key)); n > x.settings.MaxKeyBytes {
+	// A limit that was lowered must not make a stored key undeletable.
+	if n := int64(len(c.Key)); n > x.settings.MaxKeyBytes && c.Op != OpDelete {
 		return refuse(TooLarge, "the key has %d bytes, but the limit is %d (max_key_bytes in the settings)", n, x.settings.MaxKeyBytes), nil
 	}
 	m, err := x.lookup(c.Key)
@@ -302,6 +309,9 @@ func (x *executor) put(m *keyMeta, value []byte, lease uint64, r Result) Result 
 	}
 	grown := logicalBytes(len(m.key), len(value)) - m.logical()
 	if q := x.settings.QuotaBytes; q > 0 && grown > 0 && x.now.logical+grown > q {
+		if grown <= q { // otherwise the value is at fault, and no space would help
+			x.refused = grown
+		}
 		return refuse(NoSpace, "the store holds %d bytes and the quota is %d: delete keys, or raise quota_bytes in the settings", x.now.logical, q)
 	}
 	x.now.revision++
@@ -404,18 +414,27 @@ func (x *executor) incr(m *keyMeta, delta int64, r Result) (Result, error) {
 	return r, nil
 }
 
-// tick advances replicated time and remembers which revision was current at it.
-// Only the leader of the entry's own term may say what time it is. Time never runs
-// backward, even if a new leader's clock is behind.
+// tick advances replicated time by a step of the leader's monotonic clock, and
+// remembers when the current revision was first seen. Only the leader of the
+// entry's own term counts: the steps of two leaders would overlap.
+//
+// Replicated time is a sum of steps and never a wall clock. A leader whose wall
+// clock was a year ahead, once, would put that year into the state for good, and
+// nothing that is younger would ever age. Time stands still while there is no
+// leader, so it may fall behind true time but never runs ahead of it.
 func (x *executor) tick(c *Command, e *Entry) (Result, error) {
 	if c.Term != e.Term {
 		return Result{Outcome: Ignored}, nil
 	}
-	x.now.clock = max(x.now.clock, c.UnixMillis)
-	b := binary.AppendVarint([]byte{recordVersion}, x.now.clock)
-	x.writes.Set(timeKey(x.now.revision), b)
-	for _, thinned := range x.timeline.add(sample{revision: x.now.revision, millis: x.now.clock}) {
-		x.writes.Delete(timeKey(thinned.revision))
+	x.now.hash -= x.hasher.clock(x.now.clock)
+	x.now.clock += min(max(c.ElapsedMillis, 0), MaxTickMillis)
+	x.now.hash += x.hasher.clock(x.now.clock)
+	added, thinned := x.timeline.add(sample{revision: x.now.revision, millis: x.now.clock})
+	if added {
+		x.writes.Set(timeKey(x.now.revision), binary.AppendVarint([]byte{recordVersion}, x.now.clock))
+	}
+	for _, t := range thinned {
+		x.writes.Delete(timeKey(t.revision))
 	}
 	return Result{}, nil
 }
@@ -430,5 +449,5 @@ func (x *executor) compact(c *Command, e *Entry) Result {
 		return refuse(FutureRevision, "revision %d does not exist yet; the newest revision is %d", c.Revision, x.now.revision)
 	}
 	x.now.compact = max(x.now.compact, c.Revision)
-	return Result{}
+	return Result{CompactRevision: x.now.compact}
 }

@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -184,7 +185,7 @@ func BenchmarkList(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
 					n := 0
-					_, err := s.List(Range{Reverse: reverse}, func(i Item) (bool, error) {
+					_, err := s.List(context.Background(), Range{Reverse: reverse}, func(i Item) (bool, error) {
 						n += len(i.KV.Value)
 						return true, nil
 					})

@@ -21,7 +21,7 @@ import (
 func bodyStore(t testing.TB, name string, rng *rand.Rand) *Store {
 	s := newStore(t, name)
 	settings := DefaultSettings()
-	do(t, s, Command{Op: OpSettings, Settings: &settings}, Command{Op: OpTick, Term: 1, UnixMillis: 5})
+	do(t, s, Command{Op: OpSettings, Settings: settings.Change()}, Command{Op: OpTick, Term: 1, ElapsedMillis: 5})
 	value := make([]byte, 60<<10)
 	for i := range 12 {
 		for j := range value {

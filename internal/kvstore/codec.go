@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 // The format of a command: version, operation, flags, key, then whatever the flags
@@ -34,10 +36,6 @@ const (
 	flagEnd        = 1 << 2
 	knownFlags     = flagPrevious | flagConditions | flagEnd
 )
-
-// maxConditions bounds the number of conditions of a command, and of revisions in a
-// condition, so that a decoder cannot be made to allocate more than it has read.
-const maxConditions = 1024
 
 // EncodeCommand appends the replicated form of the command to dst.
 func EncodeCommand(dst []byte, c *Command) []byte {
@@ -82,6 +80,13 @@ func appendConditions(dst []byte, conditions []Condition) []byte {
 	return dst
 }
 
+// settingsOperand is the operand of OpSettings, in JSON: settings change rarely, and
+// a later version can add a field.
+type settingsOperand struct {
+	Change *SettingsChange `json:"change"`
+	Origin Origin          `json:"origin"`
+}
+
 // appendOperand appends the part that only the operation of the command has.
 func appendOperand(dst []byte, c *Command) []byte {
 	switch c.Op {
@@ -90,11 +95,11 @@ func appendOperand(dst []byte, c *Command) []byte {
 	case OpIncr:
 		return binary.AppendVarint(dst, c.Delta)
 	case OpTick:
-		return binary.AppendVarint(binary.AppendUvarint(dst, c.Term), c.UnixMillis)
+		return binary.AppendVarint(binary.AppendUvarint(dst, c.Term), c.ElapsedMillis)
 	case OpCompact:
 		return binary.AppendUvarint(binary.AppendUvarint(dst, c.Term), c.Revision)
 	case OpSettings:
-		b, err := json.Marshal(c.Settings)
+		b, err := json.Marshal(settingsOperand{c.Settings, c.Origin})
 		if err != nil {
 			panic(fmt.Sprintf("kvstore: encode settings: %v", err)) // plain data always encodes
 		}
@@ -191,9 +196,11 @@ func (d *decoder) rest() []byte {
 	return v
 }
 
+// conditions refuses more than limits allow, so that a decoder cannot be made to
+// allocate more than it has read.
 func (d *decoder) conditions() []Condition {
 	n := d.uvarint()
-	if n == 0 || n > maxConditions {
+	if n == 0 || n > limits.MaxConditions {
 		d.fail()
 		return nil
 	}
@@ -203,7 +210,7 @@ func (d *decoder) conditions() []Condition {
 		anything := d.byte()
 		c.Any = anything == 1
 		count := d.uvarint()
-		if count > maxConditions || anything > 1 || c.Kind < IfMatch || c.Kind > IfRevision || c.Kind == IfRevision && count != 1 {
+		if count > limits.MaxTags || anything > 1 || c.Kind < IfMatch || c.Kind > IfRevision || c.Kind == IfRevision && count != 1 {
 			d.fail()
 			return nil
 		}
@@ -222,15 +229,16 @@ func (d *decoder) operand(c *Command) {
 	case OpIncr:
 		c.Delta = d.varint()
 	case OpTick:
-		c.Term, c.UnixMillis = d.uvarint(), d.varint()
+		c.Term, c.ElapsedMillis = d.uvarint(), d.varint()
 	case OpCompact:
 		c.Term, c.Revision = d.uvarint(), d.uvarint()
 	case OpSettings:
 		c.Term = d.uvarint()
-		c.Settings = new(Settings)
-		if json.Unmarshal(d.rest(), c.Settings) != nil {
+		var o settingsOperand
+		if json.Unmarshal(d.rest(), &o) != nil || o.Change == nil {
 			d.fail()
 		}
+		c.Settings, c.Origin = o.Change, o.Origin
 	case OpDelete, OpDeleteRange:
 	default:
 		d.fail()

@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -99,7 +100,7 @@ func (r *ringReader) answered(revision, at, newest uint64, err error) (bool, err
 
 func (r *ringReader) list(revision, newest uint64, reverse bool) error {
 	got := make(map[string]string)
-	at, err := r.store.List(Range{Revision: revision, Reverse: reverse}, func(i Item) (bool, error) {
+	at, err := r.store.List(context.Background(), Range{Revision: revision, Reverse: reverse}, func(i Item) (bool, error) {
 		got[string(i.KV.Key)] = string(i.KV.Value)
 		if string(i.KV.Value) != strconv.FormatUint(i.KV.ModRevision, 10) {
 			return false, fmt.Errorf("the item %s", kvText(&i.KV))
@@ -127,7 +128,7 @@ func (r *ringReader) get(revision, newest, i uint64) error {
 }
 
 func (r *ringReader) count(revision uint64) error {
-	n, at, err := r.store.Count(Range{Revision: revision})
+	n, at, err := r.store.Count(context.Background(), Range{Revision: revision})
 	if ok, err := r.answered(revision, at, 0, err); !ok {
 		return err
 	}
@@ -229,7 +230,7 @@ func TestReadersDuringRestore(t *testing.T) {
 
 func readWhole(s *Store, content map[uint64]string) error {
 	var got []string
-	at, err := s.List(Range{}, func(i Item) (bool, error) {
+	at, err := s.List(context.Background(), Range{}, func(i Item) (bool, error) {
 		got = append(got, itemText(i))
 		return true, nil
 	})

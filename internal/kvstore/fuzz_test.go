@@ -83,7 +83,7 @@ func FuzzApply(f *testing.F) {
 // FuzzRestore restores arbitrary bodies, and valid bodies with arbitrary records.
 func FuzzRestore(f *testing.F) {
 	s := openStore(f, engine.NewMemory(), Options{})
-	do(f, s, put("a", "1"), put("a\x00", "2"), remove("a"), Command{Op: OpTick, Term: 1, UnixMillis: 5})
+	do(f, s, put("a", "1"), put("a\x00", "2"), remove("a"), Command{Op: OpTick, Term: 1, ElapsedMillis: 5})
 	f.Add(bodyOf(f, s), "v", "x")
 	f.Add([]byte{}, string(appendVersionKey(nil, []byte("a"), 1)), "\x01\x01\x00\x00\x00")
 	f.Add([]byte{}, string(mutationKey(nil, 1, 0)), "\x01\x00\x01a")

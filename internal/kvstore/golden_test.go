@@ -59,9 +59,9 @@ func goldenCommands() map[string]Command {
 		"delete_range_all": {Op: OpDeleteRange, Key: []byte{}},
 		"append":           {Op: OpAppend, Key: []byte("a"), Value: []byte("tail")},
 		"incr":             {Op: OpIncr, Key: []byte("a"), Delta: -300},
-		"tick":             {Op: OpTick, Key: []byte{}, Term: 300, UnixMillis: 1_800_000_000_000},
+		"tick":             {Op: OpTick, Key: []byte{}, Term: 300, ElapsedMillis: 10_000},
 		"compact":          {Op: OpCompact, Key: []byte{}, Term: 300, Revision: 70_000},
-		"settings":         {Op: OpSettings, Key: []byte{}, Term: 300, Settings: &settings},
+		"settings":         {Op: OpSettings, Key: []byte{}, Term: 300, Settings: settings.Change(), Origin: Origin{RequestID: "0123456789abcdef", Client: "10.0.0.1:4000"}},
 	}
 }
 
@@ -107,8 +107,8 @@ func TestGoldenSettings(t *testing.T) {
 func goldenStore(t *testing.T) *Store {
 	s := newStore(t, "memory")
 	settings := DefaultSettings()
-	do(t, s, Command{Op: OpSettings, Settings: &settings}, put("a", "1"), put("a", "2"), put("b\x00", "3"))
-	do(t, s, Command{Op: OpTick, Term: 1, UnixMillis: 1_800_000_000_000}, remove("a"), put("a\xff", ""))
+	do(t, s, Command{Op: OpSettings, Settings: settings.Change()}, put("a", "1"), put("a", "2"), put("b\x00", "3"))
+	do(t, s, Command{Op: OpTick, Term: 1, ElapsedMillis: 1_800_000_000_000}, remove("a"), put("a\xff", ""))
 	do(t, s, put("c", "4"), Command{Op: OpDeleteRange, Key: []byte("b")}, Command{Op: OpCompact, Revision: 3})
 	must(t, s.Apply([]Entry{{Index: 4, Term: 1, Records: []Record{recordOf("member", "one")}}}))
 	maintainAll(t, s)
@@ -150,7 +150,7 @@ func TestGoldenBody(t *testing.T) {
 	info, err := VerifyBody(bytes.NewReader(body))
 	must(t, err)
 	at, hash := s.StateHash()
-	want := BodyInfo{Position: at, Revision: s.Revision(), CompactRevision: s.CompactRevision(), Keys: 1, Records: 17, StateHash: hash, Bytes: 439}
+	want := BodyInfo{Position: at, Revision: s.Revision(), CompactRevision: s.CompactRevision(), Keys: 1, Records: 17, StateHash: hash, Bytes: 433}
 	if info != want {
 		t.Errorf("body %+v, want %+v", info, want)
 	}

@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -157,7 +158,7 @@ func contentOf(t testing.TB, s *Store) []string {
 
 func listOf(t testing.TB, s *Store, r Range) (out []string) {
 	t.Helper()
-	_, err := s.List(r, func(i Item) (bool, error) {
+	_, err := s.List(context.Background(), r, func(i Item) (bool, error) {
 		out = append(out, itemText(i))
 		return true, nil
 	})

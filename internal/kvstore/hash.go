@@ -45,6 +45,14 @@ func (h *hasher) settings(encoded []byte) uint64 {
 	return h.sum(append(h.head[:0], tableSetting), nil, encoded)
 }
 
+// clock returns the term of replicated time, which is 0 in an empty store.
+func (h *hasher) clock(millis int64) uint64 {
+	if millis == 0 {
+		return 0
+	}
+	return h.sum(binary.AppendVarint(append(h.head[:0], tableMeta), millis), nil, nil)
+}
+
 func (h *hasher) sum(head, key, value []byte) uint64 {
 	h.head = head
 	h.digest.Reset()
@@ -74,6 +82,12 @@ func (s *stateScan) add(k, value []byte) error {
 		s.sum += s.hasher.record(k[1:], value)
 	case tableSetting:
 		s.sum += s.hasher.settings(value)
+	case tableMeta:
+		m, err := decodeMeta(value)
+		if err != nil {
+			return err
+		}
+		s.sum += s.hasher.clock(m.clock)
 	}
 	return nil
 }

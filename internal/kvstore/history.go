@@ -14,14 +14,23 @@ import (
 // replica's own pace. It finds them by the mutation log: a key that changed in a
 // revision up to the compact one needs none of its older versions.
 
-// CompactionTarget returns the revision to which history should be compacted at the
-// given time, or 0 if there is nothing to do. History is kept while it is young
-// enough or among the last revisions, but never larger than a quarter of the quota.
-// Only the leader asks; replicas may disagree about the answer, since the size of
-// history is their own, so it reaches them as a command.
-func (s *Store) CompactionTarget(nowUnixMillis int64) uint64 {
+// CompactionTarget returns the revision to which history should be compacted, or 0
+// if there is nothing to do. History is kept while it is young enough or among the
+// last revisions, but never larger than a quarter of the quota. Only the leader
+// asks; replicas may disagree about the answer, since the size of history is their
+// own, so it reaches them as a command.
+func (s *Store) CompactionTarget() uint64 { return s.targetAt(s.visible.Load().clock) }
+
+// Aging reports whether there is history that only its age keeps. While there is,
+// a leader must let replicated time pass even if nothing is written.
+func (s *Store) Aging() bool {
 	v := s.visible.Load()
-	target := s.timeline.byAge(nowUnixMillis - v.settings.RetentionMillis)
+	return v.revision > v.compact && v.revision-v.compact > v.settings.RetentionRevisions
+}
+
+func (s *Store) targetAt(millis int64) uint64 {
+	v := s.visible.Load()
+	target := s.timeline.byAge(millis - v.settings.RetentionMillis)
 	if v.settings.RetentionRevisions >= v.revision {
 		target = 0
 	} else {

@@ -7,19 +7,19 @@ import (
 	"testing"
 )
 
-func tick(millis int64) Command { return Command{Op: OpTick, Term: 1, UnixMillis: millis} }
+func tick(millis int64) Command { return Command{Op: OpTick, Term: 1, ElapsedMillis: millis} }
 
 func TestCompactionTarget(t *testing.T) {
 	s := newStore(t, "pebble")
 	settings := DefaultSettings()
 	settings.RetentionMillis, settings.RetentionRevisions, settings.QuotaBytes = 1000, 5, 1<<20
-	do(t, s, Command{Op: OpSettings, Settings: &settings})
+	do(t, s, Command{Op: OpSettings, Settings: settings.Change()})
 	for i := range int64(20) { // revision 2+i at 100·i milliseconds
-		do(t, s, put("a", fmt.Sprint(i)), tick(i*100))
+		do(t, s, put("a", fmt.Sprint(i)), tick(min(i, 1)*100))
 	}
 	want := func(now int64, want uint64) {
 		t.Helper()
-		if got := s.CompactionTarget(now); got != want {
+		if got := s.targetAt(now); got != want {
 			t.Errorf("at %d ms: %d, want %d", now, got, want)
 		}
 	}
@@ -34,11 +34,11 @@ func TestCompactionTarget(t *testing.T) {
 	want(2050, 12)
 	do(t, s, put("b", strings.Repeat("v", 200<<10)), put("b", strings.Repeat("v", 200<<10)), put("b", ""))
 	want(1950, 11+(24-11+1)/2) // 400 KiB of history are more than a quarter
-	for steps := 0; s.CompactionTarget(1950) != 0; steps++ {
+	for steps := 0; s.targetAt(1950) != 0; steps++ {
 		if steps == 10 {
 			t.Fatalf("the target never stops moving: %+v", s.Stats())
 		}
-		do(t, s, Command{Op: OpCompact, Revision: s.CompactionTarget(1950)})
+		do(t, s, Command{Op: OpCompact, Revision: s.targetAt(1950)})
 		maintainAll(t, s)
 		checkCounters(t, s)
 	}
@@ -53,11 +53,11 @@ func TestSamplesAreBounded(t *testing.T) {
 	e := newEngine(t, "memory")
 	s := openStore(t, e, Options{})
 	const ticks = 3 * maxSamples
-	for i := range int64(ticks) {
-		do(t, s, put("a", ""), tick(i), tick(i)) // the second replaces the first
+	for range ticks {
+		do(t, s, put("a", ""), tick(1), tick(1)) // the second one changes nothing
 	}
 	n := len(s.timeline.mu.samples)
-	if n > maxSamples || n < maxSamples/2 || s.timeline.mu.samples[n-1] != (sample{revision: ticks + 1, millis: ticks - 1}) || s.timeline.mu.samples[0].millis != 0 {
+	if n > maxSamples || n < maxSamples/2 || s.timeline.mu.samples[n-1] != (sample{revision: ticks + 1, millis: 2*ticks - 1}) || s.timeline.mu.samples[0].millis != 1 {
 		t.Fatalf("%d samples, %v to %v", n, s.timeline.mu.samples[0], s.timeline.mu.samples[n-1])
 	}
 	checkSamples(t, openStore(t, e, Options{}), s)
@@ -120,18 +120,18 @@ func TestTargetWaitsForRemoval(t *testing.T) {
 	s := openStore(t, e, Options{})
 	settings := DefaultSettings()
 	settings.QuotaBytes = 4 << 20
-	do(t, s, Command{Op: OpSettings, Settings: &settings})
+	do(t, s, Command{Op: OpSettings, Settings: settings.Change()})
 	value := strings.Repeat("v", 1000)
 	for range 1500 {
 		do(t, s, put("a", value))
 	}
-	target := s.CompactionTarget(0)
+	target := s.targetAt(0)
 	if want := uint64(1 + 1501/2); target != want {
 		t.Fatalf("the target is %d, want %d", target, want)
 	}
 	do(t, s, Command{Op: OpCompact, Revision: target})
 	for more := true; more; {
-		if again := s.CompactionTarget(0); again != 0 {
+		if again := s.targetAt(0); again != 0 {
 			t.Fatalf("compacted to %d but not removed, the target is %d", target, again)
 		}
 		s = openStore(t, e, Options{}) // which finds out how far it got
@@ -139,13 +139,13 @@ func TestTargetWaitsForRemoval(t *testing.T) {
 		more, err = s.Maintain()
 		must(t, err)
 	}
-	if again := s.CompactionTarget(0); again != 0 {
+	if again := s.targetAt(0); again != 0 {
 		t.Errorf("half of the history was enough, and the target is %d", again)
 	}
 	for range 750 {
 		do(t, s, put("a", value))
 	}
-	if s.CompactionTarget(0) <= target {
+	if s.targetAt(0) <= target {
 		t.Error("nothing is compacted anymore")
 	}
 }
@@ -184,4 +184,59 @@ func TestMaintainDividesARevision(t *testing.T) {
 			t.Errorf("left: %+v", st)
 		}
 	})
+}
+
+// TestReplicatedTimeIsASumOfSteps: whatever a leader claims about the time, the next
+// leaders can go on from there, and history keeps being compacted by age.
+func TestReplicatedTimeIsASumOfSteps(t *testing.T) {
+	s := newStore(t, "memory")
+	settings := DefaultSettings()
+	settings.QuotaBytes, settings.RetentionRevisions = 0, 100
+	do(t, s, settingsOf(&settings))
+	for i := range 200 {
+		do(t, s, put("k", fmt.Sprint(i)))
+	}
+	const year = 365 * 24 * 3600_000
+	do(t, s, tick(year))
+	if got := s.exec.now.clock; got != MaxTickMillis {
+		t.Fatalf("one tick of a year moved the clock by %d ms", got)
+	}
+	for range 60 {
+		for i := range 10 {
+			do(t, s, put("k", fmt.Sprint(i)))
+		}
+		do(t, s, tick(60_000))
+		if target := s.CompactionTarget(); target > s.CompactRevision() {
+			do(t, s, Command{Op: OpCompact, Term: 1, Revision: target})
+		}
+	}
+	maintainAll(t, s)
+	checkCounters(t, s)
+	if n := s.Stats().HistoryVersions; n > 10*11 {
+		t.Errorf("%d versions are kept of 10 minutes with 10 each", n)
+	}
+}
+
+// TestIdleHistoryAges: without any write, history gets old enough to go, and then
+// nothing is left to wait for.
+func TestIdleHistoryAges(t *testing.T) {
+	s := newStore(t, "memory")
+	settings := DefaultSettings()
+	settings.RetentionRevisions = 5
+	do(t, s, settingsOf(&settings))
+	for i := range 20 {
+		do(t, s, put("k", fmt.Sprint(i)))
+	}
+	for ticks := 0; s.Aging(); ticks++ {
+		if ticks > 12 {
+			t.Fatal("ten minutes are over, and history still waits")
+		}
+		do(t, s, tick(60_000))
+		if target := s.CompactionTarget(); target > s.CompactRevision() {
+			do(t, s, Command{Op: OpCompact, Term: 1, Revision: target})
+		}
+	}
+	if got := s.CompactRevision(); got != 21-5 {
+		t.Errorf("compacted to %d, want %d", got, 21-5)
+	}
 }

@@ -83,7 +83,7 @@ func (m *model) execute(c *Command, term uint64) Result {
 	switch {
 	case len(c.Key) == 0:
 		return Result{Outcome: Invalid, Detail: "-"}
-	case int64(len(c.Key)) > m.settings.MaxKeyBytes:
+	case int64(len(c.Key)) > m.settings.MaxKeyBytes && c.Op != OpDelete:
 		return Result{Outcome: TooLarge, Detail: "-"}
 	case !modelHolds(c.Conditions, old):
 		return refusedAt(PreconditionFailed, old)
@@ -228,7 +228,7 @@ func (m *model) compactTo(c *Command, term uint64) Result {
 		return Result{Outcome: FutureRevision, Detail: "-"}
 	}
 	m.compact = max(m.compact, c.Revision)
-	return Result{}
+	return Result{CompactRevision: m.compact}
 }
 
 func (m *model) applySettings(c *Command, term uint64) Result {
@@ -238,8 +238,8 @@ func (m *model) applySettings(c *Command, term uint64) Result {
 	case c.Settings.Validate() != nil:
 		return Result{Outcome: Invalid, Detail: "-"}
 	}
-	m.settings, m.given = *c.Settings, true
-	return Result{}
+	m.settings, m.given = c.Settings.applied(m.settings), true
+	return Result{Settings: &m.settings}
 }
 
 // list returns the items of a range as text.

@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -183,7 +184,7 @@ func (r *replica) checkList() {
 	if want, got := r.history.model.list(q), listOf(r.t, r.store, q); !slices.Equal(got, want) {
 		r.t.Fatalf("%s: list %+v:\n got %s\nwant %s", r.name, q, got, want)
 	}
-	n, at, err := r.store.Count(q)
+	n, at, err := r.store.Count(context.Background(), q)
 	must(r.t, err)
 	if want := r.history.model.list(q); n != uint64(len(want)) || q.Revision != 0 && at != q.Revision {
 		r.t.Fatalf("%s: count %+v = %d at %d, want %d", r.name, q, n, at, len(want))
@@ -196,7 +197,7 @@ func (r *replica) checkLimit(q Range) {
 	r.t.Helper()
 	limit := 1 + r.rng.IntN(4)
 	var got []string
-	_, err := r.store.List(q, func(i Item) (bool, error) {
+	_, err := r.store.List(context.Background(), q, func(i Item) (bool, error) {
 		got = append(got, itemText(i))
 		return len(got) < limit, nil
 	})
@@ -239,7 +240,7 @@ func (r *replica) checkUnreadable() {
 			r.t.Fatalf("%s: get before the compact revision: %v", r.name, err)
 		}
 	}
-	_, _, err := r.store.Count(Range{Revision: m.revision + 1})
+	_, _, err := r.store.Count(context.Background(), Range{Revision: m.revision + 1})
 	if !errors.As(err, &future) || future.Revision != m.revision {
 		r.t.Fatalf("%s: count in the future: %v", r.name, err)
 	}
@@ -389,7 +390,7 @@ func randomMaintenance(rng *rand.Rand, m *model, n int) Command {
 	term := rng.Uint64N(3) // the term of the entries is 1
 	switch {
 	case n < 90:
-		return Command{Op: OpTick, Term: term, UnixMillis: rng.Int64N(1 << 40)}
+		return Command{Op: OpTick, Term: term, ElapsedMillis: rng.Int64N(1 << 40)}
 	case n < 97:
 		return Command{Op: OpCompact, Term: term, Revision: m.compact + rng.Uint64N(m.revision-m.compact+2)}
 	}
@@ -397,7 +398,11 @@ func randomMaintenance(rng *rand.Rand, m *model, n int) Command {
 	s.MaxKeyBytes = 2 + rng.Int64N(3)
 	s.QuotaBytes = 1 << (20 - rng.IntN(2)) // half of them below the minimum
 	s.MaxValueBytes = 1 + rng.Int64N(300<<10)
-	return Command{Op: OpSettings, Term: term, Settings: &s}
+	change := s.Change()
+	if rng.IntN(2) == 0 {
+		change.MaxKeyBytes, change.RetentionMillis = nil, nil
+	}
+	return Command{Op: OpSettings, Term: term, Settings: change}
 }
 
 // extend adds a random entry.

@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 
@@ -93,14 +94,16 @@ func (v *version) kv(mod uint64) KV {
 
 // List calls fn with the items of a range as of one revision, in order, until fn
 // returns false or an error, and returns that revision. Keys and values are valid only
-// during the call. List needs constant memory and does not see later changes.
-func (s *Store) List(r Range, fn func(Item) (more bool, err error)) (uint64, error) {
+// during the call. List needs constant memory and does not see later changes. It
+// returns the context's error soon after the context has ended, also while it walks
+// over what fn never sees.
+func (s *Store) List(ctx context.Context, r Range, fn func(Item) (more bool, err error)) (uint64, error) {
 	lower, upper := versionBounds(r.Start, r.End)
 	it, at, err := s.iterAt(r.Revision, lower, upper, false)
 	if err != nil {
 		return 0, err
 	}
-	w := walker{it: it, r: r, at: at}
+	w := walker{it: it, r: r, at: at, ended: ctx.Err}
 	defer w.close()
 	for w.next() {
 		more, err := fn(w.item)
@@ -116,9 +119,9 @@ func (s *Store) List(r Range, fn func(Item) (more bool, err error)) (uint64, err
 
 // Count returns the number of items of a range, which are its keys, or with a
 // delimiter its groups and the keys outside of groups.
-func (s *Store) Count(r Range) (n, revision uint64, err error) {
+func (s *Store) Count(ctx context.Context, r Range) (n, revision uint64, err error) {
 	r.KeysOnly = true
-	revision, err = s.List(r, func(Item) (bool, error) {
+	revision, err = s.List(ctx, r, func(Item) (bool, error) {
 		n++
 		return true, nil
 	})
@@ -144,9 +147,26 @@ type walker struct {
 	key     []byte // the current key as the user wrote it
 	value   []byte // a copy, since the iterator moves on before the item is used
 	seek    []byte // scratch for the key of a seek
+	// ended, if not nil, says why the walk should stop. Asking costs as much as a
+	// step, so it is asked once the work since the last time reaches workPerLook.
+	ended func() error
+	work  int
 	// found, if not nil, is called with each live version and its size in the
 	// engine while the iterator is on it.
 	found func(mod uint64, v *version, stored int)
+}
+
+// workPerLook is the work between two looks at the context: about a millisecond of
+// keys, or of copying values.
+const workPerLook = 256
+
+// checkEnded counts a key, and every 4 KiB of its value as another.
+func (w *walker) checkEnded() error {
+	if w.work += 1 + len(w.value)>>12; w.work < workPerLook || w.ended == nil {
+		return nil
+	}
+	w.work = 0
+	return w.ended()
 }
 
 func (w *walker) close() { _ = w.it.Close() }
@@ -162,6 +182,10 @@ func (w *walker) next() bool {
 		}
 	}
 	for w.valid {
+		if err := w.checkEnded(); err != nil {
+			w.err = err
+			return false
+		}
 		found, err := w.look()
 		if err != nil {
 			w.err = err

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/cespare/xxhash/v2"
+
 	"github.com/kvd-io/kvd/internal/limits"
 )
 
@@ -34,6 +36,45 @@ func (s Settings) Validate() error {
 	return errors.Join(problems...)
 }
 
+// Tag identifies the settings by their content, for entity tags and conditions. It
+// is never 0.
+func (s Settings) Tag() uint64 { return max(xxhash.Sum64(encodeSettings(&s)), 1) }
+
+// SettingsChange has the settings to change. nil leaves a setting as it is when the
+// command is applied: a full set, read and sent back, would undo what another client
+// changed in between.
+type SettingsChange struct {
+	MaxKeyBytes        *int64  `json:"max_key_bytes,omitempty"`
+	MaxValueBytes      *int64  `json:"max_value_bytes,omitempty"`
+	QuotaBytes         *int64  `json:"quota_bytes,omitempty"`
+	RetentionMillis    *int64  `json:"retention_millis,omitempty"`
+	RetentionRevisions *uint64 `json:"retention_revisions,omitempty"`
+}
+
+// Change returns the change that sets all settings.
+func (s Settings) Change() *SettingsChange {
+	return &SettingsChange{&s.MaxKeyBytes, &s.MaxValueBytes, &s.QuotaBytes, &s.RetentionMillis, &s.RetentionRevisions}
+}
+
+// Validate reports everything that is wrong with the change. No setting depends on
+// another, so the current settings do not matter.
+func (c *SettingsChange) Validate() error { return c.applied(DefaultSettings()).Validate() }
+
+func (c *SettingsChange) applied(s Settings) Settings {
+	replace(&s.MaxKeyBytes, c.MaxKeyBytes)
+	replace(&s.MaxValueBytes, c.MaxValueBytes)
+	replace(&s.QuotaBytes, c.QuotaBytes)
+	replace(&s.RetentionMillis, c.RetentionMillis)
+	replace(&s.RetentionRevisions, c.RetentionRevisions)
+	return s
+}
+
+func replace[T any](field, value *T) {
+	if value != nil {
+		*field = *value
+	}
+}
+
 func encodeSettings(s *Settings) []byte {
 	b, err := json.Marshal(s)
 	if err != nil {
@@ -61,13 +102,20 @@ func (x *executor) applySettings(c *Command, e *Entry) Result {
 	if c.Term != 0 && (c.Term != e.Term || x.settingsGiven) {
 		return Result{Outcome: Ignored}
 	}
-	if err := c.Settings.Validate(); err != nil {
+	before := x.settings
+	if tag := before.Tag(); !holds(c.Conditions, &keyMeta{exists: true, mod: tag}) {
+		return Result{Outcome: PreconditionFailed, Detail: "a condition on the settings does not hold", KV: KV{ModRevision: tag}}
+	}
+	after := c.Settings.applied(before)
+	if err := after.Validate(); err != nil {
 		return refuse(Invalid, "%v", err)
 	}
-	old := encodeSettings(&x.settings)
-	x.settings, x.settingsGiven = *c.Settings, true
-	b := encodeSettings(&x.settings)
-	x.now.hash += x.hasher.settings(b) - x.hasher.settings(old)
+	if x.onSettings != nil && (after != before || !x.settingsGiven) {
+		x.onSettings(before, after, c.Origin)
+	}
+	x.settings, x.settingsGiven = after, true
+	b := encodeSettings(&after)
+	x.now.hash += x.hasher.settings(b) - x.hasher.settings(encodeSettings(&before))
 	x.writes.Set([]byte{tableSetting}, b)
-	return Result{}
+	return Result{Settings: &after}
 }

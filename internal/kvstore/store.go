@@ -45,6 +45,9 @@ type Options struct {
 	// CacheEntries bounds the number of keys whose metadata Apply keeps in memory.
 	// The default is 128 Ki.
 	CacheEntries int
+	// OnSettings is called on every replica when settings are applied that differ,
+	// by the goroutine that applies; after a crash it may be called again.
+	OnSettings func(before, after Settings, by Origin)
 }
 
 // Store is the replicated state. The package comment tells how it works and lists
@@ -79,6 +82,7 @@ type visible struct {
 	settingsGiven bool
 	cleaned       uint64
 	hits, misses  uint64 // of the metadata cache
+	refused       bool   // puts are refused for the quota
 }
 
 // Open opens the state that the engine holds. An empty engine is an empty store at
@@ -88,7 +92,7 @@ func Open(eng engine.Engine, o Options) (*Store, error) {
 		o.CacheEntries = 128 << 10
 	}
 	s := &Store{eng: eng}
-	s.exec = executor{eng: eng, timeline: &s.timeline, cache: newMetaCache(o.CacheEntries), writes: eng.NewWriteBatch()}
+	s.exec = executor{eng: eng, timeline: &s.timeline, cache: newMetaCache(o.CacheEntries), writes: eng.NewWriteBatch(), onSettings: o.OnSettings}
 	if err := s.load(); err != nil {
 		return nil, err
 	}
@@ -158,7 +162,10 @@ func readRecords(r engine.Reader) (map[string][]byte, error) {
 // publish makes the state of the executor visible to readers.
 func (s *Store) publish() {
 	x := &s.exec
-	s.visible.Store(&visible{meta: x.now, settings: x.settings, settingsGiven: x.settingsGiven, cleaned: x.cleaned, hits: x.cache.hits, misses: x.cache.misses})
+	if q := x.settings.QuotaBytes; q == 0 || x.now.logical+x.refused <= q {
+		x.refused = 0
+	}
+	s.visible.Store(&visible{refused: x.refused > 0, meta: x.now, settings: x.settings, settingsGiven: x.settingsGiven, cleaned: x.cleaned, hits: x.cache.hits, misses: x.cache.misses})
 }
 
 // Position returns the log position of the last entry that was applied.
@@ -187,6 +194,30 @@ func (s *Store) StateHash() (Position, uint64) {
 // that were applied since Open or Restore. Replicas under load are rarely at one
 // index at the same time; these are where they can be compared.
 func (s *Store) Hashes() map[uint64]uint64 { return s.timeline.hashes() }
+
+// lowSpacePercent is the share of the quota from which space is low.
+const lowSpacePercent = 80
+
+// Space is what the quota leaves.
+type Space struct {
+	UsedBytes, QuotaBytes int64 // live data as the quota counts it; no quota is 0
+	// Low means that most of the quota is used.
+	Low bool
+	// Refused means that puts are refused: the quota is reached, or the last put
+	// that was refused for it would still not fit.
+	Refused bool
+}
+
+// Space returns what the quota leaves.
+func (s *Store) Space() Space {
+	v := s.visible.Load()
+	sp := Space{UsedBytes: v.logical, QuotaBytes: v.settings.QuotaBytes}
+	if q := sp.QuotaBytes; q > 0 {
+		sp.Low = v.logical >= q/100*lowSpacePercent
+		sp.Refused = v.refused || v.logical >= q
+	}
+	return sp
+}
 
 // Stats are figures about the content of the store.
 type Stats struct {

@@ -48,17 +48,17 @@ func (t *timeline) reset(samples []sample) {
 }
 
 // add keeps a sample and returns those that were dropped to make room. Of two samples
-// of one revision it keeps the later: an idle store must not fill the timeline.
-func (t *timeline) add(sm sample) (thinned []sample) {
+// of one revision it keeps the first: if each tick moved the sample of an idle store
+// forward, its newest revision would never be old enough to compact to.
+func (t *timeline) add(sm sample) (added bool, thinned []sample) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n := len(t.mu.samples); n > 0 && t.mu.samples[n-1].revision == sm.revision {
-		t.mu.samples[n-1] = sm
-		return nil
+		return false, nil
 	}
 	t.mu.samples = append(t.mu.samples, sm)
 	if len(t.mu.samples) <= maxSamples {
-		return nil
+		return true, nil
 	}
 	kept := t.mu.samples[:0]
 	for i, old := range t.mu.samples {
@@ -69,7 +69,7 @@ func (t *timeline) add(sm sample) (thinned []sample) {
 		}
 	}
 	t.mu.samples = kept
-	return thinned
+	return true, thinned
 }
 
 // byAge returns the newest revision that was current at or before the time, or 0.

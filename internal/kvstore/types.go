@@ -3,17 +3,21 @@ package kvstore
 import (
 	"bytes"
 
+	"github.com/kvd-io/kvd/internal/limits"
 	"github.com/kvd-io/kvd/internal/statemachine"
 )
 
 // Limits that do not depend on settings.
 const (
 	// MaxKeyBytes is the longest key that the settings can allow.
-	MaxKeyBytes = 4096
+	MaxKeyBytes = limits.MaxKeyBytes
 	// MaxRangeDelete is the largest number of keys that one range delete may
 	// remove. A range delete is one revision, and holds up everything that is
 	// applied after it.
 	MaxRangeDelete = 100_000
+	// MaxTickMillis is the largest step of replicated time. A leader that was
+	// suspended for a day must not age everything by a day at once.
+	MaxTickMillis = 60_000
 )
 
 // Op says what a Command does. The numbers are part of the command format and
@@ -77,10 +81,21 @@ type Command struct {
 	// the history no longer count. 0 means that a user asked for OpCompact or
 	// OpSettings.
 	Term uint64
-	// UnixMillis is the time of the leader's clock, for OpTick.
-	UnixMillis int64
-	// Settings are the new settings, for OpSettings.
-	Settings *Settings
+	// ElapsedMillis is the time since the leader's previous OpTick, by its
+	// monotonic clock, for OpTick. What exceeds MaxTickMillis does not count.
+	ElapsedMillis int64
+	// Settings are the settings to change, for OpSettings. Its Conditions compare
+	// with Settings.Tag.
+	Settings *SettingsChange
+	// Origin is who asked for OpSettings.
+	Origin Origin
+}
+
+// Origin is the request that a command came from. It is replicated, so that the
+// log of every member can name it; it is empty if kvd itself made the command.
+type Origin struct {
+	RequestID string `json:"request_id,omitempty"`
+	Client    string `json:"client,omitempty"` // its address
 }
 
 // Settings are the limits that decide outcomes. They are replicated: if each
@@ -142,6 +157,11 @@ type Result struct {
 	// Previous is the pair before the command, or nil if the key was absent or
 	// Previous was not asked for.
 	Previous *KV
+	// CompactRevision is the compact revision after OpCompact, which may be above
+	// the one that was asked for.
+	CompactRevision uint64
+	// Settings are those after OpSettings.
+	Settings *Settings
 }
 
 // Record and Entry are what the replication layer hands to the store. Commands

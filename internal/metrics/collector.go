@@ -126,6 +126,7 @@ var (
 	readyDesc     = desc("kvd_ready", "Whether the node serves client requests (1) or not (0).")
 	reachableDesc = desc("kvd_peer_reachable", "Whether this member has a working connection to the peer (1) or not (0).", "peer")
 	deliveryDesc  = desc("kvd_peer_snapshot_behind_bytes", "Log in bytes that the peer still lacks after a snapshot from this member, or 0 if none is on the way.", "peer")
+	alarmDesc     = desc("kvd_alarm_active", "Whether the alarm of this name is active (1) or not (0).", "alarm")
 	behindDesc    = desc("kvd_peer_behind_entries", "Log entries that the peer still lacks, reported by the leader only.", "peer")
 )
 
@@ -138,7 +139,7 @@ const collectTimeout = 2 * time.Second
 
 // Describe implements prometheus.Collector.
 func (c Collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{readyDesc, reachableDesc, behindDesc, deliveryDesc} {
+	for _, d := range []*prometheus.Desc{readyDesc, reachableDesc, behindDesc, deliveryDesc, alarmDesc} {
 		ch <- d
 	}
 	for _, table := range [][]figure{statusFigures, nodeFigures, etcdFigures} {
@@ -163,6 +164,14 @@ func (c Collector) Collect(ch chan<- prometheus.Metric) {
 	s := &sample{Status: &status}
 	collect(ch, s, statusFigures)
 	collectEtcdStatus(ch, s)
+	// One series for each name, or the scrape fails.
+	alarms := map[string]bool{api.SpaceLow: false, "no_space": false, "diverged": false, "catch_up": false}
+	for _, a := range status.Alarms {
+		alarms[api.AlarmName(a)] = true
+	}
+	for name, active := range alarms {
+		ch <- prometheus.MustNewConstMetric(alarmDesc, prometheus.GaugeValue, truth(active), name)
+	}
 	if s.Figures, err = c.Source.Figures(ctx); err != nil {
 		return
 	}

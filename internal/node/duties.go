@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/raftnode"
 )
@@ -28,31 +29,51 @@ func (m *member) announceReady(ctx context.Context) {
 	select {
 	case <-m.replica.Ready():
 		m.proposeFirstSettings(ctx)
+		m.warnOfIgnoredSettings()
 		close(m.life.ready)
 	case <-ctx.Done():
 	}
 }
 
-// leaderDuties records the passing of time in the history and compacts it.
-// Both commands carry this leader's term: if another leader is elected before
-// they commit, they do nothing (N6).
+// leaderDuties lets replicated time pass and compacts the history. Both commands
+// carry this leader's term: if another leader is elected before they commit, they
+// do nothing (N6).
 func (m *member) leaderDuties(ctx context.Context) {
 	var ticked uint64 // revision at the last tick
+	var tenure tenure
 	for pause(ctx, dutyPace) == nil {
 		pos := m.replica.Position()
 		if pos.Leader != m.id || m.life.leaving.Load() {
 			continue
 		}
 		m.proposeFirstSettings(ctx)
-		now := time.Now().UnixMilli()
-		if rev := m.store.Revision(); rev != ticked {
-			m.propose(ctx, &kvstore.Command{Op: kvstore.OpTick, Term: pos.Term, UnixMillis: now})
+		elapsed := tenure.step(pos.Term, time.Now())
+		if rev := m.store.Revision(); rev != ticked || m.store.Aging() {
+			m.propose(ctx, &kvstore.Command{Op: kvstore.OpTick, Term: pos.Term, ElapsedMillis: elapsed.Milliseconds()})
 			ticked = rev
 		}
-		if target := m.store.CompactionTarget(now); target > m.store.CompactRevision() {
+		if target := m.store.CompactionTarget(); target > m.store.CompactRevision() {
 			m.propose(ctx, &kvstore.Command{Op: kvstore.OpCompact, Term: pos.Term, Revision: target})
 		}
 	}
+}
+
+// tenure measures the time during which this member leads, in steps.
+type tenure struct {
+	term uint64
+	last time.Time // of the last step, with its monotonic reading
+}
+
+// step returns the time since the last step in the term, or 0 for the first one:
+// what passed before it, another leader may have counted. A step counts once, even
+// if its tick is lost: replicated time may fall behind, but never runs ahead.
+func (t *tenure) step(term uint64, now time.Time) time.Duration {
+	elapsed := now.Sub(t.last)
+	if t.term != term {
+		elapsed = 0
+	}
+	t.term, t.last = term, now
+	return elapsed
 }
 
 // proposeFirstSettings gives a new cluster the settings that its leader was
@@ -62,8 +83,53 @@ func (m *member) proposeFirstSettings(ctx context.Context) {
 	if pos.Leader != m.id || m.store.SettingsGiven() || m.cfg.Settings == (kvstore.Settings{}) {
 		return
 	}
-	settings := m.cfg.Settings
-	m.propose(ctx, &kvstore.Command{Op: kvstore.OpSettings, Term: pos.Term, Settings: &settings})
+	m.propose(ctx, &kvstore.Command{Op: kvstore.OpSettings, Term: pos.Term, Settings: m.cfg.Settings.Change()})
+}
+
+// warnOfIgnoredSettings names the settings that this node was given and that
+// differ from those in force: they count only when a cluster is created, and
+// whoever restarts a node with another quota believes to have changed it.
+func (m *member) warnOfIgnoredSettings() {
+	inForce := m.store.Settings()
+	for _, g := range m.cfg.GivenSettings {
+		value, force := g.Value(&m.cfg.Settings), g.Value(&inForce)
+		if value == force || !m.store.SettingsGiven() {
+			continue
+		}
+		m.lg.Warn(g.Flag+" has no effect: it is fixed when the cluster is created; change the replicated setting with PUT /v1/settings",
+			zap.String("field", g.Field), zap.Int64("ignored", value), zap.Int64("in_force", force))
+	}
+}
+
+// alarmPace is how often a node looks for alarms that started or ended.
+const alarmPace = time.Second
+
+// watchAlarms logs each alarm when it starts and when it ends. Each member raises
+// its own, so each logs them.
+func (m *member) watchAlarms(ctx context.Context) {
+	active := make(map[string]bool)
+	for pause(ctx, alarmPace) == nil {
+		active = m.logAlarms(active, m.activeAlarms())
+	}
+}
+
+// logAlarms logs how the alarms differ from those that were active, and returns the
+// new ones by name.
+func (m *member) logAlarms(were map[string]bool, alarms []string) map[string]bool {
+	active := make(map[string]bool)
+	for _, a := range alarms {
+		name := api.AlarmName(a)
+		active[name] = true
+		if !were[name] {
+			m.lg.Warn("alarm started", zap.String("alarm", name), zap.String("detail", a))
+		}
+	}
+	for name := range were {
+		if !active[name] {
+			m.lg.Info("alarm ended", zap.String("alarm", name))
+		}
+	}
+	return active
 }
 
 // propose makes a proposal of a duty. The next round makes up for a lost one.

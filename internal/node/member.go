@@ -9,6 +9,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/limits"
 	"github.com/kvd-io/kvd/internal/raftnode"
 )
 
@@ -111,6 +112,8 @@ func writeError(err error) error {
 		return retryable(api.NoLeader, "this node knows of no leader; nothing was changed; try again")
 	case errors.Is(err, raftnode.ErrOverloaded):
 		return retryable(api.Overloaded, "too many requests are waiting on this node; nothing was changed; slow down and try again")
+	case errors.Is(err, raftnode.ErrTooLarge):
+		return api.Errorf(api.TooLarge, "the change has more than %d bytes or %d commands, the limits of one log entry; nothing was changed; send it in parts", limits.MaxProposalBytes, limits.MaxGroupCommands)
 	case errors.Is(err, raftnode.ErrStopping):
 		return retryable(api.Stopping, "this node is stopping; nothing was changed; ask another one")
 	case errors.Is(err, raftnode.ErrDiskStall):

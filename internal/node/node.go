@@ -78,6 +78,9 @@ type Config struct {
 	// Settings are the first values of the replicated settings. The zero value
 	// leaves kvstore's defaults.
 	Settings kvstore.Settings
+	// GivenSettings are those of Settings that the operator gave, for a warning if
+	// the cluster has others.
+	GivenSettings []GivenSetting
 
 	TickInterval       time.Duration
 	ElectionTicks      int
@@ -91,6 +94,13 @@ type Config struct {
 	Version api.Version
 	// Observer receives what the replication layer does. It may be nil.
 	Observer raftnode.Observer
+}
+
+// GivenSetting is one of the replicated settings that a flag gives a first value.
+type GivenSetting struct {
+	Flag  string // how it was given, for example, --quota
+	Field string // its name in PUT /v1/settings
+	Value func(*kvstore.Settings) int64
 }
 
 // Node is one kvd process, from the start of Run to its end. Its exported
@@ -277,10 +287,15 @@ func (n *Node) openStore() error {
 		}
 	}
 	var err error
-	if n.store, err = kvstore.Open(eng, kvstore.Options{}); err != nil {
+	if n.store, err = kvstore.Open(eng, kvstore.Options{OnSettings: n.settingsChanged}); err != nil {
 		return errors.Join(fmt.Errorf("open the store in %s: %w", n.cfg.DataDir, err), eng.Close())
 	}
 	return nil
+}
+
+// settingsChanged logs a change of the replicated settings, on every member.
+func (n *Node) settingsChanged(before, after kvstore.Settings, by kvstore.Origin) {
+	n.lg.Info("settings changed", zap.Any("before", before), zap.Any("after", after), zap.String("request_id", by.RequestID), zap.String("client", by.Client))
 }
 
 // engineLogger lowers the engine's running commentary to debug.
@@ -397,6 +412,7 @@ func (n *Node) takePart(ctx context.Context, dir *datadir.Dir, m *member) error 
 	duties.Go(func() { m.announceReady(ctx) })
 	duties.Go(func() { m.leaderDuties(ctx) })
 	duties.Go(func() { m.compareHashes(ctx) })
+	duties.Go(func() { m.watchAlarms(ctx) })
 	err := m.replica.Run(ctx)
 	n.life.closing.Store(true)
 	cancel(nil)

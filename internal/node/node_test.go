@@ -78,6 +78,12 @@ func startCluster(t *testing.T, n int, adjust func(*Config)) []*testNode {
 func start(t *testing.T, cfg Config) *testNode {
 	t.Helper()
 	cfg.Logger = zap.NewNop()
+	return startWith(t, cfg)
+}
+
+// startWith is start with the logger of the configuration.
+func startWith(t *testing.T, cfg Config) *testNode {
+	t.Helper()
 	n, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -48,18 +48,12 @@ func (m *member) status() api.Status {
 		LogicalSizeBytes: stats.LogicalBytes, QuotaBytes: m.store.Settings().QuotaBytes,
 		Engine: stats.EngineName, Version: m.cfg.Version.Version,
 		Uptime: time.Since(m.life.started).Round(time.Second).String(),
-		Alarms: m.alarms.list(),
+		Alarms: m.activeAlarms(),
 	}
 	for index, h := range m.store.Hashes() {
 		st.StateHashes[index] = hex(h)
 	}
 	st.KeptLog = keptLog(m.replica.Kept())
-	if alarm := m.replica.Kept().Alarm(); alarm != "" {
-		st.Alarms = append(st.Alarms, alarm)
-	}
-	if q := st.QuotaBytes; q > 0 && st.LogicalSizeBytes >= q {
-		st.Alarms = append(st.Alarms, "no_space: the quota is reached; deletes and compaction still work")
-	}
 	return st
 }
 
@@ -77,6 +71,27 @@ func keptLog(k *raftnode.KeptLog) *api.KeptLog {
 		})
 	}
 	return out
+}
+
+// activeAlarms returns the alarms of this member, each as its name, a colon, and
+// what is wrong and what to do.
+func (m *member) activeAlarms() []string {
+	alarms := m.alarms.list()
+	if alarm := m.replica.Kept().Alarm(); alarm != "" {
+		alarms = append(alarms, alarm)
+	}
+	switch sp := m.store.Space(); {
+	case sp.Refused:
+		alarms = append(alarms, fmt.Sprintf("no_space: puts are refused: %d bytes of the quota of %d are used; delete keys, or raise quota_bytes with PUT /v1/settings", sp.UsedBytes, sp.QuotaBytes))
+	case sp.Low:
+		alarms = append(alarms, fmt.Sprintf("%s: %d bytes of the quota of %d are used; puts are refused once it is reached: delete keys, or raise quota_bytes with PUT /v1/settings", api.SpaceLow, sp.UsedBytes, sp.QuotaBytes))
+	}
+	return alarms
+}
+
+// unhealthy reports whether an alarm means more than a warning.
+func unhealthy(alarms []string) bool {
+	return slices.ContainsFunc(alarms, func(a string) bool { return api.AlarmName(a) != api.SpaceLow })
 }
 
 func hex(h uint64) string { return fmt.Sprintf("%016x", h) }
@@ -118,7 +133,7 @@ func (m *member) clusterStatus(ctx context.Context) api.ClusterStatus {
 	asked.Wait()
 	for i, row := range out.Members {
 		// A learner that is down costs nobody anything.
-		if row.Status == nil && !members[i].Learner || row.Status != nil && len(row.Status.Alarms) > 0 {
+		if row.Status == nil && !members[i].Learner || row.Status != nil && unhealthy(row.Status.Alarms) {
 			out.Healthy = false
 		}
 	}

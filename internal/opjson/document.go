@@ -14,8 +14,8 @@ import (
 // tags of its fields. Fields that the text does not give keep their values. The
 // error is an *Error; doc may then be partly changed.
 //
-// The fields of doc must be strings, booleans, int64, uint64, slices or structs of
-// these, or implement json.Unmarshaler. Decode panics on any other type: the type
+// The fields of doc must be strings, booleans, int64, uint64, pointers to, slices or
+// structs of these, or implement json.Unmarshaler. Decode panics on any other type: the type
 // of doc depends on the program alone, never on the input.
 func Decode(text []byte, doc any) error {
 	s := &scan{text: text}
@@ -51,6 +51,9 @@ func (s *scan) value(v reflect.Value) bool {
 		n, ok := s.integer(0, limits.MaxSafeInteger)
 		v.SetUint(uint64(n))
 		return ok
+	case reflect.Pointer: // a field that can be absent: it stays nil
+		v.Set(reflect.New(v.Type().Elem()))
+		return s.value(v.Elem())
 	case reflect.Slice:
 		return s.array(v)
 	case reflect.Struct:

@@ -80,7 +80,7 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 	r.snapshots.applied.Store(a.index)
 	r.log.newSpoolFile = r.snapshots.newSpoolFile
 	r.log.maxBytes, r.log.maxEntries = cfg.CatchUpBytes, catchUpEntries
-	r.log.hardBytes = hardFactor*cfg.CatchUpBytes + maxUncommittedBytes
+	r.log.hardBytes = hardFactor*cfg.CatchUpBytes + limits.MaxUncommittedBytes
 	r.checkpoints = &checkpointer{cfg: &r.cfg, disk: d, snapshots: r.snapshots, index: state.Snapshot.GetMetadata().GetIndex(), at: now}
 	r.checkpoints.appended.Store(int64(entryBytes(state.Entries)))
 	if err := r.connectCore(); err != nil {

@@ -10,6 +10,8 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 // spool keeps entries on disk that have left the log's memory, for as long as a
@@ -85,7 +87,7 @@ const (
 	spoolChunkBytes = 1 << 20
 	// maxSpoolRead bounds the read of one call of Entries, unless a single entry is
 	// larger. Raft asks for as much in one message.
-	maxSpoolRead = maxMessageBytes
+	maxSpoolRead = limits.MaxAppendBytes
 )
 
 var (
