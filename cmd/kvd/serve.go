@@ -31,6 +31,7 @@ type daemon struct {
 	reload   reloading
 	above    *supervisor
 	certs    certificates
+	files    descriptors
 	node     *node.Node
 	door     *frontdoor.Door
 	side     *frontdoor.SideDoor
@@ -74,6 +75,11 @@ func newDaemon(s *settings.Settings, e environment, log *zap.Logger, sink *logsi
 	if err != nil {
 		return nil, err
 	}
+	files, err := limitDescriptors(s.MaxConnections, log)
+	if err != nil {
+		return nil, err
+	}
+	s.MaxConnections = files.clients
 	door, err := frontdoor.Listen(s, c.clients, log)
 	if err != nil {
 		return nil, err
@@ -82,7 +88,7 @@ func newDaemon(s *settings.Settings, e environment, log *zap.Logger, sink *logsi
 	if err != nil {
 		return nil, errors.Join(err, door.Close())
 	}
-	d := &daemon{settings: s, log: log, sink: sink, exit: e.exit, version: buildVersion(), certs: c, door: door, side: side}
+	d := &daemon{settings: s, log: log, sink: sink, exit: e.exit, version: buildVersion(), certs: c, files: files, door: door, side: side}
 	if err := d.assemble(level); err != nil {
 		return nil, errors.Join(err, door.Close(), side.Close())
 	}
@@ -116,6 +122,7 @@ func (d *daemon) assemble(level *logsink.Level) error {
 	cfg := nodeConfig(d.settings, d.log, d.version)
 	cfg.Observer = meters.loops
 	cfg.TLS = d.certs.members
+	cfg.MaxOpenFiles, cfg.MaxPeerConnections = d.files.engine, d.files.peers
 	if d.node, err = node.New(cfg); err != nil {
 		return err
 	}

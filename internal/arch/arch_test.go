@@ -22,10 +22,11 @@ const module = "github.com/kvd-io/kvd"
 var allowed = map[string][]string{
 	"cmd/kvd":                 {"internal/settings", "internal/frontdoor", "internal/logsink", "internal/httpapi", "internal/certs", "internal/node", "internal/metrics", "internal/loadgen", "internal/api"},
 	"internal/settings":       {"internal/limits", "internal/memberurl"},
-	"internal/frontdoor":      {"internal/settings", "internal/certs", "internal/http1", "internal/httpapi", "internal/api"},
+	"internal/connlimit":      {},
+	"internal/frontdoor":      {"internal/connlimit", "internal/settings", "internal/certs", "internal/http1", "internal/httpapi", "internal/api"},
 	"internal/logsink":        {"internal/settings"},
 	"internal/metrics":        {"internal/node", "internal/raftnode", "internal/api"},
-	"internal/node":           {"internal/raftnode", "internal/datadir", "internal/peers", "internal/limits", "internal/certs", "internal/kvstore", "internal/kvstore/engine", "internal/api", "internal/memberurl", "internal/repeat"},
+	"internal/node":           {"internal/raftnode", "internal/datadir", "internal/peers", "internal/limits", "internal/certs", "internal/kvstore", "internal/kvstore/engine", "internal/api", "internal/memberurl", "internal/repeat", "internal/connlimit"},
 	"internal/httpapi":        {"internal/opjson", "internal/kvstore", "internal/api", "internal/memberurl", "internal/limits"},
 	"internal/opjson":         {"internal/kvstore", "internal/limits"},
 	"internal/http1":          {},

@@ -110,7 +110,7 @@ func TestDoor(t *testing.T) {
 	if err := side.Close(); err != nil {
 		t.Error(err)
 	}
-	if n := d.limit.open.Load(); n != 0 {
+	if n := d.limit.open.Taken(); n != 0 {
 		t.Errorf("%d connections still count", n)
 	}
 }

@@ -5,11 +5,10 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/connlimit"
 	"github.com/kvd-io/kvd/internal/httpapi"
 )
 
@@ -22,15 +21,13 @@ import (
 // when to come back, which a connection that is just closed does not tell.
 // Connections beyond those are closed.
 type connectionLimit struct {
-	most     int64         // 0 means unlimited
-	spare    int64         // connections served beyond the limit
 	lifetime time.Duration // of a spare connection, from its handshake to its answer
 	// rejected is called for each connection that is closed and each request
 	// that is refused. It is set before the first Accept.
 	rejected func(api.Code)
 
-	// open and extra count the connections within and beyond the limit.
-	open, extra atomic.Int64
+	// open and extra are the places within and beyond the limit.
+	open, extra *connlimit.Places
 }
 
 const (
@@ -40,8 +37,14 @@ const (
 	spareLifetime    = 5 * time.Second
 )
 
+// ExtraConnections is the number of connections, on the listeners for clients and
+// on those for metrics, that may be open beyond --max-connections.
+const ExtraConnections = spareConnections + sideConnections
+
+// newConnectionLimit allows most connections (0 means unlimited), and spare ones
+// beyond them.
 func newConnectionLimit(most, spare int64) *connectionLimit {
-	return &connectionLimit{most: most, spare: spare, lifetime: spareLifetime, rejected: func(api.Code) {}}
+	return &connectionLimit{open: connlimit.New(most), extra: connlimit.New(spare), lifetime: spareLifetime, rejected: func(api.Code) {}}
 }
 
 // wrap makes a listener keep to the limit.
@@ -71,43 +74,26 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 
 // admit counts the connection and returns it, or nil if no place is left.
 func (l *connectionLimit) admit(c net.Conn) net.Conn {
-	if n := l.open.Add(1); l.most == 0 || n <= l.most {
-		return &countedConn{Conn: c, count: &l.open}
+	if placed := l.open.Take(c); placed != nil {
+		return placed
 	}
-	l.open.Add(-1)
-	if l.extra.Add(1) <= l.spare {
-		x := &extraConn{countedConn: countedConn{Conn: c, count: &l.extra}}
-		x.end = time.AfterFunc(l.lifetime, func() { _ = x.countedConn.Close() })
-		return x
+	if placed := l.extra.Take(c); placed != nil {
+		return &extraConn{Conn: placed, end: time.AfterFunc(l.lifetime, func() { _ = placed.Close() })}
 	}
-	l.extra.Add(-1)
 	return nil
-}
-
-// countedConn gives its place back when it is closed (I2).
-type countedConn struct {
-	net.Conn
-	count *atomic.Int64
-	once  sync.Once // net/http closes a connection more than once
-}
-
-// Close implements net.Conn.
-func (c *countedConn) Close() error {
-	c.once.Do(func() { c.count.Add(-1) })
-	return c.Conn.Close()
 }
 
 // extraConn is a connection beyond the limit. It is a type of its own so that
 // mark can tell it from the others under any layer, such as TLS.
 type extraConn struct {
-	countedConn
+	*connlimit.Conn
 	end *time.Timer // closes a connection on which nothing is sent
 }
 
 // Close implements net.Conn.
 func (c *extraConn) Close() error {
 	c.end.Stop()
-	return c.countedConn.Close()
+	return c.Conn.Close()
 }
 
 // beyondLimit is the context key of requests on connections beyond the limit.
@@ -132,7 +118,7 @@ func (l *connectionLimit) mark(ctx context.Context, c net.Conn) context.Context 
 func (l *connectionLimit) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The counter spares the walk through the context in the normal case.
-		if l.extra.Load() == 0 || r.Context().Value(beyondLimit{}) == nil {
+		if l.extra.Taken() == 0 || r.Context().Value(beyondLimit{}) == nil {
 			next.ServeHTTP(w, r)
 			return
 		}

@@ -85,7 +85,7 @@ func TestPlacesOfConnections(t *testing.T) {
 	third := l.open(false)
 	_ = extra.Close()
 	again := l.open(true)
-	if open, extra := limit.open.Load(), limit.extra.Load(); open != 2 || extra != 1 {
+	if open, extra := limit.open.Taken(), limit.extra.Taken(); open != 2 || extra != 1 {
 		t.Errorf("%d and %d connections count", open, extra)
 	}
 	for _, c := range []net.Conn{second, third, again} {
@@ -106,7 +106,7 @@ func TestConnectionBeyondTheLimitIsShort(t *testing.T) {
 		if _, err := silent.Read(make([]byte, 1)); !errors.Is(err, io.EOF) || time.Since(begin) != spareLifetime {
 			t.Errorf("%v after %v", err, time.Since(begin))
 		}
-		if n := limit.extra.Load(); n != 0 {
+		if n := limit.extra.Taken(); n != 0 {
 			t.Errorf("%d connections count", n)
 		}
 		_ = ours.SetReadDeadline(time.Now().Add(time.Hour))

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/connlimit"
 	"github.com/kvd-io/kvd/internal/httpapi"
 	"github.com/kvd-io/kvd/internal/settings"
 )
@@ -39,11 +40,10 @@ func ListenSide(s *settings.Settings, log *zap.Logger) (*SideDoor, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Nothing is spared here: what comes through this door are probes already.
-	limit := newConnectionLimit(sideConnections, 0)
+	places := connlimit.New(sideConnections)
 	d := &SideDoor{log: log}
 	for _, l := range all {
-		d.listeners = append(d.listeners, limit.wrap(l))
+		d.listeners = append(d.listeners, connlimit.Listen(l, places, func() {}))
 	}
 	return d, nil
 }

@@ -5,8 +5,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-
-	"github.com/kvd-io/kvd/internal/api"
 )
 
 func TestSideDoorHasItsRoutesOnly(t *testing.T) {
@@ -37,23 +35,4 @@ func TestSideDoorHasItsRoutesOnly(t *testing.T) {
 			t.Errorf("%s, profiles %v: %d %.200s, want %d with %q", c.path, c.profiles, w.Code, w.Body, c.code, c.body)
 		}
 	}
-}
-
-// TestSideDoorSparesNothing: connections beyond the limit are closed at once,
-// and one that ends makes room.
-func TestSideDoorSparesNothing(t *testing.T) {
-	limit := newConnectionLimit(1, 0)
-	closed := make(chan api.Code, 2)
-	limit.rejected = func(c api.Code) { closed <- c }
-	l := newLimited(t, limit)
-	first := l.open(false)
-	for range 2 {
-		if _, err := l.dial().Read(make([]byte, 1)); err == nil {
-			t.Error("a connection beyond the limit was served")
-		}
-		<-closed
-		_, _ = first.Close(), first.Close() // twice makes room once
-		first = l.open(false)
-	}
-	_ = first.Close()
 }

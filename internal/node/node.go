@@ -21,12 +21,14 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/certs"
+	"github.com/kvd-io/kvd/internal/connlimit"
 	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/limits"
 	"github.com/kvd-io/kvd/internal/memberurl"
 	"github.com/kvd-io/kvd/internal/raftnode"
+	"github.com/kvd-io/kvd/internal/repeat"
 )
 
 // How Run ends, other than by a stop or a failure.
@@ -89,6 +91,11 @@ type Config struct {
 	CatchUpBytes       int
 	// CacheBytes bounds the engine's block cache. 0 means its default.
 	CacheBytes int64
+	// MaxOpenFiles bounds the files of the engine that are open at the same time,
+	// and MaxPeerConnections the connections to the peer listener. 0 means the
+	// engine's default and no limit.
+	MaxOpenFiles       int
+	MaxPeerConnections int64
 
 	Logger  *zap.Logger
 	Version api.Version
@@ -114,7 +121,9 @@ type Node struct {
 	life    lifecycle
 
 	store  *kvstore.Store // opened by Run before anything is served
-	failed chan error     // capacity 1: why the engine cannot continue
+	failed chan error     // capacity 1: why the node cannot continue
+	// refusing paces the warning about refused connections of peers.
+	refusing repeat.Pace
 
 	// identity is written by the joiner, and final once member is set (N2).
 	identity atomic.Pointer[identity]
@@ -279,6 +288,7 @@ func (n *Node) openStore() error {
 		eng, err = engine.OpenPebble(datadir.StorePath(n.cfg.DataDir), engine.PebbleOptions{
 			Comparer:   kvstore.Comparer(),
 			CacheBytes: n.cfg.CacheBytes,
+			OpenFiles:  n.cfg.MaxOpenFiles,
 			Logger:     engineLogger{n.lg.Named("pebble").Sugar()},
 			OnFatal:    n.engineFailed,
 		})
@@ -307,9 +317,22 @@ func (l engineLogger) Infof(format string, args ...any) { l.Debugf(format, args.
 // write. It may be called with the engine's locks held, so it only leaves a
 // note.
 func (n *Node) engineFailed(err error) {
+	n.fail(fmt.Errorf("storage engine: %w", err))
+}
+
+// fail stops the node. It does not wait.
+func (n *Node) fail(err error) {
 	select {
-	case n.failed <- fmt.Errorf("storage engine: %w", err):
+	case n.failed <- err:
 	default: // the first failure is the one to report
+	}
+}
+
+// peerRefused warns of connections to the peer listener beyond its limit.
+func (n *Node) peerRefused() {
+	if n.refusing.Due(time.Now(), "") {
+		n.lg.Warn("connections to the peer port refused: too many are open; members need few, so look for other users of the port",
+			zap.Int64("limit", n.cfg.MaxPeerConnections), zap.String("listen_peer", n.cfg.ListenPeer))
 	}
 }
 
@@ -367,6 +390,7 @@ func (n *Node) servePeers(ctx context.Context) (wait func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for peers on %s (set with --listen-peer or --cluster): %w", u.Host, err)
 	}
+	l = connlimit.Listen(l, connlimit.New(n.cfg.MaxPeerConnections), n.peerRefused)
 	if l, err = n.peering.listener(l, n.cfg.ListenPeer); err != nil {
 		return nil, err
 	}
@@ -380,13 +404,15 @@ func (n *Node) servePeers(ctx context.Context) (wait func(), err error) {
 			(*n.peerHandler.Load()).ServeHTTP(w, r)
 		}),
 		ReadHeaderTimeout: 5 * time.Second, // covers the TLS handshake too
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          log.New(&sparseLog{lg: n.lg.Named("peer-http")}, "", 0),
+		// Streams never idle; a connection between two calls must not keep its place.
+		IdleTimeout:    time.Minute,
+		MaxHeaderBytes: 64 << 10,
+		ErrorLog:       log.New(&sparseLog{lg: n.lg.Named("peer-http")}, "", 0),
 	}
 	var done sync.WaitGroup
 	done.Go(func() {
 		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			n.lg.Error("peer listener failed", zap.Error(err))
+			n.fail(fmt.Errorf("peer listener: %w", err)) // a deaf node would hold up its cluster
 		}
 	})
 	done.Go(func() {

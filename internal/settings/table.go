@@ -82,7 +82,7 @@ var addressRows = []setting{
 		value: of(func(s *Settings) *[]string { return &s.AdvertiseClient }, memberURLsCodec)},
 	{name: "advertise-peer", kind: "URL,...", help: "URLs at which members reach this node (default: its URL in --cluster, or --listen-peer)",
 		value: of(func(s *Settings) *[]string { return &s.AdvertisePeer }, memberURLsCodec)},
-	{name: "max-connections", kind: "number", def: "10000", help: "maximum number of client connections (0 means unlimited)",
+	{name: "max-connections", kind: "number", def: "10000", help: "maximum number of client connections, within the limit on open files (0 means that alone)",
 		value: of(func(s *Settings) *int64 { return &s.MaxConnections }, countCodec)},
 	{name: "max-inflight", kind: "number", def: "4096", help: "maximum number of client requests served at once; others wait for up to 1s",
 		value: of(func(s *Settings) *int64 { return &s.MaxInFlight }, countCodec)},

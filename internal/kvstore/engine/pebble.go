@@ -14,6 +14,9 @@ type PebbleOptions struct {
 	// CacheBytes bounds the block cache and the memtables together, because
 	// memtables are charged to the cache. 0 means 64 MiB.
 	CacheBytes int64
+	// OpenFiles bounds the files that are open at the same time, of at least 32. 0
+	// means Pebble's default, 1000.
+	OpenFiles int
 	// MemTableBytes is the size at which a memtable is flushed without being asked
 	// to. With maxMemTables of them in memory, Commit waits for the disk. 0 means
 	// 16 MiB.

@@ -106,6 +106,7 @@ func (e *pebbleEngine) pebbleOptions() *pebble.Options {
 		EventListener:               e.listener(),
 		FS:                          e.opts.FS,
 		FormatMajorVersion:          pebbleFormat,
+		MaxOpenFiles:                e.opts.OpenFiles,
 		Logger:                      pebbleLogger{e.opts.Logger, e.failure},
 		MemTableSize:                e.opts.MemTableBytes,
 		MemTableStopWritesThreshold: noLimit, // see backlog
