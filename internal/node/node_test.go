@@ -328,6 +328,38 @@ func TestUnsafeChangesAreRefused(t *testing.T) {
 	}
 }
 
+// TestHealthyMemberStaysRightAfterADeath: a member that stopped a moment ago was
+// heard recently, and must not count for the quorum that a removal leaves.
+func TestHealthyMemberStaysRightAfterADeath(t *testing.T) {
+	ms := startCluster(t, 3, nil)
+	ms[0].put(t, "k", "v")
+	var leader *testNode
+	var others []*testNode
+	for _, m := range ms {
+		if l, err := ms[0].Leader(); err == nil && l.ID == m.cfg.ID {
+			leader = m
+		} else {
+			others = append(others, m)
+		}
+	}
+	if leader == nil || len(others) != 2 {
+		t.Fatal("no leader")
+	}
+	if err := others[0].end(t); err != nil {
+		t.Fatal(err)
+	}
+	if err := leader.RemoveMember(testContext(t), others[1].cfg.ID); code(err) != api.UnsafeChange {
+		t.Fatalf("the removal of a healthy member: %v", err)
+	}
+	if err := leader.TransferLeader(testContext(t), others[0].cfg.ID); code(err) != api.UnsafeChange {
+		t.Fatalf("handing over to a member that stopped: %v", err)
+	}
+	leader.put(t, "k", "w")
+	if err := leader.RemoveMember(testContext(t), others[0].cfg.ID); err != nil {
+		t.Fatalf("the removal of the member that stopped: %v", err)
+	}
+}
+
 func TestRequestsWithoutLeaderEndInTime(t *testing.T) {
 	ms := startCluster(t, 2, nil)
 	ms[0].put(t, "k", "v")

@@ -210,3 +210,102 @@ func TestRemovalOfTheDead(t *testing.T) {
 	s.must(electionTimeout, "the removal of the dead", func() bool { return o.outcome == succeeded })
 	s.settle(patience)
 }
+
+// TestRemovalRightAfterADeath: a member that died a moment ago was heard
+// recently. It must not count for the quorum of those that would remain.
+func TestRemovalRightAfterADeath(t *testing.T) {
+	s := battery(t, 3)
+	l := s.elect()
+	s.agree(l, 8, s.order...)
+	rest := s.others(l.id)
+	dead := s.nodes[rest[0]]
+	dead.crash()
+	o := s.reconfigure(l, Change{Kind: RemoveMember, Member: Member{ID: rest[1]}})
+	s.must(3*electionTimeout, "an answer", func() bool { return o.outcome != open })
+	if !errors.Is(o.err, ErrUnsafeChange) {
+		t.Fatalf("the removal of a live member right after the death of another: %v", o.err)
+	}
+	s.agree(l, 8, l.id, rest[1])
+	o = s.reconfigure(l, Change{Kind: RemoveMember, Member: Member{ID: dead.id}})
+	s.must(electionTimeout, "the removal of the dead", func() bool { return o.outcome == succeeded })
+	dead.ended = errLostDisk
+	s.settle(patience)
+}
+
+// TestQueuedRemovalsKeepTheQuorum: each of two removals is safe alone. Four
+// voters, one of them dead, cannot spare both.
+func TestQueuedRemovalsKeepTheQuorum(t *testing.T) {
+	for seed := uint64(1); seed <= 20; seed++ {
+		s := newSim(t, seed, simOptions{members: 4})
+		l := s.elect()
+		s.agree(l, 8, s.order...)
+		rest := s.others(l.id)
+		s.nodes[rest[0]].crash()
+		s.nodes[rest[0]].ended = errLostDisk
+		s.run(2 * electionTimeout)
+		if s.leader() != l {
+			continue
+		}
+		first := s.reconfigure(l, Change{Kind: RemoveMember, Member: Member{ID: rest[1]}})
+		second := s.reconfigure(l, Change{Kind: RemoveMember, Member: Member{ID: rest[2]}})
+		s.must(5*electionTimeout, "answers", func() bool { return first.outcome != open && second.outcome != open })
+		if first.outcome != succeeded || !errors.Is(second.err, ErrUnsafeChange) {
+			t.Fatalf("seed %d: removals end with %v and %v", seed, first.err, second.err)
+		}
+		s.agree(s.leader(), 8, l.id, rest[2])
+		o := s.reconfigure(s.leader(), Change{Kind: RemoveMember, Member: Member{ID: rest[0]}})
+		s.must(electionTimeout, "the removal of the dead", func() bool { return o.outcome == succeeded })
+		s.settle(patience)
+	}
+}
+
+// TestPromotionRightAfterADeath: the learner of a single voter dies. As the
+// second voter it would stop the cluster.
+func TestPromotionRightAfterADeath(t *testing.T) {
+	s := battery(t, 1)
+	l := s.elect()
+	add := s.reconfigure(l, Change{Kind: AddMember, Member: Member{PeerURLs: []string{"http://n2:1"}, KeepLearner: true}})
+	s.must(electionTimeout, "the addition", func() bool { return add.outcome == succeeded })
+	id := add.change.change.Member.ID
+	s.addNode(id, nil)
+	s.must(10*electionTimeout, "the learner to catch up", func() bool { return l.core.changes.caughtUp(id) })
+	s.nodes[id].crash()
+	o := s.reconfigure(l, Change{Kind: PromoteMember, Member: Member{ID: id}})
+	s.must(3*electionTimeout, "an answer", func() bool { return o.outcome != open })
+	if !errors.Is(o.err, ErrUnsafeChange) {
+		t.Fatalf("the promotion of a learner that just died: %v", o.err)
+	}
+	s.crashAndRestart(id)
+	s.agree(l, 8, l.id, id)
+	o = s.reconfigure(l, Change{Kind: PromoteMember, Member: Member{ID: id}})
+	s.must(electionTimeout, "the promotion", func() bool { return o.outcome == succeeded })
+	s.settle(patience)
+}
+
+// TestTransferRightAfterADeath: a dead target must not stop the writes, which
+// raft refuses while it hands over, and nobody hands over to it.
+func TestTransferRightAfterADeath(t *testing.T) {
+	s := battery(t, 3)
+	l := s.elect()
+	s.agree(l, 8, s.order...)
+	rest := s.others(l.id)
+	s.nodes[rest[0]].crash()
+	o := s.handOver(l, rest[0])
+	s.run(electionTimeout / 10)
+	w := s.write(l, 8)
+	s.must(electionTimeout/2, "a write during the attempt", func() bool { return w.outcome == succeeded })
+	if o.outcome != open {
+		t.Fatalf("the attempt ended before the write: %v", o.err)
+	}
+	s.must(3*electionTimeout, "an answer", func() bool { return o.outcome != open })
+	if !errors.Is(o.err, ErrNotHandedOver) || s.leader() != l {
+		t.Fatalf("handing over to a dead member: %v", o.err)
+	}
+	o = s.handOver(l, 0)
+	s.must(electionTimeout, "a hand-over to the live one", func() bool { return o.outcome == succeeded })
+	if got := s.elect(); got.id != rest[1] {
+		t.Fatalf("member %d leads, want %d", got.id, rest[1])
+	}
+	s.crashAndRestart(rest[0])
+	s.settle(patience)
+}

@@ -80,6 +80,7 @@ type core struct {
 	reads     reader
 	changes   changer
 	transfers transferer
+	roll      rollCall
 	seeking   seeker
 
 	// bound is the highest index that raft's log surely reaches: that of the
@@ -198,8 +199,9 @@ func newCore(cfg coreConfig) (*core, error) {
 	c.proposals = proposer{coreState: shared}
 	c.starts = starter{coreState: shared}
 	c.reads = reader{coreState: shared, prefix: readPrefix(cfg.id)}
-	c.transfers = transferer{coreState: shared}
-	c.changes = changer{coreState: shared, transfers: &c.transfers}
+	c.roll = newRollCall(shared, c.reads.prefix)
+	c.transfers = transferer{coreState: shared, roll: &c.roll}
+	c.changes = changer{coreState: shared, transfers: &c.transfers, roll: &c.roll}
 	c.seeking = seeker{coreState: shared}
 	if c.last, err = cfg.log.LastIndex(); err != nil {
 		return nil, fmt.Errorf("read the last index of the log: %w", err)
@@ -262,6 +264,7 @@ func (c *core) tick() {
 	c.starts.retry()
 	c.reads.retry()
 	c.changes.retry()
+	c.transfers.retry()
 	c.transfers.expire()
 	c.changes.promoteLearner()
 	c.leaveWhenDue()
@@ -273,6 +276,7 @@ func (c *core) step(m *raftpb.Message) {
 	if c.membership.Removed[m.GetFrom()] || raft.IsLocalMsgTarget(m.GetFrom()) {
 		return
 	}
+	c.roll.take(m)
 	// Some messages that no correct member sends make raft panic: a commit
 	// index beyond the log, an acknowledgment of something never sent.
 	if !c.plausible(m) {
@@ -557,6 +561,7 @@ func (c *core) pump() {
 	c.starts.propose()
 	c.proposals.propose()
 	c.changes.propose()
+	c.transfers.hand()
 	c.reads.issue()
 }
 

@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"fmt"
+	"strconv"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/tracker"
@@ -17,6 +18,9 @@ type changeRequest struct {
 	sent    bool
 	tick    uint64 // when it was last proposed
 	retries int
+
+	round uint64 // of the roll call that decides about it; 0 before that
+	asked uint64 // tick at which that began
 }
 
 // changer is the core's side of changing the membership. Only the leader
@@ -27,11 +31,21 @@ type changeRequest struct {
 // that change applied. Its batchID makes the copies harmless, as with batches:
 // members count the changes of an incarnation apart from its batches.
 //
-// A change is checked when it is requested, and again by every replica when it
-// is applied (roster.applyChange), since others may have been applied between.
+// A change is checked three times: when it is requested, whenever it is about to
+// be proposed, and by every replica when it is applied (roster.applyChange),
+// since others may have been applied between. Before a change of the voters is
+// proposed, those that would remain must answer a roll call: four voters, one
+// of them dead, can spare one more, and of two removals requested at once the
+// second must be refused.
+//
+// For the same reason only the leader that checked a change proposes it. When
+// it loses leadership with a change in the log, the outcome is unknown. A copy
+// forwarded to the next leader would take effect beside the changes that that
+// one has checked.
 type changer struct {
 	*coreState
 	transfers *transferer
+	roll      *rollCall
 
 	sequence uint64 // of the last change that was proposed
 	queue    []*changeRequest
@@ -70,48 +84,113 @@ func (c *changer) refuse(ch *Change) error {
 	if err := c.membership.check(ch); err != nil {
 		return err
 	}
-	return c.checkAlive(ch)
+	return c.checkAlive(ch, c.recentlyHeard) // tells at once what is known already
 }
 
 // nextID returns the highest id ever used plus one. It counts additions that
-// are still in progress.
+// are still in progress. Once somebody has used the largest id there is, it
+// returns the lowest that was never used.
 func (c *changer) nextID() uint64 {
 	id := c.membership.HighestID
+	adding := make(map[uint64]bool)
 	for _, r := range c.queue {
 		if r.change.Kind == AddMember {
 			id = max(id, r.change.Member.ID)
+			adding[r.change.Member.ID] = true
 		}
 	}
-	return id + 1
+	if id < MaxMemberID {
+		return id + 1
+	}
+	for id = 1; ; id++ {
+		if _, used := c.membership.Member(id); !used && !c.membership.Removed[id] && !adding[id] {
+			return id
+		}
+	}
 }
 
-// checkAlive refuses a change after which the voters that the leader has
-// recently heard from would not be a quorum: the cluster could not commit the
-// next change that repairs it. Removing a dead member passes.
-func (c *changer) checkAlive(ch *Change) error {
-	id := ch.Member.ID
-	var voters []uint64
-	for _, v := range c.membership.Voters() {
-		if ch.Kind != RemoveMember || v != id {
-			voters = append(voters, v)
-		}
-	}
+// votersAfter returns the voters that there are once the change is made.
+func (c *changer) votersAfter(ch *Change) []uint64 {
+	voters := removeIf(c.membership.Voters(), func(v uint64) bool { return ch.Kind == RemoveMember && v == ch.Member.ID })
 	if ch.Kind == PromoteMember {
-		if !c.caughtUp(id) {
-			return fmt.Errorf("%w: learner %d has not caught up yet", ErrUnsafeChange, id)
-		}
-		voters = append(voters, id)
+		voters = append(voters, ch.Member.ID)
 	}
-	alive := 0
-	for _, v := range voters {
-		if c.recentlyHeard(v) {
-			alive++
-		}
+	return voters
+}
+
+// checkAlive refuses a change after which the voters that are alive would not
+// be a quorum: the cluster could not commit the next change that repairs it.
+// Removing a dead member passes, unless the change itself could not commit.
+func (c *changer) checkAlive(ch *Change, alive func(id uint64) bool) error {
+	if ch.Kind == PromoteMember && !c.caughtUp(ch.Member.ID) {
+		return fmt.Errorf("%w: learner %d has not caught up yet; try again once it has", ErrUnsafeChange, ch.Member.ID)
 	}
-	if alive < len(voters)/2+1 {
-		return fmt.Errorf("%w: would leave %d of %d voters reachable, which is not a quorum", ErrUnsafeChange, alive, len(voters))
+	after, before := c.votersAfter(ch), c.membership.Voters()
+	if n, silent := split(after, alive); n < len(after)/2+1 {
+		return fmt.Errorf("%w: would leave %d of %d voters reachable, which is not a quorum (no answer from member %s)",
+			ErrUnsafeChange, n, len(after), listIDs(silent))
+	}
+	if n, silent := split(before, alive); n < len(before)/2+1 {
+		return fmt.Errorf("%w: %d of %d voters are reachable, which is not the quorum that the change itself needs (no answer from member %s); "+
+			"start that member, or recover the cluster", ErrUnsafeChange, n, len(before), listIDs(silent))
+	}
+	if ch.Kind == PromoteMember && !alive(ch.Member.ID) {
+		return fmt.Errorf("%w: learner %d does not answer; start it first", ErrUnsafeChange, ch.Member.ID)
 	}
 	return nil
+}
+
+// split counts the members that are alive, and lists the others.
+func split(ids []uint64, alive func(id uint64) bool) (n int, silent []uint64) {
+	for _, id := range ids {
+		if alive(id) {
+			n++
+		} else {
+			silent = append(silent, id)
+		}
+	}
+	return n, silent
+}
+
+func listIDs(ids []uint64) string {
+	var b []byte
+	for i, id := range ids {
+		if i > 0 {
+			b = append(b, ", "...)
+		}
+		b = strconv.AppendUint(b, id, 10)
+	}
+	return string(b)
+}
+
+// cleared reports whether the first change of the queue may be proposed now. It
+// begins the roll call that decides about it, and waits for the answers for up
+// to an election timeout.
+func (c *changer) cleared(r *changeRequest) (bool, error) {
+	if err := c.membership.check(&r.change); err != nil {
+		return false, err
+	}
+	if m, _ := c.membership.Member(r.change.Member.ID); r.change.Kind != PromoteMember && (r.change.Kind != RemoveMember || m.Learner) {
+		return true, nil // the voters remain as they are
+	}
+	if r.round == 0 {
+		r.round, r.asked = c.roll.begin(), c.ticks
+		c.callRoll(r)
+	}
+	err := c.checkAlive(&r.change, func(id uint64) bool { return c.roll.present(id, r.round) })
+	if err != nil && c.ticks-r.asked <= uint64(c.cfg.electionTicks) {
+		return false, nil // an answer may be on its way
+	}
+	return err == nil, err
+}
+
+// callRoll asks all voters of now and of after the change.
+func (c *changer) callRoll(r *changeRequest) {
+	ids := c.membership.Voters()
+	if r.change.Kind == PromoteMember {
+		ids = append(ids, r.change.Member.ID)
+	}
+	c.roll.ask(r.round, ids)
 }
 
 // behind returns how many entries the member lacks. Only the leader knows.
@@ -146,7 +225,21 @@ func (c *changer) propose() {
 		return
 	}
 	r := c.queue[0]
+	if !c.isLeader() {
+		return // again has answered, or will
+	}
+	switch ok, err := c.cleared(r); {
+	case err != nil && r.data != nil: // an earlier copy may still commit
+		c.finish(fmt.Errorf("%w (proposing it again was refused: %w)", ErrUnknown, err))
+		return
+	case err != nil:
+		c.finish(err)
+		return
+	case !ok:
+		return
+	}
 	if r.data == nil && c.leaveOffice(r) {
+		r.round = 0 // whoever is asked again is asked anew
 		return
 	}
 	if r.data == nil || r.id.incarnation != c.incarnation {
@@ -179,7 +272,7 @@ func (c *changer) leaveOffice(r *changeRequest) bool {
 	if c.transfers.busy() {
 		return true
 	}
-	to := c.transfers.bestSuccessor()
+	to := c.transfers.bestSuccessor(c.recentlyHeard)
 	if to == 0 || r.retries >= maxLeaveAttempts {
 		return false
 	}
@@ -201,26 +294,30 @@ func (c *changer) finish(err error) {
 	c.queue = c.queue[1:]
 }
 
-// again proposes the first change once more after a change of leader or term.
-// A node that does not lead any more drops the changes that it certainly never
-// proposed: the new leader decides about them.
+// again begins anew after a change of leader or term. A node that does not lead
+// any more drops its changes: the new leader decides about those that were
+// certainly never proposed, and nobody knows about the others.
 func (c *changer) again() {
-	c.queue = removeIf(c.queue, func(r *changeRequest) bool {
-		r.sent = false
-		if r.data != nil || c.isLeader() {
-			return false
-		}
-		r.done <- ErrNotLeader
-		return true
-	})
+	if !c.isLeader() {
+		c.fail(ErrNotLeader)
+	}
+	for _, r := range c.queue {
+		r.sent, r.round = false, 0
+	}
 }
 
 // retry repeats a change that raft may have emptied because another one was
 // pending.
 func (c *changer) retry() {
-	if len(c.queue) > 0 && c.queue[0].sent && c.ticks-c.queue[0].tick >= c.retryTicks(c.queue[0].retries) {
-		c.queue[0].sent = false
-		c.queue[0].retries++
+	if len(c.queue) == 0 {
+		return
+	}
+	switch r := c.queue[0]; {
+	case r.sent && c.ticks-r.tick >= c.retryTicks(r.retries):
+		r.sent, r.round = false, 0
+		r.retries++
+	case !r.sent && r.round != 0 && (c.ticks-r.asked)%uint64(c.cfg.heartbeatTicks) == 0:
+		c.callRoll(r) // the question or the answer may be lost
 	}
 }
 

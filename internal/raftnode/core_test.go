@@ -729,3 +729,32 @@ func TestOtherDirectoryIsRefused(t *testing.T) {
 		t.Errorf("fatal %v", g.core.out.fatal)
 	}
 }
+
+// TestIDsAreGivenAfterTheLargest: somebody chose the largest id, even for a
+// member that is gone again. Automatic ids continue with those never used.
+func TestIDsAreGivenAfterTheLargest(t *testing.T) {
+	g := lone(t, nil)
+	change := func(c Change) uint64 {
+		t.Helper()
+		r := &changeRequest{change: c, done: make(chan error, 1)}
+		g.core.change(r)
+		g.work()
+		if err := <-r.done; err != nil {
+			t.Fatalf("%+v: %v", c, err)
+		}
+		return r.change.Member.ID
+	}
+	add := func(id uint64, url string) uint64 {
+		return change(Change{AddMember, Member{ID: id, PeerURLs: []string{url}, KeepLearner: true}})
+	}
+	add(MaxMemberID, "http://a:1")
+	change(Change{RemoveMember, Member{ID: MaxMemberID}})
+	add(3, "http://b:1")
+	change(Change{RemoveMember, Member{ID: 3}})
+	if id := add(0, "http://c:1"); id != 2 {
+		t.Errorf("id %d, want 2", id)
+	}
+	if id := add(0, "http://d:1"); id != 4 {
+		t.Errorf("id %d, want 4: 3 was removed", id)
+	}
+}

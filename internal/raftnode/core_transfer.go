@@ -9,18 +9,25 @@ import (
 
 // transferRequest asks this leader to hand leadership over.
 type transferRequest struct {
-	to   uint64     // 0: the best successor
-	any  bool       // to was chosen here; another new leader is as good
-	tick uint64     // when it began
-	done chan error // capacity 1: whoever answers never waits
+	to     uint64     // 0: the best successor
+	any    bool       // to is chosen here; another new leader is as good
+	round  uint64     // of the roll call that the target has to answer
+	handed bool       // raft was told
+	tick   uint64     // when it began, or raft was told
+	done   chan error // capacity 1: whoever answers never waits
 }
 
 // transferer hands leadership over. Raft reports neither the success nor the
 // failure of a transfer, so the core watches who leads: a request ends when
 // this node no longer leads, when its target becomes unreachable, or after an
 // election timeout, when raft itself gives up.
+//
+// Raft takes no proposals while it hands over. So the target must first answer
+// a roll call and have nearly all of the log: otherwise a dead or slow target
+// would stop all writes for an election timeout.
 type transferer struct {
 	*coreState
+	roll     *rollCall
 	requests []*transferRequest
 }
 
@@ -32,17 +39,16 @@ func (t *transferer) begin(r *transferRequest) {
 		r.done <- ErrNotLeader
 		return
 	}
-	if r.to == 0 {
-		r.to, r.any = t.bestSuccessor(), true
-	}
+	r.any = r.to == 0
 	m, ok := t.membership.Member(r.to)
 	switch {
 	case r.to == t.cfg.id:
 		r.done <- nil
 		return
-	case r.to == 0:
+	case r.any && t.bestSuccessor(t.recentlyHeard) == 0:
 		r.done <- fmt.Errorf("%w: no other voter is reachable", ErrNotHandedOver)
 		return
+	case r.any:
 	case !ok:
 		r.done <- fmt.Errorf("%w: %d", ErrMemberNotFound, r.to)
 		return
@@ -50,17 +56,25 @@ func (t *transferer) begin(r *transferRequest) {
 		r.done <- fmt.Errorf("%w: member %d is a learner", ErrNotHandedOver, r.to)
 		return
 	}
-	r.tick = t.ticks
+	r.tick, r.round = t.ticks, t.roll.begin()
 	t.requests = append(t.requests, r)
-	t.rn.TransferLeader(r.to)
+	t.roll.ask(r.round, t.candidates(r))
 }
 
-// bestSuccessor returns the reachable voter with the longest log, 0 if there
-// is none.
-func (t *transferer) bestSuccessor() uint64 {
+// candidates returns the members that the request may hand over to.
+func (t *transferer) candidates(r *transferRequest) []uint64 {
+	if r.to != 0 {
+		return []uint64{r.to}
+	}
+	return t.membership.Voters()
+}
+
+// bestSuccessor returns the voter with the longest log among those that alive
+// selects, 0 if there is none.
+func (t *transferer) bestSuccessor(alive func(id uint64) bool) uint64 {
 	var best, match uint64
 	t.rn.WithProgress(func(id uint64, typ raft.ProgressType, pr tracker.Progress) {
-		if id == t.cfg.id || typ != raft.ProgressTypePeer || !t.recentlyHeard(id) {
+		if id == t.cfg.id || typ != raft.ProgressTypePeer || !alive(id) {
 			return
 		}
 		// WithProgress visits members in no particular order: the id decides
@@ -70,6 +84,56 @@ func (t *transferer) bestSuccessor() uint64 {
 		}
 	})
 	return best
+}
+
+// hand tells raft about the requests whose target has answered.
+func (t *transferer) hand() {
+	if !t.isLeader() {
+		return
+	}
+	t.requests = removeIf(t.requests, func(r *transferRequest) bool {
+		if r.handed {
+			return false
+		}
+		present := func(id uint64) bool { return t.roll.present(id, r.round) }
+		to := r.to
+		if r.any {
+			// The one with the longest log gets two heartbeats to answer.
+			to = t.bestSuccessor(present)
+			if to != t.bestSuccessor(t.recentlyHeard) && t.ticks-r.tick <= uint64(2*t.cfg.heartbeatTicks) {
+				return false
+			}
+		}
+		if to == 0 || !present(to) {
+			return false
+		}
+		if lacks := t.lacks(to); lacks > learnerLag && !r.any {
+			r.done <- fmt.Errorf("%w: member %d is %d entries behind; try again once it has caught up", ErrNotHandedOver, to, lacks)
+			return true
+		}
+		r.to, r.handed, r.tick = to, true, t.ticks
+		t.rn.TransferLeader(to)
+		return false
+	})
+}
+
+// lacks returns how many entries the member is not known to have.
+func (t *transferer) lacks(id uint64) (entries uint64) {
+	t.rn.WithProgress(func(pid uint64, _ raft.ProgressType, pr tracker.Progress) {
+		if pid == id {
+			entries = t.last - min(pr.Match, t.last)
+		}
+	})
+	return entries
+}
+
+// retry asks again: the question or the answer may be lost.
+func (t *transferer) retry() {
+	for _, r := range t.requests {
+		if !r.handed && (t.ticks-r.tick)%uint64(t.cfg.heartbeatTicks) == 0 {
+			t.roll.ask(r.round, t.candidates(r))
+		}
+	}
 }
 
 // settle answers the requests once another member leads.
@@ -89,7 +153,9 @@ func (t *transferer) settle() {
 
 // expire gives up requests after an election timeout, as raft does.
 func (t *transferer) expire() {
-	t.end(func(r *transferRequest) bool { return t.ticks-r.tick > uint64(t.cfg.electionTicks) }, "did not take over in time")
+	late := func(r *transferRequest) bool { return t.ticks-r.tick > uint64(t.cfg.electionTicks) }
+	t.end(func(r *transferRequest) bool { return late(r) && !r.handed }, "does not answer")
+	t.end(late, "did not take over in time")
 }
 
 // end fails the requests that which selects.
@@ -98,7 +164,11 @@ func (t *transferer) end(which func(*transferRequest) bool, why string) {
 		if !which(r) {
 			return false
 		}
-		r.done <- fmt.Errorf("%w: member %d %s", ErrNotHandedOver, r.to, why)
+		who := fmt.Sprintf("member %d", r.to)
+		if r.to == 0 {
+			who = "every other voter"
+		}
+		r.done <- fmt.Errorf("%w: %s %s", ErrNotHandedOver, who, why)
 		return true
 	})
 }
