@@ -47,6 +47,9 @@ type PeerFigures struct {
 	BehindKnown bool
 }
 
+// figures collects the figures. Those of the core come from the node loop, so a
+// scrape of a node whose loop hangs runs into its deadline instead of showing old
+// numbers.
 func (m *member) figures(ctx context.Context) (Figures, error) {
 	f := Figures{
 		Store:           m.store.Stats(),

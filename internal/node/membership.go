@@ -134,11 +134,14 @@ func (m *member) remove(ctx context.Context, id uint64) error {
 }
 
 // changePause is how long a change that no leader took waits before the next
-// attempt.
+// attempt: about what a hand-over or an election takes.
 const changePause = 50 * time.Millisecond
 
 // change takes a membership change to the leader, wherever that is, and waits
-// until this node has applied it too.
+// until this node has applied it too. Raft could forward the proposal, but not
+// the leader's judgment: only the leader knows which members are alive and which
+// ids are taken. It tries again only if certainly nothing was proposed (N4); after
+// raftnode.ErrUnknown a second attempt could, for example, add a second member.
 func (m *member) change(ctx context.Context, c raftnode.Change) (raftnode.Member, error) {
 	for {
 		changed, err := m.changeAtLeader(ctx, c)

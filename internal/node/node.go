@@ -249,6 +249,12 @@ func rendezvousID(token string, initial []Peer) uint64 {
 
 // Run drives the node until the context ends or something stops it; see the
 // errors above. A nil error is a regular stop.
+//
+// The order is part of the design. The lock comes first, so that a second process
+// on the directory fails before it has changed anything. The peer port is served
+// before the place is found: nodes that start together must hear each other, or
+// none of them would ever find a majority. Everything ends in reverse: the store
+// is closed only when no peer and no duty can reach it any more.
 func (n *Node) Run(ctx context.Context) (err error) {
 	n.life.started = time.Now()
 	ctx, cancel := context.WithCancel(ctx)
@@ -424,7 +430,9 @@ func (n *Node) servePeers(ctx context.Context) (wait func(), err error) {
 
 func (n *Node) setPeerHandler(h http.Handler) { n.peerHandler.Store(&h) }
 
-// takePart runs the replica and the member's duties until the end.
+// takePart runs the replica and the member's duties until the end. The replica
+// ends first, having answered every request; from then on requests are refused
+// (N3), and only then the duties are waited for.
 func (n *Node) takePart(ctx context.Context, dir *datadir.Dir, m *member) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var duties sync.WaitGroup

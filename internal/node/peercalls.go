@@ -66,7 +66,9 @@ type callError struct {
 	Detail string `json:"detail"`
 }
 
-// reasons names, on the wire, the errors that callers act on.
+// reasons names, on the wire, the errors that callers act on. Members of different
+// versions talk to each other: a name is never reused for another meaning, and one
+// that the caller does not know counts as an unknown outcome.
 var reasons = map[string]error{
 	"member_exists":    raftnode.ErrMemberExists,
 	"member_removed":   raftnode.ErrMemberRemoved,
