@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X main.commit=$(COMMIT) $(if $(VERSION),-X main.version=$(VERS
 FUZZTIME ?= 10s
 RUNS     ?= 1000
 
-.PHONY: help build test race vet lint fmt fuzz cluster e2e container huge sim bench bench-compare bench-micro check clean
+.PHONY: help build test race vet lint fmt fuzz cluster e2e container huge drills sim bench bench-compare bench-micro check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,9 @@ e2e: ## run the heavy tests against real processes
 
 huge: ## run the gigabyte test: catch-up by snapshot, restarts, memory (needs 5 GiB of disk)
 	KVD_E2E=huge go test -count=1 -timeout 30m -run Huge -v ./test/e2e
+
+drills: ## add members under full load while things go wrong, with a gibibyte stored (needs 20 GiB of disk)
+	KVD_E2E=huge go test -count=1 -timeout 60m -run Drills -v ./test/e2e
 
 container: ## build the image and run three containers (Docker)
 	KVD_E2E=full go test -count=1 -timeout 15m -v ./test/container
