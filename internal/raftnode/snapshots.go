@@ -49,7 +49,9 @@ type snapshotter struct {
 	deliveries *deliveries
 	work       sync.WaitGroup
 	transfers  map[uint64]time.Time // when they began
-	lastSize   int64                // of the last body, as far as it got
+	lastSize   int64                // of the last body
+	limit      int64                // of the intake, bytes per tick
+	limitTold  bool                 // whether the node loop knows it
 }
 
 // builtBody is the end of a build.
@@ -73,7 +75,7 @@ func newSnapshotter(cfg *Config, log *logStore) (*snapshotter, error) {
 		cfg: cfg, log: log, outgoing: filepath.Join(cfg.Dir, "outgoing"), begin: time.Now(),
 		requests: make(chan *raftpb.Message, maxRequests), builtC: make(chan builtBody, 1),
 		sent: newMailbox[sentBody](), matchesC: make(chan map[uint64]uint64, 1),
-		transfers: make(map[uint64]time.Time),
+		transfers: make(map[uint64]time.Time), limitTold: true,
 	}
 	s.deliveries = newDeliveries(cfg.Logger, log, s, int64(cfg.CatchUpBytes))
 	s.state.Store(new(KeptLog))
@@ -138,6 +140,7 @@ func (s *snapshotter) tick(matches map[uint64]uint64) {
 	at := s.replica()
 	at.applied, at.matches = s.applied.Load(), matches
 	s.deliveries.tick(s.now(), at)
+	s.tellLimit()
 }
 
 // askMatches asks the node loop how far the other members are, if a delivery
@@ -257,11 +260,17 @@ func (s *snapshotter) remove(b *body) {
 	}
 }
 
-// limitIntake implements deliveryWork. If the node loop is too busy to be told
-// now, adjustIntake changes the limit again soon.
+// limitIntake implements deliveryWork.
 func (s *snapshotter) limitIntake(bytesPerSecond int64) {
-	perTick := int64(float64(bytesPerSecond) * s.cfg.TickInterval.Seconds())
-	s.tell(func(c *core) { c.limitIntake(perTick) })
+	s.limit, s.limitTold = int64(float64(bytesPerSecond)*s.cfg.TickInterval.Seconds()), false
+	s.tellLimit()
+}
+
+// tellLimit tells the node loop the limit. If the loop is too busy to be told now,
+// the next tick tries again: a limit that was lifted must not stay.
+func (s *snapshotter) tellLimit() {
+	perTick := s.limit
+	s.limitTold = s.limitTold || s.tell(func(c *core) { c.limitIntake(perTick) })
 }
 
 // newSpoolFile makes a file for the log's spool. It fails before it would fill

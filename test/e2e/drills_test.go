@@ -158,11 +158,9 @@ func (d *drills) receiving(m *member) {
 func (d *drills) receiverKilled() {
 	begin := time.Now()
 	m := d.join()
-	for range 2 {
-		d.receiving(m)
-		m.kill()
-		m.start()
-	}
+	d.receiving(m)
+	m.kill()
+	m.start()
 	d.awaitVoters(begin, m)
 }
 
