@@ -52,8 +52,8 @@ type Config struct {
 	// MaxBatchBytes bounds the commands packed into one entry, unless one proposal
 	// alone has more. Default limits.MaxBatchBytes, which is also the maximum.
 	MaxBatchBytes int
-	// MaxQueueBytes bounds the commands that wait to be packed. Default
-	// limits.MaxQueueBytes.
+	// MaxQueueBytes bounds the commands that wait in each of two queues: for the
+	// batch in flight, and to be packed. Default limits.MaxQueueBytes.
 	MaxQueueBytes int
 	// CatchUpBytes bounds the applied entries kept in memory for followers that
 	// lag. Default 16 MiB.

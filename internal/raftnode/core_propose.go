@@ -48,6 +48,9 @@ type proposal struct {
 	stage    atomic.Int32
 	done     chan answer // capacity 1: whoever answers never waits
 	one      [1][]byte   // backs commands if there is only one
+
+	before, after *proposal // in the waiting room, whose lock guards these three
+	waits         bool      // in the waiting room
 }
 
 // answer is how a proposal ended.
@@ -87,8 +90,16 @@ func (p *proposal) release() {
 
 // withdraw takes the proposal back. It returns false if the proposal was
 // already proposed, so that its outcome is open.
+//
+// The commands are released at once, although the proposer keeps the empty
+// proposal until the next tick: it reads commands only after it has moved the
+// stage itself. The size stays, for its account of what it holds.
 func (p *proposal) withdraw() bool {
-	return p.stage.CompareAndSwap(stageQueued, stageWithdrawn)
+	if !p.stage.CompareAndSwap(stageQueued, stageWithdrawn) {
+		return false
+	}
+	p.commands, p.one[0] = nil, nil
+	return true
 }
 
 // batch is the commands of one log entry.

@@ -60,7 +60,7 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 		disk:        d,
 		log:         newLogStore(state.Snapshot, raisedCommit(state.HardState, a.index), state.Entries, a.roster.membership().confState()),
 		applier:     a,
-		proposeC:    make(chan *proposal, 4096),
+		waiting:     newWaitingRoom(cfg.MaxQueueBytes),
 		readC:       make(chan *readRequest, 4096),
 		confChangeC: make(chan *changeRequest, 16),
 		callC:       make(chan func(*core), 16),

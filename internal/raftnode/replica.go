@@ -41,8 +41,9 @@ type Replica struct {
 	transport *peers.Transport
 
 	// From requests to the node loop. The capacities hold a burst between two
-	// turns of the loop; beyond that, senders wait with their context.
-	proposeC    chan *proposal
+	// turns of the loop; beyond that, senders wait with their context. The waiting room
+	// refuses what exceeds its bounds.
+	waiting     *waitingRoom
 	readC       chan *readRequest
 	confChangeC chan *changeRequest
 	callC       chan func(*core)
@@ -146,10 +147,11 @@ func (r *Replica) failRest() {
 			}
 		}
 	}
+	for p := r.waiting.take(); p != nil; p = r.waiting.take() {
+		p.done <- answer{err: ErrStopping}
+	}
 	for {
 		select {
-		case p := <-r.proposeC:
-			p.done <- answer{err: ErrStopping}
 		case read := <-r.readC:
 			read.done <- ErrStopping
 		case change := <-r.confChangeC:
@@ -169,7 +171,7 @@ func (r *Replica) nodeLoop(ctx context.Context) error {
 		return err
 	}
 	for {
-		proposeC, readC := r.requests()
+		waitingReady, readC := r.requests()
 		select {
 		case <-ctx.Done():
 			return nil
@@ -178,8 +180,8 @@ func (r *Replica) nodeLoop(ctx context.Context) error {
 			if err := r.watchDisk(); err != nil {
 				return err
 			}
-		case p := <-proposeC:
-			r.takeProposal(p)
+		case <-waitingReady:
+			r.takeProposals()
 		case read := <-readC:
 			r.takeRead(read)
 		case change := <-r.confChangeC:
@@ -199,19 +201,19 @@ func (r *Replica) nodeLoop(ctx context.Context) error {
 	}
 }
 
-// requests returns the channels to take requests from. A request that the core
-// could do nothing with stays in its channel: if the loop turned once for each
+// requests returns the channels to wait for requests on. A request that the core
+// could do nothing with stays where it is: if the loop turned once for each
 // command that has to wait for the batch in flight, it would only slow that
 // batch down.
-func (r *Replica) requests() (<-chan *proposal, <-chan *readRequest) {
-	proposeC, readC := r.proposeC, r.readC
+func (r *Replica) requests() (<-chan struct{}, <-chan *readRequest) {
+	waitingReady, readC := r.waiting.ready, r.readC
 	if !r.core.takesProposals() {
-		proposeC = nil
+		waitingReady = nil
 	}
 	if !r.core.takesReads() {
 		readC = nil
 	}
-	return proposeC, readC
+	return waitingReady, readC
 }
 
 // tick advances the core's time by one.
@@ -234,13 +236,13 @@ func (r *Replica) drain() {
 	for _, e := range r.events.take() {
 		r.takeEvent(e)
 	}
-	proposeC, readC := r.requests()
+	waitingReady, readC := r.requests()
 	for range drainLimit {
 		select {
 		case m := <-r.receiveC:
 			r.core.step(m)
-		case p := <-proposeC:
-			r.takeProposal(p)
+		case <-waitingReady:
+			r.takeProposals()
 		case read := <-readC:
 			r.takeRead(read)
 		default:
@@ -249,11 +251,19 @@ func (r *Replica) drain() {
 	}
 }
 
-func (r *Replica) takeProposal(p *proposal) {
-	p.timing.pass(StageTaken)
-	if err := r.core.propose(p); err != nil {
-		p.done <- answer{err: err}
+// takeProposals passes what waits in the waiting room on to the core.
+func (r *Replica) takeProposals() {
+	for range drainLimit {
+		p := r.waiting.take()
+		if p == nil {
+			return
+		}
+		p.timing.pass(StageTaken)
+		if err := r.core.propose(p); err != nil {
+			p.done <- answer{err: err}
+		}
 	}
+	r.waiting.wake() // there may be more, for the next turn
 }
 
 func (r *Replica) takeRead(read *readRequest) {

@@ -39,12 +39,8 @@ func (r *Replica) ProposeGroup(ctx context.Context, commands [][]byte, t *Timing
 }
 
 func (r *Replica) propose(ctx context.Context, p *proposal) ([]any, error) {
-	select {
-	case r.proposeC <- p:
-	case <-ctx.Done():
-		return nil, r.late()
-	case <-r.stopped:
-		return nil, ErrStopping
+	if err := r.waiting.put(p); err != nil {
+		return nil, err
 	}
 	reason := ErrStopping
 	select {
@@ -58,6 +54,7 @@ func (r *Replica) propose(ctx context.Context, p *proposal) ([]any, error) {
 	case <-r.stopped:
 	}
 	if p.withdraw() {
+		r.waiting.remove(p)
 		return nil, reason
 	}
 	select { // the answer may have arrived meanwhile
