@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -87,6 +88,25 @@ type Member struct {
 	// Behind is the number of log entries that the member lacks. Only the leader
 	// knows it; in answers of other nodes it is nil.
 	Behind *uint64 `json:"behind,omitempty"`
+}
+
+// Requester names a client's request in the logs of all members.
+type Requester struct {
+	RequestID string
+	Client    string // its address
+}
+
+type requesterKey struct{}
+
+// WithRequester returns a context that tells who asks for a change.
+func WithRequester(ctx context.Context, r Requester) context.Context {
+	return context.WithValue(ctx, requesterKey{}, r)
+}
+
+// RequesterOf returns who asks for a change; empty if the context does not tell.
+func RequesterOf(ctx context.Context) Requester {
+	r, _ := ctx.Value(requesterKey{}).(Requester)
+	return r
 }
 
 // NewMember is a request to add a member. If ID is 0, the member gets the highest

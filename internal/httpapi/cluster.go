@@ -74,7 +74,7 @@ func (s *Server) addMember(x *exchange) error {
 	if err := checkNewMember(&m); err != nil {
 		return err
 	}
-	ctx, cancel, err := x.context()
+	ctx, cancel, err := x.signedContext()
 	if err != nil {
 		return err
 	}
@@ -115,7 +115,7 @@ func (s *Server) updateMember(x *exchange) error {
 	if err := checkUpdate(&urls); err != nil {
 		return err
 	}
-	ctx, cancel, err := x.context()
+	ctx, cancel, err := x.signedContext()
 	if err != nil {
 		return err
 	}
@@ -150,7 +150,7 @@ func (s *Server) removeMember(x *exchange) error {
 }
 
 func (s *Server) remove(x *exchange, id uint64) error {
-	ctx, cancel, err := x.context()
+	ctx, cancel, err := x.signedContext()
 	if err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func (s *Server) promoteMember(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel, err := x.context()
+	ctx, cancel, err := x.signedContext()
 	if err != nil {
 		return err
 	}
@@ -197,7 +197,7 @@ func (s *Server) transferLeader(x *exchange) error {
 	if !ok {
 		return badRequest("the parameter \"to\" is missing; it is the id of the member that is to lead")
 	}
-	ctx, cancel, err := x.context()
+	ctx, cancel, err := x.signedContext()
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/limits"
 )
 
@@ -168,6 +169,16 @@ func (x *exchange) context() (context.Context, context.CancelFunc, error) {
 	}
 	ctx, cancel := context.WithDeadline(x.r.Context(), x.deadline)
 	return ctx, cancel, nil
+}
+
+// signedContext is context for a change that every member logs, with the request
+// that asked for it.
+func (x *exchange) signedContext() (context.Context, context.CancelFunc, error) {
+	ctx, cancel, err := x.context()
+	if err != nil {
+		return nil, nil, err
+	}
+	return api.WithRequester(ctx, api.Requester{RequestID: x.requestID(), Client: x.r.RemoteAddr}), cancel, nil
 }
 
 // startTimeout sets the deadline of the request, unless it is set.

@@ -48,7 +48,7 @@ func (s *Server) addShort(x *exchange) error {
 	if err := normalizeURLs("the body", &m.PeerURLs); err != nil {
 		return err
 	}
-	ctx, cancel, err := x.context()
+	ctx, cancel, err := x.signedContext()
 	if err != nil {
 		return err
 	}

@@ -498,7 +498,7 @@ func (j *joiner) ensureMember(ctx context.Context, at initialAnswer) error {
 			return nil
 		}
 	}
-	add := raftnode.Change{Kind: raftnode.AddMember, Member: raftnode.Member{
+	add := raftnode.Change{Kind: raftnode.AddMember, By: raftnode.Requester{RequestID: "join", Client: j.cfg.ListenPeer}, Member: raftnode.Member{
 		ID: id, Name: j.cfg.Name, PeerURLs: j.cfg.AdvertisePeer, ClientURLs: j.cfg.AdvertiseClient,
 	}}
 	err := errors.New("the cluster has no members")

@@ -105,7 +105,11 @@ func retryable(code api.Code, format string, args ...any) *api.Error {
 
 // writeError tells a client what became of its change.
 func writeError(err error) error {
-	switch {
+	switch failed := new(failedCall); {
+	case errors.As(err, &failed) && failed.is == raftnode.ErrNoLeader:
+		return retryable(api.NoLeader, "the leader cannot be reached (%v); nothing was changed; try again", failed)
+	case errors.As(err, &failed):
+		return api.Errorf(api.Timeout, "the leader was asked and did not answer (%v): the change may still take effect; look before you repeat it", failed)
 	case errors.Is(err, raftnode.ErrUnknown):
 		return api.Errorf(api.Timeout, "the change was proposed but not seen applied in time: it may still take effect; read before you repeat it")
 	case errors.Is(err, raftnode.ErrNoLeader):

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"go.etcd.io/raft/v3"
+	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/memberurl"
 	"github.com/kvd-io/kvd/internal/raftnode"
 )
 
@@ -99,10 +102,20 @@ func joinCommand(ms *raftnode.Membership, added raftnode.Member) string {
 			if strings.HasPrefix(m.PeerURLs[0], "https:") {
 				line += " --peer-cert-file CERT --peer-key-file KEY --peer-ca-file CA"
 			}
+			// The cluster accepts such URLs only if its members run with this flag.
+			if slices.ContainsFunc(append([]string{m.PeerURLs[0]}, added.PeerURLs...), clearBeyondThisMachine) {
+				line += " --insecure-peers"
+			}
 			return line
 		}
 	}
 	return ""
+}
+
+// clearBeyondThisMachine reports whether a member URL makes peer traffic leave
+// this machine without TLS.
+func clearBeyondThisMachine(url string) bool {
+	return !strings.HasPrefix(url, "https:") && !memberurl.OnThisMachine(url)
 }
 
 func (m *member) update(ctx context.Context, id uint64, peerURLs, clientURLs []string) (api.Member, error) {
@@ -143,6 +156,7 @@ const changePause = 50 * time.Millisecond
 // ids are taken. It tries again only if certainly nothing was proposed (N4); after
 // raftnode.ErrUnknown a second attempt could, for example, add a second member.
 func (m *member) change(ctx context.Context, c raftnode.Change) (raftnode.Member, error) {
+	c.By = requester(ctx)
 	for {
 		changed, err := m.changeAtLeader(ctx, c)
 		if err == nil {
@@ -155,9 +169,14 @@ func (m *member) change(ctx context.Context, c raftnode.Change) (raftnode.Member
 			return raftnode.Member{}, writeError(err)
 		}
 		if pause(ctx, changePause) != nil {
-			return raftnode.Member{}, writeError(raftnode.ErrNoLeader)
+			return raftnode.Member{}, writeError(err) // why the last attempt failed
 		}
 	}
+}
+
+// requester is who asks for the change that the context belongs to.
+func requester(ctx context.Context) raftnode.Requester {
+	return raftnode.Requester(api.RequesterOf(ctx))
 }
 
 // changeAtLeader makes one attempt. ErrNotLeader and ErrNoLeader mean that
@@ -198,14 +217,26 @@ func (m *member) transferLeader(ctx context.Context, to uint64) error {
 	case !ok:
 		err = raftnode.ErrNoLeader
 	case l.ID == m.id:
-		err = m.replica.TransferLeadership(ctx, to)
+		err = m.handOver(ctx, to, requester(ctx))
 	default:
-		err = m.calls.transfer(ctx, l.PeerURLs, to)
+		err = m.calls.transfer(ctx, l.PeerURLs, handover{To: to, By: requester(ctx)})
 	}
 	if err != nil {
 		return writeError(err)
 	}
 	return nil
+}
+
+// handOver hands leadership over from this node, which leads. All members log the
+// change of leader itself; this tells who asked for it.
+func (m *member) handOver(ctx context.Context, to uint64, by raftnode.Requester) error {
+	err := m.replica.TransferLeadership(ctx, to)
+	if lg := m.lg.With(append(by.Fields(), zap.Uint64("from", m.id), zap.Uint64("to", to))...); err != nil {
+		lg.Warn("leadership was not handed over", zap.Error(err))
+	} else {
+		lg.Info("leadership handed over")
+	}
+	return err
 }
 
 // lookup finds the URLs of a member that this node has not heard of yet, by

@@ -77,7 +77,9 @@ func startCluster(t *testing.T, n int, adjust func(*Config)) []*testNode {
 
 func start(t *testing.T, cfg Config) *testNode {
 	t.Helper()
-	cfg.Logger = zap.NewNop()
+	if cfg.Logger == nil {
+		cfg.Logger = zap.NewNop()
+	}
 	return startWith(t, cfg)
 }
 

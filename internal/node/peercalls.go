@@ -60,6 +60,12 @@ type joinRequest struct {
 	Nonce     string `json:"nonce"`
 }
 
+// handover asks the leader to hand leadership over.
+type handover struct {
+	To uint64             `json:"to"`
+	By raftnode.Requester `json:"by,omitzero"`
+}
+
 // callError is the answer to a call that was refused.
 type callError struct {
 	Reason string `json:"reason"`
@@ -133,10 +139,10 @@ func (p *peerCaller) call(ctx context.Context, url, path string, in, out any) er
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := p.client.Do(req)
 	if op := new(net.OpError); errors.As(err, &op) && op.Op == "dial" || refusedByServer(err) {
-		return fmt.Errorf("%w: %w", raftnode.ErrNoLeader, err) // nothing was sent
+		return &failedCall{raftnode.ErrNoLeader, fmt.Errorf("cannot connect: %w", err)} // nothing was sent
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %w", raftnode.ErrUnknown, err)
+		return &failedCall{raftnode.ErrUnknown, fmt.Errorf("no answer: %w", err)}
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxCallBytes))
@@ -148,6 +154,14 @@ func (p *peerCaller) call(ctx context.Context, url, path string, in, out any) er
 	}
 	return refusal(url, resp.StatusCode, data)
 }
+
+// failedCall is a call that got no answer. It is, for a change, ErrNoLeader or
+// ErrUnknown, but whoever asked is told what happened: a refused connection says
+// nothing about leaders.
+type failedCall struct{ is, err error }
+
+func (e *failedCall) Error() string   { return e.err.Error() }
+func (e *failedCall) Unwrap() []error { return []error{e.is, e.err} }
 
 func refusal(url string, status int, data []byte) error {
 	var e callError
@@ -193,8 +207,8 @@ func (p *peerCaller) change(ctx context.Context, urls []string, c raftnode.Chang
 	return out, err
 }
 
-func (p *peerCaller) transfer(ctx context.Context, urls []string, to uint64) error {
-	return p.any(ctx, urls, pathTransfer, to, new(struct{}))
+func (p *peerCaller) transfer(ctx context.Context, urls []string, h handover) error {
+	return p.any(ctx, urls, pathTransfer, h, new(struct{}))
 }
 
 func (p *peerCaller) status(ctx context.Context, urls []string) (api.Status, error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/raftnode"
@@ -26,7 +27,18 @@ func (n *Node) peerCalls() map[string]http.Handler {
 		pathTransfer: serveCall(s.transfer),
 		pathStatus:   serveCall(s.status),
 		pathFounding: serveCall(s.founding),
+		"/":          http.HandlerFunc(s.stray),
 	}
+}
+
+// stray answers what is not for this port, most often a client that took the
+// one port for the other.
+func (s callServer) stray(w http.ResponseWriter, _ *http.Request) {
+	at := strings.Join(s.n.cfg.AdvertiseClient, " or ")
+	if at == "" {
+		at = "the URL of --listen-client"
+	}
+	http.Error(w, "this is the peer port of a kvd member, which serves only other members; send client requests to "+at, http.StatusNotFound)
 }
 
 // serveCall turns a function into a handler that bounds the body and the time.
@@ -121,7 +133,7 @@ func (s callServer) change(ctx context.Context, c caller, change raftnode.Change
 	return m.proposeChange(ctx, change)
 }
 
-func (s callServer) transfer(ctx context.Context, c caller, to uint64) (struct{}, error) {
+func (s callServer) transfer(ctx context.Context, c caller, h handover) (struct{}, error) {
 	m, err := s.n.serving()
 	if err != nil {
 		return struct{}{}, raftnode.ErrNotLeader
@@ -129,7 +141,7 @@ func (s callServer) transfer(ctx context.Context, c caller, to uint64) (struct{}
 	if err := s.fromMember(c); err != nil {
 		return struct{}{}, err
 	}
-	return struct{}{}, m.replica.TransferLeadership(ctx, to)
+	return struct{}{}, m.handOver(ctx, h.To, h.By)
 }
 
 func (s callServer) status(ctx context.Context, c caller, _ struct{}) (api.Status, error) {

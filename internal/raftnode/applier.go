@@ -37,7 +37,8 @@ type appliedWork struct {
 	index       uint64
 	responses   []*raftpb.Message
 	confChanges []*raftpb.ConfChangeV2
-	skipped     []*batch // of this process, certainly without effect
+	made        []*Change // membership changes of all members that took effect
+	skipped     []*batch  // of this process, certainly without effect
 	starts      []startApplied
 	changes     []changeApplied
 	membership  *Membership // set if it changed
@@ -105,6 +106,9 @@ func (a *applier) prepare(e *raftpb.Entry, out *appliedWork) error {
 	a.entries = append(a.entries, Entry{Index: e.GetIndex(), Term: e.GetTerm(), Commands: v.commands, Records: v.records})
 	if v.confChange != nil {
 		out.confChanges = append(out.confChanges, v.confChange)
+	}
+	if v.confChange != nil {
+		out.made = append(out.made, v.change)
 	}
 	switch {
 	case v.start != nil:

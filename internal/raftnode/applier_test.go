@@ -42,7 +42,7 @@ func TestApplierAnswers(t *testing.T) {
 		return encodeBatch(b.id, cs)
 	}
 	st := &start{Member: 1, Nonce: "dir", Boot: "boot", Version: 1}
-	change := Change{AddMember, Member{ID: 3, PeerURLs: []string{"http://x:1"}}}
+	change := Change{Kind: AddMember, Member: Member{ID: 3, PeerURLs: []string{"http://x:1"}}}
 	cc := confChangeEntry(t, 6, change.confChange(encodeChange(batchID{1, 2, 1}, &change)))
 	work := []applyWork{
 		{entries: []*raftpb.Entry{committedEntry(2, encodeStart(st)), committedEntry(3, entry(ran))}, own: []ownBatch{{3, ran}},

@@ -660,9 +660,9 @@ func TestUnsafeChangesAreRefusedBeforeTheyAreProposed(t *testing.T) {
 		change Change
 		err    error
 	}{
-		{Change{RemoveMember, Member{ID: 1}}, ErrUnsafeChange},
-		{Change{AddMember, Member{ID: raft.LocalAppendThread, PeerURLs: url}}, ErrBadMember},
-		{Change{AddMember, Member{ID: MaxMemberID + 1, PeerURLs: url}}, ErrBadMember},
+		{Change{Kind: RemoveMember, Member: Member{ID: 1}}, ErrUnsafeChange},
+		{Change{Kind: AddMember, Member: Member{ID: raft.LocalAppendThread, PeerURLs: url}}, ErrBadMember},
+		{Change{Kind: AddMember, Member: Member{ID: MaxMemberID + 1, PeerURLs: url}}, ErrBadMember},
 	} {
 		r := &changeRequest{change: c.change, done: make(chan error, 1)}
 		g.core.change(r)
@@ -676,7 +676,7 @@ func TestUnsafeChangesAreRefusedBeforeTheyAreProposed(t *testing.T) {
 		}
 	}
 	f := following(t)
-	r := &changeRequest{change: Change{AddMember, Member{PeerURLs: url}}, done: make(chan error, 1)}
+	r := &changeRequest{change: Change{Kind: AddMember, Member: Member{PeerURLs: url}}, done: make(chan error, 1)}
 	f.core.change(r)
 	if err := <-r.done; !errors.Is(err, ErrNotLeader) {
 		t.Errorf("on a follower: %v", err)
@@ -688,7 +688,7 @@ func TestIDsAreGivenOutOnce(t *testing.T) {
 	g := lone(t, nil)
 	var rs []*changeRequest
 	for _, u := range []string{"http://a:1", "http://b:1"} {
-		r := &changeRequest{change: Change{AddMember, Member{PeerURLs: []string{u}, KeepLearner: true}}, done: make(chan error, 1)}
+		r := &changeRequest{change: Change{Kind: AddMember, Member: Member{PeerURLs: []string{u}, KeepLearner: true}}, done: make(chan error, 1)}
 		g.core.change(r)
 		rs = append(rs, r)
 	}
@@ -698,7 +698,7 @@ func TestIDsAreGivenOutOnce(t *testing.T) {
 			t.Errorf("id %d, %v", r.change.Member.ID, err)
 		}
 	}
-	remove := &changeRequest{change: Change{RemoveMember, Member{ID: 3}}, done: make(chan error, 1)}
+	remove := &changeRequest{change: Change{Kind: RemoveMember, Member: Member{ID: 3}}, done: make(chan error, 1)}
 	g.core.change(remove)
 	g.work()
 	if err := <-remove.done; err != nil {
@@ -745,12 +745,12 @@ func TestIDsAreGivenAfterTheLargest(t *testing.T) {
 		return r.change.Member.ID
 	}
 	add := func(id uint64, url string) uint64 {
-		return change(Change{AddMember, Member{ID: id, PeerURLs: []string{url}, KeepLearner: true}})
+		return change(Change{Kind: AddMember, Member: Member{ID: id, PeerURLs: []string{url}, KeepLearner: true}})
 	}
 	add(MaxMemberID, "http://a:1")
-	change(Change{RemoveMember, Member{ID: MaxMemberID}})
+	change(Change{Kind: RemoveMember, Member: Member{ID: MaxMemberID}})
 	add(3, "http://b:1")
-	change(Change{RemoveMember, Member{ID: 3}})
+	change(Change{Kind: RemoveMember, Member: Member{ID: 3}})
 	if id := add(0, "http://c:1"); id != 2 {
 		t.Errorf("id %d, want 2", id)
 	}

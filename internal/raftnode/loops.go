@@ -149,6 +149,7 @@ func (l *appendLoop) recordCheckpoint(s *raftpb.Snapshot) error {
 // applyLoop is the goroutine that owns the applier, and through it all writes
 // of the state machine.
 type applyLoop struct {
+	lg        *zap.Logger
 	sm        StateMachine
 	applier   *applier
 	events    *mailbox[event]
@@ -227,6 +228,30 @@ func (l *applyLoop) report(out *appliedWork) {
 	l.waiters.advance(out.index)
 	l.events.put(event{applied: out})
 	l.snapshots.applied.Store(out.index)
+	for _, c := range out.made {
+		l.logChange(c)
+	}
+}
+
+// logChange tells the operator about a membership change that took effect. Every
+// member does, so that each log is complete. After a restart, those that the
+// store had not saved appear again.
+func (l *applyLoop) logChange(c *Change) {
+	message := map[ChangeKind]string{
+		AddMember: "member added as a learner", PromoteMember: "member promoted to voter",
+		UpdateMember: "member URLs changed", RemoveMember: "member removed",
+	}[c.Kind]
+	fields := []zap.Field{zap.Uint64("member", c.Member.ID)}
+	if c.Member.Name != "" {
+		fields = append(fields, zap.String("name", c.Member.Name))
+	}
+	if len(c.Member.PeerURLs) > 0 {
+		fields = append(fields, zap.Strings("peer_urls", c.Member.PeerURLs))
+	}
+	if len(c.Member.ClientURLs) > 0 {
+		fields = append(fields, zap.Strings("client_urls", c.Member.ClientURLs))
+	}
+	l.lg.Info(message, append(fields, c.By.Fields()...)...)
 }
 
 // fail answers the proposals that travel with the work.

@@ -137,6 +137,7 @@ func (r *Replica) connectCore() (err error) {
 // connectLoops makes the loops and joins them.
 func (r *Replica) connectLoops() {
 	r.applies = &applyLoop{
+		lg: r.lg,
 		sm: r.cfg.StateMachine, applier: r.applier, events: r.events, waiters: &r.waiters, snapshots: r.snapshots,
 		work: newMailbox[applyWork](),
 	}

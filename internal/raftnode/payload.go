@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+
+	"go.uber.org/zap"
 )
 
 // Every payload that kvd puts into the raft log has the same frame:
@@ -204,6 +206,32 @@ type Change struct {
 	// Member is the member to add or to change. PromoteMember and RemoveMember
 	// need only its ID. UpdateMember replaces the URL lists that are not nil.
 	Member Member `json:"member"`
+	// By tells the logs of all members who asked for the change. It has no
+	// effect.
+	By Requester `json:"by,omitzero"`
+}
+
+// Requester names a client's request in the logs of all members. It is empty
+// if the leader acted on its own behalf.
+type Requester struct {
+	RequestID string `json:"request_id,omitempty"`
+	Client    string `json:"client,omitempty"` // its address
+}
+
+// maxRequesterBytes bounds what is kept of each field of a Requester.
+const maxRequesterBytes = 128
+
+func (r Requester) clipped() Requester {
+	clip := func(s string) string { return s[:min(len(s), maxRequesterBytes)] }
+	return Requester{RequestID: clip(r.RequestID), Client: clip(r.Client)}
+}
+
+// Fields returns the requester as fields of a log line.
+func (r Requester) Fields() []zap.Field {
+	if r == (Requester{}) {
+		return []zap.Field{zap.Bool("automatic", true)}
+	}
+	return []zap.Field{zap.String("request_id", r.RequestID), zap.String("client", r.Client)}
 }
 
 func encodeChange(id batchID, c *Change) []byte {

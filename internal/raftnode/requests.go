@@ -105,6 +105,7 @@ func (r *Replica) Change(ctx context.Context, c Change) (Member, error) {
 			return Member{}, fmt.Errorf("%w: %w", ErrBadMember, err)
 		}
 	}
+	c.By = c.By.clipped()
 	req := &changeRequest{change: c, done: make(chan error, 1)}
 	if err := send(ctx, r, r.confChangeC, req); err != nil {
 		return Member{}, err

@@ -198,26 +198,26 @@ func TestChangeRules(t *testing.T) {
 		change Change
 		err    error
 	}{
-		{"add", nil, Change{AddMember, Member{ID: 4, PeerURLs: url}}, nil},
-		{"add an id in use", nil, Change{AddMember, Member{ID: 2, PeerURLs: url}}, ErrMemberExists},
-		{"add without URL", nil, Change{AddMember, Member{ID: 4}}, ErrBadMember},
-		{"add a URL in use", nil, Change{AddMember, Member{ID: 4, PeerURLs: simMember(2).PeerURLs}}, ErrMemberExists},
-		{"add id 0", nil, Change{AddMember, Member{PeerURLs: url}}, ErrBadMember},
-		{"add id 2^53", nil, Change{AddMember, Member{ID: MaxMemberID + 1, PeerURLs: url}}, ErrBadMember},
-		{"add raft's LocalAppendThread", nil, Change{AddMember, Member{ID: math.MaxUint64, PeerURLs: url}}, ErrBadMember},
-		{"add the greatest id", nil, Change{AddMember, Member{ID: MaxMemberID, PeerURLs: url}}, nil},
-		{"an id never comes back", []Change{{RemoveMember, Member{ID: 3}}}, Change{AddMember, Member{ID: 3, PeerURLs: url}}, ErrMemberRemoved},
-		{"remove twice", []Change{{RemoveMember, Member{ID: 3}}}, Change{RemoveMember, Member{ID: 3}}, ErrMemberRemoved},
-		{"remove unknown", nil, Change{RemoveMember, Member{ID: 9}}, ErrMemberNotFound},
-		{"the last voter stays", []Change{{RemoveMember, Member{ID: 3}}, {RemoveMember, Member{ID: 2}}}, Change{RemoveMember, Member{ID: 1}}, ErrUnsafeChange},
-		{"the last voter stays beside a learner", []Change{{RemoveMember, Member{ID: 3}}, {RemoveMember, Member{ID: 2}}, {AddMember, Member{ID: 4, PeerURLs: url}}}, Change{RemoveMember, Member{ID: 1}}, ErrUnsafeChange},
-		{"a learner may go", []Change{{AddMember, Member{ID: 4, PeerURLs: url}}}, Change{RemoveMember, Member{ID: 4}}, nil},
-		{"promote", []Change{{AddMember, Member{ID: 4, PeerURLs: url}}}, Change{PromoteMember, Member{ID: 4}}, nil},
-		{"promote a voter", nil, Change{PromoteMember, Member{ID: 2}}, ErrMemberExists},
-		{"promote unknown", nil, Change{PromoteMember, Member{ID: 9}}, ErrMemberNotFound},
-		{"update", nil, Change{UpdateMember, Member{ID: 2, PeerURLs: url}}, nil},
-		{"update to a URL in use", nil, Change{UpdateMember, Member{ID: 2, PeerURLs: simMember(1).PeerURLs}}, ErrMemberExists},
-		{"unknown kind", nil, Change{"explode", Member{ID: 2}}, ErrBadMember},
+		{"add", nil, Change{Kind: AddMember, Member: Member{ID: 4, PeerURLs: url}}, nil},
+		{"add an id in use", nil, Change{Kind: AddMember, Member: Member{ID: 2, PeerURLs: url}}, ErrMemberExists},
+		{"add without URL", nil, Change{Kind: AddMember, Member: Member{ID: 4}}, ErrBadMember},
+		{"add a URL in use", nil, Change{Kind: AddMember, Member: Member{ID: 4, PeerURLs: simMember(2).PeerURLs}}, ErrMemberExists},
+		{"add id 0", nil, Change{Kind: AddMember, Member: Member{PeerURLs: url}}, ErrBadMember},
+		{"add id 2^53", nil, Change{Kind: AddMember, Member: Member{ID: MaxMemberID + 1, PeerURLs: url}}, ErrBadMember},
+		{"add raft's LocalAppendThread", nil, Change{Kind: AddMember, Member: Member{ID: math.MaxUint64, PeerURLs: url}}, ErrBadMember},
+		{"add the greatest id", nil, Change{Kind: AddMember, Member: Member{ID: MaxMemberID, PeerURLs: url}}, nil},
+		{"an id never comes back", []Change{{Kind: RemoveMember, Member: Member{ID: 3}}}, Change{Kind: AddMember, Member: Member{ID: 3, PeerURLs: url}}, ErrMemberRemoved},
+		{"remove twice", []Change{{Kind: RemoveMember, Member: Member{ID: 3}}}, Change{Kind: RemoveMember, Member: Member{ID: 3}}, ErrMemberRemoved},
+		{"remove unknown", nil, Change{Kind: RemoveMember, Member: Member{ID: 9}}, ErrMemberNotFound},
+		{"the last voter stays", []Change{{Kind: RemoveMember, Member: Member{ID: 3}}, {Kind: RemoveMember, Member: Member{ID: 2}}}, Change{Kind: RemoveMember, Member: Member{ID: 1}}, ErrUnsafeChange},
+		{"the last voter stays beside a learner", []Change{{Kind: RemoveMember, Member: Member{ID: 3}}, {Kind: RemoveMember, Member: Member{ID: 2}}, {Kind: AddMember, Member: Member{ID: 4, PeerURLs: url}}}, Change{Kind: RemoveMember, Member: Member{ID: 1}}, ErrUnsafeChange},
+		{"a learner may go", []Change{{Kind: AddMember, Member: Member{ID: 4, PeerURLs: url}}}, Change{Kind: RemoveMember, Member: Member{ID: 4}}, nil},
+		{"promote", []Change{{Kind: AddMember, Member: Member{ID: 4, PeerURLs: url}}}, Change{Kind: PromoteMember, Member: Member{ID: 4}}, nil},
+		{"promote a voter", nil, Change{Kind: PromoteMember, Member: Member{ID: 2}}, ErrMemberExists},
+		{"promote unknown", nil, Change{Kind: PromoteMember, Member: Member{ID: 9}}, ErrMemberNotFound},
+		{"update", nil, Change{Kind: UpdateMember, Member: Member{ID: 2, PeerURLs: url}}, nil},
+		{"update to a URL in use", nil, Change{Kind: UpdateMember, Member: Member{ID: 2, PeerURLs: simMember(1).PeerURLs}}, ErrMemberExists},
+		{"unknown kind", nil, Change{Kind: "explode", Member: Member{ID: 2}}, ErrBadMember},
 	} {
 		s := newScript(t, 3)
 		s.start(1, "dir", "boot1")
@@ -245,7 +245,7 @@ func TestChangeRules(t *testing.T) {
 func TestAddedMembersAreLearnersWithoutNonce(t *testing.T) {
 	s := newScript(t, 1)
 	s.start(1, "dir", "boot1")
-	s.change(batchID{1, s.index, 1}, Change{AddMember, Member{ID: 4, PeerURLs: []string{"http://n:1"}, Nonce: "forged"}})
+	s.change(batchID{1, s.index, 1}, Change{Kind: AddMember, Member: Member{ID: 4, PeerURLs: []string{"http://n:1"}, Nonce: "forged"}})
 	m, ok := s.r.membership().Member(4)
 	if !ok || !m.Learner || m.Nonce != "" || s.r.membership().HighestID != 4 {
 		t.Errorf("%+v", m)
@@ -257,8 +257,8 @@ func TestAddedMembersAreLearnersWithoutNonce(t *testing.T) {
 
 // TestEntriesThatStopTheNode: an entry that cannot be understood is never skipped.
 func TestEntriesThatStopTheNode(t *testing.T) {
-	good := Change{RemoveMember, Member{ID: 3}}
-	other := Change{RemoveMember, Member{ID: 2}}
+	good := Change{Kind: RemoveMember, Member: Member{ID: 3}}
+	other := Change{Kind: RemoveMember, Member: Member{ID: 2}}
 	batch := encodeBatch(batchID{1, 2, 1}, nil)
 	flipped := append([]byte{}, batch...)
 	flipped[3] ^= 1

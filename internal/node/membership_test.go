@@ -1,0 +1,112 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/raftnode"
+)
+
+// TestEveryMemberLogsMembershipChanges: and who asked for them, wherever that was.
+func TestEveryMemberLogsMembershipChanges(t *testing.T) {
+	logs := make(map[uint64]*observer.ObservedLogs)
+	ms := startCluster(t, 3, func(c *Config) {
+		core, seen := observer.New(zap.InfoLevel)
+		c.Logger, logs[c.ID] = zap.New(core), seen
+	})
+	ctx := api.WithRequester(testContext(t), api.Requester{RequestID: "0123", Client: "10.0.0.1:5"})
+	added, err := ms[0].AddMember(ctx, api.NewMember{PeerURLs: []string{freeURL(t)}, Learner: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ms[1].RemoveMember(ctx, added.ID); err != nil {
+		t.Fatal(err)
+	}
+	for id, seen := range logs {
+		for _, message := range []string{"member added as a learner", "member removed"} {
+			eventually(t, message, func() bool { return seen.FilterMessage(message).Len() > 0 })
+			line := seen.FilterMessage(message).All()[0].ContextMap()
+			if line["member"] != added.ID || line["request_id"] != "0123" || line["client"] != "10.0.0.1:5" {
+				t.Errorf("member %d logs %q with %v", id, message, line)
+			}
+		}
+	}
+	l, err := ms[0].Leader()
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := l.ID%3 + 1
+	if err := ms[to-1].TransferLeader(ctx, to); err != nil {
+		t.Fatal(err)
+	}
+	if got := logs[l.ID].FilterMessage("leadership handed over").All(); len(got) != 1 || got[0].ContextMap()["client"] != "10.0.0.1:5" {
+		t.Errorf("the leader logs %v", got)
+	}
+}
+
+// TestUnreachableMemberIsNotCalledLeaderless: the leader is in office; only the
+// connection to a member that stopped is refused.
+func TestUnreachableMemberIsNotCalledLeaderless(t *testing.T) {
+	c := newPeerCaller(peering{}.security())
+	_, err := c.status(testContext(t), []string{freeURL(t)})
+	if err == nil || !strings.Contains(err.Error(), "cannot connect") || strings.Contains(err.Error(), "leader") {
+		t.Errorf("%v", err)
+	}
+	if !errors.Is(err, raftnode.ErrNoLeader) {
+		t.Error("a change that nobody took is not repeated")
+	}
+	if err := writeError(err); code(err) != api.NoLeader || !strings.Contains(err.Error(), "connection refused") {
+		t.Errorf("to a client: %v", err)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := writeError(&failedCall{raftnode.ErrUnknown, gone.Err()}); code(err) != api.Timeout || !strings.Contains(err.Error(), "context canceled") {
+		t.Errorf("to a client: %v", err)
+	}
+}
+
+func TestJoinCommandHasTheFlagsOfTheCluster(t *testing.T) {
+	for _, c := range []struct {
+		url, added string
+		tls, clear bool
+	}{
+		{"http://127.0.0.1:1", "http://127.0.0.1:2", false, false},
+		{"http://10.0.0.1:1", "http://10.0.0.2:1", false, true},
+		{"http://127.0.0.1:1", "http://10.0.0.2:1", false, true},
+		{"https://10.0.0.1:1", "https://10.0.0.2:1", true, false},
+	} {
+		ms := &raftnode.Membership{Members: []raftnode.Member{{ID: 1, PeerURLs: []string{c.url}}}}
+		line := joinCommand(ms, raftnode.Member{ID: 2, PeerURLs: []string{c.added}})
+		if strings.Contains(line, "--peer-cert-file") != c.tls || strings.Contains(line, "--insecure-peers") != c.clear {
+			t.Errorf("%s joining %s: %s", c.added, c.url, line)
+		}
+	}
+}
+
+// TestPeerPortTellsClientsWhereToGo instead of a bare 404.
+func TestPeerPortTellsClientsWhereToGo(t *testing.T) {
+	ms := startCluster(t, 1, func(c *Config) { c.AdvertiseClient = []string{"http://127.0.0.1:12380"} })
+	for _, path := range []string{"/", "/v1/kv/a", "/kvd/unknown"} {
+		req, err := http.NewRequestWithContext(testContext(t), http.MethodGet, ms[0].cfg.ListenPeer+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != http.StatusNotFound || !strings.Contains(string(body), "peer port") || !strings.Contains(string(body), "http://127.0.0.1:12380") {
+			t.Errorf("%s: %d %q, %v", path, resp.StatusCode, body, err)
+		}
+	}
+}
