@@ -68,7 +68,7 @@ func newSupervisor(log *zap.Logger) *supervisor {
 	}
 	limit, err := systemd.SdWatchdogEnabled(false)
 	if err != nil {
-		log.Warn("watchdog of the supervisor ignored", zap.Error(err))
+		log.Warn("supervisor watchdog ignored", zap.Error(err))
 	}
 	if err == nil && limit > 0 {
 		s.ping = true

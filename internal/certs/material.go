@@ -173,7 +173,7 @@ func intermediates(cert *tls.Certificate) *x509.CertPool {
 func parseAuthorities(text []byte) (out []*x509.Certificate, err error) {
 	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("contains a %s beside certificates", block.Type)
+			return nil, fmt.Errorf("contains a %s among the certificates", block.Type)
 		}
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {

@@ -263,7 +263,7 @@ func (l *Log) tidy(x *inspection) error {
 		return orphan[name] || body || strings.HasPrefix(name, "tmp") || strings.HasSuffix(name, ".tmp")
 	})
 	if err != nil {
-		return fmt.Errorf("remove remains of unfinished snapshots: %w", err)
+		return fmt.Errorf("remove the remains of unfinished snapshots: %w", err)
 	}
 	return nil
 }

@@ -93,7 +93,7 @@ func (d *Dir) NewReplacement() (*Replacement, error) {
 	r := &Replacement{dir: d.path, Path: filepath.Join(d.path, recoveryName),
 		Backup: filepath.Join(d.path, backupPrefix+time.Now().UTC().Format("20060102T150405.000Z"))}
 	if err := os.RemoveAll(r.Path); err != nil {
-		return nil, fmt.Errorf("remove remains of an earlier recovery: %w", err)
+		return nil, fmt.Errorf("remove the remains of an earlier recovery: %w", err)
 	}
 	if err := cloneParts(d.path, r.Path); err != nil {
 		return nil, errors.Join(fmt.Errorf("copy data directory: %w", err), r.Abandon())

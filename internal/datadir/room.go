@@ -21,7 +21,7 @@ type NoRoomError struct {
 }
 
 func (e *NoRoomError) Error() string {
-	return fmt.Sprintf("no room in %s: %s are free, and %s are needed (%s of them stay free for the log and the store)",
+	return fmt.Sprintf("not enough space in %s: %s free, %s needed (%s of it stays free for the log and the store)",
 		e.Dir, humanize.IBytes(e.Free), humanize.IBytes(e.Needs), humanize.IBytes(reserveBytes))
 }
 

@@ -39,7 +39,7 @@ func (g *browserGuard) refuse(r *http.Request) error {
 			"use localhost or an IP address, or list the name in --advertise-client", r.Host)
 	}
 	if err := g.origins.Check(r); err != nil {
-		return api.Errorf(api.CrossOrigin, "a web page of another origin caused the request (%v); nothing was done; programs must not send the headers Origin and Sec-Fetch-Site", err)
+		return api.Errorf(api.CrossOrigin, "a web page from another origin caused the request (%v); nothing was done; programs must not send the headers Origin and Sec-Fetch-Site", err)
 	}
 	return nil
 }

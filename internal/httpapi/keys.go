@@ -24,7 +24,7 @@ func checkKey(key string) error {
 		return badRequest("the key is empty; a key has 1 to %d bytes: /v1/kv/{key} or /{key}, or /v1/kv?prefix= for several", kvstore.MaxKeyBytes)
 	}
 	if len(key) > kvstore.MaxKeyBytes {
-		return api.Errorf(api.TooLarge, "the key has %d bytes, the limit is %d", len(key), kvstore.MaxKeyBytes)
+		return api.Errorf(api.TooLarge, "the key has %d bytes, but the limit is %d", len(key), kvstore.MaxKeyBytes)
 	}
 	return nil
 }

@@ -61,7 +61,7 @@ func (q *query) parseRange() (kvstore.Range, error) {
 	end, hasEnd := q.get("end")
 	for _, v := range []string{prefix, start, end} {
 		if len(v) > kvstore.MaxKeyBytes {
-			return r, api.Errorf(api.TooLarge, "the prefix, start or end has %d bytes, the limit is %d as for keys", len(v), kvstore.MaxKeyBytes)
+			return r, api.Errorf(api.TooLarge, "the prefix, start or end has %d bytes, but the limit is %d, as for keys", len(v), kvstore.MaxKeyBytes)
 		}
 	}
 	switch {
@@ -150,7 +150,7 @@ func (l *listing) parseCursor(q *query) error {
 	}
 	c, err := parseCursor(text)
 	if err != nil {
-		return badRequest("invalid parameter \"cursor\"; it must be the \"next\" of an earlier answer")
+		return badRequest("invalid parameter \"cursor\"; it must be the \"next\" of an earlier response")
 	}
 	if l.countOnly {
 		return badRequest("count_only counts the whole range; omit \"cursor\"")

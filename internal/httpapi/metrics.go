@@ -34,11 +34,11 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "kvd_http_requests_total",
-			Help: "Requests by method, route and status code; code 0 means that the request ended without an answer.",
+			Help: "Requests by method, route and status code; code 0 means that the request ended without a response.",
 		}, []string{"method", "route", "code"}),
 		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "kvd_http_request_duration_seconds",
-			Help:    "Time from the header of a request to the end of the answer, by method and route.",
+			Help:    "Time from the header of a request to the end of the response, by method and route.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 2, 18),
 		}, []string{"method", "route"}),
 		rejected: make(map[api.Code]prometheus.Counter),
@@ -49,7 +49,7 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	}, func() float64 { return float64(m.inFlight.Load()) })
 	rejected := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "kvd_rejected_total",
-		Help: "Well-formed requests that were not served, by the error code of the answer.",
+		Help: "Well-formed requests that were not served, by the error code of the response.",
 	}, []string{"reason"})
 	for _, c := range rejections {
 		m.rejected[c] = rejected.WithLabelValues(string(c))

@@ -338,7 +338,7 @@ func noRoute(verb, path string) error {
 	if verb == http.MethodPut {
 		return reservedKey(path)
 	}
-	return api.Errorf(api.NotFound, "%.200q does not exist; /openapi.yaml lists the routes, and keys are below /v1/kv/", path)
+	return api.Errorf(api.NotFound, "%.200q does not exist; /openapi.yaml lists the routes, and keys are under /v1/kv/", path)
 }
 
 func reservedKey(path string) error {

@@ -86,7 +86,7 @@ func (h *HTTP) exchange() (code string, err error) {
 	return h.answer()
 }
 
-var errAnswer = errors.New("response not understood")
+var errAnswer = errors.New("malformed response")
 
 // answer reads one response. It returns ErrClosing with the last one of the
 // connection.

@@ -15,10 +15,10 @@ import (
 type Op func(ctx context.Context) (code string, err error)
 
 // ErrClosing comes with the last response of a connection.
-var ErrClosing = errors.New("the server closes the connection")
+var ErrClosing = errors.New("the server closed the connection")
 
 // ErrNoProgress ends a load in which nothing succeeds.
-var ErrNoProgress = errors.New("no operation succeeds")
+var ErrNoProgress = errors.New("no operation succeeded")
 
 // Load describes the work of a number of clients.
 type Load struct {

@@ -96,7 +96,7 @@ var nodeFigures = []figure{
 	total("kvd_raft_proposals_committed_total", "Commands proposed by this member that were committed.", func(s *sample) uint64 { return s.Raft.ProposalsCommitted }),
 	total("kvd_raft_proposals_failed_total", "Changes that this member could not complete, either refused or with an unknown outcome.", func(s *sample) uint64 { return s.ProposalsFailed }),
 	total("kvd_raft_elections_total", "Elections that this member has called.", func(s *sample) uint64 { return s.Raft.Campaigns }),
-	total("kvd_raft_leader_changes_total", "Changes of leader that this member has seen.", func(s *sample) uint64 { return s.Raft.LeaderChanges }),
+	total("kvd_raft_leader_changes_total", "Leader changes that this member has seen.", func(s *sample) uint64 { return s.Raft.LeaderChanges }),
 	total("kvd_raft_readindex_rounds_total", "ReadIndex rounds that this member has started.", func(s *sample) uint64 { return s.Raft.ReadRounds }),
 	total("kvd_raft_readindex_requests_total", "Linearizable reads that this member has grouped into ReadIndex rounds.", func(s *sample) uint64 { return s.Raft.ReadRequests }),
 	total("kvd_raft_readindex_retries_total", "ReadIndex rounds repeated because no answer arrived in time.", func(s *sample) uint64 { return s.Raft.ReadRetries }),

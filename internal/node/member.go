@@ -113,13 +113,13 @@ func writeError(err error) error {
 	case errors.Is(err, raftnode.ErrUnknown):
 		return api.Errorf(api.Timeout, "the change was proposed but not seen applied in time: it may still take effect; read before you repeat it")
 	case errors.Is(err, raftnode.ErrNoLeader):
-		return retryable(api.NoLeader, "this node knows of no leader; nothing was changed; try again")
+		return retryable(api.NoLeader, "this node does not know of a leader; nothing was changed; try again")
 	case errors.Is(err, raftnode.ErrOverloaded):
 		return retryable(api.Overloaded, "too many requests are waiting on this node; nothing was changed; slow down and try again")
 	case errors.Is(err, raftnode.ErrTooLarge):
 		return api.Errorf(api.TooLarge, "the change has more than %d bytes or %d commands, the limits of one log entry; nothing was changed; send it in parts", limits.MaxProposalBytes, limits.MaxGroupCommands)
 	case errors.Is(err, raftnode.ErrStopping):
-		return retryable(api.Stopping, "this node is stopping; nothing was changed; ask another one")
+		return retryable(api.Stopping, "this node is stopping; nothing was changed; ask another node")
 	case errors.Is(err, raftnode.ErrDiskStall):
 		return retryable(api.NoLeader, "the disk of this node is not responding; nothing was changed; ask another node")
 	case errors.Is(err, errIdentity):
@@ -161,7 +161,7 @@ func readError(err error) error {
 		return retryable(api.ReadTimeout, "no quorum confirmed the read in time; try again, or read with consistency=stale")
 	}
 	if errors.Is(err, raftnode.ErrNoLeader) {
-		return retryable(api.NoLeader, "this node knows of no leader; try again, or read with consistency=stale")
+		return retryable(api.NoLeader, "this node does not know of a leader; try again, or read with consistency=stale")
 	}
 	return writeError(err)
 }

@@ -206,7 +206,7 @@ func (m *member) leader() (api.Leader, error) {
 	pos := m.replica.Position()
 	l, ok := m.replica.Membership().Member(pos.Leader)
 	if !ok {
-		return api.Leader{}, retryable(api.NoLeader, "this node knows of no leader")
+		return api.Leader{}, retryable(api.NoLeader, "this node does not know of a leader")
 	}
 	return api.Leader{ID: l.ID, Name: l.Name, Term: pos.Term, ClientURLs: orEmpty(l.ClientURLs)}, nil
 }

@@ -160,13 +160,13 @@ type lifecycle struct {
 // serves returns nil while requests can be served.
 func (l *lifecycle) serves() error {
 	if l.closing.Load() {
-		return retryable(api.Stopping, "this node is stopping; ask another one")
+		return retryable(api.Stopping, "this node is stopping; ask another node")
 	}
 	select {
 	case <-l.ready:
 		return nil
 	default:
-		return retryable(api.Starting, "this node is starting and has not caught up yet; try again soon or ask another one")
+		return retryable(api.Starting, "this node is starting and has not caught up yet; try again soon or ask another node")
 	}
 }
 

@@ -166,7 +166,7 @@ func (e *failedCall) Unwrap() []error { return []error{e.is, e.err} }
 func refusal(url string, status int, data []byte) error {
 	var e callError
 	if err := json.Unmarshal(data, &e); err != nil {
-		return fmt.Errorf("%w: %s answered with status %d, which is not an answer of a kvd member", raftnode.ErrUnknown, url, status)
+		return fmt.Errorf("%w: %s answered with status %d and a body that no kvd member sends", raftnode.ErrUnknown, url, status)
 	}
 	if is, ok := reasons[e.Reason]; ok {
 		return &remoteError{is: is, detail: e.Detail}

@@ -46,11 +46,11 @@ func (p peering) checkURLs(urls []string) error {
 		secure := strings.HasPrefix(u, "https:")
 		switch {
 		case p.tls == nil && secure:
-			return fmt.Errorf("%w: %s uses TLS, but the members of this cluster talk without it", raftnode.ErrBadMember, u)
+			return fmt.Errorf("%w: %s uses TLS, but the members of this cluster do not", raftnode.ErrBadMember, u)
 		case p.tls != nil && !secure && !p.insecure:
-			return fmt.Errorf("%w: %s does not use TLS, but the members of this cluster talk with it; use https://", raftnode.ErrBadMember, u)
+			return fmt.Errorf("%w: %s does not use TLS, but the members of this cluster do; use https://", raftnode.ErrBadMember, u)
 		case !secure && !p.insecure && !memberurl.OnThisMachine(u):
-			return fmt.Errorf("%w: %s is without TLS beyond this machine; set up TLS for members, "+
+			return fmt.Errorf("%w: %s would carry peer traffic without TLS beyond this machine; set up TLS for members, "+
 				"or start all of them with --insecure-peers if nobody else can reach that network", raftnode.ErrBadMember, u)
 		}
 	}

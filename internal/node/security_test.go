@@ -434,10 +434,10 @@ func TestPeerURLsMustFitTheCluster(t *testing.T) {
 		{"http://n1.example:1", false, false, "--insecure-peers"},
 		{"http://localhost.example:1", false, false, "without TLS beyond this machine"},
 		{"http://10.0.0.1:1", false, true, ""},
-		{"https://10.0.0.1:1", false, false, "the members of this cluster talk without it"},
+		{"https://10.0.0.1:1", false, false, "the members of this cluster do not"},
 		{"https://10.0.0.1:1", true, false, ""},
-		{"http://127.0.0.1:1", true, false, "the members of this cluster talk with it"},
-		{"http://10.0.0.1:1", true, false, "the members of this cluster talk with it"},
+		{"http://127.0.0.1:1", true, false, "the members of this cluster do; use https://"},
+		{"http://10.0.0.1:1", true, false, "the members of this cluster do; use https://"},
 	} {
 		p := peering{insecure: c.insecure}
 		if c.tls {

@@ -253,7 +253,7 @@ func (s *scan) field(o *Op, f, given field, maxValueBytes int64) (ok bool) {
 		return ok && s.checkKey(o.Key)
 	case fieldValue, fieldValueBase64:
 		if o.Value, ok = s.bytes(f, given, anyValue); ok && int64(len(o.Value)) > maxValueBytes {
-			return s.fail(ErrTooLarge, s.start, "the value has %d bytes, the limit is %d (max_value_bytes in the settings)", len(o.Value), maxValueBytes)
+			return s.fail(ErrTooLarge, s.start, "the value has %d bytes, but the limit is %d (max_value_bytes in the settings)", len(o.Value), maxValueBytes)
 		}
 		return ok
 	case fieldDelta:
@@ -281,7 +281,7 @@ func (s *scan) checkKey(key []byte) bool {
 	case len(key) == 0:
 		return s.refuse("the key is empty; a key has 1 to %d bytes", kvstore.MaxKeyBytes)
 	case len(key) > kvstore.MaxKeyBytes:
-		return s.fail(ErrTooLarge, s.start, "the key has %d bytes, the limit is %d", len(key), kvstore.MaxKeyBytes)
+		return s.fail(ErrTooLarge, s.start, "the key has %d bytes, but the limit is %d", len(key), kvstore.MaxKeyBytes)
 	}
 	return true
 }

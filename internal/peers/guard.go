@@ -245,7 +245,7 @@ func checkAuthor(m *raftpb.Message, from uint64) *refusalError {
 // serveStream lets a peer read our messages for as long as it likes.
 func (g *guard) serveStream(w *guardedWriter, r *http.Request, from uint64) {
 	if id, err := types.IDFromString(path.Base(r.URL.Path)); err != nil || uint64(id) != from {
-		g.refuse(w, refusef(refusedRequest, "the path names another member than %s", headerFrom))
+		g.refuse(w, refusef(refusedRequest, "the path names a different member than %s", headerFrom))
 		return
 	}
 	if !g.t.known(from) {

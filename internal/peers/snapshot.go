@@ -42,7 +42,7 @@ func (t *Transport) SendSnapshot(m *raftpb.Message, body io.ReadCloser, size int
 
 var (
 	errTransferPeer  = errors.New("peer is not known")
-	errTransferBusy  = errors.New("another transfer must end first")
+	errTransferBusy  = errors.New("another transfer is in progress")
 	errTransferKind  = errors.New("not a snapshot message")
 	errTransferStall = errors.New("the transfer made no progress")
 	errTransferLost  = errors.New("the connection broke")

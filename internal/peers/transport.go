@@ -104,7 +104,7 @@ func (c *Config) validate() error {
 		errs = append(errs, errors.New("snapshotter is missing"))
 	}
 	if c.Bodies == nil {
-		errs = append(errs, errors.New("judge of snapshot bodies is missing"))
+		errs = append(errs, errors.New("checker of snapshot bodies is missing"))
 	}
 	if c.Receiver == nil {
 		errs = append(errs, errors.New("receiver is missing"))

@@ -158,10 +158,10 @@ func validateAppend(m *raftpb.Message) *refusalError {
 			return r
 		}
 		if want := m.GetIndex() + 1 + uint64(i); e.GetIndex() != want {
-			return refusef(refusedEntries, "entry %d in the place of entry %d", e.GetIndex(), want)
+			return refusef(refusedEntries, "entry %d where entry %d is expected", e.GetIndex(), want)
 		}
 		if e.GetTerm() < term || e.GetTerm() > m.GetTerm() {
-			return refusef(refusedEntries, "entry %d has term %d, not one from %d to %d", e.GetIndex(), e.GetTerm(), term, m.GetTerm())
+			return refusef(refusedEntries, "entry %d has term %d, but must have one from %d to %d", e.GetIndex(), e.GetTerm(), term, m.GetTerm())
 		}
 		term = e.GetTerm()
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -351,7 +352,7 @@ func (r *Replica) logPosition(old *Position, p Position) {
 	case old.Role == p.Role && old.Term == p.Term:
 		return
 	}
-	r.lg.Log(level, "raft position changed", zap.Uint64("term", p.Term), zap.Uint64("leader", p.Leader), zap.Stringer("role", p.Role))
+	r.lg.Log(level, "raft position changed", zap.Uint64("term", p.Term), zap.Uint64("leader", p.Leader), zap.String("role", strings.ToLower(strings.TrimPrefix(p.Role.String(), "State"))))
 }
 
 // watchDisk looks at the age of the save that is running. Heartbeats do not
