@@ -369,7 +369,7 @@ func TestGuardRecordsOutOfPlace(t *testing.T) {
 		{"committed entry again", walEntry, 5, entry(1, 2), false},
 		{"state back", walState, 5, state(1, 1, 1), false},
 		{"other vote", walState, 5, state(2, 3, 1), false},
-		{"no vote any more", walState, 5, state(2, 0, 1), false},
+		{"no vote anymore", walState, 5, state(2, 0, 1), false},
 		{"entry as a state", walState, 5, entry(3, 2), false},
 		{"state as an entry", walEntry, 5, state(2, 1, 1), false},
 		{"overwrite", walEntry, 5, entry(2, 3), true},

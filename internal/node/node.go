@@ -33,7 +33,7 @@ import (
 
 // How Run ends, other than by a stop or a failure.
 var (
-	// ErrRemoved means that this node is not a member any more. It is a
+	// ErrRemoved means that this node is not a member anymore. It is a
 	// regular end.
 	ErrRemoved = raftnode.ErrRemoved
 	// ErrRefused means that it would not be safe for this directory to act as
@@ -254,7 +254,7 @@ func rendezvousID(token string, initial []Peer) uint64 {
 // on the directory fails before it has changed anything. The peer port is served
 // before the place is found: nodes that start together must hear each other, or
 // none of them would ever find a majority. Everything ends in reverse: the store
-// is closed only when no peer and no duty can reach it any more.
+// is closed only when no peer and no duty can reach it anymore.
 func (n *Node) Run(ctx context.Context) (err error) {
 	n.life.started = time.Now()
 	ctx, cancel := context.WithCancel(ctx)

@@ -36,7 +36,7 @@
 //
 // Every member holds a GET of MonitorPath open with its leader. Nothing is
 // ever sent on it. When it breaks, the member dials again. If that dial is
-// refused, nothing listens on the leader's port any more: its process is gone.
+// refused, nothing listens on the leader's port anymore: its process is gone.
 // Any other outcome proves nothing. It may be a glitch of the network, or the
 // machine may be gone too; raft's election timeout covers those.
 //

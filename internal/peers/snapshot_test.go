@@ -243,7 +243,7 @@ func sendSnapshotUntilAccepted(t *testing.T, a *testPeer, to uint64, body *track
 			}
 			body = newTrackedBody([]byte("body"))
 		case <-deadline:
-			t.Fatal("no transfer was accepted any more")
+			t.Fatal("no transfer was accepted anymore")
 		}
 	}
 }

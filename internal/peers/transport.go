@@ -327,7 +327,7 @@ func (t *Transport) ActiveSince(id uint64) time.Time {
 }
 
 // Stop closes the connections, ends the transfers, and waits until nothing calls
-// the Receiver any more (T6). It must not be called from a handler or from the
+// the Receiver anymore (T6). It must not be called from a handler or from the
 // Receiver, for which it would wait.
 func (t *Transport) Stop() {
 	t.stop.Do(func() {

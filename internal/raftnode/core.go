@@ -457,7 +457,7 @@ func (c *core) accept(rd raft.Ready) {
 // holdVotes makes vote requests wait for the save of their term, as responses
 // do. Raft would send them at once and rely on the candidate's own vote to
 // wait. But the votes of the others may elect the candidate before its own
-// save ends. If it crashes then, it does not know the term any more, asks for
+// save ends. If it crashes then, it does not know the term anymore, asks for
 // the same votes again, gets them again, and leads a second time in one term,
 // with different entries under the same index and term.
 func holdVotes(messages []*raftpb.Message) []*raftpb.Message {

@@ -295,7 +295,7 @@ func (c *changer) finish(err error) {
 }
 
 // again begins anew after a change of leader or term. A node that does not lead
-// any more drops its changes: the new leader decides about those that were
+// anymore drops its changes: the new leader decides about those that were
 // certainly never proposed, and nobody knows about the others.
 func (c *changer) again() {
 	if !c.isLeader() {

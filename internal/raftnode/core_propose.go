@@ -23,7 +23,7 @@ var (
 	// ErrUnknown means that the proposal may or may not take effect.
 	ErrUnknown = errors.New("outcome unknown")
 
-	// ErrRemoved stops a node that is not a member any more.
+	// ErrRemoved stops a node that is not a member anymore.
 	ErrRemoved = errors.New("this member was removed from the cluster")
 	// ErrRefused stops a node whose directory may not act as the member.
 	ErrRefused = errors.New("the cluster refuses this data directory")

@@ -413,7 +413,7 @@ func (d *deliveries) outdated(b *body) bool {
 	return !d.log.continues(b.index()) || d.log.bytesAfter(b.index()) > max(staleBytes, b.size)
 }
 
-// newTerm ends what an earlier term began: raft does not wait for it any more. A
+// newTerm ends what an earlier term began: raft does not wait for it anymore. A
 // transfer under way runs to its end, which may still be of use to its receiver. A
 // member that catches up goes on if this node still leads.
 func (d *deliveries) newTerm() {

@@ -128,7 +128,7 @@ func (l *logStore) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
 }
 
 // readSpool reads entries of the spool. The compactor may close their file
-// meanwhile, because nobody needs them any more; then they are compacted. Any
+// meanwhile, because nobody needs them anymore; then they are compacted. Any
 // other error gives the spool up.
 func (l *logStore) readSpool(from spoolRange, lo, hi, maxSize, lost uint64) ([]*raftpb.Entry, error) {
 	entries, err := from.read(lo, hi, maxSize)
@@ -400,7 +400,7 @@ func (l *logStore) excessLocked() int {
 	return n
 }
 
-// closeDead closes and removes the files that nobody needs any more.
+// closeDead closes and removes the files that nobody needs anymore.
 func (l *logStore) closeDead() error {
 	l.mu.Lock()
 	dead := l.mu.dead

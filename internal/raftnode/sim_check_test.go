@@ -120,7 +120,7 @@ func (n *simNode) termAt(index uint64) uint64 {
 }
 
 // termIn looks up an index in what a message writes. ok means that the message
-// decides, even that there is no such entry any more.
+// decides, even that there is no such entry anymore.
 func termIn(m *raftpb.Message, index uint64) (term uint64, ok bool) {
 	ents := m.GetEntries()
 	if len(ents) > 0 && index >= ents[0].GetIndex() {
