@@ -158,6 +158,10 @@ func nodeConfig(s *settings.Settings, log *zap.Logger, v api.Version) node.Confi
 		}
 		cfg.Initial = append(cfg.Initial, node.Peer{ID: uint64(i + 1), Name: name, URL: m.URL})
 	}
+	if cfg.Alone = !s.Has("cluster") && len(s.JoinURLs) == 0; cfg.Alone {
+		cfg.IDGiven = s.Has("id")
+		cfg.Initial[0].ID, cfg.Initial[0].Name = s.ID, s.Name
+	}
 	cfg.Settings = kvstore.DefaultSettings()
 	cfg.Settings.MaxValueBytes = s.MaxValueBytes
 	cfg.Settings.QuotaBytes = s.QuotaBytes

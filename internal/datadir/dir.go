@@ -201,6 +201,15 @@ func (d *Dir) Adopt(member, rendezvous uint64, name string, c *Charter) error {
 // log is a refusal.
 func (d *Dir) MarkAdmitted() error { return d.setState(StateAdmitted) }
 
+// MarkStarted records one more start, and that the directory has a log. It must
+// be durable before the process takes part.
+func (d *Dir) MarkStarted() error {
+	id := *d.identity
+	id.State = StateAdmitted
+	id.Starts++
+	return d.write(id)
+}
+
 // MarkRemoved records that the member was removed, and that the directory can
 // never be used again.
 func (d *Dir) MarkRemoved() error { return d.setState(StateRemoved) }

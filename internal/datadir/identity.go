@@ -43,6 +43,9 @@ type Identity struct {
 	// member that owned it before may have voted.
 	Nonce string `json:"nonce"`
 	State string `json:"state"`
+	// Starts counts the starts of a node with this directory. The cluster knows the
+	// last one, and so notices an older copy of the directory, and a second one.
+	Starts uint64 `json:"starts,omitempty"`
 	// Original is the id that the cluster had before its first recovery. It is 0
 	// if there was no recovery.
 	Original uint64 `json:"original_cluster_id,omitempty"`

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -70,6 +71,7 @@ type joiner struct {
 type place struct {
 	identity
 	nonce   string
+	starts  uint64            // the number of this start of the directory
 	initial []raftnode.Member // of a cluster that this directory founds
 	known   []raftnode.Member // to talk to until the membership has been received
 }
@@ -103,6 +105,9 @@ func (j *joiner) find(ctx context.Context) (place, error) {
 		if self.Cluster != 0 && recorded.Founding != nil {
 			self.charter = recorded.Founding.Charter
 		}
+		if j.cfg.Name == "" || j.mayStartAlone(recorded) && recorded.MemberID != j.cfg.ID {
+			j.cfg.Name = recorded.Name
+		}
 		j.become(self)
 	}
 	var at place
@@ -114,7 +119,7 @@ func (j *joiner) find(ctx context.Context) (place, error) {
 		return place{}, err
 	}
 	recorded, _ = j.dir.Identity()
-	at.identity, at.nonce = j.self, recorded.Nonce
+	at.identity, at.nonce, at.starts = j.self, recorded.Nonce, recorded.Starts+1
 	return at, nil
 }
 
@@ -131,13 +136,24 @@ func (j *joiner) checkIdentity(recorded datadir.Identity) error {
 	dir := absolute(j.cfg.DataDir)
 	wanted := j.self.Rendezvous // what the settings yield
 	switch {
-	case j.cfg.ID != 0 && recorded.MemberID != j.cfg.ID:
-		return fmt.Errorf("%w: %s belongs to member %d, but --id is %d", ErrConfig, dir, recorded.MemberID, j.cfg.ID)
-	case !j.cfg.Join && !j.byURL() && len(j.cfg.Initial) > 0 && recorded.Rendezvous != 0 && recorded.Rendezvous != wanted:
-		return fmt.Errorf("%w: %s belongs to cluster %016x, but --cluster and --cluster-token name another cluster; use another --data-dir, or the settings that the cluster was created with",
-			ErrConfig, dir, recorded.ClusterID)
+	case j.cfg.ID != 0 && recorded.MemberID != j.cfg.ID && (j.cfg.IDGiven || !j.mayStartAlone(recorded)):
+		return fmt.Errorf("%w: %s belongs to member %d, but --id is %d; start it with --id %d, or use another --data-dir", ErrConfig, dir, recorded.MemberID, j.cfg.ID, recorded.MemberID)
+	case !j.cfg.Join && !j.byURL() && !j.mayStartAlone(recorded) && recorded.Rendezvous != 0 && recorded.Rendezvous != wanted:
+		why := "start it with the settings that the cluster was founded with, or with --join, or use another --data-dir"
+		if recorded.Founding != nil && recorded.Founding.Charter != nil {
+			why = fmt.Sprintf("the cluster was founded with other settings: %s; if the list here is the wrong one, correct it or use another --data-dir",
+				differs(j.founders(), recorded.Founding.Charter.Members))
+		}
+		return fmt.Errorf("%w: %s belongs to cluster %016x, which --cluster and --cluster-token do not name: %s", ErrConfig, dir, recorded.ClusterID, why)
 	}
 	return nil
+}
+
+// mayStartAlone reports whether the settings need not list the members, because the
+// directory's cluster began with this one: it was founded or recovered alone.
+func (j *joiner) mayStartAlone(recorded datadir.Identity) bool {
+	f := recorded.Founding
+	return j.cfg.Alone && (recorded.Original != 0 || f != nil && f.Charter != nil && len(f.Charter.Members) == 1)
 }
 
 // initialMembers returns the members with which the directory's cluster began, if
@@ -167,6 +183,8 @@ func (j *joiner) findWithoutLog(ctx context.Context, recorded datadir.Identity) 
 		return j.joinByURL(ctx)
 	case j.cfg.Join || recorded.ClusterID != 0:
 		return j.await(ctx, nil)
+	case len(j.cfg.Initial) == 1 && j.cfg.Alone && j.self.Member != 1:
+		return place{}, fmt.Errorf("%w: --id is %d, and %s is empty: a new cluster needs --cluster with at least %d URLs", ErrConfig, j.self.Member, absolute(j.cfg.DataDir), j.self.Member)
 	case len(j.cfg.Initial) == 1:
 		return j.foundAlone()
 	}
@@ -194,12 +212,14 @@ func (j *joiner) foundAlone() (place, error) {
 }
 
 // founders returns the initial members that the settings list.
-func (j *joiner) founders() (out []datadir.Founder) {
-	for _, p := range j.cfg.Initial {
+func founders(initial []Peer) (out []datadir.Founder) {
+	for _, p := range initial {
 		out = append(out, datadir.Founder{ID: p.ID, Name: p.Name, PeerURLs: []string{p.URL}})
 	}
 	return out
 }
+
+func (j *joiner) founders() []datadir.Founder { return founders(j.cfg.Initial) }
 
 // await asks the initial members until there is a cluster. If there is an
 // acceptor, this member may found it.
@@ -207,7 +227,7 @@ func (j *joiner) await(ctx context.Context, a *acceptor) (place, error) {
 	f := &founder{self: a, initial: j.founders(), ask: j.askFounding, draw: datadir.NewClusterID, patience: somePatience()}
 	for {
 		answers := j.askInitial(ctx)
-		if err := j.refuseRecovered(answers); err != nil {
+		if err := cmp.Or(j.refuseRecovered(answers), j.refuseStranger(answers)); err != nil {
 			return place{}, err
 		}
 		existing, fresh := j.judge(answers)
@@ -325,20 +345,70 @@ func (j *joiner) judge(answers []initialAnswer) (existing *initialAnswer, fresh 
 			}
 		case a.info.Fresh && a.info.MemberID == a.id:
 			fresh = append(fresh, a.id)
+		case a.info.Fresh && j.waiting.Due(time.Now(), a.url):
+			j.lg.Warn("the URL of one member is answered by another: compare --id, --listen-peer and --cluster of both",
+				zap.String("url", a.url), zap.Uint64("member", a.id), zap.Uint64("answered_by", a.info.MemberID))
 		}
 	}
 	return existing, fresh
 }
 
+// warnStranger says why a member at one of the listed URLs is not one to found a
+// cluster with, and what to do about it.
 func (j *joiner) warnStranger(a initialAnswer) {
 	pace := j.strangers[a.url]
 	if pace == nil {
 		pace = new(repeat.Pace)
 		j.strangers[a.url] = pace
 	}
-	if pace.Due(time.Now(), hex(a.info.ClusterID)) {
-		j.lg.Warn("this URL belongs to another cluster", zap.String("url", a.url), zap.String("cluster", hex(a.info.ClusterID)))
+	theirs := a.info.Initial
+	if a.info.Charter != nil {
+		theirs = a.info.Charter.Members
 	}
+	what := "a member that listens at one of the URLs in --cluster was started with other settings: " + differs(j.founders(), theirs)
+	if pace.Due(time.Now(), what) {
+		j.lg.Warn(what, zap.String("url", a.url), zap.Uint64("its_id", a.info.MemberID), zap.String("its_cluster", hex(a.info.ClusterID)))
+	}
+}
+
+// differs compares the list of initial members here with that of another member.
+// Their settings yield different rendezvous ids.
+func differs(ours, theirs []datadir.Founder) string {
+	here, there := listURLs(ours), listURLs(theirs)
+	switch {
+	case len(there) == 0:
+		return "it does not have the --cluster that this node has"
+	case slices.Equal(here, there):
+		return "its --cluster-token is another one; start both with the same token"
+	case slices.Equal(slices.Sorted(slices.Values(here)), slices.Sorted(slices.Values(there))):
+		return fmt.Sprintf("its --cluster lists the same URLs in another order (%s), but the order gives each member its id; use the same order everywhere", strings.Join(there, ","))
+	}
+	return fmt.Sprintf("its --cluster lists %s; start all initial members with the same list, and later ones with --join", strings.Join(there, ","))
+}
+
+// listURLs returns the URLs of founders in the order of their ids.
+func listURLs(founders []datadir.Founder) (urls []string) {
+	for _, f := range slices.SortedFunc(slices.Values(founders), func(a, b datadir.Founder) int { return cmp.Compare(a.ID, b.ID) }) {
+		urls = append(urls, strings.Join(f.PeerURLs, "+"))
+	}
+	return urls
+}
+
+// refuseStranger ends the search if a cluster that was founded with other settings
+// lists this node as a member that was added to it.
+func (j *joiner) refuseStranger(answers []initialAnswer) error {
+	for _, a := range answers {
+		if j.cfg.Join || a.info.Rendezvous == j.self.Rendezvous || a.info.ClusterID == 0 {
+			continue
+		}
+		for _, m := range a.info.Members {
+			if sharesURL(m.PeerURLs, j.cfg.AdvertisePeer) {
+				return fmt.Errorf("%w: cluster %016x, which answers at %s, exists already and lists %s as its member %d; "+
+					"to join it, start this node with --join (and --id %d)", ErrConfig, a.info.ClusterID, a.url, strings.Join(m.PeerURLs, ","), m.ID, m.ID)
+			}
+		}
+	}
+	return nil
 }
 
 // refuseRecovered refuses to found the cluster of these settings a second
@@ -360,6 +430,12 @@ func (j *joiner) join(ctx context.Context, at initialAnswer) (place, error) {
 	if slices.Contains(at.info.Removed, j.self.Member) {
 		return place{}, ErrRemoved
 	}
+	if err := j.checkURLs(at.info.Members); err != nil {
+		return place{}, err
+	}
+	if j.cfg.Name == "" {
+		j.cfg.Name = fmt.Sprintf("kvd%d", j.self.Member)
+	}
 	if err := j.dir.Claim(j.self.Member, j.self.Cluster, j.self.Rendezvous, j.cfg.Name); err != nil {
 		return place{}, err
 	}
@@ -373,6 +449,19 @@ func (j *joiner) join(ctx context.Context, at initialAnswer) (place, error) {
 		known = asMembers(j.founders())
 	}
 	return place{known: known}, nil
+}
+
+// checkURLs refuses to join under other URLs than those that were announced to the
+// cluster: the members would look for this node in the wrong place.
+func (j *joiner) checkURLs(members []raftnode.Member) error {
+	for _, m := range members {
+		if m.ID == j.self.Member && len(m.PeerURLs) > 0 && !sharesURL(m.PeerURLs, j.cfg.AdvertisePeer) {
+			announced, here := strings.Join(m.PeerURLs, ","), strings.Join(j.cfg.AdvertisePeer, ",")
+			return fmt.Errorf("%w: the cluster expects member %d at %s, but this node would be reached at %s; start it with --listen-peer (or --advertise-peer) %s, "+
+				"or tell the cluster: curl -X PUT …/v1/members/%d -d '{\"peer_urls\":[\"%s\"]}'", ErrConfig, m.ID, announced, here, announced, m.ID, here)
+		}
+	}
+	return nil
 }
 
 // beAdmitted repeats the join request until the cluster has decided. It asks one
@@ -394,7 +483,7 @@ func (j *joiner) beAdmitted(ctx context.Context, at initialAnswer) error {
 		case errors.Is(err, raftnode.ErrMemberRemoved):
 			return fmt.Errorf("%w: %w", ErrRemoved, err)
 		case errors.Is(err, raftnode.ErrMemberExists):
-			return fmt.Errorf("%w: member %d has taken part with another data directory, and this empty one cannot keep the promises made there; remove the member and add it again under a new id: curl -X DELETE …/v1/members/%d, then POST …/v1/members", ErrRefused, id, id)
+			return fmt.Errorf("%w: member %d has taken part with another data directory, and this empty one cannot keep the promises made there; remove the member and add it again under a new id: curl -X DELETE …/v1/members/%d on another member, then POST …/v1/members", ErrRefused, id, id)
 		case errors.Is(err, raftnode.ErrMemberNotFound):
 			if j.waiting.Due(time.Now(), "added") {
 				j.lg.Info("waiting to be added to the cluster: POST /v1/members on one of its members", zap.Uint64("id", id))
@@ -458,7 +547,7 @@ func (j *joiner) findCluster(ctx context.Context) (initialAnswer, error) {
 			problems = append(problems, err)
 		}
 	}
-	return initialAnswer{}, fmt.Errorf("no member answered: %w", errors.Join(problems...))
+	return initialAnswer{}, errors.Join(problems...)
 }
 
 // peerURLsBehind asks a client URL for the members.

@@ -64,6 +64,10 @@ type Config struct {
 	AdvertiseClient []string
 	// Initial lists the members of a new cluster, including this one.
 	Initial []Peer
+	// Alone means that the settings list no initial members: Initial has this node
+	// only. A directory that belongs to a cluster knows better, so it may be started
+	// without a list; IDGiven then says whether ID was given.
+	Alone, IDGiven bool
 	// Token distinguishes clusters whose members have the same URLs.
 	Token string
 	// Join means that the cluster already exists: Initial says where to find
@@ -350,13 +354,13 @@ func (n *Node) join(ctx context.Context, dir *datadir.Dir) (*member, error) {
 		return nil, err
 	}
 	cfg := n.replicaConfig()
-	cfg.ID, cfg.ClusterID, cfg.Nonce = at.Member, at.Cluster, at.nonce
+	cfg.ID, cfg.ClusterID, cfg.Nonce, cfg.Starts = at.Member, at.Cluster, at.nonce, at.starts
 	cfg.Initial, cfg.Known = at.initial, at.known
 	r, err := raftnode.Open(cfg)
 	if err != nil {
 		return nil, err
 	}
-	if err := dir.MarkAdmitted(); err != nil {
+	if err := dir.MarkStarted(); err != nil {
 		return nil, err
 	}
 	m := newMember(n, r)

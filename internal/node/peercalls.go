@@ -46,6 +46,8 @@ type info struct {
 	Fresh bool `json:"fresh,omitempty"`
 	// Charter is that of the node's cluster, if the node helped to found it.
 	Charter *datadir.Charter `json:"charter,omitempty"`
+	// Initial are the initial members in the node's settings.
+	Initial []datadir.Founder `json:"initial,omitempty"`
 	// Committed means that the node knows something beyond the initial membership
 	// to be committed.
 	Committed bool              `json:"committed"`

@@ -82,6 +82,9 @@ func (s callServer) info(context.Context, caller, struct{}) (info, error) {
 	if a := s.n.acceptor.Load(); a != nil {
 		out.Fresh = a.fresh()
 	}
+	if self.charter == nil && !s.n.cfg.Alone {
+		out.Initial = founders(s.n.cfg.Initial)
+	}
 	if m == nil {
 		return out, nil
 	}

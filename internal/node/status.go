@@ -77,6 +77,7 @@ func keptLog(k *raftnode.KeptLog) *api.KeptLog {
 // what is wrong and what to do.
 func (m *member) activeAlarms() []string {
 	alarms := m.alarms.list()
+	alarms = append(alarms, m.replica.RefusedStarts()...)
 	if alarm := m.replica.Kept().Alarm(); alarm != "" {
 		alarms = append(alarms, alarm)
 	}

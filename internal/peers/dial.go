@@ -63,7 +63,12 @@ func (o *outgoing) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Path == rafthttp.RaftSnapshotPrefix {
 		return o.t.roundTripBody(o.rt, r)
 	}
-	return o.rt.RoundTrip(r)
+	resp, err := o.rt.RoundTrip(r)
+	if err == nil {
+		o.t.warnRefused(r, resp)
+		o.t.noteClone(r, resp)
+	}
+	return resp, err
 }
 
 // ownRequests makes outgoing carry the requests of rafthttp. rafthttp accepts no

@@ -56,6 +56,7 @@
 //	    gets one of them concludes that it was removed, and stops for good.
 //	T6  Stop returns only after every goroutine and handler that may call the
 //	    Receiver has ended.
+//	T7  This member listens to one process of another member at a time (clones.go).
 //
 // # Rejected
 //

@@ -148,29 +148,58 @@ func (g *guard) serveRaft(w *guardedWriter, r *http.Request) {
 		serve(w, r, 0)
 		return
 	}
-	from, ok := g.identify(w, r)
-	if ok {
-		serve(w, r, from)
+	claim, ok := g.identify(w, r)
+	if !ok {
+		return
 	}
+	if r.Method == http.MethodGet { // a stream or a monitor
+		release, ok := g.t.processes.hold(r.Context(), claim)
+		if !ok {
+			g.refuseClaim(w, r, claim, g.clone(claim))
+			return
+		}
+		defer release()
+	}
+	serve(w, r, claim.member)
+}
+
+func (g *guard) clone(claim identity) *refusalError {
+	return refusef(refusedClone, "another process acts as member %d and has been connected for longer: two processes run on copies of one data directory; stop one of them", claim.member)
 }
 
 // identify returns the sender of a request after it has checked what the headers
 // state. If it refuses the request, it answers it, and ok is false.
-func (g *guard) identify(w http.ResponseWriter, r *http.Request) (from uint64, ok bool) {
+func (g *guard) identify(w http.ResponseWriter, r *http.Request) (claim identity, ok bool) {
 	claim, err := claimedBy(r.Header)
 	if err == nil {
 		err = g.checkClaim(r, claim)
 	}
-	if err == nil {
-		return claim.member, true
+	if err == nil && !g.t.processes.hear(claim) {
+		err = g.clone(claim)
 	}
+	if err == nil {
+		return claim, true
+	}
+	g.refuseClaim(w, r, claim, err)
+	return identity{}, false
+}
+
+// refuseClaim answers a request whose sender is refused for what it states about
+// itself.
+func (g *guard) refuseClaim(w http.ResponseWriter, r *http.Request, claim identity, err *refusalError) {
 	g.t.refusals.add(err.reason)
+	switch err.reason {
+	case refusedCluster:
+		g.t.warnSender(claim, r)
+		w.Header().Set(headerCluster, types.ID(g.t.self.cluster).String())
+	case refusedClone:
+		w.Header().Set(headerRefused, err.reason.String())
+	}
 	if err.reason == refusedRemoved && r.Method == http.MethodGet {
 		http.Error(w, err.Error(), http.StatusGone) // what the reader of a stream looks for
 	} else {
 		err.WriteTo(w)
 	}
-	return 0, false
 }
 
 // checkClaim judges what the sender states about itself. The cluster comes first:

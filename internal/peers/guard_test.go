@@ -132,8 +132,8 @@ func TestGuardAnswers(t *testing.T) {
 			if w.Code != test.status {
 				t.Errorf("status %d, want %d: %s", w.Code, test.status, w.Body)
 			}
-			if test.name == "another cluster" && w.Header().Get("X-Etcd-Cluster-ID") != "" {
-				t.Error("a stranger is told the cluster id")
+			if test.name == "another cluster" && w.Header().Get("X-Etcd-Cluster-ID") != "c1" {
+				t.Error("a stranger is not told which cluster this is, and cannot say why it was refused")
 			}
 		})
 	}

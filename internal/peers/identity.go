@@ -12,7 +12,13 @@ import (
 const (
 	headerCluster = "X-Etcd-Cluster-ID"
 	headerFrom    = "X-Server-From"
+	// headerBoot is kvd's own.
+	headerBoot = "X-Kvd-Boot"
+	// headerRefused names the reason of a refusal that the sender acts on.
+	headerRefused = "X-Kvd-Refused"
 )
+
+const maxBootBytes = 64
 
 // identity is what a member states about itself in each request to another
 // member, be it a message, a stream, a snapshot, or a monitor. stamp writes it on
@@ -25,12 +31,16 @@ const (
 type identity struct {
 	member  uint64
 	cluster uint64
+	// boot is drawn at random for each process. It tells apart two processes that
+	// act as the same member, on copies of the same data directory.
+	boot string
 }
 
 // stamp writes the identity into the headers of a request.
 func (id identity) stamp(h http.Header) {
 	h.Set(headerCluster, types.ID(id.cluster).String())
 	h.Set(headerFrom, types.ID(id.member).String())
+	h.Set(headerBoot, id.boot)
 }
 
 // claimedBy returns the identity that a request states.
@@ -43,5 +53,9 @@ func claimedBy(h http.Header) (identity, *refusalError) {
 	if err != nil || !limits.ValidMemberID(uint64(from)) {
 		return identity{}, refusef(refusedRequest, "%s is missing or not a member id", headerFrom)
 	}
-	return identity{member: uint64(from), cluster: uint64(cluster)}, nil
+	boot := h.Get(headerBoot)
+	if len(boot) > maxBootBytes {
+		return identity{}, refusef(refusedRequest, "%s exceeds %d bytes", headerBoot, maxBootBytes)
+	}
+	return identity{member: uint64(from), cluster: uint64(cluster), boot: boot}, nil
 }

@@ -36,12 +36,13 @@ const (
 	refusedRoom                          // the disk is too full for the body
 	refusedBusy                          // a limit on what runs at the same time
 	refusedPanic                         // a library panicked
+	refusedClone                         // another process of the same member is listened to
 	refusalReasons
 )
 
 var refusalNames = [refusalReasons]string{
 	"type", "sender", "target", "removed", "unknown", "term", "index", "entries", "size",
-	"context", "snapshot", "request", "cluster", "body", "identity", "room", "busy", "panic",
+	"context", "snapshot", "request", "cluster", "body", "identity", "room", "busy", "panic", "clone",
 }
 
 func (r refusalReason) String() string {
@@ -82,8 +83,7 @@ func (e *refusalError) Error() string { return e.reason.String() + ": " + e.text
 func (e *refusalError) WriteTo(w http.ResponseWriter) {
 	text := e.Error()
 	if e.reason == refusedCluster {
-		// The rafthttp on the other side compares with this text. rafthttp's own
-		// answer would also tell a stranger the id of this cluster.
+		// The rafthttp on the other side compares with this text.
 		text = rafthttp.ErrClusterIDMismatch.Error()
 	}
 	http.Error(w, text, e.status())
@@ -103,6 +103,8 @@ func (e *refusalError) status() int {
 		return http.StatusPreconditionFailed
 	case refusedRoom:
 		return http.StatusInsufficientStorage
+	case refusedClone:
+		return http.StatusConflict
 	case refusedSize:
 		return http.StatusRequestEntityTooLarge
 	}

@@ -61,6 +61,10 @@ type Bodies interface {
 type Config struct {
 	ID        uint64
 	ClusterID uint64
+	// Boot is drawn at random for this process. It is stated in each request.
+	Boot string
+	// Dir is the data directory, for messages.
+	Dir string
 	// PeerURLs are those of this member. A peer must have different ones, or
 	// this member would talk to itself.
 	PeerURLs []string
@@ -117,7 +121,7 @@ func (c *Config) validate() error {
 const maxRemotes = limits.MaxMembers
 
 // Transport carries raft's messages to the other members and takes theirs. The
-// package comment tells how, and lists the invariants T1 to T6.
+// package comment tells how, and lists the invariants T1 to T7.
 //
 // Only HoldMonitor waits for the network, and delivery is never promised. After
 // Stop, all methods do nothing, except that SendSnapshot still closes the body and
@@ -130,6 +134,10 @@ type Transport struct {
 	own      []*http.Transport // carry rafthttp's requests
 	monitor  *http.Client      // carries HoldMonitor's
 	refusals refusalCounts
+
+	strangers strangers
+	processes processes
+	clones    clones
 
 	ctx     context.Context // canceled by Stop
 	cancel  context.CancelFunc
@@ -167,9 +175,10 @@ func New(cfg Config) (*Transport, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("peer transport: %w", err)
 	}
-	t := &Transport{cfg: cfg, lg: cfg.Logger, self: identity{member: cfg.ID, cluster: cfg.ClusterID}, removed: make(chan struct{})}
+	t := &Transport{cfg: cfg, lg: cfg.Logger, self: identity{member: cfg.ID, cluster: cfg.ClusterID, boot: cfg.Boot}, removed: make(chan struct{})}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.monitor = t.newMonitorClient()
+	t.clones.found, t.clones.mu.since = make(chan struct{}), make(map[string]time.Time)
 	t.mu.peers = make(map[uint64][]string)
 	t.mu.remotes = make(map[uint64][]string)
 	t.mu.sending = make(map[uint64]*transferBody)

@@ -20,6 +20,8 @@ type Config struct {
 	Dir string
 	// Nonce is the data directory's.
 	Nonce string
+	// Starts is the number of this start of the directory; 0 if it does not count.
+	Starts uint64
 	// Name, PeerURLs and ClientURLs are announced to the cluster.
 	Name       string
 	PeerURLs   []string

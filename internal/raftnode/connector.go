@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"go.uber.org/zap"
@@ -42,6 +43,8 @@ func (c *connector) run(ctx context.Context) error {
 			return nil
 		case <-c.transport.Removed():
 			return ErrRemoved
+		case <-c.transport.Cloned():
+			return fmt.Errorf("%w: another process with a copy of this data directory has been acting as this member for longer, and still is; %s", ErrRefused, oneDirectory)
 		case m := <-c.latest:
 			c.connect(m)
 		}

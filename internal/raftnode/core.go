@@ -82,6 +82,7 @@ type core struct {
 	transfers transferer
 	roll      rollCall
 	seeking   seeker
+	lostLog   lostLog
 
 	// bound is the highest index that raft's log surely reaches: that of the
 	// last Ready, lowered by the messages stepped since.
@@ -277,6 +278,10 @@ func (c *core) step(m *raftpb.Message) {
 		return
 	}
 	c.roll.take(m)
+	if err := c.lostLog.note(m, c.term, c.last, c.cfg.electionTicks); err != nil {
+		c.out.fatal = err
+		return
+	}
 	// Some messages that no correct member sends make raft panic: a commit
 	// index beyond the log, an acknowledgment of something never sent.
 	if !c.plausible(m) {

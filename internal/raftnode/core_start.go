@@ -3,6 +3,8 @@ package raftnode
 import (
 	"errors"
 	"fmt"
+
+	"github.com/kvd-io/kvd/internal/datadir"
 )
 
 // startRequest asks for the start entry of another member's data directory:
@@ -107,10 +109,7 @@ func (s *starter) applied(a startApplied) (begun bool) {
 		case mine && a.began:
 			s.incarnation, begun = a.index, true
 		case a.began:
-			// The start of the previous process was committed late and took
-			// over the incarnation. This process's batches are skipped until
-			// it has introduced itself again.
-			s.incarnation, s.sent = 0, false
+			s.succeeded(a)
 		}
 	}
 	s.admissions = removeIf(s.admissions, func(r *startRequest) bool {
@@ -123,13 +122,30 @@ func (s *starter) applied(a startApplied) (begun bool) {
 	return begun
 }
 
+// succeeded takes the start of another process of this member. Before this process
+// has begun, that may be its predecessor, whose start was committed late: this
+// process's own start follows. A successor, however, would need the directory that
+// this process has locked, so it has a copy.
+func (s *starter) succeeded(a startApplied) {
+	if own := s.cfg.start.Starts; s.incarnation != 0 && own != 0 && a.start.Starts > own {
+		s.out.fatal = fmt.Errorf("%w: another process has begun start %d of a copy of this data directory, and this is start %d; %s", ErrRefused, a.start.Starts, own, oneDirectory)
+		return
+	}
+	// This process's batches are skipped until it has introduced itself again.
+	s.incarnation, s.sent = 0, false
+}
+
 // startRefusal turns the replicas' refusal of this process into the error that
 // stops it.
 func startRefusal(err error) error {
 	if errors.Is(err, ErrMemberRemoved) {
 		return ErrRemoved
 	}
-	return fmt.Errorf("%w: %w", ErrRefused, err)
+	if errors.Is(err, ErrStaleDirectory) {
+		return fmt.Errorf("%w: %w: if another process runs with a copy, stop one of the two; otherwise entries that this member has acknowledged may be missing here: %s",
+			ErrRefused, err, datadir.RemoveAndReAdd)
+	}
+	return fmt.Errorf("%w: %w; %s", ErrRefused, err, datadir.RemoveAndReAdd)
 }
 
 func (s *starter) fail(err error) {

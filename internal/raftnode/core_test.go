@@ -520,10 +520,10 @@ func TestSettleFlightAfterSnapshot(t *testing.T) {
 		unknown bool
 		kept    bool
 	}{
-		{"it ran", func(o batchID) originState { return originState{"boot", o.incarnation, o.sequence, 0} }, true, false},
-		{"it did not run yet", func(o batchID) originState { return originState{"boot", o.incarnation, o.sequence - 1, 0} }, false, true},
-		{"its incarnation ended", func(o batchID) originState { return originState{"other", o.incarnation + 5, 0, 0} }, true, false},
-		{"this process began again", func(o batchID) originState { return originState{"boot", o.incarnation + 5, 9, 0} }, true, false},
+		{"it ran", func(o batchID) originState { return originState{"boot", 0, o.incarnation, o.sequence, 0} }, true, false},
+		{"it did not run yet", func(o batchID) originState { return originState{"boot", 0, o.incarnation, o.sequence - 1, 0} }, false, true},
+		{"its incarnation ended", func(o batchID) originState { return originState{"other", 0, o.incarnation + 5, 0, 0} }, true, false},
+		{"this process began again", func(o batchID) originState { return originState{"boot", 0, o.incarnation + 5, 9, 0} }, true, false},
 	} {
 		g := following(t)
 		g.admitSelf()

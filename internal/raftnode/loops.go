@@ -155,6 +155,7 @@ type applyLoop struct {
 	events    *mailbox[event]
 	waiters   *indexWaiters
 	snapshots *snapshotter
+	refused   *refusedStarts
 
 	// work comes from the node loop and, to install a snapshot, from the append
 	// loop. It is bounded by maxApplyingBytes.
@@ -226,6 +227,7 @@ func (l *applyLoop) turn(work []applyWork) error {
 // report tells everybody how far the state machine has come.
 func (l *applyLoop) report(out *appliedWork) {
 	l.waiters.advance(out.index)
+	l.refused.note(out.starts)
 	l.events.put(event{applied: out})
 	l.snapshots.applied.Store(out.index)
 	for _, c := range out.made {

@@ -99,10 +99,11 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 // connectCore makes the core and the transport.
 func (r *Replica) connectCore() (err error) {
 	cfg := &r.cfg
+	boot := datadir.NewNonce()
 	r.core, err = newCore(coreConfig{
 		id: cfg.ID,
 		start: start{
-			Member: cfg.ID, Nonce: cfg.Nonce, Boot: datadir.NewNonce(), Name: cfg.Name,
+			Member: cfg.ID, Nonce: cfg.Nonce, Boot: boot, Starts: cfg.Starts, Name: cfg.Name,
 			PeerURLs: cfg.PeerURLs, ClientURLs: cfg.ClientURLs, Version: payloadVersion,
 		},
 		electionTicks:  cfg.ElectionTicks,
@@ -123,6 +124,8 @@ func (r *Replica) connectCore() (err error) {
 	r.transport, err = peers.New(peers.Config{
 		ID:          cfg.ID,
 		ClusterID:   cfg.ClusterID,
+		Boot:        boot,
+		Dir:         cfg.Dir,
 		PeerURLs:    cfg.PeerURLs,
 		Snapshotter: r.disk.Snapshotter(),
 		Logger:      cfg.Logger,
@@ -136,10 +139,11 @@ func (r *Replica) connectCore() (err error) {
 
 // connectLoops makes the loops and joins them.
 func (r *Replica) connectLoops() {
+	r.refused.lg = r.lg
 	r.applies = &applyLoop{
 		lg: r.lg,
 		sm: r.cfg.StateMachine, applier: r.applier, events: r.events, waiters: &r.waiters, snapshots: r.snapshots,
-		work: newMailbox[applyWork](),
+		refused: &r.refused, work: newMailbox[applyWork](),
 	}
 	r.appends = &appendLoop{
 		self: r.cfg.ID, lg: r.lg, disk: r.disk, writes: observedDisk{r.disk, r.cfg.Observer}, log: r.log,

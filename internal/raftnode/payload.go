@@ -167,9 +167,12 @@ func peekBatch(p []byte) (batchID, bool) {
 // data directory. With a Boot it also begins a new incarnation; without one it is
 // an admission, made by the cluster for a directory that has no log yet.
 type start struct {
-	Member     uint64   `json:"member"`
-	Nonce      string   `json:"nonce"`          // of the data directory
-	Boot       string   `json:"boot,omitempty"` // random, one for each process
+	Member uint64 `json:"member"`
+	Nonce  string `json:"nonce"`          // of the data directory
+	Boot   string `json:"boot,omitempty"` // random, one for each process
+	// Starts is the number of starts of the directory, this one included; 0 if the
+	// directory does not count them.
+	Starts     uint64   `json:"starts,omitempty"`
 	Name       string   `json:"name,omitempty"`
 	PeerURLs   []string `json:"peer_urls,omitempty"`
 	ClientURLs []string `json:"client_urls,omitempty"`

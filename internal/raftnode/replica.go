@@ -70,6 +70,7 @@ type Replica struct {
 	leaderSeen moment // the last sign of a leader
 	ticked     moment // the loop's last tick
 
+	refused     refusedStarts
 	waiters     indexWaiters // reads that wait for the applied index
 	unreachable sync.Map     // id → true; noted by the transport for the next tick
 	campaign    *time.Timer  // fires effects.campaignIn; owned by the node loop

@@ -25,6 +25,8 @@ var (
 	ErrMemberNotFound = errors.New("member not found")
 	ErrUnsafeChange   = errors.New("unsafe membership change")
 	ErrBadMember      = errors.New("invalid member")
+	// ErrStaleDirectory refuses a start, not a change.
+	ErrStaleDirectory = errors.New("the data directory is an older copy, or one of two copies")
 )
 
 // Member is one member of the cluster in the replicated state.
@@ -100,6 +102,7 @@ func (m *Membership) confState() *raftpb.ConfState {
 // batch and change of it ran last.
 type originState struct {
 	boot        string // random id of the process that began the incarnation
+	starts      uint64 // of the data directory, as that process counted them
 	incarnation uint64 // log index of its start entry; 0 before the first
 	lastBatch   uint64 // sequence of the last batch that ran
 	lastChange  uint64 // sequence of the last change, counted separately
@@ -134,6 +137,9 @@ type originState struct {
 //	I3  A batch runs only if its incarnation is the current one of its member
 //	    and its sequence is above the last that ran. So none runs twice.
 //	I4  The nonce of a member, once set, never changes.
+//	I5  The processes of a member follow each other in the order of its
+//	    directory's starts. An older copy of the directory, and the second of two
+//	    copies, count a start that has been begun already.
 //
 // Rejected: deciding on the proposing node which copies are superfluous. Only
 // the log knows the order in which they commit.
@@ -274,16 +280,20 @@ func (r *roster) applyStart(v *verdict, body []byte, index uint64) error {
 		v.err = fmt.Errorf("%w: member %d belongs to another data directory", ErrMemberExists, st.Member)
 		return nil
 	}
+	state := r.origins[st.Member]
+	if st.Boot != "" && st.Starts != 0 && state != nil && state.boot != st.Boot && st.Starts <= state.starts { // I5
+		v.err = fmt.Errorf("%w: member %d has begun start %d of its data directory, and this is start %d of another copy", ErrStaleDirectory, st.Member, state.starts, st.Starts)
+		return nil
+	}
 	r.claim(m, st)
 	v.records = append(v.records, memberRecord(m))
 	if st.Boot == "" {
 		return nil // an admission: the directory has no running process yet
 	}
-	state := r.origins[st.Member]
 	if state != nil && state.boot == st.Boot {
 		return nil // a copy of the start of the current process
 	}
-	r.origins[st.Member] = &originState{boot: st.Boot, incarnation: index}
+	r.origins[st.Member] = &originState{boot: st.Boot, starts: st.Starts, incarnation: index}
 	v.ran = true
 	v.records = append(v.records, r.originRecord(st.Member))
 	return nil
@@ -488,6 +498,7 @@ func (r *roster) originRecord(id uint64) Record {
 	b = binary.AppendUvarint(b, o.incarnation)
 	b = binary.AppendUvarint(b, o.lastBatch)
 	b = binary.AppendUvarint(b, o.lastChange)
+	b = binary.AppendUvarint(b, o.starts)
 	return Record{Key: recordKey(recordOrigin, id), Value: append(b, o.boot...)}
 }
 
@@ -558,7 +569,7 @@ func (r *roster) load(rec Record) error {
 
 func (r *roster) loadOrigin(id uint64, b []byte) (err error) {
 	o := new(originState)
-	for _, field := range []*uint64{&o.incarnation, &o.lastBatch, &o.lastChange} {
+	for _, field := range []*uint64{&o.incarnation, &o.lastBatch, &o.lastChange, &o.starts} {
 		if *field, b, err = takeUvarint(b); err != nil {
 			return err
 		}

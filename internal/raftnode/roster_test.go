@@ -304,3 +304,43 @@ func TestLoadRosterRefusesNonsense(t *testing.T) {
 		}
 	}
 }
+
+// A directory counts its starts. An older copy of it, or the second of two copies,
+// begins a start that the cluster has seen already (I5).
+func TestStartOfACopyIsRefused(t *testing.T) {
+	s := newScript(t, 3)
+	begin := func(starts uint64, boot string) verdict {
+		return s.normal(encodeStart(&start{Member: 1, Nonce: "dir", Boot: boot, Starts: starts, Version: payloadVersion}))
+	}
+	for _, c := range []struct {
+		name    string
+		starts  uint64
+		boot    string
+		refused bool
+	}{
+		{"the first start", 1, "a", false},
+		{"the same, proposed twice", 1, "a", false},
+		{"the next one", 2, "b", false},
+		{"another copy of the directory", 2, "c", true},
+		{"an older copy", 1, "d", true},
+		{"the predecessor, committed late", 1, "a", true},
+		{"the same again", 2, "b", false},
+		{"a later one", 7, "e", false},
+	} {
+		before := *s.r.origins[1].orEmpty()
+		out := begin(c.starts, c.boot)
+		if refused := errors.Is(out.err, ErrStaleDirectory); refused != c.refused {
+			t.Errorf("%s: %v", c.name, out.err)
+		}
+		if c.refused && *s.r.origins[1] != before {
+			t.Errorf("%s: it took over: %+v, was %+v", c.name, *s.r.origins[1], before)
+		}
+	}
+}
+
+func (o *originState) orEmpty() *originState {
+	if o == nil {
+		return new(originState)
+	}
+	return o
+}

@@ -135,7 +135,7 @@ func (n *simNode) boot() error {
 	n.core, err = newCore(coreConfig{
 		id: n.id,
 		start: start{
-			Member: n.id, Nonce: n.nonce, Boot: fmt.Sprintf("boot%d-%d", n.id, n.boots),
+			Member: n.id, Nonce: n.nonce, Boot: fmt.Sprintf("boot%d-%d", n.id, n.boots), Starts: uint64(n.boots),
 			PeerURLs: simMember(n.id).PeerURLs, Version: payloadVersion,
 		},
 		electionTicks: n.s.opts.electionTicks, heartbeatTicks: 1,

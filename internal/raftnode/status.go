@@ -26,6 +26,9 @@ func (r *Replica) Ready() <-chan struct{} { return r.ready }
 // by reason.
 func (r *Replica) Refusals() map[string]uint64 { return r.transport.Refusals() }
 
+// RefusedStarts says which members have last tried to start in vain, and why.
+func (r *Replica) RefusedStarts() []string { return r.refused.list() }
+
 // ActiveSince returns since when the connection to the member has been working;
 // zero while it is not.
 func (r *Replica) ActiveSince(id uint64) time.Time { return r.transport.ActiveSince(id) }

@@ -73,8 +73,6 @@ func (s *Settings) derivePeer(p *problemList) {
 		s.placeInCluster(p)
 	case s.Join:
 		p.add("%s without a value needs --cluster with the URLs of all members, including this one; to be added to a cluster, give it the URL of a member", s.Describe("join"))
-	case s.ID > 1:
-		p.add("%s is %d, which needs a --cluster of at least %d URLs", s.Describe("id"), s.ID, s.ID)
 	}
 	if s.ListenPeer == "" {
 		s.ListenPeer = DefaultPeerURL
@@ -88,7 +86,7 @@ func (s *Settings) derivePeer(p *problemList) {
 		p.add("other members cannot connect to %s; set --advertise-peer to a URL that they can reach", s.AdvertisePeer[i])
 	}
 	if !s.Has("cluster") && len(s.JoinURLs) == 0 {
-		s.ID = 1
+		s.ID = max(s.ID, 1)
 		s.Cluster = []Member{{URL: s.AdvertisePeer[0]}}
 	}
 }
