@@ -25,9 +25,9 @@ type logDisk interface {
 // raftLog is the log that raft reads, in memory behind the disk.
 type raftLog interface {
 	raft.Storage
-	append(entries []*raftpb.Entry)
-	setHardState(hs *raftpb.HardState)
-	applySnapshot(s *raftpb.Snapshot)
+	Append(entries []*raftpb.Entry)
+	SetHardState(hs *raftpb.HardState)
+	ApplySnapshot(s *raftpb.Snapshot)
 }
 
 // appender executes MsgStorageAppend messages. It is the body of the append
@@ -74,10 +74,10 @@ func (a *appender) flush(g *saveGroup) error {
 		return fmt.Errorf("save the log: %w", err)
 	}
 	if g.hardState != nil {
-		a.log.setHardState(g.hardState)
+		a.log.SetHardState(g.hardState)
 	}
 	if len(g.entries) > 0 {
-		a.log.append(g.entries)
+		a.log.Append(g.entries)
 	}
 	*g = saveGroup{}
 	return nil
@@ -94,7 +94,7 @@ func (a *appender) receive(s *raftpb.Snapshot) error {
 	if err := a.install(s); err != nil {
 		return err
 	}
-	a.log.applySnapshot(s)
+	a.log.ApplySnapshot(s)
 	return nil
 }
 

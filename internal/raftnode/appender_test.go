@@ -8,11 +8,13 @@ import (
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/kvd-io/kvd/internal/raftlog"
 )
 
 // tape is a logDisk and a raftLog that records what is done to it.
 type tape struct {
-	*logStore
+	*raftlog.Store
 	done []string
 	fail string // the prefix of what fails
 }
@@ -20,7 +22,7 @@ type tape struct {
 var errTape = errors.New("tape: error")
 
 func newTape() *tape {
-	return &tape{logStore: newLogStore(nil, new(raftpb.HardState), nil, new(raftpb.ConfState))}
+	return &tape{Store: raftlog.New(nil, new(raftpb.HardState), nil, new(raftpb.ConfState))}
 }
 
 func (x *tape) note(format string, args ...any) error {
@@ -44,19 +46,19 @@ func (x *tape) install(s *raftpb.Snapshot) error {
 	return x.note("install %d", s.GetMetadata().GetIndex())
 }
 
-func (x *tape) append(ents []*raftpb.Entry) {
+func (x *tape) Append(ents []*raftpb.Entry) {
 	_ = x.note("append %s", terms(ents))
-	x.logStore.append(ents)
+	x.Store.Append(ents)
 }
 
-func (x *tape) setHardState(hs *raftpb.HardState) {
+func (x *tape) SetHardState(hs *raftpb.HardState) {
 	_ = x.note("hard state %d", hs.GetTerm())
-	x.logStore.setHardState(hs)
+	x.Store.SetHardState(hs)
 }
 
-func (x *tape) applySnapshot(s *raftpb.Snapshot) {
+func (x *tape) ApplySnapshot(s *raftpb.Snapshot) {
 	_ = x.note("log from %d", s.GetMetadata().GetIndex())
-	x.logStore.applySnapshot(s)
+	x.Store.ApplySnapshot(s)
 }
 
 func (x *tape) appender() *appender { return &appender{disk: x, log: x, install: x.install} }

@@ -5,6 +5,16 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/raftlog"
+)
+
+const (
+	// catchUpEntries bounds the entries kept in memory beside their bytes.
+	catchUpEntries = 50_000
+	// hardFactor bounds the memory that the log takes while the compactor waits for
+	// the disk, in catch-up sizes, beside what is not applied.
+	hardFactor = 4
 )
 
 // compactor is the goroutine that releases the log in memory, and that owns the
@@ -12,7 +22,7 @@ import (
 // for the disk, and neither the log's readers nor its writer may wait for that.
 type compactor struct {
 	cfg       *Config
-	log       *logStore
+	log       *raftlog.Store
 	snapshots *snapshotter // knows how far the log has been applied
 }
 
@@ -22,13 +32,13 @@ func (c *compactor) run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return c.log.close()
-		case <-c.log.full:
+			return c.log.Close()
+		case <-c.log.Full:
 		case <-ticker.C:
 		}
 		begin := time.Now()
-		c.log.noteApplied(c.snapshots.applied.Load())
-		if err := c.log.compact(); err != nil {
+		c.log.NoteApplied(c.snapshots.applied.Load())
+		if err := c.log.Compact(); err != nil {
 			c.cfg.Observer.Snapshot(SnapshotSpool, time.Since(begin), 0, err)
 			c.cfg.Logger.Warn("log not kept for a member; it may need another snapshot", zap.Error(err))
 		}

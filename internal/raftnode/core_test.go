@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/kvd-io/kvd/internal/peers"
+	"github.com/kvd-io/kvd/internal/raftlog"
 
 	"github.com/kvd-io/kvd/internal/limits"
 )
@@ -18,7 +19,7 @@ type rig struct {
 	t       testing.TB
 	core    *core
 	applier *applier
-	log     *logStore
+	log     *raftlog.Store
 	machine *machine
 	sent    []*raftpb.Message
 	due     time.Duration // of the next campaign
@@ -42,7 +43,7 @@ func newRig(t testing.TB, members int, limits func(*coreConfig)) *rig {
 	g.applier = &applier{self: 1, sm: g.machine, roster: r, index: InitialIndex}
 	first := newSnapshot(InitialIndex, initialTerm, r.membership())
 	hs := &raftpb.HardState{Term: new(uint64(initialTerm)), Commit: new(uint64(InitialIndex))}
-	g.log = newLogStore(first, hs, nil, r.membership().confState())
+	g.log = raftlog.New(first, hs, nil, r.membership().confState())
 	if err := g.machine.Apply([]Entry{{Index: InitialIndex, Term: initialTerm, Records: r.records()}}); err != nil {
 		t.Fatal(err)
 	}
@@ -470,7 +471,7 @@ func TestRestartedSingleLeaderDoesNotReadStale(t *testing.T) {
 	again := newRig(t, 1, nil)
 	hs := &raftpb.HardState{Term: new(g.core.term), Vote: new(uint64(1)), Commit: new(uint64(InitialIndex))}
 	first := newSnapshot(InitialIndex, initialTerm, again.core.membership)
-	again.log = newLogStore(first, hs, ents, again.core.membership.confState())
+	again.log = raftlog.New(first, hs, ents, again.core.membership.confState())
 	cfg := again.core.cfg
 	cfg.log = again.log
 	if again.core, err = newCore(cfg); err != nil {
@@ -611,8 +612,8 @@ func TestVotesWaitForTheTerm(t *testing.T) {
 	for _, m := range responses {
 		if m.GetType() == raftpb.MsgVote {
 			votes++
-			if m.GetTerm() > x.mu.hardState.GetTerm() {
-				t.Errorf("a vote for term %d is asked, term %d is saved", m.GetTerm(), x.mu.hardState.GetTerm())
+			if hs, _, _ := x.InitialState(); m.GetTerm() > hs.GetTerm() {
+				t.Errorf("a vote for term %d is asked, term %d is saved", m.GetTerm(), hs.GetTerm())
 			}
 		}
 	}

@@ -9,6 +9,8 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/raftlog"
 )
 
 // deliveries decides what happens to snapshots for members that lag: which body
@@ -29,7 +31,7 @@ import (
 // the member alone. The pauses grow.
 //
 // A member has its state with the body, and then needs the log after it. So the
-// log stays readable (logStore.setPin) from the moment a build begins until the
+// log stays readable (raftlog.Store.SetPin) from the moment a build begins until the
 // member has caught up with what is in memory. A pin costs disk, not memory.
 //
 // That alone does not end: a member that is slower than the clients never catches
@@ -50,7 +52,7 @@ import (
 //	V4  One build runs at a time, and maxSends transfers.
 type deliveries struct {
 	lg   *zap.Logger
-	log  *logStore
+	log  *raftlog.Store
 	work deliveryWork
 	// catchUpBytes is what memory keeps of the log: a member that lacks less than
 	// half of it has caught up.
@@ -178,7 +180,7 @@ const (
 	unknownIntake = 8 << 20
 )
 
-func newDeliveries(lg *zap.Logger, log *logStore, work deliveryWork, catchUpBytes int64) *deliveries {
+func newDeliveries(lg *zap.Logger, log *raftlog.Store, work deliveryWork, catchUpBytes int64) *deliveries {
 	return &deliveries{lg: lg, log: log, work: work, catchUpBytes: catchUpBytes, members: make(map[uint64]*delivery)}
 }
 
@@ -218,9 +220,9 @@ func (d *deliveries) built(now time.Duration, b *body, err error) {
 func (d *deliveries) offer(b *body) {
 	d.offered = b
 	if b != nil {
-		d.log.offerSnapshot(b.snapshot)
+		d.log.OfferSnapshot(b.snapshot)
 	} else {
-		d.log.withdrawSnapshot()
+		d.log.WithdrawSnapshot()
 	}
 	d.removeUnused()
 	d.pin()
@@ -251,7 +253,7 @@ func (d *deliveries) inUse(b *body) bool {
 func (d *deliveries) pin() {
 	pin := uint64(0)
 	need := func(index uint64) {
-		if d.log.continues(index) && (pin == 0 || index < pin) {
+		if d.log.Continues(index) && (pin == 0 || index < pin) {
 			pin = index
 		}
 	}
@@ -266,7 +268,7 @@ func (d *deliveries) pin() {
 			need(max(m.match, m.body.index()))
 		}
 	}
-	d.log.setPin(pin)
+	d.log.SetPin(pin)
 }
 
 // take is raft's MsgSnap to a member.
@@ -410,7 +412,7 @@ func (d *deliveries) tick(now time.Duration, at place) {
 
 // outdated reports whether a new body is the better choice for whoever asks next.
 func (d *deliveries) outdated(b *body) bool {
-	return !d.log.continues(b.index()) || d.log.bytesAfter(b.index()) > max(staleBytes, b.size)
+	return !d.log.Continues(b.index()) || d.log.BytesAfter(b.index()) > max(staleBytes, b.size)
 }
 
 // newTerm ends what an earlier term began: raft does not wait for it anymore. A
@@ -445,11 +447,11 @@ func (d *deliveries) follow(now time.Duration, x *delivery, match uint64) {
 	if match > x.match {
 		x.match, x.moved = match, now
 	}
-	x.behind = d.log.bytesAfter(max(x.match, x.body.index()))
+	x.behind = d.log.BytesAfter(max(x.match, x.body.index()))
 	switch {
 	case x.match < x.body.index(): // installs it
 		x.round = round{begin: now, match: x.body.index(), behind: x.behind}
-	case d.log.inMemory(x.match) && x.behind <= d.catchUpBytes/2:
+	case d.log.InMemory(x.match) && x.behind <= d.catchUpBytes/2:
 		d.lg.Info("member caught up after a snapshot", zap.Uint64("member", x.to), zap.Duration("took", now-x.since))
 		d.end(x)
 		return
@@ -463,7 +465,7 @@ func (d *deliveries) follow(now time.Duration, x *delivery, match uint64) {
 }
 
 func (d *deliveries) endRound(now time.Duration, x *delivery) {
-	advanced := max(0, d.log.bytesAfter(x.round.match)-x.behind)
+	advanced := max(0, d.log.BytesAfter(x.round.match)-x.behind)
 	x.rate = int64(float64(advanced) / (now - x.round.begin).Seconds())
 	if x.behind > x.round.behind/4*3 {
 		x.lostRounds++
@@ -541,7 +543,7 @@ type KeptLog struct {
 // view describes everything for operators.
 func (d *deliveries) view(now time.Duration) *KeptLog {
 	k := &KeptLog{Building: d.building, IntakeLimit: d.limit}
-	k.Entries, k.Bytes = d.log.spooled()
+	k.Entries, k.Bytes = d.log.Spooled()
 	for _, x := range d.sorted() {
 		if x.state == deliveryIdle {
 			continue

@@ -9,6 +9,8 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/raftlog"
 )
 
 // deliveryRig is a leader's deliveries with a hand on everything around it.
@@ -16,7 +18,7 @@ type deliveryRig struct {
 	t   *testing.T
 	now time.Duration
 	d   *deliveries
-	log *logStore
+	log *raftlog.Store
 
 	builds   int
 	sends    []uint64
@@ -33,8 +35,8 @@ func newDeliveryRig(t *testing.T, members int) *deliveryRig {
 	for id := uint64(1); id <= uint64(members); id++ {
 		initial = append(initial, simMember(id))
 	}
-	r.log = newLogStore(nil, nil, nil, new(raftpb.ConfState))
-	r.log.maxEntries, r.log.newSpoolFile = 10, newMemoryFile
+	r.log = raftlog.New(nil, nil, nil, new(raftpb.ConfState))
+	r.log.MaxEntries, r.log.NewSpoolFile = 10, newMemoryFile
 	r.d = newDeliveries(zap.NewNop(), r.log, r, 1<<20)
 	r.position = place{leads: true, term: 1, members: newRoster(simCluster, initial).membership()}
 	r.grow(100)
@@ -61,10 +63,10 @@ func (r *deliveryRig) grow(count int) {
 	last, _ := r.log.LastIndex()
 	r.position.applied = last + uint64(count)
 	for i := last + 1; i <= r.position.applied; i++ {
-		r.log.append([]*raftpb.Entry{{Index: new(i), Term: new(uint64(1)), Type: raftpb.EntryNormal.Enum(), Data: rigData}})
+		r.log.Append([]*raftpb.Entry{{Index: new(i), Term: new(uint64(1)), Type: raftpb.EntryNormal.Enum(), Data: rigData}})
 	}
-	r.log.noteApplied(r.position.applied)
-	if err := r.log.compact(); err != nil {
+	r.log.NoteApplied(r.position.applied)
+	if err := r.log.Compact(); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -79,7 +81,7 @@ func (r *deliveryRig) ask() {
 	if _, err := r.log.Snapshot(); err == nil {
 		return
 	}
-	<-r.log.asked
+	<-r.log.Asked
 	r.d.asked(r.now, r.position.applied)
 }
 
@@ -127,7 +129,7 @@ func TestDeliveryKeepsTheLog(t *testing.T) {
 	r.tick(time.Minute)
 	r.matches[2] = 105
 	r.tick(time.Second)
-	if !r.log.continues(105) {
+	if !r.log.Continues(105) {
 		t.Errorf("the log begins at %d, the member has 105", r.first())
 	}
 	if !slices.Equal(r.takeReports(), []string{"2 true"}) {
@@ -196,7 +198,7 @@ func TestFailuresAreRetriedWithGrowingPauses(t *testing.T) {
 			pause = min(2*pause, longestPause)
 		}
 		r.d.built(r.now, nil, full)
-		if r.log.mu.pin != 0 {
+		if r.log.Pin() != 0 {
 			t.Fatal("a failed build still keeps the log")
 		}
 	}
@@ -251,8 +253,8 @@ func TestDeliveriesEndWithTheTerm(t *testing.T) {
 	r.tick(2 * bodyLifetime)
 	r.tick(longestPause)
 	r.grow(100)
-	if len(r.d.bodies) > 0 || r.log.mu.pin != 0 {
-		t.Errorf("%d bodies, pin %d", len(r.d.bodies), r.log.mu.pin)
+	if len(r.d.bodies) > 0 || r.log.Pin() != 0 {
+		t.Errorf("%d bodies, pin %d", len(r.d.bodies), r.log.Pin())
 	}
 }
 
@@ -261,7 +263,7 @@ func TestDeliveriesEndWithTheTerm(t *testing.T) {
 // not slow it.
 func TestIntakeSlowsForAMemberThatCannotKeepUp(t *testing.T) {
 	r := newDeliveryRig(t, 3)
-	r.log.maxEntries = 20
+	r.log.MaxEntries = 20
 	r.ask()
 	r.d.built(r.now, r.snapshot(100), nil)
 	r.message(2)
@@ -327,10 +329,7 @@ func TestThreeBodiesInARowSlowTheIntake(t *testing.T) {
 		if r.limit > 0 {
 			t.Fatalf("slowed after %d bodies", n)
 		}
-		r.log.setPin(0)
-		r.log.mu.Lock()
-		r.log.giveUpLocked() // as for a spool that cannot be written
-		r.log.mu.Unlock()
+		r.log.SetPin(0) // as for a spool that cannot be written
 		r.grow(100)
 		r.tick(time.Second)
 		r.ask()

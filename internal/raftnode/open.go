@@ -12,6 +12,7 @@ import (
 	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/limits"
 	"github.com/kvd-io/kvd/internal/peers"
+	"github.com/kvd-io/kvd/internal/raftlog"
 )
 
 // A bootstrapped cluster begins with a snapshot at this index, the same on every
@@ -58,7 +59,7 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 		cfg:         *cfg,
 		lg:          cfg.Logger,
 		disk:        d,
-		log:         newLogStore(state.Snapshot, raisedCommit(state.HardState, a.index), state.Entries, a.roster.membership().confState()),
+		log:         raftlog.New(state.Snapshot, raisedCommit(state.HardState, a.index), state.Entries, a.roster.membership().confState()),
 		applier:     a,
 		waiting:     newWaitingRoom(cfg.MaxQueueBytes),
 		readC:       make(chan *readRequest, 4096),
@@ -78,9 +79,9 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 		return nil, err
 	}
 	r.snapshots.applied.Store(a.index)
-	r.log.newSpoolFile = r.snapshots.newSpoolFile
-	r.log.maxBytes, r.log.maxEntries = cfg.CatchUpBytes, catchUpEntries
-	r.log.hardBytes = hardFactor*cfg.CatchUpBytes + limits.MaxUncommittedBytes
+	r.log.NewSpoolFile = r.snapshots.newSpoolFile
+	r.log.MaxBytes, r.log.MaxEntries = cfg.CatchUpBytes, catchUpEntries
+	r.log.HardBytes = hardFactor*cfg.CatchUpBytes + limits.MaxUncommittedBytes
 	r.checkpoints = &checkpointer{cfg: &r.cfg, disk: d, snapshots: r.snapshots, index: state.Snapshot.GetMetadata().GetIndex(), at: now}
 	r.checkpoints.appended.Store(int64(entryBytes(state.Entries)))
 	if err := r.connectCore(); err != nil {

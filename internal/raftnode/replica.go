@@ -16,6 +16,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/peers"
+	"github.com/kvd-io/kvd/internal/raftlog"
 )
 
 // Replica is one running copy of the replicated state: the core and the
@@ -36,7 +37,7 @@ type Replica struct {
 	cfg       Config
 	lg        *zap.Logger
 	disk      *datadir.Log
-	log       *logStore
+	log       *raftlog.Store
 	applier   *applier
 	core      *core
 	transport *peers.Transport

@@ -9,6 +9,8 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/kvd-io/kvd/internal/raftlog"
 )
 
 const simCluster = 0xc1
@@ -36,7 +38,7 @@ type simNode struct {
 	core        *core
 	applier     *applier
 	appender    *appender
-	log         *logStore
+	log         *raftlog.Store
 	waiters     *indexWaiters
 	inbox       []inboxItem
 	turning     bool
@@ -126,7 +128,7 @@ func (n *simNode) boot() error {
 	if err := n.recover(&st); err != nil {
 		return err
 	}
-	n.log = newLogStore(st.snapshot, raisedCommit(st.hs, n.applier.index), st.entries, n.applier.roster.membership().confState())
+	n.log = raftlog.New(st.snapshot, raisedCommit(st.hs, n.applier.index), st.entries, n.applier.roster.membership().confState())
 	n.startDeliveries()
 	n.appender = &appender{disk: n.disk, log: n.log, install: n.install}
 	n.waiters = new(indexWaiters)
@@ -337,7 +339,7 @@ func (n *simNode) dispatch() {
 		n.deliveries.take(n.now(), m)
 	}
 	select {
-	case <-n.log.asked:
+	case <-n.log.Asked:
 		n.deliveries.asked(n.now(), n.applier.index)
 	default:
 	}

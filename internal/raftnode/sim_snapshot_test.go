@@ -8,13 +8,15 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/raftlog"
 )
 
 // startDeliveries gives a new life its deliveries and its spool, as Open does.
 func (n *simNode) startDeliveries() {
-	n.log.newSpoolFile = n.newSpoolFile
+	n.log.NewSpoolFile = n.newSpoolFile
 	if n.s.opts.catchUp > 0 {
-		n.log.maxEntries = n.s.opts.catchUp
+		n.log.MaxEntries = n.s.opts.catchUp
 	}
 	n.outgoing = make(map[*body][]byte)
 	n.deliveries = newDeliveries(zap.NewNop(), n.log, n, 1<<20)
@@ -22,7 +24,7 @@ func (n *simNode) startDeliveries() {
 
 func (n *simNode) now() time.Duration { return time.Duration(n.s.now) * time.Microsecond }
 
-func (n *simNode) newSpoolFile() (spoolFile, error) {
+func (n *simNode) newSpoolFile() (raftlog.SpoolFile, error) {
 	if n.s.chance(n.s.net.spoolFails) {
 		return nil, errModelDisk
 	}
@@ -36,8 +38,8 @@ func (n *simNode) newSpoolFile() (spoolFile, error) {
 // snapshotTurn does what the loops of the snapshotter, the compactor and the
 // checkpointer do.
 func (n *simNode) snapshotTurn() {
-	n.log.noteApplied(n.applier.index)
-	_ = n.log.compact() // the spool may fail; then it is given up
+	n.log.NoteApplied(n.applier.index)
+	_ = n.log.Compact() // the spool may fail; then it is given up
 	n.deliveries.tick(n.now(), place{
 		leads: n.core.isLeader(), term: n.core.term, applied: n.applier.index,
 		members: n.core.membership, matches: n.core.matches(),

@@ -17,7 +17,7 @@ import (
 // happens is an event of its queue, and every choice comes from its seed, so
 // that a seed always gives the same run.
 //
-// Real: core, applier, appender, logStore, indexWaiters, roster, payloads.
+// Real: core, applier, appender, raftlog.Store, indexWaiters, roster, payloads.
 // Modelled: disk, network, state machine, clock, and the goroutines of the
 // shell, whose queues and turns simNode imitates.
 type sim struct {

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/datadir"
+	"github.com/kvd-io/kvd/internal/raftlog"
 )
 
 // snapshotter sees to it that members that lag too far get a snapshot. Its loop
@@ -24,7 +25,7 @@ import (
 // ends.
 type snapshotter struct {
 	cfg      *Config
-	log      *logStore
+	log      *raftlog.Store
 	outgoing string // directory of bodies, and of the spool
 	begin    time.Time
 
@@ -70,7 +71,7 @@ type sentBody struct {
 // snapshotPace is how often the snapshotter looks at what depends on time.
 const snapshotPace = 200 * time.Millisecond
 
-func newSnapshotter(cfg *Config, log *logStore) (*snapshotter, error) {
+func newSnapshotter(cfg *Config, log *raftlog.Store) (*snapshotter, error) {
 	s := &snapshotter{
 		cfg: cfg, log: log, outgoing: filepath.Join(cfg.Dir, "outgoing"), begin: time.Now(),
 		requests: make(chan *raftpb.Message, maxRequests), builtC: make(chan builtBody, 1),
@@ -116,7 +117,7 @@ func (s *snapshotter) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-s.log.asked:
+		case <-s.log.Asked:
 			s.deliveries.asked(s.now(), s.applied.Load())
 		case m := <-s.requests:
 			s.deliveries.take(s.now(), m)
@@ -275,7 +276,7 @@ func (s *snapshotter) tellLimit() {
 
 // newSpoolFile makes a file for the log's spool. It fails before it would fill
 // the disk.
-func (s *snapshotter) newSpoolFile() (spoolFile, error) {
+func (s *snapshotter) newSpoolFile() (raftlog.SpoolFile, error) {
 	f, err := os.CreateTemp(s.outgoing, "log-*.spool")
 	if err != nil {
 		return nil, fmt.Errorf("make a file for the spool: %w", err)

@@ -1,115 +1,70 @@
 package raftnode
 
 import (
-	"errors"
-	"math/rand/v2"
+	"bytes"
+	"os"
 	"runtime"
+	"sync"
 	"testing"
 
-	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
+
+	"github.com/kvd-io/kvd/internal/raftlog"
 )
 
-// TestSpoolAgainstModel compares a log whose older part is on disk with a log
-// that is all in memory, for entries from tiny to larger than one read.
-func TestSpoolAgainstModel(t *testing.T) {
-	for seed := range uint64(3) {
-		rng := rand.New(rand.NewPCG(seed, 5))
-		model, l := raft.NewMemoryStorage(), newLogStore(nil, nil, nil, new(raftpb.ConfState))
-		l.maxBytes, l.newSpoolFile = 4096, newMemoryFile
-		next, term, pin := uint64(1), uint64(1), uint64(0)
-		for range 150 {
-			size := rng.IntN(300)
-			switch rng.IntN(60) {
-			case 0:
-				size = maxSpoolRead + rng.IntN(3*maxSpoolRead)
-			case 1, 2:
-				size = 2 * pointBytes
-			case 3:
-				term++
-			}
-			ents := entriesAt(next, next+rng.Uint64N(4), term, size)
-			next = ents[len(ents)-1].GetIndex() + 1
-			if err := model.Append(ents); err != nil {
-				t.Fatal(err)
-			}
-			l.append(ents)
-			l.noteApplied(next - 1)
-			if pin == 0 && rng.IntN(10) == 0 || pin > 0 && rng.IntN(40) == 0 {
-				pin = max(pin, l.mu.index) // as a body, or a member that moved on
-			}
-			l.setPin(pin)
-			if err := l.compact(); err != nil {
-				t.Fatal(err)
-			}
-			checkSpooledLog(t, seed, rng, model, l, pin)
-		}
-		if n, _ := l.spooled(); n == 0 {
-			t.Errorf("seed %d: nothing is on disk, which proves nothing", seed)
-		}
-	}
+// memoryFile is a raftlog.SpoolFile without a disk.
+type memoryFile struct {
+	mu     sync.Mutex
+	data   []byte
+	closed bool
+	fail   error
 }
 
-func checkSpooledLog(t *testing.T, seed uint64, rng *rand.Rand, model *raft.MemoryStorage, l *logStore, pin uint64) {
-	t.Helper()
-	first, _ := l.FirstIndex()
-	last, _ := l.LastIndex()
-	if n, bytes := l.sizes(); bytes > l.maxBytes && n > 1 {
-		t.Fatalf("seed %d: %d entries of %d bytes in memory", seed, n, bytes)
+func newMemoryFile() (raftlog.SpoolFile, error) { return new(memoryFile), nil }
+
+func (f *memoryFile) Write(p []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fail != nil {
+		return 0, f.fail
 	}
-	if pin > 0 && first > pin+1 {
-		t.Fatalf("seed %d: the log begins at %d, the pin is %d", seed, first, pin)
+	f.data = append(f.data, p...)
+	return len(p), nil
+}
+
+func (f *memoryFile) ReadAt(p []byte, at int64) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return 0, os.ErrClosed
 	}
-	for range 4 {
-		at := first - 1 + rng.Uint64N(last-first+2)
-		if want, err := model.Term(at); err == nil {
-			if got, err := l.Term(at); got != want || err != nil {
-				t.Fatalf("seed %d: term of %d: %d, %v; want %d", seed, at, got, err, want)
-			}
-		}
-		if at < first {
-			continue
-		}
-		size := rng.Uint64N(2 * maxSpoolRead)
-		got, err := l.Entries(at, last+1, size)
-		if err != nil || len(got) == 0 {
-			t.Fatalf("seed %d: entries from %d: %d, %v", seed, at, len(got), err)
-		}
-		want, _ := model.Entries(at, at+uint64(len(got)), 1<<40)
-		total := uint64(0)
-		for i, e := range got {
-			if !proto.Equal(e, want[i]) {
-				t.Fatalf("seed %d: entry %d differs", seed, at+uint64(i))
-			}
-			total += uint64(proto.Size(e))
-		}
-		if len(got) > 1 && total > size {
-			t.Fatalf("seed %d: %d bytes, asked for %d", seed, total, size)
-		}
-	}
-	if _, err := l.Entries(first-1, last+1, 1); first > 1 && !errors.Is(err, raft.ErrCompacted) {
-		t.Fatalf("seed %d: an entry before the log: %v", seed, err)
-	}
+	return bytes.NewReader(f.data).ReadAt(p, at)
+}
+
+func (f *memoryFile) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed, f.data = true, nil
+	return nil
 }
 
 // TestSpoolTakesNoMemory: the log after a body is kept whatever its size, and
 // memory does not grow with it.
 func TestSpoolTakesNoMemory(t *testing.T) {
-	l := newLogStore(snapshotAt(10, 1), nil, nil, new(raftpb.ConfState))
+	l := raftlog.New(snapshotAt(10, 1), nil, nil, new(raftpb.ConfState))
 	dir := t.TempDir()
 	s := &snapshotter{outgoing: dir}
-	l.maxBytes, l.newSpoolFile = 1<<20, s.newSpoolFile
-	l.setPin(10)
+	l.MaxBytes, l.NewSpoolFile = 1<<20, s.newSpoolFile
+	l.SetPin(10)
 	const total, size = 256 << 20, 64 << 10
 	before := heapAfterGC()
 	next := uint64(11)
 	for written := 0; written < total; written += size {
-		l.append([]*raftpb.Entry{entryAt(next, 2, size)})
-		l.noteApplied(next)
+		l.Append([]*raftpb.Entry{entryAt(next, 2, size)})
+		l.NoteApplied(next)
 		next++
 		if written%(1<<20) == 0 {
-			if err := l.compact(); err != nil {
+			if err := l.Compact(); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -117,7 +72,7 @@ func TestSpoolTakesNoMemory(t *testing.T) {
 	if grown := int64(heapAfterGC()) - int64(before); grown > 16<<20 {
 		t.Errorf("the heap grew by %d bytes for a log of %d", grown, total)
 	}
-	if behind := l.bytesAfter(10); behind < total || behind > total+total/50 {
+	if behind := l.BytesAfter(10); behind < total || behind > total+total/50 {
 		t.Errorf("%d bytes of log after the body, of %d", behind, total)
 	}
 	for _, at := range []uint64{11, 12, 1000, next - 1} {
@@ -126,15 +81,15 @@ func TestSpoolTakesNoMemory(t *testing.T) {
 		}
 	}
 	// A transfer that progresses gives the space back, and its end all of it.
-	l.setPin(next - 100)
-	if err := l.compact(); err != nil {
+	l.SetPin(next - 100)
+	if err := l.Compact(); err != nil {
 		t.Fatal(err)
 	}
-	if _, bytes := l.spooled(); bytes > 2*spoolPartBytes {
-		t.Errorf("%d bytes are still kept for the last 100 entries", bytes)
+	if _, bytes := l.Spooled(); bytes > 64<<20 {
+		t.Errorf("%d bytes are still kept for the last 100 entries, more than two files", bytes)
 	}
-	l.setPin(0)
-	if err := l.compact(); err != nil {
+	l.SetPin(0)
+	if err := l.Compact(); err != nil {
 		t.Fatal(err)
 	}
 	if files := readTree(t, dir); len(files) > 0 {
@@ -147,84 +102,4 @@ func heapAfterGC() uint64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
-}
-
-// TestSpoolThatFailsIsGivenUp: an error of the spool costs the transfer the log
-// after its body, and nothing else.
-func TestSpoolThatFailsIsGivenUp(t *testing.T) {
-	broken := errors.New("no space left")
-	grow := func(l *logStore, to uint64) error {
-		last, _ := l.LastIndex()
-		l.append(entriesAt(last+1, to, 1, 100))
-		l.noteApplied(to)
-		return l.compact()
-	}
-	begins := func(l *logStore, what string, want uint64) {
-		t.Helper()
-		if first, _ := l.FirstIndex(); first != want {
-			t.Errorf("%s: the log begins at %d, want %d", what, first, want)
-		}
-	}
-	fresh := func() (*logStore, *memoryFile) {
-		l, f := newLogStore(snapshotAt(10, 1), nil, nil, new(raftpb.ConfState)), new(memoryFile)
-		l.maxEntries, l.newSpoolFile = 5, func() (spoolFile, error) { return f, nil }
-		l.setPin(10)
-		return l, f
-	}
-
-	l, f := fresh()
-	if err := grow(l, 30); err != nil {
-		t.Fatal(err)
-	}
-	begins(l, "healthy", 11)
-	f.fail = broken
-	if err := grow(l, 40); !errors.Is(err, broken) {
-		t.Errorf("a failed write: %v", err)
-	}
-	begins(l, "a failed write", 36)
-	if !f.closed {
-		t.Error("the file is still there")
-	}
-	if err := grow(l, 50); err != nil {
-		t.Errorf("afterwards: %v", err)
-	}
-	begins(l, "afterwards", 46)
-
-	l, _ = fresh()
-	l.newSpoolFile = func() (spoolFile, error) { return nil, broken }
-	if err := grow(l, 30); !errors.Is(err, broken) {
-		t.Errorf("a file that cannot be made: %v", err)
-	}
-	begins(l, "a file that cannot be made", 26)
-
-	l, f = fresh()
-	if err := grow(l, 30); err != nil {
-		t.Fatal(err)
-	}
-	f.data[len(f.data)/2] ^= 1
-	if _, err := l.Entries(11, 31, 1<<20); !errors.Is(err, raft.ErrCompacted) {
-		t.Errorf("a damaged record: %v", err)
-	}
-	begins(l, "a damaged record", 26)
-
-	// The compactor hangs in a write, and memory reaches its bound.
-	l, f = fresh()
-	if err := grow(l, 30); err != nil {
-		t.Fatal(err)
-	}
-	l.hardBytes = 4000
-	l.append(entriesAt(31, 35, 1, 100))
-	l.noteApplied(35)
-	chunk, part, lost, err := l.nextChunk()
-	if chunk == nil || err != nil {
-		t.Fatalf("no chunk: %v", err)
-	}
-	l.append(entriesAt(36, 60, 1, 100))
-	begins(l, "at the bound of memory", 36)
-	l.acceptChunk(part, chunk, lost, nil) // the write ends after all
-	begins(l, "after a late write", 36)
-	if err := grow(l, 70); err != nil || !f.closed {
-		t.Errorf("afterwards: %v, closed %v", err, f.closed)
-	}
-	begins(l, "after all", 66)
 }

@@ -108,7 +108,7 @@ func (r *Replica) Stats(ctx context.Context) (Stats, error) {
 	if err != nil {
 		return Stats{}, err
 	}
-	s.LogEntries, s.LogBytes = r.log.sizes()
+	s.LogEntries, s.LogBytes = r.log.Sizes()
 	return s, nil
 }
 

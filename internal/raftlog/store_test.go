@@ -1,4 +1,4 @@
-package raftnode
+package raftlog
 
 import (
 	"bytes"
@@ -16,24 +16,24 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-func logStoreOf(first, last, term uint64) *logStore {
-	return newLogStore(snapshotAt(first-1, term), hardStateAt(term, 1, first-1), entriesAt(first, last, term, 30), &raftpb.ConfState{Voters: []uint64{1, 2}})
+func storeOf(first, last, term uint64) *Store {
+	return New(snapshotAt(first-1, term), hardStateAt(term, 1, first-1), entriesAt(first, last, term, 30), &raftpb.ConfState{Voters: []uint64{1, 2}})
 }
 
 // compactTo compacts with the given bounds.
-func compactTo(l *logStore, applied uint64, maxBytes, maxEntries int, pinned uint64) {
-	l.maxBytes, l.maxEntries = maxBytes, maxEntries
-	l.noteApplied(applied)
-	l.setPin(pinned)
-	if l.newSpoolFile == nil {
-		l.newSpoolFile = newMemoryFile
+func compactTo(l *Store, applied uint64, maxBytes, maxEntries int, pinned uint64) {
+	l.MaxBytes, l.MaxEntries = maxBytes, maxEntries
+	l.NoteApplied(applied)
+	l.SetPin(pinned)
+	if l.NewSpoolFile == nil {
+		l.NewSpoolFile = newMemoryFile
 	}
-	if err := l.compact(); err != nil {
+	if err := l.Compact(); err != nil {
 		panic(err)
 	}
 }
 
-// memoryFile is a spoolFile without a disk.
+// memoryFile is a SpoolFile without a disk.
 type memoryFile struct {
 	mu     sync.Mutex
 	data   []byte
@@ -41,7 +41,7 @@ type memoryFile struct {
 	fail   error
 }
 
-func newMemoryFile() (spoolFile, error) { return new(memoryFile), nil }
+func newMemoryFile() (SpoolFile, error) { return new(memoryFile), nil }
 
 func (f *memoryFile) Write(p []byte) (int, error) {
 	f.mu.Lock()
@@ -70,16 +70,16 @@ func (f *memoryFile) Close() error {
 }
 
 func TestLogStoreInitialState(t *testing.T) {
-	l := logStoreOf(11, 20, 3)
+	l := storeOf(11, 20, 3)
 	hs, cs, err := l.InitialState()
 	if err != nil || hs.GetTerm() != 3 || len(cs.GetVoters()) != 2 {
 		t.Errorf("%v, %v, %v", hs, cs, err)
 	}
-	l.setHardState(hardStateAt(4, 2, 12))
+	l.SetHardState(hardStateAt(4, 2, 12))
 	if hs, _, _ := l.InitialState(); hs.GetTerm() != 4 {
 		t.Errorf("%v", hs)
 	}
-	fresh := newLogStore(nil, nil, nil, new(raftpb.ConfState))
+	fresh := New(nil, nil, nil, new(raftpb.ConfState))
 	first, _ := fresh.FirstIndex()
 	last, _ := fresh.LastIndex()
 	if term, err := fresh.Term(0); first != 1 || last != 0 || term != 0 || err != nil {
@@ -88,8 +88,8 @@ func TestLogStoreInitialState(t *testing.T) {
 }
 
 func TestLogStoreTerm(t *testing.T) {
-	l := logStoreOf(11, 20, 3)
-	l.append(entriesAt(18, 19, 5, 30))
+	l := storeOf(11, 20, 3)
+	l.Append(entriesAt(18, 19, 5, 30))
 	for _, c := range []struct {
 		index, term uint64
 		err         error
@@ -101,7 +101,7 @@ func TestLogStoreTerm(t *testing.T) {
 }
 
 func TestLogStoreEntriesBySize(t *testing.T) {
-	l := logStoreOf(11, 20, 3)
+	l := storeOf(11, 20, 3)
 	one := uint64(proto.Size(entryAt(11, 3, 30)))
 	for _, c := range []struct{ lo, hi, size, want uint64 }{
 		{11, 21, 1 << 30, 10}, {11, 21, 0, 1}, {11, 21, one, 1}, {11, 21, 2*one - 1, 1}, {11, 21, 2 * one, 2}, {15, 17, 1 << 30, 2}, {20, 21, 1 << 30, 1},
@@ -119,15 +119,15 @@ func TestLogStoreEntriesBySize(t *testing.T) {
 // The slices that raft got do not change under it, nor does the log when raft
 // appends to them.
 func TestLogStoreSlicesAreSafe(t *testing.T) {
-	l := logStoreOf(1, 10, 1)
+	l := storeOf(1, 10, 1)
 	held, err := l.Entries(3, 8, 1<<30)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_ = append(held, entryAt(8, 9, 5))
-	l.append(entriesAt(5, 12, 2, 30))
+	l.Append(entriesAt(5, 12, 2, 30))
 	compactTo(l, 4, 0, 0, 0)
-	l.append(entriesAt(13, 40, 2, 30))
+	l.Append(entriesAt(13, 40, 2, 30))
 	compactTo(l, 30, 0, 0, 0)
 	for i, e := range held {
 		if e.GetIndex() != uint64(3+i) || e.GetTerm() != 1 {
@@ -140,13 +140,13 @@ func TestLogStoreSlicesAreSafe(t *testing.T) {
 }
 
 func TestLogStoreAppendPanicsOnAGap(t *testing.T) {
-	l := logStoreOf(1, 10, 1)
+	l := storeOf(1, 10, 1)
 	defer func() {
 		if r := fmt.Sprint(recover()); !strings.Contains(r, "entry 12") || !strings.Contains(r, "ends at 10") {
 			t.Errorf("panic %q", r)
 		}
 	}()
-	l.append(entriesAt(12, 12, 1, 30))
+	l.Append(entriesAt(12, 12, 1, 30))
 }
 
 func TestLogStoreCompact(t *testing.T) {
@@ -168,12 +168,12 @@ func TestLogStoreCompact(t *testing.T) {
 		{"a transfer from before the log", 100, 0, 0, 1, 2},
 		{"a transfer beyond applied", 20, 0, 0, 33, 21},
 	} {
-		l := newLogStore(nil, nil, entriesAt(1, 100, 1, 30), new(raftpb.ConfState))
+		l := New(nil, nil, entriesAt(1, 100, 1, 30), new(raftpb.ConfState))
 		compactTo(l, c.applied, c.bytes, c.entries, c.pinned)
 		first, _ := l.FirstIndex()
 		last, _ := l.LastIndex()
-		n, bytes := l.sizes()
-		onDisk, _ := l.spooled()
+		n, bytes := l.Sizes()
+		onDisk, _ := l.Spooled()
 		if first != c.wantFst || last != 100 || n+int(onDisk) != int(101-c.wantFst) || bytes != n*size {
 			t.Errorf("%s: first %d, want %d; last %d, %d entries of %d bytes", c.name, first, c.wantFst, last, n, bytes)
 		}
@@ -183,7 +183,7 @@ func TestLogStoreCompact(t *testing.T) {
 // Small compactions of a long log must not copy it each time.
 func TestLogStoreCompactionIsAmortised(t *testing.T) {
 	const n = 20_000
-	l := newLogStore(nil, nil, entriesAt(1, n, 1, 30), new(raftpb.ConfState))
+	l := New(nil, nil, entriesAt(1, n, 1, 30), new(raftpb.ConfState))
 	index := uint64(0)
 	allocs := testing.AllocsPerRun(n-2, func() {
 		index++
@@ -192,15 +192,15 @@ func TestLogStoreCompactionIsAmortised(t *testing.T) {
 	if allocs >= 1 {
 		t.Errorf("%.2f allocations a compaction", allocs)
 	}
-	if entries, _ := l.sizes(); cap(l.mu.entries) > 4*entries+64 {
+	if entries, _ := l.Sizes(); cap(l.mu.entries) > 4*entries+64 {
 		t.Errorf("%d entries in a slice for %d", entries, cap(l.mu.entries))
 	}
 }
 
 // wasAsked reports whether raft asked for a snapshot since the last call.
-func wasAsked(l *logStore) bool {
+func wasAsked(l *Store) bool {
 	select {
-	case <-l.asked:
+	case <-l.Asked:
 		return true
 	default:
 		return false
@@ -208,14 +208,14 @@ func wasAsked(l *logStore) bool {
 }
 
 func TestLogStoreSnapshotOnDemand(t *testing.T) {
-	l := logStoreOf(11, 20, 3)
+	l := storeOf(11, 20, 3)
 	if wasAsked(l) {
 		t.Error("wanted before raft asked")
 	}
 	if _, err := l.Snapshot(); !errors.Is(err, raft.ErrSnapshotTemporarilyUnavailable) || !wasAsked(l) || wasAsked(l) {
 		t.Errorf("%v; wanted must be said once", err)
 	}
-	l.offerSnapshot(snapshotAt(15, 3))
+	l.OfferSnapshot(snapshotAt(15, 3))
 	if s, err := l.Snapshot(); err != nil || s.GetMetadata().GetIndex() != 15 || wasAsked(l) {
 		t.Errorf("%v, %v", s, err)
 	}
@@ -227,16 +227,16 @@ func TestLogStoreSnapshotOnDemand(t *testing.T) {
 	if _, err := l.Snapshot(); !errors.Is(err, raft.ErrSnapshotTemporarilyUnavailable) || !wasAsked(l) {
 		t.Errorf("a snapshot that the log does not continue: %v", err)
 	}
-	l.offerSnapshot(snapshotAt(18, 3))
-	l.withdrawSnapshot()
+	l.OfferSnapshot(snapshotAt(18, 3))
+	l.WithdrawSnapshot()
 	if _, err := l.Snapshot(); !errors.Is(err, raft.ErrSnapshotTemporarilyUnavailable) {
 		t.Errorf("a withdrawn snapshot: %v", err)
 	}
-	l.offerSnapshot(snapshotAt(18, 3))
-	l.applySnapshot(snapshotAt(50, 4))
+	l.OfferSnapshot(snapshotAt(18, 3))
+	l.ApplySnapshot(snapshotAt(50, 4))
 	first, _ := l.FirstIndex()
 	last, _ := l.LastIndex()
-	if n, bytes := l.sizes(); first != 51 || last != 50 || n != 0 || bytes != 0 {
+	if n, bytes := l.Sizes(); first != 51 || last != 50 || n != 0 || bytes != 0 {
 		t.Errorf("after a snapshot: first %d, last %d, %d entries, %d bytes", first, last, n, bytes)
 	}
 	if _, err := l.Snapshot(); !errors.Is(err, raft.ErrSnapshotTemporarilyUnavailable) {
@@ -249,7 +249,7 @@ func TestLogStoreAgainstModel(t *testing.T) {
 	for seed := range uint64(20) {
 		rng := rand.New(rand.NewPCG(seed, 3))
 		model := raft.NewMemoryStorage()
-		l := newLogStore(nil, nil, nil, new(raftpb.ConfState))
+		l := New(nil, nil, nil, new(raftpb.ConfState))
 		term := uint64(1)
 		for range 300 {
 			first, _ := model.FirstIndex()
@@ -270,21 +270,21 @@ func TestLogStoreAgainstModel(t *testing.T) {
 				if err := model.Append(ents); err != nil {
 					t.Fatal(err)
 				}
-				l.append(ents)
+				l.Append(ents)
 			case 2:
 				if rng.IntN(10) == 0 {
 					s := snapshotAt(last+rng.Uint64N(5)+1, term)
 					if err := model.ApplySnapshot(s); err != nil {
 						t.Fatal(err)
 					}
-					l.applySnapshot(s)
+					l.ApplySnapshot(s)
 				}
 			default:
 				ents := entriesAt(last+1, last+1+rng.Uint64N(3), term, rng.IntN(90))
 				if err := model.Append(ents); err != nil {
 					t.Fatal(err)
 				}
-				l.append(ents)
+				l.Append(ents)
 			}
 			sameStorage(t, seed, rng, model, l)
 		}
@@ -334,7 +334,7 @@ type heldSlice struct {
 func TestLogStoreSlicesStayUnderRandomHistories(t *testing.T) {
 	for seed := range uint64(10) {
 		rng := rand.New(rand.NewPCG(seed, 4))
-		l := newLogStore(nil, nil, nil, new(raftpb.ConfState))
+		l := New(nil, nil, nil, new(raftpb.ConfState))
 		var held []heldSlice
 		for term := uint64(1); term < 400; term++ {
 			first, _ := l.FirstIndex()
@@ -347,7 +347,7 @@ func TestLogStoreSlicesStayUnderRandomHistories(t *testing.T) {
 				if rng.IntN(3) > 0 {
 					from = last + 1
 				}
-				l.append(entriesAt(from, from+rng.Uint64N(8), term, rng.IntN(90)))
+				l.Append(entriesAt(from, from+rng.Uint64N(8), term, rng.IntN(90)))
 			}
 			checkLogStoreSizes(t, l)
 			first, _ = l.FirstIndex()
@@ -367,7 +367,7 @@ func TestLogStoreSlicesStayUnderRandomHistories(t *testing.T) {
 	}
 }
 
-func checkLogStoreSizes(t *testing.T, l *logStore) {
+func checkLogStoreSizes(t *testing.T, l *Store) {
 	t.Helper()
 	first, _ := l.FirstIndex()
 	last, _ := l.LastIndex()
@@ -375,8 +375,8 @@ func checkLogStoreSizes(t *testing.T, l *logStore) {
 	for _, e := range l.mu.entries {
 		want += entrySize(e)
 	}
-	onDisk, _ := l.spooled()
-	if n, bytes := l.sizes(); uint64(n)+onDisk != last+1-first || bytes != want || l.mu.dropped < 0 || l.mu.dropped > bytes {
+	onDisk, _ := l.Spooled()
+	if n, bytes := l.Sizes(); uint64(n)+onDisk != last+1-first || bytes != want || l.mu.dropped < 0 || l.mu.dropped > bytes {
 		t.Fatalf("%d entries from %d to %d, %d bytes counted of %d, %d dropped", n, first, last, bytes, want, l.mu.dropped)
 	}
 }
@@ -384,11 +384,11 @@ func checkLogStoreSizes(t *testing.T, l *logStore) {
 // A leader appends entry by entry to a log of any length.
 func TestLogStoreAppendIsAmortised(t *testing.T) {
 	const n = 20_000
-	l := newLogStore(nil, nil, nil, new(raftpb.ConfState))
+	l := New(nil, nil, nil, new(raftpb.ConfState))
 	ents := entriesAt(1, n, 1, 30)
 	next := 0
 	allocs := testing.AllocsPerRun(n-2, func() {
-		l.append(ents[next : next+1])
+		l.Append(ents[next : next+1])
 		next++
 	})
 	if allocs >= 1 {
@@ -399,12 +399,12 @@ func TestLogStoreAppendIsAmortised(t *testing.T) {
 // The bound of a snapshot that is being sent may lie before the log, or be its
 // end. Entries that are not applied stay whatever the bounds say.
 func TestLogStoreCompactKeepingAfterCompaction(t *testing.T) {
-	l := logStoreOf(11, 20, 3)
+	l := storeOf(11, 20, 3)
 	compactTo(l, 20, 0, 0, 5)
 	if first, _ := l.FirstIndex(); first != 21 {
 		t.Errorf("pinned before the log, which nobody can follow: first %d", first)
 	}
-	l = logStoreOf(11, 20, 3)
+	l = storeOf(11, 20, 3)
 	compactTo(l, 9, 0, 0, 0)
 	if first, _ := l.FirstIndex(); first != 11 {
 		t.Errorf("applied before the log: first %d", first)
@@ -414,11 +414,11 @@ func TestLogStoreCompactKeepingAfterCompaction(t *testing.T) {
 	if term, err := l.Term(20); first != 21 || term != 3 || err != nil {
 		t.Errorf("all compacted: first %d, term %d, %v", first, term, err)
 	}
-	l.append(entriesAt(15, 20, 3, 30)) // a leader sends them again
+	l.Append(entriesAt(15, 20, 3, 30)) // a leader sends them again
 	if last, _ := l.LastIndex(); last != 20 {
 		t.Errorf("last %d", last)
 	}
-	l.append(entriesAt(19, 22, 3, 30))
+	l.Append(entriesAt(19, 22, 3, 30))
 	if last, _ := l.LastIndex(); last != 22 {
 		t.Errorf("last %d", last)
 	}
@@ -430,12 +430,12 @@ func TestLogStoreCompactKeepingAfterCompaction(t *testing.T) {
 func BenchmarkLogStoreAppend(b *testing.B) {
 	for _, n := range []uint64{100, 10_000, 50_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			l := newLogStore(nil, nil, entriesAt(1, n, 1, 100), new(raftpb.ConfState))
+			l := New(nil, nil, entriesAt(1, n, 1, 100), new(raftpb.ConfState))
 			e := entryAt(1, 1, 100)
 			next := n
 			for b.Loop() {
 				next++
-				l.append([]*raftpb.Entry{{Index: new(next), Term: e.Term, Data: e.Data}})
+				l.Append([]*raftpb.Entry{{Index: new(next), Term: e.Term, Data: e.Data}})
 				compactTo(l, next, 1<<30, int(n), 0)
 			}
 		})

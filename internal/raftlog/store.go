@@ -1,4 +1,4 @@
-package raftnode
+package raftlog
 
 import (
 	"errors"
@@ -12,8 +12,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// logStore is the part of the log that raft can read, behind the disk. The
-// append loop writes it, the node loop reads it (through raft), the compactor
+// Store is the part of the log that raft can read, behind the disk. The
+// Append loop writes it, the node loop reads it (through raft), the compactor
 // compacts it.
 //
 // Raft keeps slices that Entries returned, and hands them to the transport. So
@@ -35,17 +35,17 @@ import (
 //
 // If the disk hangs while the compactor writes, memory must not grow without a
 // bound: append gives the spool up as soon as the memory holds hardBytes.
-type logStore struct {
+type Store struct {
 	confState *raftpb.ConfState // at the start; raft keeps its own from then on
 
-	// newSpoolFile makes a file for the spool; nil if there is no disk for it.
-	newSpoolFile func() (spoolFile, error)
-	// maxBytes and maxEntries bound what compaction leaves in memory of applied
-	// entries; hardBytes (0: none) is where the spool is given up for memory.
-	maxBytes, maxEntries, hardBytes int
+	// NewSpoolFile makes a file for the spool; nil if there is no disk for it.
+	NewSpoolFile func() (SpoolFile, error)
+	// MaxBytes and MaxEntries bound what compaction leaves in memory of applied
+	// entries; HardBytes (0: none) is where the spool is given up for memory.
+	MaxBytes, MaxEntries, HardBytes int
 
-	asked chan struct{} // capacity 1: raft wants a snapshot, and there is none
-	full  chan struct{} // capacity 1: there is something to compact
+	Asked chan struct{} // capacity 1: raft wants a snapshot, and there is none
+	Full  chan struct{} // capacity 1: there is something to compact
 
 	mu struct {
 		sync.Mutex
@@ -64,33 +64,33 @@ type logStore struct {
 		// lost counts the times that the log was replaced or the spool given up:
 		// what the compactor writes meanwhile counts for nothing.
 		lost uint64
-		dead []spoolFile // for the compactor to close
+		dead []SpoolFile // for the compactor to close
 	}
 }
 
-var _ raftLog = (*logStore)(nil)
+var _ raft.Storage = (*Store)(nil)
 
-// newLogStore returns a log with what was found on disk: a snapshot, which may be
+// New returns a log with what was found on disk: a snapshot, which may be
 // nil, the hard state, and the entries after the snapshot.
-func newLogStore(s *raftpb.Snapshot, hs *raftpb.HardState, entries []*raftpb.Entry, cs *raftpb.ConfState) *logStore {
-	l := &logStore{
-		confState: cs, maxBytes: math.MaxInt, maxEntries: math.MaxInt,
-		asked: make(chan struct{}, 1), full: make(chan struct{}, 1),
+func New(s *raftpb.Snapshot, hs *raftpb.HardState, entries []*raftpb.Entry, cs *raftpb.ConfState) *Store {
+	l := &Store{
+		confState: cs, MaxBytes: math.MaxInt, MaxEntries: math.MaxInt,
+		Asked: make(chan struct{}, 1), Full: make(chan struct{}, 1),
 	}
 	l.mu.hardState = hs
 	l.mu.index, l.mu.term = s.GetMetadata().GetIndex(), s.GetMetadata().GetTerm()
-	l.append(entries)
+	l.Append(entries)
 	return l
 }
 
 // InitialState implements raft.Storage.
-func (l *logStore) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) {
+func (l *Store) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.mu.hardState, l.confState, nil
 }
 
-func (l *logStore) setHardState(hs *raftpb.HardState) {
+func (l *Store) SetHardState(hs *raftpb.HardState) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mu.hardState = hs
@@ -98,7 +98,7 @@ func (l *logStore) setHardState(hs *raftpb.HardState) {
 
 // Entries implements raft.Storage. It returns the entries in [lo, hi), as many as
 // fit into maxSize bytes but at least one, and none beyond a file of the spool.
-func (l *logStore) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
+func (l *Store) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
 	l.mu.Lock()
 	if sp := l.mu.spool; sp != nil && lo > sp.index && lo <= sp.last {
 		from, to, lost := sp.find(lo), min(hi, sp.last+1), l.mu.lost
@@ -110,7 +110,7 @@ func (l *logStore) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
 		return nil, raft.ErrCompacted
 	}
 	if last := l.lastLocked(); hi > last+1 {
-		panic(fmt.Sprintf("raftnode: entries up to %d requested, but the log ends at %d", hi-1, last))
+		panic(fmt.Sprintf("raftlog: entries up to %d requested, but the log ends at %d", hi-1, last))
 	}
 	if len(l.mu.entries) == 0 {
 		return nil, raft.ErrUnavailable
@@ -130,7 +130,7 @@ func (l *logStore) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
 // readSpool reads entries of the spool. The compactor may close their file
 // meanwhile, because nobody needs them anymore; then they are compacted. Any
 // other error gives the spool up.
-func (l *logStore) readSpool(from spoolRange, lo, hi, maxSize, lost uint64) ([]*raftpb.Entry, error) {
+func (l *Store) readSpool(from spoolRange, lo, hi, maxSize, lost uint64) ([]*raftpb.Entry, error) {
 	entries, err := from.read(lo, hi, maxSize)
 	if err == nil {
 		return entries, nil
@@ -144,7 +144,7 @@ func (l *logStore) readSpool(from spoolRange, lo, hi, maxSize, lost uint64) ([]*
 }
 
 // giveUpLocked drops the spool. The log begins with the memory again.
-func (l *logStore) giveUpLocked() {
+func (l *Store) giveUpLocked() {
 	if l.mu.spool != nil {
 		l.mu.dead = append(l.mu.dead, l.mu.spool.files()...)
 	}
@@ -159,16 +159,8 @@ func entrySize(e *raftpb.Entry) int { return len(e.GetData()) + entryOverhead }
 // its protobuf state, index and term, and the pointer in the slice.
 const entryOverhead = 96
 
-const (
-	// catchUpEntries bounds the entries kept in memory beside their bytes.
-	catchUpEntries = 50_000
-	// hardFactor bounds the memory that the log takes while the compactor waits for
-	// the disk, in catch-up sizes, beside what is not applied.
-	hardFactor = 4
-)
-
 // Term implements raft.Storage.
-func (l *logStore) Term(i uint64) (uint64, error) {
+func (l *Store) Term(i uint64) (uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
@@ -186,23 +178,23 @@ func (l *logStore) Term(i uint64) (uint64, error) {
 }
 
 // LastIndex implements raft.Storage.
-func (l *logStore) LastIndex() (uint64, error) {
+func (l *Store) LastIndex() (uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.lastLocked(), nil
 }
 
-func (l *logStore) lastLocked() uint64 { return l.mu.index + uint64(len(l.mu.entries)) }
+func (l *Store) lastLocked() uint64 { return l.mu.index + uint64(len(l.mu.entries)) }
 
 // FirstIndex implements raft.Storage.
-func (l *logStore) FirstIndex() (uint64, error) {
+func (l *Store) FirstIndex() (uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.beforeFirstLocked() + 1, nil
 }
 
 // beforeFirstLocked returns the index before the first entry that can be read.
-func (l *logStore) beforeFirstLocked() uint64 {
+func (l *Store) beforeFirstLocked() uint64 {
 	if l.mu.spool != nil {
 		return l.mu.spool.index
 	}
@@ -213,13 +205,13 @@ func (l *logStore) beforeFirstLocked() uint64 {
 // be sent. If there is none it notes the wish in asked, and raft asks again later.
 // A snapshot from before the first entry counts as none: its receiver could not
 // continue from it.
-func (l *logStore) Snapshot() (*raftpb.Snapshot, error) {
+func (l *Store) Snapshot() (*raftpb.Snapshot, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if s := l.mu.offered; s != nil && s.GetMetadata().GetIndex() >= l.beforeFirstLocked() {
 		return s, nil
 	}
-	signal(l.asked)
+	signal(l.Asked)
 	return nil, raft.ErrSnapshotTemporarilyUnavailable
 }
 
@@ -231,22 +223,22 @@ func signal(c chan struct{}) {
 	}
 }
 
-// offerSnapshot makes a snapshot available to raft.
-func (l *logStore) offerSnapshot(s *raftpb.Snapshot) {
+// OfferSnapshot makes a snapshot available to raft.
+func (l *Store) OfferSnapshot(s *raftpb.Snapshot) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mu.offered = s
 }
 
-// withdrawSnapshot takes an offer back because its body is about to be removed.
-func (l *logStore) withdrawSnapshot() {
+// WithdrawSnapshot takes an offer back because its body is about to be removed.
+func (l *Store) WithdrawSnapshot() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mu.offered = nil
 }
 
-// append adds entries. They replace those with the same and with later indexes.
-func (l *logStore) append(entries []*raftpb.Entry) {
+// Append adds entries. They replace those with the same and with later indexes.
+func (l *Store) Append(entries []*raftpb.Entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for len(entries) > 0 && entries[0].GetIndex() <= l.mu.index {
@@ -257,7 +249,7 @@ func (l *logStore) append(entries []*raftpb.Entry) {
 	}
 	first := entries[0].GetIndex()
 	if first > l.lastLocked()+1 {
-		panic(fmt.Sprintf("raftnode: entry %d appended to a log that ends at %d", first, l.lastLocked()))
+		panic(fmt.Sprintf("raftlog: entry %d appended to a log that ends at %d", first, l.lastLocked()))
 	}
 	keep := first - l.mu.index - 1
 	for _, e := range l.mu.entries[keep:] {
@@ -271,17 +263,17 @@ func (l *logStore) append(entries []*raftpb.Entry) {
 	for _, e := range entries {
 		l.mu.bytes += entrySize(e)
 	}
-	if l.mu.bytes-l.maxBytes > l.maxBytes/4 {
-		signal(l.full)
+	if l.mu.bytes-l.MaxBytes > l.MaxBytes/4 {
+		signal(l.Full)
 	}
-	if l.hardBytes > 0 && l.mu.bytes > l.hardBytes && l.mu.spool != nil {
+	if l.HardBytes > 0 && l.mu.bytes > l.HardBytes && l.mu.spool != nil {
 		l.giveUpLocked()
 		l.dropLocked(l.excessLocked())
 	}
 }
 
-// applySnapshot replaces the log with a received snapshot.
-func (l *logStore) applySnapshot(s *raftpb.Snapshot) {
+// ApplySnapshot replaces the log with a received snapshot.
+func (l *Store) ApplySnapshot(s *raftpb.Snapshot) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mu.index, l.mu.term = s.GetMetadata().GetIndex(), s.GetMetadata().GetTerm()
@@ -289,26 +281,33 @@ func (l *logStore) applySnapshot(s *raftpb.Snapshot) {
 	l.giveUpLocked()
 }
 
-// noteApplied tells how far the log has been applied. Only applied entries are
+// NoteApplied tells how far the log has been applied. Only applied entries are
 // compacted.
-func (l *logStore) noteApplied(index uint64) {
+func (l *Store) NoteApplied(index uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mu.applied = max(l.mu.applied, index)
 }
 
-// setPin keeps the entries after an index readable; 0 keeps none. Entries that
+// SetPin keeps the entries after an index readable; 0 keeps none. Entries that
 // are gone already do not come back.
-func (l *logStore) setPin(index uint64) {
+func (l *Store) SetPin(index uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mu.pin = index
 }
 
-// compact drops the oldest applied entries from memory until the rest keeps the
+// Pin returns the index after which entries stay readable; 0 if nothing is pinned.
+func (l *Store) Pin() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mu.pin
+}
+
+// Compact drops the oldest applied entries from memory until the rest keeps the
 // bounds. Those after the pin go to the spool before that. It is called by one
 // goroutine, the compactor; an error means that the spool was given up.
-func (l *logStore) compact() error {
+func (l *Store) Compact() error {
 	for {
 		chunk, part, lost, err := l.nextChunk()
 		if chunk == nil && err == nil {
@@ -326,10 +325,10 @@ func (l *logStore) compact() error {
 
 // nextChunk drops what may be dropped at once, and returns what must be spooled
 // first, and the file to write it to. Without a chunk there is nothing to do.
-func (l *logStore) nextChunk() (*spoolChunk, *spoolPart, uint64, error) {
+func (l *Store) nextChunk() (*spoolChunk, *spoolPart, uint64, error) {
 	l.mu.Lock()
 	n := l.excessLocked()
-	if l.mu.pin == 0 || l.mu.pin < l.beforeFirstLocked() || l.newSpoolFile == nil {
+	if l.mu.pin == 0 || l.mu.pin < l.beforeFirstLocked() || l.NewSpoolFile == nil {
 		// Nobody needs them, or what is needed begins before them.
 		if l.mu.spool != nil {
 			l.giveUpLocked()
@@ -364,14 +363,14 @@ func (l *logStore) nextChunk() (*spoolChunk, *spoolPart, uint64, error) {
 	chunk, err := encodeChunk(out)
 	if part == nil && err == nil {
 		part = new(spoolPart)
-		part.file, err = l.newSpoolFile()
+		part.file, err = l.NewSpoolFile()
 	}
 	return chunk, part, lost, err
 }
 
 // acceptChunk publishes a chunk that was written, and drops its entries from the
 // memory. If the spool was given up meanwhile, the chunk counts for nothing.
-func (l *logStore) acceptChunk(part *spoolPart, chunk *spoolChunk, lost uint64, err error) {
+func (l *Store) acceptChunk(part *spoolPart, chunk *spoolChunk, lost uint64, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	stale := l.mu.lost != lost
@@ -390,10 +389,10 @@ func (l *logStore) acceptChunk(part *spoolPart, chunk *spoolChunk, lost uint64, 
 }
 
 // excessLocked returns how many entries are applied and beyond the bounds.
-func (l *logStore) excessLocked() int {
+func (l *Store) excessLocked() int {
 	n, bytes := 0, l.mu.bytes
 	for n < len(l.mu.entries) && l.mu.entries[n].GetIndex() <= l.mu.applied &&
-		(bytes > l.maxBytes || len(l.mu.entries)-n > l.maxEntries) {
+		(bytes > l.MaxBytes || len(l.mu.entries)-n > l.MaxEntries) {
 		bytes -= entrySize(l.mu.entries[n])
 		n++
 	}
@@ -401,7 +400,7 @@ func (l *logStore) excessLocked() int {
 }
 
 // closeDead closes and removes the files that nobody needs anymore.
-func (l *logStore) closeDead() error {
+func (l *Store) closeDead() error {
 	l.mu.Lock()
 	dead := l.mu.dead
 	l.mu.dead = nil
@@ -413,16 +412,16 @@ func (l *logStore) closeDead() error {
 	return errors.Join(errs...)
 }
 
-// close ends the spool, when the loops have ended.
-func (l *logStore) close() error {
+// Close ends the spool, when the loops have ended.
+func (l *Store) Close() error {
 	l.mu.Lock()
 	l.giveUpLocked()
 	l.mu.Unlock()
 	return l.closeDead()
 }
 
-// bytesAfter returns, nearly, the size of the log after an index.
-func (l *logStore) bytesAfter(index uint64) int64 {
+// BytesAfter returns, nearly, the size of the log after an index.
+func (l *Store) BytesAfter(index uint64) int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	total := int64(0)
@@ -435,23 +434,23 @@ func (l *logStore) bytesAfter(index uint64) int64 {
 	return total
 }
 
-// continues reports whether the log after an index can be read: whether a member
+// Continues reports whether the log after an index can be read: whether a member
 // that has everything up to it needs no snapshot.
-func (l *logStore) continues(index uint64) bool {
+func (l *Store) Continues(index uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return index >= l.beforeFirstLocked() && index <= l.lastLocked()
 }
 
-// inMemory reports whether the entries after an index are all in memory.
-func (l *logStore) inMemory(index uint64) bool {
+// InMemory reports whether the entries after an index are all in memory.
+func (l *Store) InMemory(index uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return index >= l.mu.index
 }
 
-// spooled returns the entries on disk for transfers, and their size.
-func (l *logStore) spooled() (entries uint64, bytes int64) {
+// Spooled returns the entries on disk for transfers, and their size.
+func (l *Store) Spooled() (entries uint64, bytes int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if sp := l.mu.spool; sp != nil {
@@ -464,7 +463,7 @@ func (l *logStore) spooled() (entries uint64, bytes int64) {
 // memory only comes back with a copy of the rest. The copy is made when an eighth
 // of what is left has been dropped; it copies pointers, no data, so its cost per
 // dropped entry stays constant.
-func (l *logStore) dropLocked(n int) {
+func (l *Store) dropLocked(n int) {
 	if n == 0 {
 		return
 	}
@@ -480,8 +479,8 @@ func (l *logStore) dropLocked(n int) {
 	}
 }
 
-// sizes returns the number of entries and roughly the memory that they take.
-func (l *logStore) sizes() (entries, bytes int) {
+// Sizes returns the number of entries and roughly the memory that they take.
+func (l *Store) Sizes() (entries, bytes int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.mu.entries), l.mu.bytes

@@ -1,4 +1,4 @@
-package raftnode
+package raftlog
 
 import (
 	"encoding/binary"
@@ -43,7 +43,7 @@ import (
 // replace. Keeping the entries in memory, as before, bounded the transfer
 // instead: 64 MiB of writes were enough that no new member could ever catch up.
 //
-// The logStore's mutex guards all fields. Only the compactor writes files and
+// The Store's mutex guards all fields. Only the compactor writes files and
 // publishes what it wrote.
 type spool struct {
 	index, term uint64 // the entry before the first
@@ -53,8 +53,8 @@ type spool struct {
 	terms       []termRun
 }
 
-// spoolFile is a file of a spool. Close removes it.
-type spoolFile interface {
+// SpoolFile is a file of a spool. Close removes it.
+type SpoolFile interface {
 	io.Writer
 	io.ReaderAt
 	io.Closer
@@ -62,7 +62,7 @@ type spoolFile interface {
 
 // spoolPart is one file and what is published of it.
 type spoolPart struct {
-	file   spoolFile
+	file   SpoolFile
 	last   uint64 // entry
 	size   int64
 	points []spoolPoint
@@ -155,7 +155,7 @@ func (s *spool) termOf(index uint64) uint64 {
 
 // trim drops the files whose entries all lie at or before the index, and returns
 // them to be closed.
-func (s *spool) trim(index uint64) (dead []spoolFile) {
+func (s *spool) trim(index uint64) (dead []SpoolFile) {
 	for len(s.parts) > 0 && s.parts[0].last <= index {
 		p := s.parts[0]
 		s.index, s.term = p.last, s.termOf(p.last)
@@ -170,14 +170,14 @@ func (s *spool) trim(index uint64) (dead []spoolFile) {
 }
 
 // files returns all files, to be closed.
-func (s *spool) files() (all []spoolFile) {
+func (s *spool) files() (all []SpoolFile) {
 	for _, p := range s.parts {
 		all = append(all, p.file)
 	}
 	return all
 }
 
-// bytesAfter returns the size of the records after an index, to the nearest
+// BytesAfter returns the size of the records after an index, to the nearest
 // point.
 func (s *spool) bytesAfter(index uint64) (total int64) {
 	for _, p := range s.parts {
@@ -199,7 +199,7 @@ func (p *spoolPart) point(index uint64) int {
 
 // spoolRange is a place to read from, found under the lock and read without it.
 type spoolRange struct {
-	file   spoolFile
+	file   SpoolFile
 	offset int64
 	end    int64
 }
