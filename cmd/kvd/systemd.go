@@ -54,8 +54,8 @@ type supervisor struct {
 		status     string // as last queued
 		ready      bool
 	}
-	unsent chan string // nil without a supervisor; received by send alone
-	sent   chan struct{}
+	unsent chan string        // nil without a supervisor; received by send alone
+	sent   chan struct{}      // closed by send once it has sent everything
 	end    context.CancelFunc // of the reporter; nil before watch
 	report sync.WaitGroup     // the reporter
 }

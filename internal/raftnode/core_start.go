@@ -12,9 +12,9 @@ import (
 type startRequest struct {
 	start start
 	sent  bool
-	tick  uint64 // when it was last proposed
-	age   int    // ticks since it was requested
-	done  chan error
+	tick  uint64     // when it was last proposed
+	age   int        // ticks since it was requested
+	done  chan error // capacity 1; the node loop answers once
 }
 
 // starter introduces processes to the replicas. A start entry binds a member

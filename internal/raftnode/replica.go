@@ -72,10 +72,10 @@ type Replica struct {
 	ticked     moment // the loop's last tick
 
 	refused     refusedStarts
-	waiters     indexWaiters // reads that wait for the applied index
-	unreachable sync.Map     // id → true; noted by the transport for the next tick
-	campaign    *time.Timer  // fires effects.campaignIn; owned by the node loop
-	ready       chan struct{}
+	waiters     indexWaiters  // reads that wait for the applied index
+	unreachable sync.Map      // id → true; noted by the transport for the next tick
+	campaign    *time.Timer   // fires effects.campaignIn; owned by the node loop
+	ready       chan struct{} // closed by the node loop; see Ready
 	readyOnce   sync.Once
 	stopped     chan struct{} // closed when Run returns
 }
