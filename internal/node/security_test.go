@@ -242,7 +242,7 @@ func TestCertificatesAreBoundToMembers(t *testing.T) {
 		{"its admission", "POST", pathAdmit, "2", admit, true},
 		{"a removal", "POST", pathChange, "2", marshal(raftnode.Change{Kind: raftnode.RemoveMember, Member: raftnode.Member{ID: 9}}), true},
 		{"adding another", "POST", pathChange, "2", add("https://127.0.0.8:1"), true},
-		{"a hand-over", "POST", pathTransfer, "2", []byte("99"), true},
+		{"a hand-over", "POST", pathTransfer, "2", marshal(handover{To: 99}), true},
 		{"the status", "POST", pathStatus, "2", []byte("{}"), true},
 	} {
 		for who, client := range map[string]*http.Client{"newcomer": newcomer, "member 2": other} {

@@ -217,9 +217,8 @@ func TestFailuresAreRetriedWithGrowingPauses(t *testing.T) {
 		}
 		pause *= 2
 	}
-	k := r.d.view(r.now)
 	r.message(2)
-	if k = r.d.view(r.now); len(k.Deliveries) != 1 || k.Deliveries[0].Failures != 4 || k.Deliveries[0].Reason != full.Error() || k.Deliveries[0].State != "sending" {
+	if k := r.d.view(r.now); len(k.Deliveries) != 1 || k.Deliveries[0].Failures != 4 || k.Deliveries[0].Reason != full.Error() || k.Deliveries[0].State != "sending" {
 		t.Errorf("view %+v", k)
 	}
 }

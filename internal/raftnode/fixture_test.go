@@ -70,13 +70,6 @@ func entryAt(index, term uint64, size int) *raftpb.Entry {
 	return &raftpb.Entry{Index: new(index), Term: new(term), Type: raftpb.EntryNormal.Enum(), Data: data}
 }
 
-func entriesAt(first, last, term uint64, size int) (ents []*raftpb.Entry) {
-	for i := first; i <= last; i++ {
-		ents = append(ents, entryAt(i, term, size))
-	}
-	return ents
-}
-
 func hardStateAt(term, vote, commit uint64) *raftpb.HardState {
 	return &raftpb.HardState{Term: new(term), Vote: new(vote), Commit: new(commit)}
 }

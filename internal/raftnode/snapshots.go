@@ -63,9 +63,8 @@ type builtBody struct {
 
 // sentBody is the end of a transfer.
 type sentBody struct {
-	to   uint64
-	size int64
-	err  error
+	to  uint64
+	err error
 }
 
 // snapshotPace is how often the snapshotter looks at what depends on time.
