@@ -19,7 +19,7 @@ func doctorCommand() *cobra.Command {
 would start on it, 3 if a node would refuse it, and 1 if it cannot be read.`,
 		Args: oneArgument("data directory"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			report, err := datadir.Examine(args[0])
+			report, err := node.Examine(args[0])
 			if err != nil {
 				return fmt.Errorf("check data directory: %w", err)
 			}

@@ -143,7 +143,7 @@ func (d *daemon) assemble(level *logsink.Level) error {
 // take effect only where this node creates a new cluster.
 func nodeConfig(s *settings.Settings, log *zap.Logger, v api.Version) node.Config {
 	cfg := node.Config{
-		ID: s.ID, Name: s.Name, DataDir: s.DataDir, Engine: s.Engine,
+		ID: s.ID, Name: s.Name, DataDir: s.DataDir, Engine: s.Engine, RebuildStore: s.RebuildStore,
 		ListenPeer: s.ListenPeer, AdvertisePeer: s.AdvertisePeer, AdvertiseClient: s.AdvertiseClient,
 		InsecurePeers: s.InsecurePeers,
 		Token:         s.ClusterToken, Join: s.Join, JoinURLs: s.JoinURLs,

@@ -32,8 +32,9 @@ func Open(path string) (*Dir, error) {
 		return nil, err
 	}
 	err = d.read()
-	if err == nil && d.identity != nil {
-		err = d.identity.checkRemoved(path)
+	if err == nil {
+		id, _ := d.Identity()
+		err = errors.Join(id.checkOwned(path), id.checkRemoved(path))
 	}
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
@@ -195,6 +196,16 @@ func (d *Dir) Adopt(member, rendezvous uint64, name string, c *Charter) error {
 	f := d.Founding()
 	f.Charter = c
 	return d.write(Identity{Format: identityFormat, MemberID: member, Name: name, ClusterID: c.ClusterID, Rendezvous: rendezvous, Nonce: d.Nonce(), State: StateNew, Founding: &f})
+}
+
+// KeepEngine records which engine keeps the state.
+func (d *Dir) KeepEngine(name string) error {
+	if d.identity == nil || d.identity.Engine == name {
+		return nil
+	}
+	id := *d.identity
+	id.Engine = name
+	return d.write(id)
 }
 
 // MarkAdmitted records that the directory has a log. From then on a missing

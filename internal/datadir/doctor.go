@@ -70,6 +70,13 @@ func (r *Report) examine() error {
 	return r.examineLog()
 }
 
+// JudgeMember adds what concerns the directory of a node: it belongs to a member.
+func (r *Report) JudgeMember() {
+	if r.Refused == nil && r.Identity == nil {
+		_ = r.refuse(Identity{}.checkOwned(r.Dir)) // it returns nothing but refusals
+	}
+}
+
 // refuse notes a refusal; the first one counts. It returns any other error.
 func (r *Report) refuse(err error) error {
 	var refused *RefusedError

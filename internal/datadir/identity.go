@@ -49,6 +49,9 @@ type Identity struct {
 	// Original is the id that the cluster had before its first recovery. It is 0
 	// if there was no recovery.
 	Original uint64 `json:"original_cluster_id,omitempty"`
+	// Engine is the name of the engine that keeps the state. It is empty until
+	// the member has started.
+	Engine string `json:"engine,omitempty"`
 	// Founding is what the directory promised and accepted while its cluster was
 	// being founded. It is nil if the directory took no part in that.
 	Founding *Founding `json:"founding,omitempty"`
@@ -142,6 +145,15 @@ func identify(dir string) (Identity, error) {
 		err = refuse(walDir(dir), "member %d has taken part in its cluster, but its log is missing", id.MemberID)
 	}
 	return id, err
+}
+
+// checkOwned refuses a log without an identity. Its nonce is lost, so nobody
+// would take this directory for that of its member.
+func (id Identity) checkOwned(dir string) error {
+	if id == (Identity{}) && hasLog(dir) {
+		return refuse(identityPath(dir), "the identity of the member is missing, but there is a log")
+	}
+	return nil
 }
 
 // checkRemoved refuses the directory of a member that was removed. Its id cannot

@@ -408,8 +408,11 @@ func (l *Log) Snapshotter() *snap.Snapshotter { return l.snaps }
 // BodyPath returns where the body of the snapshot at index is or belongs.
 // etcd's Snapshotter stores received bodies under the same name. Any goroutine
 // may call it.
-func (l *Log) BodyPath(index uint64) string {
-	return filepath.Join(snapDir(l.dir), fmt.Sprintf("%016x.snap.db", index))
+func (l *Log) BodyPath(index uint64) string { return BodyPath(l.dir, index) }
+
+// BodyPath returns where the body of the snapshot at index is in a data directory.
+func BodyPath(dir string, index uint64) string {
+	return filepath.Join(snapDir(dir), fmt.Sprintf("%016x.snap.db", index))
 }
 
 // Close leaves an exact watermark and releases the log. After an error it only

@@ -19,6 +19,16 @@ const RemoveAndReAdd = "remove and re-add this member. Keep the directory for an
 	"remove the member from the cluster (DELETE /v1/members/ID on another member), " +
 	"and add this machine under a new id with an empty directory"
 
+// RebuildStore is the remedy for a member whose store is lost or damaged. What the
+// member has promised to the others is in its log, which is whole.
+const RebuildStore = "start this member once with --rebuild-store, which moves the store aside (nothing is deleted) " +
+	"and fills a new one from the log or, if the log does not reach back far enough, from another member. If no member has the data, " + RemoveAndReAdd
+
+// RefuseStore returns the refusal of a store.
+func RefuseStore(dir, reason string, cause error) *RefusedError {
+	return &RefusedError{File: StorePath(dir), Reason: reason, Remedy: RebuildStore, Cause: cause}
+}
+
 // Error names the place, the reason and the remedy.
 func (e *RefusedError) Error() string { return "data directory refused: " + e.verdict() }
 
@@ -27,7 +37,11 @@ func (e *RefusedError) verdict() string {
 	if e.Offset > 0 {
 		where = fmt.Sprintf("%s at byte %d", e.File, e.Offset)
 	}
-	return fmt.Sprintf("%s: %s. Remedy: %s", where, e.Reason, e.Remedy)
+	text := fmt.Sprintf("%s: %s. Remedy: %s", where, e.Reason, e.Remedy)
+	if e.Remedy == RebuildStore && e.Cause != nil {
+		text += fmt.Sprintf(". Cause: %v", e.Cause)
+	}
+	return text
 }
 
 // Unwrap returns the cause.

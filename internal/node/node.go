@@ -93,6 +93,9 @@ type Config struct {
 	CheckpointBytes    int64
 	CheckpointInterval time.Duration
 	CatchUpBytes       int
+	// RebuildStore moves the store aside and fills a new one from the log or from
+	// another member.
+	RebuildStore bool
 	// CacheBytes bounds the engine's block cache. 0 means its default.
 	CacheBytes int64
 	// MaxOpenFiles bounds the files of the engine that are open at the same time,
@@ -126,6 +129,8 @@ type Node struct {
 
 	store  *kvstore.Store // opened by Run before anything is served
 	failed chan error     // capacity 1: why the node cannot continue
+	// damaged is the verdict about a store whose damage was found while running.
+	damaged atomic.Pointer[datadir.RefusedError]
 	// refusing paces the warning about refused connections of peers.
 	refusing repeat.Pace
 
@@ -267,7 +272,13 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, dir.Close()) }()
+	defer func() { err = errors.Join(n.verdict(err), dir.Close()) }()
+	if err := checkEngine(&n.cfg, dir); err != nil {
+		return err
+	}
+	if err := prepareRebuild(n, dir); err != nil {
+		return err
+	}
 	if err := n.openStore(); err != nil {
 		return err
 	}
@@ -303,12 +314,12 @@ func (n *Node) openStore() error {
 			OnFatal:    n.engineFailed,
 		})
 		if err != nil {
-			return fmt.Errorf("open the store in %s: %w", n.cfg.DataDir, err)
+			return storeError(n.cfg.DataDir, err)
 		}
 	}
 	var err error
 	if n.store, err = kvstore.Open(eng, kvstore.Options{OnSettings: n.settingsChanged}); err != nil {
-		return errors.Join(fmt.Errorf("open the store in %s: %w", n.cfg.DataDir, err), eng.Close())
+		return errors.Join(storeError(n.cfg.DataDir, err), eng.Close())
 	}
 	return nil
 }
@@ -327,7 +338,13 @@ func (l engineLogger) Infof(format string, args ...any) { l.Debugf(format, args.
 // write. It may be called with the engine's locks held, so it only leaves a
 // note.
 func (n *Node) engineFailed(err error) {
-	n.fail(fmt.Errorf("storage engine: %w", err))
+	err = fmt.Errorf("storage engine: %w", err)
+	if engine.IsDamage(err) {
+		r := datadir.RefuseStore(n.cfg.DataDir, "the store is damaged", err)
+		n.damaged.CompareAndSwap(nil, r)
+		err = r
+	}
+	n.fail(err)
 }
 
 // fail stops the node. It does not wait.
@@ -356,11 +373,14 @@ func (n *Node) join(ctx context.Context, dir *datadir.Dir) (*member, error) {
 	cfg := n.replicaConfig()
 	cfg.ID, cfg.ClusterID, cfg.Nonce, cfg.Starts = at.Member, at.Cluster, at.nonce, at.starts
 	cfg.Initial, cfg.Known = at.initial, at.known
+	if dir.Rebuilding() {
+		cfg.FetchBody = n.bodyFetcher(ctx, at.Member, at.Cluster)
+	}
 	r, err := raftnode.Open(cfg)
 	if err != nil {
 		return nil, err
 	}
-	if err := dir.MarkStarted(); err != nil {
+	if err := errors.Join(dir.MarkStarted(), dir.KeepEngine(n.cfg.Engine), endRebuild(n, dir)); err != nil {
 		return nil, err
 	}
 	m := newMember(n, r)

@@ -27,6 +27,7 @@ const (
 	pathTransfer = "/kvd/transfer"
 	pathStatus   = "/kvd/status"
 	pathFounding = "/kvd/founding"
+	pathBody     = "/kvd/body"
 )
 
 const (

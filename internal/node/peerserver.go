@@ -28,6 +28,7 @@ func (n *Node) peerCalls() map[string]http.Handler {
 		pathStatus:   serveCall(s.status),
 		pathFounding: serveCall(s.founding),
 		"/":          http.HandlerFunc(s.stray),
+		pathBody:     http.HandlerFunc(s.body),
 	}
 }
 

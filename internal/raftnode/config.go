@@ -38,7 +38,12 @@ type Config struct {
 	// StateMachine.Restore would, and changes nothing. Several goroutines may
 	// call it.
 	VerifyBody func(r io.Reader) (BodyInfo, error)
-	Logger     *zap.Logger
+	// FetchBody writes to path, durably, a body of one of the members that is at
+	// the given entry or later. It is called by Open for a store that is to be
+	// rebuilt. If it is nil, Open refuses a store that lacks what the log no longer
+	// has.
+	FetchBody func(members []Member, after uint64, path string) error
+	Logger    *zap.Logger
 	// Observer receives what the loops do. It may be nil.
 	Observer Observer
 	// Security is how members authenticate each other.

@@ -3,8 +3,10 @@ package raftnode
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -52,7 +54,7 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 		return nil, err
 	}
 	if id := a.roster.clusterID; id != cfg.ClusterID {
-		return nil, refuseStore(cfg, "the store belongs to cluster %016x, but the log belongs to cluster %016x", id, cfg.ClusterID)
+		return nil, refuseStore(cfg.Dir, "the store belongs to cluster %016x, but the log belongs to cluster %016x", id, cfg.ClusterID)
 	}
 	now := time.Now()
 	r := &Replica{
@@ -189,8 +191,11 @@ func recoverState(cfg *Config, d *datadir.Log, state *datadir.LogState) (*applie
 		return nil, err
 	}
 	meta := state.Snapshot.GetMetadata()
-	if last := meta.GetIndex() + uint64(len(state.Entries)); index > last {
-		return nil, refuseStore(cfg, "the store contains entry %d, but the log ends at %d", index, last)
+	if err := datadir.JudgeStore(cfg.Dir, InitialIndex, index, meta.GetIndex(), meta.GetIndex()+uint64(len(state.Entries))); err != nil {
+		if errors.Is(err, datadir.ErrStoreBehind) && cfg.FetchBody != nil {
+			return a, a.fetchBody(cfg, d, state)
+		}
+		return nil, err
 	}
 	switch {
 	case index == 0 && state.Snapshot == nil:
@@ -200,7 +205,63 @@ func recoverState(cfg *Config, d *datadir.Log, state *datadir.LogState) (*applie
 	case meta.GetIndex() == InitialIndex:
 		return a, a.begin(cfg, state.Snapshot)
 	}
-	return a, a.recoverBody(cfg, d, meta)
+	err = a.recoverBody(cfg, d, meta)
+	var damaged *datadir.RefusedError
+	if errors.As(err, &damaged) && cfg.FetchBody != nil {
+		err = a.fetchBody(cfg, d, state)
+	}
+	return a, err
+}
+
+// fetchBody fills an empty store from another member. Raft has no part in that: the
+// log and the hard state of this member are whole, and only what they led to is
+// lost. The body is committed state, so it may also take the place of a log that
+// it is ahead of, like the body of a received snapshot.
+//
+// A crash in between leaves a store and a log that do not fit. The directory knows
+// that its store is being rebuilt, and the next start begins anew.
+func (a *applier) fetchBody(cfg *Config, d *datadir.Log, state *datadir.LogState) error {
+	meta := state.Snapshot.GetMetadata()
+	data, err := decodeSnapshotData(state.Snapshot.GetData())
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(cfg.Dir, "snap", "rebuild.tmp")
+	if err := cfg.FetchBody(append(data.Members, cfg.Known...), meta.GetIndex(), path); err != nil {
+		return fmt.Errorf("rebuild the store: %w", err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("rebuild the store: %w", err)
+	}
+	defer f.Close()
+	if err := a.sm.Restore(f); err != nil {
+		return fmt.Errorf("rebuild the store: %w", err)
+	}
+	index, term, err := positionOf(a.sm)
+	if err != nil {
+		return err
+	}
+	if err := a.load(index, term); err != nil {
+		return err
+	}
+	ms := a.roster.membership()
+	if ms.ClusterID != cfg.ClusterID || index < meta.GetIndex() {
+		return fmt.Errorf("rebuild the store: got the state of cluster %016x at entry %d, want cluster %016x at entry %d or later",
+			ms.ClusterID, index, cfg.ClusterID, meta.GetIndex())
+	}
+	if at := index - meta.GetIndex(); at == 0 || at <= uint64(len(state.Entries)) && state.Entries[at-1].GetTerm() == term {
+		return os.Remove(path) // the log leads on from there
+	}
+	if err := os.Rename(path, d.BodyPath(index)); err != nil {
+		return err
+	}
+	s := newSnapshot(index, term, ms)
+	if err := d.SaveSnapshot(s); err != nil {
+		return err
+	}
+	state.Snapshot, state.Entries, state.HardState = s, nil, d.HardState()
+	return nil
 }
 
 // raisedCommit returns the hard state with a commit index of at least applied.
@@ -217,15 +278,16 @@ func raisedCommit(hs *raftpb.HardState, applied uint64) *raftpb.HardState {
 // begins with. That is the ordinary start of an engine in memory, and otherwise
 // what a crash leaves before a received snapshot was installed.
 func (a *applier) recoverBody(cfg *Config, d *datadir.Log, meta *raftpb.SnapshotMetadata) error {
-	f, err := os.Open(d.BodyPath(meta.GetIndex()))
-	if errors.Is(err, os.ErrNotExist) {
-		return refuseStore(cfg, "the log begins after entry %d, which the store does not contain", meta.GetIndex())
-	}
+	path := d.BodyPath(meta.GetIndex())
+	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("open snapshot body: %w", err)
 	}
 	defer f.Close()
 	if err := a.sm.Restore(f); err != nil {
+		if damage := datadir.JudgeBody(cfg.Dir, meta.GetIndex(), func(r io.Reader) error { _, err := cfg.VerifyBody(r); return err }); damage != nil {
+			return damage
+		}
 		return fmt.Errorf("restore snapshot %d: %w", meta.GetIndex(), err)
 	}
 	return a.load(meta.GetIndex(), meta.GetTerm())
@@ -264,6 +326,6 @@ func positionOf(sm StateMachine) (index, term uint64, err error) {
 	return index, term, v.Close()
 }
 
-func refuseStore(cfg *Config, format string, args ...any) error {
-	return &datadir.RefusedError{File: cfg.Dir, Reason: fmt.Sprintf(format, args...), Remedy: datadir.RemoveAndReAdd}
+func refuseStore(dir string, format string, args ...any) error {
+	return &datadir.RefusedError{File: dir, Reason: fmt.Sprintf(format, args...), Remedy: datadir.RemoveAndReAdd}
 }

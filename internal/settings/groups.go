@@ -39,7 +39,7 @@ func Groups() []Group {
 		{
 			Title:  "Storage",
 			Common: []string{"engine"},
-			Rare:   []string{"snapshot-checkpoint-bytes", "snapshot-catch-up-bytes"},
+			Rare:   []string{"rebuild-store", "snapshot-checkpoint-bytes", "snapshot-catch-up-bytes"},
 		},
 		{
 			Title:  "Logging and metrics",

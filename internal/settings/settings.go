@@ -52,6 +52,7 @@ type Settings struct {
 	PeerKeyFile   string
 	PeerCAFile    string
 	PeerCRLFile   string
+	RebuildStore  bool // fill a new store from the log or another member
 	InsecurePeers bool // peer traffic without TLS may leave this machine
 
 	QuotaBytes    int64 // 0 means unlimited

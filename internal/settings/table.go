@@ -118,6 +118,8 @@ var tlsRows = []setting{
 var storeRows = []setting{
 	{name: "engine", kind: "pebble|memory", def: "pebble", help: "keep the data on disk (pebble) or in memory; the raft log is always on disk",
 		value: of(func(s *Settings) *string { return &s.Engine }, oneOf("pebble", "memory"))},
+	{name: "rebuild-store", kind: "on|off", def: "off", bare: "on", help: "move a damaged store aside and fill a new one from the log or another member; for one start",
+		value: of(func(s *Settings) *bool { return &s.RebuildStore }, switchCodec)},
 	{name: "quota", kind: "bytes", def: "8GiB", help: "maximum live data of a new cluster; PUT /v1/settings changes it later (0 means unlimited)",
 		value: of(func(s *Settings) *int64 { return &s.QuotaBytes }, sizeCodec)},
 	{name: "max-value-bytes", kind: "bytes", def: "1MiB", help: "maximum value size of a new cluster, at most 64MiB; PUT /v1/settings changes it later",

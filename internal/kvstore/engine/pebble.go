@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	iofs "io/fs"
 	"sync"
 	"sync/atomic"
 
@@ -38,6 +39,9 @@ type PebbleOptions struct {
 	// held, possibly before OpenPebble returns; it must neither block nor use the
 	// engine.
 	OnFatal func(error)
+	// ReadOnly opens existing files and changes none of them. A directory without
+	// files is an error.
+	ReadOnly bool
 }
 
 // Logger takes messages for the operator. A *zap.SugaredLogger is a Logger.
@@ -104,9 +108,12 @@ func OpenPebble(dir string, opts PebbleOptions) (Engine, error) {
 	opts = opts.withDefaults()
 	f := newFailure(opts.OnFatal)
 	opts.FS = failStopFS{opts.FS, f}
-	d, err := openPebbleDir(opts.FS, dir)
-	if err != nil {
-		return nil, fmt.Errorf("open engine: %w", err)
+	d := &pebbleDir{fs: opts.FS, path: dir} // Pebble itself locks the database
+	if !opts.ReadOnly {
+		var err error
+		if d, err = openPebbleDir(opts.FS, dir); err != nil {
+			return nil, fmt.Errorf("open engine: %w", err)
+		}
 	}
 	e := &pebbleEngine{
 		opts:    opts,
@@ -128,7 +135,15 @@ func OpenPebble(dir string, opts PebbleOptions) (Engine, error) {
 func (e *pebbleEngine) openCurrent() error {
 	number, err := e.dir.current()
 	if err != nil {
-		return err
+		return damage(err)
+	}
+	if e.opts.ReadOnly {
+		if number == noGeneration {
+			return fmt.Errorf("%s: %w", e.dir.path, iofs.ErrNotExist)
+		}
+		g, err := e.openGeneration(number, mustExist)
+		e.current.Store(g)
+		return damage(err)
 	}
 	if number == noGeneration {
 		return e.createFirst()
@@ -136,7 +151,7 @@ func (e *pebbleEngine) openCurrent() error {
 	// Others are removed only now, when this one is known to exist and to be readable.
 	g, err := e.openGeneration(number, mustExist)
 	if err != nil {
-		return err
+		return damage(err)
 	}
 	if err := firstError(e.dir.removeAllBut(number), e.failure.get()); err != nil {
 		return firstError(err, g.release())
@@ -280,7 +295,11 @@ func (e *pebbleEngine) Close() error {
 	if g == nil {
 		return nil
 	}
-	err := firstError(g.flush(e.failure), g.release())
+	var err error
+	if !e.opts.ReadOnly {
+		err = g.flush(e.failure)
+	}
+	err = firstError(err, g.release())
 	e.cache.Unref()
 	err = firstError(err, e.dir.close())
 	if n := e.open.Load(); err == nil && n > 0 {

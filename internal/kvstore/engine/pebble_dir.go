@@ -44,6 +44,9 @@ func openPebbleDir(fs vfs.FS, path string) (*pebbleDir, error) {
 }
 
 func (d *pebbleDir) close() error {
+	if d.lock == nil {
+		return nil
+	}
 	return d.lock.Close()
 }
 
@@ -69,6 +72,9 @@ func (d *pebbleDir) generationPath(number uint64) string {
 func (d *pebbleDir) current() (uint64, error) {
 	content, err := d.readFile(currentName)
 	if errors.Is(err, iofs.ErrNotExist) {
+		if d.lock == nil { // read only
+			return noGeneration, d.mustBeNew()
+		}
 		return noGeneration, d.begin()
 	}
 	if err != nil {
@@ -84,6 +90,13 @@ func (d *pebbleDir) current() (uint64, error) {
 
 // begin sets up a new directory. It refuses one that has lost its CURRENT file.
 func (d *pebbleDir) begin() error {
+	if err := d.mustBeNew(); err != nil {
+		return err
+	}
+	return d.setCurrent(noGeneration)
+}
+
+func (d *pebbleDir) mustBeNew() error {
 	numbers, err := d.generations()
 	if err != nil {
 		return err
@@ -92,7 +105,7 @@ func (d *pebbleDir) begin() error {
 		return fmt.Errorf("%s has no file %s but a database %s, which may be incomplete or obsolete",
 			d.path, currentName, generationName(numbers[0]))
 	}
-	return d.setCurrent(noGeneration)
+	return nil
 }
 
 func cutNewline(content []byte) (string, bool) {

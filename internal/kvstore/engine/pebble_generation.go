@@ -107,6 +107,7 @@ func (e *pebbleEngine) pebbleOptions() *pebble.Options {
 		FS:                          e.opts.FS,
 		FormatMajorVersion:          pebbleFormat,
 		MaxOpenFiles:                e.opts.OpenFiles,
+		ReadOnly:                    e.opts.ReadOnly,
 		Logger:                      pebbleLogger{e.opts.Logger, e.failure},
 		MemTableSize:                e.opts.MemTableBytes,
 		MemTableStopWritesThreshold: noLimit, // see backlog
@@ -141,7 +142,7 @@ func (e *pebbleEngine) listener() *pebble.EventListener {
 	return &pebble.EventListener{
 		BackgroundError: e.failure.report,
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
-			e.failure.report(fmt.Errorf("corrupt file %s: %w", info.Path, info.Details))
+			e.failure.report(fmt.Errorf("%w: %s: %w", ErrDamaged, info.Path, info.Details))
 		},
 		FlushEnd:      func(pebble.FlushInfo) { progressed() },
 		CompactionEnd: func(pebble.CompactionInfo) { progressed() },
