@@ -23,6 +23,8 @@ import (
 // HTTP/2, and members call each other anew. Not one request may fail.
 func TestCertificatesRotateUnderLoad(t *testing.T) {
 	f := newTLSFiles(t)
+	// The test's clients read the pool that this adds to, so none may exist yet.
+	next := f.newAuthority(t)
 	c := startTLSCluster(t, f)
 	load := c.load()
 	for round := range 3 {
@@ -30,7 +32,6 @@ func TestCertificatesRotateUnderLoad(t *testing.T) {
 			c.renew(i, f.ca, round == 2)
 		}
 	}
-	next := f.newAuthority(t)
 	c.step("both authorities", func(i int) {
 		f.write(t, c.caFile(i), append(f.ca.CertPEM[:len(f.ca.CertPEM):len(f.ca.CertPEM)], next.CertPEM...))
 	})
