@@ -288,18 +288,22 @@ func (c *cluster) remove(via, m *member) {
 // awaitVoter waits until the cluster counts the member as a voter.
 func (c *cluster) awaitVoter(m *member) {
 	c.t.Helper()
-	eventually(c.t, m.String()+" is promoted", func() error {
-		members, err := c.live()[0].members()
-		if err != nil {
-			return err
-		}
-		for _, x := range members {
-			if x.ID == m.id && !x.Learner {
-				return nil
+	// Each node has to know: the leader may apply the promotion a moment
+	// after others, and judges the next change by what it has applied.
+	for _, at := range c.live() {
+		eventually(c.t, m.String()+" is promoted, says "+at.String(), func() error {
+			members, err := at.members()
+			if err != nil {
+				return err
 			}
-		}
-		return fmt.Errorf("the members are %+v", members)
-	})
+			for _, x := range members {
+				if x.ID == m.id && !x.Learner {
+					return nil
+				}
+			}
+			return fmt.Errorf("the members are %+v", members)
+		})
+	}
 }
 
 // finish stops the cluster and checks it.
