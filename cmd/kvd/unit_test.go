@@ -78,7 +78,7 @@ func TestUnitFile(t *testing.T) {
 		t.Errorf("systemd kills after %v", stop)
 	}
 	if start := u.seconds(t, "Service.TimeoutStartSec"); start < 2*reportPace {
-		t.Errorf("systemd gives up a start after %v, before it hears of one that goes on", start)
+		t.Errorf("systemd gives up a start after %v, before kvd reports that it is still starting", start)
 	}
 	if dog := u.seconds(t, "Service.WatchdogSec"); dog < pingsInTime*5*time.Second {
 		t.Errorf("the watchdog bites after %v", dog)

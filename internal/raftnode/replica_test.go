@@ -236,7 +236,7 @@ func TestLeaderWithHangingDiskHandsOver(t *testing.T) {
 		t.Fatalf("a node with a hanging disk answered %v to a write", err)
 	}
 	if _, err := leaderOf(t, without(nodes, old)).Propose(testContext(t), command(3)); err != nil {
-		t.Fatalf("the others can not write: %v", err)
+		t.Fatalf("the others cannot write: %v", err)
 	}
 }
 
