@@ -317,6 +317,7 @@ func FuzzSettings(f *testing.F) {
 	f.Add("id", "1", "cluster", three)
 	f.Add("join", peer1, "data-dir", "d")
 	f.Add("port", "0", "quota", "1e400TiB")
+	f.Add("id", "3", "name", "")
 	f.Add("listen-client", "http://[::1]:0", "listen-peer", "http://0.0.0.0:1")
 	f.Fuzz(func(t *testing.T, name1, text1, name2, text2 string) {
 		s, err := Resolve(Layer{name1: {text1, "fuzz"}, name2: {text2, "fuzz"}})
@@ -326,7 +327,9 @@ func FuzzSettings(f *testing.F) {
 		if reflect.DeepEqual(s.ListenClient, []string{""}) || s.ListenPeer == "" || len(s.AdvertisePeer) == 0 || s.DataDir == "" || s.ElectionTicks() < minElectionBeat {
 			t.Errorf("incomplete: %+v", s)
 		}
-		if len(s.JoinURLs) == 0 && (s.ID < 1 || s.ID > uint64(len(s.Cluster))) {
+		// A cluster of one has no list that its id is a position in.
+		listed := s.Has("cluster")
+		if len(s.JoinURLs) == 0 && (s.ID < 1 || len(s.Cluster) == 0 || listed && s.ID > uint64(len(s.Cluster))) {
 			t.Errorf("no place in the cluster: %+v", s)
 		}
 	})
