@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -39,8 +40,10 @@ type appendLoop struct {
 	// raft's limits on uncommitted and inflight bytes.
 	work *mailbox[appendJob]
 	// saving is since when a write has been running; cleared while none is.
-	saving   moment
-	appender *appender // owned by run
+	saving moment
+	// savingBytes is the size of the entries in that write.
+	savingBytes atomic.Int64
+	appender    *appender // owned by run
 }
 
 func (l *appendLoop) run(ctx context.Context) error {
@@ -71,6 +74,7 @@ func (l *appendLoop) turn(jobs []appendJob) error {
 			bytes += entryBytes(j.message.GetEntries())
 		}
 	}
+	l.savingBytes.Store(int64(bytes))
 	l.saving.note()
 	defer l.saving.clear()
 	responses, err := l.appender.append(messages)

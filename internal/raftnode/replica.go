@@ -363,7 +363,7 @@ func (r *Replica) logPosition(old *Position, p Position) {
 // leadership over; after StallExit the replica gives up.
 func (r *Replica) watchDisk() error {
 	age := r.Stalled()
-	limit := 2 * time.Duration(r.cfg.ElectionTicks) * r.cfg.TickInterval
+	limit := stallLimit(time.Duration(r.cfg.ElectionTicks)*r.cfg.TickInterval, r.appends.savingBytes.Load())
 	switch {
 	case age > r.cfg.StallExit:
 		return fmt.Errorf("%w for %v", ErrDiskStall, age.Round(time.Second))
@@ -375,6 +375,17 @@ func (r *Replica) watchDisk() error {
 		r.core.diskAnswers()
 	}
 	return nil
+}
+
+// savedRate is how fast any disk saves that is fit for a log, in bytes per second.
+const savedRate = 8 << 20
+
+// stallLimit returns how long a write of so many bytes may run before the disk
+// counts as stalled. The size matters: a busy disk needs seconds for the largest
+// value, and a leader that was deposed for it would leave that value to the next
+// leader, whose disk is as busy.
+func stallLimit(election time.Duration, bytes int64) time.Duration {
+	return 2*election + time.Duration(bytes)*time.Second/savedRate
 }
 
 // Handler serves the peer port: raft's messages, and the extra handlers by their

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kvd-io/kvd/internal/limits"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 )
@@ -67,9 +68,14 @@ type faultyDisk struct {
 	logDisk
 	fail atomic.Pointer[error]
 	hang atomic.Pointer[chan struct{}] // saves wait until it is closed
+	// before is called at the start of each save.
+	before atomic.Pointer[func([]*raftpb.Entry)]
 }
 
 func (d *faultyDisk) Save(hs *raftpb.HardState, ents []*raftpb.Entry) error {
+	if f := d.before.Load(); f != nil {
+		(*f)(ents)
+	}
 	if c := d.hang.Load(); c != nil {
 		<-*c
 	}
@@ -261,6 +267,29 @@ func TestHangingDiskEndsTheNode(t *testing.T) {
 	go func() { _, _ = n.Propose(ctx, command(1)) }()
 	if err := <-n.done; !errors.Is(err, ErrDiskStall) {
 		t.Fatalf("the node ended with %v", err)
+	}
+}
+
+// A save of the largest value may take its time: the limit grows with what is
+// being saved, but stays below the one that ends the node.
+func TestStallLimitGrowsWithTheSave(t *testing.T) {
+	if got := stallLimit(time.Second, 0); got != 2*time.Second {
+		t.Errorf("limit of an empty save: %v", got)
+	}
+	if got := stallLimit(time.Second, limits.MaxEntryBytes); got < 8*time.Second || got > time.Minute/2 {
+		t.Errorf("limit of the largest entry: %v", got)
+	}
+	n := startNodes(t, 1, nil)[0]
+	<-n.Ready()
+	// A save that carries the entry must have announced its size before it began.
+	var announced atomic.Bool
+	n.disk.before.Store(new(func(ents []*raftpb.Entry) {
+		if size := entryBytes(ents); size >= 1<<20 && n.appends.savingBytes.Load() >= int64(size) {
+			announced.Store(true)
+		}
+	}))
+	if _, err := n.Propose(testContext(t), append(command(1), make([]byte, 1<<20)...)); err != nil || !announced.Load() {
+		t.Errorf("%v; the size of the save was announced: %t", err, announced.Load())
 	}
 }
 
