@@ -27,7 +27,9 @@ var allowed = map[string][]string{
 	"internal/logsink":        {"internal/settings"},
 	"internal/metrics":        {"internal/node", "internal/raftnode", "internal/api"},
 	"internal/node":           {"internal/raftnode", "internal/datadir", "internal/peers", "internal/limits", "internal/certs", "internal/kvstore", "internal/kvstore/engine", "internal/api", "internal/memberurl", "internal/repeat", "internal/connlimit"},
-	"internal/httpapi":        {"internal/opjson", "internal/kvstore", "internal/api", "internal/memberurl", "internal/limits"},
+	"internal/httpapi":        {"internal/httpapi/batch", "internal/httpapi/reply", "internal/opjson", "internal/kvstore", "internal/api", "internal/memberurl", "internal/limits"},
+	"internal/httpapi/batch":  {"internal/httpapi/reply", "internal/opjson", "internal/kvstore", "internal/api", "internal/limits"},
+	"internal/httpapi/reply":  {"internal/opjson", "internal/kvstore", "internal/api"},
 	"internal/opjson":         {"internal/kvstore", "internal/limits"},
 	"internal/http1":          {},
 	"internal/loadgen":        {},
@@ -76,6 +78,8 @@ var foreign = map[string][]string{
 	"internal/peers":          {"github.com/cockroachdb/pebble"},
 	"internal/datadir":        {"github.com/cockroachdb/pebble", "net"},
 	"internal/httpapi":        {"go.etcd.io", "github.com/cockroachdb/pebble"},
+	"internal/httpapi/batch":  {"go.etcd.io", "github.com/cockroachdb/pebble"},
+	"internal/httpapi/reply":  {"go.etcd.io", "github.com/cockroachdb/pebble"},
 	"internal/api":            {"go.etcd.io", "net", "os"},
 }
 
@@ -305,7 +309,7 @@ func TestHTTPAPIUsesOnlyTypesOfTheStore(t *testing.T) {
 		}
 	}
 	for _, s := range all {
-		if s.pkg != "internal/httpapi" || s.test {
+		if s.pkg != "internal/httpapi" && path.Dir(s.pkg) != "internal/httpapi" || s.test {
 			continue
 		}
 		s.selectors(func(x, name string) {

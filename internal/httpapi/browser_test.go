@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/httpapi/reply"
 )
 
 func TestBrowserGuard(t *testing.T) {
@@ -60,7 +61,7 @@ func TestBrowserGuard(t *testing.T) {
 		}
 		var got api.Code
 		if err := d.refuse(r); err != nil {
-			got = asProblem(err).Code
+			got = reply.Problem(err).Code
 		}
 		if got != c.want {
 			t.Errorf("%s: %q, want %q", name, got, c.want)

@@ -21,9 +21,9 @@
 //	H2  A request that says something kvd does not understand (an unknown or
 //	    repeated parameter, an unknown field, a header of a later version) is
 //	    refused, never carried out as if it had not been said.
-//	H3  Errors become answers in one place (asProblem), and get their status from
-//	    one table (statuses). An error that the table does not know is a bug: it is
-//	    logged, and answered with 500 and the id under which it was logged.
+//	H3  Errors become answers in one place (reply.Problem), and get their status
+//	    from one table (reply.Status). An error that the table does not know is a
+//	    bug: it is logged, and answered with 500 and the id under which it was logged.
 //	H4  An answer that breaks off never looks complete: once the header has been
 //	    sent, an error closes the connection.
 //	H5  Everything a client makes the node wait for or hold has a bound: a deadline

@@ -14,6 +14,7 @@ import (
 
 // decodeOnce is a second implementation of percent-decoding.
 func decodeOnce(s string) (string, bool) {
+	const hexDigits = "0123456789abcdef"
 	var out []byte
 	for i := 0; i < len(s); i++ {
 		if s[i] != '%' {

@@ -2,15 +2,12 @@ package httpapi
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"net/http"
 	"strconv"
 	"sync"
 	"time"
-	"unicode/utf8"
 
-	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/opjson"
 )
 
@@ -35,74 +32,6 @@ func putBuffer(p *[]byte, used []byte) {
 		*p = used[:0]
 		buffers.Put(p)
 	}
-}
-
-const hexDigits = "0123456789abcdef"
-
-// appendString appends valid UTF-8 as a JSON string.
-func appendString(dst, s []byte) []byte {
-	dst = append(dst, '"')
-	start := 0
-	for i, c := range s {
-		if c >= ' ' && c != '"' && c != '\\' {
-			continue
-		}
-		dst = append(dst, s[start:i]...)
-		start = i + 1
-		switch c {
-		case '"', '\\':
-			dst = append(dst, '\\', c)
-		case '\n':
-			dst = append(dst, '\\', 'n')
-		case '\t':
-			dst = append(dst, '\\', 't')
-		case '\r':
-			dst = append(dst, '\\', 'r')
-		default:
-			dst = append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
-		}
-	}
-	dst = append(dst, s[start:]...)
-	return append(dst, '"')
-}
-
-// appendBytes appends a field with a byte string: as text under its name if it is valid
-// UTF-8, else in base64 under name_base64.
-func appendBytes(dst []byte, name string, b []byte) []byte {
-	dst = append(dst, '"')
-	dst = append(dst, name...)
-	if utf8.Valid(b) {
-		dst = append(dst, '"', ':')
-		return appendString(dst, b)
-	}
-	dst = append(dst, `_base64":"`...)
-	dst = appendBase64(dst, b)
-	return append(dst, '"')
-}
-
-func appendNumber(dst []byte, name string, n uint64) []byte {
-	dst = append(dst, `,"`...)
-	dst = append(dst, name...)
-	dst = append(dst, `":`...)
-	return strconv.AppendUint(dst, n, 10)
-}
-
-// appendKV appends a pair with its metadata as an object.
-func appendKV(dst []byte, kv *kvstore.KV, keysOnly bool) []byte {
-	return append(appendPairFields(append(dst, '{'), kv, keysOnly), '}')
-}
-
-// appendPairFields appends the fields of a pair, beginning with its key.
-func appendPairFields(dst []byte, kv *kvstore.KV, keysOnly bool) []byte {
-	dst = appendBytes(dst, "key", kv.Key)
-	if !keysOnly {
-		dst = append(dst, ',')
-		dst = appendBytes(dst, "value", kv.Value)
-	}
-	dst = appendNumber(dst, "create_revision", kv.CreateRevision)
-	dst = appendNumber(dst, "mod_revision", kv.ModRevision)
-	dst = appendNumber(dst, "version", kv.Version)
-	return appendNumber(dst, "lease", kv.Lease)
 }
 
 // writeJSON answers with doc as JSON.
@@ -156,5 +85,3 @@ func (x *exchange) readDocument(doc any) error {
 	}
 	return opjson.Decode(body, doc)
 }
-
-func appendBase64(dst, b []byte) []byte { return base64.StdEncoding.AppendEncode(dst, b) }

@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/httpapi/reply"
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
@@ -127,7 +128,7 @@ func judgeRead(conds []kvstore.Condition, revision uint64) int {
 
 func (x *exchange) refuseRead(status int, revision uint64) error {
 	if status == http.StatusPreconditionFailed {
-		return failedCondition(revision)
+		return reply.FailedCondition(revision)
 	}
 	x.set("Etag", etag(revision))
 	x.WriteHeader(http.StatusNotModified)
@@ -147,7 +148,7 @@ func (x *exchange) writePair(kv *kvstore.KV, asJSON bool) {
 		return
 	}
 	p := getBuffer()
-	doc := append(appendKV((*p)[:0], kv, false), '\n')
+	doc := append(reply.AppendKV((*p)[:0], kv, false), '\n')
 	x.writeDocument(jsonType, http.StatusOK, doc)
 	putBuffer(p, doc)
 }
@@ -165,7 +166,7 @@ func (x *exchange) do(cmd *kvstore.Command) (kvstore.Result, error) {
 		return res, err
 	}
 	x.setRevision(res.Revision)
-	return res, outcomeProblem(&res)
+	return res, reply.OutcomeProblem(&res)
 }
 
 // returnPrevious reads return=previous.
@@ -279,15 +280,15 @@ func (x *exchange) writeChanged(cmd *kvstore.Command, res *kvstore.Result) {
 	}
 	p := getBuffer()
 	doc := append((*p)[:0], '{')
-	doc = appendBytes(doc, "key", cmd.Key)
+	doc = reply.AppendBytes(doc, "key", cmd.Key)
 	if cmd.Op == kvstore.OpIncr {
 		doc = append(doc, ',')
-		doc = appendBytes(doc, "value", res.KV.Value)
+		doc = reply.AppendBytes(doc, "value", res.KV.Value)
 	}
-	doc = appendNumber(doc, "revision", res.Revision)
-	doc = appendNumber(doc, "create_revision", res.KV.CreateRevision)
-	doc = appendNumber(doc, "mod_revision", res.KV.ModRevision)
-	doc = appendNumber(doc, "version", res.KV.Version)
+	doc = reply.AppendNumber(doc, "revision", res.Revision)
+	doc = reply.AppendNumber(doc, "create_revision", res.KV.CreateRevision)
+	doc = reply.AppendNumber(doc, "mod_revision", res.KV.ModRevision)
+	doc = reply.AppendNumber(doc, "version", res.KV.Version)
 	doc = appendPrevious(doc, cmd, res)
 	x.set("Etag", etag(res.KV.ModRevision))
 	x.writeDocument(jsonType, status, doc)
@@ -298,17 +299,9 @@ func (x *exchange) writeChanged(cmd *kvstore.Command, res *kvstore.Result) {
 // ends the document.
 func appendPrevious(doc []byte, cmd *kvstore.Command, res *kvstore.Result) []byte {
 	if cmd.ReturnPrevious {
-		doc = appendPreviousPair(doc, res.Previous)
+		doc = reply.AppendPrevious(doc, res.Previous)
 	}
 	return append(doc, '}', '\n')
-}
-
-func appendPreviousPair(doc []byte, kv *kvstore.KV) []byte {
-	doc = append(doc, `,"previous":`...)
-	if kv == nil {
-		return append(doc, "null"...)
-	}
-	return appendKV(doc, kv, false)
 }
 
 // deleteKey answers DELETE /v1/kv/{key}.
@@ -329,7 +322,7 @@ func (x *exchange) writeDeleted(cmd *kvstore.Command, res *kvstore.Result) {
 	p := getBuffer()
 	doc := append((*p)[:0], `{"deleted":`...)
 	doc = strconv.AppendUint(doc, res.Deleted, 10)
-	doc = appendNumber(doc, "revision", res.Revision)
+	doc = reply.AppendNumber(doc, "revision", res.Revision)
 	doc = appendPrevious(doc, cmd, res)
 	x.writeDocument(jsonType, http.StatusOK, doc)
 	putBuffer(p, doc)

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/httpapi/reply"
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
@@ -211,7 +212,7 @@ func (p *page) add(it kvstore.Item) (bool, error) {
 	if len(p.kvs) > 0 {
 		p.kvs = append(p.kvs, ',')
 	}
-	p.kvs = appendKV(p.kvs, &it.KV, p.listing.rng.KeysOnly)
+	p.kvs = reply.AppendKV(p.kvs, &it.KV, p.listing.rng.KeysOnly)
 	return true, nil
 }
 
@@ -246,7 +247,7 @@ func (p *page) document(revision uint64) []byte {
 	if p.listing.rng.Delimiter != nil {
 		doc = p.appendGroups(doc)
 	}
-	doc = appendNumber(doc, "count", p.count)
+	doc = reply.AppendNumber(doc, "count", p.count)
 	if next := p.listing.next(p.more, p.lastItem, revision); next != "" {
 		doc = append(doc, `,"next":"`...)
 		doc = append(append(doc, next...), '"')
@@ -260,10 +261,10 @@ func (p *page) appendGroups(doc []byte) []byte {
 	text, binary := []byte{}, []byte{}
 	for _, g := range p.groups {
 		if utf8.Valid(g) {
-			text = append(appendString(text, g), ',')
+			text = append(reply.AppendString(text, g), ',')
 			continue
 		}
-		binary = append(append(appendBase64(append(binary, '"'), g), '"'), ',')
+		binary = append(append(reply.AppendBase64(append(binary, '"'), g), '"'), ',')
 	}
 	doc = append(append(append(doc, `,"prefixes":[`...), withoutComma(text)...), ']')
 	if len(binary) > 0 {
@@ -354,9 +355,9 @@ func (o *stream) add(it kvstore.Item) (bool, error) {
 		o.last = boundAfter(&it, o.listing.rng.Reverse)
 	}
 	if it.Group != nil {
-		o.buf = append(appendBytes(append(o.buf, '{'), "prefix", it.Group), '}')
+		o.buf = append(reply.AppendBytes(append(o.buf, '{'), "prefix", it.Group), '}')
 	} else {
-		o.buf = appendKV(o.buf, &it.KV, o.listing.rng.KeysOnly)
+		o.buf = reply.AppendKV(o.buf, &it.KV, o.listing.rng.KeysOnly)
 	}
 	o.buf = append(o.buf, '\n')
 	if len(o.buf) < streamChunk {
@@ -368,8 +369,8 @@ func (o *stream) add(it kvstore.Item) (bool, error) {
 // end appends the line that distinguishes a complete stream from one that broke off.
 func (o *stream) end() {
 	o.buf = append(o.buf, `{"type":"end"`...)
-	o.buf = appendNumber(o.buf, "count", o.count)
-	o.buf = appendNumber(o.buf, "revision", o.listing.rng.Revision)
+	o.buf = reply.AppendNumber(o.buf, "count", o.count)
+	o.buf = reply.AppendNumber(o.buf, "revision", o.listing.rng.Revision)
 	if next := o.listing.next(o.more, o.last, o.listing.rng.Revision); next != "" {
 		o.buf = append(o.buf, `,"next":"`...)
 		o.buf = append(append(o.buf, next...), '"')

@@ -12,6 +12,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/httpapi/batch"
+	"github.com/kvd-io/kvd/internal/httpapi/reply"
 )
 
 // DefaultMaxInFlight is how many requests are handled at once by default. Each may
@@ -59,8 +61,8 @@ type Server struct {
 	browsers  *browserGuard
 	limiter   *limiter
 	deadlines deadlinePool
-	// groups holds a token for each group of a stream that is in the log.
-	groups chan struct{}
+	// turns are those of the streams of operations.
+	turns batch.Turns
 	// counting holds a token for the range delete that counts its many keys.
 	counting chan struct{}
 	// refusal answers every request that needs the node; nil if the node serves.
@@ -84,7 +86,7 @@ func New(opts Options) *Server {
 	if opts.MaxInFlight == 0 {
 		opts.MaxInFlight = DefaultMaxInFlight
 	}
-	s := &Server{opts: opts, log: opts.Logger, router: newRouter(opts.RootMembers), browsers: newBrowserGuard(opts.Hosts), limiter: newLimiter(opts.MaxInFlight), groups: make(chan struct{}, maxGroups), counting: make(chan struct{}, 1)}
+	s := &Server{opts: opts, log: opts.Logger, router: newRouter(opts.RootMembers), browsers: newBrowserGuard(opts.Hosts), limiter: newLimiter(opts.MaxInFlight), turns: batch.NewTurns(), counting: make(chan struct{}, 1)}
 	if opts.Observer != nil {
 		s.router.observe(opts.Observer)
 	}
@@ -256,13 +258,11 @@ func refuseIdempotency(h http.Header) error {
 // fail answers with the error, or closes the connection if the answer has begun
 // (H4).
 func (x *exchange) fail(err error) {
-	p := asProblem(err)
-	if p.Code == api.Internal || statusOf(p.Code) == http.StatusInternalServerError {
+	p := reply.Problem(err)
+	if p.Code == api.Internal || reply.Status(p.Code) == http.StatusInternalServerError {
 		x.srv.log.Error("request failed", x.logFields(err)...)
 	}
-	if o := x.srv.opts.Observer; o != nil {
-		o.Rejected(p.Code)
-	}
+	x.srv.rejected(p.Code)
 	if x.status != 0 {
 		panic(http.ErrAbortHandler)
 	}

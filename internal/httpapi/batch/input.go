@@ -1,4 +1,4 @@
-package httpapi
+package batch
 
 import (
 	"bytes"
@@ -80,7 +80,7 @@ func (g *group) writes() [][]byte {
 	return g.commands
 }
 
-// opReader reads the lines of a stream into groups, in a goroutine of its own,
+// reader reads the lines of a stream into groups, in a goroutine of its own,
 // which owns all fields but those that say otherwise.
 //
 // It puts a group into slot as soon as the input that has arrived is parsed, so that
@@ -98,7 +98,7 @@ func (g *group) writes() [][]byte {
 //	R4  Input and deadlines belong to the reader until stop. From then on
 //	    mu.discard is set, and a read that was about to extend its deadline does
 //	    not.
-type opReader struct {
+type reader struct {
 	body       io.Reader
 	conn       *http.ResponseController
 	log        *zap.Logger
@@ -122,15 +122,15 @@ type opReader struct {
 	}
 }
 
-func newOpReader(x *exchange) *opReader {
-	return &opReader{
-		body: x.r.Body, conn: http.NewResponseController(x.w), log: x.srv.log, store: x.srv.opts.Store, replicator: x.srv.opts.Replicator,
+func newReader(o *Stream) *reader {
+	return &reader{
+		body: o.R.Body, conn: http.NewResponseController(o.W), log: o.Log, store: o.Store, replicator: o.Replicator,
 		slot: make(chan *group, 1), free: make(chan *group, 2), quit: make(chan struct{}),
 	}
 }
 
 // run reads until the input ends, a line cannot be parsed, or stop is called.
-func (in *opReader) run() {
+func (in *reader) run() {
 	end := in.fill()
 	g := in.current()
 	g.last, g.end, g.endLine = true, end, in.line
@@ -141,7 +141,7 @@ func (in *opReader) run() {
 }
 
 // fill reads lines into groups and returns why it ended, nil at the end of input.
-func (in *opReader) fill() (end error) {
+func (in *reader) fill() (end error) {
 	defer func() {
 		if v := recover(); v != nil {
 			in.log.Error("panic while reading a batch", zap.Error(fmt.Errorf("panic: %v", v)), zap.ByteString("stack", debug.Stack()))
@@ -168,7 +168,7 @@ func (in *opReader) fill() (end error) {
 }
 
 // takeLines parses all complete lines that have been read.
-func (in *opReader) takeLines() error {
+func (in *reader) takeLines() error {
 	settings := in.store.Settings()
 	limit := lineLimit(&settings)
 	for {
@@ -198,7 +198,7 @@ func (in *opReader) takeLines() error {
 }
 
 // takeRest parses the last line, which may lack a newline.
-func (in *opReader) takeRest() error {
+func (in *reader) takeRest() error {
 	in.line++
 	if in.start == len(in.buf) {
 		return nil
@@ -218,7 +218,7 @@ func longLine(limit int) error {
 
 // take adds the operation of a line to the group, and nothing for a blank line. An
 // error ends the stream: only of a line that is JSON is it certain where it ends.
-func (in *opReader) take(line []byte, maxValueBytes int64) error {
+func (in *reader) take(line []byte, maxValueBytes int64) error {
 	if line = bytes.TrimSuffix(line, []byte{'\r'}); len(line) == 0 {
 		return nil
 	}
@@ -243,7 +243,7 @@ func (in *opReader) take(line []byte, maxValueBytes int64) error {
 
 // current returns the group to add to: the one in the slot if the handler has not
 // taken it and it has room, else a new one.
-func (in *opReader) current() *group {
+func (in *reader) current() *group {
 	if in.group != nil {
 		return in.group
 	}
@@ -267,7 +267,7 @@ func (in *opReader) current() *group {
 
 // hand puts the group into the slot, and waits while a full one is in there. It
 // returns false if nobody will take it.
-func (in *opReader) hand(g *group) bool {
+func (in *reader) hand(g *group) bool {
 	in.group = nil
 	select {
 	case in.slot <- g:
@@ -278,7 +278,7 @@ func (in *opReader) hand(g *group) bool {
 }
 
 // read makes room for more input and reads some.
-func (in *opReader) read() error {
+func (in *reader) read() error {
 	rest := len(in.buf) - in.start
 	if in.start > 0 {
 		copy(in.buf, in.buf[in.start:])
@@ -300,16 +300,16 @@ func (in *opReader) read() error {
 	case err == io.EOF:
 		return io.EOF
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return badRequest("received no data for %v; the batch ends here", streamIdle)
+		return api.Errorf(api.BadRequest, "received no data for %v; the batch ends here", streamIdle)
 	}
-	return badRequest("reading the body failed; the batch ends here")
+	return api.Errorf(api.BadRequest, "reading the body failed; the batch ends here")
 }
 
 // errStreamOver ends the reading of a stream that was stopped. Nobody sees it.
 var errStreamOver = errors.New("the stream is over")
 
 // await sets the deadline of the next read. It returns false if the stream is over.
-func (in *opReader) await() bool {
+func (in *reader) await() bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.mu.discard {
@@ -323,7 +323,7 @@ func (in *opReader) await() bool {
 // arrived removes the deadline. While the reader waits for the handler, the client
 // is not idle but made to wait, and HTTP/2 breaks the body at the deadline even if
 // nobody is reading.
-func (in *opReader) arrived() {
+func (in *reader) arrived() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if !in.mu.discard {
@@ -333,7 +333,7 @@ func (in *opReader) arrived() {
 
 // stop ends the reading. For the time of grace, what the client still sends is
 // read and dropped, so that it does not lose the last answers to a reset.
-func (in *opReader) stop(grace time.Duration) {
+func (in *reader) stop(grace time.Duration) {
 	close(in.quit)
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -342,7 +342,7 @@ func (in *opReader) stop(grace time.Duration) {
 }
 
 // drain reads and drops input until the deadline that stop sets.
-func (in *opReader) drain() {
+func (in *reader) drain() {
 	<-in.quit
 	_, _ = io.Copy(io.Discard, in.body)
 }

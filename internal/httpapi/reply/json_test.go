@@ -1,4 +1,4 @@
-package httpapi
+package reply
 
 import (
 	"encoding/json"
@@ -13,7 +13,7 @@ func TestAppendStringIsJSON(t *testing.T) {
 	}
 	for _, s := range []string{"", `"`, `\`, "a\nb", "\x00\x1f\x7f", "é\u2028😀", all.String()} {
 		var back string
-		if err := json.Unmarshal(appendString(nil, []byte(s)), &back); err != nil || back != s {
+		if err := json.Unmarshal(AppendString(nil, []byte(s)), &back); err != nil || back != s {
 			t.Errorf("%.40q came back as %.40q, %v", s, back, err)
 		}
 	}
@@ -25,7 +25,7 @@ func TestAppendBytesByValidity(t *testing.T) {
 		"\xff\x00":     `"key_base64":"/wA="`,
 		"\xed\xa0\x80": `"key_base64":"7aCA"`, // a surrogate is no UTF-8
 	} {
-		if got := string(appendBytes(nil, "key", []byte(in))); got != want {
+		if got := string(AppendBytes(nil, "key", []byte(in))); got != want {
 			t.Errorf("%q: got %s, want %s", in, got, want)
 		}
 	}

@@ -1,4 +1,4 @@
-package httpapi
+package batch
 
 import (
 	"context"
@@ -12,7 +12,10 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/httpapi/reply"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/opjson"
 )
@@ -31,9 +34,41 @@ const (
 	overloadPause = 20 * time.Millisecond
 )
 
-// opStream answers POST /v1/batch: a stream of operations, one per line.
+// Store is what a stream reads of this node's replicated state.
+type Store interface {
+	// Revision returns the newest revision that is applied here.
+	Revision() uint64
+	// Get returns a key at a revision.
+	Get(key []byte, revision uint64) (kvstore.KV, uint64, error)
+	// Settings returns the replicated limits.
+	Settings() kvstore.Settings
+}
+
+// Replicator has groups of commands applied. Its errors are *api.Error.
+type Replicator interface {
+	// Encode appends the command in the form that DoGroup takes.
+	Encode(dst []byte, cmd *kvstore.Command) []byte
+	// DoGroup has commands applied in order with nothing in between. The caller
+	// must not reuse the commands after an error.
+	DoGroup(ctx context.Context, commands [][]byte, note NoteStage) ([]*kvstore.Result, error)
+	// Barrier returns once a read of the Store is linearizable.
+	Barrier(ctx context.Context, note NoteStage) error
+}
+
+// NoteStage receives how long a stage of the request took; nil means that nobody
+// asks.
+type NoteStage = func(stage string, took time.Duration)
+
+// Turns lets as many groups of all streams of a node into the log as maxGroups
+// allows.
+type Turns chan struct{}
+
+// NewTurns returns the Turns of a node.
+func NewTurns() Turns { return make(Turns, maxGroups) }
+
+// Stream answers POST /v1/batch: a stream of operations, one per line.
 //
-// Two goroutines work on it. opReader parses lines into groups. The handler's own
+// Two goroutines work on it. reader parses lines into groups. The handler's own
 // goroutine proposes a group as one, waits until it is applied, and answers its
 // lines. They share nothing but the groups, which they pass over channels.
 //
@@ -54,87 +89,85 @@ const (
 // Rejected: several groups in the log at once. A node has one uncommitted log entry
 // in flight at a time, which a full group fills, so there is little to gain, and S1
 // would be lost.
-type opStream struct {
-	x       *exchange
-	in      *opReader
-	conn    *http.ResponseController
-	timeout time.Duration // of each group
-	out     []byte        // answers that have not been written yet
+type Stream struct {
+	// W has the headers of the answer already, and R a body nobody has read from.
+	W http.ResponseWriter
+	R *http.Request
+
+	Store      Store
+	Replicator Replicator
+	Turns      Turns         // shared by all streams of the node
+	Timeout    time.Duration // of each group
+	Grace      time.Duration // for the rest of a body that is not wanted anymore
+	Note       NoteStage
+	Log        *zap.Logger
+	// LimitWrite sets the deadline for writing the next bytes of the answer.
+	LimitWrite func(sizeBytes int)
+	// Rejected is told about each problem that is answered.
+	Rejected func(api.Code)
+	// Failed logs a failure of the node itself, if err is not nil, and returns the
+	// name of the request in the log.
+	Failed func(err error) (requestID string)
+
+	in    *reader
+	conn  *http.ResponseController
+	begun bool   // the header has been sent
+	out   []byte // answers that have not been written yet
 }
 
-// streamOps answers POST /v1/batch.
-func (s *Server) streamOps(x *exchange) error {
-	if err := wholeBody(x.r.Header); err != nil {
-		return err
-	}
-	timeout, err := x.query.timeout()
-	if err != nil {
-		return err
-	}
-	if pretty, _ := x.query.flag("pretty"); pretty {
-		return badRequest("the answers are one line each and cannot be indented; omit \"pretty\"")
-	}
-	o := &opStream{x: x, in: newOpReader(x), conn: http.NewResponseController(x.w), timeout: timeout}
+// Run carries out the stream. readAll tells whether the whole body has been read. An
+// error means that the client is gone.
+func (o *Stream) Run() (readAll bool, err error) {
+	o.in, o.conn = newReader(o), http.NewResponseController(o.W)
 	// HTTP/2 is always full-duplex and reports an error here. So does a
 	// connection that cannot be; its answers then come after the input's end.
 	_ = o.conn.EnableFullDuplex()
-	if x.r.Header.Get("Expect") == "" && o.begin() != nil {
-		panic(http.ErrAbortHandler)
+	if o.R.Header.Get("Expect") == "" {
+		if err := o.begin(); err != nil {
+			return false, err
+		}
 	}
-	if o.runBoth() != nil {
-		panic(http.ErrAbortHandler)
-	}
-	o.x.setTiming() // as a trailer
-	return nil
+	err = o.runBoth()
+	return o.in.sawEnd, err
 }
 
-// runBoth runs both sides of the stream. An error means that the client is gone.
-func (o *opStream) runBoth() error {
-	var reader sync.WaitGroup
-	reader.Go(o.in.run)
+// runBoth runs both sides of the stream.
+func (o *Stream) runBoth() error {
+	var reading sync.WaitGroup
+	reading.Go(o.in.run)
 	grace := time.Duration(0)
 	defer func() {
 		o.in.stop(grace)
-		reader.Wait()
-		o.x.body = bodyRead
-		if !o.in.sawEnd {
-			o.x.body = bodyBroken
-		}
+		reading.Wait()
 	}()
 	if err := o.run(); err != nil {
 		return err
 	}
-	o.x.limitWriteTime(0) // for the end of the answer, which net/http writes
-	if o.x.r.ProtoMajor == 1 {
+	o.LimitWrite(0) // for the end of the answer, which net/http writes
+	if o.R.ProtoMajor == 1 {
 		// A connection that is closed with unread input is reset, and the reset
 		// can overtake the last answers. HTTP/2 tells the client to stop instead.
-		grace = drainGrace
+		grace = o.Grace
 	}
 	return nil
 }
 
 // begin sends the header right away, for clients that wait for it before they send
-// their first line. streamOps does not do so for a client that expects "100
+// their first line. Run does not do so for a client that expects "100
 // Continue": the first read of the body sends that, and a 200 before it would be
 // taken for the final answer.
-func (o *opStream) begin() error {
-	h := o.x.Header()
-	h["X-Content-Type-Options"] = nosniff
-	o.x.set("Content-Type", ndjsonType)
-	o.x.setCluster()
-	if o.x.timing != nil {
-		o.x.set("Trailer", "Server-Timing")
-	}
-	o.x.WriteHeader(http.StatusOK)
+func (o *Stream) begin() error {
+	o.begun = true
+	o.W.WriteHeader(http.StatusOK)
 	return o.flush()
 }
 
 // run carries out groups up to the last one, or one that ends the stream. An error
 // means that the client is gone.
-func (o *opStream) run() error {
+func (o *Stream) run() error {
 	for {
 		g := <-o.in.slot
-		if o.x.status == 0 {
+		if !o.begun {
 			if err := o.begin(); err != nil {
 				return err
 			}
@@ -155,10 +188,10 @@ func (o *opStream) run() error {
 
 // execute carries out a group and answers its lines. over means that the stream
 // ends with it.
-func (o *opStream) execute(g *group) (over bool, err error) {
+func (o *Stream) execute(g *group) (over bool, err error) {
 	results, at, failed := o.apply(g)
 	if failed != nil {
-		return true, o.answerFailed(g, asProblem(failed))
+		return true, o.answerFailed(g, reply.Problem(failed))
 	}
 	// A put that found no space ends the stream, because those after it would most
 	// likely fail, too, and a bulk load wants to know where it stopped. But the group
@@ -169,7 +202,7 @@ func (o *opStream) execute(g *group) (over bool, err error) {
 		o.beginAnswer(op.line)
 		switch {
 		case op.err != nil:
-			o.problem(asProblem(op.err))
+			o.problem(reply.Problem(op.err))
 		case op.kind == opjson.Get:
 			o.answerGet(op, g.bytes[op.from:op.to], at)
 		default:
@@ -177,7 +210,7 @@ func (o *opStream) execute(g *group) (over bool, err error) {
 			at, results = results[0].Revision, results[1:]
 		}
 		if noSpace && i == len(g.ops)-1 && g.end == nil {
-			o.out = appendNumber(o.out, "first_not_attempted", op.line+1)
+			o.out = reply.AppendNumber(o.out, "first_not_attempted", op.line+1)
 		}
 		if err := o.endAnswer(); err != nil {
 			return true, err
@@ -186,21 +219,21 @@ func (o *opStream) execute(g *group) (over bool, err error) {
 	if g.end == nil {
 		return noSpace, nil
 	}
-	return true, o.answerEnd(g.endLine, asProblem(g.end))
+	return true, o.answerEnd(g.endLine, reply.Problem(g.end))
 }
 
 // apply has the group's writes applied. It returns their results, and the revision
 // at which a get before the first write is to read.
-func (o *opStream) apply(g *group) (results []*kvstore.Result, at uint64, err error) {
+func (o *Stream) apply(g *group) (results []*kvstore.Result, at uint64, err error) {
 	writes := g.writes()
 	if len(writes) == 0 && !slices.ContainsFunc(g.ops, groupOp.isGet) {
 		return nil, 0, nil
 	}
-	ctx, cancel := context.WithTimeout(o.x.r.Context(), o.timeout)
+	ctx, cancel := context.WithTimeout(o.R.Context(), o.Timeout)
 	defer cancel()
 	if len(writes) == 0 {
-		err := o.x.srv.opts.Replicator.Barrier(ctx, o.x.timing.noteStage())
-		return nil, o.x.srv.opts.Store.Revision(), err
+		err := o.Replicator.Barrier(ctx, o.Note)
+		return nil, o.Store.Revision(), err
 	}
 	if results, err = o.propose(ctx, writes); err != nil {
 		return nil, 0, err
@@ -223,15 +256,15 @@ func changed(r *kvstore.Result) bool {
 // propose has writes applied as one group. It waits for a turn among all streams,
 // and as long as the node has no room: unlike the requests of many clients, those
 // of one stream cannot pile up, so refusing them would only cost a round trip.
-func (o *opStream) propose(ctx context.Context, writes [][]byte) ([]*kvstore.Result, error) {
+func (o *Stream) propose(ctx context.Context, writes [][]byte) ([]*kvstore.Result, error) {
 	select {
-	case o.x.srv.groups <- struct{}{}:
-		defer func() { <-o.x.srv.groups }()
+	case o.Turns <- struct{}{}:
+		defer func() { <-o.Turns }()
 	case <-ctx.Done():
 		return nil, api.Errorf(api.Overloaded, "too many batches are waiting on this node; nothing from this line on was done; try again later")
 	}
 	for {
-		results, err := o.x.srv.opts.Replicator.DoGroup(ctx, writes, o.x.timing.noteStage())
+		results, err := o.Replicator.DoGroup(ctx, writes, o.Note)
 		var p *api.Error
 		if !errors.As(err, &p) || p.Code != api.Overloaded {
 			return results, err
@@ -246,10 +279,10 @@ func (o *opStream) propose(ctx context.Context, writes [][]byte) ([]*kvstore.Res
 
 // answerFailed answers a group that was not carried out, or whose outcome is
 // unknown.
-func (o *opStream) answerFailed(g *group, p *api.Error) error {
-	unknown := p.Code == api.Timeout || statusOf(p.Code) == http.StatusInternalServerError
-	if unknown && statusOf(p.Code) == http.StatusInternalServerError {
-		o.x.srv.log.Error("batch failed", o.x.logFields(p)...)
+func (o *Stream) answerFailed(g *group, p *api.Error) error {
+	unknown := p.Code == api.Timeout || reply.Status(p.Code) == http.StatusInternalServerError
+	if unknown && reply.Status(p.Code) == http.StatusInternalServerError {
+		o.Failed(p)
 	}
 	notRead := api.Errorf(api.ReadTimeout, "the key was not read, because the outcome of the lines around it is unknown")
 	for i := range g.ops {
@@ -260,14 +293,14 @@ func (o *opStream) answerFailed(g *group, p *api.Error) error {
 		o.beginAnswer(op.line)
 		switch {
 		case op.err != nil:
-			o.problem(asProblem(op.err))
+			o.problem(reply.Problem(op.err))
 		case op.kind == opjson.Get:
 			o.problem(notRead)
 		default:
 			o.problem(p)
 		}
 		if i == len(g.ops)-1 {
-			o.out = appendNumber(o.out, "first_not_attempted", op.line+1)
+			o.out = reply.AppendNumber(o.out, "first_not_attempted", op.line+1)
 		}
 		if err := o.endAnswer(); err != nil {
 			return err
@@ -278,14 +311,14 @@ func (o *opStream) answerFailed(g *group, p *api.Error) error {
 
 // answerEnd is the last answer of a stream that ends at a line, which was not
 // attempted.
-func (o *opStream) answerEnd(line uint64, p *api.Error) error {
+func (o *Stream) answerEnd(line uint64, p *api.Error) error {
 	o.beginAnswer(line)
 	o.problem(p)
-	o.out = appendNumber(o.out, "first_not_attempted", line)
+	o.out = reply.AppendNumber(o.out, "first_not_attempted", line)
 	return o.endAnswer()
 }
 
-func (o *opStream) answerGet(op *groupOp, key []byte, at uint64) {
+func (o *Stream) answerGet(op *groupOp, key []byte, at uint64) {
 	revision := at
 	if op.revision != 0 {
 		revision = op.revision
@@ -295,25 +328,25 @@ func (o *opStream) answerGet(op *groupOp, key []byte, at uint64) {
 	if revision > at { // it may exist by now, but it did not at this line (S2)
 		err = &kvstore.FutureRevisionError{Revision: at}
 	} else {
-		kv, _, err = o.x.srv.opts.Store.Get(key, revision)
+		kv, _, err = o.Store.Get(key, revision)
 	}
 	switch {
 	case err == nil:
 		o.out = append(o.out, `200,`...)
-		o.out = appendPairFields(o.out, &kv, false)
-		o.out = appendNumber(o.out, "revision", revision)
+		o.out = reply.AppendPairFields(o.out, &kv, false)
+		o.out = reply.AppendNumber(o.out, "revision", revision)
 	case errors.Is(err, kvstore.ErrKeyNotFound):
 		p := api.Errorf(api.KeyNotFound, "the key does not exist at revision %d", revision)
 		p.Fields = map[string]any{"revision": revision}
 		o.problem(p)
 	default:
-		o.problem(asProblem(err))
+		o.problem(reply.Problem(err))
 	}
 }
 
-func (o *opStream) answerWrite(op *groupOp, res *kvstore.Result) {
+func (o *Stream) answerWrite(op *groupOp, res *kvstore.Result) {
 	if res.Outcome != kvstore.OK {
-		o.problem(asProblem(outcomeProblem(res)))
+		o.problem(reply.Problem(reply.OutcomeProblem(res)))
 		return
 	}
 	status := `200`
@@ -322,48 +355,46 @@ func (o *opStream) answerWrite(op *groupOp, res *kvstore.Result) {
 	}
 	o.out = append(o.out, status...)
 	if op.kind == opjson.Delete {
-		o.out = appendNumber(o.out, "deleted", res.Deleted)
+		o.out = reply.AppendNumber(o.out, "deleted", res.Deleted)
 	}
 	if op.kind == opjson.Incr {
 		o.out = append(o.out, ',')
-		o.out = appendBytes(o.out, "value", res.KV.Value)
+		o.out = reply.AppendBytes(o.out, "value", res.KV.Value)
 	}
-	o.out = appendNumber(o.out, "revision", res.Revision)
+	o.out = reply.AppendNumber(o.out, "revision", res.Revision)
 	if op.kind != opjson.Delete {
-		o.out = appendNumber(o.out, "create_revision", res.KV.CreateRevision)
-		o.out = appendNumber(o.out, "mod_revision", res.KV.ModRevision)
-		o.out = appendNumber(o.out, "version", res.KV.Version)
+		o.out = reply.AppendNumber(o.out, "create_revision", res.KV.CreateRevision)
+		o.out = reply.AppendNumber(o.out, "mod_revision", res.KV.ModRevision)
+		o.out = reply.AppendNumber(o.out, "version", res.KV.Version)
 	}
 	if op.previous {
-		o.out = appendPreviousPair(o.out, res.Previous)
+		o.out = reply.AppendPrevious(o.out, res.Previous)
 	}
 }
 
 // beginAnswer begins the answer to a line, up to its status.
-func (o *opStream) beginAnswer(line uint64) {
+func (o *Stream) beginAnswer(line uint64) {
 	o.out = append(o.out, `{"n":`...)
 	o.out = strconv.AppendUint(o.out, line, 10)
 	o.out = append(o.out, `,"status":`...)
 }
 
 // problem appends the fields of a problem document.
-func (o *opStream) problem(p *api.Error) {
+func (o *Stream) problem(p *api.Error) {
 	fields := maps.Clone(p.Fields)
 	if fields == nil {
 		fields = make(map[string]any, 2)
 	}
-	if obs := o.x.srv.opts.Observer; obs != nil {
-		obs.Rejected(p.Code)
-	}
-	status := statusOf(p.Code)
+	o.Rejected(p.Code)
+	status := reply.Status(p.Code)
 	if status == http.StatusInternalServerError {
-		fields["request_id"] = o.x.requestID()
+		fields["request_id"] = o.Failed(nil)
 	}
 	o.out = strconv.AppendInt(o.out, int64(status), 10)
 	o.out = append(o.out, `,"code":`...)
-	o.out = appendString(o.out, []byte(p.Code))
+	o.out = reply.AppendString(o.out, []byte(p.Code))
 	o.out = append(o.out, `,"detail":`...)
-	o.out = appendString(o.out, []byte(strings.ToValidUTF8(p.Detail, "\uFFFD")))
+	o.out = reply.AppendString(o.out, []byte(strings.ToValidUTF8(p.Detail, "\uFFFD")))
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
 		value, err := json.Marshal(fields[name])
 		if err != nil {
@@ -375,7 +406,7 @@ func (o *opStream) problem(p *api.Error) {
 }
 
 // endAnswer ends the line, and writes the answers so far if there are many.
-func (o *opStream) endAnswer() error {
+func (o *Stream) endAnswer() error {
 	o.out = append(o.out, '}', '\n')
 	if len(o.out) < answerChunk {
 		return nil
@@ -385,9 +416,9 @@ func (o *opStream) endAnswer() error {
 
 // write writes the answers. A client that accepts nothing for writeGrace is
 // disconnected.
-func (o *opStream) write() error {
-	o.x.limitWriteTime(len(o.out))
-	_, err := o.x.Write(o.out)
+func (o *Stream) write() error {
+	o.LimitWrite(len(o.out))
+	_, err := o.W.Write(o.out)
 	o.out = o.out[:0]
 	if cap(o.out) > 4*answerChunk { // one answer had a very large value
 		o.out = nil
@@ -397,8 +428,8 @@ func (o *opStream) write() error {
 
 // flush sends everything to the socket and removes the deadline: HTTP/2 would break
 // the stream at it even if there is nothing left to send.
-func (o *opStream) flush() error {
-	o.x.limitWriteTime(len(o.out))
+func (o *Stream) flush() error {
+	o.LimitWrite(len(o.out))
 	if len(o.out) > 0 {
 		if err := o.write(); err != nil {
 			return err

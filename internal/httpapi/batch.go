@@ -1,0 +1,57 @@
+package httpapi
+
+import (
+	"net/http"
+
+	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/httpapi/batch"
+)
+
+// streamOps answers POST /v1/batch.
+func (s *Server) streamOps(x *exchange) error {
+	if err := wholeBody(x.r.Header); err != nil {
+		return err
+	}
+	timeout, err := x.query.timeout()
+	if err != nil {
+		return err
+	}
+	if pretty, _ := x.query.flag("pretty"); pretty {
+		return badRequest("the answers are one line each and cannot be indented; omit \"pretty\"")
+	}
+	x.Header()["X-Content-Type-Options"] = nosniff
+	x.set("Content-Type", ndjsonType)
+	x.setCluster()
+	if x.timing != nil {
+		x.set("Trailer", "Server-Timing")
+	}
+	stream := &batch.Stream{
+		W: x, R: x.r, Store: s.opts.Store, Replicator: s.opts.Replicator, Turns: s.turns, Timeout: timeout, Grace: drainGrace,
+		Note: x.timing.noteStage(), Log: s.log, LimitWrite: x.limitWriteTime, Rejected: s.rejected, Failed: x.lineFailed,
+	}
+	x.body = bodyBroken
+	readAll, err := stream.Run()
+	if readAll {
+		x.body = bodyRead
+	}
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	x.setTiming() // as a trailer
+	return nil
+}
+
+// rejected tells the Observer about an error that is answered.
+func (s *Server) rejected(code api.Code) {
+	if o := s.opts.Observer; o != nil {
+		o.Rejected(code)
+	}
+}
+
+// lineFailed is batch.Stream.Failed.
+func (x *exchange) lineFailed(err error) string {
+	if err != nil {
+		x.srv.log.Error("batch failed", x.logFields(err)...)
+	}
+	return x.requestID()
+}
