@@ -70,7 +70,7 @@ type restoredState struct {
 func (a *applier) apply(work []applyWork) (*appliedWork, error) {
 	out := new(appliedWork)
 	a.entries = a.entries[:0]
-	before := a.roster.picture
+	before := a.roster.membership()
 	for i := range work {
 		for _, e := range work[i].entries {
 			if err := a.prepare(e, out); err != nil {
@@ -173,7 +173,7 @@ func (a *applier) restore(w *restoreWork) (*appliedWork, error) {
 	}
 	return &appliedWork{index: a.index, restored: &restoredState{
 		membership: a.roster.membership(),
-		origin:     a.ownOrigin(),
+		origin:     a.roster.origin(a.self),
 	}}, nil
 }
 
@@ -199,11 +199,4 @@ func (a *applier) load(index, term uint64) error {
 	a.index = index
 	a.roster.membership()
 	return nil
-}
-
-func (a *applier) ownOrigin() originState {
-	if o := a.roster.origins[a.self]; o != nil {
-		return *o
-	}
-	return originState{}
 }

@@ -13,7 +13,7 @@ import (
 
 // Config describes one replica. Zero values of the tunables mean the defaults.
 type Config struct {
-	// ID is the member's, between 1 and MaxMemberID.
+	// ID is the member's, between 1 and limits.MaxMemberID.
 	ID        uint64
 	ClusterID uint64
 	// Dir is the data directory, which the caller has locked.

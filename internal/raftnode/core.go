@@ -364,7 +364,7 @@ func (c *core) reconfigure(a *appliedWork) {
 	for _, cc := range a.confChanges {
 		cs = c.rn.ApplyConfChange(cc)
 	}
-	if cs != nil && !equalConfState(cs, a.membership.confState()) {
+	if cs != nil && !a.membership.matches(cs) {
 		panic(fmt.Sprintf("raftnode: raft's members %v are not the roster's %v", cs, a.membership.confState()))
 	}
 }

@@ -6,6 +6,8 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/tracker"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 // changeRequest is a membership change that somebody waits for.
@@ -99,7 +101,7 @@ func (c *changer) nextID() uint64 {
 			adding[r.change.Member.ID] = true
 		}
 	}
-	if id < MaxMemberID {
+	if id < limits.MaxMemberID {
 		return id + 1
 	}
 	for id = 1; ; id++ {

@@ -31,12 +31,11 @@ type rig struct {
 // newRig makes member 1 of a cluster with the given number of voters.
 func newRig(t testing.TB, members int, limits func(*coreConfig)) *rig {
 	t.Helper()
-	r := newRoster(simCluster, nil)
+	var initial []Member
 	for id := uint64(1); id <= uint64(members); id++ {
-		m := simMember(id)
-		r.members[id] = &m
-		r.highestID = id
+		initial = append(initial, simMember(id))
 	}
+	r := newRoster(simCluster, initial)
 	g := &rig{t: t, machine: newMachine(false)}
 	g.machine.violation = t.Errorf
 	g.machine.ran = func(*Entry, uint64) {}
@@ -663,7 +662,7 @@ func TestUnsafeChangesAreRefusedBeforeTheyAreProposed(t *testing.T) {
 	}{
 		{Change{Kind: RemoveMember, Member: Member{ID: 1}}, ErrUnsafeChange},
 		{Change{Kind: AddMember, Member: Member{ID: raft.LocalAppendThread, PeerURLs: url}}, ErrBadMember},
-		{Change{Kind: AddMember, Member: Member{ID: MaxMemberID + 1, PeerURLs: url}}, ErrBadMember},
+		{Change{Kind: AddMember, Member: Member{ID: limits.MaxMemberID + 1, PeerURLs: url}}, ErrBadMember},
 	} {
 		r := &changeRequest{change: c.change, done: make(chan error, 1)}
 		g.core.change(r)
@@ -748,8 +747,8 @@ func TestIDsAreGivenAfterTheLargest(t *testing.T) {
 	add := func(id uint64, url string) uint64 {
 		return change(Change{Kind: AddMember, Member: Member{ID: id, PeerURLs: []string{url}, KeepLearner: true}})
 	}
-	add(MaxMemberID, "http://a:1")
-	change(Change{Kind: RemoveMember, Member: Member{ID: MaxMemberID}})
+	add(limits.MaxMemberID, "http://a:1")
+	change(Change{Kind: RemoveMember, Member: Member{ID: limits.MaxMemberID}})
 	add(3, "http://b:1")
 	change(Change{Kind: RemoveMember, Member: Member{ID: 3}})
 	if id := add(0, "http://c:1"); id != 2 {

@@ -53,7 +53,7 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 	if err != nil {
 		return nil, err
 	}
-	if id := a.roster.clusterID; id != cfg.ClusterID {
+	if id := a.roster.membership().ClusterID; id != cfg.ClusterID {
 		return nil, refuseStore(cfg.Dir, "the store belongs to cluster %016x, but the log belongs to cluster %016x", id, cfg.ClusterID)
 	}
 	now := time.Now()

@@ -166,47 +166,17 @@ func (b *rebuild) begin(r *Recovery) error {
 		id.Original = id.ClusterID
 	}
 	id.ClusterID, id.Nonce, id.Founding = r.NewCluster, datadir.NewNonce(), nil
-	next := b.alone(r, id)
+	self := r.Member
+	self.Learner, self.KeepLearner, self.Nonce = false, false, id.Nonce
+	next := b.a.roster.alone(id.ClusterID, self)
 	index, term := r.Index+1, b.term+1
-	if err := b.sm.Apply([]Entry{{Index: index, Term: term, Records: replaceRecords(b.a.roster, next)}}); err != nil {
+	if err := b.sm.Apply([]Entry{{Index: index, Term: term, Records: b.a.roster.recordsFor(next)}}); err != nil {
 		return fmt.Errorf("write the new membership: %w", err)
 	}
 	if err := b.ResetLog(id); err != nil {
 		return err
 	}
 	return b.newLog(newSnapshot(index, term, next.membership()), id)
-}
-
-// alone returns the roster with this member only. The ids of the others count as
-// removed: a member that still runs with the old data must not come back.
-func (b *rebuild) alone(r *Recovery, id datadir.Identity) *roster {
-	self := r.Member
-	self.Learner, self.KeepLearner, self.Nonce = false, false, id.Nonce
-	next := newRoster(id.ClusterID, []Member{self})
-	next.highestID = b.a.roster.highestID
-	for gone := range b.a.roster.removed {
-		next.removed[gone] = true
-	}
-	for _, m := range r.Lost {
-		next.removed[m.ID] = true
-	}
-	return next
-}
-
-// replaceRecords returns the changes that turn the records of one roster into
-// those of another.
-func replaceRecords(old, next *roster) []Record {
-	out := next.records()
-	stays := make(map[string]bool)
-	for _, rec := range out {
-		stays[string(rec.Key)] = true
-	}
-	for _, rec := range old.records() {
-		if !stays[string(rec.Key)] {
-			out = append(out, Record{Key: rec.Key})
-		}
-	}
-	return out
 }
 
 func (b *rebuild) newLog(s *raftpb.Snapshot, id datadir.Identity) error {

@@ -14,9 +14,6 @@ import (
 	"github.com/kvd-io/kvd/internal/limits"
 )
 
-// MaxMemberID is the largest id a member may have.
-const MaxMemberID = limits.MaxMemberID
-
 // Why a membership change is refused, before it is proposed and again when it is
 // applied.
 var (
@@ -95,6 +92,14 @@ func (m *Membership) confState() *raftpb.ConfState {
 		}
 	}
 	return cs
+}
+
+// matches compares raft's configuration with the membership. Only a bug can make
+// them differ.
+func (m *Membership) matches(cs *raftpb.ConfState) bool {
+	own := m.confState()
+	return slices.Equal(cs.GetVoters(), own.GetVoters()) && slices.Equal(cs.GetLearners(), own.GetLearners()) &&
+		len(cs.GetVotersOutgoing()) == 0 && len(cs.GetLearnersNext()) == 0
 }
 
 // originState is what the replicas remember about the process of a member, the
@@ -180,6 +185,29 @@ func (r *roster) membership() *Membership {
 		r.picture = p
 	}
 	return r.picture
+}
+
+// origin returns what is remembered about the process of a member.
+func (r *roster) origin(id uint64) originState {
+	if o := r.origins[id]; o != nil {
+		return *o
+	}
+	return originState{}
+}
+
+// alone returns the roster of a new cluster whose only member is survivor. The
+// ids of all others count as removed: a member that still runs with the old data
+// must not come back.
+func (r *roster) alone(clusterID uint64, survivor Member) *roster {
+	next := newRoster(clusterID, []Member{survivor})
+	next.highestID = r.highestID
+	maps.Copy(next.removed, r.removed)
+	for id := range r.members {
+		if id != survivor.ID {
+			next.removed[id] = true
+		}
+	}
+	return next
 }
 
 // verdict is what the roster decided about one committed entry.
@@ -382,7 +410,7 @@ func (r *roster) execute(c *Change) []Record {
 // a change is proposed, and again when it is applied.
 func (m *Membership) check(c *Change) error {
 	id := c.Member.ID
-	if id == 0 || id > MaxMemberID {
+	if id == 0 || id > limits.MaxMemberID {
 		return fmt.Errorf("%w: id %d is not between 1 and 2^53-1", ErrBadMember, id)
 	}
 	if m.Removed[id] {
@@ -522,6 +550,22 @@ func (r *roster) records() []Record {
 	return out
 }
 
+// recordsFor returns the changes that turn the records of this roster into those
+// of next.
+func (r *roster) recordsFor(next *roster) []Record {
+	out := next.records()
+	stays := make(map[string]bool)
+	for _, rec := range out {
+		stays[string(rec.Key)] = true
+	}
+	for _, rec := range r.records() {
+		if !stays[string(rec.Key)] {
+			out = append(out, Record{Key: rec.Key})
+		}
+	}
+	return out
+}
+
 // loadRoster rebuilds a roster from its records.
 func loadRoster(records []Record) (*roster, error) {
 	r := newRoster(0, nil)
@@ -577,11 +621,4 @@ func (r *roster) loadOrigin(id uint64, b []byte) (err error) {
 	o.boot = string(b)
 	r.origins[id] = o
 	return nil
-}
-
-// equalConfState compares raft's configuration with the roster's. Only a bug can
-// make them differ.
-func equalConfState(a, b *raftpb.ConfState) bool {
-	return slices.Equal(a.GetVoters(), b.GetVoters()) && slices.Equal(a.GetLearners(), b.GetLearners()) &&
-		len(a.GetVotersOutgoing()) == 0 && len(a.GetLearnersNext()) == 0
 }

@@ -8,6 +8,8 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 // script feeds a roster with entries.
@@ -203,9 +205,9 @@ func TestChangeRules(t *testing.T) {
 		{"add without URL", nil, Change{Kind: AddMember, Member: Member{ID: 4}}, ErrBadMember},
 		{"add a URL in use", nil, Change{Kind: AddMember, Member: Member{ID: 4, PeerURLs: simMember(2).PeerURLs}}, ErrMemberExists},
 		{"add id 0", nil, Change{Kind: AddMember, Member: Member{PeerURLs: url}}, ErrBadMember},
-		{"add id 2^53", nil, Change{Kind: AddMember, Member: Member{ID: MaxMemberID + 1, PeerURLs: url}}, ErrBadMember},
+		{"add id 2^53", nil, Change{Kind: AddMember, Member: Member{ID: limits.MaxMemberID + 1, PeerURLs: url}}, ErrBadMember},
 		{"add raft's LocalAppendThread", nil, Change{Kind: AddMember, Member: Member{ID: math.MaxUint64, PeerURLs: url}}, ErrBadMember},
-		{"add the greatest id", nil, Change{Kind: AddMember, Member: Member{ID: MaxMemberID, PeerURLs: url}}, nil},
+		{"add the greatest id", nil, Change{Kind: AddMember, Member: Member{ID: limits.MaxMemberID, PeerURLs: url}}, nil},
 		{"an id never comes back", []Change{{Kind: RemoveMember, Member: Member{ID: 3}}}, Change{Kind: AddMember, Member: Member{ID: 3, PeerURLs: url}}, ErrMemberRemoved},
 		{"remove twice", []Change{{Kind: RemoveMember, Member: Member{ID: 3}}}, Change{Kind: RemoveMember, Member: Member{ID: 3}}, ErrMemberRemoved},
 		{"remove unknown", nil, Change{Kind: RemoveMember, Member: Member{ID: 9}}, ErrMemberNotFound},

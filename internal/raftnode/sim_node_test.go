@@ -2,13 +2,16 @@ package raftnode
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/kvd-io/kvd/internal/raftlog"
 )
@@ -194,7 +197,8 @@ func (n *simNode) replayChanges() {
 			if e.GetType() != raftpb.EntryConfChangeV2 || e.GetIndex() > n.applier.index {
 				continue
 			}
-			if cc, err := confChangeOf(e); err == nil && len(cc.GetContext()) > 0 {
+			cc := new(raftpb.ConfChangeV2)
+			if err := proto.Unmarshal(e.GetData(), cc); err == nil && len(cc.GetContext()) > 0 {
 				n.core.rn.ApplyConfChange(cc)
 			}
 		}
@@ -447,9 +451,7 @@ func (n *simNode) install(s *raftpb.Snapshot) error {
 		return err
 	}
 	if n.s.opts.bug == bugOriginsNotInSnapshot {
-		for _, o := range n.applier.roster.origins {
-			o.lastBatch = 0
-		}
+		n.forgetBatches()
 	}
 	n.s.observeRestore(n)
 	n.s.noteMembership(n)
@@ -457,6 +459,28 @@ func (n *simNode) install(s *raftpb.Snapshot) error {
 	n.put(inboxItem{applied: out})
 	n.poll()
 	return nil
+}
+
+// forgetBatches is a planted bug: the roster no longer knows which batches ran.
+// It is planted in the records, after the incarnation of each origin.
+func (n *simNode) forgetBatches() {
+	records := n.applier.roster.records()
+	for i, rec := range records {
+		if rec.Key[0] != 'o' {
+			continue
+		}
+		_, incarnation := binary.Uvarint(rec.Value[1:])
+		at := 1 + incarnation
+		_, lastBatch := binary.Uvarint(rec.Value[at:])
+		records[i].Value = slices.Concat(rec.Value[:at], []byte{0}, rec.Value[at+lastBatch:])
+	}
+	r, err := loadRoster(records)
+	if err != nil {
+		n.s.violate("plant a bug: %v", err)
+		return
+	}
+	r.membership()
+	n.applier.roster = r
 }
 
 func (n *simNode) startApply() {
@@ -478,9 +502,7 @@ func (n *simNode) applyNow(work []applyWork) {
 		return
 	}
 	if n.s.opts.bug == bugNoDedupe {
-		for _, o := range n.applier.roster.origins {
-			o.lastBatch = 0
-		}
+		n.forgetBatches()
 	}
 	out, err := n.applier.apply(work)
 	if err != nil {
