@@ -16,8 +16,8 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/datadir"
-	"github.com/kvd-io/kvd/internal/raftnode"
 	"github.com/kvd-io/kvd/internal/repeat"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 const (
@@ -71,9 +71,9 @@ type joiner struct {
 type place struct {
 	identity
 	nonce   string
-	starts  uint64            // the number of this start of the directory
-	initial []raftnode.Member // of a cluster that this directory founds
-	known   []raftnode.Member // to talk to until the membership has been received
+	starts  uint64          // the number of this start of the directory
+	initial []roster.Member // of a cluster that this directory founds
+	known   []roster.Member // to talk to until the membership has been received
 }
 
 func newJoiner(n *Node, dir *datadir.Dir) *joiner {
@@ -158,7 +158,7 @@ func (j *joiner) mayStartAlone(recorded datadir.Identity) bool {
 
 // initialMembers returns the members with which the directory's cluster began, if
 // the directory was there. They are its state at the first log index.
-func (j *joiner) initialMembers() []raftnode.Member {
+func (j *joiner) initialMembers() []roster.Member {
 	recorded, _ := j.dir.Identity()
 	if recorded.Founding == nil {
 		return nil
@@ -166,9 +166,9 @@ func (j *joiner) initialMembers() []raftnode.Member {
 	return asMembers(recorded.Founding.Charter.Members)
 }
 
-func asMembers(founders []datadir.Founder) (out []raftnode.Member) {
+func asMembers(founders []datadir.Founder) (out []roster.Member) {
 	for _, f := range founders {
-		out = append(out, raftnode.Member{ID: f.ID, Name: f.Name, PeerURLs: f.PeerURLs, Nonce: f.Nonce})
+		out = append(out, roster.Member{ID: f.ID, Name: f.Name, PeerURLs: f.PeerURLs, Nonce: f.Nonce})
 	}
 	return out
 }
@@ -453,7 +453,7 @@ func (j *joiner) join(ctx context.Context, at initialAnswer) (place, error) {
 
 // checkURLs refuses to join under other URLs than those that were announced to the
 // cluster: the members would look for this node in the wrong place.
-func (j *joiner) checkURLs(members []raftnode.Member) error {
+func (j *joiner) checkURLs(members []roster.Member) error {
 	for _, m := range members {
 		if m.ID == j.self.Member && len(m.PeerURLs) > 0 && !sharesURL(m.PeerURLs, j.cfg.AdvertisePeer) {
 			announced, here := strings.Join(m.PeerURLs, ","), strings.Join(j.cfg.AdvertisePeer, ",")
@@ -480,15 +480,15 @@ func (j *joiner) beAdmitted(ctx context.Context, at initialAnswer) error {
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, raftnode.ErrMemberRemoved):
+		case errors.Is(err, roster.ErrMemberRemoved):
 			return fmt.Errorf("%w: %w", ErrRemoved, err)
-		case errors.Is(err, raftnode.ErrMemberExists):
+		case errors.Is(err, roster.ErrMemberExists):
 			return fmt.Errorf("%w: member %d has taken part with another data directory, and this empty one cannot keep the promises made there; remove the member and add it again under a new id: curl -X DELETE …/v1/members/%d on another member, then POST …/v1/members", ErrRefused, id, id)
-		case errors.Is(err, raftnode.ErrMemberNotFound):
+		case errors.Is(err, roster.ErrMemberNotFound):
 			if j.waiting.Due(time.Now(), "added") {
 				j.lg.Info("waiting to be added to the cluster: POST /v1/members on one of its members", zap.Uint64("id", id))
 			}
-		case errors.Is(err, raftnode.ErrBadMember), errors.Is(err, errIdentity):
+		case errors.Is(err, roster.ErrBadMember), errors.Is(err, errIdentity):
 			return fmt.Errorf("%w: %w", ErrConfig, err)
 		default:
 			if j.waiting.Due(time.Now(), "admitted") {
@@ -525,7 +525,7 @@ func (j *joiner) joinByURL(ctx context.Context) (place, error) {
 
 // final reports whether asking again cannot change the answer.
 func final(err error) bool {
-	return errors.Is(err, raftnode.ErrMemberRemoved) || errors.Is(err, raftnode.ErrMemberExists) || errors.Is(err, raftnode.ErrBadMember) || errors.Is(err, errIdentity)
+	return errors.Is(err, roster.ErrMemberRemoved) || errors.Is(err, roster.ErrMemberExists) || errors.Is(err, roster.ErrBadMember) || errors.Is(err, errIdentity)
 }
 
 // findCluster asks the join URLs. A client URL leads to the peer URLs.
@@ -587,17 +587,17 @@ func (j *joiner) ensureMember(ctx context.Context, at initialAnswer) error {
 			return nil
 		}
 	}
-	add := raftnode.Change{Kind: raftnode.AddMember, By: raftnode.Requester{RequestID: "join", Client: j.cfg.ListenPeer}, Member: raftnode.Member{
+	add := roster.Change{Kind: roster.AddMember, By: roster.Requester{RequestID: "join", Client: j.cfg.ListenPeer}, Member: roster.Member{
 		ID: id, Name: j.cfg.Name, PeerURLs: j.cfg.AdvertisePeer, ClientURLs: j.cfg.AdvertiseClient,
 	}}
 	err := errors.New("the cluster has no members")
 	for _, m := range at.info.Members {
-		var added raftnode.Member
+		var added roster.Member
 		if added, err = j.calls.change(ctx, m.PeerURLs, add); err == nil {
 			j.takeID(added.ID)
 			return nil
 		}
-		if final(err) || errors.Is(err, raftnode.ErrUnsafeChange) {
+		if final(err) || errors.Is(err, roster.ErrUnsafeChange) {
 			return err
 		}
 	}

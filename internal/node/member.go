@@ -11,6 +11,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/limits"
 	"github.com/kvd-io/kvd/internal/raftnode"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // member is a node that has its place in a cluster: it carries out requests,
@@ -136,12 +137,12 @@ func memberError(err error) error {
 		is   error
 		code api.Code
 	}{
-		{raftnode.ErrMemberExists, api.MemberExists},
-		{raftnode.ErrMemberRemoved, api.MemberRemoved},
-		{raftnode.ErrMemberNotFound, api.MemberNotFound},
-		{raftnode.ErrUnsafeChange, api.UnsafeChange},
+		{roster.ErrMemberExists, api.MemberExists},
+		{roster.ErrMemberRemoved, api.MemberRemoved},
+		{roster.ErrMemberNotFound, api.MemberNotFound},
+		{roster.ErrUnsafeChange, api.UnsafeChange},
 		{raftnode.ErrNotHandedOver, api.UnsafeChange},
-		{raftnode.ErrBadMember, api.BadRequest},
+		{roster.ErrBadMember, api.BadRequest},
 	} {
 		if errors.Is(err, c.is) {
 			return api.Errorf(c.code, "%v", err)

@@ -14,6 +14,7 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/memberurl"
 	"github.com/kvd-io/kvd/internal/raftnode"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 func (m *member) members(ctx context.Context) ([]api.Member, error) {
@@ -32,7 +33,7 @@ func (m *member) members(ctx context.Context) ([]api.Member, error) {
 	return out, nil
 }
 
-func (m *member) describe(rm raftnode.Member) api.Member {
+func (m *member) describe(rm roster.Member) api.Member {
 	return api.Member{
 		ID:         rm.ID,
 		Name:       rm.Name,
@@ -52,7 +53,7 @@ func orEmpty(list []string) []string {
 	return list
 }
 
-func roleOf(rm raftnode.Member, pos raftnode.Position, self uint64) string {
+func roleOf(rm roster.Member, pos raftnode.Position, self uint64) string {
 	switch {
 	case rm.ID == pos.Leader:
 		return "leader"
@@ -78,7 +79,7 @@ func roleName(role raft.StateType) string {
 }
 
 func (m *member) add(ctx context.Context, add api.NewMember) (api.AddedMember, error) {
-	added, err := m.change(ctx, raftnode.Change{Kind: raftnode.AddMember, Member: raftnode.Member{
+	added, err := m.change(ctx, roster.Change{Kind: roster.AddMember, Member: roster.Member{
 		ID: add.ID, Name: add.Name, PeerURLs: add.PeerURLs, ClientURLs: add.ClientURLs, KeepLearner: add.Learner,
 	}})
 	if err != nil {
@@ -94,7 +95,7 @@ func (m *member) add(ctx context.Context, add api.NewMember) (api.AddedMember, e
 }
 
 // joinCommand is the shell command that starts the new member.
-func joinCommand(ms *raftnode.Membership, added raftnode.Member) string {
+func joinCommand(ms *roster.Membership, added roster.Member) string {
 	for _, m := range ms.Members {
 		if m.ID != added.ID && len(m.PeerURLs) > 0 {
 			line := fmt.Sprintf("kvd --id %d --listen-peer %s --listen-client http://HOST:PORT --join %s",
@@ -119,14 +120,14 @@ func clearBeyondThisMachine(url string) bool {
 }
 
 func (m *member) update(ctx context.Context, id uint64, peerURLs, clientURLs []string) (api.Member, error) {
-	return m.changeOne(ctx, raftnode.Change{Kind: raftnode.UpdateMember, Member: raftnode.Member{ID: id, PeerURLs: peerURLs, ClientURLs: clientURLs}})
+	return m.changeOne(ctx, roster.Change{Kind: roster.UpdateMember, Member: roster.Member{ID: id, PeerURLs: peerURLs, ClientURLs: clientURLs}})
 }
 
 func (m *member) promote(ctx context.Context, id uint64) (api.Member, error) {
-	return m.changeOne(ctx, raftnode.Change{Kind: raftnode.PromoteMember, Member: raftnode.Member{ID: id}})
+	return m.changeOne(ctx, roster.Change{Kind: roster.PromoteMember, Member: roster.Member{ID: id}})
 }
 
-func (m *member) changeOne(ctx context.Context, c raftnode.Change) (api.Member, error) {
+func (m *member) changeOne(ctx context.Context, c roster.Change) (api.Member, error) {
 	if _, err := m.change(ctx, c); err != nil {
 		return api.Member{}, err
 	}
@@ -138,7 +139,7 @@ func (m *member) changeOne(ctx context.Context, c raftnode.Change) (api.Member, 
 }
 
 func (m *member) remove(ctx context.Context, id uint64) error {
-	_, err := m.change(ctx, raftnode.Change{Kind: raftnode.RemoveMember, Member: raftnode.Member{ID: id}})
+	_, err := m.change(ctx, roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: id}})
 	var e *api.Error
 	if errors.As(err, &e) && e.Code == api.MemberRemoved {
 		return api.Errorf(api.MemberNotFound, "member %d was already removed", id)
@@ -155,7 +156,7 @@ const changePause = 50 * time.Millisecond
 // the leader's judgment: only the leader knows which members are alive and which
 // ids are taken. It tries again only if certainly nothing was proposed (N4); after
 // raftnode.ErrUnknown a second attempt could, for example, add a second member.
-func (m *member) change(ctx context.Context, c raftnode.Change) (raftnode.Member, error) {
+func (m *member) change(ctx context.Context, c roster.Change) (roster.Member, error) {
 	c.By = requester(ctx)
 	for {
 		changed, err := m.changeAtLeader(ctx, c)
@@ -166,38 +167,38 @@ func (m *member) change(ctx context.Context, c raftnode.Change) (raftnode.Member
 			return changed, nil
 		}
 		if !errors.Is(err, raftnode.ErrNotLeader) && !errors.Is(err, raftnode.ErrNoLeader) {
-			return raftnode.Member{}, writeError(err)
+			return roster.Member{}, writeError(err)
 		}
 		if pause(ctx, changePause) != nil {
-			return raftnode.Member{}, writeError(err) // why the last attempt failed
+			return roster.Member{}, writeError(err) // why the last attempt failed
 		}
 	}
 }
 
 // requester is who asks for the change that the context belongs to.
-func requester(ctx context.Context) raftnode.Requester {
-	return raftnode.Requester(api.RequesterOf(ctx))
+func requester(ctx context.Context) roster.Requester {
+	return roster.Requester(api.RequesterOf(ctx))
 }
 
 // changeAtLeader makes one attempt. ErrNotLeader and ErrNoLeader mean that
 // nothing was proposed. A leader that is to remove itself hands over first and
 // answers ErrNotLeader: the next attempt goes to its successor.
-func (m *member) changeAtLeader(ctx context.Context, c raftnode.Change) (raftnode.Member, error) {
+func (m *member) changeAtLeader(ctx context.Context, c roster.Change) (roster.Member, error) {
 	at := m.replica.Position().Leader
 	if at == m.id {
 		return m.proposeChange(ctx, c)
 	}
 	leader, ok := m.replica.Membership().Member(at)
 	if !ok { // none, or one that this node has not heard of yet
-		return raftnode.Member{}, raftnode.ErrNoLeader
+		return roster.Member{}, raftnode.ErrNoLeader
 	}
 	return m.calls.change(ctx, leader.PeerURLs, c)
 }
 
 // proposeChange changes the membership at this node, which leads.
-func (m *member) proposeChange(ctx context.Context, c raftnode.Change) (raftnode.Member, error) {
+func (m *member) proposeChange(ctx context.Context, c roster.Change) (roster.Member, error) {
 	if err := m.peering.checkURLs(c.Member.PeerURLs); err != nil {
-		return raftnode.Member{}, err
+		return roster.Member{}, err
 	}
 	return m.replica.Change(ctx, c)
 }
@@ -229,7 +230,7 @@ func (m *member) transferLeader(ctx context.Context, to uint64) error {
 
 // handOver hands leadership over from this node, which leads. All members log the
 // change of leader itself; this tells who asked for it.
-func (m *member) handOver(ctx context.Context, to uint64, by raftnode.Requester) error {
+func (m *member) handOver(ctx context.Context, to uint64, by roster.Requester) error {
 	err := m.replica.TransferLeadership(ctx, to)
 	if lg := m.lg.With(append(by.Fields(), zap.Uint64("from", m.id), zap.Uint64("to", to))...); err != nil {
 		lg.Warn("leadership was not handed over", zap.Error(err))

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/raftnode"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // TestEveryMemberLogsMembershipChanges: and who asked for them, wherever that was.
@@ -83,8 +84,8 @@ func TestJoinCommandHasTheFlagsOfTheCluster(t *testing.T) {
 		{"http://127.0.0.1:1", "http://10.0.0.2:1", false, true},
 		{"https://10.0.0.1:1", "https://10.0.0.2:1", true, false},
 	} {
-		ms := &raftnode.Membership{Members: []raftnode.Member{{ID: 1, PeerURLs: []string{c.url}}}}
-		line := joinCommand(ms, raftnode.Member{ID: 2, PeerURLs: []string{c.added}})
+		ms := &roster.Membership{Members: []roster.Member{{ID: 1, PeerURLs: []string{c.url}}}}
+		line := joinCommand(ms, roster.Member{ID: 2, PeerURLs: []string{c.added}})
 		if strings.Contains(line, "--peer-cert-file") != c.tls || strings.Contains(line, "--insecure-peers") != c.clear {
 			t.Errorf("%s joining %s: %s", c.added, c.url, line)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/peers"
 	"github.com/kvd-io/kvd/internal/raftnode"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // The calls that members make to each other beside raft's messages. They
@@ -51,9 +52,9 @@ type info struct {
 	Initial []datadir.Founder `json:"initial,omitempty"`
 	// Committed means that the node knows something beyond the initial membership
 	// to be committed.
-	Committed bool              `json:"committed"`
-	Members   []raftnode.Member `json:"members"`
-	Removed   []uint64          `json:"removed,omitempty"`
+	Committed bool            `json:"committed"`
+	Members   []roster.Member `json:"members"`
+	Removed   []uint64        `json:"removed,omitempty"`
 }
 
 // joinRequest asks a cluster to bind a member to a data directory.
@@ -65,8 +66,8 @@ type joinRequest struct {
 
 // handover asks the leader to hand leadership over.
 type handover struct {
-	To uint64             `json:"to"`
-	By raftnode.Requester `json:"by,omitzero"`
+	To uint64           `json:"to"`
+	By roster.Requester `json:"by,omitzero"`
 }
 
 // callError is the answer to a call that was refused.
@@ -79,11 +80,11 @@ type callError struct {
 // versions talk to each other: a name is never reused for another meaning, and one
 // that the caller does not know counts as an unknown outcome.
 var reasons = map[string]error{
-	"member_exists":    raftnode.ErrMemberExists,
-	"member_removed":   raftnode.ErrMemberRemoved,
-	"member_not_found": raftnode.ErrMemberNotFound,
-	"unsafe_change":    raftnode.ErrUnsafeChange,
-	"bad_member":       raftnode.ErrBadMember,
+	"member_exists":    roster.ErrMemberExists,
+	"member_removed":   roster.ErrMemberRemoved,
+	"member_not_found": roster.ErrMemberNotFound,
+	"unsafe_change":    roster.ErrUnsafeChange,
+	"bad_member":       roster.ErrBadMember,
 	"not_handed_over":  raftnode.ErrNotHandedOver,
 	"not_leader":       raftnode.ErrNotLeader,
 	"no_leader":        raftnode.ErrNoLeader,
@@ -204,8 +205,8 @@ func (p *peerCaller) info(ctx context.Context, url string) (info, error) {
 	return out, err
 }
 
-func (p *peerCaller) change(ctx context.Context, urls []string, c raftnode.Change) (raftnode.Member, error) {
-	var out raftnode.Member
+func (p *peerCaller) change(ctx context.Context, urls []string, c roster.Change) (roster.Member, error) {
+	var out roster.Member
 	err := p.any(ctx, urls, pathChange, c, &out)
 	return out, err
 }

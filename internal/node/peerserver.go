@@ -10,6 +10,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/raftnode"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // callServer answers the calls of other members. It works before the node has
@@ -118,7 +119,7 @@ func (s callServer) admit(ctx context.Context, c caller, j joinRequest) (struct{
 	}
 	ms := m.replica.Membership()
 	if j.ClusterID != ms.ClusterID {
-		return struct{}{}, fmt.Errorf("%w: this is cluster %016x, not %016x", raftnode.ErrBadMember, ms.ClusterID, j.ClusterID)
+		return struct{}{}, fmt.Errorf("%w: this is cluster %016x, not %016x", roster.ErrBadMember, ms.ClusterID, j.ClusterID)
 	}
 	if err := s.fromAdmitted(c, ms, j.Member); err != nil {
 		return struct{}{}, err
@@ -126,13 +127,13 @@ func (s callServer) admit(ctx context.Context, c caller, j joinRequest) (struct{
 	return struct{}{}, m.replica.Admit(ctx, j.Member, j.Nonce)
 }
 
-func (s callServer) change(ctx context.Context, c caller, change raftnode.Change) (raftnode.Member, error) {
+func (s callServer) change(ctx context.Context, c caller, change roster.Change) (roster.Member, error) {
 	m, err := s.n.serving()
 	if err != nil {
-		return raftnode.Member{}, raftnode.ErrNotLeader
+		return roster.Member{}, raftnode.ErrNotLeader
 	}
 	if err := s.fromChanger(c, change); err != nil {
-		return raftnode.Member{}, err
+		return roster.Member{}, err
 	}
 	return m.proposeChange(ctx, change)
 }
@@ -169,9 +170,9 @@ func (s callServer) fromMember(c caller) error {
 
 // fromChanger admits members, which pass on changes that they were asked for,
 // and newcomers that ask to be added themselves.
-func (s callServer) fromChanger(c caller, change raftnode.Change) error {
+func (s callServer) fromChanger(c caller, change roster.Change) error {
 	err := s.fromMember(c)
-	if err == nil || change.Kind != raftnode.AddMember {
+	if err == nil || change.Kind != roster.AddMember {
 		return err
 	}
 	for _, u := range change.Member.PeerURLs {
@@ -184,13 +185,13 @@ func (s callServer) fromChanger(c caller, change raftnode.Change) error {
 
 // fromAdmitted admits the member that the directory is to be bound to. If the
 // member was removed, the replicas' own answer says so.
-func (s callServer) fromAdmitted(c caller, ms *raftnode.Membership, id uint64) error {
+func (s callServer) fromAdmitted(c caller, ms *roster.Membership, id uint64) error {
 	m, ok := ms.Member(id)
 	switch {
 	case s.n.peering.tls == nil || ms.Removed[id]:
 		return nil
 	case !ok:
-		return fmt.Errorf("%w: this node does not know member %d", raftnode.ErrMemberNotFound, id)
+		return fmt.Errorf("%w: this node does not know member %d", roster.ErrMemberNotFound, id)
 	}
 	return named(c, fmt.Sprintf("member %d", id), m.PeerURLs)
 }

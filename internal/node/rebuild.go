@@ -16,6 +16,7 @@ import (
 	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/raftnode"
 	"github.com/kvd-io/kvd/internal/repeat"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // bodyRequest asks another member for its state, which must include the entry.
@@ -31,8 +32,8 @@ const (
 
 // bodyFetcher returns what raftnode.Open calls to fill a store from another member.
 // It asks until one answers: this member cannot do anything without its state.
-func (n *Node) bodyFetcher(ctx context.Context, self, cluster uint64) func([]raftnode.Member, uint64, string) error {
-	return func(members []raftnode.Member, after uint64, path string) error {
+func (n *Node) bodyFetcher(ctx context.Context, self, cluster uint64) func([]roster.Member, uint64, string) error {
+	return func(members []roster.Member, after uint64, path string) error {
 		var pace repeat.Pace
 		for {
 			err := errors.New("no other member is known")
@@ -118,7 +119,7 @@ func (s callServer) body(w http.ResponseWriter, r *http.Request) {
 		err = s.fromMember(r.TLS)
 	}
 	if err == nil && in.ClusterID != m.replica.Membership().ClusterID {
-		err = fmt.Errorf("%w: this is cluster %016x, not %016x", raftnode.ErrBadMember, m.replica.Membership().ClusterID, in.ClusterID)
+		err = fmt.Errorf("%w: this is cluster %016x, not %016x", roster.ErrBadMember, m.replica.Membership().ClusterID, in.ClusterID)
 	}
 	if err == nil && s.n.store.Position().Index < in.After {
 		err = fmt.Errorf("%w: this member has applied entry %d, not yet entry %d", raftnode.ErrNoLeader, s.n.store.Position().Index, in.After)

@@ -15,7 +15,7 @@ import (
 	"github.com/kvd-io/kvd/internal/certs"
 	"github.com/kvd-io/kvd/internal/memberurl"
 	"github.com/kvd-io/kvd/internal/peers"
-	"github.com/kvd-io/kvd/internal/raftnode"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // errIdentity means that a certificate does not match the identity that its
@@ -46,12 +46,12 @@ func (p peering) checkURLs(urls []string) error {
 		secure := strings.HasPrefix(u, "https:")
 		switch {
 		case p.tls == nil && secure:
-			return fmt.Errorf("%w: %s uses TLS, but the members of this cluster do not", raftnode.ErrBadMember, u)
+			return fmt.Errorf("%w: %s uses TLS, but the members of this cluster do not", roster.ErrBadMember, u)
 		case p.tls != nil && !secure && !p.insecure:
-			return fmt.Errorf("%w: %s does not use TLS, but the members of this cluster do; use https://", raftnode.ErrBadMember, u)
+			return fmt.Errorf("%w: %s does not use TLS, but the members of this cluster do; use https://", roster.ErrBadMember, u)
 		case !secure && !p.insecure && !memberurl.OnThisMachine(u):
 			return fmt.Errorf("%w: %s would carry peer traffic without TLS beyond this machine; set up TLS for members, "+
-				"or start all of them with --insecure-peers if nobody else can reach that network", raftnode.ErrBadMember, u)
+				"or start all of them with --insecure-peers if nobody else can reach that network", roster.ErrBadMember, u)
 		}
 	}
 	return nil

@@ -22,6 +22,7 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/certs"
 	"github.com/kvd-io/kvd/internal/raftnode"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // trust is an authority with a directory of certificates.
@@ -225,7 +226,7 @@ func TestCertificatesAreBoundToMembers(t *testing.T) {
 		return data
 	}
 	add := func(url string) []byte {
-		return marshal(raftnode.Change{Kind: raftnode.AddMember, Member: raftnode.Member{PeerURLs: []string{url}}})
+		return marshal(roster.Change{Kind: roster.AddMember, Member: roster.Member{PeerURLs: []string{url}}})
 	}
 	admit := marshal(joinRequest{Member: 2, ClusterID: m.identity.Load().Cluster, Nonce: "another"})
 	for _, c := range []struct {
@@ -240,7 +241,7 @@ func TestCertificatesAreBoundToMembers(t *testing.T) {
 		{"a stream of appends", "GET", "/raft/stream/msgapp/2", "2", nil, true},
 		{"a watch", "GET", "/raft/watch", "2", nil, true},
 		{"its admission", "POST", pathAdmit, "2", admit, true},
-		{"a removal", "POST", pathChange, "2", marshal(raftnode.Change{Kind: raftnode.RemoveMember, Member: raftnode.Member{ID: 9}}), true},
+		{"a removal", "POST", pathChange, "2", marshal(roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: 9}}), true},
 		{"adding another", "POST", pathChange, "2", add("https://127.0.0.8:1"), true},
 		{"a hand-over", "POST", pathTransfer, "2", marshal(handover{To: 99}), true},
 		{"the status", "POST", pathStatus, "2", []byte("{}"), true},
@@ -444,7 +445,7 @@ func TestPeerURLsMustFitTheCluster(t *testing.T) {
 			p.tls = new(certs.Bundle)
 		}
 		err := p.checkURLs([]string{"https://n0.example:1", c.url}[btoi(!c.tls):])
-		if (err == nil) != (c.says == "") || err != nil && (!strings.Contains(err.Error(), c.says) || !errors.Is(err, raftnode.ErrBadMember)) {
+		if (err == nil) != (c.says == "") || err != nil && (!strings.Contains(err.Error(), c.says) || !errors.Is(err, roster.ErrBadMember)) {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}

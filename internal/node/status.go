@@ -10,6 +10,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/raftnode"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // alarms are the conditions that an operator must see.
@@ -145,7 +146,7 @@ func (m *member) clusterStatus(ctx context.Context) api.ClusterStatus {
 	return out
 }
 
-func (m *member) askStatus(ctx context.Context, other raftnode.Member) api.MemberStatus {
+func (m *member) askStatus(ctx context.Context, other roster.Member) api.MemberStatus {
 	row := api.MemberStatus{ID: other.ID, Name: other.Name}
 	var st api.Status
 	var err error

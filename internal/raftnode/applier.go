@@ -5,6 +5,8 @@ import (
 	"io"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // applier turns committed entries into calls of the state machine, and answers
@@ -19,7 +21,7 @@ import (
 type applier struct {
 	self   uint64
 	sm     StateMachine
-	roster *roster
+	roster *roster.Roster
 	index  uint64 // last entry applied
 
 	entries []Entry // reused between calls
@@ -37,17 +39,17 @@ type appliedWork struct {
 	index       uint64
 	responses   []*raftpb.Message
 	confChanges []*raftpb.ConfChangeV2
-	made        []*Change // membership changes of all members that took effect
-	skipped     []*batch  // of this process, certainly without effect
+	made        []*roster.Change // membership changes of all members that took effect
+	skipped     []*batch         // of this process, certainly without effect
 	starts      []startApplied
 	changes     []changeApplied
-	membership  *Membership // set if it changed
+	membership  *roster.Membership // set if it changed
 	restored    *restoredState
 }
 
 // startApplied is the outcome of any member's start entry.
 type startApplied struct {
-	start *start
+	start *roster.Start
 	index uint64
 	began bool // it began a new incarnation
 	err   error
@@ -55,14 +57,14 @@ type startApplied struct {
 
 // changeApplied is the outcome of a membership change of this process.
 type changeApplied struct {
-	id  batchID
+	id  roster.BatchID
 	err error
 }
 
 // restoredState is what a core needs to know about an installed snapshot.
 type restoredState struct {
-	membership *Membership
-	origin     originState // of this member
+	membership *roster.Membership
+	origin     roster.Origin // of this member
 }
 
 // apply executes work in order and answers the proposals in it. An error is
@@ -70,7 +72,7 @@ type restoredState struct {
 func (a *applier) apply(work []applyWork) (*appliedWork, error) {
 	out := new(appliedWork)
 	a.entries = a.entries[:0]
-	before := a.roster.membership()
+	before := a.roster.Membership()
 	for i := range work {
 		for _, e := range work[i].entries {
 			if err := a.prepare(e, out); err != nil {
@@ -85,7 +87,7 @@ func (a *applier) apply(work []applyWork) (*appliedWork, error) {
 	}
 	out.index = a.index
 	a.answer(work, out)
-	if m := a.roster.membership(); m != before {
+	if m := a.roster.Membership(); m != before {
 		out.membership = m
 	}
 	clear(a.entries)
@@ -99,22 +101,22 @@ func (a *applier) prepare(e *raftpb.Entry, out *appliedWork) error {
 		panic(fmt.Sprintf("raftnode: entry %d follows %d", e.GetIndex(), a.index))
 	}
 	a.index = e.GetIndex()
-	v, err := a.roster.apply(e)
+	v, err := a.roster.Apply(e)
 	if err != nil {
 		return err
 	}
-	a.entries = append(a.entries, Entry{Index: e.GetIndex(), Term: e.GetTerm(), Commands: v.commands, Records: v.records})
-	if v.confChange != nil {
-		out.confChanges = append(out.confChanges, v.confChange)
+	a.entries = append(a.entries, Entry{Index: e.GetIndex(), Term: e.GetTerm(), Commands: v.Commands, Records: v.Records})
+	if v.ConfChange != nil {
+		out.confChanges = append(out.confChanges, v.ConfChange)
 	}
-	if v.confChange != nil {
-		out.made = append(out.made, v.change)
+	if v.ConfChange != nil {
+		out.made = append(out.made, v.Change)
 	}
 	switch {
-	case v.start != nil:
-		out.starts = append(out.starts, startApplied{start: v.start, index: e.GetIndex(), began: v.ran, err: v.err})
-	case v.change != nil && v.ran && v.id.member == a.self:
-		out.changes = append(out.changes, changeApplied{id: v.id, err: v.err})
+	case v.Start != nil:
+		out.starts = append(out.starts, startApplied{start: v.Start, index: e.GetIndex(), began: v.Ran, err: v.Err})
+	case v.Change != nil && v.Ran && v.ID.Member == a.self:
+		out.changes = append(out.changes, changeApplied{id: v.ID, err: v.Err})
 	}
 	return nil
 }
@@ -172,8 +174,8 @@ func (a *applier) restore(w *restoreWork) (*appliedWork, error) {
 		return nil, fmt.Errorf("restore snapshot %d: %w", w.index, err)
 	}
 	return &appliedWork{index: a.index, restored: &restoredState{
-		membership: a.roster.membership(),
-		origin:     a.roster.origin(a.self),
+		membership: a.roster.Membership(),
+		origin:     a.roster.Origin(a.self),
 	}}, nil
 }
 
@@ -193,10 +195,10 @@ func (a *applier) load(index, term uint64) error {
 	if err != nil {
 		return err
 	}
-	if a.roster, err = loadRoster(records); err != nil {
+	if a.roster, err = roster.Load(records); err != nil {
 		return err
 	}
 	a.index = index
-	a.roster.membership()
+	a.roster.Membership()
 	return nil
 }

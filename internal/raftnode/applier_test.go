@@ -8,14 +8,16 @@ import (
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 func testApplier(t *testing.T) (*applier, *machine) {
 	m := newMachine(false)
 	m.violation = t.Errorf
 	m.ran = func(*Entry, uint64) {}
-	r := newRoster(simCluster, []Member{simMember(1), simMember(2)})
-	r.membership()
+	r := roster.New(simCluster, []roster.Member{simMember(1), simMember(2)})
+	r.Membership()
 	return &applier{self: 1, sm: m, roster: r, index: InitialIndex}, m
 }
 
@@ -29,22 +31,22 @@ func committedEntry(index uint64, data []byte) *raftpb.Entry {
 // skipped batches come back, and everything else is reported in order.
 func TestApplierAnswers(t *testing.T) {
 	a, m := testApplier(t)
-	ran := &batch{id: batchID{1, 2, 1}, proposals: []*proposal{
+	ran := &batch{id: roster.BatchID{Member: 1, Incarnation: 2, Sequence: 1}, proposals: []*proposal{
 		newProposal(command8(7)), newGroup([][]byte{command8(3), command8(4)}), newProposal(command8(8)),
 	}}
-	skipped := &batch{id: batchID{1, 1, 9}, proposals: []*proposal{newProposal(command8(9))}}
+	skipped := &batch{id: roster.BatchID{Member: 1, Incarnation: 1, Sequence: 9}, proposals: []*proposal{newProposal(command8(9))}}
 	entry := func(b *batch) []byte {
 		var cs [][]byte
 		for _, p := range b.proposals {
 			cs = append(cs, p.commands...)
 		}
-		return encodeBatch(b.id, cs)
+		return roster.EncodeBatch(b.id, cs)
 	}
-	st := &start{Member: 1, Nonce: "dir", Boot: "boot", Version: 1}
-	change := Change{Kind: AddMember, Member: Member{ID: 3, PeerURLs: []string{"http://x:1"}}}
-	cc := confChangeEntry(t, 6, change.confChange(encodeChange(batchID{1, 2, 1}, &change)))
+	st := &roster.Start{Member: 1, Nonce: "dir", Boot: "boot", Version: 1}
+	change := roster.Change{Kind: roster.AddMember, Member: roster.Member{ID: 3, PeerURLs: []string{"http://x:1"}}}
+	cc := confChangeEntry(t, 6, change.ConfChange(roster.EncodeChange(roster.BatchID{Member: 1, Incarnation: 2, Sequence: 1}, &change)))
 	work := []applyWork{
-		{entries: []*raftpb.Entry{committedEntry(2, encodeStart(st)), committedEntry(3, entry(ran))}, own: []ownBatch{{3, ran}},
+		{entries: []*raftpb.Entry{committedEntry(2, roster.EncodeStart(st)), committedEntry(3, entry(ran))}, own: []ownBatch{{3, ran}},
 			responses: []*raftpb.Message{{Index: new(uint64(1))}}},
 		{entries: []*raftpb.Entry{committedEntry(4, entry(skipped)), committedEntry(5, nil), cc}, own: []ownBatch{{4, skipped}},
 			responses: []*raftpb.Message{{Index: new(uint64(2))}}},
@@ -76,9 +78,9 @@ func TestApplierAnswers(t *testing.T) {
 // the applier, and nobody is answered.
 func TestApplierStopsAtWhatItCannotRead(t *testing.T) {
 	a, m := testApplier(t)
-	b := &batch{id: batchID{1, 2, 1}, proposals: []*proposal{newProposal(command8(7))}}
+	b := &batch{id: roster.BatchID{Member: 1, Incarnation: 2, Sequence: 1}, proposals: []*proposal{newProposal(command8(7))}}
 	_, err := a.apply([]applyWork{{
-		entries: []*raftpb.Entry{committedEntry(2, encodeBatch(b.id, [][]byte{command8(7)})), committedEntry(3, []byte("garbage"))},
+		entries: []*raftpb.Entry{committedEntry(2, roster.EncodeBatch(b.id, [][]byte{command8(7)})), committedEntry(3, []byte("garbage"))},
 		own:     []ownBatch{{2, b}},
 	}})
 	if err == nil || !strings.Contains(err.Error(), "entry 3") || !strings.Contains(err.Error(), "checksum") {
@@ -103,12 +105,12 @@ func TestApplierPanicsOnAGap(t *testing.T) {
 // states, and brings the origins with it.
 func TestApplierRestore(t *testing.T) {
 	a, m := testApplier(t)
-	if err := m.Apply([]Entry{{Index: 1, Term: 1, Records: a.roster.records()}}); err != nil {
+	if err := m.Apply([]Entry{{Index: 1, Term: 1, Records: a.roster.Records()}}); err != nil {
 		t.Fatal(err)
 	}
 	_, err := a.apply([]applyWork{{entries: []*raftpb.Entry{
-		committedEntry(2, encodeStart(&start{Member: 1, Nonce: "dir", Boot: "boot"})),
-		committedEntry(3, encodeBatch(batchID{1, 2, 4}, [][]byte{command8(7)})),
+		committedEntry(2, roster.EncodeStart(&roster.Start{Member: 1, Nonce: "dir", Boot: "boot"})),
+		committedEntry(3, roster.EncodeBatch(roster.BatchID{Member: 1, Incarnation: 2, Sequence: 4}, [][]byte{command8(7)})),
 	}}})
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +127,7 @@ func TestApplierRestore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := originState{boot: "boot", incarnation: 2, lastBatch: 4}
+	want := roster.Origin{Boot: "boot", Incarnation: 2, LastBatch: 4}
 	if out.restored.origin != want || out.index != 3 || b.index != 3 {
 		t.Errorf("restored %+v at %d", out.restored.origin, b.index)
 	}

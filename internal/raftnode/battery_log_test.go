@@ -2,6 +2,8 @@ package raftnode
 
 import (
 	"testing"
+
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 func TestBasicAgreement(t *testing.T) {
@@ -178,7 +180,7 @@ func TestBackupOverWrongLogs(t *testing.T) {
 func (s *sim) wrongTail(n *simNode, count int) {
 	n.post(func(c *core) {
 		for i := range count {
-			_ = c.rn.Propose(encodeBatch(batchID{member: n.id, sequence: uint64(i)}, [][]byte{make([]byte, 8)}))
+			_ = c.rn.Propose(roster.EncodeBatch(roster.BatchID{Member: n.id, Sequence: uint64(i)}, [][]byte{make([]byte, 8)}))
 		}
 	})
 	s.run(electionTimeout / 5)

@@ -3,6 +3,8 @@ package raftnode
 import (
 	"errors"
 	"testing"
+
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // The battery of the replicated state machine: it submits commands instead of
@@ -137,12 +139,12 @@ func TestMemberReplacement(t *testing.T) {
 	lost := s.nodes[s.others(l.id)[0]]
 	lost.crash()
 	lost.ended = errLostDisk
-	add := s.reconfigure(l, Change{Kind: AddMember, Member: Member{PeerURLs: []string{"http://n4:1"}}})
+	add := s.reconfigure(l, roster.Change{Kind: roster.AddMember, Member: roster.Member{PeerURLs: []string{"http://n4:1"}}})
 	s.must(electionTimeout, "the addition", func() bool { return add.outcome == succeeded })
 	id := add.change.change.Member.ID
-	early := s.reconfigure(l, Change{Kind: PromoteMember, Member: Member{ID: id}})
+	early := s.reconfigure(l, roster.Change{Kind: roster.PromoteMember, Member: roster.Member{ID: id}})
 	s.must(electionTimeout, "a refusal", func() bool { return early.outcome != open })
-	if !errors.Is(early.err, ErrUnsafeChange) {
+	if !errors.Is(early.err, roster.ErrUnsafeChange) {
 		t.Fatalf("a learner that never started was promoted: %v", early.err)
 	}
 	s.addNode(id, nil)
@@ -150,7 +152,7 @@ func TestMemberReplacement(t *testing.T) {
 		m, ok := s.members().Member(id)
 		return ok && !m.Learner
 	})
-	remove := s.reconfigure(s.leader(), Change{Kind: RemoveMember, Member: Member{ID: lost.id}})
+	remove := s.reconfigure(s.leader(), roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: lost.id}})
 	s.must(electionTimeout, "the removal", func() bool { return remove.outcome == succeeded })
 	s.settle(patience)
 }
@@ -162,13 +164,13 @@ func TestRemoveLeader(t *testing.T) {
 		s := battery(t, members)
 		l := s.elect()
 		s.agree(l, 8, s.order...)
-		o := s.reconfigure(l, Change{Kind: RemoveMember, Member: Member{ID: l.id}})
+		o := s.reconfigure(l, roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: l.id}})
 		s.must(5*electionTimeout, "an answer", func() bool { return o.outcome != open })
 		if !errors.Is(o.err, ErrNotLeader) {
 			t.Fatalf("%d members: %v", members, o.err)
 		}
 		s.elect()
-		o = s.reconfigure(s.leader(), Change{Kind: RemoveMember, Member: Member{ID: l.id}})
+		o = s.reconfigure(s.leader(), roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: l.id}})
 		s.must(5*electionTimeout, "the removal", func() bool { return o.outcome == succeeded })
 		s.must(5*electionTimeout, "the removed member to end", func() bool { return !l.up })
 		if !errors.Is(l.ended, ErrRemoved) {
@@ -185,7 +187,7 @@ func TestShrinkToOne(t *testing.T) {
 		s := newSim(t, seed, simOptions{members: 2})
 		l := s.elect()
 		s.agree(l, 8, s.order...)
-		o := s.reconfigure(l, Change{Kind: RemoveMember, Member: Member{ID: s.others(l.id)[0]}})
+		o := s.reconfigure(l, roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: s.others(l.id)[0]}})
 		s.must(electionTimeout, "the removal", func() bool { return o.outcome == succeeded })
 		s.crashAndRestart(l.id)
 		s.settle(patience)
@@ -201,12 +203,12 @@ func TestRemovalOfTheDead(t *testing.T) {
 	s.nodes[rest[0]].crash()
 	s.nodes[rest[0]].ended = errLostDisk
 	s.run(2 * electionTimeout)
-	o := s.reconfigure(s.leader(), Change{Kind: RemoveMember, Member: Member{ID: rest[1]}})
+	o := s.reconfigure(s.leader(), roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: rest[1]}})
 	s.must(electionTimeout, "a refusal", func() bool { return o.outcome != open })
-	if !errors.Is(o.err, ErrUnsafeChange) {
+	if !errors.Is(o.err, roster.ErrUnsafeChange) {
 		t.Fatalf("the removal of a live member: %v", o.err)
 	}
-	o = s.reconfigure(s.leader(), Change{Kind: RemoveMember, Member: Member{ID: rest[0]}})
+	o = s.reconfigure(s.leader(), roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: rest[0]}})
 	s.must(electionTimeout, "the removal of the dead", func() bool { return o.outcome == succeeded })
 	s.settle(patience)
 }
@@ -220,13 +222,13 @@ func TestRemovalRightAfterADeath(t *testing.T) {
 	rest := s.others(l.id)
 	dead := s.nodes[rest[0]]
 	dead.crash()
-	o := s.reconfigure(l, Change{Kind: RemoveMember, Member: Member{ID: rest[1]}})
+	o := s.reconfigure(l, roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: rest[1]}})
 	s.must(3*electionTimeout, "an answer", func() bool { return o.outcome != open })
-	if !errors.Is(o.err, ErrUnsafeChange) {
+	if !errors.Is(o.err, roster.ErrUnsafeChange) {
 		t.Fatalf("the removal of a live member right after the death of another: %v", o.err)
 	}
 	s.agree(l, 8, l.id, rest[1])
-	o = s.reconfigure(l, Change{Kind: RemoveMember, Member: Member{ID: dead.id}})
+	o = s.reconfigure(l, roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: dead.id}})
 	s.must(electionTimeout, "the removal of the dead", func() bool { return o.outcome == succeeded })
 	dead.ended = errLostDisk
 	s.settle(patience)
@@ -246,14 +248,14 @@ func TestQueuedRemovalsKeepTheQuorum(t *testing.T) {
 		if s.leader() != l {
 			continue
 		}
-		first := s.reconfigure(l, Change{Kind: RemoveMember, Member: Member{ID: rest[1]}})
-		second := s.reconfigure(l, Change{Kind: RemoveMember, Member: Member{ID: rest[2]}})
+		first := s.reconfigure(l, roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: rest[1]}})
+		second := s.reconfigure(l, roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: rest[2]}})
 		s.must(5*electionTimeout, "answers", func() bool { return first.outcome != open && second.outcome != open })
-		if first.outcome != succeeded || !errors.Is(second.err, ErrUnsafeChange) {
+		if first.outcome != succeeded || !errors.Is(second.err, roster.ErrUnsafeChange) {
 			t.Fatalf("seed %d: removals end with %v and %v", seed, first.err, second.err)
 		}
 		s.agree(s.leader(), 8, l.id, rest[2])
-		o := s.reconfigure(s.leader(), Change{Kind: RemoveMember, Member: Member{ID: rest[0]}})
+		o := s.reconfigure(s.leader(), roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: rest[0]}})
 		s.must(electionTimeout, "the removal of the dead", func() bool { return o.outcome == succeeded })
 		s.settle(patience)
 	}
@@ -264,20 +266,20 @@ func TestQueuedRemovalsKeepTheQuorum(t *testing.T) {
 func TestPromotionRightAfterADeath(t *testing.T) {
 	s := battery(t, 1)
 	l := s.elect()
-	add := s.reconfigure(l, Change{Kind: AddMember, Member: Member{PeerURLs: []string{"http://n2:1"}, KeepLearner: true}})
+	add := s.reconfigure(l, roster.Change{Kind: roster.AddMember, Member: roster.Member{PeerURLs: []string{"http://n2:1"}, KeepLearner: true}})
 	s.must(electionTimeout, "the addition", func() bool { return add.outcome == succeeded })
 	id := add.change.change.Member.ID
 	s.addNode(id, nil)
 	s.must(10*electionTimeout, "the learner to catch up", func() bool { return l.core.changes.caughtUp(id) })
 	s.nodes[id].crash()
-	o := s.reconfigure(l, Change{Kind: PromoteMember, Member: Member{ID: id}})
+	o := s.reconfigure(l, roster.Change{Kind: roster.PromoteMember, Member: roster.Member{ID: id}})
 	s.must(3*electionTimeout, "an answer", func() bool { return o.outcome != open })
-	if !errors.Is(o.err, ErrUnsafeChange) {
+	if !errors.Is(o.err, roster.ErrUnsafeChange) {
 		t.Fatalf("the promotion of a learner that just died: %v", o.err)
 	}
 	s.crashAndRestart(id)
 	s.agree(l, 8, l.id, id)
-	o = s.reconfigure(l, Change{Kind: PromoteMember, Member: Member{ID: id}})
+	o = s.reconfigure(l, roster.Change{Kind: roster.PromoteMember, Member: roster.Member{ID: id}})
 	s.must(electionTimeout, "the promotion", func() bool { return o.outcome == succeeded })
 	s.settle(patience)
 }

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // snapshots makes a cluster whose logs are compacted to a few entries, so that
@@ -155,12 +157,12 @@ func TestLateChangeAfterSnapshot(t *testing.T) {
 	s.agree(l, 8, s.order...)
 	s.must(electionTimeout, "rest", s.agreed)
 	victim.slow = true // its apply loop hangs with the addition in its queue
-	add := s.reconfigure(l, Change{Kind: AddMember, Member: Member{PeerURLs: []string{"http://x:1"}, KeepLearner: true}})
+	add := s.reconfigure(l, roster.Change{Kind: roster.AddMember, Member: roster.Member{PeerURLs: []string{"http://x:1"}, KeepLearner: true}})
 	s.must(electionTimeout, "the addition", func() bool {
 		return add.outcome == succeeded && victim.core.rn.BasicStatus().GetCommit() == l.applier.index
 	})
 	s.isolate(victim.id)
-	remove := s.reconfigure(l, Change{Kind: RemoveMember, Member: Member{ID: add.change.change.Member.ID}})
+	remove := s.reconfigure(l, roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: add.change.change.Member.ID}})
 	s.must(electionTimeout, "the removal", func() bool { return remove.outcome == succeeded })
 	s.writeMany(l, 40, s.others(victim.id)...)
 	s.run(electionTimeout / 2)

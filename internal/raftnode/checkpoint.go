@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/datadir"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // A checkpoint says that the state up to its index survives a crash without the
@@ -155,10 +156,10 @@ func describe(v View) (*raftpb.Snapshot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the membership: %w", err)
 	}
-	r, err := loadRoster(records)
+	r, err := roster.Load(records)
 	if err != nil {
 		return nil, err
 	}
 	index, term := v.Position()
-	return newSnapshot(index, term, r.membership()), nil
+	return roster.NewSnapshot(index, term, r.Membership()), nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/limits"
 	"github.com/kvd-io/kvd/internal/peers"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // Config describes one replica. Zero values of the tunables mean the defaults.
@@ -28,10 +29,10 @@ type Config struct {
 	ClientURLs []string
 	// Initial is the members of a cluster that is being bootstrapped. It is
 	// used only if Dir has no log yet, and is empty when joining.
-	Initial []Member
+	Initial []roster.Member
 	// Known is the members to connect to before the membership has been
 	// received, when joining.
-	Known []Member
+	Known []roster.Member
 
 	StateMachine StateMachine
 	// VerifyBody reads a whole snapshot body, checks everything that
@@ -42,7 +43,7 @@ type Config struct {
 	// the given entry or later. It is called by Open for a store that is to be
 	// rebuilt. If it is nil, Open refuses a store that lacks what the log no longer
 	// has.
-	FetchBody func(members []Member, after uint64, path string) error
+	FetchBody func(members []roster.Member, after uint64, path string) error
 	Logger    *zap.Logger
 	// Observer receives what the loops do. It may be nil.
 	Observer Observer

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/peers"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // connector is the goroutine that keeps the transport's list of peers equal to
@@ -19,16 +20,16 @@ type connector struct {
 	transport *peers.Transport
 	// latest carries memberships from the node loop. Its capacity is 1, and a
 	// newer one replaces one that was not taken yet.
-	latest    chan *Membership
+	latest    chan *roster.Membership
 	connected map[uint64][]string // peer URLs by member; owned by run
 }
 
 func newConnector(self uint64, lg *zap.Logger, t *peers.Transport) *connector {
-	return &connector{self: self, lg: lg, transport: t, latest: make(chan *Membership, 1), connected: make(map[uint64][]string)}
+	return &connector{self: self, lg: lg, transport: t, latest: make(chan *roster.Membership, 1), connected: make(map[uint64][]string)}
 }
 
 // tell passes a new membership on. Only the node loop calls it.
-func (c *connector) tell(m *Membership) {
+func (c *connector) tell(m *roster.Membership) {
 	select {
 	case <-c.latest:
 	default:
@@ -51,7 +52,7 @@ func (c *connector) run(ctx context.Context) error {
 	}
 }
 
-func (c *connector) connect(m *Membership) {
+func (c *connector) connect(m *roster.Membership) {
 	for id := range c.connected {
 		if _, ok := m.Member(id); !ok {
 			c.transport.RemovePeer(id)

@@ -12,19 +12,20 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/kvd-io/kvd/internal/limits"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // coreConfig is what a core needs to know. Periods are in ticks.
 type coreConfig struct {
 	id             uint64
-	start          start // announces this process to the replicas
+	start          roster.Start // announces this process to the replicas
 	electionTicks  int
 	heartbeatTicks int
 	maxBatchBytes  int // limit of one packed entry; a larger command is packed alone
 	maxQueueBytes  int // limit of the commands that wait to be packed
 	log            raft.Storage
 	applied        uint64 // index that the state machine already contains
-	membership     *Membership
+	membership     *roster.Membership
 	logger         raft.Logger
 	// electionTimeout bounds the pauses between campaigns.
 	electionTimeout time.Duration
@@ -61,7 +62,7 @@ const (
 //
 //	C1  At most one batch of this node is uncommitted (the flight). Packing
 //	    waits for it, so batches grow with the load.
-//	C2  A batch keeps its batchID until the apply loop has run or skipped it,
+//	C2  A batch keeps its roster.BatchID until the apply loop has run or skipped it,
 //	    so it may be proposed any number of times and runs at most once.
 //	C3  Every ReadIndex attempt has a context of its own, and the answer to an
 //	    older attempt is ignored. Reusing contexts gave etcd stale reads.
@@ -104,7 +105,7 @@ type coreState struct {
 	cfg        coreConfig
 	rn         *raft.RawNode
 	ticks      uint64
-	membership *Membership
+	membership *roster.Membership
 
 	// Raft's state when observe last looked at it.
 	term uint64
@@ -150,7 +151,7 @@ type effects struct {
 	// reads may be answered once the state machine has applied their index.
 	reads []readRound
 	// membership is set if it changed. Connections must follow it.
-	membership *Membership
+	membership *roster.Membership
 	// campaignIn, unless zero, asks for a call of campaignDue after that time
 	// and replaces an earlier request.
 	campaignIn time.Duration
@@ -364,8 +365,8 @@ func (c *core) reconfigure(a *appliedWork) {
 	for _, cc := range a.confChanges {
 		cs = c.rn.ApplyConfChange(cc)
 	}
-	if cs != nil && !a.membership.matches(cs) {
-		panic(fmt.Sprintf("raftnode: raft's members %v are not the roster's %v", cs, a.membership.confState()))
+	if cs != nil && !a.membership.Matches(cs) {
+		panic(fmt.Sprintf("raftnode: raft's members %v are not the roster's %v", cs, a.membership.ConfState()))
 	}
 }
 
@@ -377,7 +378,7 @@ func (c *core) startApplied(a startApplied) {
 	}
 }
 
-func (c *core) setMembership(m *Membership) {
+func (c *core) setMembership(m *roster.Membership) {
 	c.membership = m
 	c.out.membership = m
 	c.noteRemoval()
@@ -406,8 +407,8 @@ func (c *core) leaveWhenDue() {
 func (c *core) restored(r *restoredState) {
 	c.setMembership(r.membership)
 	own := r.origin
-	if own.boot == c.cfg.start.Boot {
-		c.incarnation = own.incarnation
+	if own.Boot == c.cfg.start.Boot {
+		c.incarnation = own.Incarnation
 	} else {
 		c.incarnation = 0
 	}
@@ -547,7 +548,7 @@ func (c *core) committed(m *raftpb.Message) applyWork {
 		if e.GetType() != raftpb.EntryNormal {
 			continue
 		}
-		if id, ok := peekBatch(e.GetData()); ok && id == f.id {
+		if id, ok := roster.PeekBatch(e.GetData()); ok && id == f.id {
 			w.own = append(w.own, ownBatch{index: e.GetIndex(), batch: f})
 			c.proposals.flight = nil
 			c.counts.committed += uint64(f.commands)

@@ -8,15 +8,16 @@ import (
 	"go.etcd.io/raft/v3/tracker"
 
 	"github.com/kvd-io/kvd/internal/limits"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // changeRequest is a membership change that somebody waits for.
 type changeRequest struct {
-	change Change
+	change roster.Change
 	done   chan error // capacity 1: whoever answers never waits
 
-	id      batchID // zero until it is first proposed
-	data    []byte  // the context it is proposed with; nil until then
+	id      roster.BatchID // zero until it is first proposed
+	data    []byte         // the context it is proposed with; nil until then
 	sent    bool
 	tick    uint64 // when it was last proposed
 	retries int
@@ -30,11 +31,11 @@ type changeRequest struct {
 //
 // Raft allows one change at a time and silently empties a second one. So the
 // core proposes the first change of its queue, again and again, until it sees
-// that change applied. Its batchID makes the copies harmless, as with batches:
+// that change applied. Its roster.BatchID makes the copies harmless, as with batches:
 // members count the changes of an incarnation apart from its batches.
 //
 // A change is checked three times: when it is requested, whenever it is about to
-// be proposed, and by every replica when it is applied (roster.applyChange),
+// be proposed, and by every replica when it is applied (roster.Roster),
 // since others may have been applied between. Before a change of the voters is
 // proposed, those that would remain must answer a roll call: four voters, one
 // of them dead, can spare one more, and of two removals requested at once the
@@ -71,7 +72,7 @@ func (c *changer) add(r *changeRequest) {
 
 // refuse returns why the change cannot be made now. It assigns an id to a new
 // member that has none.
-func (c *changer) refuse(ch *Change) error {
+func (c *changer) refuse(ch *roster.Change) error {
 	switch {
 	case c.refused != nil:
 		return c.refused
@@ -80,10 +81,10 @@ func (c *changer) refuse(ch *Change) error {
 	case len(c.queue) >= maxPendingChanges:
 		return ErrOverloaded
 	}
-	if ch.Kind == AddMember && ch.Member.ID == 0 {
+	if ch.Kind == roster.AddMember && ch.Member.ID == 0 {
 		ch.Member.ID = c.nextID()
 	}
-	if err := c.membership.check(ch); err != nil {
+	if err := c.membership.Check(ch); err != nil {
 		return err
 	}
 	return c.checkAlive(ch, c.recentlyHeard) // tells at once what is known already
@@ -96,7 +97,7 @@ func (c *changer) nextID() uint64 {
 	id := c.membership.HighestID
 	adding := make(map[uint64]bool)
 	for _, r := range c.queue {
-		if r.change.Kind == AddMember {
+		if r.change.Kind == roster.AddMember {
 			id = max(id, r.change.Member.ID)
 			adding[r.change.Member.ID] = true
 		}
@@ -112,9 +113,9 @@ func (c *changer) nextID() uint64 {
 }
 
 // votersAfter returns the voters that there are once the change is made.
-func (c *changer) votersAfter(ch *Change) []uint64 {
-	voters := removeIf(c.membership.Voters(), func(v uint64) bool { return ch.Kind == RemoveMember && v == ch.Member.ID })
-	if ch.Kind == PromoteMember {
+func (c *changer) votersAfter(ch *roster.Change) []uint64 {
+	voters := removeIf(c.membership.Voters(), func(v uint64) bool { return ch.Kind == roster.RemoveMember && v == ch.Member.ID })
+	if ch.Kind == roster.PromoteMember {
 		voters = append(voters, ch.Member.ID)
 	}
 	return voters
@@ -123,21 +124,21 @@ func (c *changer) votersAfter(ch *Change) []uint64 {
 // checkAlive refuses a change after which the voters that are alive would not
 // be a quorum: the cluster could not commit the next change that repairs it.
 // Removing a dead member passes, unless the change itself could not commit.
-func (c *changer) checkAlive(ch *Change, alive func(id uint64) bool) error {
-	if ch.Kind == PromoteMember && !c.caughtUp(ch.Member.ID) {
-		return fmt.Errorf("%w: learner %d has not caught up yet; try again once it has", ErrUnsafeChange, ch.Member.ID)
+func (c *changer) checkAlive(ch *roster.Change, alive func(id uint64) bool) error {
+	if ch.Kind == roster.PromoteMember && !c.caughtUp(ch.Member.ID) {
+		return fmt.Errorf("%w: learner %d has not caught up yet; try again once it has", roster.ErrUnsafeChange, ch.Member.ID)
 	}
 	after, before := c.votersAfter(ch), c.membership.Voters()
 	if n, silent := split(after, alive); n < len(after)/2+1 {
 		return fmt.Errorf("%w: would leave %d of %d voters reachable, which is not a quorum (no answer from member %s)",
-			ErrUnsafeChange, n, len(after), listIDs(silent))
+			roster.ErrUnsafeChange, n, len(after), listIDs(silent))
 	}
 	if n, silent := split(before, alive); n < len(before)/2+1 {
 		return fmt.Errorf("%w: %d of %d voters are reachable, which is not the quorum that the change itself needs (no answer from member %s); "+
-			"start that member, or recover the cluster", ErrUnsafeChange, n, len(before), listIDs(silent))
+			"start that member, or recover the cluster", roster.ErrUnsafeChange, n, len(before), listIDs(silent))
 	}
-	if ch.Kind == PromoteMember && !alive(ch.Member.ID) {
-		return fmt.Errorf("%w: learner %d does not answer; start it first", ErrUnsafeChange, ch.Member.ID)
+	if ch.Kind == roster.PromoteMember && !alive(ch.Member.ID) {
+		return fmt.Errorf("%w: learner %d does not answer; start it first", roster.ErrUnsafeChange, ch.Member.ID)
 	}
 	return nil
 }
@@ -169,10 +170,10 @@ func listIDs(ids []uint64) string {
 // begins the roll call that decides about it, and waits for the answers for up
 // to an election timeout.
 func (c *changer) cleared(r *changeRequest) (bool, error) {
-	if err := c.membership.check(&r.change); err != nil {
+	if err := c.membership.Check(&r.change); err != nil {
 		return false, err
 	}
-	if m, _ := c.membership.Member(r.change.Member.ID); r.change.Kind != PromoteMember && (r.change.Kind != RemoveMember || m.Learner) {
+	if m, _ := c.membership.Member(r.change.Member.ID); r.change.Kind != roster.PromoteMember && (r.change.Kind != roster.RemoveMember || m.Learner) {
 		return true, nil // the voters remain as they are
 	}
 	if r.round == 0 {
@@ -189,7 +190,7 @@ func (c *changer) cleared(r *changeRequest) (bool, error) {
 // callRoll asks all voters of now and of after the change.
 func (c *changer) callRoll(r *changeRequest) {
 	ids := c.membership.Voters()
-	if r.change.Kind == PromoteMember {
+	if r.change.Kind == roster.PromoteMember {
 		ids = append(ids, r.change.Member.ID)
 	}
 	c.roll.ask(r.round, ids)
@@ -244,16 +245,16 @@ func (c *changer) propose() {
 		r.round = 0 // whoever is asked again is asked anew
 		return
 	}
-	if r.data == nil || r.id.incarnation != c.incarnation {
+	if r.data == nil || r.id.Incarnation != c.incarnation {
 		if r.data != nil { // its incarnation ended: it ran before that, or never will
 			c.finish(ErrUnknown)
 			return
 		}
 		c.sequence++
-		r.id = batchID{member: c.cfg.id, incarnation: c.incarnation, sequence: c.sequence}
-		r.data = encodeChange(r.id, &r.change)
+		r.id = roster.BatchID{Member: c.cfg.id, Incarnation: c.incarnation, Sequence: c.sequence}
+		r.data = roster.EncodeChange(r.id, &r.change)
 	}
-	if c.rn.ProposeConfChange(r.change.confChange(r.data)) != nil {
+	if c.rn.ProposeConfChange(r.change.ConfChange(r.data)) != nil {
 		c.backoff = true
 		return
 	}
@@ -268,7 +269,7 @@ func (c *changer) propose() {
 // regardless: a cluster that cannot elect anybody else should not keep a
 // member forever.
 func (c *changer) leaveOffice(r *changeRequest) bool {
-	if r.change.Kind != RemoveMember || r.change.Member.ID != c.cfg.id || !c.isLeader() {
+	if r.change.Kind != roster.RemoveMember || r.change.Member.ID != c.cfg.id || !c.isLeader() {
 		return false
 	}
 	if c.transfers.busy() {
@@ -325,11 +326,11 @@ func (c *changer) retry() {
 
 // settle decides about the change in progress after a snapshot replaced the
 // entries that it may have been among.
-func (c *changer) settle(own originState) {
+func (c *changer) settle(own roster.Origin) {
 	if len(c.queue) == 0 || c.queue[0].data == nil {
 		return
 	}
-	if id := c.queue[0].id; own.incarnation != id.incarnation || own.lastChange >= id.sequence {
+	if id := c.queue[0].id; own.Incarnation != id.Incarnation || own.LastChange >= id.Sequence {
 		c.finish(ErrUnknown)
 	}
 }
@@ -360,7 +361,7 @@ func (c *changer) promoteLearner() {
 			continue
 		}
 		c.add(&changeRequest{
-			change: Change{Kind: PromoteMember, Member: Member{ID: m.ID}},
+			change: roster.Change{Kind: roster.PromoteMember, Member: roster.Member{ID: m.ID}},
 			done:   make(chan error, 1),
 		})
 		return

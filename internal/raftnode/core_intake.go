@@ -2,6 +2,8 @@ package raftnode
 
 import (
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // intake limits how fast a leader takes batches into its log, its own and those
@@ -71,12 +73,12 @@ func (i *intake) next() *raftpb.Message {
 }
 
 // batchOf returns the id of the batch that a message forwards, if it does.
-func batchOf(m *raftpb.Message) (batchID, bool) {
+func batchOf(m *raftpb.Message) (roster.BatchID, bool) {
 	ents := m.GetEntries()
 	if m.GetType() != raftpb.MsgProp || len(ents) != 1 || ents[0].GetType() != raftpb.EntryNormal {
-		return batchID{}, false
+		return roster.BatchID{}, false
 	}
-	return peekBatch(ents[0].GetData())
+	return roster.PeekBatch(ents[0].GetData())
 }
 
 // limitIntake sets how many bytes of batches this node takes in a tick while it

@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // logBytes is what a member's log holds after an index.
@@ -53,7 +55,7 @@ func TestIntakeHoldsOneCopyOfABatch(t *testing.T) {
 	var i intake
 	i.setLimit(100)
 	message := func(member, sequence uint64) *raftpb.Message {
-		data := encodeBatch(batchID{member: member, incarnation: 7, sequence: sequence}, [][]byte{make([]byte, 50)})
+		data := roster.EncodeBatch(roster.BatchID{Member: member, Incarnation: 7, Sequence: sequence}, [][]byte{make([]byte, 50)})
 		return &raftpb.Message{Type: raftpb.MsgProp.Enum(), Entries: []*raftpb.Entry{{Type: raftpb.EntryNormal.Enum(), Data: data}}}
 	}
 	for range 3 {

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/kvd-io/kvd/internal/limits"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // How a request can end without a result. After one of the errors of the first
@@ -104,7 +105,7 @@ func (p *proposal) withdraw() bool {
 
 // batch is the commands of one log entry.
 type batch struct {
-	id        batchID
+	id        roster.BatchID
 	data      []byte
 	proposals []*proposal
 	commands  int    // in all proposals together
@@ -204,8 +205,8 @@ func (p *proposer) pack() *batch {
 		return nil
 	}
 	p.sequence++
-	b.id = batchID{member: p.cfg.id, incarnation: p.incarnation, sequence: p.sequence}
-	b.commands, b.data = len(commands), encodeBatch(b.id, commands)
+	b.id = roster.BatchID{Member: p.cfg.id, Incarnation: p.incarnation, Sequence: p.sequence}
+	b.commands, b.data = len(commands), roster.EncodeBatch(b.id, commands)
 	return b
 }
 
@@ -252,16 +253,16 @@ func (p *proposer) retry() {
 
 // settle decides about the flight after a snapshot replaced the entries that it
 // may have been among. own is what the snapshot says about this member.
-func (p *proposer) settle(own originState) {
+func (p *proposer) settle(own roster.Origin) {
 	f := p.flight
 	if f == nil {
 		return
 	}
-	if own.incarnation != f.id.incarnation {
+	if own.Incarnation != f.id.Incarnation {
 		// Its incarnation ended. Whether it ran before that cannot be told.
 		p.flight = nil
 		answerAll(f.proposals, ErrUnknown)
-	} else if own.lastBatch >= f.id.sequence {
+	} else if own.LastBatch >= f.id.Sequence {
 		p.flight = nil // it ran, and its results are lost
 		answerAll(f.proposals, ErrUnknown)
 	}

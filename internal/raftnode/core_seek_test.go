@@ -6,6 +6,8 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 func (g *rig) suspect(id uint64) {
@@ -111,7 +113,7 @@ func TestLeaderThatCampaignsIsForgotten(t *testing.T) {
 func TestLearnerDoesNotSeek(t *testing.T) {
 	g := newRig(t, 3, func(c *coreConfig) {
 		m := *c.membership
-		m.Members = append([]Member(nil), m.Members...)
+		m.Members = append([]roster.Member(nil), m.Members...)
 		m.Members[0].Learner = true
 		c.membership = &m
 	})

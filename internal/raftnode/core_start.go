@@ -5,12 +5,13 @@ import (
 	"fmt"
 
 	"github.com/kvd-io/kvd/internal/datadir"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // startRequest asks for the start entry of another member's data directory:
 // its admission.
 type startRequest struct {
-	start start
+	start roster.Start
 	sent  bool
 	tick  uint64     // when it was last proposed
 	age   int        // ticks since it was requested
@@ -54,7 +55,7 @@ func (s *starter) propose() {
 		return
 	}
 	if s.incarnation == 0 && !s.sent {
-		if s.rn.Propose(encodeStart(&s.cfg.start)) != nil {
+		if s.rn.Propose(roster.EncodeStart(&s.cfg.start)) != nil {
 			s.backoff = true
 			return
 		}
@@ -64,7 +65,7 @@ func (s *starter) propose() {
 		if a.sent {
 			continue
 		}
-		if s.rn.Propose(encodeStart(&a.start)) != nil {
+		if s.rn.Propose(roster.EncodeStart(&a.start)) != nil {
 			s.backoff = true
 			return
 		}
@@ -138,10 +139,10 @@ func (s *starter) succeeded(a startApplied) {
 // startRefusal turns the replicas' refusal of this process into the error that
 // stops it.
 func startRefusal(err error) error {
-	if errors.Is(err, ErrMemberRemoved) {
+	if errors.Is(err, roster.ErrMemberRemoved) {
 		return ErrRemoved
 	}
-	if errors.Is(err, ErrStaleDirectory) {
+	if errors.Is(err, roster.ErrStaleDirectory) {
 		return fmt.Errorf("%w: %w: if another process runs with a copy, stop one of the two; otherwise entries that this member has acknowledged may be missing here: %s",
 			ErrRefused, err, datadir.RemoveAndReAdd)
 	}

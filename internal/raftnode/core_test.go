@@ -8,10 +8,10 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/kvd-io/kvd/internal/limits"
 	"github.com/kvd-io/kvd/internal/peers"
 	"github.com/kvd-io/kvd/internal/raftlog"
-
-	"github.com/kvd-io/kvd/internal/limits"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // rig is a core alone, with its loops done by hand.
@@ -31,25 +31,25 @@ type rig struct {
 // newRig makes member 1 of a cluster with the given number of voters.
 func newRig(t testing.TB, members int, limits func(*coreConfig)) *rig {
 	t.Helper()
-	var initial []Member
+	var initial []roster.Member
 	for id := uint64(1); id <= uint64(members); id++ {
 		initial = append(initial, simMember(id))
 	}
-	r := newRoster(simCluster, initial)
+	r := roster.New(simCluster, initial)
 	g := &rig{t: t, machine: newMachine(false)}
 	g.machine.violation = t.Errorf
 	g.machine.ran = func(*Entry, uint64) {}
 	g.applier = &applier{self: 1, sm: g.machine, roster: r, index: InitialIndex}
-	first := newSnapshot(InitialIndex, initialTerm, r.membership())
+	first := roster.NewSnapshot(InitialIndex, initialTerm, r.Membership())
 	hs := &raftpb.HardState{Term: new(uint64(initialTerm)), Commit: new(uint64(InitialIndex))}
-	g.log = raftlog.New(first, hs, nil, r.membership().confState())
-	if err := g.machine.Apply([]Entry{{Index: InitialIndex, Term: initialTerm, Records: r.records()}}); err != nil {
+	g.log = raftlog.New(first, hs, nil, r.Membership().ConfState())
+	if err := g.machine.Apply([]Entry{{Index: InitialIndex, Term: initialTerm, Records: r.Records()}}); err != nil {
 		t.Fatal(err)
 	}
 	cfg := coreConfig{
-		id: 1, start: start{Member: 1, Nonce: "dir", Boot: "boot", Version: payloadVersion},
+		id: 1, start: roster.Start{Member: 1, Nonce: "dir", Boot: "boot", Version: roster.PayloadVersion},
 		electionTicks: simElection, heartbeatTicks: 1, maxBatchBytes: 64, maxQueueBytes: 1 << 10,
-		log: g.log, applied: InitialIndex, membership: r.membership(), logger: quietLogger{},
+		log: g.log, applied: InitialIndex, membership: r.Membership(), logger: quietLogger{},
 		electionTimeout: time.Second, random: func(n int64) int64 { return n / 2 },
 	}
 	if limits != nil {
@@ -179,9 +179,9 @@ func (g *rig) sentOf(typ raftpb.MessageType) (out []*raftpb.Message) {
 }
 
 // proposedBatches returns the batches among the forwarded proposals.
-func (g *rig) proposedBatches() (out []batchID) {
+func (g *rig) proposedBatches() (out []roster.BatchID) {
 	for _, m := range g.sentOf(raftpb.MsgProp) {
-		if o, ok := peekBatch(m.GetEntries()[0].GetData()); ok {
+		if o, ok := roster.PeekBatch(m.GetEntries()[0].GetData()); ok {
 			out = append(out, o)
 		}
 	}
@@ -204,7 +204,7 @@ func TestOneBatchInFlight(t *testing.T) {
 		t.Fatalf("%d batches proposed, %d commands wait", len(got), len(g.core.proposals.queue))
 	}
 	g.commitFlight()
-	if got = g.proposedBatches(); len(got) != 2 || got[1].sequence != 2 || len(g.core.proposals.flight.proposals) != 4 {
+	if got = g.proposedBatches(); len(got) != 2 || got[1].Sequence != 2 || len(g.core.proposals.flight.proposals) != 4 {
 		t.Fatalf("after the commit: batches %v", got)
 	}
 }
@@ -227,7 +227,7 @@ func (g *rig) replicate(datas ...[]byte) {
 func (g *rig) admitSelf() {
 	g.t.Helper()
 	g.work()
-	g.replicate(encodeStart(&g.core.cfg.start))
+	g.replicate(roster.EncodeStart(&g.core.cfg.start))
 	if g.core.proposals.incarnation == 0 {
 		g.t.Fatal("the start was not applied")
 	}
@@ -239,7 +239,7 @@ func (g *rig) commitFlight() {
 }
 
 // TestLostForwardIsProposedAgain: a forwarded proposal that vanishes is made
-// again with the same batchID, at growing intervals, and two copies run once.
+// again with the same id, at growing intervals, and two copies run once.
 func TestLostForwardIsProposedAgain(t *testing.T) {
 	g := following(t)
 	g.admitSelf()
@@ -469,8 +469,8 @@ func TestRestartedSingleLeaderDoesNotReadStale(t *testing.T) {
 	}
 	again := newRig(t, 1, nil)
 	hs := &raftpb.HardState{Term: new(g.core.term), Vote: new(uint64(1)), Commit: new(uint64(InitialIndex))}
-	first := newSnapshot(InitialIndex, initialTerm, again.core.membership)
-	again.log = raftlog.New(first, hs, ents, again.core.membership.confState())
+	first := roster.NewSnapshot(InitialIndex, initialTerm, again.core.membership)
+	again.log = raftlog.New(first, hs, ents, again.core.membership.ConfState())
 	cfg := again.core.cfg
 	cfg.log = again.log
 	if again.core, err = newCore(cfg); err != nil {
@@ -494,7 +494,7 @@ func TestSkippedBatchIsRequeued(t *testing.T) {
 	flight := g.core.proposals.flight
 	late := g.core.cfg.start
 	late.Boot = "earlier"
-	g.replicate(encodeStart(&late), flight.data)
+	g.replicate(roster.EncodeStart(&late), flight.data)
 	if _, ok := p.answered(); ok || len(g.machine.cur.IDs) > 0 {
 		t.Fatal("the skipped batch was answered or ran")
 	}
@@ -516,14 +516,22 @@ func TestSkippedBatchIsRequeued(t *testing.T) {
 func TestSettleFlightAfterSnapshot(t *testing.T) {
 	for _, c := range []struct {
 		name    string
-		state   func(o batchID) originState
+		state   func(o roster.BatchID) roster.Origin
 		unknown bool
 		kept    bool
 	}{
-		{"it ran", func(o batchID) originState { return originState{"boot", 0, o.incarnation, o.sequence, 0} }, true, false},
-		{"it did not run yet", func(o batchID) originState { return originState{"boot", 0, o.incarnation, o.sequence - 1, 0} }, false, true},
-		{"its incarnation ended", func(o batchID) originState { return originState{"other", 0, o.incarnation + 5, 0, 0} }, true, false},
-		{"this process began again", func(o batchID) originState { return originState{"boot", 0, o.incarnation + 5, 9, 0} }, true, false},
+		{"it ran", func(o roster.BatchID) roster.Origin {
+			return roster.Origin{Boot: "boot", Incarnation: o.Incarnation, LastBatch: o.Sequence}
+		}, true, false},
+		{"it did not run yet", func(o roster.BatchID) roster.Origin {
+			return roster.Origin{Boot: "boot", Incarnation: o.Incarnation, LastBatch: o.Sequence - 1}
+		}, false, true},
+		{"its incarnation ended", func(o roster.BatchID) roster.Origin {
+			return roster.Origin{Boot: "other", Incarnation: o.Incarnation + 5}
+		}, true, false},
+		{"this process began again", func(o roster.BatchID) roster.Origin {
+			return roster.Origin{Boot: "boot", Incarnation: o.Incarnation + 5, LastBatch: 9}
+		}, true, false},
 	} {
 		g := following(t)
 		g.admitSelf()
@@ -657,12 +665,12 @@ func TestUnsafeChangesAreRefusedBeforeTheyAreProposed(t *testing.T) {
 	g := lone(t, nil)
 	url := []string{"http://n:1"}
 	for _, c := range []struct {
-		change Change
+		change roster.Change
 		err    error
 	}{
-		{Change{Kind: RemoveMember, Member: Member{ID: 1}}, ErrUnsafeChange},
-		{Change{Kind: AddMember, Member: Member{ID: raft.LocalAppendThread, PeerURLs: url}}, ErrBadMember},
-		{Change{Kind: AddMember, Member: Member{ID: limits.MaxMemberID + 1, PeerURLs: url}}, ErrBadMember},
+		{roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: 1}}, roster.ErrUnsafeChange},
+		{roster.Change{Kind: roster.AddMember, Member: roster.Member{ID: raft.LocalAppendThread, PeerURLs: url}}, roster.ErrBadMember},
+		{roster.Change{Kind: roster.AddMember, Member: roster.Member{ID: limits.MaxMemberID + 1, PeerURLs: url}}, roster.ErrBadMember},
 	} {
 		r := &changeRequest{change: c.change, done: make(chan error, 1)}
 		g.core.change(r)
@@ -676,7 +684,7 @@ func TestUnsafeChangesAreRefusedBeforeTheyAreProposed(t *testing.T) {
 		}
 	}
 	f := following(t)
-	r := &changeRequest{change: Change{Kind: AddMember, Member: Member{PeerURLs: url}}, done: make(chan error, 1)}
+	r := &changeRequest{change: roster.Change{Kind: roster.AddMember, Member: roster.Member{PeerURLs: url}}, done: make(chan error, 1)}
 	f.core.change(r)
 	if err := <-r.done; !errors.Is(err, ErrNotLeader) {
 		t.Errorf("on a follower: %v", err)
@@ -688,7 +696,7 @@ func TestIDsAreGivenOutOnce(t *testing.T) {
 	g := lone(t, nil)
 	var rs []*changeRequest
 	for _, u := range []string{"http://a:1", "http://b:1"} {
-		r := &changeRequest{change: Change{Kind: AddMember, Member: Member{PeerURLs: []string{u}, KeepLearner: true}}, done: make(chan error, 1)}
+		r := &changeRequest{change: roster.Change{Kind: roster.AddMember, Member: roster.Member{PeerURLs: []string{u}, KeepLearner: true}}, done: make(chan error, 1)}
 		g.core.change(r)
 		rs = append(rs, r)
 	}
@@ -698,7 +706,7 @@ func TestIDsAreGivenOutOnce(t *testing.T) {
 			t.Errorf("id %d, %v", r.change.Member.ID, err)
 		}
 	}
-	remove := &changeRequest{change: Change{Kind: RemoveMember, Member: Member{ID: 3}}, done: make(chan error, 1)}
+	remove := &changeRequest{change: roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: 3}}, done: make(chan error, 1)}
 	g.core.change(remove)
 	g.work()
 	if err := <-remove.done; err != nil {
@@ -713,18 +721,18 @@ func TestIDsAreGivenOutOnce(t *testing.T) {
 // an admission with another nonce gets the reason.
 func TestOtherDirectoryIsRefused(t *testing.T) {
 	g := lone(t, nil)
-	r := &startRequest{start: start{Member: 1, Nonce: "emptied"}, done: make(chan error, 1)}
+	r := &startRequest{start: roster.Start{Member: 1, Nonce: "emptied"}, done: make(chan error, 1)}
 	g.core.admit(r)
 	g.work()
-	if err := <-r.done; !errors.Is(err, ErrMemberExists) {
+	if err := <-r.done; !errors.Is(err, roster.ErrMemberExists) {
 		t.Errorf("admission: %v", err)
 	}
 	st := g.core.cfg.start
-	g.core.startApplied(startApplied{start: &st, err: ErrMemberExists})
+	g.core.startApplied(startApplied{start: &st, err: roster.ErrMemberExists})
 	if !errors.Is(g.core.out.fatal, ErrRefused) {
 		t.Errorf("fatal %v", g.core.out.fatal)
 	}
-	g.core.startApplied(startApplied{start: &st, err: ErrMemberRemoved})
+	g.core.startApplied(startApplied{start: &st, err: roster.ErrMemberRemoved})
 	if !errors.Is(g.core.out.fatal, ErrRemoved) {
 		t.Errorf("fatal %v", g.core.out.fatal)
 	}
@@ -734,7 +742,7 @@ func TestOtherDirectoryIsRefused(t *testing.T) {
 // member that is gone again. Automatic ids continue with those never used.
 func TestIDsAreGivenAfterTheLargest(t *testing.T) {
 	g := lone(t, nil)
-	change := func(c Change) uint64 {
+	change := func(c roster.Change) uint64 {
 		t.Helper()
 		r := &changeRequest{change: c, done: make(chan error, 1)}
 		g.core.change(r)
@@ -745,12 +753,12 @@ func TestIDsAreGivenAfterTheLargest(t *testing.T) {
 		return r.change.Member.ID
 	}
 	add := func(id uint64, url string) uint64 {
-		return change(Change{Kind: AddMember, Member: Member{ID: id, PeerURLs: []string{url}, KeepLearner: true}})
+		return change(roster.Change{Kind: roster.AddMember, Member: roster.Member{ID: id, PeerURLs: []string{url}, KeepLearner: true}})
 	}
 	add(limits.MaxMemberID, "http://a:1")
-	change(Change{Kind: RemoveMember, Member: Member{ID: limits.MaxMemberID}})
+	change(roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: limits.MaxMemberID}})
 	add(3, "http://b:1")
-	change(Change{Kind: RemoveMember, Member: Member{ID: 3}})
+	change(roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: 3}})
 	if id := add(0, "http://c:1"); id != 2 {
 		t.Errorf("id %d, want 2", id)
 	}

@@ -5,6 +5,8 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/tracker"
+
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // transferRequest asks this leader to hand leadership over.
@@ -50,7 +52,7 @@ func (t *transferer) begin(r *transferRequest) {
 		return
 	case r.any:
 	case !ok:
-		r.done <- fmt.Errorf("%w: %d", ErrMemberNotFound, r.to)
+		r.done <- fmt.Errorf("%w: %d", roster.ErrMemberNotFound, r.to)
 		return
 	case m.Learner:
 		r.done <- fmt.Errorf("%w: member %d is a learner", ErrNotHandedOver, r.to)

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/raftlog"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // deliveries decides what happens to snapshots for members that lag: which body
@@ -373,7 +374,7 @@ type place struct {
 	leads   bool
 	term    uint64
 	applied uint64
-	members *Membership
+	members *roster.Membership
 	// matches is what the leader knows of the other members' logs; nil if it was
 	// not asked.
 	matches map[uint64]uint64

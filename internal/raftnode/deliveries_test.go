@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/raftlog"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // deliveryRig is a leader's deliveries with a hand on everything around it.
@@ -31,14 +32,14 @@ type deliveryRig struct {
 
 func newDeliveryRig(t *testing.T, members int) *deliveryRig {
 	r := &deliveryRig{t: t, matches: make(map[uint64]uint64)}
-	var initial []Member
+	var initial []roster.Member
 	for id := uint64(1); id <= uint64(members); id++ {
 		initial = append(initial, simMember(id))
 	}
 	r.log = raftlog.New(nil, nil, nil, new(raftpb.ConfState))
 	r.log.MaxEntries, r.log.NewSpoolFile = 10, newMemoryFile
 	r.d = newDeliveries(zap.NewNop(), r.log, r, 1<<20)
-	r.position = place{leads: true, term: 1, members: newRoster(simCluster, initial).membership()}
+	r.position = place{leads: true, term: 1, members: roster.New(simCluster, initial).Membership()}
 	r.grow(100)
 	r.tick(0)
 	return r
@@ -50,7 +51,7 @@ func (r *deliveryRig) report(to uint64, ok bool)        { r.reports = append(r.r
 func (r *deliveryRig) remove(*body)                     { r.removed++ }
 func (r *deliveryRig) limitIntake(bytesPerSecond int64) { r.limit = bytesPerSecond }
 func (r *deliveryRig) snapshot(index uint64) *body {
-	s := newSnapshot(index, 1, r.position.members)
+	s := roster.NewSnapshot(index, 1, r.position.members)
 	return &body{snapshot: s, size: 1000}
 }
 

@@ -20,7 +20,7 @@
 // roster (the replicated membership) into the state machine.
 //
 // All commands that wait are packed into one entry, and at most one such batch
-// per node is in flight. A batch has an identity (batchID), which lets it be
+// per node is in flight. A batch has an identity (roster.BatchID), which lets it be
 // proposed again after a change of leader without running twice.
 //
 // A replica shows the cluster who it is by a start entry. Its log index is the
@@ -31,7 +31,7 @@
 //
 //	C1–C4  of the core: see core. One batch in flight; any number of copies of
 //	       a batch, one run; a fresh context per ReadIndex; one answer each.
-//	I1–I4  of the replicated membership: see roster.
+//	I1–I4  of the replicated membership: see package roster.
 //	A1     Durable first, then raft's log in memory, then the responses, in
 //	       raft's order (appender).
 //	A2     Nothing is retried on a disk that failed: the kernel may have dropped

@@ -9,6 +9,7 @@ import (
 
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 )
 
 // segmentsOf makes the segments of the WAL as small as the test needs.
@@ -86,4 +87,13 @@ func mustSave(t testing.TB, d logDisk, hs *raftpb.HardState, ents ...*raftpb.Ent
 	if err := d.Save(hs, ents); err != nil {
 		t.Fatalf("Save: %v", err)
 	}
+}
+
+func confChangeEntry(t *testing.T, index uint64, cc *raftpb.ConfChangeV2) *raftpb.Entry {
+	t.Helper()
+	data, err := proto.Marshal(cc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &raftpb.Entry{Index: new(index), Term: new(uint64(1)), Type: raftpb.EntryConfChangeV2.Enum(), Data: data}
 }

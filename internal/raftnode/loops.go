@@ -13,6 +13,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/peers"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // appendJob is one thing for the append loop to do: a message of raft, or a
@@ -242,10 +243,10 @@ func (l *applyLoop) report(out *appliedWork) {
 // logChange tells the operator about a membership change that took effect. Every
 // member does, so that each log is complete. After a restart, those that the
 // store had not saved appear again.
-func (l *applyLoop) logChange(c *Change) {
-	message := map[ChangeKind]string{
-		AddMember: "member added as a learner", PromoteMember: "member promoted to voter",
-		UpdateMember: "member URLs changed", RemoveMember: "member removed",
+func (l *applyLoop) logChange(c *roster.Change) {
+	message := map[roster.ChangeKind]string{
+		roster.AddMember: "member added as a learner", roster.PromoteMember: "member promoted to voter",
+		roster.UpdateMember: "member URLs changed", roster.RemoveMember: "member removed",
 	}[c.Kind]
 	fields := []zap.Field{zap.Uint64("member", c.Member.ID)}
 	if c.Member.Name != "" {

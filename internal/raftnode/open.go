@@ -15,6 +15,7 @@ import (
 	"github.com/kvd-io/kvd/internal/limits"
 	"github.com/kvd-io/kvd/internal/peers"
 	"github.com/kvd-io/kvd/internal/raftlog"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // A bootstrapped cluster begins with a snapshot at this index, the same on every
@@ -30,7 +31,7 @@ const (
 func Open(cfg Config) (*Replica, error) {
 	cfg.setDefaults()
 	if !limits.ValidMemberID(cfg.ID) {
-		return nil, fmt.Errorf("%w: id %d is not between 1 and 2^53-1", ErrBadMember, cfg.ID)
+		return nil, fmt.Errorf("%w: id %d is not between 1 and 2^53-1", roster.ErrBadMember, cfg.ID)
 	}
 	d, state, err := datadir.OpenLog(cfg.Logger, cfg.Dir, datadir.Owner{MemberID: cfg.ID, ClusterID: cfg.ClusterID})
 	if err != nil {
@@ -53,7 +54,7 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 	if err != nil {
 		return nil, err
 	}
-	if id := a.roster.membership().ClusterID; id != cfg.ClusterID {
+	if id := a.roster.Membership().ClusterID; id != cfg.ClusterID {
 		return nil, refuseStore(cfg.Dir, "the store belongs to cluster %016x, but the log belongs to cluster %016x", id, cfg.ClusterID)
 	}
 	now := time.Now()
@@ -61,7 +62,7 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 		cfg:         *cfg,
 		lg:          cfg.Logger,
 		disk:        d,
-		log:         raftlog.New(state.Snapshot, raisedCommit(state.HardState, a.index), state.Entries, a.roster.membership().confState()),
+		log:         raftlog.New(state.Snapshot, raisedCommit(state.HardState, a.index), state.Entries, a.roster.Membership().ConfState()),
 		applier:     a,
 		waiting:     newWaitingRoom(cfg.MaxQueueBytes),
 		readC:       make(chan *readRequest, 4096),
@@ -93,7 +94,7 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 	r.publish()
 	initial := r.core.membership
 	if len(initial.Members) == 0 {
-		initial = &Membership{ClusterID: cfg.ClusterID, Members: cfg.Known}
+		initial = &roster.Membership{ClusterID: cfg.ClusterID, Members: cfg.Known}
 	}
 	r.follow(initial)
 	return r, nil
@@ -105,9 +106,9 @@ func (r *Replica) connectCore() (err error) {
 	boot := datadir.NewNonce()
 	r.core, err = newCore(coreConfig{
 		id: cfg.ID,
-		start: start{
+		start: roster.Start{
 			Member: cfg.ID, Nonce: cfg.Nonce, Boot: boot, Starts: cfg.Starts, Name: cfg.Name,
-			PeerURLs: cfg.PeerURLs, ClientURLs: cfg.ClientURLs, Version: payloadVersion,
+			PeerURLs: cfg.PeerURLs, ClientURLs: cfg.ClientURLs, Version: roster.PayloadVersion,
 		},
 		electionTicks:  cfg.ElectionTicks,
 		heartbeatTicks: 1,
@@ -115,7 +116,7 @@ func (r *Replica) connectCore() (err error) {
 		maxQueueBytes:  cfg.MaxQueueBytes,
 		log:            r.log,
 		applied:        r.applier.index,
-		membership:     r.applier.roster.membership(),
+		membership:     r.applier.roster.Membership(),
 		logger:         newRaftLogger(cfg.Logger),
 
 		electionTimeout: time.Duration(cfg.ElectionTicks) * cfg.TickInterval,
@@ -172,7 +173,7 @@ func bootstrap(cfg *Config, d *datadir.Log, state *datadir.LogState) error {
 	if len(cfg.Initial) == 0 || state.Snapshot != nil || len(state.Entries) > 0 {
 		return nil
 	}
-	s := newSnapshot(InitialIndex, initialTerm, newRoster(cfg.ClusterID, cfg.Initial).membership())
+	s := roster.NewSnapshot(InitialIndex, initialTerm, roster.New(cfg.ClusterID, cfg.Initial).Membership())
 	// This also commits the snapshot. It keeps a term and a vote that are there:
 	// a member that started late may have voted before its log had an entry.
 	if err := d.SaveSnapshot(s); err != nil {
@@ -185,7 +186,7 @@ func bootstrap(cfg *Config, d *datadir.Log, state *datadir.LogState) error {
 // recoverState brings the state machine at least to where the log begins. The
 // entries after that are applied through the ordinary path.
 func recoverState(cfg *Config, d *datadir.Log, state *datadir.LogState) (*applier, error) {
-	a := &applier{self: cfg.ID, sm: cfg.StateMachine, roster: newRoster(cfg.ClusterID, nil)}
+	a := &applier{self: cfg.ID, sm: cfg.StateMachine, roster: roster.New(cfg.ClusterID, nil)}
 	index, term, err := positionOf(cfg.StateMachine)
 	if err != nil {
 		return nil, err
@@ -222,7 +223,7 @@ func recoverState(cfg *Config, d *datadir.Log, state *datadir.LogState) (*applie
 // that its store is being rebuilt, and the next start begins anew.
 func (a *applier) fetchBody(cfg *Config, d *datadir.Log, state *datadir.LogState) error {
 	meta := state.Snapshot.GetMetadata()
-	data, err := decodeSnapshotData(state.Snapshot.GetData())
+	data, err := roster.DecodeSnapshotData(state.Snapshot.GetData())
 	if err != nil {
 		return err
 	}
@@ -245,7 +246,7 @@ func (a *applier) fetchBody(cfg *Config, d *datadir.Log, state *datadir.LogState
 	if err := a.load(index, term); err != nil {
 		return err
 	}
-	ms := a.roster.membership()
+	ms := a.roster.Membership()
 	if ms.ClusterID != cfg.ClusterID || index < meta.GetIndex() {
 		return fmt.Errorf("rebuild the store: got the state of cluster %016x at entry %d, want cluster %016x at entry %d or later",
 			ms.ClusterID, index, cfg.ClusterID, meta.GetIndex())
@@ -256,7 +257,7 @@ func (a *applier) fetchBody(cfg *Config, d *datadir.Log, state *datadir.LogState
 	if err := os.Rename(path, d.BodyPath(index)); err != nil {
 		return err
 	}
-	s := newSnapshot(index, term, ms)
+	s := roster.NewSnapshot(index, term, ms)
 	if err := d.SaveSnapshot(s); err != nil {
 		return err
 	}
@@ -295,14 +296,14 @@ func (a *applier) recoverBody(cfg *Config, d *datadir.Log, meta *raftpb.Snapshot
 
 // begin puts the initial membership into an empty state machine.
 func (a *applier) begin(cfg *Config, s *raftpb.Snapshot) error {
-	data, err := decodeSnapshotData(s.GetData())
+	data, err := roster.DecodeSnapshotData(s.GetData())
 	if err != nil {
 		return err
 	}
-	a.roster = newRoster(data.ClusterID, data.Members)
-	a.roster.membership()
+	a.roster = roster.New(data.ClusterID, data.Members)
+	a.roster.Membership()
 	a.index = InitialIndex
-	err = cfg.StateMachine.Apply([]Entry{{Index: InitialIndex, Term: initialTerm, Records: a.roster.records()}})
+	err = cfg.StateMachine.Apply([]Entry{{Index: InitialIndex, Term: initialTerm, Records: a.roster.Records()}})
 	if err != nil {
 		return fmt.Errorf("write the initial membership: %w", err)
 	}

@@ -17,12 +17,13 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/datadir"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 func openConfig(t *testing.T, dir string, m *machine) Config {
 	m.ran = func(*Entry, uint64) {}
 	m.violation = t.Errorf
-	return Config{ID: 1, ClusterID: 7, Dir: dir, Nonce: "n", StateMachine: m, VerifyBody: verifyMachineBody, Initial: []Member{simMember(1), simMember(2), simMember(3)}}
+	return Config{ID: 1, ClusterID: 7, Dir: dir, Nonce: "n", StateMachine: m, VerifyBody: verifyMachineBody, Initial: []roster.Member{simMember(1), simMember(2), simMember(3)}}
 }
 
 // openNode opens a replica that never runs. It leaves what a kill would leave.
@@ -103,7 +104,7 @@ func bootstrapCrashes(t *testing.T) map[string]string {
 	if err := os.Remove(filepath.Join(crashes["log"], "watermark")); err != nil {
 		t.Fatal(err)
 	}
-	s := newSnapshot(InitialIndex, initialTerm, newRoster(cfg.ClusterID, cfg.Initial).membership())
+	s := roster.NewSnapshot(InitialIndex, initialTerm, roster.New(cfg.ClusterID, cfg.Initial).Membership())
 	if err := errors.Join(d.Snapshotter().SaveSnap(s), d.Close()); err != nil {
 		t.Fatal(err)
 	}
@@ -306,7 +307,7 @@ func TestOpenIDOutOfRange(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "d")
 	cfg := openConfig(t, dir, newMachine(false))
 	cfg.ID = 1 << 53
-	if _, err := openNode(t, cfg); !errors.Is(err, ErrBadMember) {
+	if _, err := openNode(t, cfg); !errors.Is(err, roster.ErrBadMember) {
 		t.Errorf("%v", err)
 	}
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {

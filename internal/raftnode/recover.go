@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/datadir"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // Recovery turns what one member of a lost quorum has on disk into a cluster of
@@ -24,15 +25,15 @@ import (
 // was always possible.
 type Recovery struct {
 	Dir        string
-	Member     Member
+	Member     roster.Member
 	OldCluster uint64
 	NewCluster uint64
-	Lost       []Member // the other members
-	Index      uint64   // last entry of the log
-	Term       uint64   // of that entry
-	Commit     uint64   // last entry that this member knew to be committed
-	TornTail   string   // what was cut off the end of the log, or ""
-	Backup     string   // where the old files go
+	Lost       []roster.Member // the other members
+	Index      uint64          // last entry of the log
+	Term       uint64          // of that entry
+	Commit     uint64          // last entry that this member knew to be committed
+	TornTail   string          // what was cut off the end of the log, or ""
+	Backup     string          // where the old files go
 
 	replacement *datadir.Replacement
 }
@@ -144,7 +145,7 @@ func (b *rebuild) applyAll(entries []*raftpb.Entry) error {
 }
 
 func (b *rebuild) describe(r *Recovery) error {
-	for _, m := range b.a.roster.membership().Members {
+	for _, m := range b.a.roster.Membership().Members {
 		if m.ID == b.old.MemberID {
 			r.Member = m
 		} else {
@@ -168,15 +169,15 @@ func (b *rebuild) begin(r *Recovery) error {
 	id.ClusterID, id.Nonce, id.Founding = r.NewCluster, datadir.NewNonce(), nil
 	self := r.Member
 	self.Learner, self.KeepLearner, self.Nonce = false, false, id.Nonce
-	next := b.a.roster.alone(id.ClusterID, self)
+	next := b.a.roster.Alone(id.ClusterID, self)
 	index, term := r.Index+1, b.term+1
-	if err := b.sm.Apply([]Entry{{Index: index, Term: term, Records: b.a.roster.recordsFor(next)}}); err != nil {
+	if err := b.sm.Apply([]Entry{{Index: index, Term: term, Records: b.a.roster.RecordsFor(next)}}); err != nil {
 		return fmt.Errorf("write the new membership: %w", err)
 	}
 	if err := b.ResetLog(id); err != nil {
 		return err
 	}
-	return b.newLog(newSnapshot(index, term, next.membership()), id)
+	return b.newLog(roster.NewSnapshot(index, term, next.Membership()), id)
 }
 
 func (b *rebuild) newLog(s *raftpb.Snapshot, id datadir.Identity) error {
@@ -221,7 +222,7 @@ func (b *rebuild) verify(r *Recovery) error {
 	cfg := &Config{ID: r.Member.ID, ClusterID: r.NewCluster, Dir: b.Path, StateMachine: sm}
 	a, err := recoverState(cfg, d, &state)
 	if err == nil {
-		m := a.roster.membership()
+		m := a.roster.Membership()
 		if voters := m.Voters(); a.index != r.Index+1 || m.ClusterID != r.NewCluster || len(m.Members) != 1 || len(voters) != 1 || voters[0] != r.Member.ID {
 			err = fmt.Errorf("unexpected state at entry %d with members %+v", a.index, m)
 		}

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/datadir"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // offline is a machine that keeps its state between openings, as files would.
@@ -63,9 +64,9 @@ func leftAlone(t *testing.T) (dir string, store *machineState) {
 		t.Fatal(err)
 	}
 	entries := []*raftpb.Entry{
-		{Index: new(uint64(2)), Term: new(uint64(1)), Data: encodeStart(&start{Member: 1, Nonce: id.Nonce, Boot: "boot", Version: 1})},
-		{Index: new(uint64(3)), Term: new(uint64(1)), Data: encodeBatch(batchID{1, 2, 1}, [][]byte{command(103)})},
-		{Index: new(uint64(4)), Term: new(uint64(2)), Data: encodeBatch(batchID{1, 2, 2}, [][]byte{command(104)})},
+		{Index: new(uint64(2)), Term: new(uint64(1)), Data: roster.EncodeStart(&roster.Start{Member: 1, Nonce: id.Nonce, Boot: "boot", Version: 1})},
+		{Index: new(uint64(3)), Term: new(uint64(1)), Data: roster.EncodeBatch(roster.BatchID{Member: 1, Incarnation: 2, Sequence: 1}, [][]byte{command(103)})},
+		{Index: new(uint64(4)), Term: new(uint64(2)), Data: roster.EncodeBatch(roster.BatchID{Member: 1, Incarnation: 2, Sequence: 2}, [][]byte{command(104)})},
 	}
 	mustSave(t, n.disk, hardStateAt(2, 1, 3), entries...)
 	if _, err := n.applier.apply([]applyWork{{entries: entries[:1]}}); err != nil {
@@ -223,7 +224,7 @@ func damageLog(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := bytes.Index(b, encodeBatch(batchID{1, 2, 1}, [][]byte{command(103)}))
+	at := bytes.Index(b, roster.EncodeBatch(roster.BatchID{Member: 1, Incarnation: 2, Sequence: 1}, [][]byte{command(103)}))
 	if at < 0 {
 		t.Fatal("the entry is not there")
 	}

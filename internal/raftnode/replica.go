@@ -17,6 +17,7 @@ import (
 	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/peers"
 	"github.com/kvd-io/kvd/internal/raftlog"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // Replica is one running copy of the replicated state: the core and the
@@ -66,7 +67,7 @@ type Replica struct {
 	monitor     *leaderMonitor
 
 	// What the node loop publishes.
-	membership atomic.Pointer[Membership]
+	membership atomic.Pointer[roster.Membership]
 	position   atomic.Pointer[Position]
 	leaderSeen moment // the last sign of a leader
 	ticked     moment // the loop's last tick
@@ -320,7 +321,7 @@ func (r *Replica) dispatch() error {
 }
 
 // follow publishes a membership and makes the connections follow it.
-func (r *Replica) follow(m *Membership) {
+func (r *Replica) follow(m *roster.Membership) {
 	r.membership.Store(m)
 	r.connector.tell(m)
 }
@@ -419,7 +420,7 @@ func (rc receiver) checkCluster(m *raftpb.Message) error {
 	if m.GetType() != raftpb.MsgSnap {
 		return nil
 	}
-	data, err := decodeSnapshotData(m.GetSnapshot().GetData())
+	data, err := roster.DecodeSnapshotData(m.GetSnapshot().GetData())
 	if err == nil && data.ClusterID != rc.r.cfg.ClusterID {
 		err = fmt.Errorf("snapshot is of cluster %016x, and this member belongs to %016x", data.ClusterID, rc.r.cfg.ClusterID)
 	}

@@ -16,6 +16,8 @@ import (
 	"github.com/kvd-io/kvd/internal/limits"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // lockedMachine is the simulator's machine behind a lock, for goroutines.
@@ -108,7 +110,7 @@ func startNodes(t *testing.T, n int, adjust func(*Config)) []*liveNode {
 
 // startNodesOn is startNodes with something around listeners and handlers.
 func startNodesOn(t *testing.T, n int, adjust func(*Config), listen func(net.Listener) net.Listener, handle func(http.Handler) http.Handler) []*liveNode {
-	var initial []Member
+	var initial []roster.Member
 	var listeners []net.Listener
 	for i := range n {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -116,7 +118,7 @@ func startNodesOn(t *testing.T, n int, adjust func(*Config), listen func(net.Lis
 			t.Fatal(err)
 		}
 		listeners = append(listeners, l)
-		initial = append(initial, Member{ID: uint64(i + 1), PeerURLs: []string{"http://" + l.Addr().String()}})
+		initial = append(initial, roster.Member{ID: uint64(i + 1), PeerURLs: []string{"http://" + l.Addr().String()}})
 	}
 	var nodes []*liveNode
 	for i := range n {

@@ -7,6 +7,7 @@ import (
 	"go.etcd.io/raft/v3"
 
 	"github.com/kvd-io/kvd/internal/memberurl"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // Propose replicates a command and returns the state machine's result once a
@@ -99,19 +100,19 @@ func (r *Replica) BarrierTimed(ctx context.Context, t *Timing) error {
 // Change makes a membership change and returns the member as it was asked for,
 // with the id that it got. Only the leader decides about changes; other nodes
 // return ErrNotLeader.
-func (r *Replica) Change(ctx context.Context, c Change) (Member, error) {
+func (r *Replica) Change(ctx context.Context, c roster.Change) (roster.Member, error) {
 	for _, urls := range [][]string{c.Member.PeerURLs, c.Member.ClientURLs} {
 		if err := memberurl.Validate(urls); len(urls) > 0 && err != nil {
-			return Member{}, fmt.Errorf("%w: %w", ErrBadMember, err)
+			return roster.Member{}, fmt.Errorf("%w: %w", roster.ErrBadMember, err)
 		}
 	}
-	c.By = c.By.clipped()
+	c.By = c.By.Clipped()
 	req := &changeRequest{change: c, done: make(chan error, 1)}
 	if err := send(ctx, r, r.confChangeC, req); err != nil {
-		return Member{}, err
+		return roster.Member{}, err
 	}
 	if err := r.await(ctx, req.done); err != nil {
-		return Member{}, err
+		return roster.Member{}, err
 	}
 	return req.change.Member, nil
 }
@@ -119,7 +120,7 @@ func (r *Replica) Change(ctx context.Context, c Change) (Member, error) {
 // Admit presents another member's data directory to the replicas. nil means that
 // the member is bound to this nonce, and no other directory can act as it.
 func (r *Replica) Admit(ctx context.Context, member uint64, nonce string) error {
-	req := &startRequest{start: start{Member: member, Nonce: nonce}, done: make(chan error, 1)}
+	req := &startRequest{start: roster.Start{Member: member, Nonce: nonce}, done: make(chan error, 1)}
 	if err := send(ctx, r, r.callC, func(c *core) { c.admit(req) }); err != nil {
 		return err
 	}

@@ -6,6 +6,8 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // knowledge is what an observer of all members remembers, to judge what they
@@ -31,7 +33,7 @@ type knowledge struct {
 	acked     uint64 // greatest index of an acknowledged write
 	ops       []*op
 
-	membership      *Membership
+	membership      *roster.Membership
 	membershipIndex uint64
 
 	writes, reads, changes, transfers int // that succeeded
@@ -266,7 +268,7 @@ func (s *sim) observeConfig(n *simNode) {
 		return
 	}
 	cfg := n.core.rn.Status().Config
-	want := n.core.membership.confState()
+	want := n.core.membership.ConfState()
 	voters := cfg.Voters[0].Slice()
 	var learners []uint64
 	for id := range cfg.Learners {

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"slices"
+
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 type opKind int
@@ -75,7 +77,7 @@ func (s *sim) linearizable(n *simNode) *op {
 	})
 }
 
-func (s *sim) reconfigure(n *simNode, ch Change) *op {
+func (s *sim) reconfigure(n *simNode, ch roster.Change) *op {
 	o := &op{kind: opChange, node: n, change: &changeRequest{change: ch, done: make(chan error, 2)}}
 	return s.begin(o, func(c *core) { c.change(o.change) })
 }
@@ -204,12 +206,12 @@ func (s *sim) judge(n *simNode) {
 }
 
 // members returns the newest membership that any member has applied.
-func (s *sim) members() *Membership { return s.known.membership }
+func (s *sim) members() *roster.Membership { return s.known.membership }
 
 // noteMembership follows what a member has applied.
 func (s *sim) noteMembership(n *simNode) {
 	if n.applier.index >= s.known.membershipIndex {
-		s.known.membership, s.known.membershipIndex = n.applier.roster.membership(), n.applier.index
+		s.known.membership, s.known.membershipIndex = n.applier.roster.Membership(), n.applier.index
 	}
 }
 
@@ -290,7 +292,7 @@ func (s *sim) bury(patience int64) {
 	s.must(patience, "the removal of a lost member", func() bool {
 		lost, l := s.lost(), s.leader()
 		if lost != 0 && l != nil && (o == nil || o.outcome != open) {
-			o = s.reconfigure(l, Change{Kind: RemoveMember, Member: Member{ID: lost}})
+			o = s.reconfigure(l, roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: lost}})
 		}
 		return lost == 0
 	})

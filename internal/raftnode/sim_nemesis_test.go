@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // fault is one kind of thing that goes wrong, or is requested, at random.
@@ -223,7 +225,7 @@ func (s *sim) faultAdd() {
 		return
 	}
 	url := fmt.Sprintf("http://x%d:1", len(s.known.ops))
-	o := s.reconfigure(l, Change{Kind: AddMember, Member: Member{PeerURLs: []string{url}, KeepLearner: s.chance(0.2)}})
+	o := s.reconfigure(l, roster.Change{Kind: roster.AddMember, Member: roster.Member{PeerURLs: []string{url}, KeepLearner: s.chance(0.2)}})
 	s.startWhenAdded(o)
 }
 
@@ -246,7 +248,7 @@ func (s *sim) faultRemove() {
 		id = lost // another could cost the quorum
 	}
 	if l := s.leader(); l != nil && s.mayShrink() {
-		s.reconfigure(l, Change{Kind: RemoveMember, Member: Member{ID: id}})
+		s.reconfigure(l, roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: id}})
 	}
 }
 
@@ -281,7 +283,7 @@ func (s *sim) faultUpdate() {
 	if l := s.leader(); l != nil {
 		n := s.anyNode()
 		url := fmt.Sprintf("http://u%d-%d:1", n.id, len(s.known.ops))
-		s.reconfigure(l, Change{Kind: UpdateMember, Member: Member{ID: n.id, PeerURLs: []string{url}}})
+		s.reconfigure(l, roster.Change{Kind: roster.UpdateMember, Member: roster.Member{ID: n.id, PeerURLs: []string{url}}})
 	}
 }
 
@@ -299,7 +301,7 @@ func (s *sim) faultReplace() {
 	}
 	n.crash()
 	n.ended = errLostDisk
-	s.reconfigure(l, Change{Kind: RemoveMember, Member: Member{ID: n.id}})
+	s.reconfigure(l, roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: n.id}})
 	s.faultAdd()
 }
 
@@ -311,8 +313,8 @@ var errLostDisk = fmt.Errorf("%w: its disk is lost", ErrRemoved)
 func (s *sim) faultLateStart() {
 	n := s.anyNode()
 	if l := s.leader(); l != nil && n.boots > 1 {
-		old := start{Member: n.id, Nonce: n.nonce, Boot: fmt.Sprintf("boot%d-%d", n.id, n.boots-1), Version: payloadVersion}
-		l.post(func(c *core) { _ = c.rn.Propose(encodeStart(&old)) })
+		old := roster.Start{Member: n.id, Nonce: n.nonce, Boot: fmt.Sprintf("boot%d-%d", n.id, n.boots-1), Version: roster.PayloadVersion}
+		l.post(func(c *core) { _ = c.rn.Propose(roster.EncodeStart(&old)) })
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/kvd-io/kvd/internal/raftlog"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 const simCluster = 0xc1
@@ -99,10 +100,10 @@ func newSimNode(s *sim, id uint64) *simNode {
 }
 
 // bootstrap gives the disk the first snapshot, as Open does.
-func (n *simNode) bootstrap(initial []Member) {
-	m := newRoster(simCluster, initial).membership()
+func (n *simNode) bootstrap(initial []roster.Member) {
+	m := roster.New(simCluster, initial).Membership()
 	hs := &raftpb.HardState{Term: new(uint64(initialTerm)), Commit: new(uint64(InitialIndex))}
-	if err := errors.Join(n.disk.SaveSnapshot(newSnapshot(InitialIndex, initialTerm, m)), n.disk.Save(hs, nil)); err != nil {
+	if err := errors.Join(n.disk.SaveSnapshot(roster.NewSnapshot(InitialIndex, initialTerm, m)), n.disk.Save(hs, nil)); err != nil {
 		n.s.violate("bootstrap: %v", err)
 	}
 }
@@ -131,7 +132,7 @@ func (n *simNode) boot() error {
 	if err := n.recover(&st); err != nil {
 		return err
 	}
-	n.log = raftlog.New(st.snapshot, raisedCommit(st.hs, n.applier.index), st.entries, n.applier.roster.membership().confState())
+	n.log = raftlog.New(st.snapshot, raisedCommit(st.hs, n.applier.index), st.entries, n.applier.roster.Membership().ConfState())
 	n.startDeliveries()
 	n.appender = &appender{disk: n.disk, log: n.log, install: n.install}
 	n.waiters = new(indexWaiters)
@@ -139,13 +140,13 @@ func (n *simNode) boot() error {
 	n.checkpoint = st.snapshot.GetMetadata().GetIndex()
 	n.core, err = newCore(coreConfig{
 		id: n.id,
-		start: start{
+		start: roster.Start{
 			Member: n.id, Nonce: n.nonce, Boot: fmt.Sprintf("boot%d-%d", n.id, n.boots), Starts: uint64(n.boots),
-			PeerURLs: simMember(n.id).PeerURLs, Version: payloadVersion,
+			PeerURLs: simMember(n.id).PeerURLs, Version: roster.PayloadVersion,
 		},
 		electionTicks: n.s.opts.electionTicks, heartbeatTicks: 1,
 		maxBatchBytes: n.s.opts.maxBatch, maxQueueBytes: n.s.opts.maxQueue,
-		log: n.log, applied: n.applier.index, membership: n.applier.roster.membership(),
+		log: n.log, applied: n.applier.index, membership: n.applier.roster.Membership(),
 		logger:          quietLogger{},
 		electionTimeout: time.Duration(simElection*simTick) * time.Microsecond, random: n.s.rng.Int64N,
 	})
@@ -157,7 +158,7 @@ func (n *simNode) boot() error {
 
 // recover brings the machine at least to where the log begins, as Open does.
 func (n *simNode) recover(st *diskState) error {
-	a := &applier{self: n.id, sm: n.machine, roster: newRoster(simCluster, nil)}
+	a := &applier{self: n.id, sm: n.machine, roster: roster.New(simCluster, nil)}
 	n.applier = a
 	meta := st.snapshot.GetMetadata()
 	pos := n.machine.cur
@@ -170,14 +171,14 @@ func (n *simNode) recover(st *diskState) error {
 	case pos.Index >= meta.GetIndex():
 		return a.load(pos.Index, pos.Term)
 	case meta.GetIndex() == InitialIndex:
-		data, err := decodeSnapshotData(st.snapshot.GetData())
+		data, err := roster.DecodeSnapshotData(st.snapshot.GetData())
 		if err != nil {
 			return err
 		}
-		a.roster = newRoster(data.ClusterID, data.Members)
-		a.roster.membership()
+		a.roster = roster.New(data.ClusterID, data.Members)
+		a.roster.Membership()
 		a.index = InitialIndex
-		return n.machine.Apply([]Entry{{Index: InitialIndex, Term: initialTerm, Records: a.roster.records()}})
+		return n.machine.Apply([]Entry{{Index: InitialIndex, Term: initialTerm, Records: a.roster.Records()}})
 	}
 	body, ok := n.bodies[meta.GetIndex()]
 	if !ok {
@@ -464,7 +465,7 @@ func (n *simNode) install(s *raftpb.Snapshot) error {
 // forgetBatches is a planted bug: the roster no longer knows which batches ran.
 // It is planted in the records, after the incarnation of each origin.
 func (n *simNode) forgetBatches() {
-	records := n.applier.roster.records()
+	records := n.applier.roster.Records()
 	for i, rec := range records {
 		if rec.Key[0] != 'o' {
 			continue
@@ -474,12 +475,12 @@ func (n *simNode) forgetBatches() {
 		_, lastBatch := binary.Uvarint(rec.Value[at:])
 		records[i].Value = slices.Concat(rec.Value[:at], []byte{0}, rec.Value[at+lastBatch:])
 	}
-	r, err := loadRoster(records)
+	r, err := roster.Load(records)
 	if err != nil {
 		n.s.violate("plant a bug: %v", err)
 		return
 	}
-	r.membership()
+	r.Membership()
 	n.applier.roster = r
 }
 

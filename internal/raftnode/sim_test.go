@@ -11,6 +11,8 @@ import (
 	"testing/cryptotest"
 
 	"go.etcd.io/raft/v3"
+
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // sim runs a cluster in one goroutine and virtual time. Everything that
@@ -120,7 +122,7 @@ func newSim(t *testing.T, seed uint64, opts simOptions) *sim {
 		nodes: make(map[uint64]*simNode),
 		known: newKnowledge(),
 	}
-	var initial []Member
+	var initial []roster.Member
 	for id := uint64(1); id <= uint64(opts.members); id++ {
 		initial = append(initial, simMember(id))
 	}
@@ -130,12 +132,12 @@ func newSim(t *testing.T, seed uint64, opts simOptions) *sim {
 	return s
 }
 
-func simMember(id uint64) Member {
-	return Member{ID: id, Name: fmt.Sprintf("n%d", id), PeerURLs: []string{fmt.Sprintf("http://n%d:1", id)}}
+func simMember(id uint64) roster.Member {
+	return roster.Member{ID: id, Name: fmt.Sprintf("n%d", id), PeerURLs: []string{fmt.Sprintf("http://n%d:1", id)}}
 }
 
 // addNode creates and starts a member; one without initial members joins.
-func (s *sim) addNode(id uint64, initial []Member) *simNode {
+func (s *sim) addNode(id uint64, initial []roster.Member) *simNode {
 	n := newSimNode(s, id)
 	s.nodes[id] = n
 	s.order = append(s.order, id)

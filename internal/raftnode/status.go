@@ -3,6 +3,8 @@ package raftnode
 import (
 	"context"
 	"time"
+
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // This file is what a replica reports about itself. Apart from Progress and Stats,
@@ -12,7 +14,7 @@ import (
 func (r *Replica) Applied() uint64 { return r.waiters.index() }
 
 // Membership returns the newest picture of the members.
-func (r *Replica) Membership() *Membership { return r.membership.Load() }
+func (r *Replica) Membership() *roster.Membership { return r.membership.Load() }
 
 // Position returns what the replica last knew about term, leader and commit
 // index.

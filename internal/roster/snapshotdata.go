@@ -1,4 +1,4 @@
-package raftnode
+package roster
 
 import (
 	"encoding/json"
@@ -9,9 +9,9 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// snapshotData is the Data of a raft snapshot: the membership at its index. A
+// SnapshotData is the Data of a raft snapshot: the membership at its index. A
 // member that receives the snapshot knows from it who its peers are.
-type snapshotData struct {
+type SnapshotData struct {
 	Version   int      `json:"version"`
 	ClusterID uint64   `json:"cluster_id"`
 	Members   []Member `json:"members"`
@@ -20,21 +20,21 @@ type snapshotData struct {
 
 const snapshotDataVersion = 1
 
-func newSnapshot(index, term uint64, m *Membership) *raftpb.Snapshot {
-	data := snapshotData{Version: snapshotDataVersion, ClusterID: m.ClusterID, Members: m.Members}
+func NewSnapshot(index, term uint64, m *Membership) *raftpb.Snapshot {
+	data := SnapshotData{Version: snapshotDataVersion, ClusterID: m.ClusterID, Members: m.Members}
 	data.Removed = slices.Sorted(maps.Keys(m.Removed)) // the same bytes on every member
 	b, err := json.Marshal(data)
 	if err != nil {
-		panic(fmt.Sprintf("raftnode: encode membership: %v", err)) // plain data always encodes
+		panic(fmt.Sprintf("roster: encode membership: %v", err)) // plain data always encodes
 	}
 	return &raftpb.Snapshot{
 		Data:     b,
-		Metadata: &raftpb.SnapshotMetadata{Index: new(index), Term: new(term), ConfState: m.confState()},
+		Metadata: &raftpb.SnapshotMetadata{Index: new(index), Term: new(term), ConfState: m.ConfState()},
 	}
 }
 
-func decodeSnapshotData(b []byte) (snapshotData, error) {
-	var d snapshotData
+func DecodeSnapshotData(b []byte) (SnapshotData, error) {
+	var d SnapshotData
 	if err := json.Unmarshal(b, &d); err != nil {
 		return d, fmt.Errorf("decode snapshot data: %w", err)
 	}

@@ -1,4 +1,4 @@
-package raftnode
+package roster
 
 import (
 	"encoding/binary"
@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/kvd-io/kvd/internal/limits"
+	"github.com/kvd-io/kvd/internal/statemachine"
 )
 
 // Why a membership change is refused, before it is proposed and again when it is
@@ -80,9 +81,9 @@ func (m *Membership) Voters() []uint64 {
 	return ids
 }
 
-// confState returns raft's form of the membership. kvd changes one member at a
+// ConfState returns raft's form of the membership. kvd changes one member at a
 // time, so there is never a joint configuration.
-func (m *Membership) confState() *raftpb.ConfState {
+func (m *Membership) ConfState() *raftpb.ConfState {
 	cs := new(raftpb.ConfState)
 	for _, mb := range m.Members {
 		if mb.Learner {
@@ -94,27 +95,27 @@ func (m *Membership) confState() *raftpb.ConfState {
 	return cs
 }
 
-// matches compares raft's configuration with the membership. Only a bug can make
+// Matches compares raft's configuration with the membership. Only a bug can make
 // them differ.
-func (m *Membership) matches(cs *raftpb.ConfState) bool {
-	own := m.confState()
+func (m *Membership) Matches(cs *raftpb.ConfState) bool {
+	own := m.ConfState()
 	return slices.Equal(cs.GetVoters(), own.GetVoters()) && slices.Equal(cs.GetLearners(), own.GetLearners()) &&
 		len(cs.GetVotersOutgoing()) == 0 && len(cs.GetLearnersNext()) == 0
 }
 
-// originState is what the replicas remember about the process of a member, the
+// Origin is what the replicas remember about the process of a member, the
 // origin of its batches and changes: which incarnation is current, and which
 // batch and change of it ran last.
-type originState struct {
-	boot        string // random id of the process that began the incarnation
-	starts      uint64 // of the data directory, as that process counted them
-	incarnation uint64 // log index of its start entry; 0 before the first
-	lastBatch   uint64 // sequence of the last batch that ran
-	lastChange  uint64 // sequence of the last change, counted separately
+type Origin struct {
+	Boot        string // random id of the process that began the incarnation
+	Starts      uint64 // of the data directory, as that process counted them
+	Incarnation uint64 // log index of its start entry; 0 before the first
+	LastBatch   uint64 // sequence of the last batch that ran
+	LastChange  uint64 // sequence of the last change, counted separately
 }
 
-// roster is the part of the replicated state that this package owns: the members,
-// the removed ids, and an originState for each member. Every committed entry
+// Roster is the part of the replicated state that this package owns: the members,
+// the removed ids, and an Origin for each member. Every committed entry
 // passes through it, and it decides, the same on every replica, which batches run
 // and which changes are legal. It reads nothing but the entry and itself: a clock
 // or a flag here would make replicas diverge.
@@ -150,23 +151,23 @@ type originState struct {
 // the log knows the order in which they commit.
 //
 // The apply loop owns it. Other goroutines see Membership pictures.
-type roster struct {
+type Roster struct {
 	clusterID uint64
 	members   map[uint64]*Member
 	removed   map[uint64]bool
 	highestID uint64
-	origins   map[uint64]*originState // by member; none before its first start
+	origins   map[uint64]*Origin // by member; none before its first start
 	// picture is the current Membership, nil if it must be rebuilt.
 	picture *Membership
 }
 
-// newRoster returns the roster of a cluster before its first entry.
-func newRoster(clusterID uint64, initial []Member) *roster {
-	r := &roster{
+// New returns the roster of a cluster before its first entry.
+func New(clusterID uint64, initial []Member) *Roster {
+	r := &Roster{
 		clusterID: clusterID,
 		members:   make(map[uint64]*Member),
 		removed:   make(map[uint64]bool),
-		origins:   make(map[uint64]*originState),
+		origins:   make(map[uint64]*Origin),
 	}
 	for _, m := range initial {
 		r.members[m.ID] = &m
@@ -175,8 +176,8 @@ func newRoster(clusterID uint64, initial []Member) *roster {
 	return r
 }
 
-// membership returns the current picture.
-func (r *roster) membership() *Membership {
+// Membership returns the current picture.
+func (r *Roster) Membership() *Membership {
 	if r.picture == nil {
 		p := &Membership{ClusterID: r.clusterID, Removed: maps.Clone(r.removed), HighestID: r.highestID}
 		for _, id := range slices.Sorted(maps.Keys(r.members)) {
@@ -187,19 +188,19 @@ func (r *roster) membership() *Membership {
 	return r.picture
 }
 
-// origin returns what is remembered about the process of a member.
-func (r *roster) origin(id uint64) originState {
+// Origin returns what is remembered about the process of a member.
+func (r *Roster) Origin(id uint64) Origin {
 	if o := r.origins[id]; o != nil {
 		return *o
 	}
-	return originState{}
+	return Origin{}
 }
 
-// alone returns the roster of a new cluster whose only member is survivor. The
+// Alone returns the roster of a new cluster whose only member is survivor. The
 // ids of all others count as removed: a member that still runs with the old data
 // must not come back.
-func (r *roster) alone(clusterID uint64, survivor Member) *roster {
-	next := newRoster(clusterID, []Member{survivor})
+func (r *Roster) Alone(clusterID uint64, survivor Member) *Roster {
+	next := New(clusterID, []Member{survivor})
 	next.highestID = r.highestID
 	maps.Copy(next.removed, r.removed)
 	for id := range r.members {
@@ -210,43 +211,43 @@ func (r *roster) alone(clusterID uint64, survivor Member) *roster {
 	return next
 }
 
-// verdict is what the roster decided about one committed entry.
-type verdict struct {
-	commands [][]byte
-	records  []Record
+// Verdict is what the roster decided about one committed entry.
+type Verdict struct {
+	Commands [][]byte
+	Records  []statemachine.Record
 	// confChange must be handed to raft before the entry is acknowledged. It is
 	// nil if the entry changes no configuration.
-	confChange *raftpb.ConfChangeV2
+	ConfChange *raftpb.ConfChangeV2
 
 	kind   payloadKind
-	id     batchID // of a batch or change
-	ran    bool    // the batch runs, the change is new, the start began an incarnation
-	start  *start
-	change *Change
-	err    error // why a start or change was refused; the same on every replica
+	ID     BatchID // of a batch or change
+	Ran    bool    // the batch runs, the change is new, the start began an incarnation
+	Start  *Start
+	Change *Change
+	Err    error // why a start or change was refused; the same on every replica
 }
 
-// apply decides what a committed entry does and updates the roster. An error means
+// Apply decides what a committed entry does and updates the roster. An error means
 // that this binary cannot understand the entry. The replica must stop: skipping
 // what others execute would make it diverge.
-func (r *roster) apply(e *raftpb.Entry) (verdict, error) {
+func (r *Roster) Apply(e *raftpb.Entry) (Verdict, error) {
 	data := e.GetData()
 	var cc *raftpb.ConfChangeV2
 	if e.GetType() != raftpb.EntryNormal {
 		var err error
 		if cc, err = confChangeOf(e); err != nil {
-			return verdict{}, fmt.Errorf("entry %d: %w", e.GetIndex(), err)
+			return Verdict{}, fmt.Errorf("entry %d: %w", e.GetIndex(), err)
 		}
 		data = cc.GetContext()
 	}
 	if len(data) == 0 {
-		return verdict{}, nil // a new leader's empty entry, or a change that raft emptied
+		return Verdict{}, nil // a new leader's empty entry, or a change that raft emptied
 	}
 	kind, body, err := openPayload(data)
 	if err != nil {
-		return verdict{}, fmt.Errorf("entry %d: %w", e.GetIndex(), err)
+		return Verdict{}, fmt.Errorf("entry %d: %w", e.GetIndex(), err)
 	}
-	v := verdict{kind: kind}
+	v := Verdict{kind: kind}
 	switch {
 	case kind == kindBatch && cc == nil:
 		err = r.applyBatch(&v, body)
@@ -258,7 +259,7 @@ func (r *roster) apply(e *raftpb.Entry) (verdict, error) {
 		err = fmt.Errorf("%w: %v in an entry of type %v", errPayloadShape, kind, e.GetType())
 	}
 	if err != nil {
-		return verdict{}, fmt.Errorf("entry %d: %w", e.GetIndex(), err)
+		return Verdict{}, fmt.Errorf("entry %d: %w", e.GetIndex(), err)
 	}
 	return v, nil
 }
@@ -274,63 +275,63 @@ func confChangeOf(e *raftpb.Entry) (*raftpb.ConfChangeV2, error) {
 	return cc, nil
 }
 
-func (r *roster) applyBatch(v *verdict, body []byte) error {
+func (r *Roster) applyBatch(v *Verdict, body []byte) error {
 	id, commands, err := decodeBatch(body)
 	if err != nil {
 		return err
 	}
-	v.id = id
-	state := r.origins[id.member]
-	if state == nil || state.incarnation != id.incarnation || id.sequence <= state.lastBatch {
+	v.ID = id
+	state := r.origins[id.Member]
+	if state == nil || state.Incarnation != id.Incarnation || id.Sequence <= state.LastBatch {
 		return nil // I3: of an older process, or a copy of one that ran
 	}
-	state.lastBatch = id.sequence
-	v.ran, v.commands = true, commands
-	v.records = append(v.records, r.originRecord(id.member))
+	state.LastBatch = id.Sequence
+	v.Ran, v.Commands = true, commands
+	v.Records = append(v.Records, r.originRecord(id.Member))
 	return nil
 }
 
-func (r *roster) applyStart(v *verdict, body []byte, index uint64) error {
+func (r *Roster) applyStart(v *Verdict, body []byte, index uint64) error {
 	st, err := decodeStart(body)
 	if err != nil {
 		return err
 	}
-	v.start = st
+	v.Start = st
 	m := r.members[st.Member]
 	switch {
 	case r.removed[st.Member]:
-		v.err = fmt.Errorf("%w: %d", ErrMemberRemoved, st.Member)
+		v.Err = fmt.Errorf("%w: %d", ErrMemberRemoved, st.Member)
 		return nil
 	case m == nil:
-		v.err = fmt.Errorf("%w: %d", ErrMemberNotFound, st.Member)
+		v.Err = fmt.Errorf("%w: %d", ErrMemberNotFound, st.Member)
 		return nil
 	case m.Nonce != "" && m.Nonce != st.Nonce: // I4
-		v.err = fmt.Errorf("%w: member %d belongs to another data directory", ErrMemberExists, st.Member)
+		v.Err = fmt.Errorf("%w: member %d belongs to another data directory", ErrMemberExists, st.Member)
 		return nil
 	}
 	state := r.origins[st.Member]
-	if st.Boot != "" && st.Starts != 0 && state != nil && state.boot != st.Boot && st.Starts <= state.starts { // I5
-		v.err = fmt.Errorf("%w: member %d has begun start %d of its data directory, and this is start %d of another copy", ErrStaleDirectory, st.Member, state.starts, st.Starts)
+	if st.Boot != "" && st.Starts != 0 && state != nil && state.Boot != st.Boot && st.Starts <= state.Starts { // I5
+		v.Err = fmt.Errorf("%w: member %d has begun start %d of its data directory, and this is start %d of another copy", ErrStaleDirectory, st.Member, state.Starts, st.Starts)
 		return nil
 	}
 	r.claim(m, st)
-	v.records = append(v.records, memberRecord(m))
+	v.Records = append(v.Records, memberRecord(m))
 	if st.Boot == "" {
 		return nil // an admission: the directory has no running process yet
 	}
-	if state != nil && state.boot == st.Boot {
+	if state != nil && state.Boot == st.Boot {
 		return nil // a copy of the start of the current process
 	}
-	r.origins[st.Member] = &originState{boot: st.Boot, starts: st.Starts, incarnation: index}
-	v.ran = true
-	v.records = append(v.records, r.originRecord(st.Member))
+	r.origins[st.Member] = &Origin{Boot: st.Boot, Starts: st.Starts, Incarnation: index}
+	v.Ran = true
+	v.Records = append(v.Records, r.originRecord(st.Member))
 	return nil
 }
 
 // claim binds the member to the directory and takes over what its process says
 // about it. Peer URLs that the cluster already knows win: they may have been
 // changed on purpose while the process was down.
-func (r *roster) claim(m *Member, st *start) {
+func (r *Roster) claim(m *Member, st *Start) {
 	m.Nonce = st.Nonce
 	if st.Version > 0 {
 		m.Version = st.Version
@@ -347,34 +348,34 @@ func (r *roster) claim(m *Member, st *start) {
 	r.picture = nil
 }
 
-func (r *roster) applyChange(v *verdict, body []byte, cc *raftpb.ConfChangeV2) error {
+func (r *Roster) applyChange(v *Verdict, body []byte, cc *raftpb.ConfChangeV2) error {
 	id, c, err := decodeChange(body)
 	if err != nil {
 		return err
 	}
-	v.id, v.change = id, c
-	state := r.origins[id.member]
-	if state == nil || state.incarnation != id.incarnation || id.sequence <= state.lastChange {
+	v.ID, v.Change = id, c
+	state := r.origins[id.Member]
+	if state == nil || state.Incarnation != id.Incarnation || id.Sequence <= state.LastChange {
 		return nil // as for a batch
 	}
-	state.lastChange = id.sequence
-	v.ran = true
-	v.records = append(v.records, r.originRecord(id.member))
+	state.LastChange = id.Sequence
+	v.Ran = true
+	v.Records = append(v.Records, r.originRecord(id.Member))
 	// It was legal when it was proposed. Others may have been applied since.
-	if v.err = r.membership().check(c); v.err != nil {
+	if v.Err = r.Membership().Check(c); v.Err != nil {
 		return nil
 	}
 	if err := matchesConfChange(c, cc); err != nil {
 		return err
 	}
-	v.confChange = cc
-	v.records = append(v.records, r.execute(c)...)
+	v.ConfChange = cc
+	v.Records = append(v.Records, r.execute(c)...)
 	return nil
 }
 
 // execute makes a change that check allowed, and returns the records that it
 // changed.
-func (r *roster) execute(c *Change) []Record {
+func (r *Roster) execute(c *Change) []statemachine.Record {
 	id := c.Member.ID
 	r.picture = nil
 	switch c.Kind {
@@ -383,7 +384,7 @@ func (r *roster) execute(c *Change) []Record {
 		m.Learner, m.Nonce = true, ""
 		r.members[id] = &m
 		r.highestID = max(r.highestID, id)
-		return []Record{memberRecord(&m)}
+		return []statemachine.Record{memberRecord(&m)}
 	case PromoteMember:
 		r.members[id].Learner = false
 	case UpdateMember:
@@ -397,18 +398,18 @@ func (r *roster) execute(c *Change) []Record {
 		delete(r.members, id)
 		delete(r.origins, id)
 		r.removed[id] = true
-		return []Record{
+		return []statemachine.Record{
 			{Key: recordKey(recordMember, id)},
 			{Key: recordKey(recordOrigin, id)},
 			{Key: recordKey(recordRemoved, id), Value: []byte{recordVersion}},
 		}
 	}
-	return []Record{memberRecord(r.members[id])}
+	return []statemachine.Record{memberRecord(r.members[id])}
 }
 
-// check returns why the change is illegal in this membership. It is called before
+// Check returns why the change is illegal in this membership. It is called before
 // a change is proposed, and again when it is applied.
-func (m *Membership) check(c *Change) error {
+func (m *Membership) Check(c *Change) error {
 	id := c.Member.ID
 	if id == 0 || id > limits.MaxMemberID {
 		return fmt.Errorf("%w: id %d is not between 1 and 2^53-1", ErrBadMember, id)
@@ -469,8 +470,8 @@ func (m *Membership) checkURLs(c *Change) error {
 	return nil
 }
 
-// confChange returns raft's form of the change.
-func (c *Change) confChange(context []byte) *raftpb.ConfChangeV2 {
+// ConfChange returns raft's form of the change.
+func (c *Change) ConfChange(context []byte) *raftpb.ConfChangeV2 {
 	kind := raftpb.ConfChangeUpdateNode
 	switch c.Kind {
 	case AddMember:
@@ -489,7 +490,7 @@ func (c *Change) confChange(context []byte) *raftpb.ConfChangeV2 {
 // matchesConfChange refuses an entry whose two halves disagree: raft would follow
 // the one, and the roster the other.
 func matchesConfChange(c *Change, cc *raftpb.ConfChangeV2) error {
-	want := c.confChange(nil).GetChanges()[0]
+	want := c.ConfChange(nil).GetChanges()[0]
 	if len(cc.GetChanges()) != 1 || cc.GetChanges()[0].GetType() != want.GetType() ||
 		cc.GetChanges()[0].GetNodeId() != want.GetNodeId() {
 		return fmt.Errorf("%w: raft's change and the member change differ", errPayloadShape)
@@ -512,32 +513,32 @@ func recordKey(table byte, id uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte{table}, id)
 }
 
-func memberRecord(m *Member) Record {
+func memberRecord(m *Member) statemachine.Record {
 	b, err := json.Marshal(m)
 	if err != nil {
-		panic(fmt.Sprintf("raftnode: encode member %d: %v", m.ID, err)) // plain data always encodes
+		panic(fmt.Sprintf("roster: encode member %d: %v", m.ID, err)) // plain data always encodes
 	}
-	return Record{Key: recordKey(recordMember, m.ID), Value: append([]byte{recordVersion}, b...)}
+	return statemachine.Record{Key: recordKey(recordMember, m.ID), Value: append([]byte{recordVersion}, b...)}
 }
 
-func (r *roster) originRecord(id uint64) Record {
+func (r *Roster) originRecord(id uint64) statemachine.Record {
 	o := r.origins[id]
 	b := []byte{recordVersion}
-	b = binary.AppendUvarint(b, o.incarnation)
-	b = binary.AppendUvarint(b, o.lastBatch)
-	b = binary.AppendUvarint(b, o.lastChange)
-	b = binary.AppendUvarint(b, o.starts)
-	return Record{Key: recordKey(recordOrigin, id), Value: append(b, o.boot...)}
+	b = binary.AppendUvarint(b, o.Incarnation)
+	b = binary.AppendUvarint(b, o.LastBatch)
+	b = binary.AppendUvarint(b, o.LastChange)
+	b = binary.AppendUvarint(b, o.Starts)
+	return statemachine.Record{Key: recordKey(recordOrigin, id), Value: append(b, o.Boot...)}
 }
 
-func (r *roster) clusterRecord() Record {
+func (r *Roster) clusterRecord() statemachine.Record {
 	b := binary.BigEndian.AppendUint64([]byte{recordVersion}, r.clusterID)
-	return Record{Key: []byte{recordCluster}, Value: b}
+	return statemachine.Record{Key: []byte{recordCluster}, Value: b}
 }
 
-// records returns the whole roster in its stored form, sorted within each table.
-func (r *roster) records() []Record {
-	out := []Record{r.clusterRecord()}
+// Records returns the whole roster in its stored form, sorted within each table.
+func (r *Roster) Records() []statemachine.Record {
+	out := []statemachine.Record{r.clusterRecord()}
 	for _, id := range slices.Sorted(maps.Keys(r.members)) {
 		out = append(out, memberRecord(r.members[id]))
 	}
@@ -545,30 +546,30 @@ func (r *roster) records() []Record {
 		out = append(out, r.originRecord(id))
 	}
 	for _, id := range slices.Sorted(maps.Keys(r.removed)) {
-		out = append(out, Record{Key: recordKey(recordRemoved, id), Value: []byte{recordVersion}})
+		out = append(out, statemachine.Record{Key: recordKey(recordRemoved, id), Value: []byte{recordVersion}})
 	}
 	return out
 }
 
-// recordsFor returns the changes that turn the records of this roster into those
+// RecordsFor returns the changes that turn the records of this roster into those
 // of next.
-func (r *roster) recordsFor(next *roster) []Record {
-	out := next.records()
+func (r *Roster) RecordsFor(next *Roster) []statemachine.Record {
+	out := next.Records()
 	stays := make(map[string]bool)
 	for _, rec := range out {
 		stays[string(rec.Key)] = true
 	}
-	for _, rec := range r.records() {
+	for _, rec := range r.Records() {
 		if !stays[string(rec.Key)] {
-			out = append(out, Record{Key: rec.Key})
+			out = append(out, statemachine.Record{Key: rec.Key})
 		}
 	}
 	return out
 }
 
-// loadRoster rebuilds a roster from its records.
-func loadRoster(records []Record) (*roster, error) {
-	r := newRoster(0, nil)
+// Load rebuilds a roster from its records.
+func Load(records []statemachine.Record) (*Roster, error) {
+	r := New(0, nil)
 	for _, rec := range records {
 		if err := r.load(rec); err != nil {
 			return nil, fmt.Errorf("membership record %x: %w", rec.Key, err)
@@ -580,7 +581,7 @@ func loadRoster(records []Record) (*roster, error) {
 	return r, nil
 }
 
-func (r *roster) load(rec Record) error {
+func (r *Roster) load(rec statemachine.Record) error {
 	if len(rec.Key) == 0 || len(rec.Value) == 0 || rec.Value[0] != recordVersion {
 		return fmt.Errorf("%w: the key is missing, or the record version unknown", errPayloadShape)
 	}
@@ -611,14 +612,14 @@ func (r *roster) load(rec Record) error {
 	return nil
 }
 
-func (r *roster) loadOrigin(id uint64, b []byte) (err error) {
-	o := new(originState)
-	for _, field := range []*uint64{&o.incarnation, &o.lastBatch, &o.lastChange, &o.starts} {
+func (r *Roster) loadOrigin(id uint64, b []byte) (err error) {
+	o := new(Origin)
+	for _, field := range []*uint64{&o.Incarnation, &o.LastBatch, &o.LastChange, &o.Starts} {
 		if *field, b, err = takeUvarint(b); err != nil {
 			return err
 		}
 	}
-	o.boot = string(b)
+	o.Boot = string(b)
 	r.origins[id] = o
 	return nil
 }

@@ -1,4 +1,4 @@
-package raftnode
+package roster
 
 import (
 	"bytes"
@@ -37,8 +37,8 @@ func golden(t *testing.T, name string, got []byte) {
 	}
 }
 
-func goldenStart() *start {
-	return &start{
+func goldenStart() *Start {
+	return &Start{
 		Member: 3, Nonce: "n0nce", Boot: "b00t", Name: "c", Version: 1,
 		PeerURLs: []string{"http://c:2380"}, ClientURLs: []string{"http://c:2379"},
 	}
@@ -48,18 +48,18 @@ func goldenChange() *Change {
 	return &Change{Kind: AddMember, Member: Member{ID: 1<<53 - 1, Name: "x", PeerURLs: []string{"http://x:1"}, KeepLearner: true}}
 }
 
-var goldenID = batchID{member: 3, incarnation: 300, sequence: 70000}
+var goldenID = BatchID{Member: 3, Incarnation: 300, Sequence: 70000}
 
 func TestPayloadGolden(t *testing.T) {
-	golden(t, "batch", encodeBatch(goldenID, [][]byte{[]byte("one"), {}, bytes.Repeat([]byte{0xff}, 130)}))
-	golden(t, "start", encodeStart(goldenStart()))
-	golden(t, "change", encodeChange(goldenID, goldenChange()))
+	golden(t, "batch", EncodeBatch(goldenID, [][]byte{[]byte("one"), {}, bytes.Repeat([]byte{0xff}, 130)}))
+	golden(t, "start", EncodeStart(goldenStart()))
+	golden(t, "change", EncodeChange(goldenID, goldenChange()))
 }
 
 func TestPayloadRoundTrip(t *testing.T) {
 	for _, commands := range [][][]byte{{}, {{}}, {[]byte("a")}, {[]byte("a"), {}, make([]byte, 1<<17)}} {
-		p := encodeBatch(goldenID, commands)
-		if o, ok := peekBatch(p); !ok || o != goldenID {
+		p := EncodeBatch(goldenID, commands)
+		if o, ok := PeekBatch(p); !ok || o != goldenID {
 			t.Errorf("peek: %v %v", o, ok)
 		}
 		kind, body, err := openPayload(p)
@@ -76,11 +76,11 @@ func TestPayloadRoundTrip(t *testing.T) {
 			}
 		}
 	}
-	_, body, _ := openPayload(encodeStart(goldenStart()))
+	_, body, _ := openPayload(EncodeStart(goldenStart()))
 	if s, err := decodeStart(body); err != nil || !reflect.DeepEqual(s, goldenStart()) {
 		t.Errorf("start: %+v %v", s, err)
 	}
-	_, body, _ = openPayload(encodeChange(goldenID, goldenChange()))
+	_, body, _ = openPayload(EncodeChange(goldenID, goldenChange()))
 	if o, c, err := decodeChange(body); err != nil || o != goldenID || !reflect.DeepEqual(c, goldenChange()) {
 		t.Errorf("change: %v %+v %v", o, c, err)
 	}
@@ -89,7 +89,7 @@ func TestPayloadRoundTrip(t *testing.T) {
 // TestPayloadDamage flips every bit and cuts at every length: no damaged
 // payload is accepted.
 func TestPayloadDamage(t *testing.T) {
-	whole := encodeBatch(goldenID, [][]byte{[]byte("one"), []byte("two")})
+	whole := EncodeBatch(goldenID, [][]byte{[]byte("one"), []byte("two")})
 	for i := range whole {
 		if _, _, err := openPayload(whole[:i]); err == nil {
 			t.Errorf("cut to %d bytes it opens", i)
@@ -105,11 +105,11 @@ func TestPayloadDamage(t *testing.T) {
 }
 
 func TestPayloadUnknownVersionIsRefused(t *testing.T) {
-	p := sealPayload([]byte{payloadVersion + 1, byte(kindBatch), 1, 1, 1, 0})
+	p := sealPayload([]byte{PayloadVersion + 1, byte(kindBatch), 1, 1, 1, 0})
 	if _, _, err := openPayload(p); err == nil || !strings.Contains(err.Error(), "upgrade") {
 		t.Errorf("got %v", err)
 	}
-	if _, ok := peekBatch(p); ok {
+	if _, ok := PeekBatch(p); ok {
 		t.Error("peek takes an unknown version")
 	}
 }
@@ -146,20 +146,20 @@ func TestPayloadKindString(t *testing.T) {
 // FuzzPayload: no input panics; what opens and decodes as a batch encodes to
 // an equivalent one.
 func FuzzPayload(f *testing.F) {
-	f.Add(encodeBatch(goldenID, [][]byte{[]byte("one"), {}}))
-	f.Add(encodeStart(goldenStart()))
-	f.Add(encodeChange(goldenID, goldenChange()))
-	f.Add(sealPayload([]byte{payloadVersion, byte(kindBatch), 1, 1, 1, 255, 255, 255, 255, 15}))
+	f.Add(EncodeBatch(goldenID, [][]byte{[]byte("one"), {}}))
+	f.Add(EncodeStart(goldenStart()))
+	f.Add(EncodeChange(goldenID, goldenChange()))
+	f.Add(sealPayload([]byte{PayloadVersion, byte(kindBatch), 1, 1, 1, 255, 255, 255, 255, 15}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		checkPayload(t, data)
 		// Most inputs fail the checksum, so the contents get a valid
 		// one, too.
-		checkPayload(t, sealPayload(append([]byte{payloadVersion}, data...)))
+		checkPayload(t, sealPayload(append([]byte{PayloadVersion}, data...)))
 	})
 }
 
 func checkPayload(t *testing.T, data []byte) {
-	peeked, isBatch := peekBatch(data)
+	peeked, isBatch := PeekBatch(data)
 	kind, body, err := openPayload(data)
 	if err != nil {
 		return
@@ -173,7 +173,7 @@ func checkPayload(t *testing.T, data []byte) {
 		if !isBatch || peeked != o {
 			t.Fatalf("peek says %v %v, decode %v", peeked, isBatch, o)
 		}
-		_, again, err := openPayload(encodeBatch(o, commands))
+		_, again, err := openPayload(EncodeBatch(o, commands))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -191,7 +191,7 @@ func checkPayload(t *testing.T, data []byte) {
 // TestLargestBatch: the largest proposal and the batch of the most commands fit into
 // the largest entry.
 func TestLargestBatch(t *testing.T) {
-	id := batchID{member: math.MaxUint64, incarnation: math.MaxUint64, sequence: math.MaxUint64}
+	id := BatchID{Member: math.MaxUint64, Incarnation: math.MaxUint64, Sequence: math.MaxUint64}
 	group := make([][]byte, limits.MaxGroupCommands)
 	for i := range group {
 		group[i] = make([]byte, 4)
@@ -202,7 +202,7 @@ func TestLargestBatch(t *testing.T) {
 		many[i] = make([]byte, 4)
 	}
 	for name, commands := range map[string][][]byte{"group": group, "many": many, "one": {make([]byte, limits.MaxProposalBytes)}} {
-		if n := len(encodeBatch(id, commands)); n > limits.MaxEntryBytes {
+		if n := len(EncodeBatch(id, commands)); n > limits.MaxEntryBytes {
 			t.Errorf("%s: the entry has %d bytes, the limit is %d", name, n, limits.MaxEntryBytes)
 		}
 	}

@@ -1,4 +1,4 @@
-package raftnode
+package roster
 
 import (
 	"encoding/binary"
@@ -22,9 +22,9 @@ import (
 // payload that fails it, or that has an unknown version, stops the replica.
 // Skipping the entry would make replicas diverge.
 
-// payloadVersion is the newest frame version that this binary understands. The
+// PayloadVersion is the newest frame version that this binary understands. The
 // version of a cluster is the lowest that its members announced.
-const payloadVersion = 1
+const PayloadVersion = 1
 
 type payloadKind uint8
 
@@ -53,18 +53,18 @@ var (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// batchID identifies a batch by its origin: the member, the incarnation of its
+// BatchID identifies a batch by its origin: the member, the incarnation of its
 // process (the log index of its start entry) and a sequence number within that
 // incarnation. A membership change is identified in the same way, with a
 // sequence of its own.
-type batchID struct {
-	member      uint64
-	incarnation uint64
-	sequence    uint64
+type BatchID struct {
+	Member      uint64
+	Incarnation uint64
+	Sequence    uint64
 }
 
 func beginPayload(dst []byte, kind payloadKind) []byte {
-	return append(dst, payloadVersion, byte(kind))
+	return append(dst, PayloadVersion, byte(kind))
 }
 
 func sealPayload(p []byte) []byte {
@@ -80,16 +80,16 @@ func openPayload(p []byte) (payloadKind, []byte, error) {
 	if crc32.Checksum(body, castagnoli) != sum {
 		return 0, nil, errPayloadChecksum
 	}
-	if body[0] != payloadVersion {
-		return 0, nil, fmt.Errorf("payload has version %d, but this binary supports version %d: upgrade kvd", body[0], payloadVersion)
+	if body[0] != PayloadVersion {
+		return 0, nil, fmt.Errorf("payload has version %d, but this binary supports version %d: upgrade kvd", body[0], PayloadVersion)
 	}
 	return payloadKind(body[1]), body[2:], nil
 }
 
-func appendBatchID(dst []byte, id batchID) []byte {
-	dst = binary.AppendUvarint(dst, id.member)
-	dst = binary.AppendUvarint(dst, id.incarnation)
-	return binary.AppendUvarint(dst, id.sequence)
+func appendBatchID(dst []byte, id BatchID) []byte {
+	dst = binary.AppendUvarint(dst, id.Member)
+	dst = binary.AppendUvarint(dst, id.Incarnation)
+	return binary.AppendUvarint(dst, id.Sequence)
 }
 
 // takeUvarint cuts a number off the front of b.
@@ -101,18 +101,18 @@ func takeUvarint(b []byte) (uint64, []byte, error) {
 	return v, b[n:], nil
 }
 
-func takeBatchID(b []byte) (id batchID, rest []byte, err error) {
-	for _, field := range []*uint64{&id.member, &id.incarnation, &id.sequence} {
+func takeBatchID(b []byte) (id BatchID, rest []byte, err error) {
+	for _, field := range []*uint64{&id.Member, &id.Incarnation, &id.Sequence} {
 		if *field, b, err = takeUvarint(b); err != nil {
-			return batchID{}, nil, err
+			return BatchID{}, nil, err
 		}
 	}
 	return id, b, nil
 }
 
-// encodeBatch packs commands into one payload. What an entry costs in raft, in the
+// EncodeBatch packs commands into one payload. What an entry costs in raft, in the
 // WAL and in the transport is then paid once for all of them.
-func encodeBatch(id batchID, commands [][]byte) []byte {
+func EncodeBatch(id BatchID, commands [][]byte) []byte {
 	size := 2 + 4*binary.MaxVarintLen64 + 4
 	for _, c := range commands {
 		size += binary.MaxVarintLen32 + len(c)
@@ -127,46 +127,46 @@ func encodeBatch(id batchID, commands [][]byte) []byte {
 	return sealPayload(p)
 }
 
-// decodeBatch is the reverse of encodeBatch, for a body whose checksum was
+// decodeBatch is the reverse of EncodeBatch, for a body whose checksum was
 // verified. The commands alias body.
-func decodeBatch(body []byte) (batchID, [][]byte, error) {
+func decodeBatch(body []byte) (BatchID, [][]byte, error) {
 	id, b, err := takeBatchID(body)
 	if err != nil {
-		return batchID{}, nil, err
+		return BatchID{}, nil, err
 	}
 	n, b, err := takeUvarint(b)
 	if err != nil || n > uint64(len(b)) { // a command takes at least one byte
-		return batchID{}, nil, errPayloadShape
+		return BatchID{}, nil, errPayloadShape
 	}
 	commands := make([][]byte, 0, n)
 	for range n {
 		var size uint64
 		if size, b, err = takeUvarint(b); err != nil || size > uint64(len(b)) {
-			return batchID{}, nil, errPayloadShape
+			return BatchID{}, nil, errPayloadShape
 		}
 		commands = append(commands, b[:size:size])
 		b = b[size:]
 	}
 	if len(b) != 0 {
-		return batchID{}, nil, errPayloadShape
+		return BatchID{}, nil, errPayloadShape
 	}
 	return id, commands, nil
 }
 
-// peekBatch reads the identity of a batch without verifying the checksum. The core
+// PeekBatch reads the identity of a batch without verifying the checksum. The core
 // recognizes its own batch by it when an entry commits.
-func peekBatch(p []byte) (batchID, bool) {
-	if len(p) < 6 || p[0] != payloadVersion || payloadKind(p[1]) != kindBatch {
-		return batchID{}, false
+func PeekBatch(p []byte) (BatchID, bool) {
+	if len(p) < 6 || p[0] != PayloadVersion || payloadKind(p[1]) != kindBatch {
+		return BatchID{}, false
 	}
 	id, _, err := takeBatchID(p[2:])
 	return id, err == nil
 }
 
-// start introduces a member to the replicated state. It claims the member for a
+// Start introduces a member to the replicated state. It claims the member for a
 // data directory. With a Boot it also begins a new incarnation; without one it is
 // an admission, made by the cluster for a directory that has no log yet.
-type start struct {
+type Start struct {
 	Member uint64 `json:"member"`
 	Nonce  string `json:"nonce"`          // of the data directory
 	Boot   string `json:"boot,omitempty"` // random, one for each process
@@ -180,12 +180,12 @@ type start struct {
 	Version int `json:"version"`
 }
 
-func encodeStart(s *start) []byte {
+func EncodeStart(s *Start) []byte {
 	return encodeJSON(beginPayload(nil, kindStart), s)
 }
 
-func decodeStart(body []byte) (*start, error) {
-	s := new(start)
+func decodeStart(body []byte) (*Start, error) {
+	s := new(Start)
 	if err := json.Unmarshal(body, s); err != nil {
 		return nil, fmt.Errorf("%w: start: %v", errPayloadShape, err)
 	}
@@ -224,7 +224,7 @@ type Requester struct {
 // maxRequesterBytes bounds what is kept of each field of a Requester.
 const maxRequesterBytes = 128
 
-func (r Requester) clipped() Requester {
+func (r Requester) Clipped() Requester {
 	clip := func(s string) string { return s[:min(len(s), maxRequesterBytes)] }
 	return Requester{RequestID: clip(r.RequestID), Client: clip(r.Client)}
 }
@@ -237,18 +237,18 @@ func (r Requester) Fields() []zap.Field {
 	return []zap.Field{zap.String("request_id", r.RequestID), zap.String("client", r.Client)}
 }
 
-func encodeChange(id batchID, c *Change) []byte {
+func EncodeChange(id BatchID, c *Change) []byte {
 	return encodeJSON(appendBatchID(beginPayload(nil, kindChange), id), c)
 }
 
-func decodeChange(body []byte) (batchID, *Change, error) {
+func decodeChange(body []byte) (BatchID, *Change, error) {
 	id, b, err := takeBatchID(body)
 	if err != nil {
-		return batchID{}, nil, err
+		return BatchID{}, nil, err
 	}
 	c := new(Change)
 	if err := json.Unmarshal(b, c); err != nil {
-		return batchID{}, nil, fmt.Errorf("%w: change: %v", errPayloadShape, err)
+		return BatchID{}, nil, fmt.Errorf("%w: change: %v", errPayloadShape, err)
 	}
 	return id, c, nil
 }
@@ -258,7 +258,7 @@ func decodeChange(body []byte) (batchID, *Change, error) {
 func encodeJSON(p []byte, v any) []byte {
 	b, err := json.Marshal(v)
 	if err != nil {
-		panic(fmt.Sprintf("raftnode: encode %T: %v", v, err)) // plain data always encodes
+		panic(fmt.Sprintf("roster: encode %T: %v", v, err)) // plain data always encodes
 	}
 	return sealPayload(append(p, b...))
 }

@@ -1,4 +1,4 @@
-package raftnode
+package roster
 
 import (
 	"errors"
@@ -10,27 +10,28 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/kvd-io/kvd/internal/limits"
+	"github.com/kvd-io/kvd/internal/statemachine"
 )
 
 // script feeds a roster with entries.
 type script struct {
 	t     *testing.T
-	r     *roster
+	r     *Roster
 	index uint64
 }
 
 func newScript(t *testing.T, members int) *script {
 	var initial []Member
 	for id := uint64(1); id <= uint64(members); id++ {
-		initial = append(initial, simMember(id))
+		initial = append(initial, testMember(id))
 	}
-	return &script{t: t, r: newRoster(simCluster, initial), index: InitialIndex}
+	return &script{t: t, r: New(testCluster, initial), index: initialIndex}
 }
 
-func (s *script) normal(data []byte) verdict {
+func (s *script) normal(data []byte) Verdict {
 	s.t.Helper()
 	s.index++
-	out, err := s.r.apply(&raftpb.Entry{Index: new(s.index), Term: new(uint64(1)), Data: data})
+	out, err := s.r.Apply(&raftpb.Entry{Index: new(s.index), Term: new(uint64(1)), Data: data})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -38,14 +39,14 @@ func (s *script) normal(data []byte) verdict {
 	return out
 }
 
-func (s *script) start(member uint64, nonce, boot string) verdict {
+func (s *script) start(member uint64, nonce, boot string) Verdict {
 	s.t.Helper()
-	return s.normal(encodeStart(&start{Member: member, Nonce: nonce, Boot: boot, Version: payloadVersion}))
+	return s.normal(EncodeStart(&Start{Member: member, Nonce: nonce, Boot: boot, Version: PayloadVersion}))
 }
 
-func (s *script) batch(o batchID) verdict {
+func (s *script) batch(o BatchID) Verdict {
 	s.t.Helper()
-	return s.normal(encodeBatch(o, [][]byte{[]byte("x")}))
+	return s.normal(EncodeBatch(o, [][]byte{[]byte("x")}))
 }
 
 func confChangeEntry(t *testing.T, index uint64, cc *raftpb.ConfChangeV2) *raftpb.Entry {
@@ -57,10 +58,10 @@ func confChangeEntry(t *testing.T, index uint64, cc *raftpb.ConfChangeV2) *raftp
 	return &raftpb.Entry{Index: new(index), Term: new(uint64(1)), Type: raftpb.EntryConfChangeV2.Enum(), Data: data}
 }
 
-func (s *script) change(o batchID, c Change) verdict {
+func (s *script) change(o BatchID, c Change) Verdict {
 	s.t.Helper()
 	s.index++
-	out, err := s.r.apply(confChangeEntry(s.t, s.index, c.confChange(encodeChange(o, &c))))
+	out, err := s.r.Apply(confChangeEntry(s.t, s.index, c.ConfChange(EncodeChange(o, &c))))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -71,20 +72,20 @@ func (s *script) change(o batchID, c Change) verdict {
 // reload checks that the stored form brings back the same roster.
 func (s *script) reload() {
 	s.t.Helper()
-	again, err := loadRoster(s.r.records())
+	again, err := Load(s.r.Records())
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if !reflect.DeepEqual(again.membership(), s.r.membership()) || !reflect.DeepEqual(again.origins, s.r.origins) {
-		s.t.Fatalf("records bring back\n%+v, want\n%+v", again.membership(), s.r.membership())
+	if !reflect.DeepEqual(again.Membership(), s.r.Membership()) || !reflect.DeepEqual(again.origins, s.r.origins) {
+		s.t.Fatalf("records bring back\n%+v, want\n%+v", again.Membership(), s.r.Membership())
 	}
 }
 
 func TestRosterGolden(t *testing.T) {
-	r := newRoster(0x0102030405060708, []Member{{ID: 7, Name: "g", PeerURLs: []string{"http://g:1"}, Nonce: "n", Version: 1}})
-	r.origins[7] = &originState{boot: "boot", incarnation: 300, lastBatch: 70000, lastChange: 2}
+	r := New(0x0102030405060708, []Member{{ID: 7, Name: "g", PeerURLs: []string{"http://g:1"}, Nonce: "n", Version: 1}})
+	r.origins[7] = &Origin{Boot: "boot", Incarnation: 300, LastBatch: 70000, LastChange: 2}
 	r.removed[9] = true
-	for i, rec := range r.records() {
+	for i, rec := range r.Records() {
 		name := []string{"record_cluster", "record_member", "record_origin", "record_removed"}[i]
 		golden(t, name, append(append([]byte{}, rec.Key...), rec.Value...))
 	}
@@ -94,25 +95,25 @@ func TestRosterGolden(t *testing.T) {
 func TestRosterRunsABatchOnce(t *testing.T) {
 	s := newScript(t, 3)
 	inc := uint64(2)
-	if st := s.start(1, "dir", "boot1"); !st.ran || st.err != nil {
+	if st := s.start(1, "dir", "boot1"); !st.Ran || st.Err != nil {
 		t.Fatalf("start: %+v", st)
 	}
 	for _, c := range []struct {
 		name string
-		o    batchID
+		o    BatchID
 		ran  bool
 	}{
-		{"first", batchID{1, inc, 1}, true},
-		{"copy", batchID{1, inc, 1}, false},
-		{"gap", batchID{1, inc, 5}, true},
-		{"earlier", batchID{1, inc, 4}, false},
-		{"older incarnation", batchID{1, inc - 1, 9}, false},
-		{"incarnation to come", batchID{1, inc + 1, 9}, false},
-		{"member without a start", batchID{2, inc, 1}, false},
-		{"unknown member", batchID{99, inc, 1}, false},
+		{"first", BatchID{1, inc, 1}, true},
+		{"copy", BatchID{1, inc, 1}, false},
+		{"gap", BatchID{1, inc, 5}, true},
+		{"earlier", BatchID{1, inc, 4}, false},
+		{"older incarnation", BatchID{1, inc - 1, 9}, false},
+		{"incarnation to come", BatchID{1, inc + 1, 9}, false},
+		{"member without a start", BatchID{2, inc, 1}, false},
+		{"unknown member", BatchID{99, inc, 1}, false},
 	} {
-		if st := s.batch(c.o); st.ran != c.ran || (len(st.commands) > 0) != c.ran || (len(st.records) > 0) != c.ran {
-			t.Errorf("%s: ran %v with %d commands, want %v", c.name, st.ran, len(st.commands), c.ran)
+		if st := s.batch(c.o); st.Ran != c.ran || (len(st.Commands) > 0) != c.ran || (len(st.Records) > 0) != c.ran {
+			t.Errorf("%s: ran %v with %d commands, want %v", c.name, st.Ran, len(st.Commands), c.ran)
 		}
 	}
 }
@@ -123,14 +124,14 @@ func TestRestartWithTheSameBootIsOneIncarnation(t *testing.T) {
 	s := newScript(t, 3)
 	s.start(1, "dir", "boot1")
 	inc := s.index
-	s.batch(batchID{1, inc, 1})
-	if st := s.start(1, "dir", "boot1"); st.ran || st.err != nil {
+	s.batch(BatchID{1, inc, 1})
+	if st := s.start(1, "dir", "boot1"); st.Ran || st.Err != nil {
 		t.Errorf("the copy began another incarnation: %+v", st)
 	}
-	if st := s.batch(batchID{1, inc, 1}); st.ran {
+	if st := s.batch(BatchID{1, inc, 1}); st.Ran {
 		t.Error("a batch ran twice around a copied start")
 	}
-	if st := s.batch(batchID{1, inc, 2}); !st.ran {
+	if st := s.batch(BatchID{1, inc, 2}); !st.Ran {
 		t.Error("the incarnation ended")
 	}
 }
@@ -142,18 +143,18 @@ func TestLateStartOfThePreviousProcess(t *testing.T) {
 	s := newScript(t, 3)
 	s.start(1, "dir", "boot2")
 	inc := s.index
-	s.batch(batchID{1, inc, 1})
-	if st := s.start(1, "dir", "boot1"); !st.ran {
+	s.batch(BatchID{1, inc, 1})
+	if st := s.start(1, "dir", "boot1"); !st.Ran {
 		t.Error("the late start did not begin an incarnation")
 	}
-	if st := s.batch(batchID{1, inc, 2}); st.ran {
+	if st := s.batch(BatchID{1, inc, 2}); st.Ran {
 		t.Error("a batch of an ended incarnation ran")
 	}
 	s.start(1, "dir", "boot2")
-	if st := s.batch(batchID{1, inc, 2}); st.ran {
+	if st := s.batch(BatchID{1, inc, 2}); st.Ran {
 		t.Error("a batch of an ended incarnation ran")
 	}
-	if st := s.batch(batchID{1, s.index - 1, 1}); !st.ran {
+	if st := s.batch(BatchID{1, s.index - 1, 1}); !st.Ran {
 		t.Error("the new incarnation does not run")
 	}
 }
@@ -166,7 +167,7 @@ func TestStartRules(t *testing.T) {
 	inc := s.index
 	for _, c := range []struct {
 		name string
-		st   verdict
+		st   Verdict
 		err  error
 	}{
 		{"other nonce", s.start(1, "other", "boot2"), ErrMemberExists},
@@ -174,19 +175,19 @@ func TestStartRules(t *testing.T) {
 		{"unknown member", s.start(9, "dir", "boot"), ErrMemberNotFound},
 		{"same nonce, admission", s.start(1, "dir", ""), nil},
 	} {
-		if !errors.Is(c.st.err, c.err) || c.st.ran {
-			t.Errorf("%s: %v, ran %v", c.name, c.st.err, c.st.ran)
+		if !errors.Is(c.st.Err, c.err) || c.st.Ran {
+			t.Errorf("%s: %v, ran %v", c.name, c.st.Err, c.st.Ran)
 		}
 	}
-	if st := s.batch(batchID{1, inc, 1}); !st.ran {
+	if st := s.batch(BatchID{1, inc, 1}); !st.Ran {
 		t.Error("refused starts and admissions ended the incarnation")
 	}
-	if m, _ := s.r.membership().Member(1); m.Nonce != "dir" {
+	if m, _ := s.r.Membership().Member(1); m.Nonce != "dir" {
 		t.Errorf("nonce %q", m.Nonce)
 	}
-	s.change(batchID{1, inc, 1}, Change{Kind: RemoveMember, Member: Member{ID: 2}})
-	if st := s.start(2, "dir2", "boot"); !errors.Is(st.err, ErrMemberRemoved) {
-		t.Errorf("start of a removed member: %v", st.err)
+	s.change(BatchID{1, inc, 1}, Change{Kind: RemoveMember, Member: Member{ID: 2}})
+	if st := s.start(2, "dir2", "boot"); !errors.Is(st.Err, ErrMemberRemoved) {
+		t.Errorf("start of a removed member: %v", st.Err)
 	}
 }
 
@@ -203,7 +204,7 @@ func TestChangeRules(t *testing.T) {
 		{"add", nil, Change{Kind: AddMember, Member: Member{ID: 4, PeerURLs: url}}, nil},
 		{"add an id in use", nil, Change{Kind: AddMember, Member: Member{ID: 2, PeerURLs: url}}, ErrMemberExists},
 		{"add without URL", nil, Change{Kind: AddMember, Member: Member{ID: 4}}, ErrBadMember},
-		{"add a URL in use", nil, Change{Kind: AddMember, Member: Member{ID: 4, PeerURLs: simMember(2).PeerURLs}}, ErrMemberExists},
+		{"add a URL in use", nil, Change{Kind: AddMember, Member: Member{ID: 4, PeerURLs: testMember(2).PeerURLs}}, ErrMemberExists},
 		{"add id 0", nil, Change{Kind: AddMember, Member: Member{PeerURLs: url}}, ErrBadMember},
 		{"add id 2^53", nil, Change{Kind: AddMember, Member: Member{ID: limits.MaxMemberID + 1, PeerURLs: url}}, ErrBadMember},
 		{"add raft's LocalAppendThread", nil, Change{Kind: AddMember, Member: Member{ID: math.MaxUint64, PeerURLs: url}}, ErrBadMember},
@@ -218,7 +219,7 @@ func TestChangeRules(t *testing.T) {
 		{"promote a voter", nil, Change{Kind: PromoteMember, Member: Member{ID: 2}}, ErrMemberExists},
 		{"promote unknown", nil, Change{Kind: PromoteMember, Member: Member{ID: 9}}, ErrMemberNotFound},
 		{"update", nil, Change{Kind: UpdateMember, Member: Member{ID: 2, PeerURLs: url}}, nil},
-		{"update to a URL in use", nil, Change{Kind: UpdateMember, Member: Member{ID: 2, PeerURLs: simMember(1).PeerURLs}}, ErrMemberExists},
+		{"update to a URL in use", nil, Change{Kind: UpdateMember, Member: Member{ID: 2, PeerURLs: testMember(1).PeerURLs}}, ErrMemberExists},
 		{"unknown kind", nil, Change{Kind: "explode", Member: Member{ID: 2}}, ErrBadMember},
 	} {
 		s := newScript(t, 3)
@@ -226,19 +227,19 @@ func TestChangeRules(t *testing.T) {
 		inc, seq := s.index, uint64(0)
 		for _, b := range c.before {
 			seq++
-			if st := s.change(batchID{1, inc, seq}, b); st.err != nil || st.confChange == nil {
-				t.Fatalf("%s: before: %v", c.name, st.err)
+			if st := s.change(BatchID{1, inc, seq}, b); st.Err != nil || st.ConfChange == nil {
+				t.Fatalf("%s: before: %v", c.name, st.Err)
 			}
 		}
-		before := s.r.membership()
-		st := s.change(batchID{1, inc, seq + 1}, c.change)
-		if !errors.Is(st.err, c.err) || (st.err == nil) != (c.err == nil) || (st.confChange != nil) != (c.err == nil) {
-			t.Errorf("%s: %v, conf change %v, want %v", c.name, st.err, st.confChange != nil, c.err)
+		before := s.r.Membership()
+		st := s.change(BatchID{1, inc, seq + 1}, c.change)
+		if !errors.Is(st.Err, c.err) || (st.Err == nil) != (c.err == nil) || (st.ConfChange != nil) != (c.err == nil) {
+			t.Errorf("%s: %v, conf change %v, want %v", c.name, st.Err, st.ConfChange != nil, c.err)
 		}
-		if c.err != nil && !reflect.DeepEqual(before, s.r.membership()) {
+		if c.err != nil && !reflect.DeepEqual(before, s.r.Membership()) {
 			t.Errorf("%s: refused, and changed the membership", c.name)
 		}
-		if again := s.change(batchID{1, inc, seq + 1}, c.change); again.ran || again.confChange != nil {
+		if again := s.change(BatchID{1, inc, seq + 1}, c.change); again.Ran || again.ConfChange != nil {
 			t.Errorf("%s: its copy ran", c.name)
 		}
 	}
@@ -247,12 +248,12 @@ func TestChangeRules(t *testing.T) {
 func TestAddedMembersAreLearnersWithoutNonce(t *testing.T) {
 	s := newScript(t, 1)
 	s.start(1, "dir", "boot1")
-	s.change(batchID{1, s.index, 1}, Change{Kind: AddMember, Member: Member{ID: 4, PeerURLs: []string{"http://n:1"}, Nonce: "forged"}})
-	m, ok := s.r.membership().Member(4)
-	if !ok || !m.Learner || m.Nonce != "" || s.r.membership().HighestID != 4 {
+	s.change(BatchID{1, s.index, 1}, Change{Kind: AddMember, Member: Member{ID: 4, PeerURLs: []string{"http://n:1"}, Nonce: "forged"}})
+	m, ok := s.r.Membership().Member(4)
+	if !ok || !m.Learner || m.Nonce != "" || s.r.Membership().HighestID != 4 {
 		t.Errorf("%+v", m)
 	}
-	if got := s.r.membership().Voters(); !reflect.DeepEqual(got, []uint64{1}) {
+	if got := s.r.Membership().Voters(); !reflect.DeepEqual(got, []uint64{1}) {
 		t.Errorf("voters %v", got)
 	}
 }
@@ -261,7 +262,7 @@ func TestAddedMembersAreLearnersWithoutNonce(t *testing.T) {
 func TestEntriesThatStopTheNode(t *testing.T) {
 	good := Change{Kind: RemoveMember, Member: Member{ID: 3}}
 	other := Change{Kind: RemoveMember, Member: Member{ID: 2}}
-	batch := encodeBatch(batchID{1, 2, 1}, nil)
+	batch := EncodeBatch(BatchID{1, 2, 1}, nil)
 	flipped := append([]byte{}, batch...)
 	flipped[3] ^= 1
 	s := newScript(t, 3)
@@ -269,13 +270,13 @@ func TestEntriesThatStopTheNode(t *testing.T) {
 	for name, e := range map[string]*raftpb.Entry{
 		"checksum":             {Index: new(uint64(9)), Data: flipped},
 		"short":                {Index: new(uint64(9)), Data: []byte{1, 2}},
-		"unknown kind":         {Index: new(uint64(9)), Data: sealPayload([]byte{payloadVersion, 99})},
-		"change in normal":     {Index: new(uint64(9)), Data: encodeChange(batchID{1, 2, 1}, &good)},
+		"unknown kind":         {Index: new(uint64(9)), Data: sealPayload([]byte{PayloadVersion, 99})},
+		"change in normal":     {Index: new(uint64(9)), Data: EncodeChange(BatchID{1, 2, 1}, &good)},
 		"old conf change type": {Index: new(uint64(9)), Type: raftpb.EntryConfChange.Enum(), Data: batch},
-		"batch in conf change": confChangeEntry(t, 9, good.confChange(batch)),
-		"two halves disagree":  confChangeEntry(t, 9, other.confChange(encodeChange(batchID{1, 2, 1}, &good))),
+		"batch in conf change": confChangeEntry(t, 9, good.ConfChange(batch)),
+		"two halves disagree":  confChangeEntry(t, 9, other.ConfChange(EncodeChange(BatchID{1, 2, 1}, &good))),
 	} {
-		if _, err := s.r.apply(e); err == nil {
+		if _, err := s.r.Apply(e); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
@@ -284,14 +285,14 @@ func TestEntriesThatStopTheNode(t *testing.T) {
 		"emptied conf change": {Index: new(uint64(9)), Type: raftpb.EntryNormal.Enum()},
 		"conf change of none": confChangeEntry(t, 9, &raftpb.ConfChangeV2{}),
 	} {
-		if st, err := s.r.apply(e); err != nil || st.confChange != nil {
+		if st, err := s.r.Apply(e); err != nil || st.ConfChange != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
 
 func TestLoadRosterRefusesNonsense(t *testing.T) {
-	for name, rec := range map[string]Record{
+	for name, rec := range map[string]statemachine.Record{
 		"no value":        {Key: []byte{recordCluster}},
 		"version":         {Key: []byte{recordCluster}, Value: []byte{9, 0, 0, 0, 0, 0, 0, 0, 0}},
 		"short key":       {Key: []byte{recordMember, 1}, Value: []byte{recordVersion}},
@@ -301,7 +302,7 @@ func TestLoadRosterRefusesNonsense(t *testing.T) {
 		"member not JSON": {Key: recordKey(recordMember, 2), Value: []byte{recordVersion, '{'}},
 		"no key":          {Value: []byte{recordVersion}},
 	} {
-		if _, err := loadRoster([]Record{rec}); err == nil {
+		if _, err := Load([]statemachine.Record{rec}); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
@@ -311,8 +312,8 @@ func TestLoadRosterRefusesNonsense(t *testing.T) {
 // begins a start that the cluster has seen already (I5).
 func TestStartOfACopyIsRefused(t *testing.T) {
 	s := newScript(t, 3)
-	begin := func(starts uint64, boot string) verdict {
-		return s.normal(encodeStart(&start{Member: 1, Nonce: "dir", Boot: boot, Starts: starts, Version: payloadVersion}))
+	begin := func(starts uint64, boot string) Verdict {
+		return s.normal(EncodeStart(&Start{Member: 1, Nonce: "dir", Boot: boot, Starts: starts, Version: PayloadVersion}))
 	}
 	for _, c := range []struct {
 		name    string
@@ -331,8 +332,8 @@ func TestStartOfACopyIsRefused(t *testing.T) {
 	} {
 		before := *s.r.origins[1].orEmpty()
 		out := begin(c.starts, c.boot)
-		if refused := errors.Is(out.err, ErrStaleDirectory); refused != c.refused {
-			t.Errorf("%s: %v", c.name, out.err)
+		if refused := errors.Is(out.Err, ErrStaleDirectory); refused != c.refused {
+			t.Errorf("%s: %v", c.name, out.Err)
 		}
 		if c.refused && *s.r.origins[1] != before {
 			t.Errorf("%s: it took over: %+v, was %+v", c.name, *s.r.origins[1], before)
@@ -340,9 +341,9 @@ func TestStartOfACopyIsRefused(t *testing.T) {
 	}
 }
 
-func (o *originState) orEmpty() *originState {
+func (o *Origin) orEmpty() *Origin {
 	if o == nil {
-		return new(originState)
+		return new(Origin)
 	}
 	return o
 }
