@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-
-	"go.uber.org/zap"
 )
 
 // Every payload that kvd puts into the raft log has the same frame:
@@ -47,8 +45,8 @@ func (k payloadKind) String() string {
 }
 
 var (
-	errPayloadChecksum = errors.New("payload checksum mismatch")
-	errPayloadShape    = errors.New("payload is malformed")
+	errChecksum  = errors.New("payload checksum mismatch")
+	errMalformed = errors.New("payload is malformed")
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -74,11 +72,11 @@ func sealPayload(p []byte) []byte {
 // openPayload checks the frame and returns the kind and the body.
 func openPayload(p []byte) (payloadKind, []byte, error) {
 	if len(p) < 6 {
-		return 0, nil, fmt.Errorf("%w: %d bytes", errPayloadShape, len(p))
+		return 0, nil, fmt.Errorf("%w: %d bytes", errMalformed, len(p))
 	}
 	body, sum := p[:len(p)-4], binary.LittleEndian.Uint32(p[len(p)-4:])
 	if crc32.Checksum(body, castagnoli) != sum {
-		return 0, nil, errPayloadChecksum
+		return 0, nil, errChecksum
 	}
 	if body[0] != PayloadVersion {
 		return 0, nil, fmt.Errorf("payload has version %d, but this binary supports version %d: upgrade kvd", body[0], PayloadVersion)
@@ -96,7 +94,7 @@ func appendBatchID(dst []byte, id BatchID) []byte {
 func takeUvarint(b []byte) (uint64, []byte, error) {
 	v, n := binary.Uvarint(b)
 	if n <= 0 {
-		return 0, nil, errPayloadShape
+		return 0, nil, errMalformed
 	}
 	return v, b[n:], nil
 }
@@ -136,19 +134,19 @@ func decodeBatch(body []byte) (BatchID, [][]byte, error) {
 	}
 	n, b, err := takeUvarint(b)
 	if err != nil || n > uint64(len(b)) { // a command takes at least one byte
-		return BatchID{}, nil, errPayloadShape
+		return BatchID{}, nil, errMalformed
 	}
 	commands := make([][]byte, 0, n)
 	for range n {
 		var size uint64
 		if size, b, err = takeUvarint(b); err != nil || size > uint64(len(b)) {
-			return BatchID{}, nil, errPayloadShape
+			return BatchID{}, nil, errMalformed
 		}
 		commands = append(commands, b[:size:size])
 		b = b[size:]
 	}
 	if len(b) != 0 {
-		return BatchID{}, nil, errPayloadShape
+		return BatchID{}, nil, errMalformed
 	}
 	return id, commands, nil
 }
@@ -180,6 +178,7 @@ type Start struct {
 	Version int `json:"version"`
 }
 
+// EncodeStart returns the payload of a start.
 func EncodeStart(s *Start) []byte {
 	return encodeJSON(beginPayload(nil, kindStart), s)
 }
@@ -187,70 +186,9 @@ func EncodeStart(s *Start) []byte {
 func decodeStart(body []byte) (*Start, error) {
 	s := new(Start)
 	if err := json.Unmarshal(body, s); err != nil {
-		return nil, fmt.Errorf("%w: start: %v", errPayloadShape, err)
+		return nil, fmt.Errorf("%w: start: %v", errMalformed, err)
 	}
 	return s, nil
-}
-
-// ChangeKind is what a Change does to the membership.
-type ChangeKind string
-
-// The kinds of membership changes.
-const (
-	AddMember     ChangeKind = "add"
-	PromoteMember ChangeKind = "promote"
-	UpdateMember  ChangeKind = "update"
-	RemoveMember  ChangeKind = "remove"
-)
-
-// Change is a membership change.
-type Change struct {
-	Kind ChangeKind `json:"kind"`
-	// Member is the member to add or to change. PromoteMember and RemoveMember
-	// need only its ID. UpdateMember replaces the URL lists that are not nil.
-	Member Member `json:"member"`
-	// By tells the logs of all members who asked for the change. It has no
-	// effect.
-	By Requester `json:"by,omitzero"`
-}
-
-// Requester names a client's request in the logs of all members. It is empty
-// if the leader acted on its own behalf.
-type Requester struct {
-	RequestID string `json:"request_id,omitempty"`
-	Client    string `json:"client,omitempty"` // its address
-}
-
-// maxRequesterBytes bounds what is kept of each field of a Requester.
-const maxRequesterBytes = 128
-
-func (r Requester) Clipped() Requester {
-	clip := func(s string) string { return s[:min(len(s), maxRequesterBytes)] }
-	return Requester{RequestID: clip(r.RequestID), Client: clip(r.Client)}
-}
-
-// Fields returns the requester as fields of a log line.
-func (r Requester) Fields() []zap.Field {
-	if r == (Requester{}) {
-		return []zap.Field{zap.Bool("automatic", true)}
-	}
-	return []zap.Field{zap.String("request_id", r.RequestID), zap.String("client", r.Client)}
-}
-
-func EncodeChange(id BatchID, c *Change) []byte {
-	return encodeJSON(appendBatchID(beginPayload(nil, kindChange), id), c)
-}
-
-func decodeChange(body []byte) (BatchID, *Change, error) {
-	id, b, err := takeBatchID(body)
-	if err != nil {
-		return BatchID{}, nil, err
-	}
-	c := new(Change)
-	if err := json.Unmarshal(b, c); err != nil {
-		return BatchID{}, nil, fmt.Errorf("%w: change: %v", errPayloadShape, err)
-	}
-	return id, c, nil
 }
 
 // encodeJSON appends v and seals the payload. Start and change entries are rare, so

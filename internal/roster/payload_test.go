@@ -97,7 +97,7 @@ func TestPayloadDamage(t *testing.T) {
 		for bit := range 8 {
 			p := bytes.Clone(whole)
 			p[i] ^= 1 << bit
-			if _, _, err := openPayload(p); !errors.Is(err, errPayloadChecksum) {
+			if _, _, err := openPayload(p); !errors.Is(err, errChecksum) {
 				t.Errorf("bit %d of byte %d flipped: %v", bit, i, err)
 			}
 		}
@@ -125,14 +125,14 @@ func TestPayloadNonsense(t *testing.T) {
 		{1, 1, 1, 1, 1, 'a', 'b'}, // something left over
 		bytes.Repeat([]byte{0xff}, 11),
 	} {
-		if _, _, err := decodeBatch(body); !errors.Is(err, errPayloadShape) {
+		if _, _, err := decodeBatch(body); !errors.Is(err, errMalformed) {
 			t.Errorf("batch %x: %v", body, err)
 		}
 	}
-	if _, err := decodeStart([]byte("{")); !errors.Is(err, errPayloadShape) {
+	if _, err := decodeStart([]byte("{")); !errors.Is(err, errMalformed) {
 		t.Errorf("start: %v", err)
 	}
-	if _, _, err := decodeChange([]byte{1, 1, 1, '['}); !errors.Is(err, errPayloadShape) {
+	if _, _, err := decodeChange([]byte{1, 1, 1, '['}); !errors.Is(err, errMalformed) {
 		t.Errorf("change: %v", err)
 	}
 }

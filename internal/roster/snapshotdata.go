@@ -20,6 +20,8 @@ type SnapshotData struct {
 
 const snapshotDataVersion = 1
 
+// NewSnapshot returns raft's small description of the state at an index. It does
+// not contain the state, which travels as a body beside it.
 func NewSnapshot(index, term uint64, m *Membership) *raftpb.Snapshot {
 	data := SnapshotData{Version: snapshotDataVersion, ClusterID: m.ClusterID, Members: m.Members}
 	data.Removed = slices.Sorted(maps.Keys(m.Removed)) // the same bytes on every member
@@ -33,6 +35,8 @@ func NewSnapshot(index, term uint64, m *Membership) *raftpb.Snapshot {
 	}
 }
 
+// DecodeSnapshotData reads the Data of a snapshot that NewSnapshot returned on some
+// member.
 func DecodeSnapshotData(b []byte) (SnapshotData, error) {
 	var d SnapshotData
 	if err := json.Unmarshal(b, &d); err != nil {

@@ -1,0 +1,104 @@
+package roster
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+)
+
+// ChangeKind is what a Change does to the membership.
+type ChangeKind string
+
+// The kinds of membership changes.
+const (
+	AddMember     ChangeKind = "add"
+	PromoteMember ChangeKind = "promote"
+	UpdateMember  ChangeKind = "update"
+	RemoveMember  ChangeKind = "remove"
+)
+
+// Change is a membership change.
+type Change struct {
+	Kind ChangeKind `json:"kind"`
+	// Member is the member to add or to change. PromoteMember and RemoveMember
+	// need only its ID. UpdateMember replaces the URL lists that are not nil.
+	Member Member `json:"member"`
+	// By tells the logs of all members who asked for the change. It has no
+	// effect.
+	By Requester `json:"by,omitzero"`
+}
+
+// Requester names a client's request in the logs of all members. It is empty
+// if the leader acted on its own behalf.
+type Requester struct {
+	RequestID string `json:"request_id,omitempty"`
+	Client    string `json:"client,omitempty"` // its address
+}
+
+// maxRequesterBytes bounds what is kept of each field of a Requester.
+const maxRequesterBytes = 128
+
+// Clipped returns the requester with each field cut to its bound: the fields come
+// from a client, and the entry goes to all members.
+func (r Requester) Clipped() Requester {
+	clip := func(s string) string { return s[:min(len(s), maxRequesterBytes)] }
+	return Requester{RequestID: clip(r.RequestID), Client: clip(r.Client)}
+}
+
+// Fields returns the requester as fields of a log line.
+func (r Requester) Fields() []zap.Field {
+	if r == (Requester{}) {
+		return []zap.Field{zap.Bool("automatic", true)}
+	}
+	return []zap.Field{zap.String("request_id", r.RequestID), zap.String("client", r.Client)}
+}
+
+// ConfChange returns raft's form of the change. An added member is a learner: a
+// voter without the log would count for the quorum and could not acknowledge
+// anything yet.
+func (c *Change) ConfChange(context []byte) *raftpb.ConfChangeV2 {
+	kind := raftpb.ConfChangeUpdateNode
+	switch c.Kind {
+	case AddMember:
+		kind = raftpb.ConfChangeAddLearnerNode
+	case PromoteMember:
+		kind = raftpb.ConfChangeAddNode
+	case RemoveMember:
+		kind = raftpb.ConfChangeRemoveNode
+	}
+	return &raftpb.ConfChangeV2{
+		Changes: []*raftpb.ConfChangeSingle{{Type: kind.Enum(), NodeId: new(c.Member.ID)}},
+		Context: context,
+	}
+}
+
+// matchesConfChange refuses an entry whose two halves disagree: raft would follow
+// the one, and the roster the other.
+func matchesConfChange(c *Change, cc *raftpb.ConfChangeV2) error {
+	want := c.ConfChange(nil).GetChanges()[0]
+	if len(cc.GetChanges()) != 1 || cc.GetChanges()[0].GetType() != want.GetType() ||
+		cc.GetChanges()[0].GetNodeId() != want.GetNodeId() {
+		return fmt.Errorf("%w: raft's change and the member change differ", errMalformed)
+	}
+	return nil
+}
+
+// EncodeChange returns the payload of a change, for the context of its
+// ConfChange.
+func EncodeChange(id BatchID, c *Change) []byte {
+	return encodeJSON(appendBatchID(beginPayload(nil, kindChange), id), c)
+}
+
+func decodeChange(body []byte) (BatchID, *Change, error) {
+	id, b, err := takeBatchID(body)
+	if err != nil {
+		return BatchID{}, nil, err
+	}
+	c := new(Change)
+	if err := json.Unmarshal(b, c); err != nil {
+		return BatchID{}, nil, fmt.Errorf("%w: change: %v", errMalformed, err)
+	}
+	return id, c, nil
+}
