@@ -89,7 +89,7 @@ func TestMetrics(t *testing.T) {
 		t.Error("a status is shown before there is one")
 	}
 	source.err = nil
-	source.status = api.Status{ID: 2, Leader: 2, Role: "leader", Term: 5, Commit: 12, Applied: 10, Revision: 9, Keys: 4, QuotaBytes: 100, Alarms: []string{"a"}}
+	source.status = api.Status{ID: 2, Leader: 2, Role: "leader", Term: 5, Commit: 12, Applied: 10, Lag: 2, Revision: 9, Keys: 4, QuotaBytes: 100, Alarms: []string{"a"}}
 	close(source.ready)
 	ready := scrape(t, h)
 	for _, want := range []string{

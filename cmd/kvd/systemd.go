@@ -148,8 +148,8 @@ func (s *supervisor) describe(ctx context.Context) string {
 		return "starting: reading the data or looking for the other members"
 	case st.Leader == 0:
 		return fmt.Sprintf("%s, no leader known, term %d, applied %d", st.Role, st.Term, st.Applied)
-	case st.Applied < st.Commit:
-		return fmt.Sprintf("%s, term %d, applied %d of %d", st.Role, st.Term, st.Applied, st.Commit)
+	case st.Lag > 0:
+		return fmt.Sprintf("%s, term %d, applied %d of %d", st.Role, st.Term, st.Applied, st.Applied+st.Lag)
 	}
 	return fmt.Sprintf("%s, term %d, applied %d", st.Role, st.Term, st.Applied)
 }

@@ -109,7 +109,7 @@ type hangingNode struct{ hangs atomic.Bool }
 
 func (n *hangingNode) Responsive() bool { return !n.hangs.Load() }
 func (n *hangingNode) Status(context.Context) (api.Status, error) {
-	return api.Status{Role: "follower", Term: 7, Leader: 2, Applied: 122, Commit: 123}, nil
+	return api.Status{Role: "follower", Term: 7, Leader: 2, Applied: 122, Commit: 123, Lag: 1}, nil
 }
 
 // TestHungNodeIsNotReported: the pings stop with the node's loop.

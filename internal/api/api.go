@@ -85,8 +85,9 @@ type Member struct {
 	Role string `json:"role"`
 	// Reachable is true if the answering node has a working connection to it.
 	Reachable bool `json:"reachable"`
-	// Behind is the number of log entries that the member lacks. Only the leader
-	// knows it; in answers of other nodes it is nil.
+	// Behind is the number of log entries that the member lacks, which only the
+	// leader knows. Of itself, the answering node knows how many committed entries
+	// it has not applied. Otherwise it is nil.
 	Behind *uint64 `json:"behind,omitempty"`
 }
 
@@ -146,6 +147,12 @@ type Status struct {
 	Leader    uint64 `json:"leader"` // 0 when unknown
 	Commit    uint64 `json:"commit"`
 	Applied   uint64 `json:"applied"`
+	// Lag is the number of entries that the node has heard to be committed and has
+	// not applied. Its own log, and so Commit, may not reach that far.
+	Lag uint64 `json:"lag"`
+	// Staleness is how old the state of the node may be, a Go duration: everything
+	// that was committed that long ago is in it. Empty while that is not known.
+	Staleness string `json:"staleness,omitempty"`
 	// StateHash is the hash of the replicated state at index Applied, 16
 	// hexadecimal digits. Replicas have the same hash at the same index.
 	StateHash string `json:"state_hash"`

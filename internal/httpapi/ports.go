@@ -46,8 +46,8 @@ type Replicator interface {
 	DoGroup(ctx context.Context, commands [][]byte, note NoteStage) ([]*kvstore.Result, error)
 	// Barrier returns once a read of the Store is linearizable.
 	Barrier(ctx context.Context, note NoteStage) error
-	// CheckStaleness returns an error if this node last heard from a leader
-	// longer ago than limit; 0 means no limit.
+	// CheckStaleness returns an error if the state of this node may be older
+	// than limit; 0 means no limit.
 	CheckStaleness(limit time.Duration) error
 }
 

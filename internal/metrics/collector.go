@@ -72,7 +72,7 @@ var statusFigures = []figure{
 	gauge("kvd_raft_member_id", "ID of this member.", func(s *sample) float64 { return float64(s.ID) }),
 	gauge("kvd_raft_commit_index", "Highest log index known to be committed.", func(s *sample) float64 { return float64(s.Commit) }),
 	gauge("kvd_raft_applied_index", "Highest log index that this member has applied.", func(s *sample) float64 { return float64(s.Applied) }),
-	gauge("kvd_apply_lag_entries", "Log entries that are committed but not yet applied on this member.", func(s *sample) float64 { return float64(s.Commit - min(s.Commit, s.Applied)) }),
+	gauge("kvd_apply_lag_entries", "Log entries that are committed but not yet applied on this member.", func(s *sample) float64 { return float64(s.Lag) }),
 	gauge("kvd_raft_log_bytes", "Size of the raft log on disk in bytes.", func(s *sample) float64 { return float64(s.LogSizeBytes) }),
 	gauge("kvd_raft_snapshot_bytes", "Size of the snapshot files on disk in bytes.", func(s *sample) float64 { return float64(s.SnapshotSizeBytes) }),
 	gauge("kvd_raft_kept_log_entries", "Log entries kept on disk for members that get a snapshot.", func(s *sample) float64 { return float64(s.kept().Entries) }),

@@ -10,8 +10,8 @@ import (
 )
 
 // TestFreshnessBoundsStaleness: in virtual time, a stale read is refused as
-// soon as the last sign of a leader is older than the limit, and on a node that
-// never had one; without a limit it never is.
+// soon as the state may be older than the limit, and on a node that knows nothing
+// about it; without a limit it never is.
 func TestFreshnessBoundsStaleness(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := freshness{raftnode.Freshness{Confirmed: time.Now()}}
@@ -33,21 +33,26 @@ func TestFreshnessBoundsStaleness(t *testing.T) {
 	})
 	never := freshness{}
 	if code(never.within(time.Hour)) != api.NoLeader || never.within(0) != nil {
-		t.Errorf("without any sign of a leader: %v, %v", never.within(time.Hour), never.within(0))
+		t.Errorf("without any confirmation: %v, %v", never.within(time.Hour), never.within(0))
 	}
 }
 
 // TestFreshnessDecidesReadiness: a node that follows a leader is ready while
-// what it has to apply stays within the limit.
+// what it has to apply, and the age of its state, stay within the limits.
 func TestFreshnessDecidesReadiness(t *testing.T) {
+	now := time.Now()
+	old := now.Add(-maxAge - time.Second)
 	for _, c := range []struct {
 		fresh            raftnode.Freshness
 		leader, caughtUp bool
 	}{
-		{raftnode.Freshness{Leader: 1, Commit: maxLag, Applied: 0}, true, true},
-		{raftnode.Freshness{Leader: 1, Commit: maxLag + 1, Applied: 0}, true, false},
-		{raftnode.Freshness{Commit: 5, Applied: 5}, false, true},
-		{raftnode.Freshness{Leader: 1, Commit: 5, Applied: 7}, true, true}, // applied since commit was read
+		{raftnode.Freshness{Leader: 1, Commit: maxLag, Applied: 0, Confirmed: now}, true, true},
+		{raftnode.Freshness{Leader: 1, Commit: maxLag + 1, Applied: 0, Confirmed: now}, true, false},
+		{raftnode.Freshness{Commit: 5, Applied: 5, Confirmed: now}, false, true},
+		{raftnode.Freshness{Leader: 1, Commit: 5, Applied: 7, Confirmed: now}, true, true}, // applied since commit was read
+		{raftnode.Freshness{Leader: 1, Commit: 5, Applied: 4, Confirmed: old}, true, false},
+		{raftnode.Freshness{Leader: 1, Commit: 5, Applied: 5, Confirmed: old}, true, false}, // of a leader without a quorum
+		{raftnode.Freshness{Leader: 1, Commit: 5, Applied: 5}, true, false},
 	} {
 		f := freshness{c.fresh}
 		if got := f.checkLeader() == nil; got != c.leader {

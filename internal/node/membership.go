@@ -25,7 +25,10 @@ func (m *member) members(ctx context.Context) ([]api.Member, error) {
 	var out []api.Member
 	for _, rm := range m.replica.Membership().Members {
 		am := m.describe(rm)
-		if p := progress[rm.ID]; p.Known {
+		if rm.ID == m.id {
+			lag := m.freshness().Lag()
+			am.Behind = &lag
+		} else if p := progress[rm.ID]; p.Known {
 			am.Behind = &p.Behind
 		}
 		out = append(out, am)

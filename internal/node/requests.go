@@ -89,8 +89,8 @@ func (n *Node) Barrier(ctx context.Context, note func(stage string, took time.Du
 	return m.barrier(ctx, note)
 }
 
-// CheckStaleness returns an error if this node last heard from a leader longer
-// ago than limit; 0 means no limit. A stale read follows it.
+// CheckStaleness returns an error if the state of this node may be older than
+// limit; 0 means no limit. A stale read follows it.
 func (n *Node) CheckStaleness(limit time.Duration) error {
 	m, err := n.serving()
 	if err != nil {

@@ -37,12 +37,13 @@ func (a *alarms) list() []string {
 
 func (m *member) status() api.Status {
 	at, hash := m.store.StateHash()
-	pos, stats := m.replica.Position(), m.store.Stats()
+	pos, stats, fresh := m.replica.Position(), m.store.Stats(), m.freshness()
 	logSize, snapSize := m.replica.LogSizeBytes()
 	st := api.Status{
 		ID: m.id, Name: m.name(), ClusterID: m.cluster,
 		Role: m.role(pos), Term: pos.Term, Leader: pos.Leader,
 		Commit: pos.Commit, Applied: at.Index, StateHash: hex(hash),
+		Lag: fresh.Lag(), Staleness: fresh.describe(),
 		StateHashes: make(map[uint64]string),
 		Revision:    m.store.Revision(), CompactRevision: m.store.CompactRevision(),
 		Keys: stats.Keys, LogSizeBytes: logSize, StoreSizeBytes: stats.EngineBytes, SnapshotSizeBytes: snapSize,

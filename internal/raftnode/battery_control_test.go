@@ -110,6 +110,11 @@ func TestControlLocalReads(t *testing.T) {
 	control(t, bugLocalReads, afflict((*sim).faultIsolate))
 }
 
+// TestControlFreshByContact: a member that hears its leader counts as fresh.
+func TestControlFreshByContact(t *testing.T) {
+	control(t, bugFreshByContact, afflict((*sim).faultIsolate))
+}
+
 // TestControlReadContextReused: the answer to an attempt that was given up
 // counts for the next attempt, whose requests arrived later.
 func TestControlReadContextReused(t *testing.T) {

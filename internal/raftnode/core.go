@@ -82,6 +82,7 @@ type core struct {
 	changes   changer
 	transfers transferer
 	roll      rollCall
+	fresh     witness
 	seeking   seeker
 	lostLog   lostLog
 
@@ -152,6 +153,11 @@ type effects struct {
 	reads []readRound
 	// membership is set if it changed. Connections must follow it.
 	membership *roster.Membership
+	// proved, unless zero, answers the question that was in progress before
+	// these effects: nothing after this index was committed when it began.
+	proved uint64
+	// asks means that a question begins now, before the messages are sent.
+	asks bool
 	// campaignIn, unless zero, asks for a call of campaignDue after that time
 	// and replaces an earlier request.
 	campaignIn time.Duration
@@ -202,6 +208,7 @@ func newCore(cfg coreConfig) (*core, error) {
 	c.starts = starter{coreState: shared}
 	c.reads = reader{coreState: shared, prefix: readPrefix(cfg.id)}
 	c.roll = newRollCall(shared, c.reads.prefix)
+	c.fresh = newWitness(shared, &c.roll)
 	c.transfers = transferer{coreState: shared, roll: &c.roll}
 	c.changes = changer{coreState: shared, transfers: &c.transfers, roll: &c.roll}
 	c.seeking = seeker{coreState: shared}
@@ -268,6 +275,7 @@ func (c *core) tick() {
 	c.changes.retry()
 	c.transfers.retry()
 	c.transfers.expire()
+	c.fresh.tick()
 	c.changes.promoteLearner()
 	c.leaveWhenDue()
 }
@@ -289,6 +297,7 @@ func (c *core) step(m *raftpb.Message) {
 		return
 	}
 	c.heard[m.GetFrom()] = c.ticks
+	c.fresh.take(m)
 	if m.GetType() == raftpb.MsgReadIndex && !c.reads.knowsCommit() {
 		return // the sender repeats it
 	}
@@ -442,6 +451,7 @@ func (c *core) accept(rd raft.Ready) {
 		c.reads.confirmed(rs)
 	}
 	for _, m := range holdVotes(rd.Messages) {
+		c.fresh.outgoing(m, c.readAsked)
 		if m.GetType() == raftpb.MsgHeartbeat {
 			c.readAsked = max(c.readAsked, readAckOf(m))
 		}
@@ -516,6 +526,7 @@ func (c *core) observe() {
 		c.reads.again()
 		c.changes.again()
 		c.transfers.settle()
+		c.fresh.again()
 		c.seeking.follow(newTerm)
 	}
 }

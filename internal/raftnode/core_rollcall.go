@@ -31,7 +31,7 @@ type rollCall struct {
 // never reaches the mark.
 const (
 	rollCallMark   = 1 << 63
-	roundBits      = 32
+	roundBits      = 40 // a round for each heartbeat lasts for centuries
 	roundMask      = 1<<roundBits - 1
 	rollCallPrefix = 8 // bytes of the read prefix before its salt
 )
@@ -60,9 +60,15 @@ func (r *rollCall) ask(round uint64, ids []uint64) {
 		}
 		r.out.messages = append(r.out.messages, &raftpb.Message{
 			Type: raftpb.MsgHeartbeat.Enum(), From: new(r.cfg.id), To: new(id), Term: new(r.term), Commit: new(uint64(0)),
-			Context: binary.LittleEndian.AppendUint64(nil, r.salt|r.round&roundMask),
+			Context: r.context(),
 		})
 	}
+}
+
+// context returns the context of a question. It has the newest round, and so
+// its answer counts for all earlier ones, too.
+func (r *rollCall) context() []byte {
+	return binary.LittleEndian.AppendUint64(nil, r.salt|r.round&roundMask)
 }
 
 // take notes an answer and makes an ordinary heartbeat response of it.

@@ -12,18 +12,7 @@ import (
 // position returns what raft knows of its place in the cluster now.
 func (c *core) position() Position {
 	st := c.rn.BasicStatus()
-	return Position{Term: st.GetTerm(), Leader: st.Lead, Role: st.RaftState, Commit: st.GetCommit()}
-}
-
-// heardLeader reports whether there was a sign of a leader since the last
-// tick: this node leads, or the leader it follows sent a message.
-func (c *core) heardLeader() bool {
-	lead := c.rn.BasicStatus().Lead
-	if lead == raft.None || lead == c.cfg.id {
-		return lead != raft.None
-	}
-	at, ok := c.heard[lead]
-	return ok && at == c.ticks
+	return Position{Term: st.GetTerm(), Leader: st.Lead, Role: st.RaftState, Commit: st.GetCommit(), Known: c.fresh.known(st)}
 }
 
 // started reports whether this process's start entry has been applied, and

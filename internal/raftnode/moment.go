@@ -28,13 +28,3 @@ func (m *moment) age() (time.Duration, bool) {
 	}
 	return time.Since(m.base) - time.Duration(at), true
 }
-
-// time returns the moment with a reading of the monotonic clock; zero if
-// nothing is noted.
-func (m *moment) time() time.Time {
-	at := m.nanos.Load()
-	if at == 0 {
-		return time.Time{}
-	}
-	return m.base.Add(time.Duration(at))
-}

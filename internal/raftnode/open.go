@@ -71,7 +71,6 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 		receiveC:    make(chan *raftpb.Message, 1024),
 		events:      newMailbox[event](),
 		campaign:    time.NewTimer(time.Hour), // until the core says otherwise
-		leaderSeen:  moment{base: now},
 		ticked:      moment{base: now},
 		ready:       make(chan struct{}),
 		stopped:     make(chan struct{}),

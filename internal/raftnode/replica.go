@@ -69,7 +69,7 @@ type Replica struct {
 	// What the node loop publishes.
 	membership atomic.Pointer[roster.Membership]
 	position   atomic.Pointer[Position]
-	leaderSeen moment // the last sign of a leader
+	fresh      recency
 	ticked     moment // the loop's last tick
 
 	refused     refusedStarts
@@ -292,6 +292,7 @@ func (r *Replica) takeEvent(e event) {
 // dispatch carries out what the core wants done. None of it waits.
 func (r *Replica) dispatch() error {
 	out := r.core.takeEffects()
+	r.fresh.note(&out, time.Now(), r.Applied()) // before the messages go out
 	if len(out.messages) > 0 {
 		r.transport.Send(out.messages)
 	}
@@ -336,9 +337,6 @@ func (r *Replica) publish() {
 		if old == nil || old.Leader != p.Leader || old.Term != p.Term {
 			r.monitor.tell(p)
 		}
-	}
-	if r.core.heardLeader() {
-		r.leaderSeen.note()
 	}
 	if r.core.started() {
 		r.readyOnce.Do(func() { close(r.ready) })
@@ -444,5 +442,6 @@ type Position struct {
 	Term   uint64
 	Leader uint64 // 0: unknown
 	Role   raft.StateType
-	Commit uint64
+	Commit uint64 // within its own log
+	Known  uint64 // index up to which it has heard entries to be committed
 }

@@ -25,10 +25,13 @@ import (
 //	    acknowledged, and does not if it was surely refused (op.judge)
 //	S8  a read, and a write, sees every write acknowledged before it began
 //	S9  raft's configuration is the membership's
+//	S10 a member that claims to be as fresh as of some time has applied all that
+//	    was committed before that
 type knowledge struct {
 	leaders   map[uint64]tenure // by term
 	logged    map[entryKey]loggedEntry
 	committed []uint64 // term by index
+	since     []int64  // when a member first knew it to be committed, by index
 	applied   map[uint64]appliedEntry
 	acked     uint64 // greatest index of an acknowledged write
 	ops       []*op
@@ -63,6 +66,7 @@ func newKnowledge() knowledge {
 		leaders:   make(map[uint64]tenure),
 		logged:    make(map[entryKey]loggedEntry),
 		committed: make([]uint64, InitialIndex+1),
+		since:     make([]int64, InitialIndex+1),
 		applied:   make(map[uint64]appliedEntry),
 	}
 }
@@ -153,6 +157,18 @@ func (s *sim) observe(n *simNode, membershipChanged bool) {
 	}
 }
 
+// observeFreshness checks S10.
+func (s *sim) observeFreshness(n *simNode) {
+	if s.opts.bug == bugFreshByContact && n.core.recentlyHeard(n.core.lead) { // as if hearing a leader were enough
+		n.fresh.note(&effects{proved: n.core.rn.BasicStatus().GetCommit(), asks: true}, n.time(), n.applier.index)
+	}
+	claimed := n.fresh.confirmed(n.applier.index).UnixMicro()
+	if next := n.applier.index + 1; next < uint64(len(s.known.since)) && s.known.since[next] < claimed {
+		s.violate("S10: member %d claims to be as fresh as of %d, has applied entries up to %d, and entry %d was committed at %d",
+			n.id, claimed, n.applier.index, next, s.known.since[next])
+	}
+}
+
 func (s *sim) observeLeader(n *simNode, term uint64) {
 	now := tenure{n.id, n.boots}
 	switch other, ok := s.known.leaders[term]; {
@@ -189,6 +205,7 @@ func (s *sim) observeCommit(n *simNode, commit uint64) {
 				return
 			}
 			known.committed = append(known.committed, t)
+			known.since = append(known.since, s.now)
 			continue
 		}
 		if t != 0 && t != known.committed[i] {

@@ -55,6 +55,7 @@ type simNode struct {
 	outgoing    map[*body][]byte // the files of the bodies
 	slowed      bool             // a fault limits the intake
 	checkpoint  uint64
+	fresh       *recency
 	committed   uint64   // last commit index seen
 	voters      []uint64 // of raft's configuration, as of the last turn
 	installing  bool     // raft has taken a snapshot that is not installed yet
@@ -136,6 +137,7 @@ func (n *simNode) boot() error {
 	n.startDeliveries()
 	n.appender = &appender{disk: n.disk, log: n.log, install: n.install}
 	n.waiters = new(indexWaiters)
+	n.fresh = new(recency)
 	n.waiters.advance(n.applier.index)
 	n.checkpoint = st.snapshot.GetMetadata().GetIndex()
 	n.core, err = newCore(coreConfig{
@@ -337,6 +339,7 @@ func (n *simNode) dispatch() {
 		n.core.reads.counter = 0
 	}
 	out := n.core.takeEffects()
+	n.fresh.note(&out, n.time(), n.applier.index)
 	for _, m := range out.messages {
 		n.s.send(n, m)
 	}
@@ -361,6 +364,7 @@ func (n *simNode) dispatch() {
 	}
 	n.follow()
 	n.s.observe(n, out.membership != nil)
+	n.s.observeFreshness(n)
 	if out.fatal != nil {
 		n.s.trace(3, n.id)
 		n.stop(out.fatal)

@@ -24,6 +24,9 @@ func (n *simNode) startDeliveries() {
 
 func (n *simNode) now() time.Duration { return time.Duration(n.s.now) * time.Microsecond }
 
+// time is the virtual time as the recency of a member sees it.
+func (n *simNode) time() time.Time { return time.UnixMicro(n.s.now) }
+
 func (n *simNode) newSpoolFile() (raftlog.SpoolFile, error) {
 	if n.s.chance(n.s.net.spoolFails) {
 		return nil, errModelDisk

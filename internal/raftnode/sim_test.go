@@ -86,6 +86,7 @@ const (
 	bugSuspectEveryBreak
 	bugCampaignWithoutPreVote
 	bugBodyNotVerified
+	bugFreshByContact
 )
 
 func newSim(t *testing.T, seed uint64, opts simOptions) *sim {

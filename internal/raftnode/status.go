@@ -61,8 +61,9 @@ type Freshness struct {
 	Leader  uint64 // the leader that the replica follows, or itself; 0: none
 	Commit  uint64 // index up to which it knows entries to be committed
 	Applied uint64 // index up to which entries are in the state machine
-	// Confirmed is when the replica last had a sign of a leader, with a
-	// reading of the monotonic clock; zero if it never had one.
+	// Confirmed is a time of which it is certain that everything that was
+	// committed then is applied, with a reading of the monotonic clock; zero if
+	// there is none. While nothing is wrong, it is a few heartbeats ago.
 	Confirmed time.Time
 }
 
@@ -71,8 +72,8 @@ func (f Freshness) Lag() uint64 { return f.Commit - min(f.Commit, f.Applied) }
 
 // Freshness returns how current this replica's state is.
 func (r *Replica) Freshness() Freshness {
-	p := r.Position()
-	return Freshness{Leader: p.Leader, Commit: p.Commit, Applied: r.Applied(), Confirmed: r.leaderSeen.time()}
+	p, applied := r.Position(), r.Applied()
+	return Freshness{Leader: p.Leader, Commit: p.Known, Applied: applied, Confirmed: r.fresh.confirmed(applied)}
 }
 
 // Progress is what a replica knows about a member.
