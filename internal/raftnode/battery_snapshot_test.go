@@ -80,8 +80,8 @@ func (s *sim) sleepThrough(crash bool) {
 	s.must(patience, "a leader of the rest", func() bool { return s.settledLeader(rest...) != nil })
 	// While a body is kept, so is the log after it, which would save the sleeper
 	// from needing another.
-	s.must(int64(2*bodyLifetime/time.Microsecond), "the last body to be removed", func() bool {
-		return !slices.ContainsFunc(s.alive(), func(n *simNode) bool { return len(n.deliveries.bodies) > 0 })
+	s.must(int64(time.Minute/time.Microsecond), "the last body to be removed", func() bool {
+		return !slices.ContainsFunc(s.alive(), func(n *simNode) bool { return len(n.outgoing) > 0 })
 	})
 	s.writeMany(s.nodes[rest[0]], 40, rest...)
 	s.run(second) // compaction

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/datadir"
+	"github.com/kvd-io/kvd/internal/repeat"
 	"github.com/kvd-io/kvd/internal/roster"
 )
 
@@ -30,12 +31,12 @@ type checkpointer struct {
 	appended  atomic.Int64 // bytes of log written since the start; added to by the append loop
 
 	// Owned by run.
-	index     uint64    // of the last checkpoint
-	bytes     int64     // appended at that time
-	at        time.Time // when it was made
-	flushed   uint64    // applied index when a flush was last requested
-	bodyBytes int64     // size of the last checkpoint's body
-	bodies    retries   // of writing one
+	index     uint64          // of the last checkpoint
+	bytes     int64           // appended at that time
+	at        time.Time       // when it was made
+	flushed   uint64          // applied index when a flush was last requested
+	bodyBytes int64           // size of the last checkpoint's body
+	bodies    repeat.Attempts // of writing one
 }
 
 // keptSnapshots is the number of checkpoints that stay on disk. If the newest
@@ -96,7 +97,7 @@ func (c *checkpointer) checkpointIfDue(ctx context.Context) error {
 // the log stays, which has everything.
 func (c *checkpointer) checkpointWithBody(ctx context.Context) error {
 	now := c.snapshots.now()
-	if now < c.bodies.until {
+	if now < c.bodies.Until {
 		return nil
 	}
 	view, err := c.cfg.StateMachine.View()
@@ -110,12 +111,12 @@ func (c *checkpointer) checkpointWithBody(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return nil
 	case err != nil:
-		pause := c.bodies.fail(now)
+		pause := c.bodies.Fail(now)
 		c.cfg.Observer.Snapshot(SnapshotCheckpoint, c.snapshots.now()-now, 0, err)
 		c.cfg.Logger.Warn("checkpoint not written; the log is kept until it can be", zap.Error(err), zap.Duration("pause", pause))
 		return nil
 	}
-	c.bodies, c.bodyBytes = retries{}, size
+	c.bodies, c.bodyBytes = repeat.Attempts{}, size
 	return c.checkpoint(ctx, view)
 }
 

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/raftlog"
+	"github.com/kvd-io/kvd/internal/repeat"
 	"github.com/kvd-io/kvd/internal/roster"
 )
 
@@ -64,7 +65,7 @@ type deliveries struct {
 	wanted   bool // raft asked, and no build has begun since
 	building bool
 	from     uint64 // the log after this stays for the body that is being built
-	builds   retries
+	builds   repeat.Attempts
 	offered  *body   // what raft may send
 	bodies   []*body // all that are kept
 	members  map[uint64]*delivery
@@ -116,7 +117,7 @@ type delivery struct {
 	message *raftpb.Message
 	body    *body
 	since   time.Duration // when the state began
-	fails   retries
+	fails   repeat.Attempts
 	reason  string // of the last failure
 	// stale says that the message was sent in an earlier term, or that raft has
 	// emitted another one since.
@@ -139,23 +140,7 @@ type round struct {
 	behind int64
 }
 
-// retries paces what failed.
-type retries struct {
-	count int
-	until time.Duration // not before
-}
-
-// fail notes a failure and returns the pause.
-func (r *retries) fail(now time.Duration) time.Duration {
-	r.count++
-	pause := min(firstPause<<min(r.count-1, 16), longestPause)
-	r.until = now + pause
-	return pause
-}
-
 const (
-	firstPause   = time.Second
-	longestPause = time.Minute
 	// bodyLifetime is how long a body that nobody uses waits for another member.
 	bodyLifetime = 30 * time.Second
 	// staleBytes is how much log after a body makes a new one the better choice for
@@ -193,7 +178,7 @@ func (d *deliveries) asked(now time.Duration, applied uint64) {
 }
 
 func (d *deliveries) buildIfDue(now time.Duration, applied uint64) {
-	if !d.wanted || d.building || now < d.builds.until || applied == 0 {
+	if !d.wanted || d.building || now < d.builds.Until || applied == 0 {
 		return
 	}
 	d.wanted, d.building, d.from = false, true, applied
@@ -205,12 +190,12 @@ func (d *deliveries) buildIfDue(now time.Duration, applied uint64) {
 func (d *deliveries) built(now time.Duration, b *body, err error) {
 	d.building = false
 	if err != nil {
-		pause := d.builds.fail(now)
+		pause := d.builds.Fail(now)
 		d.lg.Warn("snapshot body not built; raft will ask again", zap.Error(err), zap.Duration("pause", pause))
 		d.pin()
 		return
 	}
-	d.builds = retries{}
+	d.builds = repeat.Attempts{}
 	b.used = now
 	d.bodies = append(d.bodies, b)
 	d.offer(b)
@@ -231,7 +216,7 @@ func (d *deliveries) offer(b *body) {
 
 // removeUnused removes the bodies that nobody needs (V3).
 func (d *deliveries) removeUnused() {
-	d.bodies = removeIf(d.bodies, func(b *body) bool {
+	d.bodies = slices.DeleteFunc(d.bodies, func(b *body) bool {
 		if b == d.offered || d.inUse(b) {
 			return false
 		}
@@ -354,7 +339,7 @@ func (d *deliveries) sent(now time.Duration, to uint64, err error) {
 	switch {
 	case err == nil:
 		d.lg.Info("snapshot sent", zap.Uint64("to", to), zap.Uint64("index", x.body.index()), zap.Duration("took", now-x.since))
-		x.state, x.since, x.fails, x.reason = deliveryCatchingUp, now, retries{}, ""
+		x.state, x.since, x.fails, x.reason = deliveryCatchingUp, now, repeat.Attempts{}, ""
 		x.match, x.moved, x.round = 0, now, round{begin: now}
 		d.work.report(to, !x.stale)
 	case x.stale || !d.leads:
@@ -362,11 +347,22 @@ func (d *deliveries) sent(now time.Duration, to uint64, err error) {
 		d.work.report(to, false)
 	default:
 		x.state, x.since, x.reason = deliveryPaused, now, err.Error()
-		pause := x.fails.fail(now)
+		pause := x.fails.Fail(now)
 		d.lg.Warn("snapshot not sent", zap.Uint64("to", to), zap.Error(err), zap.Duration("pause", pause))
 	}
 	d.removeUnused()
 	d.startSends(now)
+}
+
+// idle reports whether there is nothing to be told about any member.
+func (d *deliveries) idle() bool { return len(d.members) == 0 }
+
+// sending returns the body that is on the way to a member, or nil.
+func (d *deliveries) sending(to uint64) *body {
+	if x := d.members[to]; x != nil && x.state == deliverySending {
+		return x.body
+	}
+	return nil
 }
 
 // place is what tick needs to know of the replica.
@@ -393,7 +389,7 @@ func (d *deliveries) tick(now time.Duration, at place) {
 		}
 		switch x.state {
 		case deliveryPaused:
-			if now >= x.fails.until {
+			if now >= x.fails.Until {
 				x.state = deliveryIdle
 				d.work.report(x.to, false)
 			}
@@ -551,7 +547,7 @@ func (d *deliveries) view(now time.Duration) *KeptLog {
 		}
 		k.Deliveries = append(k.Deliveries, SnapshotDelivery{
 			To: x.to, State: x.state.String(), Index: x.body.index(), BodyBytes: x.body.size,
-			BehindBytes: x.behind, Since: now - x.since, Failures: x.fails.count, Reason: x.reason,
+			BehindBytes: x.behind, Since: now - x.since, Failures: x.fails.Failures, Reason: x.reason,
 		})
 	}
 	return k

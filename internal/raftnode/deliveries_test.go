@@ -3,6 +3,7 @@ package raftnode
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/raftlog"
+	"github.com/kvd-io/kvd/internal/repeat"
 	"github.com/kvd-io/kvd/internal/roster"
 )
 
@@ -37,7 +39,7 @@ func newDeliveryRig(t *testing.T, members int) *deliveryRig {
 		initial = append(initial, simMember(id))
 	}
 	r.log = raftlog.New(nil, nil, nil, new(raftpb.ConfState))
-	r.log.MaxEntries, r.log.NewSpoolFile = 10, newMemoryFile
+	r.log.MaxEntries, r.log.NewSpoolFile = 10, func() (raftlog.SpoolFile, error) { return os.CreateTemp(t.TempDir(), "spool") }
 	r.d = newDeliveries(zap.NewNop(), r.log, r, 1<<20)
 	r.position = place{leads: true, term: 1, members: roster.New(simCluster, initial).Membership()}
 	r.grow(100)
@@ -183,7 +185,7 @@ func TestFailuresAreRetriedWithGrowingPauses(t *testing.T) {
 		t.Helper()
 		begin := r.now
 		for !done() {
-			if r.tick(100 * time.Millisecond); r.now-begin > 2*longestPause {
+			if r.tick(100 * time.Millisecond); r.now-begin > 2*repeat.LongestRetry {
 				t.Fatalf("%s: never", what)
 			}
 		}
@@ -191,21 +193,21 @@ func TestFailuresAreRetriedWithGrowingPauses(t *testing.T) {
 			t.Errorf("%s after %v, want %v", what, got, want)
 		}
 	}
-	pause := firstPause
+	pause := repeat.FirstRetry
 	for n := range 9 {
 		r.ask()
 		wait(fmt.Sprint("build ", n), map[bool]time.Duration{true: 0, false: pause}[n == 0], func() bool { r.ask(); return r.builds == n+1 })
 		if n > 0 {
-			pause = min(2*pause, longestPause)
+			pause = min(2*pause, repeat.LongestRetry)
 		}
 		r.d.built(r.now, nil, full)
 		if r.log.Pin() != 0 {
 			t.Fatal("a failed build still keeps the log")
 		}
 	}
-	wait("the last build", longestPause, func() bool { r.ask(); return r.builds == 10 })
+	wait("the last build", repeat.LongestRetry, func() bool { r.ask(); return r.builds == 10 })
 	r.d.built(r.now, r.snapshot(r.position.applied), nil)
-	pause = firstPause
+	pause = repeat.FirstRetry
 	for range 4 {
 		r.message(2)
 		r.d.sent(r.now, 2, full)
@@ -251,7 +253,7 @@ func TestDeliveriesEndWithTheTerm(t *testing.T) {
 	}
 	r.tick(time.Second)
 	r.tick(2 * bodyLifetime)
-	r.tick(longestPause)
+	r.tick(repeat.LongestRetry)
 	r.grow(100)
 	if len(r.d.bodies) > 0 || r.log.Pin() != 0 {
 		t.Errorf("%d bodies, pin %d", len(r.d.bodies), r.log.Pin())

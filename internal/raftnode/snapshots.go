@@ -146,7 +146,7 @@ func (s *snapshotter) tick(matches map[uint64]uint64) {
 // askMatches asks the node loop how far the other members are, if a delivery
 // depends on it. It does not wait: the next tick asks again.
 func (s *snapshotter) askMatches() {
-	if len(s.deliveries.members) == 0 {
+	if s.deliveries.idle() {
 		return
 	}
 	s.tell(func(c *core) {
@@ -241,8 +241,8 @@ func (s *snapshotter) noteSent(e sentBody) {
 	}
 	delete(s.transfers, e.to)
 	size := int64(0)
-	if x := s.deliveries.members[e.to]; x != nil && x.body != nil {
-		size = x.body.size
+	if b := s.deliveries.sending(e.to); b != nil {
+		size = b.size
 	}
 	s.cfg.Observer.Snapshot(SnapshotSend, time.Since(begin), size, e.err)
 	s.deliveries.sent(s.now(), e.to, e.err)

@@ -1,6 +1,11 @@
-// Package repeat paces warnings about a condition that lasts. Such a warning is
-// due at once, and then again after pauses that double: somebody who looks at
-// the log later must find it, but nobody should have to read it every second.
+// Package repeat paces what is done again and again while a condition lasts, with
+// pauses that double.
+//
+// A warning (Pace) is due at once, and then again after each pause: somebody who
+// looks at the log later must find it, but nobody should have to read it every
+// second. An attempt that failed (Attempts) is made again after each pause: what
+// it needs may come back at any time, but a disk that is full or a member that is
+// down must not be kept busy with it.
 package repeat
 
 import (
