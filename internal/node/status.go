@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/catchup"
 	"github.com/kvd-io/kvd/internal/raftnode"
 	"github.com/kvd-io/kvd/internal/roster"
 )
@@ -61,7 +62,7 @@ func (m *member) status() api.Status {
 
 // keptLog describes what a replica keeps for members that get a snapshot; nil if
 // there is none.
-func keptLog(k *raftnode.KeptLog) *api.KeptLog {
+func keptLog(k *catchup.KeptLog) *api.KeptLog {
 	if k.Entries == 0 && !k.Building && len(k.Deliveries) == 0 && k.IntakeLimit == 0 {
 		return nil
 	}

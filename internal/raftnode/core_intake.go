@@ -8,7 +8,7 @@ import (
 
 // intake limits how fast a leader takes batches into its log, its own and those
 // that the other members forward. It is used while a member that follows by
-// snapshot cannot keep up (deliveries), and off otherwise.
+// snapshot cannot keep up (catchup.Deliveries), and off otherwise.
 //
 // It is a bucket that each tick fills. A batch is taken whenever the bucket is
 // not empty, and may leave it in debt: batches are larger than a tick's share,

@@ -11,6 +11,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/kvd-io/kvd/internal/catchup"
 	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/limits"
 	"github.com/kvd-io/kvd/internal/peers"
@@ -158,9 +159,9 @@ func (r *Replica) connectLoops() {
 	r.snapshots.transmit = r.transport.SendSnapshot
 	r.snapshots.reportToRaft = func(to uint64, ok bool) { r.events.put(event{snapshotTo: to, snapshotOK: ok}) }
 	r.snapshots.tell = r.tell
-	r.snapshots.replica = func() place {
+	r.snapshots.replica = func() catchup.Place {
 		p := r.Position()
-		return place{leads: p.Leader == r.cfg.ID, term: p.Term, members: r.Membership()}
+		return catchup.Place{Leads: p.Leader == r.cfg.ID, Term: p.Term, Members: r.Membership()}
 	}
 	r.connector = newConnector(r.cfg.ID, r.lg, r.transport)
 	r.monitor = newLeaderMonitor(r)

@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/kvd-io/kvd/internal/catchup"
 	"github.com/kvd-io/kvd/internal/raftlog"
 	"github.com/kvd-io/kvd/internal/roster"
 )
@@ -51,9 +52,9 @@ type simNode struct {
 	appendJob   []*raftpb.Message // under way
 	applyQueue  []applyWork
 	applying    bool
-	deliveries  *deliveries
-	outgoing    map[*body][]byte // the files of the bodies
-	slowed      bool             // a fault limits the intake
+	deliveries  *catchup.Deliveries
+	outgoing    map[*catchup.Body][]byte // the files of the bodies
+	slowed      bool                     // a fault limits the intake
 	checkpoint  uint64
 	fresh       *recency
 	committed   uint64   // last commit index seen
@@ -344,11 +345,11 @@ func (n *simNode) dispatch() {
 		n.s.send(n, m)
 	}
 	for _, m := range out.snapshots {
-		n.deliveries.take(n.now(), m)
+		n.deliveries.Take(n.now(), m)
 	}
 	select {
 	case <-n.log.Asked:
-		n.deliveries.asked(n.now(), n.applier.index)
+		n.deliveries.Asked(n.now(), n.applier.index)
 	default:
 	}
 	for _, m := range out.appends {

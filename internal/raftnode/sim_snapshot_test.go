@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
+	"github.com/kvd-io/kvd/internal/catchup"
 	"github.com/kvd-io/kvd/internal/raftlog"
 )
 
@@ -18,8 +19,8 @@ func (n *simNode) startDeliveries() {
 	if n.s.opts.catchUp > 0 {
 		n.log.MaxEntries = n.s.opts.catchUp
 	}
-	n.outgoing = make(map[*body][]byte)
-	n.deliveries = newDeliveries(zap.NewNop(), n.log, n, 1<<20)
+	n.outgoing = make(map[*catchup.Body][]byte)
+	n.deliveries = catchup.New(zap.NewNop(), n.log, n, 1<<20)
 }
 
 func (n *simNode) now() time.Duration { return time.Duration(n.s.now) * time.Microsecond }
@@ -43,9 +44,9 @@ func (n *simNode) newSpoolFile() (raftlog.SpoolFile, error) {
 func (n *simNode) snapshotTurn() {
 	n.log.NoteApplied(n.applier.index)
 	_ = n.log.Compact() // the spool may fail; then it is given up
-	n.deliveries.tick(n.now(), place{
-		leads: n.core.isLeader(), term: n.core.term, applied: n.applier.index,
-		members: n.core.membership, matches: n.core.matches(),
+	n.deliveries.Tick(n.now(), catchup.Place{
+		Leads: n.core.isLeader(), Term: n.core.term, Applied: n.applier.index,
+		Members: n.core.membership, Matches: n.core.matches(),
 	})
 	every := n.s.opts.checkpoints
 	if every > 0 && n.s.chance(float64(200*milli)/float64(every)) {
@@ -70,36 +71,36 @@ func (n *simNode) body() (*raftpb.Snapshot, []byte) {
 	return s, b.Bytes()
 }
 
-// build implements deliveryWork: the state is that of now, and the file takes a
+// Build implements catchup.Work: the state is that of now, and the file takes a
 // while, or cannot be written.
-func (n *simNode) build() {
+func (n *simNode) Build() {
 	snapshot, content := n.body()
 	n.later(n.s.between(n.s.opts.build), "body built", func() {
 		if n.s.chance(n.s.net.buildFails) {
-			n.deliveries.built(n.now(), nil, errModelDisk)
+			n.deliveries.Built(n.now(), nil, errModelDisk)
 			return
 		}
-		b := &body{snapshot: snapshot, size: int64(len(content))}
+		b := &catchup.Body{Snapshot: snapshot, Size: int64(len(content))}
 		n.outgoing[b] = content
-		n.deliveries.built(n.now(), b, nil)
+		n.deliveries.Built(n.now(), b, nil)
 	})
 }
 
-// remove implements deliveryWork.
-func (n *simNode) remove(b *body) {
+// Remove implements catchup.Work.
+func (n *simNode) Remove(b *catchup.Body) {
 	if _, ok := n.outgoing[b]; !ok {
 		n.s.violate("V3: member %d removed a body twice", n.id)
 	}
 	delete(n.outgoing, b)
 }
 
-// report implements deliveryWork.
-func (n *simNode) report(to uint64, ok bool) {
+// Report implements catchup.Work.
+func (n *simNode) Report(to uint64, ok bool) {
 	n.post(func(c *core) { c.reportSnapshot(to, ok) })
 }
 
-// limitIntake implements deliveryWork.
-func (n *simNode) limitIntake(bytesPerSecond int64) {
+// LimitIntake implements catchup.Work.
+func (n *simNode) LimitIntake(bytesPerSecond int64) {
 	n.post(func(c *core) { c.limitIntake(bytesPerSecond / (second / simTick)) })
 }
 
@@ -125,10 +126,10 @@ func (n *simNode) recordCheckpoint() {
 	n.checkpoint = index
 }
 
-// send implements deliveryWork: the body arrives, or not, or damaged, and then the
+// Send implements catchup.Work: the body arrives, or not, or damaged, and then the
 // message. A receiver that took the body may still not be heard.
-func (n *simNode) send(m *raftpb.Message, b *body) {
-	to, index := m.GetTo(), b.index()
+func (n *simNode) Send(m *raftpb.Message, b *catchup.Body) {
+	to, index := m.GetTo(), b.Index()
 	s := n.s
 	s.known.snapshotsSent++
 	content, life := slices.Clone(n.outgoing[b]), n.life
@@ -142,7 +143,7 @@ func (n *simNode) send(m *raftpb.Message, b *body) {
 			err = target.receiveBody(m, index, content)
 		}
 		if n.life == life {
-			n.later(s.between(s.net.delay), "snapshot status", func() { n.deliveries.sent(n.now(), to, err) })
+			n.later(s.between(s.net.delay), "snapshot status", func() { n.deliveries.Sent(n.now(), to, err) })
 		}
 	})
 }

@@ -14,12 +14,13 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
+	"github.com/kvd-io/kvd/internal/catchup"
 	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/raftlog"
 )
 
 // snapshotter sees to it that members that lag too far get a snapshot. Its loop
-// waits for nothing but events, and asks deliveries what to do about them. A body
+// waits for nothing but events, and asks catchup.Deliveries what to do about them. A body
 // is built on a goroutine of its own, from a view that is pinned in constant time,
 // and the transport sends it on others; the snapshotter waits for them when it
 // ends.
@@ -36,18 +37,18 @@ type snapshotter struct {
 	// tell has the node loop do something, unless it is too busy to be asked.
 	tell func(f func(*core)) bool
 	// replica returns the parts of place that other loops know.
-	replica func() place
+	replica func() catchup.Place
 
-	applied  atomic.Uint64           // set by the apply loop
-	state    atomic.Pointer[KeptLog] // for operators
-	requests chan *raftpb.Message    // MsgSnap, from the node loop
-	builtC   chan builtBody          // capacity 1, as there is one build at a time
-	sent     *mailbox[sentBody]      // one for each transfer
-	matchesC chan map[uint64]uint64  // capacity 1: an answer of the node loop
+	applied  atomic.Uint64                   // set by the apply loop
+	state    atomic.Pointer[catchup.KeptLog] // for operators
+	requests chan *raftpb.Message            // MsgSnap, from the node loop
+	builtC   chan builtBody                  // capacity 1, as there is one build at a time
+	sent     *mailbox[sentBody]              // one for each transfer
+	matchesC chan map[uint64]uint64          // capacity 1: an answer of the node loop
 
 	// Owned by run.
 	ctx        context.Context
-	deliveries *deliveries
+	deliveries *catchup.Deliveries
 	work       sync.WaitGroup
 	transfers  map[uint64]time.Time // when they began
 	lastSize   int64                // of the last body
@@ -57,7 +58,7 @@ type snapshotter struct {
 
 // builtBody is the end of a build.
 type builtBody struct {
-	body *body
+	body *catchup.Body
 	err  error
 }
 
@@ -77,8 +78,8 @@ func newSnapshotter(cfg *Config, log *raftlog.Store) (*snapshotter, error) {
 		sent: newMailbox[sentBody](), matchesC: make(chan map[uint64]uint64, 1),
 		transfers: make(map[uint64]time.Time), limitTold: true,
 	}
-	s.deliveries = newDeliveries(cfg.Logger, log, s, int64(cfg.CatchUpBytes))
-	s.state.Store(new(KeptLog))
+	s.deliveries = catchup.New(cfg.Logger, log, s, int64(cfg.CatchUpBytes))
+	s.state.Store(new(catchup.KeptLog))
 	// Bodies and spools of the process before are of use to nobody.
 	if err := os.RemoveAll(s.outgoing); err != nil {
 		return nil, fmt.Errorf("remove old snapshot bodies: %w", err)
@@ -99,7 +100,7 @@ func (s *snapshotter) request(m *raftpb.Message) {
 	select {
 	case s.requests <- m:
 	default:
-		s.report(m.GetTo(), false)
+		s.Report(m.GetTo(), false)
 	}
 }
 
@@ -117,11 +118,11 @@ func (s *snapshotter) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-s.log.Asked:
-			s.deliveries.asked(s.now(), s.applied.Load())
+			s.deliveries.Asked(s.now(), s.applied.Load())
 		case m := <-s.requests:
-			s.deliveries.take(s.now(), m)
+			s.deliveries.Take(s.now(), m)
 		case b := <-s.builtC:
-			s.deliveries.built(s.now(), b.body, b.err)
+			s.deliveries.Built(s.now(), b.body, b.err)
 		case <-s.sent.ready:
 			for _, e := range s.sent.take() {
 				s.noteSent(e)
@@ -132,21 +133,21 @@ func (s *snapshotter) run(ctx context.Context) error {
 			s.tick(nil)
 			s.askMatches()
 		}
-		s.state.Store(s.deliveries.view(s.now()))
+		s.state.Store(s.deliveries.View(s.now()))
 	}
 }
 
 func (s *snapshotter) tick(matches map[uint64]uint64) {
 	at := s.replica()
-	at.applied, at.matches = s.applied.Load(), matches
-	s.deliveries.tick(s.now(), at)
+	at.Applied, at.Matches = s.applied.Load(), matches
+	s.deliveries.Tick(s.now(), at)
 	s.tellLimit()
 }
 
 // askMatches asks the node loop how far the other members are, if a delivery
 // depends on it. It does not wait: the next tick asks again.
 func (s *snapshotter) askMatches() {
-	if s.deliveries.idle() {
+	if s.deliveries.Idle() {
 		return
 	}
 	s.tell(func(c *core) {
@@ -157,16 +158,16 @@ func (s *snapshotter) askMatches() {
 	})
 }
 
-// build implements deliveryWork.
-func (s *snapshotter) build() {
+// Build implements catchup.Work.
+func (s *snapshotter) Build() {
 	ctx, expected := s.ctx, s.lastSize
 	s.work.Go(func() {
 		begin := time.Now()
 		b, err := s.writeBody(ctx, expected)
 		size := int64(0)
 		if err == nil {
-			size = b.size
-			s.cfg.Logger.Info("snapshot for a follower built", zap.Uint64("index", b.index()), zap.Int64("bytes", size), zap.Duration("took", time.Since(begin)))
+			size = b.Size
+			s.cfg.Logger.Info("snapshot for a follower built", zap.Uint64("index", b.Index()), zap.Int64("bytes", size), zap.Duration("took", time.Since(begin)))
 		}
 		if ctx.Err() == nil {
 			s.cfg.Observer.Snapshot(SnapshotBuild, time.Since(begin), size, err)
@@ -176,7 +177,7 @@ func (s *snapshotter) build() {
 }
 
 // writeBody writes the current state to a file. An error leaves no file.
-func (s *snapshotter) writeBody(ctx context.Context, expected int64) (*body, error) {
+func (s *snapshotter) writeBody(ctx context.Context, expected int64) (*catchup.Body, error) {
 	if err := datadir.CheckRoom(s.outgoing, expected); err != nil {
 		return nil, err
 	}
@@ -189,8 +190,8 @@ func (s *snapshotter) writeBody(ctx context.Context, expected int64) (*body, err
 	if err != nil {
 		return nil, err
 	}
-	b := &body{snapshot: snapshot, path: filepath.Join(s.outgoing, fmt.Sprintf("%016x.body", snapshot.GetMetadata().GetIndex()))}
-	b.size, err = datadir.WriteBody(b.path, contextBody{ctx, view})
+	b := &catchup.Body{Snapshot: snapshot, Path: filepath.Join(s.outgoing, fmt.Sprintf("%016x.body", snapshot.GetMetadata().GetIndex()))}
+	b.Size, err = datadir.WriteBody(b.Path, contextBody{ctx, view})
 	return b, err
 }
 
@@ -216,17 +217,17 @@ func (w contextWriter) Write(p []byte) (int, error) {
 	return w.w.Write(p)
 }
 
-// send implements deliveryWork. The transport reports how the transfer ends,
+// Send implements catchup.Work. The transport reports how the transfer ends,
 // whatever happens.
-func (s *snapshotter) send(m *raftpb.Message, b *body) {
+func (s *snapshotter) Send(m *raftpb.Message, b *catchup.Body) {
 	s.transfers[m.GetTo()] = time.Now()
-	s.lastSize = b.size
-	f, err := os.Open(b.path)
+	s.lastSize = b.Size
+	f, err := os.Open(b.Path)
 	if err != nil {
 		s.ended(m.GetTo(), fmt.Errorf("open the body: %w", err))
 		return
 	}
-	s.transmit(m, f, b.size)
+	s.transmit(m, f, b.Size)
 }
 
 // ended takes the report of a transfer from the transport, on any goroutine.
@@ -236,32 +237,32 @@ func (s *snapshotter) noteSent(e sentBody) {
 	begin, ok := s.transfers[e.to]
 	if !ok {
 		// A MsgSnap that did not come from here; raft waits for its report.
-		s.report(e.to, e.err == nil)
+		s.Report(e.to, e.err == nil)
 		return
 	}
 	delete(s.transfers, e.to)
 	size := int64(0)
-	if b := s.deliveries.sending(e.to); b != nil {
-		size = b.size
+	if b := s.deliveries.Sending(e.to); b != nil {
+		size = b.Size
 	}
 	s.cfg.Observer.Snapshot(SnapshotSend, time.Since(begin), size, e.err)
-	s.deliveries.sent(s.now(), e.to, e.err)
+	s.deliveries.Sent(s.now(), e.to, e.err)
 }
 
-// report implements deliveryWork.
-func (s *snapshotter) report(to uint64, ok bool) {
+// Report implements catchup.Work.
+func (s *snapshotter) Report(to uint64, ok bool) {
 	s.reportToRaft(to, ok)
 }
 
-// remove implements deliveryWork.
-func (s *snapshotter) remove(b *body) {
-	if err := os.Remove(b.path); err != nil {
+// Remove implements catchup.Work.
+func (s *snapshotter) Remove(b *catchup.Body) {
+	if err := os.Remove(b.Path); err != nil {
 		s.cfg.Logger.Warn("snapshot body not removed", zap.Error(err))
 	}
 }
 
-// limitIntake implements deliveryWork.
-func (s *snapshotter) limitIntake(bytesPerSecond int64) {
+// LimitIntake implements catchup.Work.
+func (s *snapshotter) LimitIntake(bytesPerSecond int64) {
 	s.limit, s.limitTold = int64(float64(bytesPerSecond)*s.cfg.TickInterval.Seconds()), false
 	s.tellLimit()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/kvd-io/kvd/internal/catchup"
 	"github.com/kvd-io/kvd/internal/roster"
 )
 
@@ -89,7 +90,7 @@ func (r *Replica) Progress(ctx context.Context) (map[uint64]Progress, error) {
 }
 
 // Kept describes what is kept for members that get a snapshot.
-func (r *Replica) Kept() *KeptLog { return r.snapshots.state.Load() }
+func (r *Replica) Kept() *catchup.KeptLog { return r.snapshots.state.Load() }
 
 // Stats are figures about this replica since its start.
 type Stats struct {

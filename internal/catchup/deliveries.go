@@ -1,4 +1,4 @@
-package raftnode
+package catchup
 
 import (
 	"cmp"
@@ -15,11 +15,11 @@ import (
 	"github.com/kvd-io/kvd/internal/roster"
 )
 
-// deliveries decides what happens to snapshots for members that lag: which body
+// Deliveries decides what happens to snapshots for members that lag: which body
 // is built and when, who gets it, what is retried, what of the log must stay, and
 // whether the leader has to slow down. It has no goroutine, clock or file: events
 // go in through method calls with the time, and the work goes out through
-// deliveryWork. snapshotter drives it in production, and the simulator drives the
+// Work. A loop drives it in production, and the simulator drives the
 // same code.
 //
 // The life of a delivery:
@@ -52,10 +52,10 @@ import (
 //	V2  A failure of a build, a transfer or a spool never ends the replica.
 //	V3  A body's file is kept while it is offered, waits, or is sent; no longer.
 //	V4  One build runs at a time, and maxSends transfers.
-type deliveries struct {
+type Deliveries struct {
 	lg   *zap.Logger
 	log  *raftlog.Store
-	work deliveryWork
+	work Work
 	// catchUpBytes is what memory keeps of the log: a member that lacks less than
 	// half of it has caught up.
 	catchUpBytes int64
@@ -66,56 +66,56 @@ type deliveries struct {
 	building bool
 	from     uint64 // the log after this stays for the body that is being built
 	builds   repeat.Attempts
-	offered  *body   // what raft may send
-	bodies   []*body // all that are kept
+	offered  *Body   // what raft may send
+	bodies   []*Body // all that are kept
 	members  map[uint64]*delivery
 	limit    int64 // of the intake, bytes per second; 0: none
 }
 
-// deliveryWork is what the owner of deliveries does for it. No method waits.
-type deliveryWork interface {
-	// build makes a body; its end arrives at built.
-	build()
-	// send begins a transfer; its end arrives at sent.
-	send(m *raftpb.Message, b *body)
-	// report tells raft how the delivery to a member ended.
-	report(to uint64, ok bool)
-	remove(b *body)
-	// limitIntake limits what the leader takes, in bytes per second; 0: no limit.
-	limitIntake(bytesPerSecond int64)
+// Work is what the owner of Deliveries does for it. No method waits.
+type Work interface {
+	// Build makes a body; its end arrives at Built.
+	Build()
+	// Send begins a transfer; its end arrives at Sent.
+	Send(m *raftpb.Message, b *Body)
+	// Report tells raft how the delivery to a member ended.
+	Report(to uint64, ok bool)
+	Remove(b *Body)
+	// LimitIntake limits what the leader takes, in bytes per second; 0: no limit.
+	LimitIntake(bytesPerSecond int64)
 }
 
-// body is a complete state file.
-type body struct {
-	snapshot *raftpb.Snapshot
-	path     string
-	size     int64
+// Body is a complete state file.
+type Body struct {
+	Snapshot *raftpb.Snapshot
+	Path     string
+	Size     int64
 	used     time.Duration // when it was last of use
 }
 
-func (b *body) index() uint64 { return b.snapshot.GetMetadata().GetIndex() }
+func (b *Body) Index() uint64 { return b.Snapshot.GetMetadata().GetIndex() }
 
-// deliveryState is how far a delivery is.
-type deliveryState int
+// state is how far a delivery is.
+type state int
 
 const (
-	deliveryIdle       deliveryState = iota // kept only to remember failures
-	deliveryWaiting                         // for another transfer to end
-	deliverySending                         // its body is on the way
-	deliveryPaused                          // failed; raft is told when the pause is over
-	deliveryCatchingUp                      // installs the body, then replicates the log after it
+	idle       state = iota // kept only to remember failures
+	waiting                 // for another transfer to end
+	sending                 // its body is on the way
+	paused                  // failed; raft is told when the pause is over
+	catchingUp              // installs the body, then replicates the log after it
 )
 
-func (s deliveryState) String() string {
+func (s state) String() string {
 	return [...]string{"idle", "waiting", "sending", "paused", "catching_up"}[s]
 }
 
 // delivery is a snapshot on its way to one member.
 type delivery struct {
 	to      uint64
-	state   deliveryState
+	state   state
 	message *raftpb.Message
-	body    *body
+	body    *Body
 	since   time.Duration // when the state began
 	fails   repeat.Attempts
 	reason  string // of the last failure
@@ -166,28 +166,28 @@ const (
 	unknownIntake = 8 << 20
 )
 
-func newDeliveries(lg *zap.Logger, log *raftlog.Store, work deliveryWork, catchUpBytes int64) *deliveries {
-	return &deliveries{lg: lg, log: log, work: work, catchUpBytes: catchUpBytes, members: make(map[uint64]*delivery)}
+func New(lg *zap.Logger, log *raftlog.Store, work Work, catchUpBytes int64) *Deliveries {
+	return &Deliveries{lg: lg, log: log, work: work, catchUpBytes: catchUpBytes, members: make(map[uint64]*delivery)}
 }
 
-// asked is raft's wish for a snapshot. applied is what a body will contain, at
+// Asked is raft's wish for a snapshot. applied is what a body will contain, at
 // least.
-func (d *deliveries) asked(now time.Duration, applied uint64) {
+func (d *Deliveries) Asked(now time.Duration, applied uint64) {
 	d.wanted = true
 	d.buildIfDue(now, applied)
 }
 
-func (d *deliveries) buildIfDue(now time.Duration, applied uint64) {
+func (d *Deliveries) buildIfDue(now time.Duration, applied uint64) {
 	if !d.wanted || d.building || now < d.builds.Until || applied == 0 {
 		return
 	}
 	d.wanted, d.building, d.from = false, true, applied
 	d.pin()
-	d.work.build()
+	d.work.Build()
 }
 
-// built is the end of a build.
-func (d *deliveries) built(now time.Duration, b *body, err error) {
+// Built is the end of a build.
+func (d *Deliveries) Built(now time.Duration, b *Body, err error) {
 	d.building = false
 	if err != nil {
 		pause := d.builds.Fail(now)
@@ -203,10 +203,10 @@ func (d *deliveries) built(now time.Duration, b *body, err error) {
 }
 
 // offer lets raft send a body from now on; nil withdraws the last one.
-func (d *deliveries) offer(b *body) {
+func (d *Deliveries) offer(b *Body) {
 	d.offered = b
 	if b != nil {
-		d.log.OfferSnapshot(b.snapshot)
+		d.log.OfferSnapshot(b.Snapshot)
 	} else {
 		d.log.WithdrawSnapshot()
 	}
@@ -215,19 +215,19 @@ func (d *deliveries) offer(b *body) {
 }
 
 // removeUnused removes the bodies that nobody needs (V3).
-func (d *deliveries) removeUnused() {
-	d.bodies = slices.DeleteFunc(d.bodies, func(b *body) bool {
+func (d *Deliveries) removeUnused() {
+	d.bodies = slices.DeleteFunc(d.bodies, func(b *Body) bool {
 		if b == d.offered || d.inUse(b) {
 			return false
 		}
-		d.work.remove(b)
+		d.work.Remove(b)
 		return true
 	})
 }
 
-func (d *deliveries) inUse(b *body) bool {
+func (d *Deliveries) inUse(b *Body) bool {
 	for _, m := range d.members {
-		if m.body == b && (m.state == deliveryWaiting || m.state == deliverySending) {
+		if m.body == b && (m.state == waiting || m.state == sending) {
 			return true
 		}
 	}
@@ -236,7 +236,7 @@ func (d *deliveries) inUse(b *body) bool {
 
 // pin keeps the part of the log that somebody needs. What is gone already counts
 // for nothing: whoever needed it gets another body.
-func (d *deliveries) pin() {
+func (d *Deliveries) pin() {
 	pin := uint64(0)
 	need := func(index uint64) {
 		if d.log.Continues(index) && (pin == 0 || index < pin) {
@@ -247,52 +247,52 @@ func (d *deliveries) pin() {
 		need(d.from)
 	}
 	for _, b := range d.bodies {
-		need(b.index())
+		need(b.Index())
 	}
 	for _, m := range d.members {
-		if m.state == deliveryCatchingUp {
-			need(max(m.match, m.body.index()))
+		if m.state == catchingUp {
+			need(max(m.match, m.body.Index()))
 		}
 	}
 	d.log.SetPin(pin)
 }
 
-// take is raft's MsgSnap to a member.
-func (d *deliveries) take(now time.Duration, m *raftpb.Message) {
+// Take is raft's MsgSnap to a member.
+func (d *Deliveries) Take(now time.Duration, m *raftpb.Message) {
 	to := m.GetTo()
 	x := d.members[to]
 	if x == nil {
 		x = &delivery{to: to}
 		d.members[to] = x
 	}
-	if x.state == deliverySending {
+	if x.state == sending {
 		// The transfer before, of an earlier term, must end first.
 		x.stale = true
 		return
 	}
-	if x.state == deliveryCatchingUp {
+	if x.state == catchingUp {
 		x.lostBodies++
 		d.lg.Warn("member fell behind the snapshot that it was sent; it gets another", zap.Uint64("member", to), zap.Int("in_a_row", x.lostBodies))
 	}
 	b := d.find(m.GetSnapshot().GetMetadata().GetIndex())
-	if b == nil || !hasMember(b.snapshot, to) {
+	if b == nil || !hasMember(b.Snapshot, to) {
 		// A body from before the member was added is one that it would drop.
 		// Without it raft asks for another.
 		if b != nil && b == d.offered {
 			d.offer(nil)
 		}
-		x.state = deliveryIdle
-		d.work.report(to, false)
+		x.state = idle
+		d.work.Report(to, false)
 		return
 	}
-	x.state, x.message, x.body, x.since, x.stale = deliveryWaiting, m, b, now, false
+	x.state, x.message, x.body, x.since, x.stale = waiting, m, b, now, false
 	b.used = now
 	d.startSends(now)
 }
 
-func (d *deliveries) find(index uint64) *body {
+func (d *Deliveries) find(index uint64) *Body {
 	for _, b := range d.bodies {
-		if b.index() == index {
+		if b.Index() == index {
 			return b
 		}
 	}
@@ -305,48 +305,48 @@ func hasMember(s *raftpb.Snapshot, id uint64) bool {
 }
 
 // sorted returns the deliveries in an order that a seed replays.
-func (d *deliveries) sorted() []*delivery {
+func (d *Deliveries) sorted() []*delivery {
 	return slices.SortedFunc(maps.Values(d.members), func(a, b *delivery) int {
 		return cmp.Or(cmp.Compare(a.since, b.since), cmp.Compare(a.to, b.to))
 	})
 }
 
 // startSends begins transfers, those that have waited longest first.
-func (d *deliveries) startSends(now time.Duration) {
-	sending := 0
+func (d *Deliveries) startSends(now time.Duration) {
+	busy := 0
 	for _, x := range d.members {
-		if x.state == deliverySending {
-			sending++
+		if x.state == sending {
+			busy++
 		}
 	}
 	for _, x := range d.sorted() {
-		if x.state == deliveryWaiting && sending < maxSends {
-			sending++
-			x.state, x.since, x.body.used = deliverySending, now, now
-			d.work.send(x.message, x.body)
+		if x.state == waiting && busy < maxSends {
+			busy++
+			x.state, x.since, x.body.used = sending, now, now
+			d.work.Send(x.message, x.body)
 		}
 	}
 	d.pin()
 }
 
-// sent is the end of a transfer.
-func (d *deliveries) sent(now time.Duration, to uint64, err error) {
+// Sent is the end of a transfer.
+func (d *Deliveries) Sent(now time.Duration, to uint64, err error) {
 	x := d.members[to]
-	if x == nil || x.state != deliverySending {
+	if x == nil || x.state != sending {
 		return
 	}
 	x.body.used = now
 	switch {
 	case err == nil:
-		d.lg.Info("snapshot sent", zap.Uint64("to", to), zap.Uint64("index", x.body.index()), zap.Duration("took", now-x.since))
-		x.state, x.since, x.fails, x.reason = deliveryCatchingUp, now, repeat.Attempts{}, ""
+		d.lg.Info("snapshot sent", zap.Uint64("to", to), zap.Uint64("index", x.body.Index()), zap.Duration("took", now-x.since))
+		x.state, x.since, x.fails, x.reason = catchingUp, now, repeat.Attempts{}, ""
 		x.match, x.moved, x.round = 0, now, round{begin: now}
-		d.work.report(to, !x.stale)
+		d.work.Report(to, !x.stale)
 	case x.stale || !d.leads:
-		x.state = deliveryIdle
-		d.work.report(to, false)
+		x.state = idle
+		d.work.Report(to, false)
 	default:
-		x.state, x.since, x.reason = deliveryPaused, now, err.Error()
+		x.state, x.since, x.reason = paused, now, err.Error()
 		pause := x.fails.Fail(now)
 		d.lg.Warn("snapshot not sent", zap.Uint64("to", to), zap.Error(err), zap.Duration("pause", pause))
 	}
@@ -354,47 +354,47 @@ func (d *deliveries) sent(now time.Duration, to uint64, err error) {
 	d.startSends(now)
 }
 
-// idle reports whether there is nothing to be told about any member.
-func (d *deliveries) idle() bool { return len(d.members) == 0 }
+// Idle reports whether there is nothing to be told about any member.
+func (d *Deliveries) Idle() bool { return len(d.members) == 0 }
 
-// sending returns the body that is on the way to a member, or nil.
-func (d *deliveries) sending(to uint64) *body {
-	if x := d.members[to]; x != nil && x.state == deliverySending {
+// Sending returns the body that is on the way to a member, or nil.
+func (d *Deliveries) Sending(to uint64) *Body {
+	if x := d.members[to]; x != nil && x.state == sending {
 		return x.body
 	}
 	return nil
 }
 
-// place is what tick needs to know of the replica.
-type place struct {
-	leads   bool
-	term    uint64
-	applied uint64
-	members *roster.Membership
-	// matches is what the leader knows of the other members' logs; nil if it was
+// Place is what Tick needs to know of the replica.
+type Place struct {
+	Leads   bool
+	Term    uint64
+	Applied uint64
+	Members *roster.Membership
+	// Matches is what the leader knows of the other members' logs; nil if it was
 	// not asked.
-	matches map[uint64]uint64
+	Matches map[uint64]uint64
 }
 
-// tick looks at everything that depends on time.
-func (d *deliveries) tick(now time.Duration, at place) {
-	if at.leads != d.leads || at.term != d.term {
-		d.leads, d.term = at.leads, at.term
+// Tick looks at everything that depends on time.
+func (d *Deliveries) Tick(now time.Duration, at Place) {
+	if at.Leads != d.leads || at.Term != d.term {
+		d.leads, d.term = at.Leads, at.Term
 		d.newTerm()
 	}
 	for _, x := range d.sorted() {
-		if _, ok := at.members.Member(x.to); !ok && x.state != deliverySending {
+		if _, ok := at.Members.Member(x.to); !ok && x.state != sending {
 			d.end(x)
 			continue
 		}
 		switch x.state {
-		case deliveryPaused:
+		case paused:
 			if now >= x.fails.Until {
-				x.state = deliveryIdle
-				d.work.report(x.to, false)
+				x.state = idle
+				d.work.Report(x.to, false)
 			}
-		case deliveryCatchingUp:
-			if match, ok := at.matches[x.to]; ok {
+		case catchingUp:
+			if match, ok := at.Matches[x.to]; ok {
 				d.follow(now, x, match)
 			}
 		}
@@ -403,26 +403,26 @@ func (d *deliveries) tick(now time.Duration, at place) {
 		d.offer(nil)
 	}
 	d.startSends(now)
-	d.buildIfDue(now, at.applied)
+	d.buildIfDue(now, at.Applied)
 	d.adjustIntake()
 }
 
 // outdated reports whether a new body is the better choice for whoever asks next.
-func (d *deliveries) outdated(b *body) bool {
-	return !d.log.Continues(b.index()) || d.log.BytesAfter(b.index()) > max(staleBytes, b.size)
+func (d *Deliveries) outdated(b *Body) bool {
+	return !d.log.Continues(b.Index()) || d.log.BytesAfter(b.Index()) > max(staleBytes, b.Size)
 }
 
 // newTerm ends what an earlier term began: raft does not wait for it anymore. A
 // transfer under way runs to its end, which may still be of use to its receiver. A
 // member that catches up goes on if this node still leads.
-func (d *deliveries) newTerm() {
+func (d *Deliveries) newTerm() {
 	d.wanted = d.wanted && d.leads
 	for _, x := range d.sorted() {
 		old := !d.leads || x.message.GetTerm() != d.term
 		switch {
-		case x.state == deliverySending:
+		case x.state == sending:
 			x.stale = x.stale || old
-		case x.state == deliveryCatchingUp && d.leads:
+		case x.state == catchingUp && d.leads:
 		case old:
 			d.end(x)
 		}
@@ -432,22 +432,22 @@ func (d *deliveries) newTerm() {
 }
 
 // end forgets a delivery (V1).
-func (d *deliveries) end(x *delivery) {
-	if x.state == deliveryWaiting || x.state == deliveryPaused {
-		d.work.report(x.to, false)
+func (d *Deliveries) end(x *delivery) {
+	if x.state == waiting || x.state == paused {
+		d.work.Report(x.to, false)
 	}
 	delete(d.members, x.to)
 }
 
 // follow watches a member catch up with the log after its body.
-func (d *deliveries) follow(now time.Duration, x *delivery, match uint64) {
+func (d *Deliveries) follow(now time.Duration, x *delivery, match uint64) {
 	if match > x.match {
 		x.match, x.moved = match, now
 	}
-	x.behind = d.log.BytesAfter(max(x.match, x.body.index()))
+	x.behind = d.log.BytesAfter(max(x.match, x.body.Index()))
 	switch {
-	case x.match < x.body.index(): // installs it
-		x.round = round{begin: now, match: x.body.index(), behind: x.behind}
+	case x.match < x.body.Index(): // installs it
+		x.round = round{begin: now, match: x.body.Index(), behind: x.behind}
 	case d.log.InMemory(x.match) && x.behind <= d.catchUpBytes/2:
 		d.lg.Info("member caught up after a snapshot", zap.Uint64("member", x.to), zap.Duration("took", now-x.since))
 		d.end(x)
@@ -455,13 +455,13 @@ func (d *deliveries) follow(now time.Duration, x *delivery, match uint64) {
 	case now-x.round.begin >= roundTime:
 		d.endRound(now, x)
 	}
-	if now-x.moved > catchUpPatience+time.Duration(x.body.size/installRate)*time.Second {
+	if now-x.moved > catchUpPatience+time.Duration(x.body.Size/installRate)*time.Second {
 		d.lg.Warn("member does not catch up; its log is no longer kept", zap.Uint64("member", x.to), zap.Duration("silent", now-x.moved))
 		d.end(x)
 	}
 }
 
-func (d *deliveries) endRound(now time.Duration, x *delivery) {
+func (d *Deliveries) endRound(now time.Duration, x *delivery) {
 	advanced := max(0, d.log.BytesAfter(x.round.match)-x.behind)
 	x.rate = int64(float64(advanced) / (now - x.round.begin).Seconds())
 	if x.behind > x.round.behind/4*3 {
@@ -475,7 +475,7 @@ func (d *deliveries) endRound(now time.Duration, x *delivery) {
 // adjustIntake limits what the leader takes while a member has lost too many
 // rounds, just enough that it catches up within catchUpTarget. A member without
 // progress changes nothing: it may be dead, and must not stop the others.
-func (d *deliveries) adjustIntake() {
+func (d *Deliveries) adjustIntake() {
 	limit, slowest := int64(0), uint64(0)
 	for _, x := range d.sorted() {
 		if own := d.intakeFor(x); own > 0 && (limit == 0 || own < limit) {
@@ -492,18 +492,18 @@ func (d *deliveries) adjustIntake() {
 		d.lg.Info("the intake of writes is no longer slowed")
 	}
 	d.limit = limit
-	d.work.limitIntake(limit)
+	d.work.LimitIntake(limit)
 }
 
 // intakeFor returns how much the leader may take so that a member catches up; 0
 // means that it need not be slowed for it.
-func (d *deliveries) intakeFor(x *delivery) int64 {
+func (d *Deliveries) intakeFor(x *delivery) int64 {
 	// A paused one cannot be reached.
-	if x.state == deliveryIdle || x.state == deliveryPaused || max(x.lostBodies, x.lostRounds) < maxLostRounds {
+	if x.state == idle || x.state == paused || max(x.lostBodies, x.lostRounds) < maxLostRounds {
 		return 0
 	}
 	switch {
-	case x.state == deliveryCatchingUp && x.rate > 0:
+	case x.state == catchingUp && x.rate > 0:
 		return max(minIntake, x.rate/4, x.rate-int64(float64(x.behind)/catchUpTarget.Seconds()))
 	case x.lostBodies >= maxLostRounds:
 		return cmp.Or(d.limit, unknownIntake)
@@ -511,8 +511,8 @@ func (d *deliveries) intakeFor(x *delivery) int64 {
 	return d.limit
 }
 
-// SnapshotDelivery is what the leader does for a member that lags too far.
-type SnapshotDelivery struct {
+// DeliveryStatus is what the leader does for a member that lags too far.
+type DeliveryStatus struct {
 	To    uint64
 	State string // waiting, sending, paused, catching_up
 	// Index and BodyBytes are of the body.
@@ -531,22 +531,22 @@ type KeptLog struct {
 	Entries    uint64 // on disk, beyond those in memory
 	Bytes      int64
 	Building   bool // a body is being built
-	Deliveries []SnapshotDelivery
+	Deliveries []DeliveryStatus
 	// IntakeLimit is how many bytes of writes per second the leader takes so that
 	// a member can catch up; 0 means no limit.
 	IntakeLimit int64
 }
 
-// view describes everything for operators.
-func (d *deliveries) view(now time.Duration) *KeptLog {
+// View describes everything for operators.
+func (d *Deliveries) View(now time.Duration) *KeptLog {
 	k := &KeptLog{Building: d.building, IntakeLimit: d.limit}
 	k.Entries, k.Bytes = d.log.Spooled()
 	for _, x := range d.sorted() {
-		if x.state == deliveryIdle {
+		if x.state == idle {
 			continue
 		}
-		k.Deliveries = append(k.Deliveries, SnapshotDelivery{
-			To: x.to, State: x.state.String(), Index: x.body.index(), BodyBytes: x.body.size,
+		k.Deliveries = append(k.Deliveries, DeliveryStatus{
+			To: x.to, State: x.state.String(), Index: x.body.Index(), BodyBytes: x.body.Size,
 			BehindBytes: x.behind, Since: now - x.since, Failures: x.fails.Failures, Reason: x.reason,
 		})
 	}

@@ -1,4 +1,4 @@
-package raftnode
+package catchup
 
 import (
 	"errors"
@@ -16,11 +16,11 @@ import (
 	"github.com/kvd-io/kvd/internal/roster"
 )
 
-// deliveryRig is a leader's deliveries with a hand on everything around it.
-type deliveryRig struct {
+// rig is a leader's deliveries with a hand on everything around it.
+type rig struct {
 	t   *testing.T
 	now time.Duration
-	d   *deliveries
+	d   *Deliveries
 	log *raftlog.Store
 
 	builds   int
@@ -29,83 +29,83 @@ type deliveryRig struct {
 	removed  int
 	limit    int64
 	matches  map[uint64]uint64
-	position place
+	position Place
 }
 
-func newDeliveryRig(t *testing.T, members int) *deliveryRig {
-	r := &deliveryRig{t: t, matches: make(map[uint64]uint64)}
+func newRig(t *testing.T, members int) *rig {
+	r := &rig{t: t, matches: make(map[uint64]uint64)}
 	var initial []roster.Member
 	for id := uint64(1); id <= uint64(members); id++ {
-		initial = append(initial, simMember(id))
+		initial = append(initial, testMember(id))
 	}
 	r.log = raftlog.New(nil, nil, nil, new(raftpb.ConfState))
 	r.log.MaxEntries, r.log.NewSpoolFile = 10, func() (raftlog.SpoolFile, error) { return os.CreateTemp(t.TempDir(), "spool") }
-	r.d = newDeliveries(zap.NewNop(), r.log, r, 1<<20)
-	r.position = place{leads: true, term: 1, members: roster.New(simCluster, initial).Membership()}
+	r.d = New(zap.NewNop(), r.log, r, 1<<20)
+	r.position = Place{Leads: true, Term: 1, Members: roster.New(testCluster, initial).Membership()}
 	r.grow(100)
 	r.tick(0)
 	return r
 }
 
-func (r *deliveryRig) build()                           { r.builds++ }
-func (r *deliveryRig) send(m *raftpb.Message, _ *body)  { r.sends = append(r.sends, m.GetTo()) }
-func (r *deliveryRig) report(to uint64, ok bool)        { r.reports = append(r.reports, fmt.Sprint(to, ok)) }
-func (r *deliveryRig) remove(*body)                     { r.removed++ }
-func (r *deliveryRig) limitIntake(bytesPerSecond int64) { r.limit = bytesPerSecond }
-func (r *deliveryRig) snapshot(index uint64) *body {
-	s := roster.NewSnapshot(index, 1, r.position.members)
-	return &body{snapshot: s, size: 1000}
+func (r *rig) Build()                           { r.builds++ }
+func (r *rig) Send(m *raftpb.Message, _ *Body)  { r.sends = append(r.sends, m.GetTo()) }
+func (r *rig) Report(to uint64, ok bool)        { r.reports = append(r.reports, fmt.Sprint(to, ok)) }
+func (r *rig) Remove(*Body)                     { r.removed++ }
+func (r *rig) LimitIntake(bytesPerSecond int64) { r.limit = bytesPerSecond }
+func (r *rig) snapshot(index uint64) *Body {
+	s := roster.NewSnapshot(index, 1, r.position.Members)
+	return &Body{Snapshot: s, Size: 1000}
 }
 
 // rigData is what each entry holds.
 var rigData = make([]byte, 20<<10)
 
 // grow appends applied entries.
-func (r *deliveryRig) grow(count int) {
+func (r *rig) grow(count int) {
 	r.t.Helper()
 	last, _ := r.log.LastIndex()
-	r.position.applied = last + uint64(count)
-	for i := last + 1; i <= r.position.applied; i++ {
+	r.position.Applied = last + uint64(count)
+	for i := last + 1; i <= r.position.Applied; i++ {
 		r.log.Append([]*raftpb.Entry{{Index: new(i), Term: new(uint64(1)), Type: raftpb.EntryNormal.Enum(), Data: rigData}})
 	}
-	r.log.NoteApplied(r.position.applied)
+	r.log.NoteApplied(r.position.Applied)
 	if err := r.log.Compact(); err != nil {
 		r.t.Fatal(err)
 	}
 }
 
-func (r *deliveryRig) tick(passed time.Duration) {
+func (r *rig) tick(passed time.Duration) {
 	r.now += passed
-	r.position.matches = r.matches
-	r.d.tick(r.now, r.position)
+	r.position.Matches = r.matches
+	r.d.Tick(r.now, r.position)
 }
 
-func (r *deliveryRig) ask() {
+func (r *rig) ask() {
 	if _, err := r.log.Snapshot(); err == nil {
 		return
 	}
 	<-r.log.Asked
-	r.d.asked(r.now, r.position.applied)
+	r.d.Asked(r.now, r.position.Applied)
 }
 
 // message is raft's MsgSnap with what the log offers.
-func (r *deliveryRig) message(to uint64) {
+func (r *rig) message(to uint64) {
 	r.t.Helper()
 	s, err := r.log.Snapshot()
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.d.take(r.now, &raftpb.Message{Type: raftpb.MsgSnap.Enum(), To: new(to), Term: new(r.position.term), Snapshot: s})
+	r.d.Take(r.now, &raftpb.Message{Type: raftpb.MsgSnap.Enum(), To: new(to), Term: new(r.position.Term), Snapshot: s})
 }
 
 // takeReports returns the reports since the last call.
-func (r *deliveryRig) takeReports() []string {
+func (r *rig) takeReports() []string {
 	out := r.reports
 	r.reports = nil
 	return out
 }
 
-func (r *deliveryRig) first() uint64 {
+func (r *rig) first() uint64 {
 	first, _ := r.log.FirstIndex()
 	return first
 }
@@ -113,7 +113,7 @@ func (r *deliveryRig) first() uint64 {
 // TestDeliveryKeepsTheLog: from the moment a build begins until the member has
 // caught up, the log after the body stays, whatever is written meanwhile.
 func TestDeliveryKeepsTheLog(t *testing.T) {
-	r := newDeliveryRig(t, 3)
+	r := newRig(t, 3)
 	r.ask()
 	if r.builds != 1 {
 		t.Fatalf("%d builds: it must begin at once", r.builds)
@@ -122,12 +122,12 @@ func TestDeliveryKeepsTheLog(t *testing.T) {
 	if r.first() != 101 {
 		t.Errorf("while the body is built the log begins at %d", r.first())
 	}
-	r.d.built(r.now, r.snapshot(105), nil)
+	r.d.Built(r.now, r.snapshot(105), nil)
 	r.grow(1000)
 	r.message(2)
 	r.grow(1000) // while it is sent
 	r.tick(time.Minute)
-	r.d.sent(r.now, 2, nil)
+	r.d.Sent(r.now, 2, nil)
 	r.grow(1000) // while it is installed
 	r.tick(time.Minute)
 	r.matches[2] = 105
@@ -138,7 +138,7 @@ func TestDeliveryKeepsTheLog(t *testing.T) {
 	if !slices.Equal(r.takeReports(), []string{"2 true"}) {
 		t.Error("the transfer was not reported once")
 	}
-	r.matches[2] = r.position.applied
+	r.matches[2] = r.position.Applied
 	r.tick(time.Second)
 	r.tick(bodyLifetime)
 	r.tick(time.Second)
@@ -153,11 +153,11 @@ func TestDeliveryKeepsTheLog(t *testing.T) {
 
 // TestOneBodyServesAllWhoAsk: three members at once get one body, two at a time.
 func TestOneBodyServesAllWhoAsk(t *testing.T) {
-	r := newDeliveryRig(t, 4)
+	r := newRig(t, 4)
 	for range 3 {
 		r.ask()
 	}
-	r.d.built(r.now, r.snapshot(105), nil)
+	r.d.Built(r.now, r.snapshot(105), nil)
 	for to := uint64(2); to <= 4; to++ {
 		r.message(to)
 	}
@@ -165,12 +165,12 @@ func TestOneBodyServesAllWhoAsk(t *testing.T) {
 		t.Errorf("sent to %v at once", r.sends)
 	}
 	r.tick(2 * time.Minute)
-	r.d.sent(r.now, 3, nil)
-	r.d.sent(r.now, 2, nil)
+	r.d.Sent(r.now, 3, nil)
+	r.d.Sent(r.now, 2, nil)
 	if !slices.Equal(r.sends, []uint64{2, 3, 4}) {
 		t.Errorf("sent to %v", r.sends)
 	}
-	r.d.sent(r.now, 4, nil)
+	r.d.Sent(r.now, 4, nil)
 	if r.builds != 1 || !slices.Equal(r.takeReports(), []string{"3 true", "2 true", "4 true"}) {
 		t.Errorf("%d builds", r.builds)
 	}
@@ -179,7 +179,7 @@ func TestOneBodyServesAllWhoAsk(t *testing.T) {
 // TestFailuresAreRetriedWithGrowingPauses: a build or a transfer that fails is
 // tried again, ever more rarely, and never ends anything else.
 func TestFailuresAreRetriedWithGrowingPauses(t *testing.T) {
-	r := newDeliveryRig(t, 3)
+	r := newRig(t, 3)
 	full := errors.New("no space left")
 	wait := func(what string, want time.Duration, done func() bool) {
 		t.Helper()
@@ -200,17 +200,17 @@ func TestFailuresAreRetriedWithGrowingPauses(t *testing.T) {
 		if n > 0 {
 			pause = min(2*pause, repeat.LongestRetry)
 		}
-		r.d.built(r.now, nil, full)
+		r.d.Built(r.now, nil, full)
 		if r.log.Pin() != 0 {
 			t.Fatal("a failed build still keeps the log")
 		}
 	}
 	wait("the last build", repeat.LongestRetry, func() bool { r.ask(); return r.builds == 10 })
-	r.d.built(r.now, r.snapshot(r.position.applied), nil)
+	r.d.Built(r.now, r.snapshot(r.position.Applied), nil)
 	pause = repeat.FirstRetry
 	for range 4 {
 		r.message(2)
-		r.d.sent(r.now, 2, full)
+		r.d.Sent(r.now, 2, full)
 		if len(r.takeReports()) > 0 {
 			t.Fatal("raft was told before the pause was over")
 		}
@@ -221,7 +221,7 @@ func TestFailuresAreRetriedWithGrowingPauses(t *testing.T) {
 		pause *= 2
 	}
 	r.message(2)
-	if k := r.d.view(r.now); len(k.Deliveries) != 1 || k.Deliveries[0].Failures != 4 || k.Deliveries[0].Reason != full.Error() || k.Deliveries[0].State != "sending" {
+	if k := r.d.View(r.now); len(k.Deliveries) != 1 || k.Deliveries[0].Failures != 4 || k.Deliveries[0].Reason != full.Error() || k.Deliveries[0].State != "sending" {
 		t.Errorf("view %+v", k)
 	}
 }
@@ -229,25 +229,25 @@ func TestFailuresAreRetriedWithGrowingPauses(t *testing.T) {
 // TestDeliveriesEndWithTheTerm: what a deposed leader had begun is reported, and
 // keeps nothing.
 func TestDeliveriesEndWithTheTerm(t *testing.T) {
-	r := newDeliveryRig(t, 6)
+	r := newRig(t, 6)
 	r.ask()
-	r.d.built(r.now, r.snapshot(105), nil)
+	r.d.Built(r.now, r.snapshot(105), nil)
 	for to := uint64(2); to <= 6; to++ {
 		r.message(to)
 		if to == 3 {
-			r.d.sent(r.now, 2, nil)                  // 2 catches up
-			r.d.sent(r.now, 3, errors.New("broken")) // 3 pauses
+			r.d.Sent(r.now, 2, nil)                  // 2 catches up
+			r.d.Sent(r.now, 3, errors.New("broken")) // 3 pauses
 		}
 	}
 	r.takeReports()
-	r.position.leads, r.position.term = false, 2
+	r.position.Leads, r.position.Term = false, 2
 	r.tick(time.Second)
 	got := r.takeReports()
 	if slices.Sort(got); !slices.Equal(got, []string{"3 false", "6 false"}) {
 		t.Errorf("reports %v", got)
 	}
-	r.d.sent(r.now, 4, nil)
-	r.d.sent(r.now, 5, errors.New("broken"))
+	r.d.Sent(r.now, 4, nil)
+	r.d.Sent(r.now, 5, errors.New("broken"))
 	if got := r.takeReports(); !slices.Equal(got, []string{"4 false", "5 false"}) {
 		t.Errorf("reports of the transfers under way: %v", got)
 	}
@@ -264,18 +264,18 @@ func TestDeliveriesEndWithTheTerm(t *testing.T) {
 // closer slow the leader, a member that catches up frees it, and a dead one does
 // not slow it.
 func TestIntakeSlowsForAMemberThatCannotKeepUp(t *testing.T) {
-	r := newDeliveryRig(t, 3)
+	r := newRig(t, 3)
 	r.log.MaxEntries = 20
 	r.ask()
-	r.d.built(r.now, r.snapshot(100), nil)
+	r.d.Built(r.now, r.snapshot(100), nil)
 	r.message(2)
-	r.d.sent(r.now, 2, nil)
+	r.d.Sent(r.now, 2, nil)
 	r.matches[2] = 100
 	r.grow(1000)
 	// Clients write 200 entries a second, and the member replicates as many.
 	second := func(written, replicated int) {
 		r.grow(written)
-		r.matches[2] = min(r.matches[2]+uint64(replicated), r.position.applied)
+		r.matches[2] = min(r.matches[2]+uint64(replicated), r.position.Applied)
 		r.tick(time.Second)
 	}
 	for n := range 40 {
@@ -290,7 +290,7 @@ func TestIntakeSlowsForAMemberThatCannotKeepUp(t *testing.T) {
 	if rate := r.d.members[2].rate; r.limit == 0 || r.limit >= rate || r.limit < rate/4 {
 		t.Fatalf("the limit is %d, the member replicates %d bytes per second", r.limit, rate)
 	}
-	if r.d.view(r.now).Alarm() == "" {
+	if r.d.View(r.now).Alarm() == "" {
 		t.Error("no alarm")
 	}
 	for n := 0; r.limit > 0; n++ {
@@ -299,7 +299,7 @@ func TestIntakeSlowsForAMemberThatCannotKeepUp(t *testing.T) {
 			t.Fatalf("after %d s it still lacks %d bytes", n, r.d.members[2].behind)
 		}
 	}
-	if r.d.view(r.now).Alarm() != "" || len(r.d.members) > 0 {
+	if r.d.View(r.now).Alarm() != "" || len(r.d.members) > 0 {
 		t.Error("the alarm or the delivery is still there")
 	}
 
@@ -307,10 +307,10 @@ func TestIntakeSlowsForAMemberThatCannotKeepUp(t *testing.T) {
 	r.tick(bodyLifetime)
 	r.tick(bodyLifetime)
 	r.ask()
-	r.d.built(r.now, r.snapshot(r.position.applied), nil)
+	r.d.Built(r.now, r.snapshot(r.position.Applied), nil)
 	r.message(3)
-	r.d.sent(r.now, 3, nil)
-	r.matches[3] = r.position.applied
+	r.d.Sent(r.now, 3, nil)
+	r.matches[3] = r.position.Applied
 	for range 200 {
 		r.grow(20)
 		r.tick(time.Second)
@@ -326,7 +326,7 @@ func TestIntakeSlowsForAMemberThatCannotKeepUp(t *testing.T) {
 // TestThreeBodiesInARowSlowTheIntake: so does a member whose log was lost after
 // each body, as on a full disk.
 func TestThreeBodiesInARowSlowTheIntake(t *testing.T) {
-	r := newDeliveryRig(t, 3)
+	r := newRig(t, 3)
 	for n := range 4 {
 		if r.limit > 0 {
 			t.Fatalf("slowed after %d bodies", n)
@@ -335,17 +335,17 @@ func TestThreeBodiesInARowSlowTheIntake(t *testing.T) {
 		r.grow(100)
 		r.tick(time.Second)
 		r.ask()
-		at := r.position.applied
-		r.d.built(r.now, r.snapshot(at), nil)
+		at := r.position.Applied
+		r.d.Built(r.now, r.snapshot(at), nil)
 		r.message(2)
-		r.d.sent(r.now, 2, nil)
+		r.d.Sent(r.now, 2, nil)
 		r.tick(time.Second)
 	}
 	if r.limit == 0 {
 		t.Error("not slowed after four bodies")
 	}
 	// Its log stays this time, and it catches up.
-	r.matches[2] = r.position.applied
+	r.matches[2] = r.position.Applied
 	r.tick(time.Second)
 	if r.limit > 0 {
 		t.Error("still slowed")
