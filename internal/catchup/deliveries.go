@@ -2,7 +2,6 @@ package catchup
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -18,9 +17,9 @@ import (
 // Deliveries decides what happens to snapshots for members that lag: which body
 // is built and when, who gets it, what is retried, what of the log must stay, and
 // whether the leader has to slow down. It has no goroutine, clock or file: events
-// go in through method calls with the time, and the work goes out through
-// Work. A loop drives it in production, and the simulator drives the
-// same code.
+// go in through method calls with the time, and the work goes out through Work.
+// raftnode's snapshotter owns it in production, and the simulator drives the same
+// code.
 //
 // The life of a delivery:
 //
@@ -36,15 +35,8 @@ import (
 // log stays readable (raftlog.Store.SetPin) from the moment a build begins until the
 // member has caught up with what is in memory. A pin costs disk, not memory.
 //
-// That alone does not end: a member that is slower than the clients never catches
-// up, and the disk is not endless. Every roundTime the leader looks at what a
-// member still lacks. If that has not shrunk by a quarter, the round is lost; so
-// is a body after which the member needed another. After maxLostRounds in a row,
-// the leader limits its intake to a little less than what the member replicates,
-// so that the rest is gone within catchUpTarget, and lifts the limit when the
-// member has caught up. It is the argument of section 4.2.1 of Ongaro's
-// dissertation, where a new server gets a bounded number of rounds, except that
-// the server is not given up: the operator asked for it.
+// A member that is slower than the clients would never catch up that way, so the
+// leader counts rounds and limits its intake; see round.
 //
 // Invariants:
 //
@@ -80,6 +72,7 @@ type Work interface {
 	Send(m *raftpb.Message, b *Body)
 	// Report tells raft how the delivery to a member ended.
 	Report(to uint64, ok bool)
+	// Remove removes the file of a body that nobody needs.
 	Remove(b *Body)
 	// LimitIntake limits what the leader takes, in bytes per second; 0: no limit.
 	LimitIntake(bytesPerSecond int64)
@@ -87,12 +80,13 @@ type Work interface {
 
 // Body is a complete state file.
 type Body struct {
-	Snapshot *raftpb.Snapshot
-	Path     string
-	Size     int64
-	used     time.Duration // when it was last of use
+	Snapshot *raftpb.Snapshot // raft's description of it
+	Path     string           // of its file; Deliveries does not open it
+	Size     int64            // bytes
+	used     time.Duration    // when it was last of use
 }
 
+// Index returns the log index of the state.
 func (b *Body) Index() uint64 { return b.Snapshot.GetMetadata().GetIndex() }
 
 // state is how far a delivery is.
@@ -133,13 +127,6 @@ type delivery struct {
 	behind                 int64 // bytes that it lacks
 }
 
-// round is a stretch of catching up.
-type round struct {
-	begin  time.Duration
-	match  uint64
-	behind int64
-}
-
 const (
 	// bodyLifetime is how long a body that nobody uses waits for another member.
 	bodyLifetime = 30 * time.Second
@@ -148,24 +135,10 @@ const (
 	staleBytes = 64 << 20
 	// maxSends is the number of transfers at the same time, as the transport allows.
 	maxSends = 2
-	// catchUpPatience is how long a member may make no progress, or install a body,
-	// before the log is no longer kept for it.
-	catchUpPatience = 2 * time.Minute
-	// installRate is how fast a member surely installs a body, in bytes per second.
-	installRate = 4 << 20
-	// roundTime is how often the leader judges whether a member comes closer.
-	roundTime     = 5 * time.Second
-	maxLostRounds = 3
-	// catchUpTarget is how long a member may take for the rest once the intake is
-	// limited.
-	catchUpTarget = time.Minute
-	// minIntake is the lowest limit: a cluster under load stays usable.
-	minIntake = 1 << 20
-	// unknownIntake is the limit for a member whose rate is not known: it lost the
-	// log after each body before it could replicate any of it.
-	unknownIntake = 8 << 20
 )
 
+// New returns deliveries that have nothing to do. catchUpBytes is what memory keeps
+// of the log.
 func New(lg *zap.Logger, log *raftlog.Store, work Work, catchUpBytes int64) *Deliveries {
 	return &Deliveries{lg: lg, log: log, work: work, catchUpBytes: catchUpBytes, members: make(map[uint64]*delivery)}
 }
@@ -199,7 +172,7 @@ func (d *Deliveries) Built(now time.Duration, b *Body, err error) {
 	b.used = now
 	d.bodies = append(d.bodies, b)
 	d.offer(b)
-	d.wanted = false
+	d.wanted = false // whoever asked in the meantime gets this one
 }
 
 // offer lets raft send a body from now on; nil withdraws the last one.
@@ -341,6 +314,9 @@ func (d *Deliveries) Sent(now time.Duration, to uint64, err error) {
 		d.lg.Info("snapshot sent", zap.Uint64("to", to), zap.Uint64("index", x.body.Index()), zap.Duration("took", now-x.since))
 		x.state, x.since, x.fails, x.reason = catchingUp, now, repeat.Attempts{}, ""
 		x.match, x.moved, x.round = 0, now, round{begin: now}
+		// Of a stale one raft has forgotten the message. It would take success for
+		// the fate of the message that it has emitted since, and that one was not
+		// sent.
 		d.work.Report(to, !x.stale)
 	case x.stale || !d.leads:
 		x.state = idle
@@ -383,6 +359,7 @@ func (d *Deliveries) Tick(now time.Duration, at Place) {
 		d.newTerm()
 	}
 	for _, x := range d.sorted() {
+		// A transfer to a removed member runs to its end, which reports it (V1).
 		if _, ok := at.Members.Member(x.to); !ok && x.state != sending {
 			d.end(x)
 			continue
@@ -437,126 +414,4 @@ func (d *Deliveries) end(x *delivery) {
 		d.work.Report(x.to, false)
 	}
 	delete(d.members, x.to)
-}
-
-// follow watches a member catch up with the log after its body.
-func (d *Deliveries) follow(now time.Duration, x *delivery, match uint64) {
-	if match > x.match {
-		x.match, x.moved = match, now
-	}
-	x.behind = d.log.BytesAfter(max(x.match, x.body.Index()))
-	switch {
-	case x.match < x.body.Index(): // installs it
-		x.round = round{begin: now, match: x.body.Index(), behind: x.behind}
-	case d.log.InMemory(x.match) && x.behind <= d.catchUpBytes/2:
-		d.lg.Info("member caught up after a snapshot", zap.Uint64("member", x.to), zap.Duration("took", now-x.since))
-		d.end(x)
-		return
-	case now-x.round.begin >= roundTime:
-		d.endRound(now, x)
-	}
-	if now-x.moved > catchUpPatience+time.Duration(x.body.Size/installRate)*time.Second {
-		d.lg.Warn("member does not catch up; its log is no longer kept", zap.Uint64("member", x.to), zap.Duration("silent", now-x.moved))
-		d.end(x)
-	}
-}
-
-func (d *Deliveries) endRound(now time.Duration, x *delivery) {
-	advanced := max(0, d.log.BytesAfter(x.round.match)-x.behind)
-	x.rate = int64(float64(advanced) / (now - x.round.begin).Seconds())
-	if x.behind > x.round.behind/4*3 {
-		x.lostRounds++
-	} else if d.limit == 0 {
-		x.lostRounds = 0
-	}
-	x.round = round{begin: now, match: x.match, behind: x.behind}
-}
-
-// adjustIntake limits what the leader takes while a member has lost too many
-// rounds, just enough that it catches up within catchUpTarget. A member without
-// progress changes nothing: it may be dead, and must not stop the others.
-func (d *Deliveries) adjustIntake() {
-	limit, slowest := int64(0), uint64(0)
-	for _, x := range d.sorted() {
-		if own := d.intakeFor(x); own > 0 && (limit == 0 || own < limit) {
-			limit, slowest = own, x.to
-		}
-	}
-	if limit == d.limit {
-		return
-	}
-	switch {
-	case d.limit == 0:
-		d.lg.Warn("slowing the intake of writes so that a member can catch up", zap.Uint64("member", slowest), zap.Int64("bytes_per_second", limit))
-	case limit == 0:
-		d.lg.Info("the intake of writes is no longer slowed")
-	}
-	d.limit = limit
-	d.work.LimitIntake(limit)
-}
-
-// intakeFor returns how much the leader may take so that a member catches up; 0
-// means that it need not be slowed for it.
-func (d *Deliveries) intakeFor(x *delivery) int64 {
-	// A paused one cannot be reached.
-	if x.state == idle || x.state == paused || max(x.lostBodies, x.lostRounds) < maxLostRounds {
-		return 0
-	}
-	switch {
-	case x.state == catchingUp && x.rate > 0:
-		return max(minIntake, x.rate/4, x.rate-int64(float64(x.behind)/catchUpTarget.Seconds()))
-	case x.lostBodies >= maxLostRounds:
-		return cmp.Or(d.limit, unknownIntake)
-	}
-	return d.limit
-}
-
-// DeliveryStatus is what the leader does for a member that lags too far.
-type DeliveryStatus struct {
-	To    uint64
-	State string // waiting, sending, paused, catching_up
-	// Index and BodyBytes are of the body.
-	Index     uint64
-	BodyBytes int64
-	// BehindBytes is the log after the body that the member still lacks, kept for
-	// it; 0 before the body has arrived.
-	BehindBytes int64
-	Since       time.Duration // how long it has been in this state
-	Failures    int           // in a row
-	Reason      string        // of the last failure
-}
-
-// KeptLog is what is kept for members that get a snapshot, and why.
-type KeptLog struct {
-	Entries    uint64 // on disk, beyond those in memory
-	Bytes      int64
-	Building   bool // a body is being built
-	Deliveries []DeliveryStatus
-	// IntakeLimit is how many bytes of writes per second the leader takes so that
-	// a member can catch up; 0 means no limit.
-	IntakeLimit int64
-}
-
-// View describes everything for operators.
-func (d *Deliveries) View(now time.Duration) *KeptLog {
-	k := &KeptLog{Building: d.building, IntakeLimit: d.limit}
-	k.Entries, k.Bytes = d.log.Spooled()
-	for _, x := range d.sorted() {
-		if x.state == idle {
-			continue
-		}
-		k.Deliveries = append(k.Deliveries, DeliveryStatus{
-			To: x.to, State: x.state.String(), Index: x.body.Index(), BodyBytes: x.body.Size,
-			BehindBytes: x.behind, Since: now - x.since, Failures: x.fails.Failures, Reason: x.reason,
-		})
-	}
-	return k
-}
-
-// Alarm describes the limit on the intake, if there is one.
-func (k *KeptLog) Alarm() string {
-	if k.IntakeLimit == 0 {
-		return ""
-	}
-	return fmt.Sprintf("catch_up: a member cannot keep up; writes are limited to %d bytes per second until it has caught up", k.IntakeLimit)
 }
