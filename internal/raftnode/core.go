@@ -596,6 +596,15 @@ func (c *core) fail(err error) {
 // isLeader reports whether this node leads.
 func (s *coreState) isLeader() bool { return s.role == raft.StateLeader }
 
+// committedInTerm returns the commit index if an entry of this term is committed.
+// Until then, a new leader may not know of everything that its predecessor
+// committed.
+func (s *coreState) committedInTerm() (index uint64, ok bool) {
+	index = s.rn.BasicStatus().GetCommit()
+	term, err := s.cfg.log.Term(index)
+	return index, err == nil && term == s.term
+}
+
 // recentlyHeard reports whether the member sent anything within an election
 // timeout. A node always hears itself.
 func (s *coreState) recentlyHeard(id uint64) bool {

@@ -22,6 +22,7 @@ type changeRequest struct {
 	tick    uint64 // when it was last proposed
 	retries int
 
+	after uint64 // index whose state decides about it; 0 while unknown
 	round uint64 // of the roll call that decides about it; 0 before that
 	asked uint64 // tick at which that began
 }
@@ -34,7 +35,8 @@ type changeRequest struct {
 // that change applied. Its roster.BatchID makes the copies harmless, as with batches:
 // members count the changes of an incarnation apart from its batches.
 //
-// A change is checked three times: when it is requested, whenever it is about to
+// A change is checked three times: when it is requested (against a state that has
+// everything that was committed before the request), whenever it is about to
 // be proposed, and by every replica when it is applied (roster.Roster),
 // since others may have been applied between. Before a change of the voters is
 // proposed, those that would remain must answer a roll call: four voters, one
@@ -52,6 +54,15 @@ type changer struct {
 
 	sequence uint64 // of the last change that was proposed
 	queue    []*changeRequest
+	// arriving are requests that wait until this leader has applied what was
+	// committed before them. Its apply loop may be a moment behind those of its
+	// followers: somebody who has seen a promotion there would otherwise be
+	// refused a change that this promotion makes safe.
+	arriving []*changeRequest
+	// since is the tick at which this node began to follow the leader that it
+	// has now, possibly itself. Followers do not hear each other, so a new
+	// leader has heard only from those that voted for it.
+	since uint64
 }
 
 // learnerLag is the number of entries that a learner may lack and still count
@@ -63,29 +74,56 @@ const learnerLag = 512
 const maxLeaveAttempts = 3
 
 func (c *changer) add(r *changeRequest) {
-	if err := c.refuse(&r.change); err != nil {
-		r.done <- err
+	switch {
+	case c.refused != nil:
+		r.done <- c.refused
+	case !c.isLeader():
+		r.done <- ErrNotLeader
+	case len(c.queue)+len(c.arriving) >= maxPendingChanges:
+		r.done <- ErrOverloaded
+	default:
+		c.arriving = append(c.arriving, r)
+		c.admit()
+	}
+}
+
+// admit queues, or refuses, the requests that this leader can judge now.
+func (c *changer) admit() {
+	if len(c.arriving) == 0 {
 		return
 	}
-	c.queue = append(c.queue, r)
+	commit, ok := c.committedInTerm()
+	if !ok {
+		return
+	}
+	applied := c.rn.BasicStatus().Applied
+	c.arriving = removeIf(c.arriving, func(r *changeRequest) bool {
+		if r.after == 0 {
+			r.after = commit
+		}
+		if applied < r.after {
+			return false
+		}
+		if err := c.refuse(&r.change); err != nil {
+			r.done <- err
+		} else {
+			c.queue = append(c.queue, r)
+		}
+		return true
+	})
 }
 
 // refuse returns why the change cannot be made now. It assigns an id to a new
 // member that has none.
 func (c *changer) refuse(ch *roster.Change) error {
-	switch {
-	case c.refused != nil:
-		return c.refused
-	case !c.isLeader():
-		return ErrNotLeader
-	case len(c.queue) >= maxPendingChanges:
-		return ErrOverloaded
-	}
 	if ch.Kind == roster.AddMember && ch.Member.ID == 0 {
 		ch.Member.ID = c.nextID()
 	}
 	if err := c.membership.Check(ch); err != nil {
 		return err
+	}
+	if c.ticks-c.since <= uint64(c.cfg.electionTicks) {
+		return nil // the roll call decides
 	}
 	return c.checkAlive(ch, c.recentlyHeard) // tells at once what is known already
 }
@@ -210,13 +248,15 @@ func (c *changer) behind(id uint64) (entries uint64, known bool) {
 }
 
 // caughtUp reports whether a learner has all but the last entries. A learner
-// that needs a snapshot, or that has not answered yet, may hold nothing at all
-// however short the log is; so its distance alone proves nothing.
+// that needs a snapshot, or that has not answered this leader yet (its match is 0),
+// may hold nothing at all however short the log is; so its distance alone proves
+// nothing. One that is being probed counts: that is how raft goes on after a lost
+// message, and what it acknowledged before, it has.
 func (c *changer) caughtUp(id uint64) bool {
 	caughtUp := false
 	c.rn.WithProgress(func(pid uint64, _ raft.ProgressType, pr tracker.Progress) {
 		if pid == id {
-			caughtUp = pr.State == tracker.StateReplicate && pr.Match+learnerLag >= c.last
+			caughtUp = pr.State != tracker.StateSnapshot && pr.Match > 0 && pr.Match+learnerLag >= c.last
 		}
 	})
 	return caughtUp
@@ -224,6 +264,7 @@ func (c *changer) caughtUp(id uint64) bool {
 
 // propose proposes the first change of the queue.
 func (c *changer) propose() {
+	c.admit()
 	if len(c.queue) == 0 || c.incarnation == 0 || c.queue[0].sent || c.backoff {
 		return
 	}
@@ -301,11 +342,15 @@ func (c *changer) finish(err error) {
 // anymore drops its changes: the new leader decides about those that were
 // certainly never proposed, and nobody knows about the others.
 func (c *changer) again() {
+	c.since = c.ticks
 	if !c.isLeader() {
 		c.fail(ErrNotLeader)
 	}
 	for _, r := range c.queue {
 		r.sent, r.round = false, 0
+	}
+	for _, r := range c.arriving {
+		r.after = 0
 	}
 }
 
@@ -343,13 +388,16 @@ func (c *changer) fail(err error) {
 			r.done <- err
 		}
 	}
-	c.queue = nil
+	for _, r := range c.arriving {
+		r.done <- err
+	}
+	c.queue, c.arriving = nil, nil
 }
 
 // promoteLearner makes a voter of a learner that has caught up, one at a time.
 // The leader does so on its own behalf; nobody waits for the answer.
 func (c *changer) promoteLearner() {
-	if !c.isLeader() || len(c.queue) > 0 {
+	if !c.isLeader() || len(c.queue)+len(c.arriving) > 0 {
 		return
 	}
 	for _, m := range c.membership.Members {

@@ -111,9 +111,8 @@ func (w *witness) ask(readAsked uint64) {
 	if w.round != 0 || !w.isLeader() {
 		return
 	}
-	commit := w.rn.BasicStatus().GetCommit()
-	// A new leader may not know of everything that its predecessor committed.
-	if t, err := w.cfg.log.Term(commit); err != nil || t != w.term {
+	commit, ok := w.committedInTerm()
+	if !ok {
 		return
 	}
 	w.begin()
