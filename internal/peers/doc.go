@@ -34,7 +34,7 @@
 //
 // # How a dead leader is noticed
 //
-// Every member holds a GET of MonitorPath open with its leader. Nothing is
+// A LeaderMonitor holds a GET of MonitorPath open with the leader. Nothing is
 // ever sent on it. When it breaks, the member dials again. If that dial is
 // refused, nothing listens on the leader's port anymore: its process is gone.
 // Any other outcome proves nothing. It may be a glitch of the network, or the

@@ -24,7 +24,7 @@ const MonitorPath = raftPathPrefix + "/watch"
 // and some whose end has not been noticed yet.
 const maxMonitors = 4 * limits.MaxMembers
 
-// newMonitorClient returns the client of HoldMonitor.
+// newMonitorClient returns the client of holdMonitor.
 func (t *Transport) newMonitorClient() *http.Client {
 	dialer := &net.Dialer{Timeout: t.cfg.DialTimeout}
 	rt := &http.Transport{DisableKeepAlives: true, ResponseHeaderTimeout: dialer.Timeout}
@@ -36,11 +36,11 @@ func (t *Transport) newMonitorClient() *http.Client {
 	}
 }
 
-// HoldMonitor connects to one of the URLs of a member, and returns when the
+// holdMonitor connects to one of the URLs of a member, and returns when the
 // connection breaks, when there is none, or when the context ends. up reports that
 // there was a connection. refused reports that there was none because every URL
 // refused it; that is the only proof that the process is gone.
-func (t *Transport) HoldMonitor(ctx context.Context, urls []string) (up, refused bool) {
+func (t *Transport) holdMonitor(ctx context.Context, urls []string) (up, refused bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(t.ctx, cancel)()

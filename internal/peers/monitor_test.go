@@ -56,11 +56,11 @@ func TestServeMonitor(t *testing.T) {
 
 type held struct{ up, refused bool }
 
-// hold runs HoldMonitor in the background.
+// hold runs holdMonitor in the background.
 func hold(p *testPeer, urls ...string) <-chan held {
 	done := make(chan held, 1)
 	go func() {
-		up, refused := p.HoldMonitor(context.Background(), urls)
+		up, refused := p.holdMonitor(context.Background(), urls)
 		done <- held{up, refused}
 	}()
 	return done

@@ -123,7 +123,7 @@ const maxRemotes = limits.MaxMembers
 // Transport carries raft's messages to the other members and takes theirs. The
 // package comment tells how, and lists the invariants T1 to T7.
 //
-// Only HoldMonitor waits for the network, and delivery is never promised. After
+// Only a LeaderMonitor waits for the network, and delivery is never promised. After
 // Stop, all methods do nothing, except that SendSnapshot still closes the body and
 // reports the failure.
 type Transport struct {
@@ -132,7 +132,7 @@ type Transport struct {
 	self     identity // stated in each request
 	tr       *rafthttp.Transport
 	own      []*http.Transport // carry rafthttp's requests
-	monitor  *http.Client      // carries HoldMonitor's
+	monitor  *http.Client      // carries holdMonitor's
 	refusals refusalCounts
 
 	strangers strangers

@@ -6,7 +6,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/kvd-io/kvd/internal/peers"
 )
@@ -124,33 +123,5 @@ func TestResetConnectionsElectNobody(t *testing.T) {
 		if p := n.Position(); p.Leader != position.Leader || p.Term != position.Term {
 			t.Errorf("member %d follows %d in term %d, before the glitches %d in term %d", n.cfg.ID, p.Leader, p.Term, position.Leader, position.Term)
 		}
-	}
-}
-
-// The pauses between dials grow, also when the same leader is followed again
-// in between, and start over after a connection that held.
-func TestMonitorPausesGrow(t *testing.T) {
-	var w monitorState
-	last := time.Duration(-1)
-	for range 11 {
-		w.follow(2, 5)
-		if w.pause() <= last {
-			t.Fatalf("a pause of %v after one of %v", w.pause(), last)
-		}
-		last = w.pause()
-		w.ended(false)
-	}
-	for range 100 {
-		w.ended(false)
-	}
-	if w.pause() != maxMonitorPause {
-		t.Errorf("a pause of %v, want %v", w.pause(), maxMonitorPause)
-	}
-	if w.follow(2, 6); w.pause() != 0 {
-		t.Errorf("a new leader is dialled after %v", w.pause())
-	}
-	w.ended(false)
-	if w.ended(true); w.pause() != 0 {
-		t.Errorf("after a connection that held the dial waits %v", w.pause())
 	}
 }

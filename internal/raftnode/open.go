@@ -164,7 +164,10 @@ func (r *Replica) connectLoops() {
 		return catchup.Place{Leads: p.Leader == r.cfg.ID, Term: p.Term, Members: r.Membership()}
 	}
 	r.connector = newConnector(r.cfg.ID, r.lg, r.transport)
-	r.monitor = newLeaderMonitor(r)
+	r.monitor = r.transport.NewLeaderMonitor(func(id uint64) []string {
+		m, _ := r.Membership().Member(id)
+		return m.PeerURLs
+	}, func(id uint64) { r.events.put(event{suspect: id}) })
 }
 
 // bootstrap gives an empty log its first snapshot: the initial membership. A

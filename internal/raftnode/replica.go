@@ -64,7 +64,7 @@ type Replica struct {
 	compactor   *compactor
 	received    *receivedBodies
 	connector   *connector
-	monitor     *leaderMonitor
+	monitor     *peers.LeaderMonitor
 
 	// What the node loop publishes.
 	membership atomic.Pointer[roster.Membership]
@@ -113,7 +113,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	start(&loops, "checkpointer", r.checkpoints.run)
 	start(&loops, "compactor", r.compactor.run)
 	start(&loops, "connector", r.connector.run)
-	start(&loops, "leader monitor", r.monitor.run)
+	start(&loops, "leader monitor", r.monitor.Run)
 	start(&loops, "node loop", r.nodeLoop)
 	<-ctx.Done()
 	loops.Wait()
@@ -335,7 +335,7 @@ func (r *Replica) publish() {
 		r.position.Store(&now)
 		r.logPosition(old, p)
 		if old == nil || old.Leader != p.Leader || old.Term != p.Term {
-			r.monitor.tell(p)
+			r.monitor.Follow(p.Leader, p.Term)
 		}
 	}
 	if r.core.started() {

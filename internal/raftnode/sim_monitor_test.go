@@ -1,11 +1,15 @@
 package raftnode
 
-import "go.etcd.io/raft/v3/raftpb"
+import (
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/kvd-io/kvd/internal/peers"
+)
 
 // simMonitor is the modelled connection of a leader monitor: the outcomes of dials
-// come from the model network, what they mean from monitorState.
+// come from the model network, what they mean from peers.MonitorState.
 type simMonitor struct {
-	state monitorState
+	state peers.MonitorState
 	lead  uint64 // as last seen of the core, in term
 	term  uint64
 	up    bool
@@ -42,7 +46,7 @@ func (n *simNode) follow() {
 	w.try++
 	w.up = false
 	if lead != 0 && lead != n.id {
-		w.state.follow(lead, term)
+		w.state.Follow(lead, term)
 		n.dialLeader()
 	}
 }
@@ -52,11 +56,11 @@ func (n *simNode) dialLeader() {
 	w := &n.monitor
 	w.try++
 	try := w.try
-	n.later(w.state.pause().Microseconds()+n.s.between(span{50 * micro, 3 * milli}), "dial", func() {
+	n.later(w.state.Pause().Microseconds()+n.s.between(span{50 * micro, 3 * milli}), "dial", func() {
 		if w.try != try {
 			return
 		}
-		to := w.state.leader
+		to := w.state.Leader
 		target := n.s.nodes[to]
 		switch {
 		case n.s.net.blocked[link{n.id, to}] || n.s.net.blocked[link{to, n.id}]:
@@ -73,8 +77,8 @@ func (n *simNode) dialLeader() {
 func (n *simNode) monitorEnded(held, refused bool) {
 	w := &n.monitor
 	w.up = false
-	w.state.ended(held)
-	if leader := w.state.leader; refused {
+	w.state.Ended(held)
+	if leader := w.state.Leader; refused {
 		n.post(func(c *core) { c.suspect(leader) })
 	}
 	n.dialLeader()
@@ -83,14 +87,14 @@ func (n *simNode) monitorEnded(held, refused bool) {
 // breakMonitor resets the member's connection to its leader.
 func (n *simNode) breakMonitor() {
 	if w := &n.monitor; n.up && w.up {
-		n.monitorEnded(n.s.now-w.since > monitorSettled.Microseconds(), n.s.opts.bug == bugSuspectEveryBreak)
+		n.monitorEnded(n.s.now-w.since > peers.MonitorSettled.Microseconds(), n.s.opts.bug == bugSuspectEveryBreak)
 	}
 }
 
 // breakMonitors resets all connections to the leader id.
 func (s *sim) breakMonitors(id uint64) {
 	for _, other := range s.order {
-		if n := s.nodes[other]; n.monitor.state.leader == id {
+		if n := s.nodes[other]; n.monitor.state.Leader == id {
 			n.breakMonitor()
 		}
 	}
