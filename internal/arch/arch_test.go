@@ -41,6 +41,7 @@ var allowed = map[string][]string{
 	"internal/repeat":         {},
 	"internal/statemachine":   {},
 	"internal/raftlog":        {"internal/limits"},
+	"internal/lessor":         {},
 	"internal/roster":         {"internal/limits", "internal/statemachine"},
 	"internal/catchup":        {"internal/raftlog", "internal/repeat", "internal/roster"},
 	"internal/raftnode":       {"internal/catchup", "internal/roster", "internal/repeat", "internal/datadir", "internal/raftlog", "internal/peers", "internal/limits", "internal/statemachine", "internal/memberurl"},
@@ -76,6 +77,7 @@ var testsToo = map[string][]string{
 var foreign = map[string][]string{
 	"internal/kvstore":        {"go.etcd.io", "net", "math/rand", "crypto/rand", "os", "go.uber.org/zap"},
 	"internal/kvstore/engine": {"go.etcd.io", "net"},
+	"internal/lessor":         {},
 	"internal/roster":         {"internal/limits", "internal/statemachine"},
 	"internal/catchup":        {"internal/raftlog", "internal/repeat", "internal/roster"},
 	"internal/raftnode":       {"internal/catchup", "internal/roster", "internal/repeat", "github.com/cockroachdb/pebble"},
