@@ -1,7 +1,11 @@
-// Package raftlog is the log as raft reads it: the newest entries in memory, and
-// behind them, while a snapshot transfer needs older ones, a spool on disk. What
-// makes entries durable is the WAL in package datadir; a Store only ever holds
-// what the WAL has, or is about to have, and is filled from it at a start.
+// Package raftlog is the log as raft reads it, and the order in which it is
+// written.
+//
+// A Store holds the newest entries in memory and behind them, while a snapshot
+// transfer needs older ones, a spool on disk. What makes entries durable is a Disk,
+// the WAL in package datadir; a Store only ever holds what the WAL has, or is about
+// to have, and is filled from it at a start. The Appender writes both, in the order
+// that A1 demands.
 //
 // Three goroutines share a Store. The append loop writes it, the node loop reads
 // it through raft, and the compactor, which owns the files of the spool, moves
@@ -9,5 +13,13 @@
 // all of it, and nobody holds it while waiting for a disk, except for a bounded
 // read of the spool on behalf of raft.
 //
-// The comments on Store and spool give the invariants and what was rejected.
+// # Invariants
+//
+//	A1  Durable first, then raft's log in memory, then the responses, in raft's
+//	    order. The responses acknowledge what is durable.
+//	A2  Nothing is retried on a disk that failed: the kernel may have dropped the
+//	    pages, and report success the next time. The replica stops and answers
+//	    nobody.
+//
+// The comments on Store and spool give theirs, and what was rejected.
 package raftlog

@@ -88,8 +88,8 @@ func (g *rig) work() {
 }
 
 func (g *rig) append(jobs []*raftpb.Message) {
-	a := appender{disk: newTape(), log: g.log, install: func(*raftpb.Snapshot) error { return nil }}
-	responses, err := a.append(jobs)
+	a := raftlog.Appender{Disk: noDisk{}, Log: g.log, Install: func(*raftpb.Snapshot) error { return nil }}
+	responses, err := a.Append(jobs)
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -610,8 +610,8 @@ func TestVotesWaitForTheTerm(t *testing.T) {
 			}
 		}
 	}
-	x := newTape()
-	responses, err := x.appender().append(jobs)
+	a := raftlog.Appender{Disk: noDisk{}, Log: g.log}
+	responses, err := a.Append(jobs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -619,7 +619,7 @@ func TestVotesWaitForTheTerm(t *testing.T) {
 	for _, m := range responses {
 		if m.GetType() == raftpb.MsgVote {
 			votes++
-			if hs, _, _ := x.InitialState(); m.GetTerm() > hs.GetTerm() {
+			if hs, _, _ := g.log.InitialState(); m.GetTerm() > hs.GetTerm() {
 				t.Errorf("a vote for term %d is asked, term %d is saved", m.GetTerm(), hs.GetTerm())
 			}
 		}

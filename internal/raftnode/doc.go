@@ -32,10 +32,8 @@
 //	C1–C4  of the core: see core. One batch in flight; any number of copies of
 //	       a batch, one run; a fresh context per ReadIndex; one answer each.
 //	I1–I4  of the replicated membership: see package roster.
-//	A1     Durable first, then raft's log in memory, then the responses, in
-//	       raft's order (appender).
-//	A2     Nothing is retried on a disk that failed: the kernel may have dropped
-//	       the pages. The node stops and answers nobody.
+//	A1–A2  of writing the log: see package raftlog. Durable first; nothing is
+//	       retried on a disk that failed.
 //	S1     Log is released only behind a checkpoint: a state that survives a
 //	       crash without it (snapshotter).
 //	S2     Every snapshot that raft wants to send ends in one report to raft.

@@ -10,6 +10,8 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/kvd-io/kvd/internal/raftlog"
 )
 
 // segmentsOf makes the segments of the WAL as small as the test needs.
@@ -82,7 +84,7 @@ func snapshotAt(index, term uint64) *raftpb.Snapshot {
 	}
 }
 
-func mustSave(t testing.TB, d logDisk, hs *raftpb.HardState, ents ...*raftpb.Entry) {
+func mustSave(t testing.TB, d raftlog.Disk, hs *raftpb.HardState, ents ...*raftpb.Entry) {
 	t.Helper()
 	if err := d.Save(hs, ents); err != nil {
 		t.Fatalf("Save: %v", err)
@@ -96,4 +98,18 @@ func confChangeEntry(t *testing.T, index uint64, cc *raftpb.ConfChangeV2) *raftp
 		t.Fatal(err)
 	}
 	return &raftpb.Entry{Index: new(index), Term: new(uint64(1)), Type: raftpb.EntryConfChangeV2.Enum(), Data: data}
+}
+
+// noDisk is a raftlog.Disk that keeps nothing.
+type noDisk struct{}
+
+func (noDisk) Save(*raftpb.HardState, []*raftpb.Entry) error { return nil }
+
+func (noDisk) SaveSnapshot(*raftpb.Snapshot) error { return nil }
+
+func entriesOf(term uint64, from, to uint64) (ents []*raftpb.Entry) {
+	for i := from; i <= to; i++ {
+		ents = append(ents, &raftpb.Entry{Index: new(i), Term: new(term)})
+	}
+	return ents
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/peers"
+	"github.com/kvd-io/kvd/internal/raftlog"
 	"github.com/kvd-io/kvd/internal/roster"
 )
 
@@ -30,8 +31,8 @@ type appendLoop struct {
 	self        uint64
 	lg          *zap.Logger
 	disk        *datadir.Log
-	writes      logDisk // the disk, as the appender writes to it
-	log         raftLog
+	writes      raftlog.Disk // the disk, as the appender writes to it
+	log         *raftlog.Store
 	transport   *peers.Transport
 	events      *mailbox[event]
 	applies     *mailbox[applyWork]
@@ -44,11 +45,11 @@ type appendLoop struct {
 	saving moment
 	// savingBytes is the size of the entries in that write.
 	savingBytes atomic.Int64
-	appender    *appender // owned by run
+	appender    *raftlog.Appender // owned by run
 }
 
 func (l *appendLoop) run(ctx context.Context) error {
-	l.appender = &appender{disk: l.writes, log: l.log, install: func(s *raftpb.Snapshot) error { return l.install(ctx, s) }}
+	l.appender = &raftlog.Appender{Disk: l.writes, Log: l.log, Install: func(s *raftpb.Snapshot) error { return l.install(ctx, s) }}
 	// After a burst the watermark lags; it catches up while the loop is idle.
 	idle := time.NewTicker(datadir.WatermarkPace)
 	defer idle.Stop()
@@ -78,7 +79,7 @@ func (l *appendLoop) turn(jobs []appendJob) error {
 	l.savingBytes.Store(int64(bytes))
 	l.saving.note()
 	defer l.saving.clear()
-	responses, err := l.appender.append(messages)
+	responses, err := l.appender.Append(messages)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/kvd-io/kvd/internal/raftlog"
 )
 
 // Observer receives what the loops do, for metrics. Its methods are called on
@@ -51,14 +53,14 @@ func (discardObserver) Snapshot(SnapshotWork, time.Duration, int64, error) {}
 
 // observedDisk measures the writes of the log.
 type observedDisk struct {
-	logDisk
+	raftlog.Disk
 	observer Observer
 }
 
-// Save implements logDisk.
+// Save implements raftlog.Disk.
 func (d observedDisk) Save(hs *raftpb.HardState, entries []*raftpb.Entry) error {
 	begin := time.Now()
-	err := d.logDisk.Save(hs, entries)
+	err := d.Disk.Save(hs, entries)
 	d.observer.Saved(time.Since(begin))
 	return err
 }

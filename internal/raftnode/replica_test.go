@@ -13,10 +13,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kvd-io/kvd/internal/limits"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
+	"github.com/kvd-io/kvd/internal/limits"
+	"github.com/kvd-io/kvd/internal/raftlog"
 	"github.com/kvd-io/kvd/internal/roster"
 )
 
@@ -67,7 +68,7 @@ func (l *lockedMachine) Maintain() (bool, error) { return false, nil }
 
 // faultyDisk fails or hangs on request.
 type faultyDisk struct {
-	logDisk
+	raftlog.Disk
 	fail atomic.Pointer[error]
 	hang atomic.Pointer[chan struct{}] // saves wait until it is closed
 	// before is called at the start of each save.
@@ -84,7 +85,7 @@ func (d *faultyDisk) Save(hs *raftpb.HardState, ents []*raftpb.Entry) error {
 	if err := d.fail.Load(); err != nil {
 		return *err
 	}
-	return d.logDisk.Save(hs, ents)
+	return d.Disk.Save(hs, ents)
 }
 
 // liveNode is a real replica on loopback with a disk that can be made to fail.
@@ -140,7 +141,7 @@ func startNode(t *testing.T, cfg Config, l net.Listener, handle func(http.Handle
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln := &liveNode{Replica: node, disk: &faultyDisk{logDisk: node.appends.writes}, done: make(chan error, 1)}
+	ln := &liveNode{Replica: node, disk: &faultyDisk{Disk: node.appends.writes}, done: make(chan error, 1)}
 	node.appends.writes = ln.disk
 	srv := &http.Server{Handler: handle(node.Handler(nil))}
 	ln.srv = srv

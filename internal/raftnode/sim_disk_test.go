@@ -20,7 +20,7 @@ type diskRecord struct {
 	snapshot *raftpb.Snapshot
 }
 
-// modelDisk is a logDisk with the crash semantics of etcd's WAL: saves that
+// modelDisk is a raftlog.Disk with the crash semantics of etcd's WAL: saves that
 // change neither term, vote nor entries are written but not synced, and a
 // crash keeps what was synced and a random part of the rest. Within a record
 // the entries come before the hard state.

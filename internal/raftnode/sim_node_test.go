@@ -42,7 +42,7 @@ type simNode struct {
 	ended       error
 	core        *core
 	applier     *applier
-	appender    *appender
+	appender    *raftlog.Appender
 	log         *raftlog.Store
 	waiters     *indexWaiters
 	inbox       []inboxItem
@@ -136,7 +136,7 @@ func (n *simNode) boot() error {
 	}
 	n.log = raftlog.New(st.snapshot, raisedCommit(st.hs, n.applier.index), st.entries, n.applier.roster.Membership().ConfState())
 	n.startDeliveries()
-	n.appender = &appender{disk: n.disk, log: n.log, install: n.install}
+	n.appender = &raftlog.Appender{Disk: n.disk, Log: n.log, Install: n.install}
 	n.waiters = new(indexWaiters)
 	n.fresh = new(recency)
 	n.waiters.advance(n.applier.index)
@@ -241,7 +241,7 @@ func (n *simNode) writePart() {
 		if !raft.IsEmptySnap(m.GetSnapshot()) {
 			return
 		}
-		n.disk.write(hardStateOf(m), m.GetEntries())
+		n.disk.write(raftlog.HardStateOf(m), m.GetEntries())
 	}
 }
 
@@ -410,7 +410,7 @@ func (n *simNode) leakResponses() {
 
 func (n *simNode) finishAppend() {
 	job := n.appendJob
-	responses, err := n.appender.append(job)
+	responses, err := n.appender.Append(job)
 	if err != nil {
 		n.s.trace(4, n.id)
 		n.crash() // answers nobody
@@ -419,7 +419,7 @@ func (n *simNode) finishAppend() {
 	}
 	n.appendJob = nil
 	for _, m := range job {
-		if hs := hardStateOf(m); hs != nil {
+		if hs := raftlog.HardStateOf(m); hs != nil {
 			n.promised = promise{hs.GetTerm(), hs.GetVote()}
 		}
 	}

@@ -1,4 +1,4 @@
-package raftnode
+package raftlog
 
 import (
 	"fmt"
@@ -7,11 +7,11 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// logDisk is the durable side of the log: etcd's WAL and snapshot files, or a
+// Disk is the durable side of the log: etcd's WAL and snapshot files, or a
 // model of them with crash semantics. Every error is final (A2). A failed write
 // or fsync cannot be repeated: the kernel may have dropped the pages and report
 // success the next time. The replica stops and answers nobody.
-type logDisk interface {
+type Disk interface {
 	// Save makes the hard state and the entries durable, in one write. A save
 	// of nothing but a commit index need not be synced.
 	Save(hs *raftpb.HardState, entries []*raftpb.Entry) error
@@ -22,32 +22,31 @@ type logDisk interface {
 	SaveSnapshot(s *raftpb.Snapshot) error
 }
 
-// raftLog is the log that raft reads, in memory behind the disk.
-type raftLog interface {
-	raft.Storage
+// Log is what raft reads, in memory behind the disk: a Store.
+type Log interface {
 	Append(entries []*raftpb.Entry)
 	SetHardState(hs *raftpb.HardState)
 	ApplySnapshot(s *raftpb.Snapshot)
 }
 
-// appender executes MsgStorageAppend messages. It is the body of the append
+// Appender executes MsgStorageAppend messages. It is the body of raftnode's append
 // loop, without the goroutine: the simulator calls it too.
 //
 // The order of every save (A1): durable first, then raft's log in memory, then
 // the responses, in the order in which raft gave them. The responses acknowledge
 // what is durable. Raft drops entries from its own memory when it sees them, so
 // its log must have the entries by then.
-type appender struct {
-	disk logDisk
-	log  raftLog
-	// install replaces the state machine's content with the received snapshot
+type Appender struct {
+	Disk Disk
+	Log  Log
+	// Install replaces the state machine's content with the received snapshot
 	// and returns when that is done.
-	install func(s *raftpb.Snapshot) error
+	Install func(s *raftpb.Snapshot) error
 }
 
-// append executes the messages as one: all entries and the last hard state in
+// Append executes the messages as one: all entries and the last hard state in
 // one save (group commit). It returns the responses, to be delivered in order.
-func (a *appender) append(messages []*raftpb.Message) ([]*raftpb.Message, error) {
+func (a *Appender) Append(messages []*raftpb.Message) ([]*raftpb.Message, error) {
 	var group saveGroup
 	var responses []*raftpb.Message
 	for _, m := range messages {
@@ -66,18 +65,18 @@ func (a *appender) append(messages []*raftpb.Message) ([]*raftpb.Message, error)
 	return responses, a.flush(&group)
 }
 
-func (a *appender) flush(g *saveGroup) error {
+func (a *Appender) flush(g *saveGroup) error {
 	if g.hardState == nil && len(g.entries) == 0 {
 		return nil
 	}
-	if err := a.disk.Save(g.hardState, g.entries); err != nil {
+	if err := a.Disk.Save(g.hardState, g.entries); err != nil {
 		return fmt.Errorf("save the log: %w", err)
 	}
 	if g.hardState != nil {
-		a.log.SetHardState(g.hardState)
+		a.Log.SetHardState(g.hardState)
 	}
 	if len(g.entries) > 0 {
-		a.log.Append(g.entries)
+		a.Log.Append(g.entries)
 	}
 	*g = saveGroup{}
 	return nil
@@ -86,15 +85,15 @@ func (a *appender) flush(g *saveGroup) error {
 // receive installs a snapshot whose body the transport has already made durable:
 // then the .snap file, then the WAL record and its commit index, then the state,
 // and only then the response that tells the leader. A crash between any two
-// steps leaves something that the next start completes (recoverState).
-func (a *appender) receive(s *raftpb.Snapshot) error {
-	if err := a.disk.SaveSnapshot(s); err != nil {
+// steps leaves something that the next start completes.
+func (a *Appender) receive(s *raftpb.Snapshot) error {
+	if err := a.Disk.SaveSnapshot(s); err != nil {
 		return fmt.Errorf("save the snapshot at %d: %w", s.GetMetadata().GetIndex(), err)
 	}
-	if err := a.install(s); err != nil {
+	if err := a.Install(s); err != nil {
 		return err
 	}
-	a.log.ApplySnapshot(s)
+	a.Log.ApplySnapshot(s)
 	return nil
 }
 
@@ -105,7 +104,7 @@ type saveGroup struct {
 }
 
 func (g *saveGroup) add(m *raftpb.Message) {
-	if hs := hardStateOf(m); hs != nil {
+	if hs := HardStateOf(m); hs != nil {
 		g.hardState = hs
 	}
 	ents := m.GetEntries()
@@ -121,9 +120,9 @@ func (g *saveGroup) add(m *raftpb.Message) {
 	g.entries = append(g.entries, ents...)
 }
 
-// hardStateOf returns the hard state that a MsgStorageAppend carries, spread over
+// HardStateOf returns the hard state that a MsgStorageAppend carries, spread over
 // its fields; nil if it carries none. (Raft's doc.go names other fields.)
-func hardStateOf(m *raftpb.Message) *raftpb.HardState {
+func HardStateOf(m *raftpb.Message) *raftpb.HardState {
 	hs := &raftpb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}
 	if raft.IsEmptyHardState(hs) {
 		return nil

@@ -1,4 +1,4 @@
-package raftnode
+package raftlog
 
 import (
 	"errors"
@@ -8,13 +8,11 @@ import (
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
-
-	"github.com/kvd-io/kvd/internal/raftlog"
 )
 
-// tape is a logDisk and a raftLog that records what is done to it.
+// tape is a Disk and a Log that records what is done to it.
 type tape struct {
-	*raftlog.Store
+	*Store
 	done []string
 	fail string // the prefix of what fails
 }
@@ -22,7 +20,7 @@ type tape struct {
 var errTape = errors.New("tape: error")
 
 func newTape() *tape {
-	return &tape{Store: raftlog.New(nil, new(raftpb.HardState), nil, new(raftpb.ConfState))}
+	return &tape{Store: New(nil, new(raftpb.HardState), nil, new(raftpb.ConfState))}
 }
 
 func (x *tape) note(format string, args ...any) error {
@@ -61,7 +59,7 @@ func (x *tape) ApplySnapshot(s *raftpb.Snapshot) {
 	x.Store.ApplySnapshot(s)
 }
 
-func (x *tape) appender() *appender { return &appender{disk: x, log: x, install: x.install} }
+func (x *tape) appender() *Appender { return &Appender{Disk: x, Log: x, Install: x.install} }
 
 // terms renders entries as index/term.
 func terms(ents []*raftpb.Entry) string {
@@ -145,7 +143,7 @@ func TestAppender(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			x := newTape()
-			responses, err := x.appender().append(c.jobs)
+			responses, err := x.appender().Append(c.jobs)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -181,7 +179,7 @@ func TestAppenderAnswersNobodyAfterAnError(t *testing.T) {
 	for _, fail := range []string{"save", "snap", "install"} {
 		x := newTape()
 		x.fail = fail
-		responses, err := x.appender().append([]*raftpb.Message{
+		responses, err := x.appender().Append([]*raftpb.Message{
 			withSnapshot(job(2, 10, entriesOf(2, 11, 12), 1), 10, 2),
 		})
 		if !errors.Is(err, errTape) {
@@ -198,7 +196,7 @@ func TestAppenderAnswersNobodyAfterAnError(t *testing.T) {
 func TestAppenderDoesNotTouchTheMessages(t *testing.T) {
 	first := entriesOf(1, 1, 5)
 	x := newTape()
-	if _, err := x.appender().append([]*raftpb.Message{job(1, 0, first[:3], 1), job(2, 0, entriesOf(2, 2, 3), 2)}); err != nil {
+	if _, err := x.appender().Append([]*raftpb.Message{job(1, 0, first[:3], 1), job(2, 0, entriesOf(2, 2, 3), 2)}); err != nil {
 		t.Fatal(err)
 	}
 	if got := terms(first); got != "[1/1 2/1 3/1 4/1 5/1]" {
