@@ -29,7 +29,7 @@ var allowed = map[string][]string{
 	"internal/node":           {"internal/raftnode", "internal/catchup", "internal/roster", "internal/datadir", "internal/peers", "internal/limits", "internal/certs", "internal/kvstore", "internal/kvstore/engine", "internal/api", "internal/memberurl", "internal/repeat", "internal/connlimit"},
 	"internal/httpapi":        {"internal/httpapi/batch", "internal/httpapi/reply", "internal/opjson", "internal/kvstore", "internal/api", "internal/memberurl", "internal/limits"},
 	"internal/httpapi/batch":  {"internal/httpapi/reply", "internal/opjson", "internal/kvstore", "internal/api", "internal/limits"},
-	"internal/httpapi/reply":  {"internal/opjson", "internal/kvstore", "internal/api"},
+	"internal/httpapi/reply":  {"internal/opjson", "internal/kvstore", "internal/api", "internal/limits"},
 	"internal/opjson":         {"internal/kvstore", "internal/limits"},
 	"internal/http1":          {},
 	"internal/loadgen":        {},

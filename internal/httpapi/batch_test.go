@@ -88,6 +88,37 @@ func TestBatchOrder(t *testing.T) {
 	)
 }
 
+// Lists and deletes of ranges have their place in the stream as well.
+func TestBatchOfRanges(t *testing.T) {
+	f := newFixture(t)
+	f.put("a/1", "x") // revision 2
+	wantAnswers(t, f.batchOf(
+		`{"list":{"prefix":"a/"}}`,
+		`{"put":{"key":"a/2","value":"y"}}`,
+		`{"list":{"prefix":"a/","keys_only":true,"reverse":true}}`,
+		`{"list":{"prefix":"a/","limit":1}}`,
+		`{"list":{"start":"a/","count_only":true}}`,
+		`{"delete":{"prefix":"a/"}}`,
+		`{"list":{"prefix":"a/"}}`,
+		`{"list":{"prefix":"a/","revision":3}}`,
+		`{"list":{"prefix":"a/","revision":5}}`,
+		`{"delete":{"start":"a","end":"b"}}`,
+		`{"delete":{"prefix":""}}`,
+	),
+		`200 "revision":2,"kvs":[{"key":"a/1","value":"x"|"count":1}`,
+		`201 "revision":3`,
+		`200 "revision":3,"kvs":[{"key":"a/2","create_revision":3|{"key":"a/1","create|"count":2}`,
+		`200 "key":"a/1"|"count":1,"more":true}`,
+		`200 "revision":3,"count":2}`,
+		`200 "deleted":2,"revision":4}`,
+		`200 "revision":4,"kvs":[],"count":0}`,
+		`200 "revision":3|"count":2}`,
+		`400 future_revision`,
+		`200 "deleted":0,"revision":4}`,
+		`400 specify what to delete`,
+	)
+}
+
 // No failure that concerns a single operation affects the others.
 func TestBatchGoesOnAfterAFailedOperation(t *testing.T) {
 	f := newFixture(t)
@@ -95,14 +126,14 @@ func TestBatchGoesOnAfterAFailedOperation(t *testing.T) {
 	wantAnswers(t, f.batchOf(
 		`{"put":{"key":"a","value":"1","if_revision":9}}`,
 		`{"incr":{"key":"word","delta":1}}`,
-		`{"put":{"key":"a","value":"1","ttl":"5s"}}`,
+		`{"put":{"key":"a","value":"1","ttl":"soon"}}`,
 		`{"nonsense":{}}`,
 		`{"put":{"key":"`+strings.Repeat("k", 5000)+`","value":"1"}}`,
 		`{"get":{"key":"absent"}}`,
 		`{"delete":{"key":"absent"}}`,
 		`{"put":{"key":"a","value":"1"}}`,
 	),
-		`412 "revision":0`, `412 "revision":2`, `400 ttl`, `400 nonsense`, `413 too_large`, `404 key_not_found`, `200 "deleted":0`, `201 "revision":3,`)
+		`412 "revision":0`, `412 "revision":2`, `400 ttl: expected`, `400 nonsense`, `413 too_large`, `404 key_not_found`, `200 "deleted":0`, `201 "revision":3,`)
 }
 
 func TestBatchStopsAtAnUnparsableLine(t *testing.T) {
@@ -117,7 +148,7 @@ func TestBatchStopsAtAnUnparsableLine(t *testing.T) {
 func TestBatchStopsAtALongLine(t *testing.T) {
 	f := newFixture(t)
 	f.do("PUT", "/v1/settings", `{"max_value_bytes":1000}`).want(200)
-	const limit = 2*1000 + 32<<10
+	const limit = 2*(4<<20) + 64<<10 // max_txn_bytes counts, too
 	long := `{"put":{"key":"b","value":"` + strings.Repeat("v", limit) + `"}}`
 	for _, tail := range []string{"", "\n", "\n{}\n"} {
 		a := f.do("POST", "/v1/batch", `{"put":{"key":"a`+strconv.Itoa(len(tail))+`","value":"1"}}`+"\n"+long+tail)

@@ -281,27 +281,10 @@ func (x *exchange) writeChanged(cmd *kvstore.Command, res *kvstore.Result) {
 	p := getBuffer()
 	doc := append((*p)[:0], '{')
 	doc = reply.AppendBytes(doc, "key", cmd.Key)
-	if cmd.Op == kvstore.OpIncr {
-		doc = append(doc, ',')
-		doc = reply.AppendBytes(doc, "value", res.KV.Value)
-	}
-	doc = reply.AppendNumber(doc, "revision", res.Revision)
-	doc = reply.AppendNumber(doc, "create_revision", res.KV.CreateRevision)
-	doc = reply.AppendNumber(doc, "mod_revision", res.KV.ModRevision)
-	doc = reply.AppendNumber(doc, "version", res.KV.Version)
-	doc = appendPrevious(doc, cmd, res)
+	doc = append(reply.AppendChange(doc, cmd.Op, cmd.ReturnPrevious, res), '}', '\n')
 	x.set("Etag", etag(res.KV.ModRevision))
 	x.writeDocument(jsonType, status, doc)
 	putBuffer(p, doc)
-}
-
-// appendPrevious appends the pair as it was before if the command asked for it, and
-// ends the document.
-func appendPrevious(doc []byte, cmd *kvstore.Command, res *kvstore.Result) []byte {
-	if cmd.ReturnPrevious {
-		doc = reply.AppendPrevious(doc, res.Previous)
-	}
-	return append(doc, '}', '\n')
 }
 
 // deleteKey answers DELETE /v1/kv/{key}.
@@ -323,7 +306,10 @@ func (x *exchange) writeDeleted(cmd *kvstore.Command, res *kvstore.Result) {
 	doc := append((*p)[:0], `{"deleted":`...)
 	doc = strconv.AppendUint(doc, res.Deleted, 10)
 	doc = reply.AppendNumber(doc, "revision", res.Revision)
-	doc = appendPrevious(doc, cmd, res)
+	if cmd.ReturnPrevious {
+		doc = reply.AppendPrevious(doc, res.Previous)
+	}
+	doc = append(doc, '}', '\n')
 	x.writeDocument(jsonType, http.StatusOK, doc)
 	putBuffer(p, doc)
 }

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/opjson"
 )
 
 // The values of Options.RequestLog besides "off".
@@ -88,7 +89,7 @@ func (p period) duration() (time.Duration, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	return parseDuration(string(p))
+	return opjson.ParseDuration(string(p))
 }
 
 // maxLogPeriod is the longest period after which a level reverts automatically.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/limits"
+	"github.com/kvd-io/kvd/internal/opjson"
 )
 
 // The default and the bounds of the parameter timeout.
@@ -133,18 +134,11 @@ func (q *query) duration(name string) (d time.Duration, ok bool, err error) {
 	if !ok {
 		return 0, false, nil
 	}
-	d, err = parseDuration(v)
+	d, err = opjson.ParseDuration(v)
 	if err != nil || d < 0 {
 		return 0, true, badRequest("the parameter %q must be a duration (for example, 500ms) or a number of seconds, not %.40q", name, v)
 	}
 	return d, true, nil
-}
-
-func parseDuration(s string) (time.Duration, error) {
-	if s != "" && strings.Trim(s, "0123456789.") == "" { // a bare number is seconds
-		s += "s"
-	}
-	return time.ParseDuration(s)
 }
 
 // timeout returns how long the request may take.

@@ -5,7 +5,8 @@
 //
 // One recursive-descent reader, scan, makes a single pass over the text. At
 // each place it knows which value to expect, so it builds no tree: an operation
-// is read directly into an Op, a document directly into the fields of a struct.
+// is read directly into a command of the store, a transaction with all that it
+// contains likewise, a document directly into the fields of a struct.
 // Strings without escapes are returned as slices of the input; the others are
 // assembled in a buffer that the Parser keeps. Reading an ordinary line of a
 // batch allocates nothing.
@@ -31,10 +32,13 @@
 //	P4  Bytes are never replaced. A string that does not stand for a sequence of
 //	    bytes (it has an unpaired surrogate) is refused.
 //	P5  A field that is null counts as absent.
-//	P6  Time is linear in the length of the text, and memory is at most twice
-//	    that length.
+//	P6  Memory is at most twice the length of the text, and a few hundred bytes
+//	    for each operation of a transaction, of which the limits allow few. Time
+//	    is linear in the length, and for the search of writes that collide at
+//	    most quadratic in their number.
+//	P7  No accepted transaction can write a key twice (see checkWrites).
 //
-// FuzzParse and FuzzDecode check P1 to P5 against readers built on
+// FuzzParse and FuzzDecode check P1 to P5 and P7 against readers built on
 // encoding/json.
 //
 // # Rejected alternatives

@@ -81,7 +81,7 @@ func TestDecodeIsStrict(t *testing.T) {
 		`{"parts":[{"b":1}]}`:     "parts[0].b: unknown field; expected one of a",
 		`{"name":"\ud800"}`:       `name: unpaired surrogate \ud800 is not a character; send bytes that are not text as base64`,
 		"{\"id\":4}\xff":          "invalid JSON at byte 9: unexpected byte 0xff, expected the end",
-		strings.Repeat("[", 100) + strings.Repeat("]", 100):               "invalid JSON at byte 17 (in " + strings.Repeat("[0]", 16) + "): nested deeper than 16 levels",
+		strings.Repeat("[", 100) + strings.Repeat("]", 100):               "invalid JSON at byte 33 (in " + strings.Repeat("[0]", 32) + "): nested deeper than 32 levels",
 		`{"x":` + strings.Repeat("[", 15) + strings.Repeat("]", 15) + `}`: "x: unknown field; expected one of id, limit, name, urls, learner, for, parts",
 	} {
 		var doc testDocument

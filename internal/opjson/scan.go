@@ -11,7 +11,7 @@ import (
 )
 
 // MaxDepth bounds the nesting of a text, and so the recursion of its reader.
-const MaxDepth = 16
+const MaxDepth = 32
 
 // maxKeptScratch is the largest buffer that a Parser keeps for the next text. A
 // batch that once carried a value of many megabytes must not hold on to them.

@@ -28,9 +28,6 @@ const (
 	maxGroupBytes = limits.MaxBatchBytes
 	// inputChunk is how many bytes are read at once.
 	inputChunk = 64 << 10
-	// lineOverhead is the room for everything in a line but its value: the key,
-	// in base64 or escaped, and the field names.
-	lineOverhead = 32 << 10
 	// streamIdle is how long a stream may go without a byte of input.
 	streamIdle = time.Minute
 )
@@ -38,12 +35,24 @@ const (
 // groupOp is one line of a group.
 type groupOp struct {
 	line     uint64
-	kind     opjson.Kind
+	op       kvstore.Op
 	previous bool
-	revision uint64 // of a get: where to read; 0 means at its place in the stream
-	from, to int    // of its command, or of a get's key, in group.bytes
-	err      error  // why it was refused already
+	revision uint64       // of a get: where to read; 0 means at its place in the stream
+	from, to int          // of its command, or of a get's key, in group.bytes
+	list     *listOp      // of a list
+	txn      *kvstore.Txn // of a transaction, as detach leaves it
+	err      error        // why it was refused already
 }
+
+// listOp is a list, which reads the store without a command.
+type listOp struct {
+	rng  kvstore.Range
+	read kvstore.Read
+}
+
+// reads reports whether the line only reads. A transaction never counts as reading: it
+// has its place in the log.
+func (o *groupOp) reads() bool { return o.op == kvstore.OpGet || o.op == kvstore.OpList }
 
 // group is a run of consecutive lines that are carried out together. Its owner is
 // whoever took it from a channel last.
@@ -73,7 +82,7 @@ func (g *group) reset() {
 func (g *group) writes() [][]byte {
 	g.commands = g.commands[:0]
 	for i := range g.ops {
-		if o := &g.ops[i]; o.kind != opjson.Get && o.err == nil {
+		if o := &g.ops[i]; !o.reads() && o.err == nil {
 			g.commands = append(g.commands, g.bytes[o.from:o.to:o.to])
 		}
 	}
@@ -169,8 +178,8 @@ func (in *reader) fill() (end error) {
 
 // takeLines parses all complete lines that have been read.
 func (in *reader) takeLines() error {
-	settings := in.store.Settings()
-	limit := lineLimit(&settings)
+	accepted := in.limits()
+	limit := int(accepted.TextLimit())
 	for {
 		n := bytes.IndexByte(in.buf[in.searched:], '\n')
 		if n < 0 {
@@ -188,7 +197,7 @@ func (in *reader) takeLines() error {
 		if len(line) > limit {
 			return longLine(limit)
 		}
-		if err := in.take(line, settings.MaxValueBytes); err != nil {
+		if err := in.take(line, accepted); err != nil {
 			return err
 		}
 		if in.group != nil && in.group.full() && !in.hand(in.group) {
@@ -205,40 +214,91 @@ func (in *reader) takeRest() error {
 	}
 	line := in.buf[in.start:]
 	in.start = len(in.buf)
-	return in.take(line, in.store.Settings().MaxValueBytes)
+	return in.take(line, in.limits())
 }
 
-// lineLimit is the length of the longest line. It has room for a value in base64,
-// or with each of its bytes escaped by a backslash.
-func lineLimit(s *kvstore.Settings) int { return int(2*s.MaxValueBytes) + lineOverhead }
+// limits returns what the settings allow of a line now.
+func (in *reader) limits() opjson.Limits {
+	s := in.store.Settings()
+	return opjson.Limits{MaxValueBytes: s.MaxValueBytes, MaxTxnOps: 512, MaxTxnBytes: 4 << 20}
+}
 
 func longLine(limit int) error {
-	return api.Errorf(api.TooLarge, "the line exceeds the limit of %d bytes, which follows from max_value_bytes in the settings; if most bytes of the value need escapes, send it as \"value_base64\"", limit)
+	return api.Errorf(api.TooLarge, "the line exceeds the limit of %d bytes, which follows from max_value_bytes and max_txn_bytes in the settings; if most bytes of the value need escapes, send it as \"value_base64\"", limit)
 }
 
 // take adds the operation of a line to the group, and nothing for a blank line. An
 // error ends the stream: only of a line that is JSON is it certain where it ends.
-func (in *reader) take(line []byte, maxValueBytes int64) error {
+func (in *reader) take(line []byte, accepted opjson.Limits) error {
 	if line = bytes.TrimSuffix(line, []byte{'\r'}); len(line) == 0 {
 		return nil
 	}
-	op, err := in.parser.Parse(line, maxValueBytes)
+	c, err := in.parser.Parse(line, accepted)
 	if errors.Is(err, opjson.ErrSyntax) {
 		return err
 	}
 	g := in.current()
-	o := groupOp{line: in.line, kind: op.Kind, previous: op.ReturnPrevious, revision: op.Revision, from: len(g.bytes), err: err}
-	switch {
-	case err != nil:
-	case op.Kind == opjson.Get:
-		g.bytes = append(g.bytes, op.Key...)
+	if err == nil {
+		err = supported(c)
+	}
+	if err != nil {
+		g.ops = append(g.ops, groupOp{line: in.line, err: err})
+		return nil
+	}
+	o := groupOp{line: in.line, op: c.Op, previous: c.ReturnPrevious, from: len(g.bytes), txn: c.Txn}
+	switch c.Op {
+	case kvstore.OpGet:
+		if c.Read != nil {
+			o.revision = c.Read.Revision
+		}
+		g.bytes = append(g.bytes, c.Key...)
+	case kvstore.OpList:
+		o.list = newListOp(c)
 	default:
-		c := in.parser.Command(&op)
-		g.bytes = in.replicator.Encode(g.bytes, &c)
+		g.bytes = in.replicator.Encode(g.bytes, c)
+		detach(c.Txn)
 	}
 	o.to = len(g.bytes)
 	g.ops = append(g.ops, o)
 	return nil
+}
+
+// supported refuses what the store cannot carry out yet.
+func supported(c *kvstore.Command) error {
+	if c.Txn != nil || c.TTLMillis != 0 || c.Lease != 0 || c.KeepLease || c.KeepValue || c.Idempotency != nil {
+		return api.Errorf(api.BadRequest, "transactions, leases and idempotency keys are not supported by this version of kvd")
+	}
+	return nil
+}
+
+// detach leaves of a transaction what its answer needs, which then does not depend on
+// the parser or the line anymore.
+func detach(t *kvstore.Txn) {
+	if t == nil {
+		return
+	}
+	t.If = nil
+	for _, branch := range [][]kvstore.Command{t.Then, t.Else} {
+		for i := range branch {
+			c := &branch[i]
+			c.Key, c.End, c.Value, c.Conditions = bytes.Clone(c.Key), nil, nil, nil
+			if c.Read != nil {
+				read := *c.Read
+				c.Read = &read
+			}
+			detach(c.Txn)
+		}
+	}
+}
+
+func newListOp(c *kvstore.Command) *listOp {
+	return &listOp{
+		rng: kvstore.Range{
+			Start: bytes.Clone(c.Key), End: bytes.Clone(c.End), Revision: c.Read.Revision,
+			Reverse: c.Read.Reverse, KeysOnly: c.Read.KeysOnly,
+		},
+		read: *c.Read,
+	}
 }
 
 // current returns the group to add to: the one in the slot if the handler has not

@@ -1,6 +1,7 @@
 package batch
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,7 +18,6 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/httpapi/reply"
 	"github.com/kvd-io/kvd/internal/kvstore"
-	"github.com/kvd-io/kvd/internal/opjson"
 )
 
 const (
@@ -40,6 +40,10 @@ type Store interface {
 	Revision() uint64
 	// Get returns a key at a revision.
 	Get(key []byte, revision uint64) (kvstore.KV, uint64, error)
+	// List calls fn for each item in order, until fn returns false or an error.
+	List(ctx context.Context, r kvstore.Range, fn func(kvstore.Item) (bool, error)) (uint64, error)
+	// Count returns the number of keys in a range.
+	Count(ctx context.Context, r kvstore.Range) (n, revision uint64, err error)
 	// Settings returns the replicated limits.
 	Settings() kvstore.Settings
 }
@@ -203,11 +207,16 @@ func (o *Stream) execute(g *group) (over bool, err error) {
 		switch {
 		case op.err != nil:
 			o.problem(reply.Problem(op.err))
-		case op.kind == opjson.Get:
+		case op.op == kvstore.OpGet:
 			o.answerGet(op, g.bytes[op.from:op.to], at)
+		case op.op == kvstore.OpList:
+			o.answerList(op.list, at)
 		default:
 			o.answerWrite(op, results[0])
-			at, results = results[0].Revision, results[1:]
+			if !results[0].Replayed {
+				at = results[0].Revision
+			}
+			results = results[1:]
 		}
 		if noSpace && i == len(g.ops)-1 && g.end == nil {
 			o.out = reply.AppendNumber(o.out, "first_not_attempted", op.line+1)
@@ -226,7 +235,7 @@ func (o *Stream) execute(g *group) (over bool, err error) {
 // at which a get before the first write is to read.
 func (o *Stream) apply(g *group) (results []*kvstore.Result, at uint64, err error) {
 	writes := g.writes()
-	if len(writes) == 0 && !slices.ContainsFunc(g.ops, groupOp.isGet) {
+	if len(writes) == 0 && !slices.ContainsFunc(g.ops, groupOp.isRead) {
 		return nil, 0, nil
 	}
 	ctx, cancel := context.WithTimeout(o.R.Context(), o.Timeout)
@@ -238,20 +247,29 @@ func (o *Stream) apply(g *group) (results []*kvstore.Result, at uint64, err erro
 	if results, err = o.propose(ctx, writes); err != nil {
 		return nil, 0, err
 	}
-	at = results[0].Revision
-	if changed(results[0]) {
-		at--
+	return results, o.before(g, results), nil
+}
+
+// before returns the revision that the store had before the group: the one that its
+// first write found. What is only replayed was written long ago.
+func (o *Stream) before(g *group, results []*kvstore.Result) uint64 {
+	for i := range g.ops {
+		op := &g.ops[i]
+		if op.reads() || op.err != nil {
+			continue
+		}
+		if r := results[0]; !r.Replayed {
+			if reply.Changed(op.op, op.txn, r) {
+				return r.Revision - 1
+			}
+			return r.Revision
+		}
+		results = results[1:]
 	}
-	return results, at, nil
+	return o.Store.Revision()
 }
 
-func (o groupOp) isGet() bool { return o.kind == opjson.Get && o.err == nil }
-
-// changed reports whether a command on one key raised the revision. A delete of an
-// absent key, or a failed condition, does not.
-func changed(r *kvstore.Result) bool {
-	return r.Outcome == kvstore.OK && r.KV.ModRevision == r.Revision
-}
+func (o groupOp) isRead() bool { return o.reads() && o.err == nil }
 
 // propose has writes applied as one group. It waits for a turn among all streams,
 // and as long as the node has no room: unlike the requests of many clients, those
@@ -294,7 +312,7 @@ func (o *Stream) answerFailed(g *group, p *api.Error) error {
 		switch {
 		case op.err != nil:
 			o.problem(reply.Problem(op.err))
-		case op.kind == opjson.Get:
+		case op.reads():
 			o.problem(notRead)
 		default:
 			o.problem(p)
@@ -344,6 +362,51 @@ func (o *Stream) answerGet(op *groupOp, key []byte, at uint64) {
 	}
 }
 
+// maxListBytes is where the result of a list ends, whatever its limit.
+const maxListBytes = 4 << 20
+
+// answerList answers a list, at its place in the stream unless it names a revision.
+func (o *Stream) answerList(l *listOp, at uint64) {
+	if l.rng.Revision == 0 {
+		l.rng.Revision = at
+	}
+	if l.rng.Revision > at {
+		o.problem(reply.Problem(&kvstore.FutureRevisionError{Revision: at}))
+		return
+	}
+	ctx, cancel := context.WithTimeout(o.R.Context(), o.Timeout)
+	defer cancel()
+	res, err := l.run(ctx, o.Store)
+	if err != nil {
+		o.problem(reply.Problem(err))
+		return
+	}
+	o.out = append(o.out, `200,`...)
+	o.out = reply.AppendListed(o.out, &l.read, res)
+}
+
+func (l *listOp) run(ctx context.Context, store Store) (*kvstore.Result, error) {
+	res := &kvstore.Result{Revision: l.rng.Revision}
+	var err error
+	if l.read.CountOnly {
+		res.Count, _, err = store.Count(ctx, l.rng)
+		return res, err
+	}
+	size := 0
+	_, err = store.List(ctx, l.rng, func(it kvstore.Item) (bool, error) {
+		if uint64(len(res.Pairs)) == l.read.Limit || size >= maxListBytes {
+			res.More = true
+			return false, nil
+		}
+		kv := it.KV
+		kv.Key, kv.Value = bytes.Clone(kv.Key), bytes.Clone(kv.Value) // valid only during the call
+		size += len(kv.Key) + len(kv.Value)
+		res.Pairs = append(res.Pairs, kv)
+		return true, nil
+	})
+	return res, err
+}
+
 func (o *Stream) answerWrite(op *groupOp, res *kvstore.Result) {
 	if res.Outcome != kvstore.OK {
 		o.problem(reply.Problem(reply.OutcomeProblem(res)))
@@ -354,22 +417,12 @@ func (o *Stream) answerWrite(op *groupOp, res *kvstore.Result) {
 		status = `201`
 	}
 	o.out = append(o.out, status...)
-	if op.kind == opjson.Delete {
-		o.out = reply.AppendNumber(o.out, "deleted", res.Deleted)
-	}
-	if op.kind == opjson.Incr {
+	if op.op == kvstore.OpTxn {
 		o.out = append(o.out, ',')
-		o.out = reply.AppendBytes(o.out, "value", res.KV.Value)
+		o.out = reply.AppendTxnFields(o.out, op.txn, res)
+		return
 	}
-	o.out = reply.AppendNumber(o.out, "revision", res.Revision)
-	if op.kind != opjson.Delete {
-		o.out = reply.AppendNumber(o.out, "create_revision", res.KV.CreateRevision)
-		o.out = reply.AppendNumber(o.out, "mod_revision", res.KV.ModRevision)
-		o.out = reply.AppendNumber(o.out, "version", res.KV.Version)
-	}
-	if op.previous {
-		o.out = reply.AppendPrevious(o.out, res.Previous)
-	}
+	o.out = reply.AppendChange(o.out, op.op, op.previous, res)
 }
 
 // beginAnswer begins the answer to a line, up to its status.

@@ -74,7 +74,7 @@ func AppendPairFields(dst []byte, kv *kvstore.KV, keysOnly bool) []byte {
 	dst = AppendNumber(dst, "create_revision", kv.CreateRevision)
 	dst = AppendNumber(dst, "mod_revision", kv.ModRevision)
 	dst = AppendNumber(dst, "version", kv.Version)
-	return AppendNumber(dst, "lease", kv.Lease)
+	return AppendLease(dst, "lease", kv.Lease)
 }
 
 // AppendBase64 appends bytes in base64, without quotes.
