@@ -45,6 +45,7 @@ var allowed = map[string][]string{
 	"internal/roster":         {"internal/limits", "internal/statemachine"},
 	"internal/catchup":        {"internal/raftlog", "internal/repeat", "internal/roster"},
 	"internal/raftnode":       {"internal/catchup", "internal/roster", "internal/repeat", "internal/datadir", "internal/raftlog", "internal/peers", "internal/limits", "internal/statemachine", "internal/memberurl"},
+	"internal/watch":          {"internal/kvstore"},
 	"internal/kvstore":        {"internal/kvstore/engine", "internal/limits", "internal/statemachine"},
 	"internal/kvstore/engine": {},
 	"internal/api":            {},
