@@ -81,11 +81,12 @@ func dialledHosts(s *settings.Settings) (hosts []string) {
 	return hosts
 }
 
-// ownNames returns the names by which clients may address this node over
-// loopback: those that it advertises, and the machine's. Requests for any other
-// name are refused, because a web page could have caused them (DNS rebinding).
+// ownNames returns the names by which browsers may address this node, and others
+// over loopback: those that it advertises, those in the settings, and the machine's.
+// Requests for any other name are refused, because a web page could have caused them
+// (DNS rebinding).
 func ownNames(s *settings.Settings) []string {
-	names := hostsOf(slices.Concat(s.AdvertiseClient, s.ListenClient))
+	names := append(hostsOf(slices.Concat(s.AdvertiseClient, s.ListenClient, s.AdvertisePeer)), s.AllowedHosts...)
 	if machine, err := os.Hostname(); err == nil {
 		names = append(names, machine)
 	}

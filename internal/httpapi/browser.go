@@ -11,37 +11,60 @@ import (
 
 // browserGuard refuses requests that a web page causes a browser to send, where that
 // browser can reach the node and the page's author cannot: on the machine of the
-// node, or with a client certificate. Other programs do not notice it. It is
-// immutable.
+// node, in its network, or with a client certificate. Other programs do not notice
+// it. It is immutable.
 type browserGuard struct {
-	names   map[string]bool // of this node, in lower case
+	names   map[string]bool // of this node, as canonicalName has them
 	origins *http.CrossOriginProtection
 }
 
 func newBrowserGuard(hosts []string) *browserGuard {
 	g := &browserGuard{names: make(map[string]bool, len(hosts)), origins: http.NewCrossOriginProtection()}
 	for _, h := range hosts {
-		g.names[strings.ToLower(h)] = true
+		g.names[canonicalName(h)] = true
 	}
 	return g
 }
 
+// canonicalName returns a host name without its optional dot at the end, in lower
+// case.
+func canonicalName(host string) string { return strings.ToLower(strings.TrimSuffix(host, ".")) }
+
 // refuse returns why a request is refused, or nil.
 //
 // The check of origins does not suffice: a page may have its own name resolve to
-// 127.0.0.1 (DNS rebinding), and is then of the same origin as this server. But its
-// name is in Host, so on loopback only known names are accepted. Elsewhere any name
-// is: it is how clients find the node, and the page's author could reach it as
-// well. With TLS the certificate vouches for the name.
+// an address of this node (DNS rebinding), and is then of the same origin as this
+// server. But its name is in Host. On loopback, only known names are accepted, from
+// whomever. Elsewhere a program may use any name that its network has for the node,
+// and only a browser is held to the known ones. With TLS the certificate vouches for
+// the name, and a unix socket is beyond the reach of a page.
 func (g *browserGuard) refuse(r *http.Request) error {
-	if r.TLS == nil && !g.knows(r.Host) && onLoopback(r) {
-		return api.Errorf(api.Misdirected, "the host %.100q of a request to the loopback address is not a name of this node, so a web page could have caused it; "+
-			"use localhost or an IP address, or list the name in --advertise-client", r.Host)
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok && r.TLS == nil && !g.knows(r.Host) {
+		switch {
+		case local.IP.IsLoopback():
+			return api.Errorf(api.Misdirected, "the host %.100q of a request to the loopback address is not a name of this node, so a web page could have caused it; "+
+				"use localhost or an IP address, or list the name in --advertise-client or --allowed-hosts", r.Host)
+		case fromBrowser(r.Header):
+			return api.Errorf(api.Misdirected, "the host %.100q of a request by a browser is not a name of this node, so a web page of that name could have caused it; "+
+				"use an IP address, or list the name in --advertise-client or --allowed-hosts", r.Host)
+		}
 	}
 	if err := g.origins.Check(r); err != nil {
 		return api.Errorf(api.CrossOrigin, "a web page from another origin caused the request (%v); nothing was done; programs must not send the headers Origin and Sec-Fetch-Site", err)
 	}
 	return nil
+}
+
+// fromBrowser reports whether a browser sent these headers, whatever a page in it does
+// to hide that. Browsers send Origin with everything but GET and HEAD. The Sec-Fetch
+// headers come only on connections that they trust, and not from a rebound name in
+// clear text. What a page cannot suppress then is Accept-Language. Node's fetch sends
+// that as well, but beside a Sec-Fetch-Mode without a Sec-Fetch-Site, which no page
+// can produce.
+func fromBrowser(h http.Header) bool {
+	has := func(name string) bool { _, ok := h[name]; return ok }
+	return has("Origin") || has("Sec-Fetch-Site") || has("Sec-Fetch-Dest") || has("Accept-Language") && !has("Sec-Fetch-Mode") ||
+		strings.HasPrefix(h.Get("User-Agent"), "Mozilla/")
 }
 
 // knows reports whether a request with this host was certainly meant for this node:
@@ -64,12 +87,6 @@ func (g *browserGuard) knows(host string) bool {
 			return true
 		}
 	}
-	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	name = canonicalName(name)
 	return name == "localhost" || strings.HasSuffix(name, ".localhost") || g.names[name]
-}
-
-// onLoopback reports whether the connection came to a loopback address.
-func onLoopback(r *http.Request) bool {
-	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
-	return ok && local.IP.IsLoopback()
 }

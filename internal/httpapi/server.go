@@ -45,7 +45,8 @@ type Options struct {
 	// RootMembers allows POST and DELETE of /{id} to change the membership.
 	RootMembers bool
 	// Hosts are the names by which clients reach this node, besides IP addresses
-	// and localhost. Requests to a loopback address for other names are refused.
+	// and localhost. On a loopback address, requests
+	// for other names are refused, elsewhere those of browsers.
 	Hosts []string
 	// MaxInFlight is how many requests are handled at once, not counting probes.
 	// Others wait for a moment and are then refused. 0 means DefaultMaxInFlight.

@@ -25,6 +25,7 @@ var (
 	memberURLsCodec     = codec[[]string]{listOf(parseMemberURL), joinURLs}
 	listenersCodec      = codec[[]string]{listOf(parseListener), joinURLs}
 	plainListenersCodec = codec[[]string]{listOf(parsePlainListener), joinURLs}
+	hostNamesCodec      = codec[[]string]{parseHostNames, joinURLs}
 	membersCodec        = codec[[]Member]{parseMembers, showMembers}
 )
 
@@ -102,6 +103,28 @@ func listOf(one func(string) (string, error)) func(string) ([]string, error) {
 		}
 		return out, nil
 	}
+}
+
+// maxHostNames bounds the list of --allowed-hosts.
+const maxHostNames = 64
+
+// parseHostNames accepts host names without a port. They are compared in lower case
+// and without the dot at the end, and listed so.
+func parseHostNames(text string) ([]string, error) {
+	var names []string
+	for part := range strings.SplitSeq(text, ",") {
+		name := strings.ToLower(strings.TrimSuffix(strings.TrimSpace(part), "."))
+		switch {
+		case name == "" || len(name) > 253 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-._") != "":
+			return nil, fmt.Errorf("%q is not a host name; write it without scheme and port", part)
+		case slices.Contains(names, name):
+			return nil, fmt.Errorf("%s is listed twice", name)
+		case len(names) == maxHostNames:
+			return nil, fmt.Errorf("the list has more than %d names", maxHostNames)
+		}
+		names = append(names, name)
+	}
+	return names, nil
 }
 
 func joinURLs(urls []string) string { return strings.Join(urls, ",") }

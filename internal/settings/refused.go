@@ -75,7 +75,7 @@ var refusals = []refusal{
 	{[]string{"tls-max-version"}, "kvd always offers the newest version of TLS", "--tls-min-version"},
 	{[]string{"auth-token", "auth-token-ttl", "bcrypt-cost"}, noPasswords, "--tls-ca-file"},
 	{[]string{"cors"}, "kvd always refuses requests from other origins", ""},
-	{[]string{"host-whitelist"}, "kvd has no list of permitted host names", ""},
+	{[]string{"host-whitelist"}, "kvd checks only the host names that browsers use", "--allowed-hosts"},
 
 	// Serving clients.
 	{[]string{"listen-client-http-urls"}, "HTTP is all that kvd serves", "--listen-client"},

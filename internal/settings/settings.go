@@ -37,6 +37,7 @@ type Settings struct {
 	ListenMetrics   []string // http or unix; may be empty
 	AdvertiseClient []string // empty if no address is known that others could use
 	AdvertisePeer   []string // never empty
+	AllowedHosts    []string // names for browsers, in lower case
 
 	Port        uint64 // raftexample's form of ListenClient; 0 if not given
 	RootMembers bool

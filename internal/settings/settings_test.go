@@ -334,3 +334,16 @@ func FuzzSettings(f *testing.F) {
 		}
 	})
 }
+
+// TestAllowedHosts: names are compared in one spelling, and nothing else passes for one.
+func TestAllowedHosts(t *testing.T) {
+	s, err := load(t, "--allowed-hosts KVD.example.,kvd-1", "", "")
+	if err != nil || !slices.Equal(s.AllowedHosts, []string{"kvd.example", "kvd-1"}) {
+		t.Errorf("%v, %v", s, err)
+	}
+	for _, bad := range []string{"http://kvd.example", "kvd.example:80", "a,,b", "a,A.", "*", "kvd/x"} {
+		if _, err := load(t, "--allowed-hosts "+bad, "", ""); err == nil || !strings.Contains(err.Error(), "allowed-hosts") {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}

@@ -82,6 +82,8 @@ var addressRows = []setting{
 		value: of(func(s *Settings) *[]string { return &s.AdvertiseClient }, memberURLsCodec)},
 	{name: "advertise-peer", kind: "URL,...", help: "URLs at which members reach this node (default: its URL in --cluster, or --listen-peer)",
 		value: of(func(s *Settings) *[]string { return &s.AdvertisePeer }, memberURLsCodec)},
+	{name: "allowed-hosts", kind: "NAME,...", help: "more host names that browsers may use for this node; its own names and IP addresses always work",
+		value: of(func(s *Settings) *[]string { return &s.AllowedHosts }, hostNamesCodec)},
 	{name: "max-connections", kind: "number", def: "10000", help: "maximum number of client connections, within the limit on open files (0 means that alone)",
 		value: of(func(s *Settings) *int64 { return &s.MaxConnections }, countCodec)},
 	{name: "max-inflight", kind: "number", def: "4096", help: "maximum number of client requests served at once; others wait for up to 1s",
