@@ -375,6 +375,29 @@ func VerifyBody(r io.Reader) (BodyInfo, error) {
 	return readBody(r, func(_, _ []byte) error { return nil })
 }
 
+// BodyContents is what a backup holds beside the keys.
+type BodyContents struct {
+	BodyInfo
+	Settings    Settings
+	Replication []Record // what the replication layer keeps in the store
+}
+
+// InspectBody is VerifyBody, and returns what is in the body.
+func InspectBody(r io.Reader) (BodyContents, error) {
+	c := BodyContents{Settings: DefaultSettings()}
+	info, err := readBody(r, func(key, value []byte) (err error) {
+		switch key[0] {
+		case tableSetting:
+			c.Settings, err = decodeSettings(value)
+		case tableRecord:
+			c.Replication = append(c.Replication, Record{Key: bytes.Clone(key[1:]), Value: bytes.Clone(value)})
+		}
+		return err
+	})
+	c.BodyInfo = info
+	return c, err
+}
+
 // Restore replaces the whole state with that of a snapshot body. The body is verified
 // before anything of it becomes visible; after an error or a crash the old state is
 // still there (S7). It belongs to the goroutine that applies.

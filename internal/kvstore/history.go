@@ -80,7 +80,7 @@ func (s *Store) Maintain() (more bool, err error) {
 // maintain removes the history of the revisions after done, within the bounds.
 func (x *executor) maintain(done uint64) error {
 	x.writes.Reset()
-	until, err := x.cleanUp(done+1, min(done+maintainRevisions, x.now.compact))
+	until, err := x.cleanUp(done+1, x.now.compact)
 	if err != nil {
 		return fmt.Errorf("remove history: %w", err)
 	}
@@ -117,17 +117,23 @@ func decodeHistory(b []byte) (uint64, error) {
 }
 
 // cleanUp removes the versions that the mutations of the revisions superseded, and
-// their part of the mutation log. It returns the last revision that is done.
+// their part of the mutation log, within the bounds of one call. It returns the last
+// revision that is done. The bound on revisions begins with the first that changed
+// anything: a restored store skips a billion (RaiseCounters).
 func (x *executor) cleanUp(from, until uint64) (uint64, error) {
 	it, err := x.eng.Iter(mutationKey(nil, from, 0), mutationKey(nil, until+1, 0))
 	if err != nil {
 		return 0, err
 	}
 	defer it.Close()
+	first := uint64(0)
 	newest := make(map[string]uint64) // key → its last mutation among these
 	for ok := it.First(); ok; ok = it.Next() {
 		revision := binary.BigEndian.Uint64(it.Key()[1:])
-		if len(newest) >= maintainKeys {
+		if first == 0 {
+			first = revision
+		}
+		if len(newest) >= maintainKeys || revision >= first+maintainRevisions {
 			// This revision may be half done. Its finished parts are deleted, so the
 			// next call continues behind them.
 			until = revision - 1
