@@ -148,7 +148,7 @@ func (d *Dir) HasLog() bool { return hasLog(d.path) }
 // Claim assigns the directory to a member of an existing cluster, whose settings
 // yield the given rendezvous id (0 if unknown). A directory that was claimed
 // before keeps its nonce: the cluster may have committed it already, and would
-// refuse another one.
+// refuse another one. A seed no longer counts: the cluster sends its state.
 func (d *Dir) Claim(member, cluster, rendezvous uint64, name string) error {
 	return d.write(Identity{Format: identityFormat, MemberID: member, Name: name, ClusterID: cluster, Rendezvous: rendezvous, Nonce: d.Nonce(), State: StateNew})
 }
@@ -179,11 +179,11 @@ func (d *Dir) KeepFounding(member, rendezvous uint64, name string, f Founding) e
 	if d.identity != nil && d.identity.ClusterID != 0 {
 		return fmt.Errorf("take part in founding a cluster: %s already belongs to cluster %016x", d.path, d.identity.ClusterID)
 	}
-	return d.write(Identity{Format: identityFormat, MemberID: member, Name: name, Rendezvous: rendezvous, Nonce: d.Nonce(), State: StateNew, Founding: &f})
+	return d.write(Identity{Format: identityFormat, MemberID: member, Name: name, Rendezvous: rendezvous, Nonce: d.Nonce(), State: StateNew, Seed: d.Seed(), Founding: &f})
 }
 
 // Adopt gives the directory to the cluster of the charter, for good. The charter
-// must name the directory.
+// must name the directory, and its seed.
 func (d *Dir) Adopt(member, rendezvous uint64, name string, c *Charter) error {
 	switch {
 	case d.identity != nil && d.identity.ClusterID == c.ClusterID:
@@ -192,10 +192,12 @@ func (d *Dir) Adopt(member, rendezvous uint64, name string, c *Charter) error {
 		return fmt.Errorf("adopt a charter: %s already belongs to cluster %016x", d.path, d.identity.ClusterID)
 	case !c.Names(member, d.Nonce()):
 		return fmt.Errorf("adopt a charter: it does not name the directory %s", d.path)
+	case c.Seed != d.Seed():
+		return fmt.Errorf("adopt a charter: it begins with seed %q, and %s has seed %q", c.Seed, d.path, d.Seed())
 	}
 	f := d.Founding()
 	f.Charter = c
-	return d.write(Identity{Format: identityFormat, MemberID: member, Name: name, ClusterID: c.ClusterID, Rendezvous: rendezvous, Nonce: d.Nonce(), State: StateNew, Founding: &f})
+	return d.write(Identity{Format: identityFormat, MemberID: member, Name: name, ClusterID: c.ClusterID, Rendezvous: rendezvous, Nonce: d.Nonce(), State: StateNew, Seed: d.Seed(), Founding: &f})
 }
 
 // KeepEngine records which engine keeps the state.

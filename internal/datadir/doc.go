@@ -62,13 +62,16 @@
 //     far the save reaches that a crash may have torn, in whatever order the
 //     disk wrote its sectors, and that damage before it is not a crash's. There
 //     are no records outside of a save: a commit index alone waits in memory.
+//   - D9: A directory that was restored from a backup has all of the backup or does
+//     not start, and begins no cluster with anything else (Plant).
 //
 // Tests that check them: D1 TestLogAgainstModel, TestLogCommitWaitsForItsEntries;
 // D2 TestSnapshotCrashAtEachStep; D3 TestWatermarkFollowsEntriesTakenBack;
 // D4 TestLogPurgeKeepsTwoSnapshotsAndTheLogFromTheOlder; D5 mustRefuse, in every
 // test of a refusal; D6 TestIdentityIsReplacedAtOnce, TestIdentityEveryByte;
 // D7 TestReplacementCrashAtEachStep; D8 TestGuardPowerLossInOneSave,
-// TestGuardDamageInAnEarlierSave, TestLogEverySaveEndsWithItsNumber.
+// TestGuardDamageInAnEarlierSave, TestLogEverySaveEndsWithItsNumber;
+// D9 TestInterruptedRestore, TestSeedThatChanged.
 //
 // # Rejected
 //

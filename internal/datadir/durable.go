@@ -23,6 +23,17 @@ func WriteBody(path string, body io.WriterTo) (size int64, err error) {
 	return size, nil
 }
 
+// WriteVerified writes a backup like WriteBody, but reads it back from the file before
+// it gives the file its name. An old file at path stays if anything is wrong with the
+// new one. The path may be on any disk, so no space is reserved for a node.
+func WriteVerified(path string, body io.WriterTo, verify func(io.Reader) error) (size int64, err error) {
+	size, err = replaceVerified(path, body, verify)
+	if err != nil {
+		return 0, fmt.Errorf("write backup: %w", err)
+	}
+	return size, nil
+}
+
 // roomyBody writes a body through a RoomyWriter.
 type roomyBody struct {
 	dir  string
@@ -43,14 +54,23 @@ func replaceFile(path string, content []byte) error {
 // fsync, rename, fsync of the directory. Readers and crashes see the old
 // content or the new, never a mixture.
 func replaceFrom(path string, content io.WriterTo) (size int64, err error) {
+	return replaceVerified(path, content, nil)
+}
+
+// replaceVerified is replaceFrom. Before the rename it passes the file to verify, if
+// that is not nil.
+func replaceVerified(path string, content io.WriterTo, verify func(io.Reader) error) (size int64, err error) {
 	temp := path + ".tmp"
-	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
 	if err != nil {
 		return 0, err
 	}
 	size, err = content.WriteTo(f)
 	if err == nil {
 		err = fileutil.Fsync(f)
+	}
+	if err == nil && verify != nil {
+		err = verify(io.NewSectionReader(f, 0, size))
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr

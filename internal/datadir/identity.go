@@ -52,6 +52,9 @@ type Identity struct {
 	// Engine is the name of the engine that keeps the state. It is empty until
 	// the member has started.
 	Engine string `json:"engine,omitempty"`
+	// Seed names the state that the cluster begins with, if the directory was restored
+	// from a backup; see SeedPath.
+	Seed string `json:"seed,omitempty"`
 	// Founding is what the directory promised and accepted while its cluster was
 	// being founded. It is nil if the directory took no part in that.
 	Founding *Founding `json:"founding,omitempty"`
@@ -81,6 +84,9 @@ func (b Ballot) Less(other Ballot) bool {
 type Charter struct {
 	ClusterID uint64    `json:"cluster_id"`
 	Members   []Founder `json:"members"` // by ascending id
+	// Seed names the state that the cluster begins with. It is empty for a cluster
+	// that begins with nothing.
+	Seed string `json:"seed,omitempty"`
 }
 
 // Founder is an initial member.
@@ -138,10 +144,15 @@ func NewNonce() string {
 
 // identify reads whose directory it is, and refuses one whose member has taken
 // part but has no log. Such a member may have voted in the term that it would
-// start in. The identity is returned with the refusal.
+// start in. It also refuses what an interrupted restore left. The identity is returned
+// with the refusal.
 func identify(dir string) (Identity, error) {
 	id, err := readIdentity(dir)
-	if err == nil && id.State == StateAdmitted && !hasLog(dir) {
+	switch {
+	case err != nil:
+	case id == Identity{}:
+		err = checkRestored(dir)
+	case id.State == StateAdmitted && !hasLog(dir):
 		err = refuse(walDir(dir), "member %d has taken part in its cluster, but its log is missing", id.MemberID)
 	}
 	return id, err

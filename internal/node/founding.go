@@ -27,7 +27,8 @@ import (
 //
 //	F1  An acceptor syncs a promise, an acceptance, or an adoption before it
 //	    answers.
-//	F2  A directory adopts at most one charter, and only one that names it.
+//	F2  A directory adopts at most one charter, and only one that names it and
+//	    begins with the state that the directory has (its seed; ADR 14).
 //	F3  A charter's id is drawn with the charter and never used for another one.
 //	F4  While no directory is lost, all that adopt a charter adopt the same one.
 
@@ -47,6 +48,7 @@ const (
 // foundingRequest is one message of a founder.
 type foundingRequest struct {
 	Rendezvous uint64           `json:"rendezvous_id"`
+	Seed       string           `json:"seed,omitempty"` // of the founder
 	Step       foundingStep     `json:"step"`
 	Ballot     datadir.Ballot   `json:"ballot"`
 	Charter    *datadir.Charter `json:"charter,omitempty"` // of accept and adopt
@@ -62,6 +64,7 @@ type foundingAnswer struct {
 // foundingDir is the part of datadir.Dir that an acceptor needs.
 type foundingDir interface {
 	Nonce() string
+	Seed() string
 	Founding() datadir.Founding
 	KeepFounding(member, rendezvous uint64, name string, f datadir.Founding) error
 	Adopt(member, rendezvous uint64, name string, c *datadir.Charter) error
@@ -95,7 +98,7 @@ func newAcceptor(self identity, name string, dir foundingDir) *acceptor {
 func (a *acceptor) handle(r foundingRequest) (foundingAnswer, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.mu.dir == nil || r.Rendezvous != a.self.Rendezvous {
+	if a.mu.dir == nil || r.Rendezvous != a.self.Rendezvous || r.Seed != a.mu.dir.Seed() {
 		return foundingAnswer{}, errNotFounding
 	}
 	granted, err := a.stepLocked(r)
@@ -123,7 +126,7 @@ func (a *acceptor) stepLocked(r foundingRequest) (granted bool, err error) {
 }
 
 func (a *acceptor) adoptLocked(c *datadir.Charter) (bool, error) {
-	if !c.Names(a.self.Member, a.mu.dir.Nonce()) || a.mu.charter != nil && a.mu.charter.ClusterID != c.ClusterID {
+	if !c.Names(a.self.Member, a.mu.dir.Nonce()) || c.Seed != a.mu.dir.Seed() || a.mu.charter != nil && a.mu.charter.ClusterID != c.ClusterID {
 		return false, nil // F2
 	}
 	if err := a.mu.dir.Adopt(a.self.Member, a.self.Rendezvous, a.name, c); err != nil {
@@ -162,11 +165,14 @@ func (a *acceptor) done() <-chan struct{} {
 	return a.adopted
 }
 
-// fresh reports whether the directory may still found a cluster.
-func (a *acceptor) fresh() bool {
+// fresh reports whether the directory may still found a cluster, and with which seed.
+func (a *acceptor) fresh() (fresh bool, seed string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.mu.dir != nil && a.mu.charter == nil
+	if a.mu.dir == nil || a.mu.charter != nil {
+		return false, ""
+	}
+	return true, a.mu.dir.Seed()
 }
 
 // close ends the acceptor's use of the directory. It returns the charter that the
@@ -185,6 +191,7 @@ func (a *acceptor) close() *datadir.Charter {
 type founder struct {
 	self    *acceptor
 	initial []datadir.Founder // the initial members, without nonces
+	seed    string            // the state to begin with, as of this directory
 	// ask sends a request to other members and returns the answers that came.
 	ask      func(ctx context.Context, members []uint64, r foundingRequest) map[uint64]foundingAnswer
 	draw     func() uint64 // the id of a new cluster
@@ -221,7 +228,7 @@ func somePatience() int { return 3 + rand.IntN(5) }
 // has no effect that matters. An error is one of this member's own disk.
 func (f *founder) attempt(ctx context.Context, others []uint64) error {
 	f.highest++
-	r := foundingRequest{Rendezvous: f.self.self.Rendezvous, Step: stepPrepare, Ballot: datadir.Ballot{Round: f.highest, Member: f.self.self.Member}}
+	r := foundingRequest{Rendezvous: f.self.self.Rendezvous, Seed: f.seed, Step: stepPrepare, Ballot: datadir.Ballot{Round: f.highest, Member: f.self.self.Member}}
 	promises, err := f.askAll(ctx, others, r)
 	if err != nil || len(promises) < f.quorum() {
 		return err
@@ -248,7 +255,7 @@ func (f *founder) choose(promises map[uint64]foundingAnswer) *datadir.Charter {
 	if last.Charter != nil {
 		return last.Charter
 	}
-	c := &datadir.Charter{ClusterID: f.draw(), Members: slices.Clone(f.initial)}
+	c := &datadir.Charter{ClusterID: f.draw(), Members: slices.Clone(f.initial), Seed: f.seed}
 	slices.SortFunc(c.Members, func(a, b datadir.Founder) int { return cmp.Compare(a.ID, b.ID) })
 	for i, m := range c.Members {
 		c.Members[i].Nonce = promises[m.ID].Nonce

@@ -16,6 +16,7 @@ type modelDir struct {
 	s       *foundingSim
 	member  uint64
 	nonce   string
+	seed    string           // what it was restored with
 	kept    datadir.Founding // what the process sees
 	durable datadir.Founding
 	adopted *datadir.Charter
@@ -23,6 +24,13 @@ type modelDir struct {
 
 func (d *modelDir) Nonce() string              { return d.nonce }
 func (d *modelDir) Founding() datadir.Founding { return d.kept }
+
+func (d *modelDir) Seed() string {
+	if d.s.seedless {
+		return ""
+	}
+	return d.seed
+}
 
 func (d *modelDir) KeepFounding(_, _ uint64, _ string, f datadir.Founding) error {
 	d.kept = f
@@ -49,10 +57,12 @@ type foundingSim struct {
 	nested    int
 	wiped     int
 	drawn     uint64
+	seeds     []string // what the members' directories are restored with
 
 	// Planted bugs.
 	forgets  bool // promises and acceptances do not survive a crash (F1)
 	nameless bool // all directories of a member have the same nonce
+	seedless bool // nobody compares what directories were restored with (F2)
 
 	charters  map[uint64]*datadir.Charter
 	voters    map[string]*modelDir // by cluster and member
@@ -64,6 +74,11 @@ func newFoundingSim(seed uint64, members int) *foundingSim {
 		rng:      rand.New(rand.NewPCG(seed, 7)),
 		charters: make(map[uint64]*datadir.Charter),
 		voters:   make(map[string]*modelDir),
+		seeds:    []string{""},
+	}
+	if seed%3 == 0 { // most are restored, from one backup
+		s.seeds = []string{"a", "a", []string{"", "a", "b"}[s.rng.IntN(3)], "a", "a"}[:members]
+		s.rng.Shuffle(members, func(i, j int) { s.seeds[i], s.seeds[j] = s.seeds[j], s.seeds[i] })
 	}
 	s.dirs = make([]*modelDir, members)
 	s.acceptors = make([]*acceptor, members)
@@ -76,7 +91,7 @@ func newFoundingSim(seed uint64, members int) *foundingSim {
 
 func (s *foundingSim) wipe(i int) {
 	s.wiped++
-	s.dirs[i] = &modelDir{s: s, member: uint64(i + 1), nonce: fmt.Sprintf("dir%d-%d", i+1, s.wiped)}
+	s.dirs[i] = &modelDir{s: s, member: uint64(i + 1), nonce: fmt.Sprintf("dir%d-%d", i+1, s.wiped), seed: s.seeds[i%len(s.seeds)]}
 	if s.nameless {
 		s.dirs[i].nonce = fmt.Sprintf("dir%d", i+1)
 	}
@@ -91,7 +106,7 @@ func (s *foundingSim) boot(i int) {
 	if d.adopted != nil {
 		s.acceptors[i].close() // it has its place
 	}
-	f := &founder{self: s.acceptors[i], ask: s.ask, draw: func() uint64 { s.drawn++; return s.drawn }}
+	f := &founder{self: s.acceptors[i], seed: d.Seed(), ask: s.ask, draw: func() uint64 { s.drawn++; return s.drawn }}
 	for m := range s.dirs {
 		f.initial = append(f.initial, datadir.Founder{ID: uint64(m + 1)})
 	}
@@ -132,7 +147,7 @@ func (s *foundingSim) turn(i int) {
 		case c == nil:
 			others = append(others, d.member)
 		case a.names(c):
-			_, err := a.handle(foundingRequest{Rendezvous: 7, Step: stepAdopt, Charter: c})
+			_, err := a.handle(foundingRequest{Rendezvous: 7, Seed: s.dirs[i].Seed(), Step: stepAdopt, Charter: c})
 			s.violate(err)
 			return
 		default:
@@ -149,6 +164,9 @@ func (s *foundingSim) violate(err error) { s.violation = errors.Join(s.violation
 func (s *foundingSim) observeAdoption(d *modelDir, c *datadir.Charter) {
 	if d.adopted != nil && d.adopted.ClusterID != c.ClusterID {
 		s.violate(fmt.Errorf("F2: %s adopts %d after %d", d.nonce, c.ClusterID, d.adopted.ClusterID))
+	}
+	if c.Seed != d.seed {
+		s.violate(fmt.Errorf("F2: %s has the state %q and adopts a charter that begins with %q", d.nonce, d.seed, c.Seed))
 	}
 	if before := s.charters[c.ClusterID]; before != nil && !reflect.DeepEqual(before, c) {
 		s.violate(fmt.Errorf("F3: cluster %d has two charters", c.ClusterID))
@@ -211,6 +229,7 @@ func TestFoundingSimulationFindsPlantedBugs(t *testing.T) {
 	}{
 		{"promises are not durable", false, func(s *foundingSim) { s.forgets = true }},
 		{"charters do not tell directories apart", true, func(s *foundingSim) { s.nameless = true }},
+		{"nobody compares seeds", false, func(s *foundingSim) { s.seedless = true }},
 	} {
 		var found error
 		for seed := uint64(0); seed < foundingSeeds && found == nil; seed++ {

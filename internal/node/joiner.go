@@ -57,6 +57,7 @@ type joiner struct {
 	finder *http.Client
 
 	self identity
+	seed string // the state that the directory was restored with; see datadir.SeedPath
 	// publish makes self visible to the calls of other members.
 	publish func(identity)
 	// found makes an acceptor visible to them.
@@ -73,6 +74,7 @@ type place struct {
 	nonce   string
 	starts  uint64          // the number of this start of the directory
 	initial []roster.Member // of a cluster that this directory founds
+	seeded  bool            // that cluster begins with the directory's seed
 	known   []roster.Member // to talk to until the membership has been received
 }
 
@@ -86,6 +88,7 @@ func newJoiner(n *Node, dir *datadir.Dir) *joiner {
 		calls:   n.calls,
 		finder:  &http.Client{Transport: callTransport(plain), Timeout: callTimeout},
 		self:    *n.identity.Load(),
+		seed:    dir.Seed(),
 		publish: func(self identity) { n.identity.Store(&self) },
 		found:   n.acceptor.Store,
 
@@ -102,6 +105,9 @@ func (j *joiner) find(ctx context.Context) (place, error) {
 			return place{}, err
 		}
 		self := identity{Member: recorded.MemberID, Cluster: recorded.ClusterID, Rendezvous: recorded.Rendezvous, Original: recorded.Original}
+		if self.Rendezvous == 0 && self.Cluster == 0 {
+			self.Rendezvous = j.self.Rendezvous // restored for any settings
+		}
 		if self.Cluster != 0 && recorded.Founding != nil {
 			self.charter = recorded.Founding.Charter
 		}
@@ -120,6 +126,7 @@ func (j *joiner) find(ctx context.Context) (place, error) {
 	}
 	recorded, _ = j.dir.Identity()
 	at.identity, at.nonce, at.starts = j.self, recorded.Nonce, recorded.Starts+1
+	at.seeded = len(at.initial) > 0 && recorded.Seed != ""
 	return at, nil
 }
 
@@ -179,6 +186,8 @@ func (j *joiner) findWithoutLog(ctx context.Context, recorded datadir.Identity) 
 	switch {
 	case recorded.ClusterID != 0 && recorded.Founding != nil: // a crash right after the adoption
 		return j.begin(recorded.Founding.Charter)
+	case recorded.Seed != "" && recorded.ClusterID == 0 && (j.byURL() || j.cfg.Join):
+		return place{}, fmt.Errorf("%w: %s was restored from a backup to begin a new cluster; start it without --join, or join with an empty directory", ErrConfig, absolute(j.cfg.DataDir))
 	case j.byURL():
 		return j.joinByURL(ctx)
 	case j.cfg.Join || recorded.ClusterID != 0:
@@ -203,7 +212,7 @@ func (j *joiner) begin(c *datadir.Charter) (place, error) {
 
 // foundAlone founds a cluster with one initial member.
 func (j *joiner) foundAlone() (place, error) {
-	c := &datadir.Charter{ClusterID: datadir.NewClusterID(), Members: j.founders()}
+	c := &datadir.Charter{ClusterID: datadir.NewClusterID(), Members: j.founders(), Seed: j.seed}
 	c.Members[0].Nonce = j.dir.Nonce()
 	if err := j.dir.Adopt(j.self.Member, j.self.Rendezvous, j.cfg.Name, c); err != nil {
 		return place{}, err
@@ -224,17 +233,17 @@ func (j *joiner) founders() []datadir.Founder { return founders(j.cfg.Initial) }
 // await asks the initial members until there is a cluster. If there is an
 // acceptor, this member may found it.
 func (j *joiner) await(ctx context.Context, a *acceptor) (place, error) {
-	f := &founder{self: a, initial: j.founders(), ask: j.askFounding, draw: datadir.NewClusterID, patience: somePatience()}
+	f := &founder{self: a, initial: j.founders(), seed: j.seed, ask: j.askFounding, draw: datadir.NewClusterID, patience: somePatience()}
 	for {
 		answers := j.askInitial(ctx)
-		if err := cmp.Or(j.refuseRecovered(answers), j.refuseStranger(answers)); err != nil {
+		if err := cmp.Or(j.refuseRecovered(answers), j.refuseStranger(answers), j.refuseSeed(answers)); err != nil {
 			return place{}, err
 		}
 		existing, fresh := j.judge(answers)
 		var err error
 		switch {
 		case existing != nil && a != nil && a.names(existing.info.Charter):
-			_, err = a.handle(foundingRequest{Rendezvous: j.self.Rendezvous, Step: stepAdopt, Charter: existing.info.Charter})
+			_, err = a.handle(foundingRequest{Rendezvous: j.self.Rendezvous, Seed: j.seed, Step: stepAdopt, Charter: existing.info.Charter})
 		case existing != nil:
 			if c := a.close(); c != nil {
 				return j.begin(c)
@@ -333,22 +342,32 @@ func (j *joiner) askInitial(ctx context.Context) []initialAnswer {
 	return out
 }
 
-// judge looks for a cluster that exists, and for the members that are fresh.
+// judge looks for a cluster that exists, and for the fresh members that this one may
+// found a cluster with. Beside a member that was restored from a backup, empty ones
+// found none: it would be an empty cluster in the place of the restored one.
 func (j *joiner) judge(answers []initialAnswer) (existing *initialAnswer, fresh []uint64) {
+	restored := false
 	for i, a := range answers {
 		switch {
 		case !j.cfg.Join && a.info.Rendezvous != j.self.Rendezvous:
 			j.warnStranger(a)
+		case a.info.ClusterID != 0 && j.foreign(a):
 		case a.info.ClusterID != 0:
 			if existing == nil || a.info.Committed {
 				existing = &answers[i]
 			}
+		case a.info.Fresh && a.info.Seed != j.seed:
+			j.warnSeed(a)
+			restored = restored || a.info.Seed != ""
 		case a.info.Fresh && a.info.MemberID == a.id:
 			fresh = append(fresh, a.id)
 		case a.info.Fresh && j.waiting.Due(time.Now(), a.url):
 			j.lg.Warn("the URL of one member is answered by another: compare --id, --listen-peer and --cluster of both",
 				zap.String("url", a.url), zap.Uint64("member", a.id), zap.Uint64("answered_by", a.info.MemberID))
 		}
+	}
+	if restored && j.seed == "" {
+		fresh = nil
 	}
 	return existing, fresh
 }

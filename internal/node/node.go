@@ -373,6 +373,9 @@ func (n *Node) join(ctx context.Context, dir *datadir.Dir) (*member, error) {
 	cfg := n.replicaConfig()
 	cfg.ID, cfg.ClusterID, cfg.Nonce, cfg.Starts = at.Member, at.Cluster, at.nonce, at.starts
 	cfg.Initial, cfg.Known = at.initial, at.known
+	if at.seeded {
+		cfg.Seed = func() error { return n.plant(dir) }
+	}
 	if dir.Rebuilding() {
 		cfg.FetchBody = n.bodyFetcher(ctx, at.Member, at.Cluster)
 	}
@@ -380,7 +383,7 @@ func (n *Node) join(ctx context.Context, dir *datadir.Dir) (*member, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(dir.MarkStarted(), dir.KeepEngine(n.cfg.Engine), endRebuild(n, dir)); err != nil {
+	if err := errors.Join(dir.MarkStarted(), dir.KeepEngine(n.cfg.Engine), endRebuild(n, dir), dir.DropSeed()); err != nil {
 		return nil, err
 	}
 	m := newMember(n, r)

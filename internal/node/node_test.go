@@ -454,20 +454,32 @@ func TestJudge(t *testing.T) {
 	}
 	elsewhere := in(2, 7, 0, true, false)
 	elsewhere.info.MemberID = 3
+	restored := in(2, 7, 0, true, false)
+	restored.info.Seed = "s"
+	begun := in(3, 7, 52, false, false)
+	begun.info.Charter = &datadir.Charter{ClusterID: 52, Seed: "s"}
 	for _, c := range []struct {
 		name     string
+		seed     string // of this member
 		answers  []initialAnswer
 		existing uint64
 		fresh    int
 	}{
-		{"nobody answers", nil, 0, 0},
-		{"a fresh one", []initialAnswer{in(2, 7, 0, true, false)}, 0, 1},
-		{"one that has just started", []initialAnswer{in(2, 7, 0, false, false)}, 0, 0},
-		{"one with a cluster", []initialAnswer{in(2, 7, 50, false, false)}, 50, 0},
-		{"a cluster at work", []initialAnswer{in(2, 7, 50, false, false), in(3, 7, 51, false, true)}, 51, 0},
-		{"other settings", []initialAnswer{in(2, 8, 51, false, true), in(3, 8, 0, true, false)}, 0, 0},
-		{"another member at this URL", []initialAnswer{elsewhere}, 0, 0},
+		{"nobody answers", "", nil, 0, 0},
+		{"a fresh one", "", []initialAnswer{in(2, 7, 0, true, false)}, 0, 1},
+		{"one that has just started", "", []initialAnswer{in(2, 7, 0, false, false)}, 0, 0},
+		{"one with a cluster", "", []initialAnswer{in(2, 7, 50, false, false)}, 50, 0},
+		{"a cluster at work", "", []initialAnswer{in(2, 7, 50, false, false), in(3, 7, 51, false, true)}, 51, 0},
+		{"other settings", "", []initialAnswer{in(2, 8, 51, false, true), in(3, 8, 0, true, false)}, 0, 0},
+		{"another member at this URL", "", []initialAnswer{elsewhere}, 0, 0},
+		{"empty beside a restored one", "", []initialAnswer{restored, in(3, 7, 0, true, false)}, 0, 0},
+		{"restored beside an empty one", "s", []initialAnswer{restored, in(3, 7, 0, true, false)}, 0, 1},
+		{"restored from another file", "other", []initialAnswer{restored}, 0, 0},
+		{"empty beside a restored cluster", "", []initialAnswer{begun}, 52, 0},
+		{"restored beside the old cluster", "s", []initialAnswer{in(2, 7, 51, false, true), begun}, 52, 0},
+		{"restored beside the old cluster alone", "s", []initialAnswer{in(2, 7, 51, false, true)}, 0, 0},
 	} {
+		j.seed = c.seed
 		existing, fresh := j.judge(c.answers)
 		var cluster uint64
 		if existing != nil {

@@ -46,6 +46,8 @@ type info struct {
 	Original uint64 `json:"original_cluster_id,omitempty"`
 	// Fresh means that the node may found a cluster.
 	Fresh bool `json:"fresh,omitempty"`
+	// Seed names the state that a fresh node was restored with; empty if it was not.
+	Seed string `json:"seed,omitempty"`
 	// Charter is that of the node's cluster, if the node helped to found it.
 	Charter *datadir.Charter `json:"charter,omitempty"`
 	// Initial are the initial members in the node's settings.

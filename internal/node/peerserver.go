@@ -82,7 +82,7 @@ func (s callServer) info(context.Context, caller, struct{}) (info, error) {
 	self, m := s.n.identity.Load(), s.n.member.Load()
 	out := info{MemberID: self.Member, ClusterID: self.Cluster, Rendezvous: self.Rendezvous, Original: self.Original, Charter: self.charter}
 	if a := s.n.acceptor.Load(); a != nil {
-		out.Fresh = a.fresh()
+		out.Fresh, out.Seed = a.fresh()
 	}
 	if self.charter == nil && !s.n.cfg.Alone {
 		out.Initial = founders(s.n.cfg.Initial)

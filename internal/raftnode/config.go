@@ -30,6 +30,10 @@ type Config struct {
 	// Initial is the members of a cluster that is being bootstrapped. It is
 	// used only if Dir has no log yet, and is empty when joining.
 	Initial []roster.Member
+	// Seed fills the state machine with the state of a backup, the same at all initial
+	// members. It is called only if Initial is used, and again after a crash. If it is
+	// nil, the cluster begins with nothing.
+	Seed func() error
 	// Known is the members to connect to before the membership has been
 	// received, when joining.
 	Known []roster.Member

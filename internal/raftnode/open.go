@@ -176,7 +176,14 @@ func bootstrap(cfg *Config, d *datadir.Log, state *datadir.LogState) error {
 	if len(cfg.Initial) == 0 || state.Snapshot != nil || len(state.Entries) > 0 {
 		return nil
 	}
-	s := roster.NewSnapshot(InitialIndex, initialTerm, roster.New(cfg.ClusterID, cfg.Initial).Membership())
+	initial := roster.New(cfg.ClusterID, cfg.Initial)
+	s := roster.NewSnapshot(InitialIndex, initialTerm, initial.Membership())
+	if cfg.Seed != nil {
+		var err error
+		if s, err = plantSeed(cfg, d, initial); err != nil {
+			return fmt.Errorf("begin with the state of a backup: %w", err)
+		}
+	}
 	// This also commits the snapshot. It keeps a term and a vote that are there:
 	// a member that started late may have voted before its log had an entry.
 	if err := d.SaveSnapshot(s); err != nil {
@@ -184,6 +191,36 @@ func bootstrap(cfg *Config, d *datadir.Log, state *datadir.LogState) error {
 	}
 	state.Snapshot, state.HardState = s, d.HardState()
 	return nil
+}
+
+// plantSeed puts the state of a backup into the state machine, with the initial
+// members in place of those of the old cluster: their origins have gone with it. The
+// log begins after the backup's last entry and not at InitialIndex, because a log that
+// begins there promises that the whole state can be built from it. The state is written
+// as a body too, so that the log never begins with what only memory has.
+func plantSeed(cfg *Config, d *datadir.Log, initial *roster.Roster) (*raftpb.Snapshot, error) {
+	sm := cfg.StateMachine
+	if err := cfg.Seed(); err != nil {
+		return nil, err
+	}
+	old := &applier{sm: sm}
+	index, term, err := positionOf(sm)
+	if err == nil {
+		err = old.load(index, term)
+	}
+	if err != nil {
+		return nil, err
+	}
+	index, term = max(index, InitialIndex)+1, term+1
+	if err := sm.Apply([]Entry{{Index: index, Term: term, Records: old.roster.RecordsFor(initial)}}); err != nil {
+		return nil, err
+	}
+	v, err := sm.View()
+	if err != nil {
+		return nil, err
+	}
+	_, err = datadir.WriteBody(d.BodyPath(index), v)
+	return roster.NewSnapshot(index, term, initial.Membership()), errors.Join(err, v.Close())
 }
 
 // recoverState brings the state machine at least to where the log begins. The
