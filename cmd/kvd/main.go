@@ -141,6 +141,6 @@ Each setting is a flag, an environment variable (KVD_DATA_DIR for --data-dir), o
 	})
 	settings.AddFlags(cmd.Flags())
 	setHelp(cmd)
-	cmd.AddCommand(versionCommand(), doctorCommand(), recoverCommand(e), snapshotCommand(), certCommand(), healthcheckCommand(e), benchCommand(), configCommand(e))
+	cmd.AddCommand(versionCommand(), doctorCommand(), recoverCommand(e), snapshotCommand(e), certCommand(), healthcheckCommand(e), benchCommand(), configCommand(e))
 	return cmd
 }

@@ -1,58 +1,223 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"strings"
+	"text/tabwriter"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/node"
+	"github.com/kvd-io/kvd/internal/roster"
+	"github.com/kvd-io/kvd/internal/settings"
 )
 
-// snapshotCommand works on backup files, without a node and its directory.
-func snapshotCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "snapshot", Short: "Check backups from GET /v1/snapshot", RunE: chooseSubcommand}
-	cmd.AddCommand(&cobra.Command{
+// snapshotCommand makes backups and works on their files. Only "save" needs a
+// running node.
+func snapshotCommand(e environment) *cobra.Command {
+	cmd := &cobra.Command{Use: "snapshot", Short: "Save, check and restore backups", RunE: chooseSubcommand}
+	cmd.AddCommand(snapshotSaveCommand(e), snapshotVerifyCommand(), snapshotInspectCommand(), snapshotRestoreCommand(e))
+	return cmd
+}
+
+func snapshotVerifyCommand() *cobra.Command {
+	return &cobra.Command{
 		Use:   "verify FILE",
 		Short: "Verify a backup from its first byte to its last",
 		Long: `Verify the checksums, counts and state hash of a backup. Exits 0 if it is intact, 3 if it is
 not, and 1 if it cannot be read.`,
 		Args: oneArgument("backup"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			info, size, err := verifySnapshot(args[0])
+			c, size, err := inspectSnapshot(args[0])
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(),
-				"%s is intact\nsize        %s\nrevision    %d (history from %d)\nkeys        %s\nrecords     %s\nlog index   %d, term %d\nstate hash  %016x\n",
-				args[0], humanize.IBytes(size), info.Revision, info.CompactRevision, humanize.Comma(int64(info.Keys)), humanize.Comma(int64(info.Records)),
-				info.Position.Index, info.Position.Term, info.StateHash)
-			return err
+			return printIntact(cmd.OutOrStdout(), args[0], size, &c.BodyInfo)
 		},
-	})
-	return cmd
+	}
 }
 
-// verifySnapshot reads a backup to its end.
-func verifySnapshot(name string) (info kvstore.BodyInfo, size uint64, err error) {
+// printIntact describes a backup that was verified.
+func printIntact(w io.Writer, name string, size uint64, info *kvstore.BodyInfo) error {
+	_, err := fmt.Fprintf(w,
+		"%s is intact\nsize        %s\nrevision    %d (history from %d)\nkeys        %s\nrecords     %s\nlog index   %d, term %d\nstate hash  %016x\n",
+		name, humanize.IBytes(size), info.Revision, info.CompactRevision, humanize.Comma(int64(info.Keys)), humanize.Comma(int64(info.Records)),
+		info.Position.Index, info.Position.Term, info.StateHash)
+	return err
+}
+
+// inspectSnapshot reads a backup to its end.
+func inspectSnapshot(name string) (c kvstore.BodyContents, size uint64, err error) {
 	f, err := os.Open(name)
 	if err != nil {
-		return info, 0, fmt.Errorf("verify backup: %w", err)
+		return c, 0, fmt.Errorf("verify backup: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	if st, err := f.Stat(); err == nil { // a pipe has no size
 		size = uint64(max(0, st.Size()))
 	}
-	info, err = kvstore.VerifyBody(f)
-	if err == nil {
-		return info, size, nil
+	c, err = kvstore.InspectBody(f)
+	if err != nil {
+		err = badBackup(fmt.Errorf("verify backup %s: %w", name, err))
 	}
-	err = fmt.Errorf("verify backup %s: %w", name, err)
+	return c, size, err
+}
+
+// badBackup makes an error a refusal if it is about what is in the backup.
+func badBackup(err error) error {
 	var unknown *kvstore.UnknownVersionError
 	if errors.Is(err, kvstore.ErrBody) || errors.As(err, &unknown) {
-		err = refusal{err}
+		return refusal{err}
 	}
-	return info, size, err
+	return err
+}
+
+// backup is what "kvd snapshot inspect" shows.
+type backup struct {
+	File            string           `json:"file"`
+	SizeBytes       uint64           `json:"size_bytes"`
+	Index           uint64           `json:"index"`
+	Term            uint64           `json:"term"`
+	Revision        uint64           `json:"revision"`
+	CompactRevision uint64           `json:"compact_revision"`
+	Keys            uint64           `json:"keys"`
+	Records         uint64           `json:"records"`
+	RecordBytes     uint64           `json:"record_bytes"` // before compression
+	StateHash       string           `json:"state_hash"`
+	ClusterID       string           `json:"cluster_id"`
+	Members         []roster.Member  `json:"members"`
+	Settings        kvstore.Settings `json:"settings"`
+}
+
+func snapshotInspectCommand() *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "inspect FILE",
+		Short: "Verify a backup and show what is in it",
+		Long: `Verify a backup and show the position, revisions, settings and members in it. Keys and values
+are not shown. Exits like "kvd snapshot verify".`,
+		Args: oneArgument("backup"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if output != "text" && output != "json" {
+				return usageError{fmt.Errorf("--output is %q, but must be text or json", output)}
+			}
+			c, size, err := inspectSnapshot(args[0])
+			if err != nil {
+				return err
+			}
+			members, err := roster.Load(c.Replication)
+			if err != nil {
+				return refusal{fmt.Errorf("inspect backup %s: %w", args[0], err)}
+			}
+			b := describeBackup(args[0], size, &c, members.Membership())
+			if output == "json" {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(b)
+			}
+			return b.print(cmd.OutOrStdout())
+		},
+	}
+	cmd.Flags().StringVar(&output, "output", "text", "print as `FORMAT`: text or json")
+	return cmd
+}
+
+func describeBackup(name string, size uint64, c *kvstore.BodyContents, m *roster.Membership) *backup {
+	return &backup{
+		File: name, SizeBytes: size, Index: c.Position.Index, Term: c.Position.Term, Revision: c.Revision, CompactRevision: c.CompactRevision,
+		Keys: c.Keys, Records: c.Records, RecordBytes: c.Bytes, StateHash: fmt.Sprintf("%016x", c.StateHash),
+		ClusterID: fmt.Sprintf("%016x", m.ClusterID), Members: m.Members, Settings: c.Settings,
+	}
+}
+
+func (b *backup) print(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	line := func(name, format string, args ...any) { fmt.Fprintf(w, name+"\t"+format+"\n", args...) }
+	line("file", "%s", b.File)
+	line("size", "%s (%s before compression)", humanize.IBytes(b.SizeBytes), humanize.IBytes(b.RecordBytes))
+	line("log index", "%d, term %d", b.Index, b.Term)
+	line("revision", "%d (history from %d)", b.Revision, b.CompactRevision)
+	line("keys", "%s", humanize.Comma(int64(b.Keys)))
+	line("records", "%s", humanize.Comma(int64(b.Records)))
+	line("state hash", "%s", b.StateHash)
+	line("cluster", "%s", b.ClusterID)
+	for _, m := range b.Members {
+		line("member", "%d %s %s", m.ID, m.Name, strings.Join(m.PeerURLs, ","))
+	}
+	set, err := json.Marshal(b.Settings)
+	if err != nil {
+		return err
+	}
+	line("settings", "%s", set)
+	return w.Flush()
+}
+
+// snapshotRestoreCommand makes the data directory of a member of a new cluster. It
+// takes the flags of a node: what a node is started with says which member of which
+// cluster the directory is for.
+func snapshotRestoreCommand(e environment) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "restore FILE",
+		Short: "Turn a backup into the data directory of a new cluster",
+		Long: `Turn a backup into a data directory, which must not exist or be empty. A node that is started
+with it begins a new cluster with the content of the backup. For several members, restore the same
+file for each of them with its own --id and --data-dir and the same --cluster, on the machine where
+it will run, and then start them with the same settings.
+
+The new cluster has another id than the old one, and its members refuse those of the old one. Keys
+keep their revisions. The next revision is more than 1,000,000,000 higher, so that it differs from
+all that clients have seen of the old cluster, and the history before it is not readable: watchers
+are told to read everything again. Leases get their full time again.
+
+Exits 0 on success, 1 on failure, 2 if the settings are wrong, and 3 if the backup is damaged or
+written by a newer version, or if the directory is not empty. After a failure or a crash, run it
+again.`,
+		Example: `  kvd snapshot restore backup.kvd --data-dir ./new
+  kvd snapshot restore backup.kvd --id 2 --data-dir ./new \
+      --cluster http://10.0.0.1:12379,http://10.0.0.2:12379,http://10.0.0.3:12379`,
+		Args: oneArgument("backup"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := settings.Load(cmd.Flags(), e.environ)
+			if err != nil {
+				return usageError{err}
+			}
+			return restoreSnapshot(cmd.OutOrStdout(), s, args[0])
+		},
+	}
+	settings.AddFlags(cmd.Flags())
+	return cmd
+}
+
+func restoreSnapshot(out io.Writer, s *settings.Settings, file string) error {
+	if s.Join || len(s.JoinURLs) > 0 {
+		return usageError{errors.New("a restored directory begins a new cluster and cannot --join one; join with an empty directory, and the cluster sends its content")}
+	}
+	cfg := nodeConfig(s, nil, buildVersion())
+	r := node.Restoring{File: file, DataDir: cfg.DataDir, ID: cfg.ID}
+	if !cfg.Alone {
+		r.Initial, r.Token = cfg.Initial, cfg.Token
+	}
+	info, err := node.Restore(r)
+	if err != nil {
+		return badBackup(err)
+	}
+	_, err = fmt.Fprintf(out, "restored %s keys of revision %d into %s, for member %d of a new cluster\n%s\n",
+		humanize.Comma(int64(info.Keys)), info.Revision, cfg.DataDir, cfg.ID, afterRestore(&cfg))
+	return err
+}
+
+// afterRestore says what to do next.
+func afterRestore(cfg *node.Config) string {
+	if cfg.Alone {
+		return "start it with: kvd --data-dir " + cfg.DataDir
+	}
+	n := len(cfg.Initial)
+	if n == 1 {
+		return "start it with the same settings"
+	}
+	return fmt.Sprintf("restore the same file for the other members too (at least %d of the %d), and start all with the same settings", n/2+1, n)
 }

@@ -107,7 +107,7 @@ func TestUnknownCommands(t *testing.T) {
 		"serve":           `unknown command "serve" for "kvd"; the commands are bench, cert`,
 		"bench qqqq":      `the commands are batch, get, mixed, put`,
 		"cert":            `kvd cert needs a subcommand: init`,
-		"snapshot":        `kvd snapshot needs a subcommand: verify`,
+		"snapshot":        `kvd snapshot needs a subcommand: inspect, restore, save, verify`,
 		"config":          `kvd config needs a subcommand: check, show`,
 		"bench":           `kvd bench needs a subcommand: batch, get, mixed, put`,
 		"version 2":       `kvd version takes no arguments, but got "2"`,

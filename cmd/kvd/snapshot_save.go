@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/node"
+	"github.com/kvd-io/kvd/internal/settings"
+)
+
+// saveStall is how long a backup may arrive without any progress. A whole one may take
+// any time.
+const saveStall = time.Minute
+
+// snapshotSaveCommand saves a backup of a running cluster.
+func snapshotSaveCommand(e environment) *cobra.Command {
+	var files probeFiles
+	var stale bool
+	cmd := &cobra.Command{
+		Use:   "save [URL...] FILE",
+		Short: "Save a backup of a running cluster",
+		Long: `Save a backup of a running cluster to a file. Any node has all data: the URLs are client URLs,
+which are tried in order. Without one, it is the node that the environment describes
+(KVD_LISTEN_CLIENT or KVD_PORT), or else the default. The file gets its name only after it has been
+read back and verified.
+
+Exits 0 on success and 1 otherwise; then an older FILE is still there.`,
+		Example: `  kvd snapshot save backup.kvd
+  kvd snapshot save http://10.0.0.1:12380 http://10.0.0.2:12380 backup.kvd
+  kvd snapshot save --stale http://10.0.0.1:12380 backup.kvd   # without a quorum`,
+		Args: func(_ *cobra.Command, args []string) error { return checkSaveArguments(args) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			urls, file := args[:len(args)-1], args[len(args)-1]
+			if len(urls) == 0 {
+				s, err := settings.ForClients(e.environ)
+				if err != nil {
+					return usageError{err}
+				}
+				files.own, files.ownKey = s.TLSCertFile, s.TLSKeyFile
+				urls = []string{reachable(s.ListenClient[0])}
+			}
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+			defer stop()
+			info, size, err := saveSnapshot(ctx, &files, urls, file, stale)
+			if err != nil {
+				return err
+			}
+			return printIntact(cmd.OutOrStdout(), file, uint64(size), &info)
+		},
+	}
+	cmd.Flags().BoolVar(&stale, "stale", false, "save what the node itself has, which may be old; this works without a quorum")
+	cmd.Flags().StringVar(&files.ca, "cacert", "", "trust the authority in this PEM `FILE`")
+	cmd.Flags().StringVar(&files.cert, "cert", "", "present the certificate in this PEM `FILE`")
+	cmd.Flags().StringVar(&files.key, "key", "", "use the key in this PEM `FILE` for --cert")
+	return cmd
+}
+
+func isURL(text string) bool { return strings.Contains(text, "://") }
+
+// checkSaveArguments tells URLs from the file: a forgotten file must not become a
+// request to the last node and a file named after it.
+func checkSaveArguments(args []string) error {
+	if len(args) == 0 || isURL(args[len(args)-1]) {
+		return usageError{errors.New("the last argument of kvd snapshot save is the file to write")}
+	}
+	for _, u := range args[:len(args)-1] {
+		if !isURL(u) {
+			return usageError{fmt.Errorf("%q is not a URL; kvd snapshot save takes URLs and one file", u)}
+		}
+	}
+	return nil
+}
+
+// saveSnapshot asks one node after the other.
+func saveSnapshot(ctx context.Context, files *probeFiles, urls []string, file string, stale bool) (info kvstore.BodyInfo, size int64, err error) {
+	var problems []error
+	for _, u := range urls {
+		client, err := files.client(u)
+		if err != nil {
+			return info, 0, usageError{err}
+		}
+		target := u
+		if _, ok := settings.IsUnix(u); ok {
+			target = "http://localhost"
+		}
+		target = strings.TrimSuffix(target, "/") + "/v1/snapshot"
+		if stale {
+			target += "?consistency=stale"
+		}
+		if info, size, err = download(ctx, client, target, file); err == nil {
+			return info, size, nil
+		}
+		problems = append(problems, fmt.Errorf("save backup from %s: %w", u, err))
+	}
+	return info, 0, errors.Join(problems...)
+}
+
+// download saves what one node sends.
+func download(ctx context.Context, client *http.Client, target, file string) (info kvstore.BodyInfo, size int64, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stall := time.AfterFunc(saveStall, func() { cancel(fmt.Errorf("no data for %v", saveStall)) })
+	defer stall.Stop()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	if err != nil {
+		return info, 0, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return info, 0, errors.Join(err, context.Cause(ctx))
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text, err := io.ReadAll(io.LimitReader(resp.Body, maxProbeBytes))
+		return info, 0, errors.Join(fmt.Errorf("%s: %s", resp.Status, strings.TrimSpace(string(text))), err)
+	}
+	info, size, err = node.SaveBackup(file, progressReader{resp.Body, stall})
+	return info, size, errors.Join(err, context.Cause(ctx))
+}
+
+// progressReader takes each piece that arrives for progress.
+type progressReader struct {
+	r     io.Reader
+	stall *time.Timer
+}
+
+func (p progressReader) Read(b []byte) (int, error) {
+	n, err := p.r.Read(b)
+	p.stall.Reset(saveStall)
+	return n, err
+}
