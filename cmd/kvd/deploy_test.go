@@ -217,7 +217,7 @@ func checkAlerts(t *testing.T, cat catalog) {
 	}
 	for _, name := range []string{
 		"MemberDown", "QuorumAtRisk", "NoLeader", "LeaderChangesHigh", "FsyncSlow", "ApplyLag", "ProposalsFailing", "QuotaLow",
-		"StateHashDiverged", "LogLinesDropped", "RejectedRequests", "SnapshotFailing", "DiskAlmostFull",
+		"StateHashDiverged", "LogLinesDropped", "RejectedRequests", "SnapshotFailing", "PeerRefused", "DiskAlmostFull",
 	} {
 		if !seen["Kvd"+name] {
 			t.Errorf("there is no alert Kvd%s", name)

@@ -24,6 +24,7 @@ func (f *fakeStatus) Status(context.Context) (api.Status, error) { return f.stat
 func (f *fakeStatus) Figures(context.Context) (node.Figures, error) {
 	return node.Figures{
 		Raft:            raftnode.Stats{ProposalsWaiting: 2, ProposalsInFlight: 3, LeaderChanges: 4},
+		Refusals:        map[string]uint64{"clone": 2},
 		ProposalsFailed: 6, ReadsFailed: 7, HashesDiverged: 1, DiskFree: 8,
 		Peers: []node.PeerFigures{{ID: 3, Reachable: true, Behind: 9, BehindKnown: true}, {ID: 4}},
 	}, f.err
@@ -98,6 +99,7 @@ func TestMetrics(t *testing.T) {
 		`kvd_raft_proposals_waiting 2`, `kvd_raft_proposals_inflight 3`, `kvd_raft_leader_changes_total 4`,
 		`kvd_raft_proposals_failed_total 6`, `kvd_raft_readindex_failed_total 7`, `kvd_state_hash_diverged_total 1`, `kvd_disk_free_bytes 8`,
 		`kvd_peer_reachable{peer="3"} 1`, `kvd_peer_reachable{peer="4"} 0`, `kvd_peer_behind_entries{peer="3"} 9`,
+		`kvd_peer_refusals_total{reason="clone"} 2`,
 		`etcd_server_has_leader 1`, `etcd_server_is_leader 1`, `etcd_server_id{server_id="2"} 1`,
 		`etcd_server_proposals_committed_total 12`, `etcd_server_proposals_applied_total 10`, `etcd_server_proposals_pending 5`,
 		`etcd_server_quota_backend_bytes 100`, `etcd_server_leader_changes_seen_total 4`,

@@ -126,6 +126,7 @@ var (
 	readyDesc     = desc("kvd_ready", "Whether the node serves client requests (1) or not (0).")
 	reachableDesc = desc("kvd_peer_reachable", "Whether this member has a working connection to the peer (1) or not (0).", "peer")
 	deliveryDesc  = desc("kvd_peer_snapshot_behind_bytes", "Log in bytes that the peer still lacks after a snapshot from this member, or 0 if none is on the way.", "peer")
+	refusalsDesc  = desc("kvd_peer_refusals_total", "Requests and messages of other members that this member has refused, by reason.", "reason")
 	alarmDesc     = desc("kvd_alarm_active", "Whether the alarm of this name is active (1) or not (0).", "alarm")
 	behindDesc    = desc("kvd_peer_behind_entries", "Log entries that the peer still lacks, reported by the leader only.", "peer")
 )
@@ -139,7 +140,7 @@ const collectTimeout = 2 * time.Second
 
 // Describe implements prometheus.Collector.
 func (c Collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{readyDesc, reachableDesc, behindDesc, deliveryDesc, alarmDesc} {
+	for _, d := range []*prometheus.Desc{readyDesc, reachableDesc, behindDesc, deliveryDesc, refusalsDesc, alarmDesc} {
 		ch <- d
 	}
 	for _, table := range [][]figure{statusFigures, nodeFigures, etcdFigures} {
@@ -177,6 +178,9 @@ func (c Collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	collect(ch, s, nodeFigures)
 	collect(ch, s, etcdFigures)
+	for reason, n := range s.Refusals {
+		ch <- prometheus.MustNewConstMetric(refusalsDesc, prometheus.CounterValue, float64(n), reason)
+	}
 	for _, p := range s.Peers {
 		peer := strconv.FormatUint(p.ID, 10)
 		ch <- prometheus.MustNewConstMetric(reachableDesc, prometheus.GaugeValue, truth(p.Reachable), peer)

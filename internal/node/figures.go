@@ -32,6 +32,8 @@ type Figures struct {
 	// HashesCompared counts the pairs of state hashes that this node compared
 	// as leader; HashesDiverged counts the rounds in which some differed.
 	HashesCompared, HashesDiverged uint64
+	// Refusals counts what other members sent and this node refused, by reason.
+	Refusals map[string]uint64
 	// DiskFree and DiskSize are the bytes of the data directory's file system;
 	// 0 if they are unknown.
 	DiskFree, DiskSize uint64
@@ -59,6 +61,7 @@ func (m *member) figures(ctx context.Context) (Figures, error) {
 		ReadsFailed:     m.counts.readsFailed.Load(),
 		HashesCompared:  m.counts.hashesCompared.Load(),
 		HashesDiverged:  m.counts.hashesDiverged.Load(),
+		Refusals:        m.replica.Refusals(),
 	}
 	var err error
 	if f.Raft, err = m.replica.Stats(ctx); err != nil {
