@@ -210,12 +210,8 @@ func (d *Dir) KeepEngine(name string) error {
 	return d.write(id)
 }
 
-// MarkAdmitted records that the directory has a log. From then on a missing
-// log is a refusal.
-func (d *Dir) MarkAdmitted() error { return d.setState(StateAdmitted) }
-
-// MarkStarted records one more start, and that the directory has a log. It must
-// be durable before the process takes part.
+// MarkStarted records one more start, and that the directory has a log: from then
+// on a missing log is a refusal. It must be durable before the process takes part.
 func (d *Dir) MarkStarted() error {
 	id := *d.identity
 	id.State = StateAdmitted
@@ -225,14 +221,12 @@ func (d *Dir) MarkStarted() error {
 
 // MarkRemoved records that the member was removed, and that the directory can
 // never be used again.
-func (d *Dir) MarkRemoved() error { return d.setState(StateRemoved) }
-
-func (d *Dir) setState(state string) error {
-	if d.identity == nil || d.identity.State == state {
+func (d *Dir) MarkRemoved() error {
+	if d.identity == nil || d.identity.State == StateRemoved {
 		return nil
 	}
 	id := *d.identity
-	id.State = state
+	id.State = StateRemoved
 	return d.write(id)
 }
 

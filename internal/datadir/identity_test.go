@@ -105,7 +105,7 @@ func TestIdentityOfANewerFormat(t *testing.T) {
 func TestAdmittedWithoutALog(t *testing.T) {
 	path := t.TempDir()
 	d := mustOpenDir(t, path)
-	if err := errors.Join(d.Claim(7, 0xabc, 0, "seven"), d.MarkAdmitted(), d.Close()); err != nil {
+	if err := errors.Join(d.Claim(7, 0xabc, 0, "seven"), d.MarkStarted(), d.Close()); err != nil {
 		t.Fatal(err)
 	}
 	_, err := Open(path)

@@ -23,7 +23,7 @@ func replacementFor(t *testing.T) (dir string, r *Replacement) {
 	}
 	l := mustCreateLog(t, dir)
 	mustSave(t, l, hardStateAt(2, 1, 3), entriesAt(1, 4, 2, 20)...)
-	if err := errors.Join(l.Close(), d.MarkAdmitted(), os.MkdirAll(filepath.Join(dir, "store", "deep"), 0o700)); err != nil {
+	if err := errors.Join(l.Close(), d.MarkStarted(), os.MkdirAll(filepath.Join(dir, "store", "deep"), 0o700)); err != nil {
 		t.Fatal(err)
 	}
 	writeFile(t, filepath.Join(dir, "store", "deep", "000001.sst"), "a table")

@@ -73,7 +73,7 @@ func leftAlone(t *testing.T) (dir string, store *machineState) {
 		t.Fatal(err)
 	}
 	n.transport.Stop()
-	if err := errors.Join(n.disk.Close(), d.MarkAdmitted(), d.Close()); err != nil {
+	if err := errors.Join(n.disk.Close(), d.MarkStarted(), d.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return dir, m.cur
