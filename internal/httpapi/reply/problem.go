@@ -12,28 +12,35 @@ import (
 
 // statuses is the one table from error codes to HTTP statuses (H3).
 var statuses = map[api.Code]int{
-	api.BadRequest:         http.StatusBadRequest,
-	api.FutureRevision:     http.StatusBadRequest,
-	api.KeyNotFound:        http.StatusNotFound,
-	api.MemberNotFound:     http.StatusNotFound,
-	api.NotFound:           http.StatusNotFound,
-	api.MethodNotAllowed:   http.StatusMethodNotAllowed,
-	api.CrossOrigin:        http.StatusForbidden,
-	api.Misdirected:        http.StatusMisdirectedRequest,
-	api.MemberExists:       http.StatusConflict,
-	api.MemberRemoved:      http.StatusConflict,
-	api.UnsafeChange:       http.StatusConflict,
-	api.RevisionCompacted:  http.StatusGone,
-	api.PreconditionFailed: http.StatusPreconditionFailed,
-	api.TooLarge:           http.StatusRequestEntityTooLarge,
-	api.Overloaded:         http.StatusTooManyRequests,
-	api.NoLeader:           http.StatusServiceUnavailable,
-	api.Starting:           http.StatusServiceUnavailable,
-	api.Stopping:           http.StatusServiceUnavailable,
-	api.NoSpace:            http.StatusServiceUnavailable,
-	api.ReadTimeout:        http.StatusServiceUnavailable,
-	api.Timeout:            http.StatusGatewayTimeout,
-	api.Internal:           http.StatusInternalServerError,
+	api.BadRequest:          http.StatusBadRequest,
+	api.FutureRevision:      http.StatusBadRequest,
+	api.KeyNotFound:         http.StatusNotFound,
+	api.MemberNotFound:      http.StatusNotFound,
+	api.LeaseNotFound:       http.StatusNotFound,
+	api.LockNotFound:        http.StatusNotFound,
+	api.NotFound:            http.StatusNotFound,
+	api.MethodNotAllowed:    http.StatusMethodNotAllowed,
+	api.Unauthenticated:     http.StatusUnauthorized,
+	api.PermissionDenied:    http.StatusForbidden,
+	api.CrossOrigin:         http.StatusForbidden,
+	api.Misdirected:         http.StatusMisdirectedRequest,
+	api.MemberExists:        http.StatusConflict,
+	api.MemberRemoved:       http.StatusConflict,
+	api.LeaseExists:         http.StatusConflict,
+	api.LockHeld:            http.StatusConflict,
+	api.UnsafeChange:        http.StatusConflict,
+	api.RevisionCompacted:   http.StatusGone,
+	api.PreconditionFailed:  http.StatusPreconditionFailed,
+	api.TooLarge:            http.StatusRequestEntityTooLarge,
+	api.IdempotencyMismatch: http.StatusUnprocessableEntity,
+	api.Overloaded:          http.StatusTooManyRequests,
+	api.NoLeader:            http.StatusServiceUnavailable,
+	api.Starting:            http.StatusServiceUnavailable,
+	api.Stopping:            http.StatusServiceUnavailable,
+	api.NoSpace:             http.StatusServiceUnavailable,
+	api.ReadTimeout:         http.StatusServiceUnavailable,
+	api.Timeout:             http.StatusGatewayTimeout,
+	api.Internal:            http.StatusInternalServerError,
 }
 
 // Status returns the status of a code. A code that is not in the table is a bug,
@@ -87,39 +94,66 @@ func compactedProblem(e *kvstore.CompactedError) *api.Error {
 	return p
 }
 
-// OutcomeProblem returns the error of a command that was applied without effect, or
-// nil for one that took effect.
-func OutcomeProblem(res *kvstore.Result) error {
-	switch res.Outcome {
-	case kvstore.OK:
-		return nil
-	case kvstore.PreconditionFailed:
-		return FailedCondition(res.KV.ModRevision)
-	case kvstore.TooLarge:
-		return outcomeError(api.TooLarge, res, "the key, value or range exceeds its limit")
-	case kvstore.NoSpace:
-		return outcomeError(api.NoSpace, res, "the store has reached its quota; delete keys or raise quota_bytes in the settings")
-	case kvstore.NotANumber:
-		p := outcomeError(api.PreconditionFailed, res, "the value is not a decimal 64-bit integer")
-		p.Fields = map[string]any{"revision": res.KV.ModRevision}
-		return p
-	case kvstore.Overflow:
-		p := outcomeError(api.PreconditionFailed, res, "the sum would overflow a 64-bit integer")
-		p.Fields = map[string]any{"revision": res.KV.ModRevision}
-		return p
-	case kvstore.FutureRevision:
-		return outcomeError(api.FutureRevision, res, "the requested revision does not exist yet")
-	case kvstore.Invalid:
-		return outcomeError(api.BadRequest, res, "the store rejected the command as invalid")
-	}
-	return api.Errorf(api.Internal, "unexpected outcome %d of a command", res.Outcome)
+// outcomes has the code of each outcome without effect, and what to say about it if the
+// store did not say anything. Ignored is not among them: only kvd's own commands end so.
+var outcomes = map[kvstore.Outcome]struct {
+	code      api.Code
+	otherwise string
+}{
+	kvstore.PreconditionFailed:  {api.PreconditionFailed, "a condition of the request failed"},
+	kvstore.TooLarge:            {api.TooLarge, "the key, value or range exceeds its limit"},
+	kvstore.NoSpace:             {api.NoSpace, "the store has reached its quota; delete keys or raise quota_bytes in the settings"},
+	kvstore.NotANumber:          {api.PreconditionFailed, "the value is not a decimal 64-bit integer"},
+	kvstore.Overflow:            {api.PreconditionFailed, "the sum would overflow a 64-bit integer"},
+	kvstore.FutureRevision:      {api.FutureRevision, "the requested revision does not exist yet"},
+	kvstore.Invalid:             {api.BadRequest, "the store rejected the command as invalid"},
+	kvstore.Compacted:           {api.RevisionCompacted, "the requested revision has been compacted"},
+	kvstore.KeyNotFound:         {api.KeyNotFound, "the key does not exist"},
+	kvstore.LeaseNotFound:       {api.LeaseNotFound, "the lease does not exist; it may have ended"},
+	kvstore.LeaseExists:         {api.LeaseExists, "a lease with this id exists already"},
+	kvstore.LockHeld:            {api.LockHeld, "another lease holds the lock"},
+	kvstore.LockNotFound:        {api.LockNotFound, "the lease neither holds the lock nor waits for it"},
+	kvstore.IdempotencyMismatch: {api.IdempotencyMismatch, "the idempotency key belongs to another request; a new request needs a new key"},
+	kvstore.DuplicateKey:        {api.BadRequest, "the transaction writes a key twice"},
+	kvstore.PermissionDenied:    {api.PermissionDenied, "you may not do this"},
+	kvstore.Busy:                {api.Overloaded, "a replicated table is full; try again later"},
 }
 
-func outcomeError(code api.Code, res *kvstore.Result, otherwise string) *api.Error {
-	if res.Detail != "" {
-		return &api.Error{Code: code, Detail: res.Detail}
+// OutcomeProblem returns the error of a command that was applied without effect, or nil
+// for one that took effect.
+func OutcomeProblem(res *kvstore.Result) error {
+	if res.Outcome == kvstore.OK {
+		return nil
 	}
-	return &api.Error{Code: code, Detail: otherwise}
+	o, ok := outcomes[res.Outcome]
+	if !ok {
+		return api.Errorf(api.Internal, "unexpected outcome %d of a command", res.Outcome)
+	}
+	p := &api.Error{Code: o.code, Detail: res.Detail}
+	if p.Detail == "" {
+		p.Detail = o.otherwise
+	}
+	switch res.Outcome {
+	case kvstore.PreconditionFailed:
+		return FailedCondition(res.KV.ModRevision)
+	case kvstore.NotANumber, kvstore.Overflow:
+		p.Fields = map[string]any{"revision": res.KV.ModRevision}
+	case kvstore.Compacted:
+		p.Fields = map[string]any{"compact_revision": res.CompactRevision}
+	}
+	return p
+}
+
+// TxnProblem is OutcomeProblem for a transaction. The detail begins with the path of the
+// operation that failed, as the store has it.
+func TxnProblem(res *kvstore.Result) error {
+	p := OutcomeProblem(res)
+	if res.Outcome == kvstore.PreconditionFailed && res.Detail != "" {
+		failed := FailedCondition(res.KV.ModRevision)
+		failed.Detail = res.Detail
+		return failed
+	}
+	return p
 }
 
 // FailedCondition returns the 412 for a key that is at revision now, 0 if it does not

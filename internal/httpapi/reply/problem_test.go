@@ -18,7 +18,11 @@ func TestOutcomesAreAnswered(t *testing.T) {
 	}{
 		{kvstore.PreconditionFailed, api.PreconditionFailed}, {kvstore.TooLarge, api.TooLarge}, {kvstore.NoSpace, api.NoSpace},
 		{kvstore.NotANumber, api.PreconditionFailed}, {kvstore.Overflow, api.PreconditionFailed},
-		{kvstore.FutureRevision, api.FutureRevision}, {kvstore.Invalid, api.BadRequest}, {kvstore.Ignored, api.Internal}, {99, api.Internal},
+		{kvstore.FutureRevision, api.FutureRevision}, {kvstore.Invalid, api.BadRequest},
+		{kvstore.Compacted, api.RevisionCompacted}, {kvstore.KeyNotFound, api.KeyNotFound}, {kvstore.LeaseNotFound, api.LeaseNotFound},
+		{kvstore.LeaseExists, api.LeaseExists}, {kvstore.LockHeld, api.LockHeld}, {kvstore.LockNotFound, api.LockNotFound},
+		{kvstore.IdempotencyMismatch, api.IdempotencyMismatch}, {kvstore.DuplicateKey, api.BadRequest},
+		{kvstore.PermissionDenied, api.PermissionDenied}, {kvstore.Busy, api.Overloaded}, {kvstore.Ignored, api.Internal}, {99, api.Internal},
 	} {
 		for _, detail := range []string{"", "told by the store"} {
 			err := OutcomeProblem(&kvstore.Result{Outcome: c.outcome, Detail: detail, KV: kvstore.KV{ModRevision: 7}})
