@@ -33,8 +33,11 @@ func (s *Server) getReady(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	if err := s.checkRole(&x.query); err != nil {
+	switch standby, err := s.standsBy(&x.query); {
+	case err != nil:
 		return err
+	case standby:
+		return x.writePlain(http.StatusTooManyRequests, "this node is not the leader\n")
 	}
 	checks, err := s.readiness(x)
 	if err != nil {
@@ -80,20 +83,16 @@ func (s *Server) readiness(x *exchange) (checks []check, err error) {
 	return checks, nil
 }
 
-// checkRole returns an error for a load balancer that asks for the leader if this node
-// is not the leader. Vault's health endpoint, too, answers
-// 429 on a standby.
-func (s *Server) checkRole(q *query) error {
+// standsBy reports whether a load balancer asks for the leader and this node is not
+// the leader. The answer is 429, as that of Vault's health endpoint on a standby. It
+// is no refusal: nothing is overloaded, waiting does not help, and each probe of each
+// follower gets it. So it is neither counted nor logged as one.
+func (s *Server) standsBy(q *query) (bool, error) {
 	role, ok := q.get("role")
-	switch {
-	case !ok:
-		return nil
-	case role != "leader":
-		return badRequest("the parameter \"role\" must be leader, not %.40q", role)
-	case !s.opts.Health.IsLeader():
-		return api.Errorf(api.Overloaded, "this node is not the leader")
+	if ok && role != "leader" {
+		return false, badRequest("the parameter \"role\" must be leader, not %.40q", role)
 	}
-	return nil
+	return ok && !s.opts.Health.IsLeader(), nil
 }
 
 // excluded returns the values of exclude, which may be repeated.
@@ -128,6 +127,10 @@ func (x *exchange) writeChecks(checks []check, verbose bool) error {
 	default:
 		lines = "ok"
 	}
+	return x.writePlain(status, lines)
+}
+
+func (x *exchange) writePlain(status int, lines string) error {
 	x.set("Content-Type", "text/plain; charset=utf-8")
 	x.set("Cache-Control", "no-store")
 	x.Header()["X-Content-Type-Options"] = nosniff

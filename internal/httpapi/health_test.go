@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
 	"github.com/kvd-io/kvd/internal/api"
 )
 
@@ -43,7 +46,7 @@ func TestReadinessByRole(t *testing.T) {
 	f := newFixture(t)
 	f.do("GET", "/readyz?role=leader", "").wantBody(200, "ok")
 	f.health.leader = false
-	f.do("GET", "/readyz?role=leader", "").problem(429, api.Overloaded, "not the leader").wantHeader("Retry-After", "1")
+	f.do("GET", "/readyz?role=leader", "").want(429, "not the leader").wantHeader("Retry-After", "")
 	f.do("GET", "/readyz", "").wantBody(200, "ok")
 }
 
@@ -140,3 +143,18 @@ func (r *countedRejections) Rejected(c api.Code) {
 type unobserved struct{}
 
 func (unobserved) End(int, time.Duration) {}
+
+// TestFollowersAreNotOverloaded: a load balancer that looks for the leader gets 429 from
+// every follower, again and again. That is neither a rejection nor an error to log.
+func TestFollowersAreNotOverloaded(t *testing.T) {
+	rejected := &countedRejections{}
+	core, logged := observer.New(zap.DebugLevel)
+	f := newFixture(t, func(o *Options) {
+		o.Observer, o.RequestLog, o.Logger = rejected, RequestLogErrors, zap.New(core)
+	})
+	f.health.leader = false
+	f.do("GET", "/readyz?role=leader", "").want(429).wantHeader("Retry-After", "")
+	if n := rejected.codes[api.Overloaded]; n != 0 || logged.Len() != 0 {
+		t.Errorf("%d rejections counted, logged: %v", n, logged.All())
+	}
+}

@@ -25,7 +25,8 @@ func (x *exchange) logged(status int) bool {
 	case RequestLogAll:
 		return true
 	case RequestLogErrors:
-		return isFailure(status)
+		// A probe is never overloaded: its 429 says that this node is not the leader.
+		return isFailure(status) && (status != http.StatusTooManyRequests || !x.route.exempt)
 	}
 	return false
 }
