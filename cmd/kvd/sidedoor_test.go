@@ -55,7 +55,7 @@ func TestSideDoorClosesLast(t *testing.T) {
 	p.signal(t, syscall.SIGTERM)
 	for deadline := time.Now().Add(patience); ; {
 		code, body := fetch(t, side+"/readyz")
-		if code == 503 && strings.Contains(body, "draining") {
+		if code == 503 && strings.Contains(body, "[-]not-draining") {
 			break
 		}
 		if time.Now().After(deadline) {

@@ -24,7 +24,7 @@ type startingNode struct{ httpapi.Health }
 func (startingNode) ClusterID() string { return "" }
 func (startingNode) Checks(context.Context) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		_ = yield("started", errors.New("still starting")) && yield("draining", nil)
+		_ = yield("started", errors.New("still starting")) && yield("not-draining", nil)
 	}
 }
 
@@ -86,7 +86,7 @@ func TestGateOpensAndShuts(t *testing.T) {
 		}{
 			{"/livez", 200, "ok"},
 			{"/readyz", 503, "[-]started failed: still starting\n"},
-			{"/readyz/draining", 200, "ok"},
+			{"/readyz/not-draining", 200, "ok"},
 			{"/metrics", 200, "metrics"},
 			{"/version", 200, `"version":"1.2.3"`},
 		} {

@@ -83,7 +83,7 @@ func TestVersionMetricsAndOpenAPIAreServed(t *testing.T) {
 // A Server in standby answers what needs no node just as one that serves does, and refuses
 // the rest.
 func TestStandby(t *testing.T) {
-	health := &testHealth{checks: []check{{name: "started", err: errors.New("still starting")}, {name: "draining"}}}
+	health := &testHealth{checks: []check{{name: "started", err: errors.New("still starting")}, {name: "not-draining"}}}
 	rejected := &countedRejections{}
 	s := NewStandby(Options{
 		Health: health, Observer: rejected, Version: api.Version{Version: "1.2.3"},
@@ -96,9 +96,9 @@ func TestStandby(t *testing.T) {
 	}{
 		{"GET /livez", 200, "ok"},
 		{"HEAD /healthz", 200, ""},
-		{"GET /readyz", 503, "[-]started failed: still starting\n[+]draining ok\n[-]serving failed: not yet\nnot ready\n"},
-		{"GET /readyz?exclude=started", 503, "[+]draining ok\n[-]serving failed: not yet\nnot ready\n"},
-		{"GET /readyz/draining", 200, "ok"},
+		{"GET /readyz", 503, "[-]started failed: still starting\n[+]not-draining ok\n[-]serving failed: not yet\nnot ready\n"},
+		{"GET /readyz?exclude=started", 503, "[+]not-draining ok\n[-]serving failed: not yet\nnot ready\n"},
+		{"GET /readyz/not-draining", 200, "ok"},
 		{"GET /metrics", 200, "up 1"},
 		{"GET /version", 200, `"version":"1.2.3"`},
 		{"GET /openapi.yaml", 200, "openapi:"},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -567,5 +568,25 @@ func TestTwoLostDisksFoundAnotherCluster(t *testing.T) {
 	kv, _, err := back.Store().Get([]byte("old"), 0)
 	if err != nil || string(kv.Value) != "v" {
 		t.Errorf("the old member has %q, %v", kv.Value, err)
+	}
+}
+
+// TestReadinessChecksAreDocumented: the names that probes exclude or ask for are those
+// of the manual, and "ok" behind each of them means well.
+func TestReadinessChecksAreDocumented(t *testing.T) {
+	ms := startCluster(t, 1, nil)
+	manual, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for name, err := range ms[0].Checks(t.Context()) {
+		names = append(names, name)
+		if err != nil || !strings.Contains(string(manual), "\n| `"+name+"` |") {
+			t.Errorf("%s: %v, or not in the manual", name, err)
+		}
+	}
+	if want := []string{"started", "not-draining", "leader", "caught-up", "disk"}; !slices.Equal(names, want) {
+		t.Errorf("the checks are %v, want %v", names, want)
 	}
 }

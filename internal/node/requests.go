@@ -212,7 +212,7 @@ func (n *Node) Figures(ctx context.Context) (Figures, error) {
 // Checks yields the readiness checks by name, with nil for those that pass.
 func (n *Node) Checks(context.Context) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		if !yield("started", n.life.checkStarted()) || !yield("draining", n.life.checkDraining()) {
+		if !yield("started", n.life.checkStarted()) || !yield("not-draining", n.life.checkDraining()) {
 			return
 		}
 		if m := n.member.Load(); m != nil {
