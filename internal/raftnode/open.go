@@ -73,6 +73,7 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 		events:      newMailbox[event](),
 		campaign:    time.NewTimer(time.Hour), // until the core says otherwise
 		ticked:      moment{base: now},
+		opened:      now,
 		ready:       make(chan struct{}),
 		stopped:     make(chan struct{}),
 	}

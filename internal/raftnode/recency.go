@@ -44,6 +44,15 @@ func (r *recency) note(out *effects, now time.Time, applied uint64) {
 	}
 }
 
+// confirm takes a time at which everything that was committed is applied now.
+func (r *recency) confirm(at time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if at.After(r.mu.confirmed) {
+		r.mu.confirmed = at
+	}
+}
+
 func (r *recency) addLocked(p proof, applied uint64) {
 	r.settleLocked(applied)
 	r.mu.newest = p

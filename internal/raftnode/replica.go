@@ -70,6 +70,7 @@ type Replica struct {
 	membership atomic.Pointer[roster.Membership]
 	position   atomic.Pointer[Position]
 	fresh      recency
+	opened     time.Time
 	ticked     moment // the loop's last tick
 
 	refused     refusedStarts
@@ -339,7 +340,12 @@ func (r *Replica) publish() {
 		}
 	}
 	if r.core.started() {
-		r.readyOnce.Do(func() { close(r.ready) })
+		r.readyOnce.Do(func() {
+			// The start entry was proposed after this process began, and so comes after
+			// all that was committed before that.
+			r.fresh.confirm(r.opened)
+			close(r.ready)
+		})
 	}
 }
 

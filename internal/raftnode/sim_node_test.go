@@ -57,6 +57,7 @@ type simNode struct {
 	slowed      bool                     // a fault limits the intake
 	checkpoint  uint64
 	fresh       *recency
+	opened      time.Time
 	committed   uint64   // last commit index seen
 	voters      []uint64 // of raft's configuration, as of the last turn
 	installing  bool     // raft has taken a snapshot that is not installed yet
@@ -138,7 +139,7 @@ func (n *simNode) boot() error {
 	n.startDeliveries()
 	n.appender = &raftlog.Appender{Disk: n.disk, Log: n.log, Install: n.install}
 	n.waiters = new(indexWaiters)
-	n.fresh = new(recency)
+	n.fresh, n.opened = new(recency), n.time()
 	n.waiters.advance(n.applier.index)
 	n.checkpoint = st.snapshot.GetMetadata().GetIndex()
 	n.core, err = newCore(coreConfig{
@@ -341,6 +342,9 @@ func (n *simNode) dispatch() {
 	}
 	out := n.core.takeEffects()
 	n.fresh.note(&out, n.time(), n.applier.index)
+	if n.core.started() {
+		n.fresh.confirm(n.opened)
+	}
 	for _, m := range out.messages {
 		n.s.send(n, m)
 	}
