@@ -66,7 +66,7 @@ func startExporters(t *testing.T) (all []exporter) {
 	t.Helper()
 	peers := []node.Peer{{ID: 1, URL: freeURL(t)}, {ID: 2, URL: freeURL(t)}}
 	for _, p := range peers {
-		meters, err := newInstruments(buildVersion(), func() uint64 { return 0 })
+		meters, err := newInstruments(buildVersion(), func() uint64 { return 0 }, requestMemory(0))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,6 +8,8 @@ import (
 	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/dustin/go-humanize"
 	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/budget"
 )
 
 // memoryShare is the part of the memory allowed to a control group that Go may
@@ -42,4 +44,13 @@ func limitMemory(allowed memlimit.Provider, log *zap.Logger) {
 	debug.SetMemoryLimit(limit)
 	log.Info("memory limited by the control group; GOMEMLIMIT takes precedence",
 		zap.String("allowed", humanize.IBytes(bytes)), zap.Uint64("allowed_bytes", bytes), zap.Int64("go_limit_bytes", limit))
+}
+
+// requestMemory returns the memory that requests share: what --request-memory gives, or
+// by default a share of what Go may use, which limitMemory has settled by now.
+func requestMemory(given int64) *budget.Budget {
+	if given == 0 {
+		given = budget.Default(debug.SetMemoryLimit(-1)) // a negative limit only asks
+	}
+	return budget.New(given)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/budget"
 	"github.com/kvd-io/kvd/internal/httpapi"
 	"github.com/kvd-io/kvd/internal/metrics"
 )
@@ -17,13 +18,14 @@ type instruments struct {
 	registry *prometheus.Registry
 	requests *httpapi.Metrics
 	loops    *metrics.Loops
+	memory   *budget.Budget // for requests
 }
 
 // newInstruments registers everything that exists before the node does. The
 // registry is kvd's own: the default one belongs to the libraries, and two nodes
 // in one process, as in tests, would collide in it.
-func newInstruments(v api.Version, droppedLogLines func() uint64) (*instruments, error) {
-	i := &instruments{registry: prometheus.NewRegistry()}
+func newInstruments(v api.Version, droppedLogLines func() uint64, memory *budget.Budget) (*instruments, error) {
+	i := &instruments{registry: prometheus.NewRegistry(), memory: memory}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "kvd_build_info", Help: "Always 1; the labels identify the build.",
 		ConstLabels: prometheus.Labels{"version": v.Version, "commit": v.Commit, "goversion": v.GoVersion},
@@ -32,7 +34,7 @@ func newInstruments(v api.Version, droppedLogLines func() uint64) (*instruments,
 	dropped := prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "kvd_log_lines_dropped_total", Help: "Log lines dropped because standard error was not read fast enough.",
 	}, func() float64 { return float64(droppedLogLines()) })
-	err := errors.Join(i.registry.Register(build), i.registry.Register(dropped))
+	err := errors.Join(i.registry.Register(build), i.registry.Register(dropped), i.registry.Register(memory))
 	var e error
 	i.requests, e = httpapi.NewMetrics(i.registry)
 	err = errors.Join(err, e)

@@ -47,7 +47,7 @@ func scrape(t *testing.T, h http.Handler) map[string]bool {
 
 func TestMetrics(t *testing.T) {
 	source := &fakeStatus{err: errors.New("starting"), ready: make(chan struct{})}
-	meters, err := newInstruments(api.Version{Version: "1.2.3", Commit: "abc", GoVersion: "go1"}, func() uint64 { return 7 })
+	meters, err := newInstruments(api.Version{Version: "1.2.3", Commit: "abc", GoVersion: "go1"}, func() uint64 { return 7 }, requestMemory(0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestMetrics(t *testing.T) {
 
 // Without a quota, etcd's alert must not fire: it divides by the quota.
 func TestNoQuotaIsNoSeries(t *testing.T) {
-	meters, err := newInstruments(api.Version{}, func() uint64 { return 0 })
+	meters, err := newInstruments(api.Version{}, func() uint64 { return 0 }, requestMemory(0))
 	if err != nil {
 		t.Fatal(err)
 	}

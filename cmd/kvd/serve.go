@@ -112,7 +112,7 @@ func checkStart(s *settings.Settings) error {
 
 // assemble makes the metrics, the node, and what requests need of both.
 func (d *daemon) assemble(level *logsink.Level) error {
-	meters, err := newInstruments(d.version, d.sink.Dropped)
+	meters, err := newInstruments(d.version, d.sink.Dropped, requestMemory(d.settings.RequestMemory))
 	if err != nil {
 		return err
 	}
@@ -132,7 +132,7 @@ func (d *daemon) assemble(level *logsink.Level) error {
 	d.options = httpapi.Options{
 		Replicator: d.node, Members: d.node, Leadership: d.node, Health: d.node, Inspector: d.node,
 		Logger: d.log, Metrics: meters.handler(), Observer: meters.requests,
-		Version: d.version, RootMembers: d.settings.RootMembers, MaxInFlight: int(d.settings.MaxInFlight),
+		Version: d.version, RootMembers: d.settings.RootMembers, MaxInFlight: int(d.settings.MaxInFlight), Memory: meters.memory,
 		Hosts: ownNames(d.settings), LogLevel: level, RequestLog: d.settings.RequestLog,
 	}
 	return nil

@@ -20,16 +20,18 @@ const module = "github.com/kvd-io/kvd"
 // allowed has, for each package, the packages of this module that it may
 // import. A package that is not listed may not exist.
 var allowed = map[string][]string{
-	"cmd/kvd":                 {"internal/settings", "internal/frontdoor", "internal/logsink", "internal/httpapi", "internal/certs", "internal/node", "internal/metrics", "internal/loadgen", "internal/api"},
+	"cmd/kvd":                 {"internal/budget", "internal/settings", "internal/frontdoor", "internal/logsink", "internal/httpapi", "internal/certs", "internal/node", "internal/metrics", "internal/loadgen", "internal/api"},
 	"internal/settings":       {"internal/limits", "internal/memberurl"},
 	"internal/connlimit":      {},
+	"internal/budget":         {"internal/limits"},
+	"internal/pace":           {"internal/budget"},
 	"internal/frontdoor":      {"internal/connlimit", "internal/settings", "internal/certs", "internal/http1", "internal/httpapi", "internal/api"},
 	"internal/logsink":        {"internal/settings"},
 	"internal/metrics":        {"internal/node", "internal/raftnode", "internal/api"},
 	"internal/node":           {"internal/raftnode", "internal/catchup", "internal/roster", "internal/datadir", "internal/peers", "internal/limits", "internal/certs", "internal/kvstore", "internal/kvstore/engine", "internal/api", "internal/memberurl", "internal/repeat", "internal/connlimit"},
-	"internal/httpapi":        {"internal/httpapi/batch", "internal/httpapi/reply", "internal/opjson", "internal/kvstore", "internal/api", "internal/memberurl", "internal/limits"},
-	"internal/httpapi/batch":  {"internal/httpapi/reply", "internal/opjson", "internal/kvstore", "internal/api", "internal/limits"},
-	"internal/httpapi/reply":  {"internal/opjson", "internal/kvstore", "internal/api", "internal/limits"},
+	"internal/httpapi":        {"internal/httpapi/batch", "internal/httpapi/reply", "internal/opjson", "internal/kvstore", "internal/api", "internal/memberurl", "internal/limits", "internal/budget", "internal/pace"},
+	"internal/httpapi/batch":  {"internal/httpapi/reply", "internal/opjson", "internal/kvstore", "internal/api", "internal/limits", "internal/budget"},
+	"internal/httpapi/reply":  {"internal/opjson", "internal/kvstore", "internal/api", "internal/limits", "internal/budget"},
 	"internal/opjson":         {"internal/kvstore", "internal/limits"},
 	"internal/http1":          {},
 	"internal/loadgen":        {},

@@ -2,31 +2,23 @@ package httpapi
 
 import (
 	"errors"
-	"io"
 	"net/http"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/pace"
 )
 
 const (
-	// bodyGrace is how long a body may take in addition to what minRate allows for
-	// its size.
-	bodyGrace = 30 * time.Second
 	// drainGrace is how long the rest of an unwanted body may take.
 	drainGrace = 2 * time.Second
-	// minRate is the average rate, in bytes per second, that a client must reach.
-	minRate = 64 << 10
-	// firstRead is the most memory that is allocated for a declared length alone: a
-	// client that announces 64 MiB and sends nothing must not cost 64 MiB.
-	firstRead = 64 << 10
 	// maxDocument bounds a JSON document in a request.
 	maxDocument = 64 << 10
 )
 
-// readBody reads the whole body, of at most limit bytes. A body that declares more is
+// readBody reads the whole body, of at most limit bytes, and then takes the request's
+// place: a client that stops sending must not occupy one. A body that declares more is
 // refused before any of it is read, so a client that expects "100 Continue" does not
 // send it at all. One of unknown length is cut off at the limit.
 func (x *exchange) readBody(limit int64) ([]byte, error) {
@@ -38,25 +30,26 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 		return nil, tooLargeBody(limit)
 	}
 	if declared == 0 || x.r.Body == nil || x.r.Body == http.NoBody {
-		return []byte{}, nil
+		return []byte{}, x.held.enter(x)
 	}
-	x.limitReadTime(limit)
-	size := int64(512)
-	if declared > 0 {
-		size = min(declared, firstRead)
-	}
-	body, err := readUpTo(x.r.Body, make([]byte, 0, size), declared, limit)
+	conn := http.NewResponseController(x.w)
+	from := pace.Body{From: x.r.Body, Conn: conn, Declared: declared, Limit: limit, Claim: &x.held.memory}
+	body, err := from.Read(x.r.Context())
 	x.in += int64(len(body))
 	switch {
 	case err == nil:
 		x.body = bodyRead
 		// net/http keeps reading, to notice when the client disconnects. At the
 		// deadline it would cancel the request in the middle of the work.
-		_ = http.NewResponseController(x.w).SetReadDeadline(time.Time{})
-	case !errors.Is(err, errTooLarge):
+		_ = conn.SetReadDeadline(time.Time{})
+		return body, x.held.enter(x)
+	case errors.Is(err, pace.ErrTooLarge):
+		return nil, tooLargeBody(limit)
+	case errors.Is(err, pace.ErrSlow), errors.Is(err, pace.ErrBroken):
 		x.body = bodyBroken
+		return nil, badRequest("%v; nothing was done", err)
 	}
-	return body, err
+	return nil, err
 }
 
 // wholeBody refuses a body that is not the whole content as it is. curl -C 10 -T FILE
@@ -91,57 +84,12 @@ func (x *exchange) boundDrain() {
 	}
 }
 
-// readUpTo appends to buf until the declared length, or the end if that is -1, has been
-// read.
-func readUpTo(r io.Reader, buf []byte, declared, limit int64) ([]byte, error) {
-	for int64(len(buf)) != declared {
-		if len(buf) == cap(buf) {
-			buf = append(buf, 0)[:len(buf)] // grows as append does
-		}
-		n, err := r.Read(buf[len(buf):cap(buf)])
-		buf = buf[:len(buf)+n]
-		if int64(len(buf)) > limit {
-			return nil, tooLargeBody(limit)
-		}
-		if err == io.EOF {
-			return buf, nil
-		}
-		if err != nil {
-			return nil, brokenBody(err)
-		}
-	}
-	return buf, nil
-}
-
-// limitReadTime sets the deadline for reading the body.
-func (x *exchange) limitReadTime(limit int64) {
-	size := x.r.ContentLength
-	if size < 0 {
-		size = limit
-	}
-	_ = http.NewResponseController(x.w).SetReadDeadline(time.Now().Add(bodyGrace + transferTime(size)))
-}
-
-// limitWriteTime sets the deadline for writing the next size bytes.
+// limitWriteTime sets the deadline for writing the next size bytes of a stream.
 func (x *exchange) limitWriteTime(size int) {
 	// A writer without a connection, in tests, has no deadline to set.
-	_ = http.NewResponseController(x.w).SetWriteDeadline(time.Now().Add(writeGrace + transferTime(int64(size))))
+	_ = http.NewResponseController(x.w).SetWriteDeadline(time.Now().Add(writeGrace + pace.TransferTime(int64(size))))
 }
-
-func transferTime(size int64) time.Duration {
-	return time.Duration(size/minRate) * time.Second
-}
-
-// errTooLarge marks a body that exceeds its limit. Reading it did not fail.
-var errTooLarge = errors.New("body exceeds its limit")
 
 func tooLargeBody(limit int64) error {
-	return errors.Join(api.Errorf(api.TooLarge, "the body exceeds the limit of %d bytes", limit), errTooLarge)
-}
-
-func brokenBody(err error) error {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return badRequest("the body arrived too slowly; nothing was done")
-	}
-	return badRequest("reading the body failed; nothing was done")
+	return api.Errorf(api.TooLarge, "the body exceeds the limit of %d bytes", limit)
 }

@@ -111,3 +111,6 @@ func boundAfter(it *kvstore.Item, reverse bool) []byte {
 	}
 	return append(append(make([]byte, 0, len(last)+1), last...), 0)
 }
+
+// boundAt returns the bound of a pair and what follows it in the direction of the range.
+func boundAt(it *kvstore.Item, reverse bool) []byte { return boundAfter(it, !reverse) }

@@ -37,5 +37,5 @@
 // http.ServeMux cleans paths and redirects, which violates H1. encoding/json for
 // answers with data costs several times as much as appending to a buffer, and
 // replaces bytes that are not UTF-8; documents without data do use it. A
-// context.WithTimeout for each request costs more than parsing it, hence deadline.
+// context.WithTimeout for each request costs more than parsing it, hence pace.Deadlines.
 package httpapi

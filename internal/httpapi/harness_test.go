@@ -307,7 +307,7 @@ func (a *answer) problem(status int, code api.Code, parts ...string) *answer {
 	if err := json.Unmarshal([]byte(a.body), &doc); err != nil {
 		a.t.Fatalf("%s: %v in %.300q", a.what, err, a.body)
 	}
-	if doc.Code != string(code) || doc.Status != status || doc.Title != http.StatusText(status) || doc.Detail == "" {
+	if doc.Code != string(code) || doc.Status != status || doc.Title != titleOf(status) || doc.Detail == "" {
 		a.t.Errorf("%s: problem %+v, want code %s and status %d", a.what, doc, code, status)
 	}
 	return a

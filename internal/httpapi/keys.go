@@ -3,9 +3,11 @@ package httpapi
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/budget"
 	"github.com/kvd-io/kvd/internal/httpapi/reply"
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
@@ -83,7 +85,7 @@ func (s *Server) getKey(x *exchange) error {
 	if err := x.freshen(revision); err != nil {
 		return err
 	}
-	kv, at, err := s.opts.Store.Get([]byte(x.arg), revision)
+	kv, at, err := x.read(x.r.Context(), []byte(x.arg), revision, asJSON, 0)
 	if err != nil && !errors.Is(err, kvstore.ErrKeyNotFound) {
 		return err
 	}
@@ -148,7 +150,11 @@ func (x *exchange) writePair(kv *kvstore.KV, asJSON bool) {
 		return
 	}
 	p := getBuffer()
-	doc := append(reply.AppendKV((*p)[:0], kv, false), '\n')
+	buf := (*p)[:0]
+	if len(kv.Value) > budget.Free/8 {
+		buf = slices.Grow(buf, int(reply.BytesSize(kv.Value))+len(kv.Key)+1024) // exactly what was claimed
+	}
+	doc := append(reply.AppendKV(buf, kv, false), '\n')
 	x.writeDocument(jsonType, http.StatusOK, doc)
 	putBuffer(p, doc)
 }
@@ -161,6 +167,11 @@ func (x *exchange) do(cmd *kvstore.Command) (kvstore.Result, error) {
 		return kvstore.Result{}, err
 	}
 	defer cancel()
+	if cmd.ReturnPrevious {
+		if err := x.held.claimPrevious(ctx, x.srv.opts.Store.Settings().MaxValueBytes); err != nil {
+			return kvstore.Result{}, err
+		}
+	}
 	res, err := x.srv.opts.Replicator.Do(ctx, cmd, x.timing.noteStage())
 	if err != nil {
 		return res, err

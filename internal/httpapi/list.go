@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/budget"
 	"github.com/kvd-io/kvd/internal/httpapi/reply"
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
@@ -18,11 +19,14 @@ const (
 	maxLimit = 10_000
 	// maxPageBytes is the size at which a page ends, whatever its limit, because a
 	// page is assembled in memory.
-	maxPageBytes = 8 << 20
+	maxPageBytes = 4 << 20
 	// maxDelimiter bounds the length of the delimiter.
 	maxDelimiter = 256
 	// streamChunk is how many bytes of a stream are collected before they are written.
-	streamChunk = 32 << 10
+	// Finding the place of the next chunk again costs a few per cent of that.
+	streamChunk = 128 << 10
+	// streamBytes is what a stream claims: the chunk, and the buffer growing.
+	streamBytes = 2 * streamChunk
 
 	ndjsonType = "application/x-ndjson"
 )
@@ -183,37 +187,77 @@ func (s *Server) countKeys(x *exchange, l *listing) error {
 }
 
 // page collects the entries of one answer.
+//
+// It claims memory as it grows, but never waits for it while the store's iterator is
+// open: a page that finds no more room ends early, with "next", and one without room for
+// its first entry is begun again once it has claimed that much.
 type page struct {
+	x        *exchange
 	listing  *listing
 	kvs      []byte // the elements of "kvs", with commas
-	groups   [][]byte
-	size     int // of groups
+	text     []byte // likewise, of "prefixes"
+	binary   []byte // and of "prefixes_base64"
 	count    uint64
 	lastItem []byte // bound after the last entry
 	more     bool
+	wanted   int64 // what the first entry needs, if there was no room for it
 }
 
 // add adds an entry, or notes that there are more than fit.
 func (p *page) add(it kvstore.Item) (bool, error) {
-	// Checked before adding, so that a page has at least one entry however large:
-	// a listing that does not advance would never end.
-	if p.count == p.listing.limit || len(p.kvs)+p.size >= maxPageBytes {
+	size := itemSize(&it, p.listing.rng.KeysOnly)
+	total := int64(len(p.kvs)+len(p.text)+len(p.binary)) + size
+	// The first entry is added however large: a listing that does not advance would
+	// never end.
+	if p.count == p.listing.limit || p.count > 0 && total > maxPageBytes {
 		p.more = true
+		return false, nil
+	}
+	if !p.room(total) {
+		if p.more = p.count > 0; !p.more {
+			p.wanted = growth(total)
+		}
 		return false, nil
 	}
 	p.count++
 	p.lastItem = boundAfter(&it, p.listing.rng.Reverse)
-	if it.Group != nil {
-		// A copy: the item is valid only during the call.
-		p.groups = append(p.groups, append([]byte{}, it.Group...))
-		p.size += len(it.Group)
-		return true, nil
+	switch {
+	case it.Group == nil:
+		p.kvs = append(reply.AppendKV(p.kvs, &it.KV, p.listing.rng.KeysOnly), ',')
+	case utf8.Valid(it.Group):
+		p.text = append(reply.AppendString(p.text, it.Group), ',')
+	default:
+		p.binary = append(append(reply.AppendBase64(append(p.binary, '"'), it.Group), '"'), ',')
 	}
-	if len(p.kvs) > 0 {
-		p.kvs = append(p.kvs, ',')
-	}
-	p.kvs = reply.AppendKV(p.kvs, &it.KV, p.listing.rng.KeysOnly)
 	return true, nil
+}
+
+// room claims memory for a page of a size, in steps, because claims cost something.
+func (p *page) room(size int64) bool {
+	n := growth(size)
+	return n <= p.x.held.memory.Bytes() || p.x.held.memory.Try(n)
+}
+
+// growth is what buffers of a size in total may take while they grow: the old and the
+// new one exist while append copies.
+func growth(size int64) int64 {
+	if n := 2 * size; n <= budget.Free {
+		return n
+	}
+	return (2*size/budget.Small + 1) * budget.Small
+}
+
+// itemSize returns at most how long an entry becomes.
+func itemSize(it *kvstore.Item, keysOnly bool) int64 {
+	const names = 256 // and numbers
+	if it.Group != nil {
+		return reply.BytesSize(it.Group) + 1
+	}
+	n := reply.BytesSize(it.KV.Key) + names
+	if !keysOnly {
+		n += reply.BytesSize(it.KV.Value)
+	}
+	return n
 }
 
 // pageKeys answers with a page.
@@ -223,54 +267,41 @@ func (s *Server) pageKeys(x *exchange, l *listing) error {
 		return err
 	}
 	defer cancel()
-	buf := getBuffer()
-	p := &page{listing: l, kvs: (*buf)[:0]}
+	p := &page{x: x, listing: l}
 	revision, err := s.opts.Store.List(ctx, l.rng, p.add)
+	for err == nil && p.wanted > 0 {
+		if err = x.held.memory.Wait(ctx, p.wanted); err == nil {
+			p.wanted = 0
+			revision, err = s.opts.Store.List(ctx, l.rng, p.add)
+		}
+	}
 	if err != nil {
 		return err
 	}
+	x.held.memory.Lower(int64(cap(p.kvs) + cap(p.text) + cap(p.binary)))
 	x.setRevision(revision)
 	x.Header()["Vary"] = varyAccept
-	x.writeDocument(jsonType, http.StatusOK, p.document(revision))
-	putBuffer(buf, p.kvs)
+	x.writeDocument(jsonType, http.StatusOK, p.document(revision)...)
 	return nil
 }
 
-// document returns the whole answer.
-func (p *page) document(revision uint64) []byte {
-	doc := make([]byte, 0, len(p.kvs)+p.size+256)
-	doc = append(doc, `{"revision":`...)
-	doc = strconv.AppendUint(doc, revision, 10)
-	doc = append(doc, `,"kvs":[`...)
-	doc = append(doc, p.kvs...)
-	doc = append(doc, ']')
+// document returns the parts of the whole answer. They are not joined, which would
+// double what it holds.
+func (p *page) document(revision uint64) [][]byte {
+	head := append(make([]byte, 0, 64), `{"revision":`...)
+	head = append(strconv.AppendUint(head, revision, 10), `,"kvs":[`...)
+	parts := [][]byte{head, withoutComma(p.kvs)}
 	if p.listing.rng.Delimiter != nil {
-		doc = p.appendGroups(doc)
+		parts = append(parts, []byte(`],"prefixes":[`), withoutComma(p.text))
 	}
-	doc = reply.AppendNumber(doc, "count", p.count)
+	if len(p.binary) > 0 {
+		parts = append(parts, []byte(`],"prefixes_base64":[`), withoutComma(p.binary))
+	}
+	tail := reply.AppendNumber([]byte{']'}, "count", p.count)
 	if next := p.listing.next(p.more, p.lastItem, revision); next != "" {
-		doc = append(doc, `,"next":"`...)
-		doc = append(append(doc, next...), '"')
+		tail = append(append(append(tail, `,"next":"`...), next...), '"')
 	}
-	return append(doc, '}', '\n')
-}
-
-// appendGroups appends "prefixes", and "prefixes_base64" for those that are not valid
-// UTF-8.
-func (p *page) appendGroups(doc []byte) []byte {
-	text, binary := []byte{}, []byte{}
-	for _, g := range p.groups {
-		if utf8.Valid(g) {
-			text = append(reply.AppendString(text, g), ',')
-			continue
-		}
-		binary = append(append(reply.AppendBase64(append(binary, '"'), g), '"'), ',')
-	}
-	doc = append(append(append(doc, `,"prefixes":[`...), withoutComma(text)...), ']')
-	if len(binary) > 0 {
-		doc = append(append(append(doc, `,"prefixes_base64":[`...), withoutComma(binary)...), ']')
-	}
-	return doc
+	return append(parts, append(tail, '}', '\n'))
 }
 
 func withoutComma(list []byte) []byte { return list[:max(0, len(list)-1)] }
@@ -288,13 +319,21 @@ func (l *listing) next(more bool, bound []byte, revision uint64) string {
 var errClientGone = errors.New("the client is gone")
 
 // stream sends entries as lines, in chunks, so that its length does not matter.
+//
+// Each chunk is read by a listing of its own, of the rest at the same revision, and sent
+// after that has ended. An iterator that stayed open while a client does not read would
+// keep whatever is overwritten meanwhile, in memory and on disk. So a stream that takes
+// longer than history is kept breaks off.
 type stream struct {
 	x       *exchange
 	listing *listing
+	rest    kvstore.Range // what has not been sent
 	buf     []byte
 	count   uint64
-	last    []byte // bound after the last entry; only kept if there is a limit
-	more    bool
+	last    []byte // bound after the last entry of a chunk, or of all
+	more    bool   // the limit was reached before the end
+	full    bool   // the chunk was, or the entry after it needs more memory
+	wanted  int64  // what that entry needs; 0 if it is not known to need more
 	begun   bool
 }
 
@@ -312,16 +351,22 @@ func (s *Server) streamKeys(x *exchange, l *listing) error {
 		return err
 	}
 	defer cancel()
+	if err := x.held.memory.Wait(ctx, streamBytes); err != nil {
+		return err
+	}
 	pinned := l.rng.Revision != 0
 	for attempt := 0; ; attempt++ {
 		if !pinned {
 			l.rng.Revision = s.opts.Store.Revision()
 		}
-		out := &stream{x: x, listing: l, buf: make([]byte, 0, streamChunk+streamChunk/4)}
+		out := &stream{x: x, listing: l, rest: l.rng}
 		err := out.run(ctx, s.opts.Store)
 		var gone *kvstore.CompactedError
 		if errors.As(err, &gone) && !pinned && !out.begun && attempt < 3 {
 			continue // compacted since the line above
+		}
+		if errors.Is(err, errClientGone) {
+			panic(http.ErrAbortHandler)
 		}
 		return err
 	}
@@ -332,17 +377,46 @@ func (o *stream) run(ctx context.Context, store Store) error {
 		o.begin()
 		return nil
 	}
-	if _, err := store.List(ctx, o.listing.rng, o.add); err != nil {
-		if errors.Is(err, errClientGone) {
-			panic(http.ErrAbortHandler)
+	for o.full = true; o.full; {
+		o.full = false
+		if _, err := store.List(ctx, o.rest, o.add); err != nil {
+			return err
 		}
-		return err
-	}
-	o.end()
-	if o.flush() != nil {
-		panic(http.ErrAbortHandler)
+		if !o.full {
+			o.end()
+		}
+		if err := o.next(ctx); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// next sends the chunk and prepares for the one after it.
+func (o *stream) next(ctx context.Context) error {
+	if len(o.buf) > 0 {
+		if err := o.flush(); err != nil {
+			return err
+		}
+	}
+	if cap(o.buf) > 2*streamChunk {
+		o.buf = nil // one entry was very large
+	}
+	o.x.held.memory.Lower(streamBytes)
+	if o.full && o.last == nil && o.count > 0 {
+		o.full = false // nothing can follow
+		o.end()
+		return o.flush()
+	}
+	if o.last != nil {
+		c := cursor{revision: o.listing.rng.Revision, bound: o.last}
+		c.resume(&o.rest)
+	}
+	if o.wanted == 0 {
+		return nil
+	}
+	defer func() { o.wanted = 0 }()
+	return o.x.held.memory.WaitFor(ctx, streamBytes+o.wanted, writeGrace)
 }
 
 func (o *stream) add(it kvstore.Item) (bool, error) {
@@ -350,20 +424,24 @@ func (o *stream) add(it kvstore.Item) (bool, error) {
 		o.more = true
 		return false, nil
 	}
-	o.count++
-	if o.listing.limit != 0 {
-		o.last = boundAfter(&it, o.listing.rng.Reverse)
+	if size := itemSize(&it, o.listing.rng.KeysOnly); size > streamChunk {
+		if n := growth(size); o.x.held.memory.Bytes() < streamBytes+n && !o.x.held.memory.Try(streamBytes+n) {
+			o.full, o.wanted, o.last = true, n, boundAt(&it, o.listing.rng.Reverse)
+			return false, nil
+		}
 	}
+	o.count++
 	if it.Group != nil {
 		o.buf = append(reply.AppendBytes(append(o.buf, '{'), "prefix", it.Group), '}')
 	} else {
 		o.buf = reply.AppendKV(o.buf, &it.KV, o.listing.rng.KeysOnly)
 	}
 	o.buf = append(o.buf, '\n')
-	if len(o.buf) < streamChunk {
-		return true, nil
+	o.full = len(o.buf) >= streamChunk
+	if o.full || o.count == o.listing.limit {
+		o.last = boundAfter(&it, o.listing.rng.Reverse)
 	}
-	return true, o.flush()
+	return !o.full, nil
 }
 
 // end appends the line that distinguishes a complete stream from one that broke off.
@@ -380,6 +458,7 @@ func (o *stream) end() {
 
 func (o *stream) begin() {
 	o.begun = true
+	o.x.held.leave()
 	h := o.x.Header()
 	h["X-Content-Type-Options"] = nosniff
 	h["Vary"] = varyAccept

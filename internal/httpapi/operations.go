@@ -5,10 +5,12 @@ import (
 	_ "embed"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/opjson"
+	"github.com/kvd-io/kvd/internal/pace"
 )
 
 // openAPI describes exactly the routes of routeTable; a test compares them.
@@ -104,6 +106,10 @@ func (s *Server) changeSettings(x *exchange) error {
 // store, so it has a timeout only if the request has one. A client that accepts no data is
 // disconnected.
 func (s *Server) getSnapshot(x *exchange) error {
+	if err := enterSnapshot(s.snapshots); err != nil {
+		return err
+	}
+	defer s.snapshots.Leave()
 	if err := x.freshen(0); err != nil {
 		return err
 	}
@@ -112,7 +118,7 @@ func (s *Server) getSnapshot(x *exchange) error {
 		return err
 	}
 	defer cancel()
-	out := &snapshotWriter{x: x}
+	out := &snapshotWriter{x: x, start: time.Now()}
 	if x.r.Method == http.MethodHead {
 		out.writeHeader() // without producing a snapshot for nobody
 		return nil
@@ -136,9 +142,12 @@ func longContext(x *exchange) (context.Context, context.CancelFunc, error) {
 }
 
 // snapshotWriter sends the header with the first byte, so that a snapshot that fails
-// before it is answered with an error.
+// before it is answered with an error. A client must reach pace's average rate after
+// writeGrace: one that reads a little now and then would keep one of few places, and an
+// old state on disk, for days.
 type snapshotWriter struct {
 	x     *exchange
+	start time.Time
 	begun bool
 }
 
@@ -146,12 +155,17 @@ func (w *snapshotWriter) Write(p []byte) (int, error) {
 	if !w.begun {
 		w.writeHeader()
 	}
-	w.x.limitWriteTime(len(p))
+	at := time.Now().Add(writeGrace)
+	if end := w.start.Add(writeGrace + pace.TransferTime(w.x.out+int64(len(p)))); end.Before(at) {
+		at = end
+	}
+	_ = http.NewResponseController(w.x.w).SetWriteDeadline(at)
 	return w.x.Write(p)
 }
 
 func (w *snapshotWriter) writeHeader() {
 	w.begun = true
+	w.x.held.leave()
 	h := w.x.Header()
 	h["Content-Type"] = octetStream
 	h["X-Content-Type-Options"] = nosniff

@@ -37,11 +37,20 @@ func WriteProblem(w http.ResponseWriter, p *api.Error) {
 func problemDocument(p *api.Error, status int) map[string]any {
 	doc := make(map[string]any, len(p.Fields)+5)
 	maps.Copy(doc, p.Fields)
-	doc["title"] = http.StatusText(status)
+	doc["title"] = titleOf(status)
 	doc["status"] = status
 	doc["detail"] = p.Detail
 	doc["code"] = p.Code
 	return doc
+}
+
+// titleOf returns the name of a status in RFC 9110, which renamed one that net/http has
+// under its old name.
+func titleOf(status int) string {
+	if status == http.StatusRequestEntityTooLarge {
+		return "Content Too Large"
+	}
+	return http.StatusText(status)
 }
 
 // setRetryAfter tells a client when to repeat a request that may succeed later.

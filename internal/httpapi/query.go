@@ -196,8 +196,8 @@ func (x *exchange) briefContext() (context.Context, context.CancelFunc, error) {
 	if err := x.startTimeout(); err != nil {
 		return nil, nil, err
 	}
-	d := x.srv.deadlines.get(x.r.Context(), x.deadline)
-	return d, d.release, nil
+	ctx, release := x.srv.deadlines.Get(x.r.Context(), x.deadline)
+	return ctx, release, nil
 }
 
 // freshness says how fresh a read has to be. The zero value asks for a

@@ -19,6 +19,8 @@ type method struct {
 	params []string
 	// later are parameters of the contract that this version does not support.
 	later []string
+	// body marks methods that read a body into memory, by readBody.
+	body bool
 	// mutates marks requests that change something, which Idempotency-Key is for.
 	mutates bool
 	// anyQuery passes the query to the handler unchecked.
@@ -100,8 +102,8 @@ func keyRoutes(rootMembers bool) []*route {
 	return []*route{
 		{pattern: kvPattern, methods: []method{
 			getKey,
-			{name: http.MethodPut, handle: (*Server).putKey, mutates: true, params: keyParams, later: []string{"ttl", "lease"}},
-			{name: http.MethodPost, handle: (*Server).changeKey, mutates: true, params: with([]string{"append", "incr"}, keyParams), later: []string{"ttl", "lease"}},
+			{name: http.MethodPut, handle: (*Server).putKey, body: true, mutates: true, params: keyParams, later: []string{"ttl", "lease"}},
+			{name: http.MethodPost, handle: (*Server).changeKey, body: true, mutates: true, params: with([]string{"append", "incr"}, keyParams), later: []string{"ttl", "lease"}},
 			{name: http.MethodDelete, handle: (*Server).deleteKey, mutates: true, params: keyParams},
 		}},
 		shortRoute(getKey, rootMembers),
@@ -118,12 +120,12 @@ func keyRoutes(rootMembers bool) []*route {
 func shortRoute(getKey method, rootMembers bool) *route {
 	rt := &route{pattern: shortPattern, allow: "PUT, GET", methods: []method{
 		getKey,
-		{name: http.MethodPut, handle: (*Server).putShort, mutates: true, params: []string{"if_revision", "timing"}, later: []string{"ttl", "lease"}},
+		{name: http.MethodPut, handle: (*Server).putShort, body: true, mutates: true, params: []string{"if_revision", "timing"}, later: []string{"ttl", "lease"}},
 	}}
 	if rootMembers {
 		rt.allow = "PUT, GET, POST, DELETE"
 		rt.methods = append(rt.methods,
-			method{name: http.MethodPost, handle: (*Server).addShort, mutates: true},
+			method{name: http.MethodPost, handle: (*Server).addShort, body: true, mutates: true},
 			method{name: http.MethodDelete, handle: (*Server).removeShort, mutates: true})
 	}
 	return rt
@@ -133,10 +135,10 @@ func clusterRoutes() []*route {
 	return []*route{
 		{pattern: "/v1/members", methods: []method{
 			{name: http.MethodGet, handle: (*Server).listMembers},
-			{name: http.MethodPost, handle: (*Server).addMember, mutates: true},
+			{name: http.MethodPost, handle: (*Server).addMember, body: true, mutates: true},
 		}},
 		{pattern: "/v1/members/{id}", methods: []method{
-			{name: http.MethodPut, handle: (*Server).updateMember, mutates: true},
+			{name: http.MethodPut, handle: (*Server).updateMember, body: true, mutates: true},
 			{name: http.MethodDelete, handle: (*Server).removeMember, mutates: true},
 		}},
 		{pattern: "/v1/members/{id}/promote", methods: []method{
@@ -152,12 +154,12 @@ func clusterRoutes() []*route {
 		{pattern: "/v1/compact", methods: []method{{name: http.MethodPost, handle: (*Server).compact, mutates: true, params: []string{"revision"}}}},
 		{pattern: "/v1/settings", methods: []method{
 			{name: http.MethodGet, handle: (*Server).getSettings, params: readParams},
-			{name: http.MethodPut, handle: (*Server).changeSettings, mutates: true},
-			{name: http.MethodPatch, handle: (*Server).changeSettings, mutates: true},
+			{name: http.MethodPut, handle: (*Server).changeSettings, body: true, mutates: true},
+			{name: http.MethodPatch, handle: (*Server).changeSettings, body: true, mutates: true},
 		}},
 		{pattern: "/v1/operator/log-level", exempt: true, methods: []method{
 			{name: http.MethodGet, handle: (*Server).getLogLevel},
-			{name: http.MethodPut, handle: (*Server).putLogLevel, mutates: true},
+			{name: http.MethodPut, handle: (*Server).putLogLevel, body: true, mutates: true},
 		}},
 	}
 }

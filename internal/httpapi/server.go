@@ -12,12 +12,13 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/budget"
 	"github.com/kvd-io/kvd/internal/httpapi/batch"
 	"github.com/kvd-io/kvd/internal/httpapi/reply"
+	"github.com/kvd-io/kvd/internal/pace"
 )
 
-// DefaultMaxInFlight is how many requests are handled at once by default. Each may
-// hold a body, so this also bounds memory.
+// DefaultMaxInFlight is how many requests are handled at once by default.
 const DefaultMaxInFlight = 4096
 
 // Options configure a Server. Those without a word about nil are required.
@@ -51,6 +52,9 @@ type Options struct {
 	// MaxInFlight is how many requests are handled at once, not counting probes.
 	// Others wait for a moment and are then refused. 0 means DefaultMaxInFlight.
 	MaxInFlight int
+	// Memory bounds what bodies and answers hold. nil means one of budget.Default
+	// for a process without a memory limit.
+	Memory *budget.Budget
 }
 
 // Server answers the requests of clients. It is an http.Handler, safe for concurrent
@@ -60,8 +64,9 @@ type Server struct {
 	log       *zap.Logger
 	router    *router
 	browsers  *browserGuard
-	limiter   *limiter
-	deadlines deadlinePool
+	places    *budget.Places // for requests that are being handled
+	snapshots *budget.Places // for backups that are being sent
+	deadlines pace.Deadlines
 	// turns are those of the streams of operations.
 	turns batch.Turns
 	// counting holds a token for the range delete that counts its many keys.
@@ -87,7 +92,14 @@ func New(opts Options) *Server {
 	if opts.MaxInFlight == 0 {
 		opts.MaxInFlight = DefaultMaxInFlight
 	}
-	s := &Server{opts: opts, log: opts.Logger, router: newRouter(opts.RootMembers), browsers: newBrowserGuard(opts.Hosts), limiter: newLimiter(opts.MaxInFlight), turns: batch.NewTurns(), counting: make(chan struct{}, 1)}
+	if opts.Memory == nil {
+		opts.Memory = budget.New(budget.Default(0))
+	}
+	s := &Server{
+		opts: opts, log: opts.Logger, router: newRouter(opts.RootMembers), browsers: newBrowserGuard(opts.Hosts),
+		places: budget.NewPlaces(opts.MaxInFlight), snapshots: budget.NewPlaces(maxSnapshots),
+		turns: batch.NewTurns(), counting: make(chan struct{}, 1),
+	}
 	if opts.Observer != nil {
 		s.router.observe(opts.Observer)
 	}
@@ -96,7 +108,7 @@ func New(opts Options) *Server {
 
 // InFlight returns the number of requests that are being handled, not counting
 // probes.
-func (s *Server) InFlight() int { return len(s.limiter.places) }
+func (s *Server) InFlight() int { return s.places.Taken() }
 
 // exchange is one request and its answer. It is the ResponseWriter that handlers
 // write to, so that the status is known afterwards. The goroutine of the request
@@ -115,6 +127,7 @@ type exchange struct {
 	out    int64     // bytes written of the answer's body
 	start  time.Time // zero if nobody measures the request
 	timing *timing   // nil if the client did not ask for it
+	held   holdings
 	// deadline is when the request times out; zero until startTimeout.
 	deadline time.Time
 	// singles backs the one-element values of the header map, which saves an
@@ -179,7 +192,7 @@ func (x *exchange) logFields(err error) []zap.Field {
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := &exchange{w: w, r: r, srv: s, route: s.router.unmatched}
+	x := &exchange{w: w, r: r, srv: s, route: s.router.unmatched, held: holdings{places: s.places, memory: s.opts.Memory.Claim()}}
 	if o := s.opts.Observer; o != nil {
 		x.start = time.Now()
 		o.Begin()
@@ -235,13 +248,13 @@ func (x *exchange) dispatch() error {
 	if err := x.parseTiming(); err != nil {
 		return err
 	}
-	if x.route.exempt {
-		return m.handle(x.srv, x)
+	defer x.held.end()
+	// A request with a body takes its place once the body has arrived (readBody).
+	if !m.body || x.r.ContentLength == 0 {
+		if err := x.held.enter(x); err != nil {
+			return err
+		}
 	}
-	if err := x.srv.limiter.enter(x); err != nil {
-		return err
-	}
-	defer x.srv.limiter.leave()
 	return m.handle(x.srv, x)
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/budget"
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
@@ -44,10 +45,10 @@ func TestLimitInFlight(t *testing.T) {
 		go func() { done <- f.do("PUT", "/k", "v") }()
 		<-entered
 	}
-	f.server.limiter.patience = time.Millisecond
+	f.server.places.Patience = time.Millisecond
 	f.do("PUT", "/k", "v").problem(429, api.Overloaded, "--max-inflight").wantHeader("Retry-After", "1")
 	f.do("GET", "/k", "").problem(429, api.Overloaded)
-	f.server.limiter.patience, f.server.limiter.maxWaiting = time.Hour, 0 // nobody may wait
+	f.server.places.Patience, f.server.places.MaxWaiting = time.Hour, 0 // nobody may wait
 	f.do("PUT", "/k", "v").problem(429, api.Overloaded)
 	for _, p := range []string{"/livez", "/readyz", "/health", "/version"} {
 		f.do("GET", p, "").want(200)
@@ -84,8 +85,8 @@ func TestRequestsWaitForAPlace(t *testing.T) {
 			status      int
 			took        time.Duration
 		}{
-			{"it gets one", "", placePatience / 2, 0, 204, placePatience / 2},
-			{"it gets none", "", 0, 0, 429, placePatience},
+			{"it gets one", "", budget.Patience / 2, 0, 204, budget.Patience / 2},
+			{"it gets none", "", 0, 0, 429, budget.Patience},
 			{"it has little time", "?timeout=200ms", 0, 0, 429, 100 * time.Millisecond},
 			{"it leaves", "", 0, time.Millisecond, 429, time.Millisecond},
 		} {
@@ -94,7 +95,7 @@ func TestRequestsWaitForAPlace(t *testing.T) {
 			ctx, leave := context.WithCancel(t.Context())
 			begin := time.Now()
 			second := ask(ctx, c.query)
-			if n := s.limiter.waiting.Load(); n != 1 {
+			if n := s.places.Waiting(); n != 1 {
 				t.Errorf("%s: %d wait", c.name, n)
 			}
 			if c.leaves > 0 {
@@ -112,8 +113,8 @@ func TestRequestsWaitForAPlace(t *testing.T) {
 			<-first
 			leave()
 		}
-		if s.InFlight() != 0 || s.limiter.waiting.Load() != 0 {
-			t.Errorf("%d requests are being handled, %d wait", s.InFlight(), s.limiter.waiting.Load())
+		if s.InFlight() != 0 || s.places.Waiting() != 0 {
+			t.Errorf("%d requests are being handled, %d wait", s.InFlight(), s.places.Waiting())
 		}
 	})
 }
@@ -202,8 +203,8 @@ func TestRequestsAreObserved(t *testing.T) {
 	} {
 		s.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(r.method, r.target, strings.NewReader("v")))
 	}
-	s.limiter = newLimiter(0)
-	s.limiter.maxWaiting = 0
+	s.places = budget.NewPlaces(0)
+	s.places.MaxWaiting = 0
 	s.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/v1/kv/a", nil))
 	got := gathered(t, reg)
 	for series, want := range map[string]float64{

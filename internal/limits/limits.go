@@ -33,6 +33,10 @@ const (
 	MinQuotaBytes = 1 << 20
 )
 
+// MinRequestMemory is the smallest memory for the requests of clients: its larger part
+// has room for a value of the default limit, raw and encoded.
+const MinRequestMemory = 4 << 20
+
 // Conditions of one command. All of them become part of the log.
 const (
 	// MaxConditions bounds the conditions of a command: If-Match, If-None-Match

@@ -34,7 +34,7 @@ func Groups() []Group {
 		},
 		{
 			Title:  "Limits",
-			Common: []string{"quota", "max-value-bytes", "max-connections", "max-inflight"},
+			Common: []string{"quota", "max-value-bytes", "max-connections", "max-inflight", "request-memory"},
 		},
 		{
 			Title:  "Storage",

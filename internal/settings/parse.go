@@ -34,6 +34,7 @@ var (
 	countCodec      = codec[int64]{parseCount, func(n int64) string { return strconv.FormatInt(n, 10) }}
 	switchCodec     = codec[bool]{parseSwitch, showSwitch}
 	sizeCodec       = codec[int64]{parseSize, showSize}
+	memoryCodec     = codec[int64]{parseSize, showGivenSize}
 	paceCodec       = codec[time.Duration]{parsePace, showDuration}
 	levelCodec      = codec[level]{parseLevel, level.String}
 	tlsVersionCodec = codec[uint16]{parseTLSVersion, showTLSVersion}
@@ -178,6 +179,14 @@ func showSize(n int64) string {
 		unit++
 	}
 	return strconv.FormatInt(n, 10) + names[unit]
+}
+
+// showGivenSize shows nothing for 0, which means that no size was given.
+func showGivenSize(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return showSize(n)
 }
 
 // ParseLogLevel parses a level as --log-level does.

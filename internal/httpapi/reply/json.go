@@ -51,6 +51,24 @@ func AppendBytes(dst []byte, name string, b []byte) []byte {
 	return append(dst, '"')
 }
 
+// BytesSize returns the length of a byte string in JSON, as AppendBytes writes it,
+// without its name.
+func BytesSize(b []byte) int64 {
+	if !utf8.Valid(b) {
+		return int64(base64.StdEncoding.EncodedLen(len(b))) + 2
+	}
+	n := int64(len(b)) + 2
+	for _, c := range b {
+		switch {
+		case c == '"', c == '\\', c == '\n', c == '\t', c == '\r':
+			n++
+		case c < ' ':
+			n += 5
+		}
+	}
+	return n
+}
+
 // AppendNumber appends a comma and a field with a number.
 func AppendNumber(dst []byte, name string, n uint64) []byte {
 	dst = append(dst, `,"`...)

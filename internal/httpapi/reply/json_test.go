@@ -30,3 +30,13 @@ func TestAppendBytesByValidity(t *testing.T) {
 		}
 	}
 }
+
+// TestBytesSize: claims for answers are made by it.
+func TestBytesSize(t *testing.T) {
+	for _, s := range []string{"", "a", "\"\\\n\t\r", "\x00\x01\x1f\x7f", "é", "\xff", "\xff\xfe\xfd", strings.Repeat("\x02\xc3", 50)} {
+		got := AppendBytes(nil, "", []byte(s))
+		if want := len(strings.TrimPrefix(strings.TrimPrefix(string(got), `"_base64":`), `"":`)); BytesSize([]byte(s)) != int64(want) {
+			t.Errorf("%q: %d, want %d", s, BytesSize([]byte(s)), want)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/budget"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/opjson"
 )
@@ -61,6 +62,7 @@ func Problem(err error) *api.Error {
 		document  *opjson.Error
 		compacted *kvstore.CompactedError
 		future    *kvstore.FutureRevisionError
+		full      *budget.FullError
 	)
 	switch {
 	case errors.As(err, &known):
@@ -69,6 +71,8 @@ func Problem(err error) *api.Error {
 		return documentProblem(document)
 	case errors.As(err, &compacted):
 		return compactedProblem(compacted)
+	case errors.As(err, &full):
+		return fullMemory(full)
 	case errors.As(err, &future):
 		return api.Errorf(api.FutureRevision, "the requested revision does not exist yet; the store is at revision %d", future.Revision)
 	case errors.Is(err, kvstore.ErrKeyNotFound):
@@ -86,6 +90,11 @@ func documentProblem(e *opjson.Error) *api.Error {
 		return api.Errorf(api.TooLarge, "%v", e)
 	}
 	return api.Errorf(api.BadRequest, "%v", e)
+}
+
+// fullMemory is the answer for a claim that found no room.
+func fullMemory(e *budget.FullError) *api.Error {
+	return api.Errorf(api.Overloaded, "requests hold all of the memory that --request-memory allows (%d bytes), most likely for clients that read or send slowly; nothing was done; try again later", e.Limit)
 }
 
 func compactedProblem(e *kvstore.CompactedError) *api.Error {

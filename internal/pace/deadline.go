@@ -1,4 +1,4 @@
-package httpapi
+package pace
 
 import (
 	"context"
@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// deadlinePool has deadlines to use again. It belongs to a Server and is safe for
+// Deadlines has deadlines to use again. It belongs to a server and is safe for
 // concurrent use. (It is not global, because a timer that was made in the virtual
 // time of one test cannot be used outside it.)
-type deadlinePool struct{ pool sync.Pool }
+type Deadlines struct{ pool sync.Pool }
 
 // deadline is a context that expires at a time and can be used again. The timer,
 // channel and context of a standard one, made for each request, cost more than
@@ -24,23 +24,23 @@ type deadline struct {
 	done            chan struct{} // closed by expire
 	expired         atomic.Bool
 	timer           *time.Timer
-	home            *deadlinePool
+	home            *Deadlines
 	release         context.CancelFunc // putBack, bound once
 }
 
-// get returns a context that expires at a time. The parent must never be done: a
+// Get returns a context that expires at a time, and what to call in the end. The parent must never be done: a
 // deadline does not watch it.
-func (p *deadlinePool) get(parent context.Context, at time.Time) *deadline {
+func (p *Deadlines) Get(parent context.Context, at time.Time) (context.Context, context.CancelFunc) {
 	d, ok := p.pool.Get().(*deadline)
 	if ok {
 		d.Context, d.at = parent, at
 		d.timer.Reset(time.Until(at))
-		return d
+		return d, d.release
 	}
 	d = &deadline{Context: parent, at: at, done: make(chan struct{}), home: p}
 	d.release = d.putBack
 	d.timer = time.AfterFunc(time.Until(at), d.expire)
-	return d
+	return d, d.release
 }
 
 func (d *deadline) expire() {

@@ -1,4 +1,4 @@
-package httpapi
+package pace
 
 import (
 	"context"
@@ -8,16 +8,16 @@ import (
 
 // A deadline that has expired never serves another request.
 func TestDeadlinesAreReused(t *testing.T) {
-	var pool deadlinePool
+	var pool Deadlines
 	parent := context.Background()
 	for range 100 {
-		late := pool.get(parent, time.Now())
+		late, release := pool.Get(parent, time.Now())
 		<-late.Done()
 		if late.Err() != context.DeadlineExceeded {
 			t.Fatalf("Err is %v", late.Err())
 		}
-		late.release()
-		d := pool.get(parent, time.Now().Add(time.Hour))
+		release()
+		d, release := pool.Get(parent, time.Now().Add(time.Hour))
 		select {
 		case <-d.Done():
 			t.Fatal("a new deadline has expired")
@@ -26,6 +26,6 @@ func TestDeadlinesAreReused(t *testing.T) {
 		if at, ok := d.Deadline(); d.Err() != nil || !ok || time.Until(at) < time.Minute {
 			t.Fatalf("%v, expires at %v", d.Err(), at)
 		}
-		d.release()
+		release()
 	}
 }
