@@ -215,7 +215,7 @@ func (o *benchOptions) run(ctx context.Context, name string, stdout, stderr io.W
 	l := o.load(name)
 	l.Progress = o.progress(stderr)
 	r, err := l.Run(ctx)
-	if r.Ops > 0 || len(r.Errors) > 0 {
+	if r.Ops > 0 || len(r.Errors) > 0 { // otherwise there are no figures, only the error
 		if printing := o.print(stdout, name, r); printing != nil {
 			return printing
 		}
@@ -256,7 +256,10 @@ func (o *benchOptions) progress(w io.Writer) func(loadgen.Snapshot) {
 func (o *benchOptions) load(name string) *loadgen.Load {
 	value := bytes.Repeat([]byte("v"), o.valueSize)
 	lines := uint64(o.lines)
+	// Rounded up: fewer operations than --count would look like a load cut short.
 	l := &loadgen.Load{Workers: o.connections, Warmup: o.warmup, Duration: o.duration, Count: (o.count + lines - 1) / lines}
+	// What Open returns belongs to one worker, its keys included; they share only
+	// the value, which nobody changes.
 	l.Open = func(worker int) (loadgen.Op, func(), error) {
 		address := o.endpoints[worker%len(o.endpoints)]
 		keys := loadgen.RandomKeys(o.keySpace, uint64(worker))
@@ -309,7 +312,8 @@ func findLeader(ctx context.Context, endpoints []string) (string, error) {
 	return "", fmt.Errorf("find leader: %w", last)
 }
 
-// askJSON gets a small JSON document.
+// askJSON gets a small JSON document. Its own timeout keeps a node that hangs from
+// hiding the others: the endpoints are asked one after the other.
 func askJSON(ctx context.Context, from string, v any) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

@@ -90,6 +90,7 @@ func (p *certPlan) check() error {
 	}
 	for _, list := range p.hosts {
 		for host := range strings.SplitSeq(list, ",") {
+			// One colon comes before a port; an IPv6 address has at least two.
 			if host == "" || strings.ContainsAny(host, "/ \t[]") || strings.Contains(host, ":") && strings.Count(host, ":") == 1 {
 				return fmt.Errorf("--host %q: %q is not a name or an address; leave out the scheme and the port", list, host)
 			}

@@ -55,7 +55,7 @@ certificate in KVD_TLS_CERT_FILE, which also authenticates the probe. Use --cace
 				path = "/readyz"
 			}
 			if _, ok := settings.IsUnix(endpoint); ok {
-				endpoint = "http://localhost"
+				endpoint = "http://localhost" // for the header only: the client dials the socket
 			}
 			client.Timeout = timeout
 			return probe(client, strings.TrimSuffix(endpoint, "/")+path)

@@ -60,7 +60,7 @@ func recoverDirectory(out, stderr io.Writer, path string, ask func(id uint64) er
 	if err != nil {
 		return err
 	}
-	if finished != "" {
+	if finished != "" { // it was past its point of no return: there is nothing to ask
 		_, err = fmt.Fprintf(out, "Completed an interrupted recovery of %s. The old files are in %s.\n", path, finished)
 		return err
 	}
@@ -91,6 +91,7 @@ func consequences(r *node.Recovery) string {
 	line("It will become the only member of a new cluster, %016x:", r.NewCluster)
 	line("  - Acknowledged writes that this member never received are LOST. This member cannot know how many:")
 	line("    compare the directories of the other members (kvd doctor DIR) and use the one whose log is longest.")
+	// A damaged log must not make the difference wrap.
 	if n := r.Index - min(r.Commit, r.Index); n > 0 {
 		line("  - The last %d entries are not known to be committed. They are kept: some may have been acknowledged,", n)
 		line("    and no client was told that the others failed.")

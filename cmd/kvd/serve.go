@@ -45,6 +45,8 @@ func serve(s *settings.Settings, e environment, again func() (*settings.Settings
 	// If the reader of the log goes away, the node must go on. By default Go
 	// exits on a broken pipe on standard error.
 	signal.Ignore(syscall.SIGPIPE)
+	// signal.Notify drops what does not fit, and a second signal must not be lost
+	// while the first is handled.
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
@@ -158,6 +160,8 @@ func nodeConfig(s *settings.Settings, log *zap.Logger, v api.Version) node.Confi
 		}
 		cfg.Initial = append(cfg.Initial, node.Peer{ID: uint64(i + 1), Name: name, URL: m.URL})
 	}
+	// Alone, there is no list of members in which --id would be a position: it is
+	// the id itself.
 	if cfg.Alone = !s.Has("cluster") && len(s.JoinURLs) == 0; cfg.Alone {
 		cfg.IDGiven = s.Has("id")
 		cfg.Initial[0].ID, cfg.Initial[0].Name = s.ID, s.Name
@@ -172,6 +176,8 @@ func nodeConfig(s *settings.Settings, log *zap.Logger, v api.Version) node.Confi
 		{"quota", "quota_bytes", func(s *kvstore.Settings) int64 { return s.QuotaBytes }},
 		{"max-value-bytes", "max_value_bytes", func(s *kvstore.Settings) int64 { return s.MaxValueBytes }},
 	} {
+		// The cluster may have other values by now. The node then warns, and names
+		// where the value comes from that has no effect.
 		if s.Has(g.name) {
 			cfg.GivenSettings = append(cfg.GivenSettings, node.GivenSetting{Flag: s.Describe(g.name), Field: g.field, Value: g.value})
 		}
@@ -194,7 +200,7 @@ func (d *daemon) run(signals <-chan os.Signal) error {
 	for {
 		select {
 		case <-ready:
-			ready = nil
+			ready = nil // it stays closed; this case is for once only
 			d.open()
 		case sig := <-signals:
 			if sig == syscall.SIGHUP {
@@ -208,6 +214,8 @@ func (d *daemon) run(signals <-chan os.Signal) error {
 			defer d.exitOnSecond(signals)()
 			return d.stop(cancel, ended)
 		case err := <-ended:
+			// It ended by itself, removed or failed. Requests still get the answers
+			// that it gave.
 			d.door.Shut()
 			d.door.Finish(finishTimeout)
 			d.door.Cut(cutTimeout)

@@ -111,6 +111,8 @@ are not shown. Exits like "kvd snapshot verify".`,
 			if err != nil {
 				return err
 			}
+			// The checksums match, so it was written like this, most likely by a
+			// newer version.
 			members, err := roster.Load(c.Replication)
 			if err != nil {
 				return refusal{fmt.Errorf("inspect backup %s: %w", args[0], err)}

@@ -81,7 +81,8 @@ func checkSaveArguments(args []string) error {
 	return nil
 }
 
-// saveSnapshot asks one node after the other.
+// saveSnapshot asks one node after the other. The problems of those before the one
+// that had an answer do not matter; if none has, all of them do.
 func saveSnapshot(ctx context.Context, files *probeFiles, urls []string, file string, stale bool) (info kvstore.BodyInfo, size int64, err error) {
 	var problems []error
 	for _, u := range urls {
@@ -91,7 +92,7 @@ func saveSnapshot(ctx context.Context, files *probeFiles, urls []string, file st
 		}
 		target := u
 		if _, ok := settings.IsUnix(u); ok {
-			target = "http://localhost"
+			target = "http://localhost" // for the header only: the client dials the socket
 		}
 		target = strings.TrimSuffix(target, "/") + "/v1/snapshot"
 		if stale {
@@ -124,6 +125,8 @@ func download(ctx context.Context, client *http.Client, target, file string) (in
 		text, err := io.ReadAll(io.LimitReader(resp.Body, maxProbeBytes))
 		return info, 0, errors.Join(fmt.Errorf("%s: %s", resp.Status, strings.TrimSpace(string(text))), err)
 	}
+	// The cause says whether a signal or a stall ended it; the error of the reading
+	// only says that it was canceled.
 	info, size, err = node.SaveBackup(file, progressReader{resp.Body, stall})
 	return info, size, errors.Join(err, context.Cause(ctx))
 }

@@ -31,7 +31,7 @@ func newConnector(self uint64, lg *zap.Logger, t *peers.Transport) *connector {
 // tell passes a new membership on. Only the node loop calls it.
 func (c *connector) tell(m *roster.Membership) {
 	select {
-	case <-c.latest:
+	case <-c.latest: // connect compares with what is connected, so none is missed
 	default:
 	}
 	c.latest <- m
@@ -43,6 +43,8 @@ func (c *connector) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-c.transport.Removed():
+			// The others no longer send to a removed member, so it may never
+			// receive the entry that says so.
 			return ErrRemoved
 		case <-c.transport.Cloned():
 			return fmt.Errorf("%w: another process with a copy of this data directory has been acting as this member for longer, and still is; %s", ErrRefused, oneDirectory)
@@ -60,6 +62,8 @@ func (c *connector) connect(m *roster.Membership) {
 		}
 	}
 	for _, mb := range m.Members {
+		// Without a URL there is nothing to connect to yet: the start entry of the
+		// member will announce one.
 		if mb.ID == c.self || len(mb.PeerURLs) == 0 || slices.Equal(c.connected[mb.ID], mb.PeerURLs) {
 			continue
 		}
@@ -69,7 +73,7 @@ func (c *connector) connect(m *roster.Membership) {
 		}
 		if err := connect(mb.ID, mb.PeerURLs); err != nil {
 			c.lg.Error("cannot connect to a member", zap.Uint64("member", mb.ID), zap.Error(err))
-			continue
+			continue // not noted, so the next membership tries again
 		}
 		c.connected[mb.ID] = mb.PeerURLs
 	}

@@ -50,7 +50,7 @@ func (t *transferer) begin(r *transferRequest) {
 	case r.any && t.bestSuccessor(t.recentlyHeard) == 0:
 		r.done <- fmt.Errorf("%w: no other voter is reachable", ErrNotHandedOver)
 		return
-	case r.any:
+	case r.any: // the roll call decides who
 	case !ok:
 		r.done <- fmt.Errorf("%w: %d", roster.ErrMemberNotFound, r.to)
 		return
@@ -109,6 +109,9 @@ func (t *transferer) hand() {
 		if to == 0 || !present(to) {
 			return false
 		}
+		// A leader that is about to stop takes the best successor that there is. A
+		// target that was named and lags would stop all writes until raft gives up,
+		// and this leader can go on instead.
 		if lacks := t.lacks(to); lacks > learnerLag && !r.any {
 			r.done <- fmt.Errorf("%w: member %d is %d entries behind; try again once it has caught up", ErrNotHandedOver, to, lacks)
 			return true
@@ -144,6 +147,7 @@ func (t *transferer) settle() {
 		return
 	}
 	for _, r := range t.requests {
+		// Whoever wanted any successor has one, even if another was chosen.
 		if t.lead == r.to || r.any {
 			r.done <- nil
 		} else {

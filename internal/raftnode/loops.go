@@ -85,6 +85,8 @@ func (l *appendLoop) turn(jobs []appendJob) error {
 	}
 	l.checkpoints.appended.Add(int64(bytes))
 	l.deliver(responses)
+	// After the responses: nobody waits for the watermark, and it may lag behind
+	// the log, but never be ahead of it.
 	if err := l.disk.UpdateWatermark(time.Now()); err != nil {
 		return err
 	}
@@ -92,6 +94,7 @@ func (l *appendLoop) turn(jobs []appendJob) error {
 		if j.checkpoint == nil {
 			continue
 		}
+		// After the save: the snapshot's index must not be ahead of the log.
 		err := l.recordCheckpoint(j.checkpoint)
 		j.done <- err
 		if err != nil {
@@ -194,7 +197,7 @@ func (l *applyLoop) run(ctx context.Context) error {
 		if err := l.turn(l.work.take()); err != nil {
 			return err
 		}
-		more = true
+		more = true // what was applied may have superseded something
 		turns++
 	}
 }
@@ -219,6 +222,8 @@ func (l *applyLoop) turn(work []applyWork) error {
 		}
 		out, err := l.applier.apply(work[:run])
 		if err != nil {
+			// The entries are committed: the other members apply them, even if
+			// this one cannot.
 			for i := range work[:run] {
 				work[i].fail(ErrUnknown)
 			}

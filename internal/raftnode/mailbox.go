@@ -34,7 +34,7 @@ func (m *mailbox[T]) take() []T {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	items := m.mu.items
-	clear(m.mu.spare)
+	clear(m.mu.spare) // or it would keep what was taken before from being freed
 	m.mu.items = m.mu.spare[:0]
 	m.mu.spare = items
 	return items
@@ -77,7 +77,7 @@ func (w *indexWaiters) wait(round readRound) {
 	round.answer(err)
 }
 
-// advance publishes a new applied index.
+// advance publishes a new applied index, which never goes back.
 func (w *indexWaiters) advance(index uint64) {
 	w.mu.Lock()
 	w.mu.applied = max(w.mu.applied, index)

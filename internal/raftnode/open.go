@@ -78,7 +78,7 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 		stopped:     make(chan struct{}),
 	}
 	r.received = &receivedBodies{cfg: &r.cfg, disk: d}
-	r.waiters.advance(a.index)
+	r.waiters.advance(a.index) // reads may ask for what was applied before the start
 	if r.snapshots, err = newSnapshotter(&r.cfg, r.log); err != nil {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 	r.connectLoops()
 	r.publish()
 	initial := r.core.membership
-	if len(initial.Members) == 0 {
+	if len(initial.Members) == 0 { // joining: what the leader sends must be answered
 		initial = &roster.Membership{ClusterID: cfg.ClusterID, Members: cfg.Known}
 	}
 	r.follow(initial)
@@ -104,6 +104,8 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 // connectCore makes the core and the transport.
 func (r *Replica) connectCore() (err error) {
 	cfg := &r.cfg
+	// It tells a copy of this process's start entry from the start of another
+	// process of the same directory.
 	boot := datadir.NewNonce()
 	r.core, err = newCore(coreConfig{
 		id: cfg.ID,

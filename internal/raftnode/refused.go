@@ -35,10 +35,12 @@ func (s *refusedStarts) note(starts []startApplied) {
 		s.mu.Lock()
 		if st.err == nil {
 			delete(s.mu.why, id)
-		} else if st.start.Boot != "" {
+		} else if st.start.Boot != "" { // the refusal of an admission goes to its joiner
 			if s.mu.why == nil {
 				s.mu.why = make(map[uint64]refusedStart)
 			}
+			// Or the table would grow with every id that somebody tries.
+			maps.DeleteFunc(s.mu.why, func(_ uint64, r refusedStart) bool { return time.Since(r.at) >= refusedFor })
 			s.mu.why[id] = refusedStart{time.Now(), st.err}
 			s.lg.Warn("the start of a member was refused", zap.Uint64("member", id), zap.Uint64("index", st.index), zap.Error(st.err))
 		}
