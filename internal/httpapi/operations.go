@@ -34,7 +34,8 @@ func (s *Server) compact(x *exchange) error {
 		return badRequest("the parameter \"revision\" is missing; it is the oldest revision that remains readable")
 	}
 	res, err := x.do(&kvstore.Command{Op: kvstore.OpCompact, Revision: revision})
-	if err != nil {
+	// A repeat of the request asks for what is already so.
+	if err != nil && res.Outcome != kvstore.Compacted {
 		return err
 	}
 	return x.writeJSON(http.StatusOK, compacted{res.Revision, res.CompactRevision})

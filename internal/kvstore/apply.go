@@ -10,16 +10,17 @@ import (
 	"strconv"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/limits"
 )
 
 // scratch is memory that is reused from one Apply to the next.
 type scratch struct {
-	key       []byte        // an engine key being built
-	value     []byte        // an engine value being built
-	plain     []byte        // a key as the user wrote it
-	found     []byte        // a value that was looked up
-	touched   []uncommitted // writes since the last commit
-	mutations []mutation    // of the current revision
+	key     []byte // an engine key being built
+	value   []byte // an engine value being built
+	plain   []byte // a key as the user wrote it
+	found   []byte // a value that was looked up
+	command Command
+	result  Result // of a command whose result nobody wants
 }
 
 // Apply executes the entries in order. All their effects become visible, and later
@@ -38,7 +39,7 @@ func (s *Store) Apply(entries []Entry) error {
 	if err := s.exec.apply(entries); err != nil {
 		return s.exec.fail(err)
 	}
-	s.publish()
+	s.show()
 	return nil
 }
 
@@ -57,9 +58,17 @@ type executor struct {
 	cleaned       uint64            // revision up to which history has been removed
 	hasher        hasher
 	writes        engine.WriteBatch
+	changes       []change // those that are not in the engine yet; see overlay
+	overlay       overlay
+	budget        budget // of the current command
+	rows          rows
 	scratch       scratch
 	lookups       engine.Iterator // see committed; nil until the entries need one
 	failed        error           // why no further call is possible
+	// observed is set if somebody wants the changes of each call, which are
+	// collected in observations.
+	observed     bool
+	observations []Change
 	// refused is how many bytes the last put that was refused for the quota would
 	// have added; 0 if that put would fit by now. It is not replicated state: it
 	// only raises an alarm.
@@ -112,11 +121,10 @@ func (x *executor) commit() error {
 	if err := x.writes.Commit(); err != nil {
 		return fmt.Errorf("commit to engine: %w", err)
 	}
-	for _, t := range x.scratch.touched {
-		t.meta.pending = 0
+	if x.observed {
+		x.noteChanges()
 	}
-	clear(x.scratch.touched)
-	x.scratch.touched = x.scratch.touched[:0]
+	x.settle()
 	x.cache.age()
 	return nil
 }
@@ -135,22 +143,39 @@ func (x *executor) applyEntry(e *Entry) error {
 		e.Results = make([]any, len(e.Commands))
 	}
 	for i, b := range e.Commands {
-		c, err := DecodeCommand(b)
-		if err != nil {
-			return err
-		}
-		r, err := x.execute(&c, e)
-		if err != nil {
-			return err
-		}
+		r := &x.scratch.result
 		if e.WantResults {
-			r.Revision = x.now.revision
-			results[i] = r
-			e.Results[i] = &results[i]
+			r = &results[i]
+			e.Results[i] = r
+		} else {
+			*r = Result{}
+		}
+		if err := x.applyCommand(b, e, r); err != nil {
+			return err
 		}
 	}
 	x.now.position = Position{Index: e.Index, Term: e.Term}
 	x.timeline.noteHash(e.Index, x.now.hash)
+	return nil
+}
+
+// applyCommand runs one command and commits its overlay, or drops it.
+func (x *executor) applyCommand(b []byte, e *Entry, r *Result) error {
+	c := &x.scratch.command
+	*c = Command{}
+	if err := c.decode(b); err != nil {
+		return err
+	}
+	x.budget = budget{want: e.WantResults, resultBytes: limits.MaxResultBytes}
+	if err := r.take(x.execute(c, e, len(b), r)); err != nil {
+		return err
+	}
+	if r.Outcome != OK {
+		x.dropOverlay()
+	} else if err := x.commitOverlay(); err != nil {
+		return err
+	}
+	r.Revision = x.now.revision
 	return nil
 }
 
@@ -170,248 +195,265 @@ func (x *executor) applyRecord(r Record) {
 	x.records[string(r.Key)] = bytes.Clone(r.Value)
 }
 
-// execute runs one command. The error is fatal; a fault of the command itself is an
-// outcome in the result.
-func (x *executor) execute(c *Command, e *Entry) (Result, error) {
+// execute runs one command of a number of bytes. The error is fatal; a fault of the
+// command itself is an outcome in the result.
+func (x *executor) execute(c *Command, e *Entry, size int, r *Result) error {
 	switch c.Op {
-	case OpTick:
-		return x.tick(c, e)
-	case OpCompact:
-		return x.compact(c, e), nil
-	case OpSettings:
-		return x.applySettings(c, e), nil
+	case OpPut, OpDelete, OpAppend, OpIncr:
+		x.budget.resultBytes = math.MaxInt // one pair of any size
+		return x.keyOp(c, &x.budget, r)
 	case OpDeleteRange:
-		return x.deleteRange(c)
+		return x.deleteRange(c, &x.budget, r)
+	case OpTxn:
+		return x.txn(c, size, &x.budget, r)
+	case OpTick:
+		return x.tick(c, e, r)
+	case OpCompact:
+		x.compact(c, e, r)
+	case OpSettings:
+		x.applySettings(c, e, r)
+	default:
+		r.refuse(Invalid, "operation %d cannot be executed by itself", c.Op)
 	}
+	return nil
+}
+
+// keyOp runs an operation on one key in the overlay.
+func (x *executor) keyOp(c *Command, b *budget, r *Result) error {
 	if len(c.Key) == 0 {
-		return refuse(Invalid, "the key is empty"), nil
+		r.refuse(Invalid, "the key is empty")
+		return nil
 	}
 	// A limit that was lowered must not make a stored key undeletable.
 	if n := int64(len(c.Key)); n > x.settings.MaxKeyBytes && c.Op != OpDelete {
-		return refuse(TooLarge, "the key has %d bytes, but the limit is %d (max_key_bytes in the settings)", n, x.settings.MaxKeyBytes), nil
+		r.refuse(TooLarge, "the key has %d bytes, but the limit is %d (max_key_bytes in the settings)", n, x.settings.MaxKeyBytes)
+		return nil
 	}
 	m, err := x.lookup(c.Key)
 	if err != nil {
-		return Result{}, err
+		return err
 	}
-	if !holds(c.Conditions, m) {
-		return refuseAt(m, PreconditionFailed, "a condition on the key does not hold"), nil
+	before := x.state(m)
+	if !holds(c.Conditions, before) {
+		r.refuseAt(before, PreconditionFailed, "a condition on the key does not hold")
+		return nil
 	}
-	var r Result
 	if c.ReturnPrevious {
-		if r.Previous, err = x.previous(m); err != nil {
-			return Result{}, err
+		if err := x.notePrevious(m, b, r); err != nil {
+			return err
 		}
 	}
 	switch c.Op {
 	case OpPut:
-		return x.put(m, c.Value, 0, r), nil
+		return x.put(m, c, r)
 	case OpAppend:
 		return x.appendTo(m, c.Value, r)
 	case OpIncr:
 		return x.incr(m, c.Delta, r)
 	default:
-		return x.remove(m, r), nil
+		return x.remove(m, r)
 	}
 }
 
-func refuse(o Outcome, format string, args ...any) Result {
-	return Result{Outcome: o, Detail: fmt.Sprintf(format, args...)}
+// refuse makes the result that of a command that changes nothing.
+func (r *Result) refuse(o Outcome, format string, args ...any) {
+	*r = Result{Outcome: o, Detail: fmt.Sprintf(format, args...)}
 }
 
 // refuseAt refuses with the current revision of the key, which a client needs to
 // decide whether to try again.
-func refuseAt(m *keyMeta, o Outcome, detail string) Result {
-	return Result{Outcome: o, Detail: detail, KV: KV{ModRevision: m.current()}}
+func (r *Result) refuseAt(s *keyState, o Outcome, detail string) {
+	*r = Result{Outcome: o, Detail: detail, KV: KV{ModRevision: s.current()}}
 }
 
 // current returns the mod_revision of the key, or 0 if it is absent.
-func (m *keyMeta) current() uint64 {
-	if !m.exists {
+func (s *keyState) current() uint64 {
+	if !s.exists {
 		return 0
 	}
-	return m.mod
+	return s.mod
 }
 
 // holds reports whether all conditions hold (RFC 9110, section 13.1).
-func holds(conditions []Condition, m *keyMeta) bool {
+func holds(conditions []Condition, s *keyState) bool {
 	for i := range conditions {
-		if !conditions[i].holds(m) {
+		if !conditions[i].holds(s) {
 			return false
 		}
 	}
 	return true
 }
 
-func (c *Condition) holds(m *keyMeta) bool {
+func (c *Condition) holds(s *keyState) bool {
 	switch c.Kind {
 	case IfMatch:
-		return m.exists && (c.Any || slices.Contains(c.Revisions, m.mod))
+		return s.exists && (c.Any || slices.Contains(c.Revisions, s.mod))
 	case IfNoneMatch:
-		return !m.exists || !c.Any && !slices.Contains(c.Revisions, m.mod)
+		return !s.exists || !c.Any && !slices.Contains(c.Revisions, s.mod)
 	default:
-		return c.Revisions[0] == m.current()
+		return c.Revisions[0] == s.current()
 	}
 }
 
-// uncommitted is a write that has not been committed yet.
-type uncommitted struct {
-	meta  *keyMeta
-	value []byte
-}
-
-// value returns the current value of an existing key, including one that is not
-// committed yet. It is valid until the next lookup.
+// value returns the current value of an existing key with the overlay. It is valid
+// until the next lookup.
 func (x *executor) value(m *keyMeta) ([]byte, error) {
-	if m.pending > 0 {
-		return x.scratch.touched[m.pending-1].value, nil
+	if at := max(m.draft, m.pending); at > 0 { // drafts come after everything that is pending
+		return x.changes[at-1].value, nil
 	}
-	v, _, _, err := x.newest([]byte(m.key))
+	v, _, _, err := x.newest([]byte(m.key), math.MaxUint64)
 	if err != nil {
 		return nil, err
 	}
 	return v.value, nil
 }
 
-func (x *executor) previous(m *keyMeta) (*KV, error) {
-	if !m.exists {
-		return nil, nil
+// notePrevious sets the pair before the command if the key exists.
+func (x *executor) notePrevious(m *keyMeta, b *budget, r *Result) error {
+	s := x.state(m)
+	if !s.exists {
+		return nil
 	}
+	if err := b.add(len(m.key) + int(s.size)); err != nil || !b.want {
+		return err
+	}
+	kv := s.kv()
 	value, err := x.value(m)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	kv := m.kv()
 	kv.Key, kv.Value = []byte(m.key), bytes.Clone(value)
-	return &kv, nil
+	r.Previous = &kv
+	return nil
 }
 
-func (m *keyMeta) kv() KV {
-	return KV{CreateRevision: m.create, ModRevision: m.mod, Version: m.version, Lease: m.lease}
-}
-
-func (m *keyMeta) logical() int64 {
-	if !m.exists {
-		return 0
-	}
-	return logicalBytes(len(m.key), int(m.size))
+func (s *keyState) kv() KV {
+	return KV{CreateRevision: s.create, ModRevision: s.mod, Version: s.version, Lease: s.lease}
 }
 
 // logicalBytes returns what the quota counts for a key.
 func logicalBytes(keyLen, valueLen int) int64 { return int64(keyLen+valueLen) + keyOverheadBytes }
 
-// put writes a value in a revision of its own. A put that makes the value shorter
-// passes even above the quota, which may have been lowered below what is stored:
-// otherwise nothing but deletes could bring the store back under it.
-func (x *executor) put(m *keyMeta, value []byte, lease uint64, r Result) Result {
-	if n := int64(len(value)); n > x.settings.MaxValueBytes {
-		return refuse(TooLarge, "the value would have %d bytes, but the limit is %d (max_value_bytes in the settings)", n, x.settings.MaxValueBytes)
+// put runs OpPut.
+func (x *executor) put(m *keyMeta, c *Command, r *Result) error {
+	before := x.state(m)
+	value, lease := c.Value, c.Lease
+	if (c.KeepValue || c.KeepLease) && !before.exists {
+		r.refuse(KeyNotFound, "the key does not exist, so it has no value or lease to keep")
+		return nil
 	}
-	grown := logicalBytes(len(m.key), len(value)) - m.logical()
-	if q := x.settings.QuotaBytes; q > 0 && grown > 0 && x.now.logical+grown > q {
+	if c.KeepLease {
+		lease = before.lease
+	}
+	if c.KeepValue {
+		old, err := x.value(m)
+		if err != nil {
+			return err
+		}
+		value = bytes.Clone(old)
+	}
+	if c.UnlessEqual && before.exists && before.lease == lease && int(before.size) == len(value) {
+		old, err := x.value(m)
+		if err != nil {
+			return err
+		}
+		if bytes.Equal(old, value) {
+			r.KV = before.kv()
+			return nil
+		}
+	}
+	if lease != 0 && lease != before.lease {
+		_, exists, err := x.rows.get(tableLease, leaseID(lease))
+		if err != nil {
+			return err
+		}
+		if !exists {
+			r.refuse(LeaseNotFound, "lease %d does not exist", lease)
+			return nil
+		}
+	}
+	return x.set(m, value, lease, r)
+}
+
+// set gives the key a value and a lease. A put that makes the value shorter passes even
+// above the quota, which may have been lowered below what is stored: otherwise nothing
+// but deletes could bring the store back under it.
+func (x *executor) set(m *keyMeta, value []byte, lease uint64, r *Result) error {
+	if n := int64(len(value)); n > x.settings.MaxValueBytes {
+		r.refuse(TooLarge, "the value would have %d bytes, but the limit is %d (max_value_bytes in the settings)", n, x.settings.MaxValueBytes)
+		return nil
+	}
+	before := x.state(m)
+	grown := logicalBytes(len(m.key), len(value)) - logicalSize(m.key, before)
+	used := x.now.logical + x.overlay.logical
+	if q := x.settings.QuotaBytes; q > 0 && grown > 0 && used+grown > q {
 		if grown <= q { // otherwise the value is at fault, and no space would help
 			x.refused = grown
 		}
-		return refuse(NoSpace, "the store holds %d bytes and the quota is %d: delete keys, or raise quota_bytes in the settings", x.now.logical, q)
+		r.refuse(NoSpace, "the store holds %d bytes and the quota is %d: delete keys, or raise quota_bytes in the settings", used, q)
+		return nil
 	}
-	x.now.revision++
-	v := version{create: m.create, version: m.version + 1, lease: lease, value: value}
-	r.Created = !m.exists
+	v := version{create: before.create, version: before.version + 1, lease: lease, value: value}
+	r.Created = !before.exists
 	if r.Created {
-		v.create, v.version = x.now.revision, 1
+		v.create, v.version = x.next(), 1
 	}
-	x.write(m, &v)
-	x.logRevision()
-	r.KV = m.kv()
-	return r
+	if err := x.draft(m, &v); err != nil {
+		return err
+	}
+	r.KV = x.state(m).kv()
+	return nil
 }
 
-// write adds a new version of the key to the writes, the counters and the hash.
-func (x *executor) write(m *keyMeta, v *version) {
-	x.forget(m)
-	key := append(x.scratch.plain[:0], m.key...)
-	x.scratch.plain = key
-	x.scratch.key = appendVersionKey(x.scratch.key[:0], key, x.now.revision)
-	x.scratch.value = appendVersion(x.scratch.value[:0], v)
-	x.writes.Set(x.scratch.key, x.scratch.value)
-	if m.stored > 0 { // the previous version becomes history
-		x.now.historyBytes += int64(m.stored)
-		x.now.historyVersions++
+// remove runs OpDelete.
+func (x *executor) remove(m *keyMeta, r *Result) error {
+	if !x.state(m).exists {
+		return nil
 	}
-	m.exists, m.mod = !v.deleted, x.now.revision
-	m.create, m.version, m.lease, m.size = v.create, v.version, v.lease, uint32(len(v.value))
-	m.stored = uint32(len(x.scratch.key) + len(x.scratch.value))
-	if v.deleted { // a deletion is history from the start: only reads of the past need it
-		x.now.historyBytes += int64(m.stored)
-		x.now.historyVersions++
-		m.stored = 0
-	}
-	if m.exists {
-		m.hash = x.hasher.key(key, m.mod, v)
-		x.now.hash += m.hash
-		x.now.logical += m.logical()
-		x.now.keys++
-	}
-	x.scratch.touched = append(x.scratch.touched, uncommitted{m, v.value})
-	m.pending = uint32(len(x.scratch.touched))
-	x.scratch.mutations = append(x.scratch.mutations, mutation{key: m.key, deleted: v.deleted})
-}
-
-// forget takes the current version out of the counters and the hash.
-func (x *executor) forget(m *keyMeta) {
-	if m.exists {
-		x.now.hash -= m.hash
-		x.now.logical -= m.logical()
-		x.now.keys--
-	}
-}
-
-func (x *executor) remove(m *keyMeta, r Result) Result {
-	if !m.exists {
-		return r
-	}
-	x.now.revision++
-	x.write(m, &version{deleted: true})
-	x.logRevision()
 	r.Deleted = 1
-	r.KV.ModRevision = x.now.revision
-	return r
+	r.KV.ModRevision = x.next()
+	return x.draft(m, &version{deleted: true})
 }
 
-func (x *executor) appendTo(m *keyMeta, tail []byte, r Result) (Result, error) {
-	var value []byte
-	if m.exists {
-		old, err := x.value(m)
-		if err != nil {
-			return Result{}, err
-		}
-		value = slices.Concat(old, tail)
-	} else {
-		value = tail
+// appendTo runs OpAppend.
+func (x *executor) appendTo(m *keyMeta, tail []byte, r *Result) error {
+	before := x.state(m)
+	if !before.exists {
+		return x.set(m, tail, 0, r)
 	}
-	return x.put(m, value, m.lease, r), nil
+	old, err := x.value(m)
+	if err != nil {
+		return err
+	}
+	return x.set(m, slices.Concat(old, tail), before.lease, r)
 }
 
-func (x *executor) incr(m *keyMeta, delta int64, r Result) (Result, error) {
+// incr runs OpIncr.
+func (x *executor) incr(m *keyMeta, delta int64, r *Result) error {
 	var n int64
-	if m.exists {
+	before := x.state(m)
+	if before.exists {
 		old, err := x.value(m)
 		if err != nil {
-			return Result{}, err
+			return err
 		}
 		if n, err = strconv.ParseInt(string(old), 10, 64); err != nil {
-			return refuseAt(m, NotANumber, "the value is not a decimal 64-bit integer"), nil
+			r.refuseAt(before, NotANumber, "the value is not a decimal 64-bit integer")
+			return nil
 		}
 	}
 	if delta > 0 && n > math.MaxInt64-delta || delta < 0 && n < math.MinInt64-delta {
-		return refuseAt(m, Overflow, "the sum does not fit in a 64-bit integer"), nil
+		r.refuseAt(before, Overflow, "the sum does not fit in a 64-bit integer")
+		return nil
 	}
 	value := strconv.AppendInt(nil, n+delta, 10)
-	r = x.put(m, value, m.lease, r)
+	if err := x.set(m, value, before.lease, r); err != nil {
+		return err
+	}
 	if r.Outcome == OK {
 		r.KV.Value = value
 	}
-	return r, nil
+	return nil
 }
 
 // tick advances replicated time by a step of the leader's monotonic clock, and
@@ -422,9 +464,10 @@ func (x *executor) incr(m *keyMeta, delta int64, r Result) (Result, error) {
 // clock was a year ahead, once, would put that year into the state for good, and
 // nothing that is younger would ever age. Time stands still while there is no
 // leader, so it may fall behind true time but never runs ahead of it.
-func (x *executor) tick(c *Command, e *Entry) (Result, error) {
+func (x *executor) tick(c *Command, e *Entry, r *Result) error {
 	if c.Term != e.Term {
-		return Result{Outcome: Ignored}, nil
+		r.Outcome = Ignored
+		return nil
 	}
 	x.now.hash -= x.hasher.clock(x.now.clock)
 	x.now.clock += min(max(c.ElapsedMillis, 0), MaxTickMillis)
@@ -436,18 +479,22 @@ func (x *executor) tick(c *Command, e *Entry) (Result, error) {
 	for _, t := range thinned {
 		x.writes.Delete(timeKey(t.revision))
 	}
-	return Result{}, nil
+	return nil
 }
 
 // compact makes revisions before the given one unreadable. Maintain removes them
 // later, so that the cost of a compaction does not hold up the entries after it.
-func (x *executor) compact(c *Command, e *Entry) Result {
+func (x *executor) compact(c *Command, e *Entry, r *Result) {
 	switch {
 	case c.Term != 0 && c.Term != e.Term:
-		return Result{Outcome: Ignored}
+		r.Outcome = Ignored
 	case c.Revision > x.now.revision:
-		return refuse(FutureRevision, "revision %d does not exist yet; the newest revision is %d", c.Revision, x.now.revision)
+		r.refuse(FutureRevision, "revision %d does not exist yet; the newest revision is %d", c.Revision, x.now.revision)
+	case c.Revision <= x.now.compact:
+		r.refuse(Compacted, "revision %d was compacted already; the oldest readable revision is %d", c.Revision, x.now.compact)
+		r.CompactRevision = x.now.compact
+	default:
+		x.now.compact = c.Revision
+		r.CompactRevision = c.Revision
 	}
-	x.now.compact = max(x.now.compact, c.Revision)
-	return Result{CompactRevision: x.now.compact}
 }

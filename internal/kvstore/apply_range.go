@@ -2,77 +2,256 @@ package kvstore
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
 	"strings"
 )
 
-// deleteRange deletes all keys of a range in one revision, or none if they are too
-// many.
-func (x *executor) deleteRange(c *Command) (Result, error) {
-	keys, err := x.live(c.Key, c.End)
+// deleteRange runs OpDeleteRange: it deletes all keys of a range, or none if they are
+// too many for one revision.
+func (x *executor) deleteRange(c *Command, b *budget, r *Result) error {
+	w, err := x.liveWalk(Range{Start: c.Key, End: c.End, KeysOnly: !c.ReturnPrevious || !b.want}, true)
 	if err != nil {
-		return Result{}, err
+		return err
 	}
-	if len(keys) > MaxRangeDelete {
-		return refuse(TooLarge, "the range has more than %d keys; delete it in parts", MaxRangeDelete), nil
-	}
-	if len(keys) == 0 {
-		return Result{}, nil
-	}
-	x.now.revision++
-	for _, m := range keys {
-		x.cache.put(m)
-		x.write(m, &version{deleted: true})
-	}
-	x.logRevision()
-	return Result{Deleted: uint64(len(keys)), KV: KV{ModRevision: x.now.revision}}, nil
-}
-
-// live returns the metadata of the existing keys of a range, in order, with the
-// writes that are not committed yet. It stops beyond MaxRangeDelete keys. The walk
-// passes all metadata anyway, so no key is looked up.
-//
-// The order matters: the parts of the mutation record must be equal on every replica,
-// or bodies of equal states would differ.
-func (x *executor) live(start, end []byte) ([]*keyMeta, error) {
-	changed := make(map[string]bool)
-	var keys []*keyMeta
-	for _, t := range x.scratch.touched {
-		m := t.meta
-		if !changed[m.key] && inRange([]byte(m.key), start, end) {
-			changed[m.key] = true
-			if m.exists {
-				keys = append(keys, m)
-			}
-		}
-	}
-	lower, upper := versionBounds(start, end)
-	it, err := x.eng.Iter(lower, upper)
-	if err != nil {
-		return nil, fmt.Errorf("find the keys of a range: %w", err)
-	}
-	w := walker{it: it, r: Range{KeysOnly: true}, at: math.MaxUint64}
 	defer w.close()
-	w.found = func(mod uint64, v *version, stored int) {
-		if changed[string(w.key)] {
-			return
+	var keys []*keyMeta
+	for w.next() {
+		if b.deleted++; b.deleted > MaxRangeDelete {
+			return refusalf(TooLarge, "more than %d keys would be deleted at once; delete them in parts", MaxRangeDelete)
 		}
-		m := &keyMeta{key: string(w.key)}
-		x.learn(m, mod, v, int64(stored))
-		keys = append(keys, m)
-	}
-	for len(keys) <= MaxRangeDelete && w.next() {
-		continue // found collects them
+		keys = append(keys, w.meta())
+		if !c.ReturnPrevious {
+			continue
+		}
+		if err := b.add(len(w.kv.Key) + int(w.state.size)); err != nil {
+			return err
+		}
+		if b.want {
+			r.Pairs = append(r.Pairs, w.kv.clone())
+		}
 	}
 	if w.err != nil {
-		return nil, w.err
+		return w.err
 	}
-	slices.SortFunc(keys, func(a, b *keyMeta) int { return strings.Compare(a.key, b.key) })
-	return keys, nil
+	if len(keys) > 0 {
+		r.Deleted, r.KV.ModRevision = uint64(len(keys)), x.next()
+	}
+	for _, m := range keys {
+		if err := x.draft(m, &version{deleted: true}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func inRange(key, start, end []byte) bool {
-	return bytes.Compare(key, start) >= 0 && (end == nil || bytes.Compare(key, end) < 0)
+func (kv *KV) clone() KV {
+	out := *kv
+	out.Key, out.Value = bytes.Clone(kv.Key), bytes.Clone(kv.Value)
+	return out
+}
+
+// liveWalk walks the keys of a range that exist, in order: those in the engine, with
+// what was changed since then by earlier commands of the same call and by the overlay.
+// Nothing may be added to the overlay during the walk.
+type liveWalk struct {
+	x *executor
+	// The key that the walk is on, and its value unless only keys are walked. They are
+	// valid until the next step.
+	kv     KV
+	change *change  // the change that made it so, or nil if it is in the engine
+	learn  bool     // set state
+	state  keyState // of the key
+	ahead  keyState // of the key that the engine's walker is on
+	err    error
+
+	engine  walker
+	found   bool      // the engine's walker is on a key that the walk has not passed
+	changed []*change // the newest changes of keys in the range, in order, as far as not passed
+	reverse bool
+}
+
+// liveWalk starts a walk. Range.Revision may be one that is not in the engine yet; 0
+// stands for the newest, with the overlay.
+func (x *executor) liveWalk(r Range, learn bool) (*liveWalk, error) {
+	at := r.Revision
+	if at == 0 {
+		at = math.MaxUint64
+	}
+	lower, upper := versionBounds(r.Start, r.End)
+	it, err := x.eng.Iter(lower, upper)
+	if err != nil {
+		return nil, fmt.Errorf("walk over keys: %w", err)
+	}
+	l := &liveWalk{x: x, learn: learn, engine: walker{it: it, r: r, at: at}, reverse: r.Reverse, changed: x.changedIn(r, at)}
+	l.engine.found = l.noteState
+	l.step()
+	return l, nil
+}
+
+// changedIn returns the newest change up to a revision of each key in a range, in the
+// order of the walk. A revision is at most once among the changes of a key (S8), and the
+// changes are in the order of revisions.
+func (x *executor) changedIn(r Range, at uint64) []*change {
+	newest := make(map[*keyMeta]*change)
+	for i := range x.changes {
+		c := &x.changes[i]
+		if c.mod > at {
+			break
+		}
+		if inRange(c.meta.key, r.Start, r.End) {
+			newest[c.meta] = c
+		}
+	}
+	out := make([]*change, 0, len(newest))
+	for _, c := range newest {
+		out = append(out, c)
+	}
+	slices.SortFunc(out, func(a, b *change) int { return strings.Compare(a.meta.key, b.meta.key) })
+	if r.Reverse {
+		slices.Reverse(out)
+	}
+	return out
+}
+
+// noteState keeps what the engine's walker found, for learn.
+func (l *liveWalk) noteState(mod uint64, v *version, stored int) {
+	if !l.learn {
+		return
+	}
+	l.ahead = v.state(mod)
+	l.ahead.stored = uint32(stored)
+	l.ahead.hash = l.x.hasher.key(l.engine.key, mod, v)
+}
+
+// step moves the engine's walker.
+func (l *liveWalk) step() {
+	l.found = l.engine.next()
+	l.err = l.engine.err
+}
+
+// next moves to the next key. It returns false at the end and after an error.
+func (l *liveWalk) next() bool {
+	if l.change == nil && l.kv.Key != nil {
+		l.step() // the last key was the engine's
+	}
+	for l.err == nil && (l.found || len(l.changed) > 0) {
+		order := l.order()
+		if order < 0 {
+			l.kv, l.state, l.change = l.engine.item.KV, l.ahead, nil
+			return true
+		}
+		l.change, l.changed = l.changed[0], l.changed[1:]
+		if order == 0 { // the engine has an older version
+			l.step()
+		}
+		if l.change.exists {
+			l.kv, l.state = l.change.kv(), l.change.keyState
+			l.kv.Key, l.kv.Value = []byte(l.change.meta.key), l.change.value
+			return true
+		}
+	}
+	l.kv = KV{}
+	return false
+}
+
+// order compares the key of the engine's walker with the first changed key in the
+// direction of the walk. An end is behind every key.
+func (l *liveWalk) order() int {
+	switch {
+	case len(l.changed) == 0:
+		return -1
+	case !l.found:
+		return 1
+	}
+	order := strings.Compare(string(l.engine.item.KV.Key), l.changed[0].meta.key)
+	if l.reverse {
+		return -order
+	}
+	return order
+}
+
+// meta returns the metadata of the key that the walk is on, and puts it into the cache,
+// where a key with a change must be.
+func (l *liveWalk) meta() *keyMeta {
+	if l.change != nil {
+		return l.change.meta
+	}
+	m := &keyMeta{key: string(l.kv.Key), keyState: l.state}
+	l.x.cache.put(m)
+	return m
+}
+
+func (l *liveWalk) close() { l.engine.close() }
+
+func inRange[K string | []byte](key K, start, end []byte) bool {
+	return string(key) >= string(start) && (end == nil || string(key) < string(end))
+}
+
+// current is the state of the executor as a transaction sees it, with the overlay.
+type current struct{ *executor }
+
+func (x current) span() (oldest, newest uint64) { return x.now.compact, x.now.revision }
+
+func (x current) get(key []byte, revision uint64, keysOnly bool) (kv KV, exists bool, err error) {
+	if revision != 0 {
+		return x.getAt(key, revision)
+	}
+	m, err := x.lookup(key)
+	if err != nil {
+		return KV{}, false, err
+	}
+	s := x.state(m)
+	if !s.exists {
+		return KV{}, false, nil
+	}
+	kv = s.kv()
+	if !keysOnly {
+		kv.Value, err = x.value(m)
+	}
+	return kv, true, err
+}
+
+// getAt returns a pair as of a revision that exists. The changes of a key since the last
+// commit to the engine are a list from the newest back.
+func (x current) getAt(key []byte, revision uint64) (kv KV, exists bool, err error) {
+	m, err := x.lookup(key)
+	if err != nil {
+		return KV{}, false, err
+	}
+	for at := m.pending; at > 0; {
+		c := &x.changes[at-1]
+		if c.mod <= revision {
+			kv = c.kv()
+			kv.Value = c.value
+			return kv, c.exists, nil
+		}
+		at = c.before
+	}
+	v, mod, _, err := x.newest(key, revision)
+	if errors.Is(err, ErrKeyNotFound) {
+		return KV{}, false, nil
+	}
+	if err != nil {
+		return KV{}, false, err
+	}
+	kv = v.kv(mod)
+	kv.Value = v.value
+	return kv, !v.deleted, nil
+}
+
+func (x current) walk(r Range, fn func(kv *KV) (bool, error)) error {
+	w, err := x.liveWalk(r, false)
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	for w.next() {
+		if more, err := fn(&w.kv); err != nil || !more {
+			return err
+		}
+	}
+	return w.err
 }

@@ -316,6 +316,9 @@ func (b *bodyReader) decode(key, value []byte) (err error) {
 	case tableRecord:
 		wantLen = len(key)
 	default:
+		if isRowTable(key[0]) {
+			return nil
+		}
 		return fmt.Errorf("%w: unknown table %#x", errLayout, key[0])
 	}
 	if err == nil && len(key) != wantLen {
@@ -424,6 +427,11 @@ func (s *Store) Restore(r io.Reader) error {
 	s.exec.writes.Reset()
 	if err := s.load(); err != nil {
 		return s.exec.fail(err)
+	}
+	if s.observer == nil {
+		s.publish()
+	} else {
+		s.observer.Reset(s.publish)
 	}
 	return nil
 }

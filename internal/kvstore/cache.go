@@ -1,19 +1,25 @@
 package kvstore
 
-// keyMeta is what Apply knows about a key without asking the engine.
-type keyMeta struct {
-	key     string
+// keyState is what is known of a key at some revision without its value.
+type keyState struct {
 	mod     uint64
 	create  uint64
 	version uint64
 	lease   uint64
 	hash    uint64 // the term of the key in the state hash
 	size    uint32 // of the value
-	stored  uint32 // bytes of the newest version in the engine, key included; 0 if the key is absent
-	// pending is set from a write of the key until the commit: the position of the
-	// write in scratch.touched, from 1.
-	pending uint32
-	exists  bool // false if the key is absent or its newest version is a deletion
+	stored  uint32 // bytes of the version in the engine, key included; 0 if the key is absent
+	exists  bool   // false if the key is absent or the version is a deletion
+}
+
+// keyMeta is what Apply knows about a key without asking the engine.
+type keyMeta struct {
+	key string
+	keyState
+	// pending and draft are set from a change of the key until the commit to the
+	// engine, or until the revision is committed or dropped: the position of the
+	// change in executor.changes, from 1. See overlay.
+	pending, draft uint32
 }
 
 // metaCache keeps the metadata of keys that were recently written or looked up. It

@@ -16,6 +16,11 @@
 // position. There is no write-ahead log of the store's own: what a crash takes is
 // applied again from the raft log, starting at the position that the engine kept.
 //
+// A command is executed in an overlay, which holds its changes until all of its
+// operations have succeeded, and then becomes the next revision. So a transaction that
+// fails at its last operation leaves no trace, and its operations see the earlier ones. See
+// overlay.go and txn.go.
+//
 // # Layout
 //
 // The store is multi-version (MVCC): every revision can be read until it is
@@ -67,7 +72,10 @@
 //	    and give the same state (TestRandomHistories, FuzzApply).
 //	S7  A body is verified before anything of it is visible, and a damaged or
 //	    forged one changes nothing (TestDamagedBody, TestForgedBody, FuzzRestore).
-//	S8  Formats change only with their version: golden files hold every record,
+//	S8  A command that is refused leaves no trace in metadata, hash, counters and
+//	    engine (TestFailedTxnLeavesNoTrace), and a key changes at most once in a
+//	    revision (TestTxnOutcomes).
+//	S9  Formats change only with their version: golden files hold every record,
 //	    command and body byte for byte (golden_test.go).
 //
 // # Rejected
@@ -87,6 +95,6 @@
 //   - Compaction by Pebble's range deletes or compaction filters. They would remove
 //     versions at times that the counters could not follow.
 //
-// Read it in this order: types.go, store.go, apply.go, read.go, history.go,
-// layout.go, codec.go, body.go.
+// Read it in this order: types.go, store.go, apply.go, overlay.go, txn.go, read.go,
+// history.go, layout.go, codec.go, codec_command.go, body.go.
 package kvstore

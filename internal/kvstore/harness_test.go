@@ -182,6 +182,13 @@ func kvText(kv *KV) string {
 
 // resultText is everything of a result but the wording of its detail.
 func resultText(r *Result) string {
-	return fmt.Sprintf("outcome %d detail %t revision %d kv [%s] created %t deleted %d previous [%s]",
-		r.Outcome, r.Detail != "", r.Revision, kvText(&r.KV), r.Created, r.Deleted, kvText(r.Previous))
+	text := fmt.Sprintf("outcome %d detail %t revision %d kv [%s] created %t deleted %d previous [%s] count %d more %t succeeded %t compact %d",
+		r.Outcome, r.Detail != "", r.Revision, kvText(&r.KV), r.Created, r.Deleted, kvText(r.Previous), r.Count, r.More, r.Succeeded, r.CompactRevision)
+	for i := range r.Pairs {
+		text += fmt.Sprintf(" pair [%s]", kvText(&r.Pairs[i]))
+	}
+	for i := range r.Results {
+		text += fmt.Sprintf("\n\t{%s}", resultText(&r.Results[i]))
+	}
+	return text
 }

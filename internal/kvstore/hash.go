@@ -41,6 +41,11 @@ func (h *hasher) record(key, value []byte) uint64 {
 	return h.sum(head, key, value)
 }
 
+// row hashes a row of one of the rowTables. Its key in the engine begins with the table.
+func (h *hasher) row(key, value []byte) uint64 {
+	return h.sum(binary.AppendUvarint(append(h.head[:0], key[0]), uint64(len(key)-1)), key[1:], value)
+}
+
 func (h *hasher) settings(encoded []byte) uint64 {
 	return h.sum(append(h.head[:0], tableSetting), nil, encoded)
 }
@@ -88,6 +93,10 @@ func (s *stateScan) add(k, value []byte) error {
 			return err
 		}
 		s.sum += s.hasher.clock(m.clock)
+	default:
+		if isRowTable(k[0]) {
+			s.sum += s.hasher.row(k, value)
+		}
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
 )
@@ -13,6 +14,8 @@ import (
 //
 //	c  revision, part        → the keys that the revision changed (mutation log)
 //	h                        → progress of removing history, on this replica alone
+//	k  lease, key            → nothing: the keys of each lease
+//	l  lease                 → the leases
 //	m                        → meta: position, revision, hash, counters
 //	r  record key            → the records of the replication layer
 //	s                        → the replicated settings
@@ -27,12 +30,19 @@ import (
 const (
 	tableMutation = 'c'
 	tableHistory  = 'h'
+	tableLeaseKey = 'k'
+	tableLease    = 'l'
 	tableMeta     = 'm'
 	tableRecord   = 'r'
 	tableSetting  = 's'
 	tableTime     = 't'
 	tableVersion  = 'v'
 )
+
+// rowTables are the replicated tables that type rows keeps as rows.
+const rowTables = string(tableLeaseKey) + string(tableLease)
+
+func isRowTable(table byte) bool { return strings.IndexByte(rowTables, table) >= 0 }
 
 const (
 	escapeByte  = 0x00

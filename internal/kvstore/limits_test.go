@@ -2,6 +2,8 @@ package kvstore
 
 import (
 	"math"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/kvd-io/kvd/internal/limits"
@@ -9,7 +11,15 @@ import (
 
 // TestLargestCommand: no command is longer than the layers below expect.
 func TestLargestCommand(t *testing.T) {
-	c := Command{Op: OpPut, Key: make([]byte, MaxKeyBytes), End: make([]byte, MaxKeyBytes), Value: make([]byte, limits.MaxValueBytes)}
+	text := strings.Repeat("t", limits.MaxOriginBytes)
+	key := strings.Repeat("k", MaxIdempotencyKeyBytes)
+	c := Command{
+		Op: OpPut, Key: make([]byte, MaxKeyBytes), End: make([]byte, MaxKeyBytes), Value: make([]byte, limits.MaxValueBytes),
+		Lease: math.MaxUint64, TTLMillis: math.MaxInt64, KeepLease: true,
+		Origin:      Origin{RequestID: text, Client: text, Principal: text, AuthRevision: math.MaxUint64},
+		Idempotency: &Idempotency{Key: key},
+		Release:     slices.Repeat([]string{key}, limits.MaxReleases),
+	}
 	for range limits.MaxConditions {
 		condition := Condition{Kind: IfMatch}
 		for range limits.MaxTags {

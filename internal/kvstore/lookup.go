@@ -16,7 +16,7 @@ func (x *executor) lookup(key []byte) (*keyMeta, error) {
 		return m, nil
 	}
 	m := &keyMeta{key: string(key)}
-	v, mod, stored, err := x.newest(key)
+	v, mod, stored, err := x.newest(key, math.MaxUint64)
 	switch {
 	case errors.Is(err, ErrKeyNotFound):
 	case err != nil:
@@ -34,20 +34,26 @@ func (x *executor) learn(m *keyMeta, mod uint64, v *version, stored int64) {
 	if v.deleted {
 		return
 	}
-	m.exists, m.stored = true, uint32(stored)
-	m.create, m.version, m.lease, m.size = v.create, v.version, v.lease, uint32(len(v.value))
+	m.keyState = v.state(mod)
+	m.stored = uint32(stored)
 	x.scratch.plain = append(x.scratch.plain[:0], m.key...)
 	m.hash = x.hasher.key(x.scratch.plain, mod, v)
 }
 
-// newest reads the newest version of a key from the engine, which may be a deletion.
-// The value is valid until the next call.
-func (x *executor) newest(key []byte) (v version, mod uint64, stored int64, err error) {
+// state returns the state of a key of which this is the version of a revision, but for
+// the size in the engine and the hash.
+func (v *version) state(mod uint64) keyState {
+	return keyState{mod: mod, create: v.create, version: v.version, lease: v.lease, size: uint32(len(v.value)), exists: !v.deleted}
+}
+
+// newest reads the newest version of a key up to a revision from the engine, which may
+// be a deletion. The value is valid until the next call.
+func (x *executor) newest(key []byte, at uint64) (v version, mod uint64, stored int64, err error) {
 	it, err := x.committed()
 	if err != nil {
 		return version{}, 0, 0, fmt.Errorf("look up key: %w", err)
 	}
-	x.scratch.key = appendVersionKey(x.scratch.key[:0], key, math.MaxUint64)
+	x.scratch.key = appendVersionKey(x.scratch.key[:0], key, at)
 	found := it.SeekPrefixGE(x.scratch.key)
 	if err := it.Err(); err != nil {
 		return version{}, 0, 0, fmt.Errorf("look up key: %w", err)

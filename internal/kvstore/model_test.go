@@ -14,6 +14,19 @@ type model struct {
 	compact  uint64
 	settings Settings
 	given    bool
+	// In a transaction all changes are one revision, and writes are those so far.
+	inTxn  bool
+	before uint64 // the revision before the transaction
+	writes []modelWrite
+}
+
+// modelWrite is what an operation of a transaction wrote: a key, or a range of deleted
+// keys.
+type modelWrite struct {
+	put    bool
+	key    string
+	end    []byte
+	ranged bool
 }
 
 type modelVersion struct {
@@ -68,8 +81,19 @@ func (m *model) apply(c *Command, term uint64) Result {
 	return r
 }
 
+// bump begins the revision of a change.
+func (m *model) bump() {
+	if !m.inTxn || m.revision == m.before {
+		m.revision++
+	}
+}
+
 func (m *model) execute(c *Command, term uint64) Result {
 	switch c.Op {
+	case OpTxn:
+		return m.txn(c.Txn)
+	case OpGet, OpList, OpLeaseGrant, OpLeaseRevoke, OpLeaseExpire, OpLock, OpUnlock, OpForget:
+		return Result{Outcome: Invalid, Detail: "-"}
 	case OpTick:
 		return ignoredUnless(c.Term == term)
 	case OpCompact:
@@ -98,7 +122,7 @@ func (m *model) execute(c *Command, term uint64) Result {
 func (m *model) executeOnKey(c *Command, old *KV) Result {
 	switch c.Op {
 	case OpPut:
-		return m.put(c.Key, c.Value, old)
+		return m.opPut(c, old)
 	case OpAppend:
 		value := c.Value
 		if old != nil {
@@ -111,7 +135,7 @@ func (m *model) executeOnKey(c *Command, old *KV) Result {
 	if old == nil {
 		return Result{}
 	}
-	m.revision++
+	m.bump()
 	m.bury(string(c.Key))
 	return Result{Deleted: 1, KV: KV{ModRevision: m.revision}}
 }
@@ -156,6 +180,26 @@ func modelHolds(conditions []Condition, kv *KV) bool {
 	return true
 }
 
+func (m *model) opPut(c *Command, old *KV) Result {
+	value := c.Value
+	switch {
+	case (c.KeepLease || c.KeepValue) && old == nil:
+		return Result{Outcome: KeyNotFound, Detail: "-"}
+	case c.KeepValue:
+		value = old.Value
+	}
+	equal := old != nil && string(old.Value) == string(value) && (c.Lease == 0 || c.KeepLease)
+	switch {
+	case c.UnlessEqual && equal:
+		kv := *old
+		kv.Key, kv.Value = nil, nil
+		return Result{KV: kv}
+	case c.Lease != 0 && !c.KeepLease:
+		return Result{Outcome: LeaseNotFound, Detail: "-"} // there are none
+	}
+	return m.put(c.Key, value, old)
+}
+
 func (m *model) put(key, value []byte, old *KV) Result {
 	grown := int64(len(key)+len(value)) + 64
 	if old != nil {
@@ -167,7 +211,7 @@ func (m *model) put(key, value []byte, old *KV) Result {
 	case q > 0 && grown > 0 && m.logical()+grown > q:
 		return Result{Outcome: NoSpace, Detail: "-"}
 	}
-	m.revision++
+	m.bump()
 	kv := KV{Key: key, Value: value, CreateRevision: m.revision, ModRevision: m.revision, Version: 1}
 	if old != nil {
 		kv.CreateRevision, kv.Version = old.CreateRevision, old.Version+1
@@ -209,11 +253,15 @@ func (m *model) deleteRange(c *Command) Result {
 	if len(doomed) == 0 {
 		return Result{}
 	}
-	m.revision++
+	m.bump()
+	r := Result{Deleted: uint64(len(doomed)), KV: KV{ModRevision: m.revision}}
 	for _, key := range doomed {
+		if c.ReturnPrevious {
+			r.Pairs = append(r.Pairs, *m.at(key, m.revision))
+		}
 		m.bury(key)
 	}
-	return Result{Deleted: uint64(len(doomed)), KV: KV{ModRevision: m.revision}}
+	return r
 }
 
 func inModelRange(key string, start, end []byte) bool {
@@ -227,7 +275,10 @@ func (m *model) compactTo(c *Command, term uint64) Result {
 	case c.Revision > m.revision:
 		return Result{Outcome: FutureRevision, Detail: "-"}
 	}
-	m.compact = max(m.compact, c.Revision)
+	if c.Revision <= m.compact {
+		return Result{Outcome: Compacted, Detail: "-", CompactRevision: m.compact}
+	}
+	m.compact = c.Revision
 	return Result{CompactRevision: m.compact}
 }
 

@@ -18,27 +18,24 @@ const maxMutationBytes = 64 << 10
 
 // logRevision adds the keys that the current revision changed to the mutation log.
 // Compaction finds superseded versions by it, and watches read it.
-func (x *executor) logRevision() {
+func (x *executor) logRevision(changes []change) {
 	part := uint32(0)
 	b := append(x.scratch.value[:0], recordVersion)
-	for _, mu := range x.scratch.mutations {
+	for i := range changes {
 		if len(b) > maxMutationBytes {
 			x.writes.Set(mutationKey(nil, x.now.revision, part), b)
 			b = append(b[:0], recordVersion)
 			part++
 		}
 		deleted := byte(0)
-		if mu.deleted {
+		if !changes[i].exists {
 			deleted = 1
 		}
-		b = binary.AppendUvarint(append(b, deleted), uint64(len(mu.key)))
-		b = append(b, mu.key...)
+		b = appendBytes(append(b, deleted), changes[i].meta.key)
 	}
 	x.scratch.key = mutationKey(x.scratch.key[:0], x.now.revision, part)
 	x.writes.Set(x.scratch.key, b)
 	x.scratch.value = b
-	clear(x.scratch.mutations)
-	x.scratch.mutations = x.scratch.mutations[:0]
 }
 
 func decodeMutations(b []byte) ([]mutation, error) {

@@ -151,8 +151,25 @@ func (r *replica) check() {
 	for range 15 {
 		r.checkList()
 		r.checkGet()
+		r.checkReadTxn()
 	}
 	r.checkUnreadable()
+}
+
+// checkReadTxn evaluates a transaction that only reads, and compares it with the model.
+func (r *replica) checkReadTxn() {
+	r.t.Helper()
+	m := r.history.model
+	txn := randomTxn(r.rng, m, 1)
+	if ops, compares := txn.count(); !txn.ReadOnly() || int64(max(ops, compares)) > m.settings.MaxTxnOps {
+		return
+	}
+	got, err := r.store.ReadTxn(context.Background(), txn)
+	must(r.t, err)
+	want := m.apply(&Command{Op: OpTxn, Txn: txn}, 1)
+	if got, want := resultText(&got), resultText(&want); got != want {
+		r.t.Fatalf("%s: %+v\n got %s\nwant %s", r.name, txn, got, want)
+	}
 }
 
 func (r *replica) checkRecords() {
@@ -368,6 +385,7 @@ func randomCommand(rng *rand.Rand, m *model) Command {
 		if rng.IntN(30) == 0 {
 			c.Value = make([]byte, rng.IntN(200<<10)) // to reach the quota
 		}
+		randomPutOptions(rng, m, &c)
 	case n < 60:
 		c.Op = OpDelete
 	case n < 70:
@@ -376,7 +394,9 @@ func randomCommand(rng *rand.Rand, m *model) Command {
 		c.Op, c.Delta = OpIncr, int64(rng.Uint64())>>rng.IntN(64)
 	case n < 84:
 		r := randomRange(rng)
-		c = Command{Op: OpDeleteRange, Key: r.Start, End: r.End}
+		c = Command{Op: OpDeleteRange, Key: r.Start, End: r.End, ReturnPrevious: rng.IntN(2) == 0}
+	case n < 90:
+		return Command{Op: OpTxn, Txn: randomTxn(rng, m, 1)}
 	default:
 		return randomMaintenance(rng, m, n)
 	}
@@ -389,7 +409,7 @@ func randomCommand(rng *rand.Rand, m *model) Command {
 func randomMaintenance(rng *rand.Rand, m *model, n int) Command {
 	term := rng.Uint64N(3) // the term of the entries is 1
 	switch {
-	case n < 90:
+	case n < 93:
 		return Command{Op: OpTick, Term: term, ElapsedMillis: rng.Int64N(1 << 40)}
 	case n < 97:
 		return Command{Op: OpCompact, Term: term, Revision: m.compact + rng.Uint64N(m.revision-m.compact+2)}
@@ -398,6 +418,7 @@ func randomMaintenance(rng *rand.Rand, m *model, n int) Command {
 	s.MaxKeyBytes = 2 + rng.Int64N(3)
 	s.QuotaBytes = 1 << (20 - rng.IntN(2)) // half of them below the minimum
 	s.MaxValueBytes = 1 + rng.Int64N(300<<10)
+	s.MaxTxnOps = 4 + rng.Int64N(20)
 	change := s.Change()
 	if rng.IntN(2) == 0 {
 		change.MaxKeyBytes, change.RetentionMillis = nil, nil

@@ -72,11 +72,7 @@ func (s *Store) Get(key []byte, revision uint64) (KV, uint64, error) {
 		}
 		return KV{}, at, ErrKeyNotFound
 	}
-	_, mod, err := splitVersionKey(it.Key())
-	if err != nil {
-		return KV{}, 0, err
-	}
-	v, err := decodeVersion(it.Value())
+	v, mod, err := versionAt(it)
 	if err != nil {
 		return KV{}, 0, err
 	}
@@ -86,6 +82,17 @@ func (s *Store) Get(key []byte, revision uint64) (KV, uint64, error) {
 	kv := v.kv(mod)
 	kv.Key, kv.Value = key, bytes.Clone(v.value)
 	return kv, at, nil
+}
+
+// versionAt returns the version that the iterator is on. Its value is valid until the
+// iterator moves.
+func versionAt(it engine.Iterator) (v version, mod uint64, err error) {
+	_, mod, err = splitVersionKey(it.Key())
+	if err != nil {
+		return version{}, 0, err
+	}
+	v, err = decodeVersion(it.Value())
+	return v, mod, err
 }
 
 func (v *version) kv(mod uint64) KV {

@@ -18,6 +18,8 @@ func DefaultSettings() Settings {
 		QuotaBytes:         8 << 30,
 		RetentionMillis:    10 * 60 * 1000,
 		RetentionRevisions: 10_000,
+		MaxTxnOps:          512,
+		MaxTxnBytes:        4 << 20,
 	}
 }
 
@@ -33,6 +35,8 @@ func (s Settings) Validate() error {
 	complain(s.MaxValueBytes < 1 || s.MaxValueBytes > limits.MaxValueBytes, "max_value_bytes is %d, but must be from 1 to %d", s.MaxValueBytes, limits.MaxValueBytes)
 	complain(s.QuotaBytes != 0 && s.QuotaBytes < limits.MinQuotaBytes, "quota_bytes is %d, but must be 0 (unlimited) or at least %d", s.QuotaBytes, limits.MinQuotaBytes)
 	complain(s.RetentionMillis < 0, "retention_millis is %d, but must not be negative", s.RetentionMillis)
+	complain(s.MaxTxnOps < 1 || s.MaxTxnOps > limits.MaxTxnOps, "max_txn_ops is %d, but must be from 1 to %d", s.MaxTxnOps, limits.MaxTxnOps)
+	complain(s.MaxTxnBytes < 1 || s.MaxTxnBytes > limits.MaxTxnBytes, "max_txn_bytes is %d, but must be from 1 to %d", s.MaxTxnBytes, limits.MaxTxnBytes)
 	return errors.Join(problems...)
 }
 
@@ -49,11 +53,19 @@ type SettingsChange struct {
 	QuotaBytes         *int64  `json:"quota_bytes,omitempty"`
 	RetentionMillis    *int64  `json:"retention_millis,omitempty"`
 	RetentionRevisions *uint64 `json:"retention_revisions,omitempty"`
+	MaxTxnOps          *int64  `json:"max_txn_ops,omitempty"`
+	MaxTxnBytes        *int64  `json:"max_txn_bytes,omitempty"`
 }
 
 // Change returns the change that sets all settings.
 func (s Settings) Change() *SettingsChange {
-	return &SettingsChange{&s.MaxKeyBytes, &s.MaxValueBytes, &s.QuotaBytes, &s.RetentionMillis, &s.RetentionRevisions}
+	return &SettingsChange{&s.MaxKeyBytes, &s.MaxValueBytes, &s.QuotaBytes, &s.RetentionMillis, &s.RetentionRevisions, &s.MaxTxnOps, &s.MaxTxnBytes}
+}
+
+// signed returns the settings that are signed numbers, in the order of the command
+// format. RetentionRevisions follows them there.
+func (c *SettingsChange) signed() []**int64 {
+	return []**int64{&c.MaxKeyBytes, &c.MaxValueBytes, &c.QuotaBytes, &c.RetentionMillis, &c.MaxTxnOps, &c.MaxTxnBytes}
 }
 
 // Validate reports everything that is wrong with the change. No setting depends on
@@ -66,6 +78,8 @@ func (c *SettingsChange) applied(s Settings) Settings {
 	replace(&s.QuotaBytes, c.QuotaBytes)
 	replace(&s.RetentionMillis, c.RetentionMillis)
 	replace(&s.RetentionRevisions, c.RetentionRevisions)
+	replace(&s.MaxTxnOps, c.MaxTxnOps)
+	replace(&s.MaxTxnBytes, c.MaxTxnBytes)
 	return s
 }
 
@@ -98,17 +112,20 @@ func decodeSettings(b []byte) (Settings, error) {
 // applySettings sets new settings. A leader proposes only first values, from its
 // flags; they are ignored once any settings were set. Otherwise a change of leader
 // could undo what an operator has set.
-func (x *executor) applySettings(c *Command, e *Entry) Result {
+func (x *executor) applySettings(c *Command, e *Entry, r *Result) {
 	if c.Term != 0 && (c.Term != e.Term || x.settingsGiven) {
-		return Result{Outcome: Ignored}
+		r.Outcome = Ignored
+		return
 	}
 	before := x.settings
-	if tag := before.Tag(); !holds(c.Conditions, &keyMeta{exists: true, mod: tag}) {
-		return Result{Outcome: PreconditionFailed, Detail: "a condition on the settings does not hold", KV: KV{ModRevision: tag}}
+	if tagged := (keyState{exists: true, mod: before.Tag()}); !holds(c.Conditions, &tagged) {
+		r.refuseAt(&tagged, PreconditionFailed, "a condition on the settings does not hold")
+		return
 	}
 	after := c.Settings.applied(before)
 	if err := after.Validate(); err != nil {
-		return refuse(Invalid, "%v", err)
+		r.refuse(Invalid, "%v", err)
+		return
 	}
 	if x.onSettings != nil && (after != before || !x.settingsGiven) {
 		x.onSettings(before, after, c.Origin)
@@ -117,5 +134,5 @@ func (x *executor) applySettings(c *Command, e *Entry) Result {
 	b := encodeSettings(&after)
 	x.now.hash += x.hasher.settings(b) - x.hasher.settings(encodeSettings(&before))
 	x.writes.Set([]byte{tableSetting}, b)
-	return Result{Settings: &after}
+	r.Settings = &after
 }

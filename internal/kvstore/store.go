@@ -48,6 +48,24 @@ type Options struct {
 	// OnSettings is called on every replica when settings are applied that differ,
 	// by the goroutine that applies; after a crash it may be called again.
 	OnSettings func(before, after Settings, by Origin)
+	// Observer, if not nil, is told all changes.
+	Observer Observer
+}
+
+// Observer is told the changes of a store by the goroutine that applies, which waits
+// for it.
+type Observer interface {
+	// Applied is called with the changes of a call of Apply, oldest first, once they
+	// are in the engine. show makes them visible, and must be called. That lets an
+	// observer register its watchers and move the revision they see under one lock of
+	// its own, so that no watcher misses a change or gets it twice.
+	//
+	// The changes do not change anymore and may be kept; their values share the memory
+	// of the entries. They have no previous pairs.
+	Applied(changes []Change, show func())
+	// Reset is called when the whole state was replaced, instead of Applied. Readers
+	// of the store wait until it returns, so it must not read.
+	Reset(show func())
 }
 
 // Store is the replicated state. The package comment tells how it works and lists
@@ -66,6 +84,7 @@ type Store struct {
 	// commit to the engine.
 	visible  atomic.Pointer[visible]
 	timeline timeline
+	observer Observer // may be nil
 
 	// swap is held by Restore while it replaces the content of the engine and
 	// what is visible. Readers hold it for reading from choosing a revision until
@@ -91,11 +110,15 @@ func Open(eng engine.Engine, o Options) (*Store, error) {
 	if o.CacheEntries == 0 {
 		o.CacheEntries = 128 << 10
 	}
-	s := &Store{eng: eng}
-	s.exec = executor{eng: eng, timeline: &s.timeline, cache: newMetaCache(o.CacheEntries), writes: eng.NewWriteBatch(), onSettings: o.OnSettings}
+	s := &Store{eng: eng, observer: o.Observer}
+	s.exec = executor{
+		eng: eng, timeline: &s.timeline, cache: newMetaCache(o.CacheEntries), writes: eng.NewWriteBatch(),
+		rows: newRows(eng), onSettings: o.OnSettings, observed: o.Observer != nil,
+	}
 	if err := s.load(); err != nil {
 		return nil, err
 	}
+	s.publish()
 	return s, nil
 }
 
@@ -111,7 +134,6 @@ func (s *Store) load() error {
 		return err
 	}
 	s.timeline.reset(samples)
-	s.publish()
 	return nil
 }
 
@@ -166,6 +188,17 @@ func (s *Store) publish() {
 		x.refused = 0
 	}
 	s.visible.Store(&visible{refused: x.refused > 0, meta: x.now, settings: x.settings, settingsGiven: x.settingsGiven, cleaned: x.cleaned, hits: x.cache.hits, misses: x.cache.misses})
+}
+
+// show makes what was applied visible, by way of the observer if there is one.
+func (s *Store) show() {
+	if s.observer == nil {
+		s.publish()
+		return
+	}
+	changes := s.exec.observations
+	s.exec.observations = nil
+	s.observer.Applied(changes, s.publish)
 }
 
 // Position returns the log position of the last entry that was applied.

@@ -16,8 +16,8 @@ const (
 	// applied after it.
 	MaxRangeDelete = 100_000
 	// MaxIdempotencyKeyBytes is the longest idempotency key.
-	MaxIdempotencyKeyBytes = 128
-	// MaxTxnDepth is how deep transactions may nest.
+	MaxIdempotencyKeyBytes = limits.MaxIdempotencyKeyBytes
+	// MaxTxnDepth is how deep transactions may nest: the outermost has depth 1.
 	MaxTxnDepth = 8
 	// MaxTickMillis is the largest step of replicated time. A leader that was
 	// suspended for a day must not age everything by a day at once.
@@ -112,6 +112,9 @@ type Command struct {
 	Read *Read
 	// Txn is the transaction of OpTxn.
 	Txn *Txn
+	// Grant is what OpLeaseGrant says beside Lease and TTLMillis; nil means the
+	// defaults.
+	Grant *LeaseOptions
 
 	// Revision is the revision that OpCompact compacts to. Reads at older
 	// revisions fail from then on.
@@ -240,8 +243,13 @@ type Idempotency struct {
 type Lease struct {
 	ID        uint64 // 1 to 2^63-1
 	TTLMillis int64  // 0 means that the lease has no end of its own
-	Name      string
-	AtEnd     LeaseEnd
+	LeaseOptions
+}
+
+// LeaseOptions are the properties of a lease that most leases do not need.
+type LeaseOptions struct {
+	Name  string
+	AtEnd LeaseEnd
 	// LockDelayMillis is how long a lock that the end of the lease released stays
 	// closed.
 	LockDelayMillis int64
@@ -282,6 +290,13 @@ type Settings struct {
 	// never larger than a quarter of the quota.
 	RetentionMillis    int64  `json:"retention_millis"`
 	RetentionRevisions uint64 `json:"retention_revisions"`
+	// MaxTxnOps bounds the operations of a transaction, those of both branches and
+	// of nested transactions together, and likewise its comparisons. 1 to
+	// limits.MaxTxnOps; default 512.
+	MaxTxnOps int64 `json:"max_txn_ops"`
+	// MaxTxnBytes bounds the encoded size of a transaction. 1 to
+	// limits.MaxTxnBytes; default 4 MiB.
+	MaxTxnBytes int64 `json:"max_txn_bytes"`
 }
 
 // Outcome says how a Command ended when it was applied.

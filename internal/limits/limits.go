@@ -46,6 +46,26 @@ const (
 	MaxTags = 256
 )
 
+// Transactions and the envelope of a command.
+const (
+	// MaxTxnOps is the largest limit on the operations of a transaction that the
+	// settings allow.
+	MaxTxnOps = 4096
+	// MaxTxnBytes is the largest limit on the encoded size of a transaction that the
+	// settings allow.
+	MaxTxnBytes = MaxValueBytes
+	// MaxResultBytes bounds the pairs in the result of one command. A command whose
+	// result would be larger changes nothing: its answer could not be delivered.
+	MaxResultBytes = 8 << 20
+	// MaxOriginBytes bounds each text of a command's origin: request id, address,
+	// principal.
+	MaxOriginBytes = 256
+	// MaxIdempotencyKeyBytes is the longest idempotency key, and MaxReleases bounds
+	// how many of them one command releases.
+	MaxIdempotencyKeyBytes = 128
+	MaxReleases            = 256
+)
+
 // The way of a write, from the largest key and value down to the wire and the
 // disk. Each bound is the sum of what the layer above may hand down and of what
 // this layer adds, so a write that one layer accepts fits all layers below it.
@@ -55,9 +75,12 @@ const (
 // The tests that package documentation names encode the largest of each and
 // hold it against the bound.
 const (
-	// MaxCommandBytes is the largest encoded command: version, operation and
-	// flags, key and end of a range with their lengths, conditions, value.
-	MaxCommandBytes = 3 + 2*(varintBytes+MaxKeyBytes) + conditionsBytes + MaxValueBytes
+	// MaxCommandBytes is the largest encoded command: version, operation, flags and
+	// options, envelope, key and end of a range with their lengths, conditions, lease
+	// and its time, value. A transaction is counted as a whole, and is smaller.
+	MaxCommandBytes = 4 + envelopeBytes + 2*(varintBytes+MaxKeyBytes) + conditionsBytes + 2*varintBytes + MaxValueBytes
+	// envelopeBytes: flags, origin, idempotency key with its fingerprint, releases.
+	envelopeBytes = 1 + 3*(2+MaxOriginBytes) + varintBytes + 2 + MaxIdempotencyKeyBytes + 16 + 2 + MaxReleases*(2+MaxIdempotencyKeyBytes)
 	// conditionsBytes: kind, "any", and the revisions of each condition.
 	conditionsBytes = varintBytes + MaxConditions*(2+varintBytes+MaxTags*varintBytes)
 

@@ -1,0 +1,169 @@
+package kvstore
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/google/btree"
+
+	"github.com/kvd-io/kvd/internal/kvstore/engine"
+)
+
+// rows are the records of the replicated tables beside that of the versions: leases,
+// locks, idempotency records and the like. Such a table is one byte in rowTables and
+// functions that encode its keys and values. Overlay, state hash, engine and snapshot
+// bodies treat all of them alike, so a new table needs no code in any of these.
+//
+// The rows belong to the goroutine that applies, like the executor that has them.
+type rows struct {
+	eng    engine.Engine
+	hasher hasher
+	// draft are the changes of the overlay, and pending those that were committed but are
+	// not in the engine yet, by engine key. A nil value is a deletion.
+	draft   map[string][]byte
+	pending *btree.BTreeG[row]
+}
+
+// row is a row that is not in the engine as it is here. A nil value means that it was
+// deleted.
+type row struct {
+	key   string
+	value []byte
+}
+
+func rowLess(a, b row) bool { return a.key < b.key }
+
+// pendingDegree suits a tree that is small and short-lived.
+const pendingDegree = 16
+
+func newRows(eng engine.Engine) rows {
+	return rows{eng: eng, draft: make(map[string][]byte), pending: btree.NewG(pendingDegree, rowLess)}
+}
+
+// set adds a row to the overlay. The value must not be nil and is not copied.
+func (t *rows) set(table byte, key, value []byte) { t.draft[rowKey(table, key)] = value }
+
+// delete adds the deletion of a row to the overlay.
+func (t *rows) delete(table byte, key []byte) { t.draft[rowKey(table, key)] = nil }
+
+func rowKey(table byte, key []byte) string { return string(table) + string(key) }
+
+// get returns a row as the overlay has it, and whether it exists. The value must not
+// be changed.
+func (t *rows) get(table byte, key []byte) (value []byte, exists bool, err error) {
+	row := rowKey(table, key)
+	if value, changed := t.draft[row]; changed {
+		return value, value != nil, nil
+	}
+	return t.committed(row)
+}
+
+// committed returns a row without the overlay.
+func (t *rows) committed(key string) (value []byte, exists bool, err error) {
+	if r, changed := t.pending.Get(row{key: key}); changed {
+		return r.value, r.value != nil, nil
+	}
+	value, err = t.eng.Get([]byte{}, []byte(key))
+	if errors.Is(err, engine.ErrNotFound) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("look up row: %w", err)
+	}
+	return value, true, nil
+}
+
+// each calls fn with the rows of a table whose keys begin with the prefix, as the
+// overlay has them, in order, until fn returns false. fn must not change rows.
+func (t *rows) each(table byte, prefix []byte, fn func(key, value []byte) (more bool)) error {
+	lower := rowKey(table, prefix)
+	changed := t.changed(lower)
+	it, err := t.eng.Iter([]byte(lower), Prefix(lower).End())
+	if err != nil {
+		return fmt.Errorf("read rows: %w", err)
+	}
+	defer it.Close()
+	more := true
+	for valid := it.First(); more && (valid || len(changed) > 0); {
+		order := -1 // of the row in the engine and the first changed one
+		if len(changed) > 0 {
+			order = 1
+			if valid {
+				order = strings.Compare(string(it.Key()), changed[0].key)
+			}
+		}
+		if order < 0 {
+			more = fn(it.Key()[1:], it.Value())
+		} else {
+			if changed[0].value != nil {
+				more = fn([]byte(changed[0].key)[1:], changed[0].value)
+			}
+			changed = changed[1:]
+		}
+		if order <= 0 {
+			valid = it.Next()
+		}
+	}
+	return it.Err()
+}
+
+// changed returns the rows with a prefix that are not in the engine as they are
+// here, in order.
+func (t *rows) changed(prefix string) (out []row) {
+	changed := make(map[string][]byte)
+	t.pending.AscendGreaterOrEqual(row{key: prefix}, func(r row) bool {
+		if !strings.HasPrefix(r.key, prefix) {
+			return false
+		}
+		changed[r.key] = r.value
+		return true
+	})
+	for key, value := range t.draft {
+		if strings.HasPrefix(key, prefix) {
+			changed[key] = value
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(changed)) {
+		out = append(out, row{key, changed[key]})
+	}
+	return out
+}
+
+// commit adds the rows of the overlay to the writes and the hash.
+func (t *rows) commit(now *meta, writes engine.WriteBatch) error {
+	if len(t.draft) == 0 {
+		return nil
+	}
+	// The order does not matter: the hash is a sum, and no key is there twice.
+	for key, value := range t.draft {
+		old, existed, err := t.committed(key)
+		if err != nil {
+			return err
+		}
+		if existed {
+			now.hash -= t.hasher.row([]byte(key), old)
+		}
+		if value == nil {
+			writes.Delete([]byte(key))
+		} else {
+			now.hash += t.hasher.row([]byte(key), value)
+			writes.Set([]byte(key), value)
+		}
+		t.pending.ReplaceOrInsert(row{key, value})
+	}
+	clear(t.draft)
+	return nil
+}
+
+// drop forgets the rows of the overlay.
+func (t *rows) drop() { clear(t.draft) }
+
+// settle forgets the committed rows once they are in the engine.
+func (t *rows) settle() {
+	if t.pending.Len() > 0 {
+		t.pending.Clear(false)
+	}
+}
