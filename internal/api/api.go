@@ -45,9 +45,19 @@ const (
 	Internal            Code = "internal"
 )
 
-// SpaceLow is the alarm that only warns: nothing is refused yet. Status.Alarms has
-// it, and the node and the cluster count as healthy.
-const SpaceLow = "space_low"
+// The names of the alarms in Status.Alarms.
+const (
+	// SpaceLow only warns: nothing is refused yet, and the node and the cluster count
+	// as healthy.
+	SpaceLow          = "space_low"
+	AlarmNoSpace      = "no_space"
+	AlarmDiverged     = "diverged"
+	AlarmCatchUp      = "catch_up"      // raised by package catchup
+	AlarmStartRefused = "start_refused" // raised by package raftnode
+)
+
+// Alarms are the names of all alarms that there are.
+var Alarms = []string{SpaceLow, AlarmNoSpace, AlarmDiverged, AlarmCatchUp, AlarmStartRefused}
 
 // AlarmName returns the name of an alarm in Status.Alarms, where a colon and what
 // is wrong follow it.

@@ -166,7 +166,10 @@ func (c Collector) Collect(ch chan<- prometheus.Metric) {
 	collect(ch, s, statusFigures)
 	collectEtcdStatus(ch, s)
 	// One series for each name, or the scrape fails.
-	alarms := map[string]bool{api.SpaceLow: false, "no_space": false, "diverged": false, "catch_up": false}
+	alarms := make(map[string]bool, len(api.Alarms))
+	for _, name := range api.Alarms {
+		alarms[name] = false
+	}
 	for _, a := range status.Alarms {
 		alarms[api.AlarmName(a)] = true
 	}

@@ -3,6 +3,8 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -10,6 +12,7 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/raftnode"
+	"github.com/kvd-io/kvd/internal/repeat"
 )
 
 const (
@@ -108,9 +111,30 @@ const alarmPace = time.Second
 // its own, so each logs them.
 func (m *member) watchAlarms(ctx context.Context) {
 	active := make(map[string]bool)
+	var misplaced repeat.Pace
 	for pause(ctx, alarmPace) == nil {
 		active = m.logAlarms(active, m.activeAlarms())
+		m.warnOfOtherURLs(&misplaced, time.Now())
 	}
+}
+
+// warnOfOtherURLs warns, at growing intervals, if the cluster looks for this member
+// at other URLs than those that it was started with. It may follow its leader all
+// the same, over the connections that it opens itself, but nobody can reach it: it
+// gets no snapshot, and a second member in that state may cost the quorum.
+func (m *member) warnOfOtherURLs(pace *repeat.Pace, now time.Time) {
+	self, ok := m.replica.Membership().Member(m.id)
+	if !ok || len(self.PeerURLs) == 0 || sharesURL(self.PeerURLs, m.cfg.AdvertisePeer) {
+		return
+	}
+	here, there := strings.Join(m.cfg.AdvertisePeer, ","), strings.Join(self.PeerURLs, ",")
+	if !pace.Due(now, here+" "+there) {
+		return
+	}
+	m.lg.Warn("the cluster looks for this member at other URLs than those it was started with",
+		zap.Uint64("member", m.id), zap.Strings("membership", self.PeerURLs), zap.Strings("started_with", m.cfg.AdvertisePeer),
+		zap.String("remedy", fmt.Sprintf("tell the cluster, through any member: curl -X PUT http://HOST:PORT/v1/members/%d -d '{\"peer_urls\":[\"%s\"]}'; or start this member with --advertise-peer %s",
+			m.id, strings.Join(m.cfg.AdvertisePeer, `","`), there)))
 }
 
 // logAlarms logs how the alarms differ from those that were active, and returns the
@@ -152,7 +176,7 @@ func (m *member) compareHashes(ctx context.Context) {
 		m.counts.hashesCompared.Add(uint64(status.HashesCompared))
 		if status.HashesAgree != nil && !*status.HashesAgree {
 			m.counts.hashesDiverged.Add(1)
-			m.alarms.raise("diverged: replicas have different state hashes at the same index")
+			m.alarms.raise(api.AlarmDiverged + ": replicas have different state hashes at the same index")
 			m.lg.Error("replicas diverge: their state hashes differ at the same log index; compare them with GET /v1/cluster")
 		}
 	}

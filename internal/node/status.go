@@ -86,7 +86,7 @@ func (m *member) activeAlarms() []string {
 	}
 	switch sp := m.store.Space(); {
 	case sp.Refused:
-		alarms = append(alarms, fmt.Sprintf("no_space: puts are refused: %d bytes of the quota of %d are used; delete keys, or raise quota_bytes with PUT /v1/settings", sp.UsedBytes, sp.QuotaBytes))
+		alarms = append(alarms, fmt.Sprintf("%s: puts are refused: %d bytes of the quota of %d are used; delete keys, or raise quota_bytes with PUT /v1/settings", api.AlarmNoSpace, sp.UsedBytes, sp.QuotaBytes))
 	case sp.Low:
 		alarms = append(alarms, fmt.Sprintf("%s: %d bytes of the quota of %d are used; puts are refused once it is reached: delete keys, or raise quota_bytes with PUT /v1/settings", api.SpaceLow, sp.UsedBytes, sp.QuotaBytes))
 	}
