@@ -44,6 +44,10 @@ type conn struct {
 	request  request
 	response response
 
+	// silent is set until the first byte arrives. Browsers and libraries open
+	// connections in advance, but seldom long in advance, and one that has never
+	// sent anything is as likely to be there to take a place.
+	silent bool
 	// idleUntil is the deadline for reading; zero if it has to be set anew.
 	idleUntil time.Time
 	// waiting is set while the goroutine waits for a request. wake reads it.
@@ -51,7 +55,7 @@ type conn struct {
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
-	c := &conn{srv: s, nc: nc, buf: make([]byte, readBufferBytes)}
+	c := &conn{srv: s, nc: nc, buf: make([]byte, readBufferBytes), silent: true}
 	ctx := context.WithValue(context.Background(), http.LocalAddrContextKey, nc.LocalAddr())
 	if label := s.whole.ConnContext; label != nil {
 		ctx = label(ctx, nc)
@@ -86,7 +90,7 @@ func (c *conn) serve() {
 // give hands over the connection with everything that was read and not answered (I2).
 func (c *conn) give() {
 	_ = c.nc.SetDeadline(time.Time{})
-	c.srv.handover.give(&replayed{Conn: c.nc, read: c.buf[c.start:c.end]})
+	c.srv.handover.give(&replayed{Conn: c.nc, read: c.buf[c.start:c.end], refusal: c.srv.Refusal})
 }
 
 // serveOne serves one request.
@@ -140,6 +144,7 @@ func (c *conn) await() bool {
 	if !c.srv.closing.Load() || !c.srv.closed() {
 		if n, err := c.nc.Read(c.buf); n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 			c.end = n
+			c.heard()
 			return n > 0
 		}
 	}
@@ -152,10 +157,21 @@ func (c *conn) await() bool {
 	return c.end > 0
 }
 
+// heard notes that the connection is in use: from now on, it may be idle between
+// requests.
+func (c *conn) heard() {
+	if c.silent {
+		c.silent, c.idleUntil = false, time.Time{}
+	}
+}
+
 // limitIdle sets the deadlines for waiting and for sending the next answer.
 func (c *conn) limitIdle() {
 	now := time.Now()
 	limit := c.srv.whole.IdleTimeout
+	if first := c.srv.whole.ReadHeaderTimeout; c.silent && first > 0 {
+		limit = first
+	}
 	if limit <= 0 || c.idleUntil.Sub(now) > limit-slack {
 		return
 	}
@@ -204,6 +220,7 @@ func (c *conn) answer() (complete bool) {
 	defer func() {
 		if v := recover(); v != nil {
 			complete = false
+			c.response.abandon()
 			c.report(v)
 		}
 	}()

@@ -28,14 +28,17 @@
 //	I3  A handler sees one request of a connection at a time, and keeps nothing of it
 //	    but the strings of its header after it returns.
 //	I4  Every answer has the status, header and body that net/http would send
-//	    (TestAnswersAreNetHTTPs).
-//	I5  An answer that is not complete closes the connection.
+//	    (TestAnswersAreNetHTTPs), but for the document in which a request that is not
+//	    valid HTTP is refused (Server.Refusal).
+//	I5  An answer that is not complete closes the connection. The complete ones before
+//	    it are sent.
 //
 // # Limits
 //
 // A client that disconnects is noticed only when its answer is written, so requests that
 // may wait for long do not belong here. Neither do streams: an answer is collected as a
-// whole, and there is no Flush. The function given to New decides.
+// whole, or sent as it is written if it is long and its length is declared, and there is
+// no Flush. The function given to New decides.
 //
 // # Rejected alternatives
 //

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"strings"
@@ -33,6 +34,22 @@ func echo(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, "hello")
 	case "/abort":
 		panic(http.ErrAbortHandler)
+	case "/panic":
+		panic("a bug")
+	case "/large-panic":
+		w.Header().Set("Content-Length", "102400")
+		_, _ = w.Write(bytes.Repeat([]byte("x"), 50<<10))
+		panic("a bug")
+	case "/slow/400":
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("Connection", "close")
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = io.WriteString(w, "HTTP/1.1 400 Bad Request"+refusalHead+"400 Bad Request")
+	case "/slow/text":
+		for range 1000 {
+			_, _ = io.WriteString(w, "HTTP/1.1 400 Bad Request"+refusalHead+"400 Bad Request")
+			_ = http.NewResponseController(w).Flush()
+		}
 	case "/split":
 		w.Header().Set("X-Split", "a\r\nX-Forged: b")
 	case "/close":
@@ -222,6 +239,106 @@ func TestUnfinishedAnswersAreCut(t *testing.T) {
 		c, r := dial(t, addr)
 		if resp, err := ask(t, c, r, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n"); err == nil {
 			t.Errorf("%s: %v", path, resp)
+		}
+	}
+}
+
+// What was answered before a request that fails is sent, with and without a body that
+// the handler had begun to send.
+func TestAnswersBeforeAPanicAreSent(t *testing.T) {
+	for _, path := range []string{"/short", "/abort", "/panic", "/large-panic"} {
+		addr, srv := startServer(t, true)
+		srv.whole.ErrorLog = log.New(io.Discard, "", 0)
+		c, r := dial(t, addr)
+		if _, err := io.WriteString(c, get+get+"GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n"+get); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			resp, err := http.ReadResponse(r, nil)
+			if err != nil {
+				t.Fatalf("%s: an answer before it is lost: %v", path, err)
+			}
+			if _, err := io.ReadAll(resp.Body); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if resp, err := http.ReadResponse(r, nil); err == nil {
+			if _, err := io.ReadAll(resp.Body); err == nil {
+				t.Errorf("%s: a complete answer: %v", path, resp)
+			}
+		}
+	}
+}
+
+// A long answer is sent as the handler writes it.
+func TestLongAnswersAreNotCollected(t *testing.T) {
+	wrote := make(chan struct{})
+	srv := New(&http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "100000")
+		_, _ = w.Write(make([]byte, 50000))
+		<-wrote
+		_, _ = w.Write(make([]byte, 50000))
+	})}, func(string, string) bool { return true })
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	c, r := dial(t, l.Addr().String())
+	if _, err := io.WriteString(c, get+get); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.CopyN(io.Discard, resp.Body, 50000); err != nil {
+			t.Fatal(err)
+		}
+		wrote <- struct{}{}
+		if n, err := io.Copy(io.Discard, resp.Body); n != 50000 || err != nil {
+			t.Fatalf("%d more bytes, %v", n, err)
+		}
+	}
+	if err := srv.Close(); err != nil {
+		t.Error(err)
+	}
+	<-served
+}
+
+// net/http's refusals are replaced by documents, and nothing else is.
+func TestRefusals(t *testing.T) {
+	const text = "HTTP/1.1 400 Bad Request" + refusalHead + "400 Bad Request"
+	addr, srv := startServer(t, true)
+	srv.Refusal = func(status int, reason string) (string, []byte) {
+		return "application/x", fmt.Appendf(nil, "%d because %s", status, reason)
+	}
+	srv.whole.MaxHeaderBytes = 8 << 10
+	for _, c := range []struct {
+		name, text string
+		status     int
+		body       string
+	}{
+		{"bad escape", "GET /%zz HTTP/1.1\r\nHost: x\r\n\r\n", 400, "400 because 400 Bad Request"},
+		{"no host", "GET /a HTTP/1.1\r\n\r\n", 400, "400 because 400 Bad Request: missing required Host header"},
+		{"large header", "GET /a HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("b", 20<<10) + "\r\n\r\n", 431, "431 because 431 Request Header Fields Too Large"},
+		{"encoding", "PUT /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501, "501 because Unsupported transfer encoding"},
+		{"a handler's", "GET /slow/400 HTTP/1.1\r\nHost: x\r\n\r\n", 400, text},
+		{"in the middle", "GET /slow/text HTTP/1.1\r\nHost: x\r\n\r\n", 200, strings.Repeat(text, 1000)},
+	} {
+		conn, r := dial(t, addr)
+		if _, err := io.WriteString(conn, c.text); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		if err != nil || resp.StatusCode != c.status || string(body) != c.body {
+			t.Errorf("%s: %s, %.200q, %v", c.name, resp.Status, body, err)
 		}
 	}
 }

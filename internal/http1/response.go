@@ -21,6 +21,8 @@ type response struct {
 	head     int    // where the current one begins in out
 	body     []byte // of the current one
 	declared int64  // Content-Length that the handler set; -1 if it did not
+	written  int64  // bytes of the body so far
+	streamed bool   // they have been sent instead of collected
 	status   int    // 0 until the header has been written
 	isHead   bool   // the method is HEAD
 	last     bool   // the connection is closed after this answer
@@ -35,6 +37,7 @@ func (w *response) init(c *conn) {
 func (w *response) begin(isHead bool) {
 	clear(w.header)
 	w.head, w.body, w.declared, w.status, w.isHead = len(w.out), w.body[:0], -1, 0, isHead
+	w.written, w.streamed = 0, false
 }
 
 // Header implements http.ResponseWriter.
@@ -48,11 +51,43 @@ func (w *response) Write(p []byte) (int, error) {
 	if !bodyAllowed(w.status) {
 		return 0, http.ErrBodyNotAllowed
 	}
-	if w.declared >= 0 && int64(len(w.body)+len(p)) > w.declared {
+	if w.declared >= 0 && w.written+int64(len(p)) > w.declared {
 		return 0, http.ErrContentLength
+	}
+	w.written += int64(len(p))
+	if w.declared > keptBytes && !w.isHead {
+		if err := w.stream(p); err != nil {
+			w.written = -1 // the answer is not complete
+			return 0, err
+		}
+		return len(p), nil
 	}
 	w.body = append(w.body, p...)
 	return len(p), nil
+}
+
+// stream sends a part of a long answer, after its head and the answers before it. To
+// collect it would double what a client that does not read costs, and the handler could
+// not set a deadline for each part.
+func (w *response) stream(p []byte) error {
+	parts := net.Buffers{p}
+	if !w.streamed {
+		w.streamed = true
+		w.endHead(w.conn.srv.closing.Load())
+		w.out = append(w.out, "\r\n"...)
+		parts = net.Buffers{w.out, p}
+	}
+	_, err := parts.WriteTo(w.conn.nc)
+	w.reset()
+	w.head = 0
+	return err
+}
+
+// endHead adds whether the connection is closed after the answer.
+func (w *response) endHead(closing bool) {
+	if w.last = w.last || closing; w.last {
+		w.out = append(w.out, "Connection: close\r\n"...)
+	}
 }
 
 // WriteHeader implements http.ResponseWriter. It writes the header as it is now. finish
@@ -114,17 +149,17 @@ func (w *response) finish(closing bool) bool {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
-	if w.last = w.last || closing; w.last {
-		w.out = append(w.out, "Connection: close\r\n"...)
+	if w.streamed {
+		return w.written == w.declared
 	}
+	w.endHead(closing)
 	switch {
 	case !bodyAllowed(w.status), w.isHead && (w.declared >= 0 || len(w.body) == 0):
 	case w.declared < 0:
 		w.out = append(w.out, "Content-Length: "...)
 		w.out = append(strconv.AppendInt(w.out, int64(len(w.body)), 10), "\r\n"...)
 	case w.declared != int64(len(w.body)):
-		w.out = w.out[:w.head]
-		_ = w.flush()
+		w.abandon()
 		return false
 	}
 	w.out = append(w.out, "\r\n"...)
@@ -136,6 +171,12 @@ func (w *response) finish(closing bool) bool {
 	}
 	w.out = append(w.out, w.body...)
 	return true
+}
+
+// abandon drops the current answer and sends those before it, which are complete.
+func (w *response) abandon() {
+	w.out = w.out[:w.head]
+	_ = w.flush()
 }
 
 // flush sends the complete answers.

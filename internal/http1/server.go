@@ -1,10 +1,13 @@
 package http1
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +22,10 @@ type Server struct {
 	// here.
 	takes    func(method, target string) bool
 	handover *handover
+	// Refusal returns the document that answers a request which is not valid HTTP, or
+	// whose header is too long, instead of net/http's line of text. reason says what
+	// net/http has found. nil leaves the text. It is set before Serve.
+	Refusal func(status int, reason string) (contentType string, document []byte)
 	// closing makes every answer the last of its connection.
 	closing atomic.Bool
 
@@ -202,10 +209,37 @@ func (h *handover) close() { h.stop.Do(func() { close(h.done) }) }
 // Addr implements net.Listener.
 func (h *handover) Addr() net.Addr { return &net.TCPAddr{} }
 
-// replayed is a connection of which some bytes have already been read.
+// replayed is a connection of which some bytes have already been read, for net/http.
 type replayed struct {
 	net.Conn
-	read []byte
+	read    []byte
+	refusal func(status int, reason string) (contentType string, document []byte)
+	wrote   bool // net/http's goroutine that writes owns it
+}
+
+// refusalHead is how net/http ends the header of its own refusals.
+const refusalHead = "\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+
+// Write implements net.Conn. net/http has no hook for the requests that it refuses
+// itself, so its refusal is recognized by its text. Only the first write is looked at:
+// a later one may be the middle of an answer, whose text is up to clients. The first is
+// the beginning of an answer, and those of a handler have a Date.
+func (r *replayed) Write(p []byte) (int, error) {
+	first := !r.wrote
+	r.wrote = true
+	line, reason, ok := bytes.Cut(p, []byte(refusalHead))
+	if !first || !ok || r.refusal == nil || len(line) < len("HTTP/1.1 400") {
+		return r.Conn.Write(p)
+	}
+	status, err := strconv.Atoi(string(line[len("HTTP/1.1 "):len("HTTP/1.1 400")]))
+	if err != nil || bytes.Contains(line, []byte("\n")) {
+		return r.Conn.Write(p)
+	}
+	contentType, document := r.refusal(status, string(reason))
+	answer := fmt.Appendf(nil, "%sDate: %s\r\nContent-Type: %s\r\nContent-Length: %d\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n%s",
+		statusLine(status), date(), contentType, len(document), document)
+	_, err = r.Conn.Write(answer)
+	return len(p), err
 }
 
 // NetConn returns the underlying connection, as tls.Conn does.

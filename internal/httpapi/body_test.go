@@ -226,6 +226,52 @@ func TestSlowHeaderIsCutOff(t *testing.T) {
 	})
 }
 
+// A connection on which nothing was ever sent is closed soon; one between two requests
+// may be idle.
+func TestSilentConnectionsAreClosed(t *testing.T) {
+	inBubble(t, func(t *testing.T, _ *fixture, conn net.Conn) {
+		start := time.Now()
+		<-conn.(clientEnd).cut
+		if took := time.Since(start); took != readHeaderTimeout {
+			t.Errorf("it took %v, want %v", took, readHeaderTimeout)
+		}
+	})
+	inBubble(t, func(t *testing.T, _ *fixture, conn net.Conn) {
+		r := bufio.NewReader(conn)
+		for range 2 {
+			time.Sleep(readHeaderTimeout - time.Millisecond)
+			_, _ = io.WriteString(conn, "GET /k HTTP/1.1\r\nHost: x\r\n\r\n")
+			resp, err := http.ReadResponse(r, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			readAnswer(t, "get", resp).want(404)
+			time.Sleep(idleTimeout / 2)
+		}
+	})
+}
+
+// A bug costs its request, and not the answers of the connection before it.
+func TestPanicInAPipeline(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *fixture, conn net.Conn) {
+		f.put("k", "v")
+		f.node.onDo = func(context.Context) { panic("a bug") }
+		go func() {
+			_, _ = io.WriteString(conn, "GET /k HTTP/1.1\r\nHost: x\r\n\r\nPUT /k HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nw")
+		}()
+		r := bufio.NewReader(conn)
+		for _, want := range []int{200, 500} {
+			resp, err := http.ReadResponse(r, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if a := readAnswer(t, "pipelined", resp).want(want); want == 500 {
+				a.problem(500, api.Internal, "request_id", a.header.Get("X-Request-Id"))
+			}
+		}
+	})
+}
+
 // The deadline of a body must not end a request that waits longer for its commit.
 func TestBodyDeadlineEndsWithTheBody(t *testing.T) {
 	inBubble(t, func(t *testing.T, f *fixture, conn net.Conn) {

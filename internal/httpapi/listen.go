@@ -19,6 +19,10 @@ const (
 	// maxHeaderBytes has room for three keys of 4 KiB with every byte
 	// percent-encoded (a cursor, and two bounds), and for the usual headers.
 	maxHeaderBytes = 64 << 10
+	// http2Receive is what a client may send over HTTP/2 before a handler reads it.
+	// net/http's own bound, a mebibyte for each connection, is more than ten thousand
+	// connections may hold.
+	http2Receive = 256 << 10
 )
 
 // NewServer returns an http.Server for clients, with the deadlines and limits of the
@@ -40,6 +44,7 @@ func NewServer(h http.Handler, log *zap.Logger) *http.Server {
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		Protocols:         &protocols,
+		HTTP2:             &http.HTTP2Config{MaxReceiveBufferPerConnection: http2Receive, MaxReceiveBufferPerStream: http2Receive / 2},
 		ErrorLog:          zap.NewStdLog(log.Named("http")),
 	}
 }

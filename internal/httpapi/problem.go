@@ -32,6 +32,17 @@ func WriteProblem(w http.ResponseWriter, p *api.Error) {
 	_ = json.NewEncoder(w).Encode(problemDocument(p, status))
 }
 
+// Malformed returns the problem document for a request that net/http refuses with a
+// status before a handler sees it. reason is what it says about it.
+func Malformed(status int, reason string) (contentType string, document []byte) {
+	p := badRequest("the request is not valid HTTP (%.200s); a percent sign in a path or query is written %%25", reason)
+	if status == http.StatusRequestHeaderFieldsTooLarge {
+		p = api.Errorf(api.TooLarge, "the header of the request exceeds the limit of %d bytes", maxHeaderBytes)
+	}
+	document, _ = json.Marshal(problemDocument(p, status)) // plain data always encodes
+	return problemType, append(document, '\n')
+}
+
 // problemDocument returns the members of the document, the error's own fields
 // among them.
 func problemDocument(p *api.Error, status int) map[string]any {

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"go/ast"
@@ -119,6 +120,25 @@ func TestWriteProblemIsTheServersOwn(t *testing.T) {
 		own.Header().Del("Content-Length") // net/http adds it to a short answer
 		if front.Code != own.Code || front.Body.String() != own.Body.String() || !maps.EqualFunc(front.Header(), own.Header(), slices.Equal) {
 			t.Errorf("%s: %d %s %v, want %d %s %v", code, front.Code, front.Body, front.Header(), own.Code, own.Body, own.Header())
+		}
+	}
+}
+
+// What net/http refuses is described in a document of the same form.
+func TestMalformed(t *testing.T) {
+	for status, want := range map[int][]string{
+		400: {`"code":"bad_request"`, `"title":"Bad Request"`, `%25`, `missing`},
+		431: {`"code":"too_large"`, `"status":431`, `65536`},
+		501: {`"code":"bad_request"`, `"status":501`},
+	} {
+		kind, doc := Malformed(status, "400 Bad Request: missing \xff\"")
+		if kind != problemType || !json.Valid(doc) {
+			t.Errorf("%s: %s", kind, doc)
+		}
+		for _, part := range want {
+			if !strings.Contains(string(doc), part) {
+				t.Errorf("%s lacks %s", doc, part)
+			}
 		}
 	}
 }
