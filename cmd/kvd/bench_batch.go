@@ -83,6 +83,7 @@ func batchRefusal(resp *http.Response) (string, error) {
 func batchAnswers(r io.Reader, lines int) (code string, err error) {
 	answers, seen := bufio.NewScanner(r), 0
 	for ; answers.Scan(); seen++ {
+		// Not decoded unless it failed: decoding each line would be the load.
 		if line := answers.Bytes(); code == "" && !bytes.Contains(line, []byte(`"status":20`)) {
 			code = batchCode(line)
 		}
@@ -90,7 +91,7 @@ func batchAnswers(r io.Reader, lines int) (code string, err error) {
 	if err := answers.Err(); err != nil {
 		return "", err
 	}
-	if code == "" && seen != lines {
+	if code == "" && seen != lines { // a stream that was cut short has no error of its own
 		code = "responses missing"
 	}
 	return code, nil

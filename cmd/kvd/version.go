@@ -27,6 +27,7 @@ func buildVersion() api.Version {
 	}
 	for _, s := range info.Settings {
 		switch {
+		// The settings come in no promised order: the suffix may be there first.
 		case s.Key == "vcs.revision":
 			v.Commit = s.Value + v.Commit
 		case s.Key == "vcs.modified" && s.Value == "true":

@@ -87,6 +87,8 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 	r.log.MaxBytes, r.log.MaxEntries = cfg.CatchUpBytes, catchUpEntries
 	r.log.HardBytes = hardFactor*cfg.CatchUpBytes + limits.MaxUncommittedBytes
 	r.checkpoints = &checkpointer{cfg: &r.cfg, disk: d, snapshots: r.snapshots, index: state.Snapshot.GetMetadata().GetIndex(), at: now}
+	// What was read at the start counts, or a node that restarts often would never
+	// release its log.
 	r.checkpoints.appended.Store(int64(entryBytes(state.Entries)))
 	if err := r.connectCore(); err != nil {
 		return nil, err

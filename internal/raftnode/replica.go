@@ -224,6 +224,7 @@ func (r *Replica) requests() (<-chan struct{}, <-chan *readRequest) {
 // tick advances the core's time by one.
 func (r *Replica) tick() {
 	r.ticked.note()
+	// Once per tick and member, however many messages could not be sent.
 	r.unreachable.Range(func(id, _ any) bool {
 		r.unreachable.Delete(id)
 		r.core.unreachable(id.(uint64))
@@ -294,6 +295,7 @@ func (r *Replica) takeEvent(e event) {
 func (r *Replica) dispatch() error {
 	out := r.core.takeEffects()
 	r.fresh.note(&out, time.Now(), r.Applied()) // before the messages go out
+	// The messages are first, so that the others write while this member does.
 	if len(out.messages) > 0 {
 		r.transport.Send(out.messages)
 	}

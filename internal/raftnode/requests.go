@@ -54,7 +54,7 @@ func (r *Replica) propose(ctx context.Context, p *proposal) ([]any, error) {
 		reason = r.late()
 	case <-r.stopped:
 	}
-	if p.withdraw() {
+	if p.withdraw() { // it was not proposed, and never will be
 		r.waiting.remove(p)
 		return nil, reason
 	}
@@ -90,7 +90,7 @@ func (r *Replica) BarrierTimed(ctx context.Context, t *Timing) error {
 	case err := <-read.done:
 		return err
 	case <-ctx.Done():
-		read.cancelled.Store(true)
+		read.cancelled.Store(true) // a round for nobody would cost the others an answer
 		return r.late()
 	case <-r.stopped:
 		return ErrStopping
@@ -168,6 +168,8 @@ func (r *Replica) await(ctx context.Context, done <-chan error) error {
 		return ErrUnknown
 	case <-r.stopped:
 	}
+	// The loops answer what they can before they end, and a select with two ready
+	// cases picks either.
 	select {
 	case err := <-done:
 		return err
