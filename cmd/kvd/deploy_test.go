@@ -88,7 +88,7 @@ func startExporters(t *testing.T) (all []exporter) {
 		case <-time.After(patience):
 			t.Fatal("a node does not become ready")
 		}
-		all[i].front = httpapi.New(httpapi.Options{Store: e.node.Store(), Replicator: e.node, Members: e.node, Leadership: e.node, Health: e.node, Inspector: e.node, Observer: e.meters.requests})
+		all[i].front = httpapi.New(httpapi.Options{Store: e.node.Store(), Transactions: e.node.Store(), Replicator: e.node, Members: e.node, Leadership: e.node, Health: e.node, Inspector: e.node, Observer: e.meters.requests})
 	}
 	return all
 }

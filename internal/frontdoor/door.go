@@ -53,7 +53,7 @@ func Listen(s *settings.Settings, bundle *certs.Bundle, log *zap.Logger) (*Door,
 }
 
 // Serve answers requests from now on: as a node that is starting, until Open.
-// Of the options only Store may be missing. The returned channel reports a
+// Of the options only Store and Transactions may be missing. The returned channel reports a
 // listener that failed; it has room for all of them.
 func (d *Door) Serve(opts httpapi.Options) (failed <-chan error) {
 	if opts.Observer != nil {
@@ -80,7 +80,7 @@ func (d *Door) Serve(opts httpapi.Options) (failed <-chan error) {
 func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) { d.gate.ServeHTTP(w, r) }
 
 // Open lets requests through to the node, whose store it is.
-func (d *Door) Open(store httpapi.Store) { d.gate.open(store) }
+func (d *Door) Open(store State) { d.gate.open(store) }
 
 // Shut refuses requests from now on: the node behind the gate has ended.
 func (d *Door) Shut() { d.gate.shut() }

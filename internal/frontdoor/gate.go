@@ -47,9 +47,15 @@ var closeConnection = []string{"close"}
 // sends clients elsewhere without cutting off a request.
 func (g *gate) lastAnswers() { g.last.Store(true) }
 
+// State is the replicated state that requests read.
+type State interface {
+	httpapi.Store
+	httpapi.Transactions
+}
+
 // open passes requests on to the node.
-func (g *gate) open(store httpapi.Store) {
-	g.opts.Store = store
+func (g *gate) open(store State) {
+	g.opts.Store, g.opts.Transactions = store, store
 	g.current.Store(httpapi.New(g.opts))
 }
 

@@ -29,7 +29,10 @@ func (startingNode) Checks(context.Context) iter.Seq2[string, error] {
 }
 
 // oneKey is a store that has one key at revision 7.
-type oneKey struct{ httpapi.Store }
+type oneKey struct {
+	httpapi.Store
+	httpapi.Transactions
+}
 
 func (oneKey) Revision() uint64 { return 7 }
 func (oneKey) Get([]byte, uint64) (kvstore.KV, uint64, error) {

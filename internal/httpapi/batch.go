@@ -8,7 +8,7 @@ import (
 )
 
 // streamOps answers POST /v1/batch.
-func (s *Server) streamOps(x *exchange) error {
+func streamOps(s *Server, x *exchange) error {
 	if err := wholeBody(x.r.Header); err != nil {
 		return err
 	}

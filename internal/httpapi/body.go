@@ -38,6 +38,9 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 	x.in += int64(len(body))
 	switch {
 	case err == nil:
+		if x.once != nil {
+			x.once.body = body
+		}
 		x.body = bodyRead
 		// net/http keeps reading, to notice when the client disconnects. At the
 		// deadline it would cancel the request in the middle of the work.

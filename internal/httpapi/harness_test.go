@@ -180,7 +180,7 @@ func newServer(t testing.TB, change ...func(*Options)) (*Server, *fixture) {
 		logs:    logs,
 	}
 	opts := Options{
-		Store: f.node, Replicator: f.node, Members: f.cluster, Leadership: f.cluster, Health: f.health, Inspector: f.health,
+		Store: f.node, Transactions: f.node, Replicator: f.node, Members: f.cluster, Leadership: f.cluster, Health: f.health, Inspector: f.health,
 		Logger: zap.New(core), RootMembers: true, Version: api.Version{Version: "1.2.3", API: []string{"v1"}},
 		Hosts: []string{"x", "elsewhere"}, // what raw requests in tests say
 	}

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/budget"
@@ -172,11 +173,18 @@ func (x *exchange) do(cmd *kvstore.Command) (kvstore.Result, error) {
 			return kvstore.Result{}, err
 		}
 	}
+	x.once.sign(cmd, x)
 	res, err := x.srv.opts.Replicator.Do(ctx, cmd, x.timing.noteStage())
 	if err != nil {
 		return res, err
 	}
 	x.setRevision(res.Revision)
+	if res.Replayed {
+		x.set("Idempotency-Replayed", "true")
+	}
+	if cmd.Op == kvstore.OpTxn {
+		return res, reply.TxnProblem(&res)
+	}
 	return res, reply.OutcomeProblem(&res)
 }
 
@@ -207,7 +215,37 @@ func (x *exchange) keyCommand(op kvstore.Op) (*kvstore.Command, error) {
 	if _, err := x.query.timeout(); err != nil {
 		return nil, err
 	}
-	return &kvstore.Command{Op: op, Key: []byte(x.arg), Conditions: conds, ReturnPrevious: previous}, nil
+	cmd := &kvstore.Command{Op: op, Key: []byte(x.arg), Conditions: conds, ReturnPrevious: previous}
+	return cmd, x.query.bind(cmd)
+}
+
+// bind reads what the key is to be bound to: a lease, or one of its own for a time.
+func (q *query) bind(cmd *kvstore.Command) error {
+	ttl, hasTTL, err := q.duration("ttl")
+	if err != nil {
+		return err
+	}
+	lease, hasLease := q.get("lease")
+	switch {
+	case hasTTL && hasLease:
+		return badRequest("use either \"ttl\" or \"lease\", not both")
+	case hasTTL && ttl == 0:
+		return badRequest("the parameter \"ttl\" must be greater than 0; omit it for a key that does not end")
+	case hasTTL:
+		cmd.TTLMillis = int64((ttl + time.Millisecond - 1) / time.Millisecond)
+	case hasLease:
+		cmd.Lease, err = parseLease(lease)
+	}
+	return err
+}
+
+// parseLease reads the id of a lease.
+func parseLease(text string) (uint64, error) {
+	id, err := strconv.ParseUint(text, 10, 63)
+	if err != nil || id == 0 {
+		return 0, badRequest("the id of a lease is a decimal number from 1 to 2^63-1, not %.40q", text)
+	}
+	return id, nil
 }
 
 // readValue reads the body as a value, up to the replicated limit.

@@ -498,8 +498,11 @@ func (s *Server) deleteRange(x *exchange) error {
 	if len(x.r.Header["If-Match"])+len(x.r.Header["If-None-Match"]) > 0 {
 		return badRequest("conditions apply to a single key; a range cannot be deleted conditionally")
 	}
-	if err := s.checkRangeDelete(x, r); err != nil {
-		return err
+	// A repeat of a request that was carried out gets its answer, whatever there is now.
+	if x.once == nil || x.once.key == "" {
+		if err := s.checkRangeDelete(x, r); err != nil {
+			return err
+		}
 	}
 	res, err := x.do(&kvstore.Command{Op: kvstore.OpDeleteRange, Key: r.Start, End: r.End})
 	if err != nil {

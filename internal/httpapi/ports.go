@@ -27,6 +27,13 @@ type Store interface {
 	Settings() kvstore.Settings
 }
 
+// Transactions evaluates transactions that only read.
+type Transactions interface {
+	// ReadTxn evaluates the transaction against the newest state that is applied
+	// here.
+	ReadTxn(ctx context.Context, t *kvstore.Txn) (kvstore.Result, error)
+}
+
 // NoteStage receives how long a stage of a request took. nil means that the
 // request is not timed. It is an alias so that an implementation of Replicator
 // need not import this package.

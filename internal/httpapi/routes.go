@@ -23,6 +23,8 @@ type method struct {
 	body bool
 	// mutates marks requests that change something, which Idempotency-Key is for.
 	mutates bool
+	// once marks those that heed it.
+	once bool
 	// anyQuery passes the query to the handler unchecked.
 	anyQuery bool
 }
@@ -81,6 +83,7 @@ func (rt *route) allowed() string {
 var (
 	readParams  = []string{"consistency", "max_staleness"}
 	keyParams   = []string{"if_revision", "return", "timing"}
+	bindParams  = []string{"ttl", "lease"}
 	rangeParams = []string{"prefix", "start", "end"}
 )
 
@@ -102,8 +105,8 @@ func keyRoutes(rootMembers bool) []*route {
 	return []*route{
 		{pattern: kvPattern, methods: []method{
 			getKey,
-			{name: http.MethodPut, handle: (*Server).putKey, body: true, mutates: true, params: keyParams, later: []string{"ttl", "lease"}},
-			{name: http.MethodPost, handle: (*Server).changeKey, body: true, mutates: true, params: with([]string{"append", "incr"}, keyParams), later: []string{"ttl", "lease"}},
+			{name: http.MethodPut, handle: (*Server).putKey, body: true, mutates: true, params: keyParams, later: bindParams},
+			{name: http.MethodPost, handle: (*Server).changeKey, body: true, mutates: true, params: with([]string{"append", "incr"}, keyParams), later: bindParams},
 			{name: http.MethodDelete, handle: (*Server).deleteKey, mutates: true, params: keyParams},
 		}},
 		shortRoute(getKey, rootMembers),
@@ -111,7 +114,10 @@ func keyRoutes(rootMembers bool) []*route {
 			{name: http.MethodGet, handle: (*Server).listKeys, params: with(rangeParams, readParams, []string{"limit", "cursor", "reverse", "keys_only", "count_only", "delimiter", "revision", "timing"})},
 			{name: http.MethodDelete, handle: (*Server).deleteRange, mutates: true, params: with(rangeParams, []string{"timing"})},
 		}},
-		{pattern: "/v1/batch", methods: []method{{name: http.MethodPost, handle: (*Server).streamOps, mutates: true, params: []string{"timing"}}}},
+		{pattern: "/v1/txn", methods: []method{
+			{name: http.MethodPost, handle: runTxn, body: true, mutates: true, params: with(readParams, []string{"timing"})},
+		}},
+		{pattern: "/v1/batch", methods: []method{{name: http.MethodPost, handle: streamOps, mutates: true, params: []string{"timing"}}}},
 	}
 }
 
@@ -120,7 +126,7 @@ func keyRoutes(rootMembers bool) []*route {
 func shortRoute(getKey method, rootMembers bool) *route {
 	rt := &route{pattern: shortPattern, allow: "PUT, GET", methods: []method{
 		getKey,
-		{name: http.MethodPut, handle: (*Server).putShort, body: true, mutates: true, params: []string{"if_revision", "timing"}, later: []string{"ttl", "lease"}},
+		{name: http.MethodPut, handle: (*Server).putShort, body: true, mutates: true, params: []string{"if_revision", "timing"}, later: bindParams},
 	}}
 	if rootMembers {
 		rt.allow = "PUT, GET, POST, DELETE"
@@ -328,7 +334,7 @@ func versionSegment(s string) bool {
 }
 
 // planned are the parts of the contract that this version does not support.
-var planned = []string{"/v1/watch", "/v1/leases", "/v1/locks", "/v1/txn"}
+var planned = []string{"/v1/watch", "/v1/leases", "/v1/locks"}
 
 // noRoute returns the error for a reserved path that has no route.
 func noRoute(verb, path string) error {

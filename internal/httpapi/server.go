@@ -23,12 +23,13 @@ const DefaultMaxInFlight = 4096
 
 // Options configure a Server. Those without a word about nil are required.
 type Options struct {
-	Store      Store
-	Replicator Replicator
-	Members    Members
-	Leadership Leadership
-	Health     Health
-	Inspector  Inspector
+	Store        Store
+	Transactions Transactions
+	Replicator   Replicator
+	Members      Members
+	Leadership   Leadership
+	Health       Health
+	Inspector    Inspector
 
 	// Logger receives what an operator should look at; nil discards it.
 	Logger *zap.Logger
@@ -119,6 +120,7 @@ type exchange struct {
 	srv    *Server
 	route  *route
 	query  query
+	once   *once  // nil for a request that may take effect each time it is sent
 	arg    string // the route's parameter, decoded
 	status int    // 0 until the header has been written
 	id     string // request id, made when it is first needed
@@ -236,7 +238,8 @@ func (x *exchange) dispatch() error {
 		return x.wrongMethod()
 	}
 	if m.mutates {
-		if err := refuseIdempotency(x.r.Header); err != nil {
+		var err error
+		if x.once, err = parseOnce(x.r.Header, m); err != nil {
 			return err
 		}
 	}
@@ -256,17 +259,6 @@ func (x *exchange) dispatch() error {
 		}
 	}
 	return m.handle(x.srv, x)
-}
-
-// refuseIdempotency refuses a header that would not be honored: its client would
-// repeat the request, trusting that it takes effect once.
-func refuseIdempotency(h http.Header) error {
-	for _, name := range []string{"Idempotency-Key", "Idempotency-Release"} {
-		if _, ok := h[name]; ok {
-			return badRequest("this version of kvd does not support the header %s; send the request without it", name)
-		}
-	}
-	return nil
 }
 
 // fail answers with the error, or closes the connection if the answer has begun

@@ -2,6 +2,7 @@ package batch
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -220,7 +221,7 @@ func (in *reader) takeRest() error {
 // limits returns what the settings allow of a line now.
 func (in *reader) limits() opjson.Limits {
 	s := in.store.Settings()
-	return opjson.Limits{MaxValueBytes: s.MaxValueBytes, MaxTxnOps: 512, MaxTxnBytes: 4 << 20}
+	return opjson.Limits{MaxValueBytes: s.MaxValueBytes, MaxTxnOps: s.MaxTxnOps, MaxTxnBytes: s.MaxTxnBytes}
 }
 
 func longLine(limit int) error {
@@ -239,7 +240,7 @@ func (in *reader) take(line []byte, accepted opjson.Limits) error {
 	}
 	g := in.current()
 	if err == nil {
-		err = supported(c)
+		err = Later(c)
 	}
 	if err != nil {
 		g.ops = append(g.ops, groupOp{line: in.line, err: err})
@@ -255,6 +256,9 @@ func (in *reader) take(line []byte, accepted opjson.Limits) error {
 	case kvstore.OpList:
 		o.list = newListOp(c)
 	default:
+		if c.Idempotency != nil {
+			c.Idempotency.Fingerprint = fingerprint(line)
+		}
 		g.bytes = in.replicator.Encode(g.bytes, c)
 		detach(c.Txn)
 	}
@@ -263,12 +267,12 @@ func (in *reader) take(line []byte, accepted opjson.Limits) error {
 	return nil
 }
 
-// supported refuses what the store cannot carry out yet.
-func supported(c *kvstore.Command) error {
-	if c.Txn != nil || c.TTLMillis != 0 || c.Lease != 0 || c.KeepLease || c.KeepValue || c.Idempotency != nil {
-		return api.Errorf(api.BadRequest, "transactions, leases and idempotency keys are not supported by this version of kvd")
-	}
-	return nil
+// fingerprint hashes the text of an operation with an idempotency key. Whoever repeats
+// the operation sends the same text.
+func fingerprint(line []byte) (sum [16]byte) {
+	whole := sha256.Sum256(line)
+	copy(sum[:], whole[:])
+	return sum
 }
 
 // detach leaves of a transaction what its answer needs, which then does not depend on

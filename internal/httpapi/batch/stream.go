@@ -409,7 +409,11 @@ func (l *listOp) run(ctx context.Context, store Store) (*kvstore.Result, error) 
 
 func (o *Stream) answerWrite(op *groupOp, res *kvstore.Result) {
 	if res.Outcome != kvstore.OK {
-		o.problem(reply.Problem(reply.OutcomeProblem(res)))
+		err := reply.OutcomeProblem(res)
+		if op.op == kvstore.OpTxn {
+			err = reply.TxnProblem(res)
+		}
+		o.problem(reply.Problem(err))
 		return
 	}
 	status := `200`
@@ -417,6 +421,9 @@ func (o *Stream) answerWrite(op *groupOp, res *kvstore.Result) {
 		status = `201`
 	}
 	o.out = append(o.out, status...)
+	if res.Replayed {
+		o.out = append(o.out, `,"replayed":true`...)
+	}
 	if op.op == kvstore.OpTxn {
 		o.out = append(o.out, ',')
 		o.out = reply.AppendTxnFields(o.out, op.txn, res)

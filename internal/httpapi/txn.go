@@ -1,0 +1,118 @@
+package httpapi
+
+import (
+	"net/http"
+	"sync"
+
+	"github.com/kvd-io/kvd/internal/httpapi/batch"
+	"github.com/kvd-io/kvd/internal/httpapi/reply"
+	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/limits"
+	"github.com/kvd-io/kvd/internal/opjson"
+)
+
+// parsers has parsers to use again.
+var parsers = sync.Pool{New: func() any { return new(opjson.Parser) }}
+
+// runTxn answers POST /v1/txn. A transaction that only reads needs no place in the log,
+// unless its client wants the answer to be remembered.
+func runTxn(s *Server, x *exchange) error {
+	fresh, err := x.query.freshness()
+	if err != nil {
+		return err
+	}
+	if _, err := x.query.timeout(); err != nil {
+		return err
+	}
+	settings := s.opts.Store.Settings()
+	accepted := opjson.Limits{MaxValueBytes: settings.MaxValueBytes, MaxTxnOps: settings.MaxTxnOps, MaxTxnBytes: settings.MaxTxnBytes}
+	body, err := x.readBody(accepted.TextLimit())
+	if err != nil {
+		return err
+	}
+	parser := parsers.Get().(*opjson.Parser)
+	defer parsers.Put(parser)
+	cmd, err := parser.ParseTxn(body, accepted)
+	if err != nil {
+		return err
+	}
+	if err := batch.Later(cmd); err != nil {
+		return err
+	}
+	if err := claimResults(x, cmd.Txn, settings.MaxValueBytes); err != nil {
+		return err
+	}
+	res, err := evaluate(s, x, cmd, fresh)
+	if err != nil {
+		return err
+	}
+	x.writeTxn(cmd.Txn, &res)
+	return nil
+}
+
+// claimResults claims memory for the answer, before anything is done: a value for each
+// operation that returns one, and the most that a result may have for a list or range.
+func claimResults(x *exchange, t *kvstore.Txn, maxValueBytes int64) error {
+	const rawAndEncoded = 2
+	size := rawAndEncoded * min(resultBytes(t, maxValueBytes), limits.MaxResultBytes)
+	if size == 0 {
+		return nil
+	}
+	ctx, cancel, err := x.context()
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	return x.held.memory.Wait(ctx, x.held.memory.Bytes()+size)
+}
+
+func resultBytes(t *kvstore.Txn, maxValueBytes int64) (n int64) {
+	for _, branch := range [][]kvstore.Command{t.Then, t.Else} {
+		for i := range branch {
+			switch c := &branch[i]; {
+			case c.Op == kvstore.OpTxn:
+				n += resultBytes(c.Txn, maxValueBytes)
+			case c.Op == kvstore.OpList || c.Op == kvstore.OpDeleteRange && c.ReturnPrevious:
+				n += limits.MaxResultBytes
+			case c.Op == kvstore.OpGet || c.ReturnPrevious:
+				n += maxValueBytes
+			}
+		}
+	}
+	return n
+}
+
+// evaluate carries out a transaction.
+func evaluate(s *Server, x *exchange, cmd *kvstore.Command, fresh freshness) (kvstore.Result, error) {
+	if x.once == nil && cmd.Txn.ReadOnly() {
+		return readTxn(s, x, cmd.Txn)
+	}
+	if fresh.stale {
+		return kvstore.Result{}, badRequest("only a transaction that does nothing but read can be stale; omit \"consistency\"")
+	}
+	return x.do(cmd)
+}
+
+func readTxn(s *Server, x *exchange, t *kvstore.Txn) (kvstore.Result, error) {
+	if err := x.freshen(0); err != nil {
+		return kvstore.Result{}, err
+	}
+	ctx, cancel, err := x.context()
+	if err != nil {
+		return kvstore.Result{}, err
+	}
+	defer cancel()
+	res, err := s.opts.Transactions.ReadTxn(ctx, t)
+	if err != nil {
+		return res, err
+	}
+	x.setRevision(res.Revision)
+	return res, reply.TxnProblem(&res)
+}
+
+func (x *exchange) writeTxn(t *kvstore.Txn, res *kvstore.Result) {
+	p := getBuffer()
+	doc := append(reply.AppendTxn((*p)[:0], t, res), '\n')
+	x.writeDocument(jsonType, http.StatusOK, doc)
+	putBuffer(p, doc)
+}
