@@ -62,6 +62,7 @@ type executor struct {
 	overlay       overlay
 	budget        budget // of the current command
 	rows          rows
+	idempotency   idempotencyIndex
 	scratch       scratch
 	lookups       engine.Iterator // see committed; nil until the entries need one
 	failed        error           // why no further call is possible
@@ -88,6 +89,9 @@ func (x *executor) load() (err error) {
 		return err
 	}
 	if x.cleaned, err = readHistory(x.eng); err != nil {
+		return err
+	}
+	if err := x.idempotency.load(x.eng); err != nil {
 		return err
 	}
 	x.cache.clear()
@@ -150,7 +154,7 @@ func (x *executor) applyEntry(e *Entry) error {
 		} else {
 			*r = Result{}
 		}
-		if err := x.applyCommand(b, e, r); err != nil {
+		if err := x.applyCommand(b, e, logPlace{e.Index, uint64(i)}, r); err != nil {
 			return err
 		}
 	}
@@ -159,15 +163,23 @@ func (x *executor) applyEntry(e *Entry) error {
 	return nil
 }
 
-// applyCommand runs one command and commits its overlay, or drops it.
-func (x *executor) applyCommand(b []byte, e *Entry, r *Result) error {
+// applyCommand decodes a command and runs it, at most once if it asks for that.
+func (x *executor) applyCommand(b []byte, e *Entry, place logPlace, r *Result) error {
 	c := &x.scratch.command
 	*c = Command{}
 	if err := c.decode(b); err != nil {
 		return err
 	}
-	x.budget = budget{want: e.WantResults, resultBytes: limits.MaxResultBytes}
-	if err := r.take(x.execute(c, e, len(b), r)); err != nil {
+	if c.Idempotency != nil || c.Release != nil {
+		return x.applyOnce(c, e, len(b), place, r)
+	}
+	return x.run(c, e, len(b), e.WantResults, r)
+}
+
+// run executes a command and makes its overlay the next revision, or drops it.
+func (x *executor) run(c *Command, e *Entry, size int, want bool, r *Result) error {
+	x.budget = budget{want: want, resultBytes: limits.MaxResultBytes}
+	if err := r.take(x.execute(c, e, size, r)); err != nil {
 		return err
 	}
 	if r.Outcome != OK {
@@ -212,6 +224,7 @@ func (x *executor) execute(c *Command, e *Entry, size int, r *Result) error {
 		x.compact(c, e, r)
 	case OpSettings:
 		x.applySettings(c, e, r)
+	case OpForget:
 	default:
 		r.refuse(Invalid, "operation %d cannot be executed by itself", c.Op)
 	}
@@ -479,6 +492,7 @@ func (x *executor) tick(c *Command, e *Entry, r *Result) error {
 	for _, t := range thinned {
 		x.writes.Delete(timeKey(t.revision))
 	}
+	r.More = x.idempotency.age(x.settings.IdempotencyMillis, &x.now, x.writes)
 	return nil
 }
 

@@ -317,7 +317,7 @@ func (b *bodyReader) decode(key, value []byte) (err error) {
 		wantLen = len(key)
 	default:
 		if isRowTable(key[0]) {
-			return nil
+			return checkRow(key, value)
 		}
 		return fmt.Errorf("%w: unknown table %#x", errLayout, key[0])
 	}

@@ -32,6 +32,12 @@
 // Apply would need a read for every write, to learn the version before. A cache
 // of key metadata (cache.go) answers most of them.
 //
+// # Exactly once
+//
+// A command with an idempotency key leaves a record of its result in the write batch
+// of its effects. A repeat, whether it was already under way or comes from another
+// node after a failure, finds the record and returns the result. See idempotency.go.
+//
 // # State hash
 //
 // The state hash is a sum over hash(record) for all records of the current state.
@@ -75,7 +81,10 @@
 //	S8  A command that is refused leaves no trace in metadata, hash, counters and
 //	    engine (TestFailedTxnLeavesNoTrace), and a key changes at most once in a
 //	    revision (TestTxnOutcomes).
-//	S9  Formats change only with their version: golden files hold every record,
+//	S9  A command with an idempotency key takes effect once while its record is
+//	    kept, and every replica keeps and forgets the same records
+//	    (TestRepeatHasTheFirstResult, TestRecordsSurvive, TestAgeingInSteps).
+//	S10 Formats change only with their version: golden files hold every record,
 //	    command and body byte for byte (golden_test.go).
 //
 // # Rejected

@@ -44,7 +44,10 @@ func hexLines(b []byte) string {
 }
 
 func goldenSettings() Settings {
-	return Settings{MaxKeyBytes: 1, MaxValueBytes: 2, QuotaBytes: 3 << 20, RetentionMillis: 4, RetentionRevisions: 5, MaxTxnOps: 6, MaxTxnBytes: 7}
+	return Settings{
+		MaxKeyBytes: 1, MaxValueBytes: 2, QuotaBytes: 3 << 20, RetentionMillis: 4, RetentionRevisions: 5, MaxTxnOps: 6, MaxTxnBytes: 7,
+		IdempotencyMillis: 8, IdempotencyBytes: 9 << 20,
+	}
 }
 
 func goldenCommands() map[string]Command {
@@ -180,7 +183,7 @@ func TestGoldenBody(t *testing.T) {
 	info, err := VerifyBody(bytes.NewReader(body))
 	must(t, err)
 	at, hash := s.StateHash()
-	want := BodyInfo{Position: at, Revision: s.Revision(), CompactRevision: s.CompactRevision(), Keys: 1, Records: 17, StateHash: hash, Bytes: 475}
+	want := BodyInfo{Position: at, Revision: s.Revision(), CompactRevision: s.CompactRevision(), Keys: 1, Records: 17, StateHash: hash, Bytes: 532}
 	if info != want {
 		t.Errorf("body %+v, want %+v", info, want)
 	}

@@ -21,11 +21,12 @@ import (
 // own, so it reaches them as a command.
 func (s *Store) CompactionTarget() uint64 { return s.targetAt(s.visible.Load().clock) }
 
-// Aging reports whether there is history that only its age keeps. While there is,
-// a leader must let replicated time pass even if nothing is written.
+// Aging reports whether there is history that only its age keeps, or an idempotency
+// record. While there is, a leader must let replicated time pass even if nothing is
+// written.
 func (s *Store) Aging() bool {
 	v := s.visible.Load()
-	return v.revision > v.compact && v.revision-v.compact > v.settings.RetentionRevisions
+	return v.remembered > 0 || v.revision > v.compact && v.revision-v.compact > v.settings.RetentionRevisions
 }
 
 func (s *Store) targetAt(millis int64) uint64 {

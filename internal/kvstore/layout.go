@@ -14,6 +14,7 @@ import (
 //
 //	c  revision, part        → the keys that the revision changed (mutation log)
 //	h                        → progress of removing history, on this replica alone
+//	i  principal, key        → idempotency records: what became of a request
 //	k  lease, key            → nothing: the keys of each lease
 //	l  lease                 → the leases
 //	m                        → meta: position, revision, hash, counters
@@ -28,19 +29,20 @@ import (
 // would lie among those of the key "a" FF. The revision follows inverted, so that
 // the newest version comes first and a point read at any revision is one seek.
 const (
-	tableMutation = 'c'
-	tableHistory  = 'h'
-	tableLeaseKey = 'k'
-	tableLease    = 'l'
-	tableMeta     = 'm'
-	tableRecord   = 'r'
-	tableSetting  = 's'
-	tableTime     = 't'
-	tableVersion  = 'v'
+	tableMutation    = 'c'
+	tableHistory     = 'h'
+	tableIdempotency = 'i'
+	tableLeaseKey    = 'k'
+	tableLease       = 'l'
+	tableMeta        = 'm'
+	tableRecord      = 'r'
+	tableSetting     = 's'
+	tableTime        = 't'
+	tableVersion     = 'v'
 )
 
 // rowTables are the replicated tables that type rows keeps as rows.
-const rowTables = string(tableLeaseKey) + string(tableLease)
+const rowTables = string(tableIdempotency) + string(tableLeaseKey) + string(tableLease)
 
 func isRowTable(table byte) bool { return strings.IndexByte(rowTables, table) >= 0 }
 

@@ -162,6 +162,7 @@ func (x *executor) settle() {
 	}
 	x.overlay.first = 0
 	x.rows.settle()
+	x.idempotency.settle()
 }
 
 // keptChanges bounds the memory that is kept for the changes of the next call.

@@ -20,6 +20,8 @@ func DefaultSettings() Settings {
 		RetentionRevisions: 10_000,
 		MaxTxnOps:          512,
 		MaxTxnBytes:        4 << 20,
+		IdempotencyMillis:  10 * 60 * 1000,
+		IdempotencyBytes:   64 << 20,
 	}
 }
 
@@ -37,6 +39,9 @@ func (s Settings) Validate() error {
 	complain(s.RetentionMillis < 0, "retention_millis is %d, but must not be negative", s.RetentionMillis)
 	complain(s.MaxTxnOps < 1 || s.MaxTxnOps > limits.MaxTxnOps, "max_txn_ops is %d, but must be from 1 to %d", s.MaxTxnOps, limits.MaxTxnOps)
 	complain(s.MaxTxnBytes < 1 || s.MaxTxnBytes > limits.MaxTxnBytes, "max_txn_bytes is %d, but must be from 1 to %d", s.MaxTxnBytes, limits.MaxTxnBytes)
+	complain(s.IdempotencyMillis < 0, "idempotency_millis is %d, but must not be negative", s.IdempotencyMillis)
+	complain(s.IdempotencyBytes < limits.MinIdempotencyBytes || s.IdempotencyBytes > limits.MaxIdempotencyBytes,
+		"idempotency_bytes is %d, but must be from %d to %d", s.IdempotencyBytes, limits.MinIdempotencyBytes, limits.MaxIdempotencyBytes)
 	return errors.Join(problems...)
 }
 
@@ -55,17 +60,19 @@ type SettingsChange struct {
 	RetentionRevisions *uint64 `json:"retention_revisions,omitempty"`
 	MaxTxnOps          *int64  `json:"max_txn_ops,omitempty"`
 	MaxTxnBytes        *int64  `json:"max_txn_bytes,omitempty"`
+	IdempotencyMillis  *int64  `json:"idempotency_millis,omitempty"`
+	IdempotencyBytes   *int64  `json:"idempotency_bytes,omitempty"`
 }
 
 // Change returns the change that sets all settings.
 func (s Settings) Change() *SettingsChange {
-	return &SettingsChange{&s.MaxKeyBytes, &s.MaxValueBytes, &s.QuotaBytes, &s.RetentionMillis, &s.RetentionRevisions, &s.MaxTxnOps, &s.MaxTxnBytes}
+	return &SettingsChange{&s.MaxKeyBytes, &s.MaxValueBytes, &s.QuotaBytes, &s.RetentionMillis, &s.RetentionRevisions, &s.MaxTxnOps, &s.MaxTxnBytes, &s.IdempotencyMillis, &s.IdempotencyBytes}
 }
 
 // signed returns the settings that are signed numbers, in the order of the command
 // format. RetentionRevisions follows them there.
 func (c *SettingsChange) signed() []**int64 {
-	return []**int64{&c.MaxKeyBytes, &c.MaxValueBytes, &c.QuotaBytes, &c.RetentionMillis, &c.MaxTxnOps, &c.MaxTxnBytes}
+	return []**int64{&c.MaxKeyBytes, &c.MaxValueBytes, &c.QuotaBytes, &c.RetentionMillis, &c.MaxTxnOps, &c.MaxTxnBytes, &c.IdempotencyMillis, &c.IdempotencyBytes}
 }
 
 // Validate reports everything that is wrong with the change. No setting depends on
@@ -80,6 +87,8 @@ func (c *SettingsChange) applied(s Settings) Settings {
 	replace(&s.RetentionRevisions, c.RetentionRevisions)
 	replace(&s.MaxTxnOps, c.MaxTxnOps)
 	replace(&s.MaxTxnBytes, c.MaxTxnBytes)
+	replace(&s.IdempotencyMillis, c.IdempotencyMillis)
+	replace(&s.IdempotencyBytes, c.IdempotencyBytes)
 	return s
 }
 

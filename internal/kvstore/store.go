@@ -102,6 +102,11 @@ type visible struct {
 	cleaned       uint64
 	hits, misses  uint64 // of the metadata cache
 	refused       bool   // puts are refused for the quota
+	// remembered is the number of idempotency records, rememberedBytes their size, and
+	// replayed counts the repeats that were answered with one.
+	remembered      int
+	rememberedBytes int64
+	replayed        uint64
 }
 
 // Open opens the state that the engine holds. An empty engine is an empty store at
@@ -187,7 +192,10 @@ func (s *Store) publish() {
 	if q := x.settings.QuotaBytes; q == 0 || x.now.logical+x.refused <= q {
 		x.refused = 0
 	}
-	s.visible.Store(&visible{refused: x.refused > 0, meta: x.now, settings: x.settings, settingsGiven: x.settingsGiven, cleaned: x.cleaned, hits: x.cache.hits, misses: x.cache.misses})
+	s.visible.Store(&visible{
+		refused: x.refused > 0, meta: x.now, settings: x.settings, settingsGiven: x.settingsGiven, cleaned: x.cleaned, hits: x.cache.hits, misses: x.cache.misses,
+		remembered: len(x.idempotency.records), rememberedBytes: x.idempotency.bytes, replayed: x.idempotency.replayed,
+	})
 }
 
 // show makes what was applied visible, by way of the observer if there is one.
@@ -260,6 +268,19 @@ type Stats struct {
 	HistoryVersions int64
 	EngineBytes     int64
 	EngineName      string
+}
+
+// Remembered are figures about the results that are kept for repeated commands.
+type Remembered struct {
+	Records int
+	Bytes   int64  // with the index in memory; Settings.IdempotencyBytes is the limit
+	Replays uint64 // repeats that were answered, since the store was opened
+}
+
+// Remembered returns what is kept for repeated commands.
+func (s *Store) Remembered() Remembered {
+	v := s.visible.Load()
+	return Remembered{Records: v.remembered, Bytes: v.rememberedBytes, Replays: v.replayed}
 }
 
 // Work counts what the store has done since it was opened, and has left to do.

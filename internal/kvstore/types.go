@@ -297,6 +297,11 @@ type Settings struct {
 	// MaxTxnBytes bounds the encoded size of a transaction. 1 to
 	// limits.MaxTxnBytes; default 4 MiB.
 	MaxTxnBytes int64 `json:"max_txn_bytes"`
+	// The results of commands with an idempotency key are remembered for
+	// IdempotencyMillis of replicated time (default ten minutes). Once they take
+	// IdempotencyBytes (default 64 MiB), commands with new keys are refused.
+	IdempotencyMillis int64 `json:"idempotency_millis"`
+	IdempotencyBytes  int64 `json:"idempotency_bytes"`
 }
 
 // Outcome says how a Command ended when it was applied.

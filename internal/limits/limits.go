@@ -31,6 +31,10 @@ const (
 	MaxValueBytes = 64 << 20
 	// MinQuotaBytes is the smallest quota other than none.
 	MinQuotaBytes = 1 << 20
+	// MinIdempotencyBytes and MaxIdempotencyBytes bound the limit on what a cluster
+	// remembers about earlier requests. Each node keeps an index of it in memory.
+	MinIdempotencyBytes = 1 << 20
+	MaxIdempotencyBytes = 1 << 30
 )
 
 // MinRequestMemory is the smallest memory for the requests of clients: its larger part

@@ -52,12 +52,21 @@ func (m *member) leaderDuties(ctx context.Context) {
 		m.proposeFirstSettings(ctx)
 		elapsed := tenure.step(pos.Term, time.Now())
 		if rev := m.store.Revision(); rev != ticked || m.store.Aging() {
-			m.propose(ctx, &kvstore.Command{Op: kvstore.OpTick, Term: pos.Term, ElapsedMillis: elapsed.Milliseconds()})
+			m.tick(ctx, pos.Term, elapsed)
 			ticked = rev
 		}
 		if target := m.store.CompactionTarget(); target > m.store.CompactRevision() {
 			m.propose(ctx, &kvstore.Command{Op: kvstore.OpCompact, Term: pos.Term, Revision: target})
 		}
+	}
+}
+
+// tick lets replicated time pass. One tick forgets a bounded number of the things that
+// have become too old, so further ones follow while there are more.
+func (m *member) tick(ctx context.Context, term uint64, elapsed time.Duration) {
+	for more := true; more; elapsed = 0 {
+		r := m.propose(ctx, &kvstore.Command{Op: kvstore.OpTick, Term: term, ElapsedMillis: elapsed.Milliseconds()})
+		more = r != nil && r.More
 	}
 }
 
@@ -156,13 +165,19 @@ func (m *member) logAlarms(were map[string]bool, alarms []string) map[string]boo
 	return active
 }
 
-// propose makes a proposal of a duty. The next round makes up for a lost one.
-func (m *member) propose(ctx context.Context, cmd *kvstore.Command) {
+// propose makes a proposal of a duty, and returns its result, or nil if it was lost.
+// The next round makes up for that.
+func (m *member) propose(ctx context.Context, cmd *kvstore.Command) *kvstore.Result {
 	ctx, cancel := context.WithTimeout(ctx, dutyTimeout)
 	defer cancel()
-	if _, err := m.replica.Propose(ctx, kvstore.EncodeCommand(nil, cmd)); err != nil && !errors.Is(err, raftnode.ErrStopping) {
+	r, err := m.replica.Propose(ctx, kvstore.EncodeCommand(nil, cmd))
+	if err == nil {
+		return r.(*kvstore.Result)
+	}
+	if !errors.Is(err, raftnode.ErrStopping) {
 		m.lg.Warn("a leader's duty failed; it is retried in the next round", zap.Error(err))
 	}
+	return nil
 }
 
 // compareHashes has the leader compare the replicas continuously. A divergence
