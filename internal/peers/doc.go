@@ -57,6 +57,9 @@
 //	T6  Stop returns only after every goroutine and handler that may call the
 //	    Receiver has ended.
 //	T7  This member listens to one process of another member at a time (clones.go).
+//	T8  A message is in the name of the member that sent it: of the one that the
+//	    request identified, or the one whose stream it came from (stream.go).
+//	    Forwarded proposals and reads keep the name of their origin.
 //
 // # Rejected
 //

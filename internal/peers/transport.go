@@ -121,7 +121,7 @@ func (c *Config) validate() error {
 const maxRemotes = limits.MaxMembers
 
 // Transport carries raft's messages to the other members and takes theirs. The
-// package comment tells how, and lists the invariants T1 to T7.
+// package comment tells how, and lists the invariants T1 to T8.
 //
 // Only a LeaderMonitor waits for the network, and delivery is never promised. After
 // Stop, all methods do nothing, except that SendSnapshot still closes the body and
