@@ -21,7 +21,6 @@ const (
 // largePackages may have more non-test lines than maxPackageLines.
 var largePackages = map[string]exception{
 	"internal/raftnode": {6000, "46 names cross between the core and its loops, and the simulator drives both: a wall there would be all doors"},
-	"internal/kvstore":  {7000, "the commands and their codec are about to move to a package below"},
 }
 
 // largeTypes may have more methods than maxMethods.

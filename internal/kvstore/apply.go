@@ -167,7 +167,7 @@ func (x *executor) applyEntry(e *Entry) error {
 func (x *executor) applyCommand(b []byte, e *Entry, place logPlace, r *Result) error {
 	c := &x.scratch.command
 	*c = Command{}
-	if err := c.decode(b); err != nil {
+	if err := c.Decode(b); err != nil {
 		return err
 	}
 	if c.Idempotency != nil || c.Release != nil {
@@ -179,7 +179,7 @@ func (x *executor) applyCommand(b []byte, e *Entry, place logPlace, r *Result) e
 // run executes a command and makes its overlay the next revision, or drops it.
 func (x *executor) run(c *Command, e *Entry, size int, want bool, r *Result) error {
 	x.budget = budget{want: want, resultBytes: limits.MaxResultBytes}
-	if err := r.take(x.execute(c, e, size, r)); err != nil {
+	if err := take(r, x.execute(c, e, size, r)); err != nil {
 		return err
 	}
 	if r.Outcome != OK {
@@ -226,7 +226,7 @@ func (x *executor) execute(c *Command, e *Entry, size int, r *Result) error {
 		x.applySettings(c, e, r)
 	case OpForget:
 	default:
-		r.refuse(Invalid, "operation %d cannot be executed by itself", c.Op)
+		r.Refuse(Invalid, "operation %d cannot be executed by itself", c.Op)
 	}
 	return nil
 }
@@ -234,12 +234,12 @@ func (x *executor) execute(c *Command, e *Entry, size int, r *Result) error {
 // keyOp runs an operation on one key in the overlay.
 func (x *executor) keyOp(c *Command, b *budget, r *Result) error {
 	if len(c.Key) == 0 {
-		r.refuse(Invalid, "the key is empty")
+		r.Refuse(Invalid, "the key is empty")
 		return nil
 	}
 	// A limit that was lowered must not make a stored key undeletable.
 	if n := int64(len(c.Key)); n > x.settings.MaxKeyBytes && c.Op != OpDelete {
-		r.refuse(TooLarge, "the key has %d bytes, but the limit is %d (max_key_bytes in the settings)", n, x.settings.MaxKeyBytes)
+		r.Refuse(TooLarge, "the key has %d bytes, but the limit is %d (max_key_bytes in the settings)", n, x.settings.MaxKeyBytes)
 		return nil
 	}
 	m, err := x.lookup(c.Key)
@@ -248,7 +248,7 @@ func (x *executor) keyOp(c *Command, b *budget, r *Result) error {
 	}
 	before := x.state(m)
 	if !holds(c.Conditions, before) {
-		r.refuseAt(before, PreconditionFailed, "a condition on the key does not hold")
+		refuseAt(r, before, PreconditionFailed, "a condition on the key does not hold")
 		return nil
 	}
 	if c.ReturnPrevious {
@@ -268,14 +268,9 @@ func (x *executor) keyOp(c *Command, b *budget, r *Result) error {
 	}
 }
 
-// refuse makes the result that of a command that changes nothing.
-func (r *Result) refuse(o Outcome, format string, args ...any) {
-	*r = Result{Outcome: o, Detail: fmt.Sprintf(format, args...)}
-}
-
 // refuseAt refuses with the current revision of the key, which a client needs to
 // decide whether to try again.
-func (r *Result) refuseAt(s *keyState, o Outcome, detail string) {
+func refuseAt(r *Result, s *keyState, o Outcome, detail string) {
 	*r = Result{Outcome: o, Detail: detail, KV: KV{ModRevision: s.current()}}
 }
 
@@ -290,14 +285,14 @@ func (s *keyState) current() uint64 {
 // holds reports whether all conditions hold (RFC 9110, section 13.1).
 func holds(conditions []Condition, s *keyState) bool {
 	for i := range conditions {
-		if !conditions[i].holds(s) {
+		if !conditionHolds(&conditions[i], s) {
 			return false
 		}
 	}
 	return true
 }
 
-func (c *Condition) holds(s *keyState) bool {
+func conditionHolds(c *Condition, s *keyState) bool {
 	switch c.Kind {
 	case IfMatch:
 		return s.exists && (c.Any || slices.Contains(c.Revisions, s.mod))
@@ -352,7 +347,7 @@ func (x *executor) put(m *keyMeta, c *Command, r *Result) error {
 	before := x.state(m)
 	value, lease := c.Value, c.Lease
 	if (c.KeepValue || c.KeepLease) && !before.exists {
-		r.refuse(KeyNotFound, "the key does not exist, so it has no value or lease to keep")
+		r.Refuse(KeyNotFound, "the key does not exist, so it has no value or lease to keep")
 		return nil
 	}
 	if c.KeepLease {
@@ -381,7 +376,7 @@ func (x *executor) put(m *keyMeta, c *Command, r *Result) error {
 			return err
 		}
 		if !exists {
-			r.refuse(LeaseNotFound, "lease %d does not exist", lease)
+			r.Refuse(LeaseNotFound, "lease %d does not exist", lease)
 			return nil
 		}
 	}
@@ -393,7 +388,7 @@ func (x *executor) put(m *keyMeta, c *Command, r *Result) error {
 // but deletes could bring the store back under it.
 func (x *executor) set(m *keyMeta, value []byte, lease uint64, r *Result) error {
 	if n := int64(len(value)); n > x.settings.MaxValueBytes {
-		r.refuse(TooLarge, "the value would have %d bytes, but the limit is %d (max_value_bytes in the settings)", n, x.settings.MaxValueBytes)
+		r.Refuse(TooLarge, "the value would have %d bytes, but the limit is %d (max_value_bytes in the settings)", n, x.settings.MaxValueBytes)
 		return nil
 	}
 	before := x.state(m)
@@ -403,7 +398,7 @@ func (x *executor) set(m *keyMeta, value []byte, lease uint64, r *Result) error 
 		if grown <= q { // otherwise the value is at fault, and no space would help
 			x.refused = grown
 		}
-		r.refuse(NoSpace, "the store holds %d bytes and the quota is %d: delete keys, or raise quota_bytes in the settings", used, q)
+		r.Refuse(NoSpace, "the store holds %d bytes and the quota is %d: delete keys, or raise quota_bytes in the settings", used, q)
 		return nil
 	}
 	v := version{create: before.create, version: before.version + 1, lease: lease, value: value}
@@ -451,12 +446,12 @@ func (x *executor) incr(m *keyMeta, delta int64, r *Result) error {
 			return err
 		}
 		if n, err = strconv.ParseInt(string(old), 10, 64); err != nil {
-			r.refuseAt(before, NotANumber, "the value is not a decimal 64-bit integer")
+			refuseAt(r, before, NotANumber, "the value is not a decimal 64-bit integer")
 			return nil
 		}
 	}
 	if delta > 0 && n > math.MaxInt64-delta || delta < 0 && n < math.MinInt64-delta {
-		r.refuseAt(before, Overflow, "the sum does not fit in a 64-bit integer")
+		refuseAt(r, before, Overflow, "the sum does not fit in a 64-bit integer")
 		return nil
 	}
 	value := strconv.AppendInt(nil, n+delta, 10)
@@ -503,9 +498,9 @@ func (x *executor) compact(c *Command, e *Entry, r *Result) {
 	case c.Term != 0 && c.Term != e.Term:
 		r.Outcome = Ignored
 	case c.Revision > x.now.revision:
-		r.refuse(FutureRevision, "revision %d does not exist yet; the newest revision is %d", c.Revision, x.now.revision)
+		r.Refuse(FutureRevision, "revision %d does not exist yet; the newest revision is %d", c.Revision, x.now.revision)
 	case c.Revision <= x.now.compact:
-		r.refuse(Compacted, "revision %d was compacted already; the oldest readable revision is %d", c.Revision, x.now.compact)
+		r.Refuse(Compacted, "revision %d was compacted already; the oldest readable revision is %d", c.Revision, x.now.compact)
 		r.CompactRevision = x.now.compact
 	default:
 		x.now.compact = c.Revision

@@ -1,7 +1,6 @@
 package kvstore
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -30,7 +29,7 @@ func (x *executor) deleteRange(c *Command, b *budget, r *Result) error {
 			return err
 		}
 		if b.want {
-			r.Pairs = append(r.Pairs, w.kv.clone())
+			r.Pairs = append(r.Pairs, w.kv.Clone())
 		}
 	}
 	if w.err != nil {
@@ -45,12 +44,6 @@ func (x *executor) deleteRange(c *Command, b *budget, r *Result) error {
 		}
 	}
 	return nil
-}
-
-func (kv *KV) clone() KV {
-	out := *kv
-	out.Key, out.Value = bytes.Clone(kv.Key), bytes.Clone(kv.Value)
-	return out
 }
 
 // liveWalk walks the keys of a range that exist, in order: those in the engine, with

@@ -11,6 +11,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/kvd-io/kvd/internal/kvstore/wire"
 	"github.com/kvd-io/kvd/internal/limits"
 )
 
@@ -97,7 +98,7 @@ func (b *bodyWriter) write(p []byte) error {
 }
 
 func (b *bodyWriter) add(key, value []byte) error {
-	b.raw = appendBytes(appendBytes(b.raw, key), value)
+	b.raw = wire.AppendBytes(wire.AppendBytes(b.raw, key), value)
 	b.records++
 	if len(b.raw) < bodyBlockSize {
 		return nil
@@ -240,10 +241,10 @@ func (b *bodyReader) fill(n int) error {
 
 func (b *bodyReader) unpack() error {
 	b.bytes += uint64(len(b.raw))
-	d := decoder{b: b.raw}
-	for len(d.b) > 0 {
-		key, value := d.bytes(), d.bytes()
-		if d.failed || len(key) == 0 {
+	d := wire.Decoder{B: b.raw}
+	for len(d.B) > 0 {
+		key, value := d.Bytes(), d.Bytes()
+		if d.Failed || len(key) == 0 {
 			return fmt.Errorf("%w: record %d is malformed", ErrBody, b.records)
 		}
 		if b.records > 0 && bytes.Compare(key, b.last) <= 0 {

@@ -3,76 +3,9 @@ package kvstore
 import (
 	"encoding/binary"
 	"fmt"
+
+	"github.com/kvd-io/kvd/internal/kvstore/wire"
 )
-
-// decoder cuts fields off the front of b. After the first malformed field it has
-// failed, and every further field is zero, so that callers check once at the end.
-type decoder struct {
-	b      []byte
-	failed bool
-}
-
-func (d *decoder) fail() { d.failed, d.b = true, nil }
-
-// uvarint refuses numbers in more bytes than they need: they would have several
-// encodings.
-func (d *decoder) uvarint() uint64 {
-	v, n := binary.Uvarint(d.b)
-	if n <= 0 || n > 1 && d.b[n-1] == 0 {
-		d.fail()
-		return 0
-	}
-	d.b = d.b[n:]
-	return v
-}
-
-func (d *decoder) varint() int64 {
-	u := d.uvarint()
-	return int64(u>>1) ^ -int64(u&1)
-}
-
-func (d *decoder) byte() byte {
-	if len(d.b) == 0 {
-		d.fail()
-		return 0
-	}
-	v := d.b[0]
-	d.b = d.b[1:]
-	return v
-}
-
-func (d *decoder) bytes() []byte { return d.take(d.uvarint()) }
-
-func (d *decoder) take(n uint64) []byte {
-	if n > uint64(len(d.b)) {
-		d.fail()
-		return nil
-	}
-	v := d.b[:n:n]
-	d.b = d.b[n:]
-	return v
-}
-
-func (d *decoder) rest() []byte {
-	v := d.b
-	d.b = nil
-	return v
-}
-
-// bits returns a byte that has none but the known bits.
-func (d *decoder) bits(known byte) byte {
-	v := d.byte()
-	if v&^known != 0 {
-		d.fail()
-	}
-	return v
-}
-
-func (d *decoder) failIf(wrong bool) {
-	if wrong {
-		d.fail()
-	}
-}
 
 // recordVersion is the first byte of every value that the store itself keeps in the
 // engine. Records of the replication layer are opaque and have none.
@@ -105,22 +38,22 @@ func decodeVersion(b []byte) (version, error) {
 	if err != nil {
 		return version{}, err
 	}
-	v := version{deleted: d.byte() == 1, create: d.uvarint(), version: d.uvarint(), lease: d.uvarint()}
-	if d.failed {
+	v := version{deleted: d.Byte() == 1, create: d.Uvarint(), version: d.Uvarint(), lease: d.Uvarint()}
+	if d.Failed {
 		return version{}, fmt.Errorf("%w: version record", errLayout)
 	}
-	v.value = d.rest()
+	v.value = d.Rest()
 	return v, nil
 }
 
-func openRecord(what string, b []byte) (decoder, error) {
+func openRecord(what string, b []byte) (wire.Decoder, error) {
 	if len(b) == 0 {
-		return decoder{}, fmt.Errorf("%w: empty %s record", errLayout, what)
+		return wire.Decoder{}, fmt.Errorf("%w: empty %s record", errLayout, what)
 	}
 	if b[0] != recordVersion {
-		return decoder{}, &UnknownVersionError{What: what + " record", Version: b[0]}
+		return wire.Decoder{}, &UnknownVersionError{What: what + " record", Version: b[0]}
 	}
-	return decoder{b: b[1:]}, nil
+	return wire.Decoder{B: b[1:]}, nil
 }
 
 // meta is the value in table m: the position and what is known there. It is written
@@ -157,12 +90,12 @@ func decodeMeta(b []byte) (meta, error) {
 	}
 	var m meta
 	for _, v := range []*uint64{&m.position.Index, &m.position.Term, &m.revision, &m.compact, &m.hash, &m.keys} {
-		*v = d.uvarint()
+		*v = d.Uvarint()
 	}
 	for _, v := range []*int64{&m.logical, &m.clock, &m.historyBytes, &m.historyVersions} {
-		*v = d.varint()
+		*v = d.Varint()
 	}
-	if d.failed || len(d.b) > 0 {
+	if d.Failed || len(d.B) > 0 {
 		return meta{}, fmt.Errorf("%w: meta record", errLayout)
 	}
 	return m, nil

@@ -11,6 +11,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/kvd-io/kvd/internal/kvstore/wire"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -47,64 +49,6 @@ func goldenSettings() Settings {
 	return Settings{
 		MaxKeyBytes: 1, MaxValueBytes: 2, QuotaBytes: 3 << 20, RetentionMillis: 4, RetentionRevisions: 5, MaxTxnOps: 6, MaxTxnBytes: 7,
 		IdempotencyMillis: 8, IdempotencyBytes: 9 << 20,
-	}
-}
-
-func goldenCommands() map[string]Command {
-	settings := goldenSettings()
-	return map[string]Command{
-		"put": {Op: OpPut, Key: []byte("a\x00b"), Value: []byte("value"), ReturnPrevious: true, Conditions: conditions(
-			Condition{Kind: IfMatch, Revisions: []uint64{7, 300}}, Condition{Kind: IfNoneMatch, Any: true},
-			Condition{Kind: IfMatch}, Condition{Kind: IfRevision, Revisions: []uint64{0}})},
-		"put_empty":        {Op: OpPut, Key: []byte{}, Value: []byte{}},
-		"delete":           {Op: OpDelete, Key: []byte("a")},
-		"delete_range":     {Op: OpDeleteRange, Key: []byte("a"), End: []byte("b")},
-		"delete_range_all": {Op: OpDeleteRange, Key: []byte{}},
-		"append":           {Op: OpAppend, Key: []byte("a"), Value: []byte("tail")},
-		"incr":             {Op: OpIncr, Key: []byte("a"), Delta: -300},
-		"tick":             {Op: OpTick, Key: []byte{}, Term: 300, ElapsedMillis: 10_000},
-		"compact":          {Op: OpCompact, Key: []byte{}, Term: 300, Revision: 70_000},
-		"settings":         {Op: OpSettings, Key: []byte{}, Term: 300, Settings: settings.Change(), Origin: Origin{RequestID: "0123456789abcdef", Client: "10.0.0.1:4000"}},
-		"put_options":      {Op: OpPut, Key: []byte("a"), Value: []byte{}, Lease: 1<<63 - 1, KeepValue: true, KeepLease: true, UnlessEqual: true, Idempotency: &Idempotency{Key: "k-1", Fingerprint: [16]byte{1, 15: 2}}},
-		"put_ttl":          {Op: OpPut, Key: []byte("a"), Value: []byte("v"), TTLMillis: 30_000, Origin: Origin{Principal: "alice", AuthRevision: 7}},
-		"txn":              {Op: OpTxn, Key: []byte{}, Txn: goldenTxn()},
-		"txn_empty":        {Op: OpTxn, Key: []byte{}, Txn: &Txn{}},
-		"lease_grant":      {Op: OpLeaseGrant, Key: []byte{}, Lease: 5, TTLMillis: 60_000, Grant: &LeaseOptions{Name: "n", AtEnd: LeaseReleases, LockDelayMillis: 15_000}},
-		"lease_auto":       {Op: OpLeaseGrant, Key: []byte{}, TTLMillis: 60_000},
-		"lease_end":        {Op: OpLeaseRevoke, Key: []byte{}, Lease: 5},
-		"lease_late":       {Op: OpLeaseExpire, Key: []byte{}, Term: 3, Leases: []uint64{5, 300}},
-		"lock":             {Op: OpLock, Key: []byte("l"), Value: []byte("me"), Lease: 5, Wait: true},
-		"unlock":           {Op: OpUnlock, Key: []byte("l"), Lease: 5, OnlyWaiting: true},
-		"forget":           {Op: OpForget, Key: []byte{}, Release: []string{"k-1", "k-2"}},
-	}
-}
-
-func goldenTxn() *Txn {
-	return &Txn{
-		If: []Compare{
-			{Key: []byte("a"), Target: CompareModRevision, Relation: Equal, Number: 300},
-			{Key: []byte("b"), Range: true, End: []byte("c"), Target: CompareValue, Relation: Less, Value: []byte("x")},
-			{Key: []byte{}, Range: true, Target: CompareExists, Relation: NotEqual},
-		},
-		Then: []Command{
-			{Op: OpPut, Key: []byte("a"), Value: []byte("1")},
-			{Op: OpGet, Key: []byte("a"), Read: &Read{Revision: 9, KeysOnly: true}},
-			{Op: OpTxn, Key: []byte{}, Txn: &Txn{Else: []Command{{Op: OpIncr, Key: []byte("n"), Delta: 1}}}},
-		},
-		Else: []Command{
-			{Op: OpList, Key: []byte("a"), End: []byte("b"), Read: &Read{Limit: 1, Reverse: true, CountOnly: true, SortBy: SortByCreateRevision, MinModRevision: 2, MaxModRevision: 3, MinCreateRevision: 4, MaxCreateRevision: 500}},
-			{Op: OpDeleteRange, Key: []byte("a"), ReturnPrevious: true},
-		},
-	}
-}
-
-func TestGoldenCommands(t *testing.T) {
-	for name, c := range goldenCommands() {
-		b := golden(t, "command_"+name, EncodeCommand(nil, &c))
-		got, err := DecodeCommand(b)
-		if err != nil || !reflect.DeepEqual(got, c) {
-			t.Errorf("%s: decoded %+v, %v; want %+v", name, got, err, c)
-		}
 	}
 }
 
@@ -158,7 +102,7 @@ func TestGoldenTables(t *testing.T) {
 		if last := len(tables) - 1; last < 0 || tables[last] != k[0] {
 			tables = append(tables, k[0])
 		}
-		content[k[0]] = appendBytes(appendBytes(content[k[0]], k), value)
+		content[k[0]] = wire.AppendBytes(wire.AppendBytes(content[k[0]], k), value)
 		return nil
 	})
 	must(t, err)
@@ -208,7 +152,7 @@ func tablesOf(t *testing.T, s *Store) (out []byte) {
 	v := mustGet[*View](t)(s.View())
 	defer v.Close()
 	_, err := v.each(func(k, value []byte) error {
-		out = appendBytes(appendBytes(out, k), value)
+		out = wire.AppendBytes(wire.AppendBytes(out, k), value)
 		return nil
 	})
 	must(t, err)
@@ -217,9 +161,8 @@ func tablesOf(t *testing.T, s *Store) (out []byte) {
 
 // TestUnknownVersions: every reader refuses a record of a newer kvd.
 func TestUnknownVersions(t *testing.T) {
-	const newer = byte(recordVersion + 1)
+	const newer = recordVersion + 1
 	readers := map[string]func(b []byte) error{
-		"command":  func(b []byte) error { _, err := DecodeCommand(b); return err },
 		"version":  func(b []byte) error { _, err := decodeVersion(b); return err },
 		"meta":     func(b []byte) error { _, err := decodeMeta(b); return err },
 		"change":   func(b []byte) error { _, err := decodeMutations(b); return err },
@@ -235,10 +178,6 @@ func TestUnknownVersions(t *testing.T) {
 	readers["history"] = func(b []byte) error { return maintainWith(t, b) }
 	for what, read := range readers {
 		var unknown *UnknownVersionError
-		newer := newer
-		if what == "command" {
-			newer = commandVersion + 1
-		}
 		err := read([]byte{newer, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
 		if !errors.As(err, &unknown) || unknown.Version != newer || !strings.Contains(err.Error(), "upgrade") {
 			t.Errorf("%s: %v", what, err)

@@ -110,8 +110,8 @@ func decodeHistory(b []byte) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	revision := d.uvarint()
-	if d.failed || len(d.b) > 0 {
+	revision := d.Uvarint()
+	if d.Failed || len(d.B) > 0 {
 		return 0, fmt.Errorf("%w: history record", errLayout)
 	}
 	return revision, nil

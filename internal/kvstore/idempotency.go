@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/kvd-io/kvd/internal/kvstore/command"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/wire"
 )
 
 // A command with an idempotency key takes effect once, however often it is committed:
@@ -108,7 +110,7 @@ func (ix *idempotencyIndex) oldest() *idempotencyEntry {
 // idempotencyKey returns the key of a record. The length keeps principal and key
 // apart: nobody can name another principal's record.
 func idempotencyKey(principal, key string) string {
-	return string(appendBytes(nil, principal)) + key
+	return string(wire.AppendBytes(nil, principal)) + key
 }
 
 // appendIdempotency appends a record: when it was made, by which command, for which
@@ -116,7 +118,7 @@ func idempotencyKey(principal, key string) string {
 func appendIdempotency(dst []byte, clock int64, place logPlace, fingerprint [16]byte, r *Result) []byte {
 	dst = binary.AppendVarint(append(dst, recordVersion), clock)
 	dst = binary.AppendUvarint(binary.AppendUvarint(dst, place.index), place.command)
-	return appendResult(append(dst, fingerprint[:]...), r)
+	return command.AppendResult(append(dst, fingerprint[:]...), r)
 }
 
 // idempotencyRecord is a decoded record, whose result is decoded only if it is
@@ -133,10 +135,10 @@ func decodeIdempotency(b []byte) (idempotencyRecord, error) {
 	if err != nil {
 		return idempotencyRecord{}, err
 	}
-	r := idempotencyRecord{clock: d.varint(), place: logPlace{d.uvarint(), d.uvarint()}}
-	copy(r.fingerprint[:], d.take(16))
-	r.result = d.rest()
-	if d.failed {
+	r := idempotencyRecord{clock: d.Varint(), place: logPlace{d.Uvarint(), d.Uvarint()}}
+	copy(r.fingerprint[:], d.Take(16))
+	r.result = d.Rest()
+	if d.Failed {
 		return idempotencyRecord{}, fmt.Errorf("%w: idempotency record", errLayout)
 	}
 	return r, nil
@@ -145,14 +147,14 @@ func decodeIdempotency(b []byte) (idempotencyRecord, error) {
 // checkIdempotencyRow refuses a row that this package would not have written. It is
 // for rows from outside, in a body.
 func checkIdempotencyRow(key, value []byte) error {
-	d := decoder{b: key}
-	d.bytes()
-	if n := len(d.b); d.failed || n < 1 || n > MaxIdempotencyKeyBytes {
+	d := wire.Decoder{B: key}
+	d.Bytes()
+	if n := len(d.B); d.Failed || n < 1 || n > MaxIdempotencyKeyBytes {
 		return fmt.Errorf("%w: idempotency key", errLayout)
 	}
 	r, err := decodeIdempotency(value)
 	if err == nil {
-		_, err = decodeResult(r.result)
+		_, err = command.DecodeResult(r.result)
 	}
 	return err
 }
@@ -220,7 +222,7 @@ func (ix *idempotencyIndex) replay(c *Command, limit int64, r *Result) (done boo
 	e := ix.records[key]
 	if e == nil {
 		if ix.bytes >= limit {
-			r.refuse(Busy, "the cluster remembers %d bytes about earlier requests, and the limit is %d (idempotency_bytes in the settings); release keys with Idempotency-Release, or try again later", ix.bytes, limit)
+			r.Refuse(Busy, "the cluster remembers %d bytes about earlier requests, and the limit is %d (idempotency_bytes in the settings); release keys with Idempotency-Release, or try again later", ix.bytes, limit)
 			return true, nil
 		}
 		return false, nil
@@ -236,10 +238,10 @@ func (ix *idempotencyIndex) replay(c *Command, limit int64, r *Result) (done boo
 		return false, err
 	}
 	if record.fingerprint != c.Idempotency.Fingerprint {
-		r.refuse(IdempotencyMismatch, "the idempotency key belongs to another request; use a new key for each request")
+		r.Refuse(IdempotencyMismatch, "the idempotency key belongs to another request; use a new key for each request")
 		return true, nil
 	}
-	if *r, err = decodeResult(slices.Clone(record.result)); err != nil {
+	if *r, err = command.DecodeResult(slices.Clone(record.result)); err != nil {
 		return false, err
 	}
 	r.Replayed = true
@@ -248,7 +250,7 @@ func (ix *idempotencyIndex) replay(c *Command, limit int64, r *Result) (done boo
 }
 
 // recordable reports whether the command itself decided the outcome.
-func (o Outcome) recordable() bool {
+func recordable(o Outcome) bool {
 	switch o {
 	case NoSpace, Busy, Ignored, Invalid, IdempotencyMismatch, PermissionDenied:
 		return false
@@ -262,7 +264,7 @@ func (o Outcome) recordable() bool {
 // record change, so the index knows the term of each in the state hash. A row of any
 // other table would have to be read before it is deleted.
 func (ix *idempotencyIndex) record(c *Command, place logPlace, now *meta, writes engine.WriteBatch, r *Result) {
-	if !r.Outcome.recordable() {
+	if !recordable(r.Outcome) {
 		return
 	}
 	key := idempotencyKey(c.Origin.Principal, c.Idempotency.Key)

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/kvd-io/kvd/internal/kvstore/command"
 )
 
 // keyed gives a command an idempotency key.
@@ -239,18 +241,18 @@ func FuzzResult(f *testing.F) {
 		{Succeeded: true, Results: []Result{{Results: []Result{{Revision: 1}}}, {Lock: &LockTicket{Name: []byte("l"), Token: 4, Held: true, Body: []byte{}}}}},
 		{Lease: &Lease{ID: 5, TTLMillis: 9}, CompactRevision: 3, Settings: new(DefaultSettings())},
 	} {
-		b := appendResult(nil, &r)
-		if back, err := decodeResult(b); err != nil || !reflect.DeepEqual(back, r) {
+		b := command.AppendResult(nil, &r)
+		if back, err := command.DecodeResult(b); err != nil || !reflect.DeepEqual(back, r) {
 			f.Fatalf("%+v became %+v, %v", r, back, err)
 		}
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r, err := decodeResult(b)
+		r, err := command.DecodeResult(b)
 		if err != nil {
 			return
 		}
-		back, err := decodeResult(appendResult(nil, &r))
+		back, err := command.DecodeResult(command.AppendResult(nil, &r))
 		if err != nil || !reflect.DeepEqual(r, back) {
 			t.Fatalf("%+v became %+v, %v", r, back, err)
 		}

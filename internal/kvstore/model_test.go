@@ -289,7 +289,7 @@ func (m *model) applySettings(c *Command, term uint64) Result {
 	case c.Settings.Validate() != nil:
 		return Result{Outcome: Invalid, Detail: "-"}
 	}
-	m.settings, m.given = c.Settings.applied(m.settings), true
+	m.settings, m.given = c.Settings.Applied(m.settings), true
 	return Result{Settings: &m.settings}
 }
 

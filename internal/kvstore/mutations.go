@@ -3,6 +3,8 @@ package kvstore
 import (
 	"encoding/binary"
 	"fmt"
+
+	"github.com/kvd-io/kvd/internal/kvstore/wire"
 )
 
 // mutation is a key that a revision changed.
@@ -31,7 +33,7 @@ func (x *executor) logRevision(changes []change) {
 		if !changes[i].exists {
 			deleted = 1
 		}
-		b = appendBytes(append(b, deleted), changes[i].meta.key)
+		b = wire.AppendBytes(append(b, deleted), changes[i].meta.key)
 	}
 	x.scratch.key = mutationKey(x.scratch.key[:0], x.now.revision, part)
 	x.writes.Set(x.scratch.key, b)
@@ -44,11 +46,11 @@ func decodeMutations(b []byte) ([]mutation, error) {
 		return nil, err
 	}
 	var out []mutation
-	for len(d.b) > 0 {
-		deleted := d.byte() == 1
-		out = append(out, mutation{deleted: deleted, key: string(d.bytes())})
+	for len(d.B) > 0 {
+		deleted := d.Byte() == 1
+		out = append(out, mutation{deleted: deleted, key: string(d.Bytes())})
 	}
-	if d.failed {
+	if d.Failed {
 		return nil, fmt.Errorf("%w: mutation record", errLayout)
 	}
 	return out, nil

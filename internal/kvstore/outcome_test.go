@@ -7,6 +7,8 @@ import (
 	"math"
 	"strings"
 	"testing"
+
+	"github.com/kvd-io/kvd/internal/kvstore/command"
 )
 
 func conditions(c ...Condition) []Condition { return c }
@@ -260,16 +262,16 @@ func TestRangeDeleteLimit(t *testing.T) {
 // TestApplyStops: a replica stops at what it does not understand and never skips it.
 func TestApplyStops(t *testing.T) {
 	good := put("a", "1")
-	command := EncodeCommand(nil, &good)
+	encoded := EncodeCommand(nil, &good)
 	for name, entries := range map[string][]Entry{
-		"unknown version":   {{Index: 1, Commands: [][]byte{command, {commandVersion + 1, 1, 0, 0}}}},
-		"unknown operation": {{Index: 1, Commands: [][]byte{command, {commandVersion, 200, 0, 0}}}},
-		"unknown flag":      {{Index: 1, Commands: [][]byte{command, {commandVersion, 1, 0x80, 0}}}},
-		"cut off":           {{Index: 1, Commands: [][]byte{command, {commandVersion, 1, 0, 5, 'a'}}}},
-		"empty":             {{Index: 1, Commands: [][]byte{command, {}}}},
-		"a gap":             {{Index: 1, Commands: [][]byte{command}}, {Index: 3}},
-		"a repetition":      {{Index: 1, Commands: [][]byte{command}}, {Index: 1}},
-		"index 0":           {{Index: 0, Commands: [][]byte{command}}},
+		"unknown version":   {{Index: 1, Commands: [][]byte{encoded, {command.Version + 1, 1, 0, 0}}}},
+		"unknown operation": {{Index: 1, Commands: [][]byte{encoded, {command.Version, 200, 0, 0}}}},
+		"unknown flag":      {{Index: 1, Commands: [][]byte{encoded, {command.Version, 1, 0x80, 0}}}},
+		"cut off":           {{Index: 1, Commands: [][]byte{encoded, {command.Version, 1, 0, 5, 'a'}}}},
+		"empty":             {{Index: 1, Commands: [][]byte{encoded, {}}}},
+		"a gap":             {{Index: 1, Commands: [][]byte{encoded}}, {Index: 3}},
+		"a repetition":      {{Index: 1, Commands: [][]byte{encoded}}, {Index: 1}},
+		"index 0":           {{Index: 0, Commands: [][]byte{encoded}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStore(t, "pebble")

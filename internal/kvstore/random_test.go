@@ -161,7 +161,7 @@ func (r *replica) checkReadTxn() {
 	r.t.Helper()
 	m := r.history.model
 	txn := randomTxn(r.rng, m, 1)
-	if ops, compares := txn.count(); !txn.ReadOnly() || int64(max(ops, compares)) > m.settings.MaxTxnOps {
+	if ops, compares := txn.Count(); !txn.ReadOnly() || int64(max(ops, compares)) > m.settings.MaxTxnOps {
 		return
 	}
 	got, err := r.store.ReadTxn(context.Background(), txn)

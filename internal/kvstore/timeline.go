@@ -134,8 +134,8 @@ func decodeSample(key, value []byte) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	millis := d.varint()
-	if d.failed || len(key) != 1+revisionLen {
+	millis := d.Varint()
+	if d.Failed || len(key) != 1+revisionLen {
 		return sample{}, fmt.Errorf("%w: time record", errLayout)
 	}
 	return sample{revision: binary.BigEndian.Uint64(key[1:]), millis: millis}, nil

@@ -21,88 +21,6 @@ const maxTxnKeys = 1 << 20
 // ErrWrites is returned by ReadTxn for a transaction that could write.
 var ErrWrites = errors.New("the transaction has operations that write")
 
-// errTxn is wrapped by the errors of Txn.Check.
-var errTxn = errors.New("transaction cannot be encoded")
-
-// Check reports whether the transaction can be encoded: whether it is not nested too
-// deeply, and has only operations and numbers of them that every replica decodes. The
-// limits in the settings are checked when it is applied.
-func (t *Txn) Check() error {
-	ops, compares := t.count()
-	switch {
-	case t.depth() > MaxTxnDepth:
-		return fmt.Errorf("%w: it is nested more than %d levels deep", errTxn, MaxTxnDepth)
-	case ops > limits.MaxTxnOps || compares > limits.MaxTxnOps:
-		return fmt.Errorf("%w: it has %d operations and %d comparisons, but the limit is %d", errTxn, ops, compares, limits.MaxTxnOps)
-	}
-	return t.each(func(c *Command) error {
-		if !c.Op.inTxn() || c.envelope() != 0 || c.Op == OpTxn && c.Txn == nil {
-			return fmt.Errorf("%w: operation %d", errTxn, c.Op)
-		}
-		return nil
-	})
-}
-
-// ReadOnly reports whether no operation of the transaction can write, so that ReadTxn
-// may evaluate it.
-func (t *Txn) ReadOnly() bool {
-	return t.each(func(c *Command) error {
-		if c.Op.writes() {
-			return ErrWrites
-		}
-		return nil
-	}) == nil
-}
-
-// writes reports whether the operation of a transaction writes, nested ones aside.
-func (o Op) writes() bool { return o != OpGet && o != OpList && o != OpTxn }
-
-// each calls fn with all operations of all levels until it returns an error.
-func (t *Txn) each(fn func(c *Command) error) error {
-	for _, branch := range [][]Command{t.Then, t.Else} {
-		for i := range branch {
-			if err := fn(&branch[i]); err != nil {
-				return err
-			}
-			if nested := branch[i].Txn; nested != nil {
-				if err := nested.each(fn); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	return nil
-}
-
-// count returns the number of operations and comparisons of all levels.
-func (t *Txn) count() (ops, compares int) {
-	compares = len(t.If)
-	_ = t.each(func(c *Command) error { // fn returns no error
-		ops++
-		if c.Txn != nil {
-			compares += len(c.Txn.If)
-		}
-		return nil
-	})
-	return ops, compares
-}
-
-// depth returns how deep transactions are nested, which is 1 without a nested one. It
-// stops beyond MaxTxnDepth.
-func (t *Txn) depth() int { return t.depthFrom(1) }
-
-func (t *Txn) depthFrom(depth int) (deepest int) {
-	deepest = depth
-	for _, branch := range [][]Command{t.Then, t.Else} {
-		for i := range branch {
-			if nested := branch[i].Txn; nested != nil && deepest <= MaxTxnDepth {
-				deepest = max(deepest, nested.depthFrom(depth+1))
-			}
-		}
-	}
-	return deepest
-}
-
 // refusal is an outcome on its way to the result.
 type refusal struct {
 	outcome Outcome
@@ -117,7 +35,7 @@ func refusalf(o Outcome, format string, args ...any) error {
 }
 
 // take makes a refusal the outcome of the result. Other errors it returns.
-func (r *Result) take(err error) error {
+func take(r *Result, err error) error {
 	if err == nil {
 		return nil // before errors.As, which allocates
 	}
@@ -184,11 +102,11 @@ type txnRun struct {
 // then runs the operations on the path, which see the overlay.
 func (x *executor) txn(c *Command, size int, b *budget, r *Result) error {
 	if n := int64(size); n > x.settings.MaxTxnBytes {
-		r.refuse(TooLarge, "the transaction has %d bytes, but the limit is %d (max_txn_bytes in the settings)", n, x.settings.MaxTxnBytes)
+		r.Refuse(TooLarge, "the transaction has %d bytes, but the limit is %d (max_txn_bytes in the settings)", n, x.settings.MaxTxnBytes)
 		return nil
 	}
-	if ops, compares := c.Txn.count(); int64(max(ops, compares)) > x.settings.MaxTxnOps {
-		r.refuse(TooLarge, "the transaction has %d operations and %d comparisons, but the limit is %d (max_txn_ops in the settings)", ops, compares, x.settings.MaxTxnOps)
+	if ops, compares := c.Txn.Count(); int64(max(ops, compares)) > x.settings.MaxTxnOps {
+		r.Refuse(TooLarge, "the transaction has %d operations and %d comparisons, but the limit is %d (max_txn_ops in the settings)", ops, compares, x.settings.MaxTxnOps)
 		return nil
 	}
 	x.overlay.clearClaims()
@@ -199,7 +117,7 @@ func (x *executor) txn(c *Command, size int, b *budget, r *Result) error {
 
 func (t *txnRun) evaluate(txn *Txn, r *Result) error {
 	if err := t.decide(txn, ""); err != nil {
-		return r.take(err)
+		return take(r, err)
 	}
 	if !t.writes && !t.budget.want {
 		return nil // nothing but the result depends on it
@@ -218,9 +136,9 @@ func (t *txnRun) decide(txn *Txn, path string) error {
 		}
 	}
 	t.taken = append(t.taken, succeeded)
-	ops, name := txn.branch(succeeded)
+	ops, name := txn.Branch(succeeded)
 	for i := range ops {
-		t.writes = t.writes || ops[i].Op.writes()
+		t.writes = t.writes || ops[i].Op.Writes()
 		if ops[i].Op == OpTxn {
 			if err := t.decide(ops[i].Txn, fmt.Sprintf("%s%s[%d].txn.", path, name, i)); err != nil {
 				return err
@@ -239,77 +157,31 @@ func within(path string, err error) error {
 	return err
 }
 
-func (t *Txn) branch(succeeded bool) (ops []Command, name string) {
-	if succeeded {
-		return t.Then, "then"
-	}
-	return t.Else, "else"
-}
-
 // holds judges a comparison.
 func (t *txnRun) holds(c *Compare) (bool, error) {
 	keysOnly := c.Target != CompareValue
 	if !c.Range {
 		kv, exists, err := t.pairs.get(c.Key, 0, keysOnly)
 		if err != nil || !exists {
-			return c.holdsAbsent(), err
+			return c.HoldsAbsent(), err
 		}
-		return c.holds(&kv), nil
+		return c.Holds(&kv), nil
 	}
 	empty, all := true, true
 	err := t.pairs.walk(Range{Start: c.Key, End: c.End, KeysOnly: keysOnly}, func(kv *KV) (bool, error) {
-		empty, all = false, c.holds(kv)
+		empty, all = false, c.Holds(kv)
 		return all, t.budget.walkedKey()
 	})
 	if empty {
-		return c.holdsAbsent(), err
+		return c.HoldsAbsent(), err
 	}
 	return all, err
-}
-
-// holds judges a pair.
-func (c *Compare) holds(kv *KV) bool {
-	var number uint64
-	switch c.Target {
-	case CompareValue:
-		return c.Relation.holds(bytes.Compare(kv.Value, c.Value))
-	case CompareModRevision:
-		number = kv.ModRevision
-	case CompareCreateRevision:
-		number = kv.CreateRevision
-	case CompareVersion:
-		number = kv.Version
-	case CompareLease:
-		number = kv.Lease
-	case CompareExists:
-		number = 1
-	}
-	return c.Relation.holds(cmp.Compare(number, c.Number))
-}
-
-// holdsAbsent judges an absent key: all its numbers are 0, and it has no value.
-func (c *Compare) holdsAbsent() bool {
-	return c.Target != CompareValue && c.Relation.holds(cmp.Compare(0, c.Number))
-}
-
-// holds reports whether the relation fits what a comparison of target and operand gave.
-func (r Relation) holds(order int) bool {
-	switch r {
-	case Equal:
-		return order == 0
-	case NotEqual:
-		return order != 0
-	case Greater:
-		return order > 0
-	default:
-		return order < 0
-	}
 }
 
 // run runs the operations of the branch that was taken.
 func (t *txnRun) run(txn *Txn, r *Result) error {
 	r.Succeeded, t.taken = t.taken[0], t.taken[1:]
-	ops, name := txn.branch(r.Succeeded)
+	ops, name := txn.Branch(r.Succeeded)
 	if t.budget.want {
 		r.Results = make([]Result, len(ops))
 	}
@@ -351,21 +223,21 @@ func (t *txnRun) op(c *Command, r *Result) error {
 	case OpTxn:
 		return t.run(c.Txn, r)
 	case OpGet:
-		return r.take(t.get(c, r))
+		return take(r, t.get(c, r))
 	case OpList:
-		return r.take(t.list(c, r))
+		return take(r, t.list(c, r))
 	case OpDeleteRange:
 		if !t.x.overlay.claimRange(c.Key, c.End) {
-			r.refuse(DuplicateKey, "the transaction has already written a key of this range")
+			r.Refuse(DuplicateKey, "the transaction has already written a key of this range")
 			return nil
 		}
-		return r.take(t.x.deleteRange(c, t.budget, r))
+		return take(r, t.x.deleteRange(c, t.budget, r))
 	}
 	if claimed := t.claim(c); !claimed {
-		r.refuse(DuplicateKey, "the transaction has already written this key")
+		r.Refuse(DuplicateKey, "the transaction has already written this key")
 		return nil
 	}
-	return r.take(t.x.keyOp(c, t.budget, r))
+	return take(r, t.x.keyOp(c, t.budget, r))
 }
 
 func (t *txnRun) claim(c *Command) bool {
@@ -442,7 +314,7 @@ type picker struct {
 }
 
 func (p *picker) take(kv *KV) error {
-	if p.read.CountOnly || p.read.excludes(kv) {
+	if p.read.CountOnly || p.read.Excludes(kv) {
 		return nil
 	}
 	full := p.read.Limit > 0 && uint64(len(p.kept)) == p.read.Limit
@@ -452,23 +324,17 @@ func (p *picker) take(kv *KV) error {
 		return nil
 	case full:
 		p.budget.resultBytes += pairBytes(&p.kept[0]) + keyOverheadBytes
-		p.kept[0] = kv.clone()
+		p.kept[0] = kv.Clone()
 		heap.Fix(p, 0)
 	case p.read.SortBy == SortByKey:
-		p.kept = append(p.kept, kv.clone())
+		p.kept = append(p.kept, kv.Clone())
 	default:
-		heap.Push(p, kv.clone())
+		heap.Push(p, kv.Clone())
 	}
 	return p.budget.add(pairBytes(kv))
 }
 
 func pairBytes(kv *KV) int { return len(kv.Key) + len(kv.Value) }
-
-// excludes reports whether the bounds on revisions leave the pair out.
-func (r *Read) excludes(kv *KV) bool {
-	return kv.ModRevision < r.MinModRevision || r.MaxModRevision != 0 && kv.ModRevision > r.MaxModRevision ||
-		kv.CreateRevision < r.MinCreateRevision || r.MaxCreateRevision != 0 && kv.CreateRevision > r.MaxCreateRevision
-}
 
 // before reports whether a comes before b in the result.
 func (p *picker) before(a, b *KV) bool { return p.compare(a, b) < 0 }

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/kvd-io/kvd/internal/limits"
 )
 
 func txnOf(t Txn) Command { return Command{Op: OpTxn, Txn: &t} }
@@ -237,27 +235,4 @@ func TestReadTxn(t *testing.T) {
 			t.Errorf("%s", resultText(&r))
 		}
 	})
-}
-
-// TestTxnCheck: what cannot be decoded is not encoded.
-func TestTxnCheck(t *testing.T) {
-	deep := &Txn{}
-	for range MaxTxnDepth {
-		deep = &Txn{Then: []Command{{Op: OpTxn, Txn: deep}}}
-	}
-	for name, txn := range map[string]*Txn{
-		"too deep":        deep,
-		"too many":        {Then: slices.Repeat([]Command{get("a")}, limits.MaxTxnOps+1)},
-		"too many ifs":    {If: slices.Repeat([]Compare{compareMod("a", 1)}, limits.MaxTxnOps+1)},
-		"an OpCompact":    {Else: []Command{{Op: OpCompact}}},
-		"an inner origin": {Else: []Command{{Op: OpGet, Origin: Origin{Client: "c"}}}},
-	} {
-		if err := txn.Check(); !errors.Is(err, errTxn) {
-			t.Errorf("%s: %v", name, err)
-		}
-		if _, err := DecodeCommand(EncodeCommand(nil, &Command{Op: OpTxn, Txn: txn})); err == nil && name != "an inner origin" {
-			t.Errorf("%s is decoded", name)
-		}
-	}
-	must(t, deep.Then[0].Txn.Check())
 }

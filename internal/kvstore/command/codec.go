@@ -1,10 +1,11 @@
-package kvstore
+package command
 
 import (
 	"encoding/binary"
 	"errors"
 	"fmt"
 
+	"github.com/kvd-io/kvd/internal/kvstore/wire"
 	"github.com/kvd-io/kvd/internal/limits"
 )
 
@@ -20,19 +21,9 @@ import (
 // An operation of a transaction has the same format without the version, behind its
 // length. It has no envelope, which is about the command as a whole.
 
-// commandVersion is the first byte of every command. A replica that does not know
+// Version is the first byte of every command. A replica that does not know
 // it must stop: skipping a command would make replicas diverge.
-const commandVersion = 2
-
-// UnknownVersionError is returned for data that a newer kvd wrote.
-type UnknownVersionError struct {
-	What    string
-	Version byte
-}
-
-func (e *UnknownVersionError) Error() string {
-	return fmt.Sprintf("%s has format version %d, which this version of kvd cannot read; upgrade kvd", e.What, e.Version)
-}
+const Version = 2
 
 var errCommand = errors.New("command is malformed")
 
@@ -66,10 +57,10 @@ const (
 	knownEnvelope       = envelopeOrigin | envelopeIdempotency | envelopeRelease
 )
 
-// EncodeCommand appends the replicated form of the command to dst. What Txn.Check
+// Encode appends the replicated form of the command to dst. What Txn.Check
 // refuses must not be encoded: no replica would decode it.
-func EncodeCommand(dst []byte, c *Command) []byte {
-	dst = append(dst, commandVersion)
+func Encode(dst []byte, c *Command) []byte {
+	dst = append(dst, Version)
 	return appendOp(dst, c, c.envelope())
 }
 
@@ -114,7 +105,7 @@ func appendOp(dst []byte, c *Command, envelope byte) []byte {
 	if envelope != 0 {
 		dst = appendEnvelope(dst, c, envelope)
 	}
-	dst = appendBytes(dst, c.Key)
+	dst = wire.AppendBytes(dst, c.Key)
 	if flags&^(flagPrevious|flagEnvelope) != 0 {
 		dst = appendParts(dst, c, flags, options)
 	}
@@ -124,7 +115,7 @@ func appendOp(dst []byte, c *Command, envelope byte) []byte {
 // appendParts appends the optional parts after the key.
 func appendParts(dst []byte, c *Command, flags, options byte) []byte {
 	if flags&flagEnd != 0 {
-		dst = appendBytes(dst, c.End)
+		dst = wire.AppendBytes(dst, c.End)
 	}
 	if flags&flagConditions != 0 {
 		dst = appendConditions(dst, c.Conditions)
@@ -144,24 +135,20 @@ func appendParts(dst []byte, c *Command, flags, options byte) []byte {
 	return dst
 }
 
-func appendBytes[T string | []byte](dst []byte, b T) []byte {
-	return append(binary.AppendUvarint(dst, uint64(len(b))), b...)
-}
-
 func appendEnvelope(dst []byte, c *Command, parts byte) []byte {
 	dst = append(dst, parts)
 	if parts&envelopeOrigin != 0 {
 		o := &c.Origin
-		dst = appendBytes(appendBytes(appendBytes(dst, o.RequestID), o.Client), o.Principal)
+		dst = wire.AppendBytes(wire.AppendBytes(wire.AppendBytes(dst, o.RequestID), o.Client), o.Principal)
 		dst = binary.AppendUvarint(dst, o.AuthRevision)
 	}
 	if parts&envelopeIdempotency != 0 {
-		dst = append(appendBytes(dst, c.Idempotency.Key), c.Idempotency.Fingerprint[:]...)
+		dst = append(wire.AppendBytes(dst, c.Idempotency.Key), c.Idempotency.Fingerprint[:]...)
 	}
 	if parts&envelopeRelease != 0 {
 		dst = binary.AppendUvarint(dst, uint64(len(c.Release)))
 		for _, key := range c.Release {
-			dst = appendBytes(dst, key)
+			dst = wire.AppendBytes(dst, key)
 		}
 	}
 	return dst
@@ -300,37 +287,37 @@ func appendCompare(dst []byte, c *Compare) []byte {
 	target := byte(c.Target)
 	setBit(&target, compareRange, c.Range)
 	setBit(&target, compareEnd, c.Range && c.End != nil)
-	dst = appendBytes(append(dst, target, byte(c.Relation)), c.Key)
+	dst = wire.AppendBytes(append(dst, target, byte(c.Relation)), c.Key)
 	if target&compareEnd != 0 {
-		dst = appendBytes(dst, c.End)
+		dst = wire.AppendBytes(dst, c.End)
 	}
 	if c.Target == CompareValue {
-		return appendBytes(dst, c.Value)
+		return wire.AppendBytes(dst, c.Value)
 	}
 	return binary.AppendUvarint(dst, c.Number)
 }
 
-// DecodeCommand decodes what EncodeCommand encoded. The byte slices of the command
-// alias b. It refuses everything that EncodeCommand does not produce, up to the last
+// Decode decodes what Encode encoded. The byte slices of the command
+// alias b. It refuses everything that Encode does not produce, up to the last
 // byte: what one version of kvd overlooks and another reads would make replicas
 // diverge.
-func DecodeCommand(b []byte) (Command, error) {
+func Decode(b []byte) (Command, error) {
 	var c Command
-	err := c.decode(b)
+	err := c.Decode(b)
 	return c, err
 }
 
-// decode sets the command, which must be zero, to what b encodes.
-func (c *Command) decode(b []byte) error {
+// Decode sets the command, which must be zero, to what b encodes.
+func (c *Command) Decode(b []byte) error {
 	if len(b) < 3 {
 		return fmt.Errorf("%w: %d bytes", errCommand, len(b))
 	}
-	if b[0] != commandVersion {
-		return &UnknownVersionError{What: "command", Version: b[0]}
+	if b[0] != Version {
+		return &wire.UnknownVersionError{What: "command", Version: b[0]}
 	}
-	d := commandDecoder{decoder: decoder{b: b[1:]}, ops: limits.MaxTxnOps, compares: limits.MaxTxnOps}
+	d := commandDecoder{Decoder: wire.Decoder{B: b[1:]}, ops: limits.MaxTxnOps, compares: limits.MaxTxnOps}
 	d.op(c)
-	if d.failed || len(d.b) > 0 {
+	if d.Failed || len(d.B) > 0 {
 		return fmt.Errorf("%w: operation %d", errCommand, c.Op)
 	}
 	return nil
@@ -338,7 +325,7 @@ func (c *Command) decode(b []byte) error {
 
 // commandDecoder decodes a command and the operations in it.
 type commandDecoder struct {
-	decoder
+	wire.Decoder
 	depth int // of transactions around the current operation
 	// ops and compares are how many further operations and comparisons are
 	// accepted. An operation takes a hundred times the memory of its shortest
@@ -347,14 +334,14 @@ type commandDecoder struct {
 }
 
 func (d *commandDecoder) op(c *Command) {
-	c.Op = Op(d.byte())
-	flags := d.byte()
+	c.Op = Op(d.Byte())
+	flags := d.Byte()
 	c.ReturnPrevious = flags&flagPrevious != 0
 	if flags&flagEnvelope != 0 {
-		d.failIf(d.depth > 0)
+		d.FailIf(d.depth > 0)
 		d.envelope(c)
 	}
-	c.Key = d.bytes()
+	c.Key = d.Bytes()
 	if flags&^(flagPrevious|flagEnvelope) != 0 {
 		d.parts(c, flags)
 	}
@@ -363,18 +350,18 @@ func (d *commandDecoder) op(c *Command) {
 
 func (d *commandDecoder) parts(c *Command, flags byte) {
 	if flags&flagEnd != 0 {
-		c.End = d.bytes()
+		c.End = d.Bytes()
 	}
 	if flags&flagConditions != 0 {
 		c.Conditions = d.conditions()
 	}
 	if flags&flagLease != 0 {
-		c.Lease = d.uvarint()
-		d.failIf(c.Lease == 0)
+		c.Lease = d.Uvarint()
+		d.FailIf(c.Lease == 0)
 	}
 	if flags&flagTTL != 0 {
-		c.TTLMillis = d.varint()
-		d.failIf(c.TTLMillis == 0)
+		c.TTLMillis = d.Varint()
+		d.FailIf(c.TTLMillis == 0)
 	}
 	if flags&flagOptions != 0 {
 		d.options(c)
@@ -385,8 +372,8 @@ func (d *commandDecoder) parts(c *Command, flags byte) {
 }
 
 func (d *commandDecoder) options(c *Command) {
-	options := d.bits(knownOptions)
-	d.failIf(options == 0)
+	options := d.Bits(knownOptions)
+	d.FailIf(options == 0)
 	c.KeepValue = options&optionKeepValue != 0
 	c.KeepLease = options&optionKeepLease != 0
 	c.UnlessEqual = options&optionUnlessEqual != 0
@@ -395,46 +382,46 @@ func (d *commandDecoder) options(c *Command) {
 }
 
 func (d *commandDecoder) envelope(c *Command) {
-	parts := d.bits(knownEnvelope)
-	d.failIf(parts == 0)
+	parts := d.Bits(knownEnvelope)
+	d.FailIf(parts == 0)
 	if parts&envelopeOrigin != 0 {
 		o := &c.Origin
-		o.RequestID, o.Client, o.Principal = string(d.bytes()), string(d.bytes()), string(d.bytes())
-		o.AuthRevision = d.uvarint()
-		d.failIf(*o == Origin{})
+		o.RequestID, o.Client, o.Principal = string(d.Bytes()), string(d.Bytes()), string(d.Bytes())
+		o.AuthRevision = d.Uvarint()
+		d.FailIf(*o == Origin{})
 	}
 	if parts&envelopeIdempotency != 0 {
-		c.Idempotency = &Idempotency{Key: string(d.bytes())}
-		copy(c.Idempotency.Fingerprint[:], d.take(uint64(len(c.Idempotency.Fingerprint))))
+		c.Idempotency = &Idempotency{Key: string(d.Bytes())}
+		copy(c.Idempotency.Fingerprint[:], d.Take(uint64(len(c.Idempotency.Fingerprint))))
 	}
 	if parts&envelopeRelease != 0 {
-		n := d.uvarint()
-		d.failIf(n == 0 || n > limits.MaxReleases)
-		for i := uint64(0); i < n && !d.failed; i++ {
-			c.Release = append(c.Release, string(d.bytes()))
+		n := d.Uvarint()
+		d.FailIf(n == 0 || n > limits.MaxReleases)
+		for i := uint64(0); i < n && !d.Failed; i++ {
+			c.Release = append(c.Release, string(d.Bytes()))
 		}
 	}
 }
 
 // conditions refuses more than limits allow, so that a decoder cannot be made to
 // allocate more than it has read.
-func (d *decoder) conditions() []Condition {
-	n := d.uvarint()
+func (d *commandDecoder) conditions() []Condition {
+	n := d.Uvarint()
 	if n == 0 || n > limits.MaxConditions {
-		d.fail()
+		d.Fail()
 		return nil
 	}
 	out := make([]Condition, 0, n)
 	for range n {
-		c := Condition{Kind: ConditionKind(d.byte())}
-		c.Any = d.bits(1) == 1
-		count := d.uvarint()
+		c := Condition{Kind: ConditionKind(d.Byte())}
+		c.Any = d.Bits(1) == 1
+		count := d.Uvarint()
 		if count > limits.MaxTags || c.Kind < IfMatch || c.Kind > IfRevision || c.Kind == IfRevision && count != 1 {
-			d.fail()
+			d.Fail()
 			return nil
 		}
 		for range count {
-			c.Revisions = append(c.Revisions, d.uvarint())
+			c.Revisions = append(c.Revisions, d.Uvarint())
 		}
 		out = append(out, c)
 	}
@@ -442,68 +429,68 @@ func (d *decoder) conditions() []Condition {
 }
 
 func (d *commandDecoder) read() *Read {
-	flags := d.bits(knownRead)
-	r := &Read{Reverse: flags&readReverse != 0, KeysOnly: flags&readKeysOnly != 0, CountOnly: flags&readCountOnly != 0, SortBy: SortBy(d.byte())}
+	flags := d.Bits(knownRead)
+	r := &Read{Reverse: flags&readReverse != 0, KeysOnly: flags&readKeysOnly != 0, CountOnly: flags&readCountOnly != 0, SortBy: SortBy(d.Byte())}
 	for _, n := range r.numbers() {
-		*n = d.uvarint()
+		*n = d.Uvarint()
 	}
-	d.failIf(*r == Read{} || r.SortBy > SortByValue)
+	d.FailIf(*r == Read{} || r.SortBy > SortByValue)
 	return r
 }
 
 func (d *commandDecoder) operand(c *Command) {
 	switch c.Op {
 	case OpPut, OpAppend, OpLock:
-		c.Value = d.rest()
+		c.Value = d.Rest()
 	case OpIncr:
-		c.Delta = d.varint()
+		c.Delta = d.Varint()
 	case OpTick:
-		c.Term, c.ElapsedMillis = d.uvarint(), d.varint()
+		c.Term, c.ElapsedMillis = d.Uvarint(), d.Varint()
 	case OpCompact:
-		c.Term, c.Revision = d.uvarint(), d.uvarint()
+		c.Term, c.Revision = d.Uvarint(), d.Uvarint()
 	case OpSettings:
-		c.Term = d.uvarint()
+		c.Term = d.Uvarint()
 		c.Settings = d.settingsChange()
 	case OpTxn:
 		c.Txn = d.txn()
 	case OpLeaseGrant:
 		c.Grant = d.grant()
 	case OpLeaseExpire:
-		c.Term = d.uvarint()
-		for len(d.b) > 0 {
-			c.Leases = append(c.Leases, d.uvarint())
+		c.Term = d.Uvarint()
+		for len(d.B) > 0 {
+			c.Leases = append(c.Leases, d.Uvarint())
 		}
 	case OpDelete, OpDeleteRange, OpGet, OpList, OpLeaseRevoke, OpUnlock, OpForget:
 	default:
-		d.fail()
+		d.Fail()
 	}
 }
 
 func (d *commandDecoder) settingsChange() *SettingsChange {
 	c := new(SettingsChange)
 	signed := c.signed()
-	present := d.uvarint()
-	d.failIf(present >= 1<<(len(signed)+1))
+	present := d.Uvarint()
+	d.FailIf(present >= 1<<(len(signed)+1))
 	for i, value := range signed {
 		if present&(1<<i) != 0 {
 			*value = new(int64)
-			**value = d.varint()
+			**value = d.Varint()
 		}
 	}
 	if present&(1<<len(signed)) != 0 {
 		c.RetentionRevisions = new(uint64)
-		*c.RetentionRevisions = d.uvarint()
+		*c.RetentionRevisions = d.Uvarint()
 	}
 	return c
 }
 
 func (d *commandDecoder) grant() *LeaseOptions {
-	if len(d.b) == 0 {
+	if len(d.B) == 0 {
 		return nil
 	}
-	g := &LeaseOptions{AtEnd: LeaseEnd(d.byte()), LockDelayMillis: d.varint()}
-	g.Name = string(d.rest())
-	d.failIf(g.AtEnd > LeaseReleases || *g == LeaseOptions{})
+	g := &LeaseOptions{AtEnd: LeaseEnd(d.Byte()), LockDelayMillis: d.Varint()}
+	g.Name = string(d.Rest())
+	d.FailIf(g.AtEnd > LeaseReleases || *g == LeaseOptions{})
 	return g
 }
 
@@ -512,9 +499,9 @@ const minItemBytes = 4
 
 // count returns the number of items of a list and takes it off what is left.
 func (d *commandDecoder) count(left *int) int {
-	n := d.uvarint()
-	if n > uint64(*left) || n > uint64(len(d.b)/minItemBytes) {
-		d.fail()
+	n := d.Uvarint()
+	if n > uint64(*left) || n > uint64(len(d.B)/minItemBytes) {
+		d.Fail()
 		return 0
 	}
 	*left -= int(n)
@@ -524,7 +511,7 @@ func (d *commandDecoder) count(left *int) int {
 func (d *commandDecoder) txn() *Txn {
 	t := new(Txn)
 	if d.depth++; d.depth > MaxTxnDepth {
-		d.fail()
+		d.Fail()
 		return t
 	}
 	if n := d.count(&d.compares); n > 0 {
@@ -545,37 +532,37 @@ func (d *commandDecoder) branch() []Command {
 	}
 	out := make([]Command, n)
 	for i := range out {
-		b := d.bytes()
-		after := d.b
-		d.b = b
+		b := d.Bytes()
+		after := d.B
+		d.B = b
 		d.op(&out[i])
-		if d.failed || len(d.b) > 0 || !out[i].Op.inTxn() {
-			d.fail()
+		if d.Failed || len(d.B) > 0 || !out[i].Op.InTxn() {
+			d.Fail()
 			return nil
 		}
-		d.b = after
+		d.B = after
 	}
 	return out
 }
 
 func (d *commandDecoder) compare(c *Compare) {
-	target := d.byte()
-	c.Target, c.Relation = CompareTarget(target&compareTarget), Relation(d.byte())
+	target := d.Byte()
+	c.Target, c.Relation = CompareTarget(target&compareTarget), Relation(d.Byte())
 	c.Range = target&compareRange != 0
-	c.Key = d.bytes()
+	c.Key = d.Bytes()
 	if target&compareEnd != 0 {
-		c.End = d.bytes()
+		c.End = d.Bytes()
 	}
 	if c.Target == CompareValue {
-		c.Value = d.bytes()
+		c.Value = d.Bytes()
 	} else {
-		c.Number = d.uvarint()
+		c.Number = d.Uvarint()
 	}
-	d.failIf(c.Target < CompareModRevision || c.Target > CompareExists || c.Relation < Equal || c.Relation > Less || c.End != nil && !c.Range)
+	d.FailIf(c.Target < CompareModRevision || c.Target > CompareExists || c.Relation < Equal || c.Relation > Less || c.End != nil && !c.Range)
 }
 
-// inTxn reports whether the operation may be part of a transaction.
-func (o Op) inTxn() bool {
+// InTxn reports whether the operation may be part of a transaction.
+func (o Op) InTxn() bool {
 	switch o {
 	case OpPut, OpDelete, OpDeleteRange, OpAppend, OpIncr, OpGet, OpList, OpTxn:
 		return true

@@ -1,9 +1,12 @@
-package kvstore
+package command
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
+
+	"github.com/kvd-io/kvd/internal/kvstore/wire"
 )
 
 // The format of a result, as an idempotency record keeps it:
@@ -62,14 +65,14 @@ func (r *Result) parts() (parts uint64) {
 	return parts
 }
 
-// appendResult appends the form in which a result is recorded. Replayed is not part
+// AppendResult appends the form in which a result is recorded. Replayed is not part
 // of it.
-func appendResult(dst []byte, r *Result) []byte {
+func AppendResult(dst []byte, r *Result) []byte {
 	parts := r.parts()
 	dst = binary.AppendUvarint(append(dst, byte(r.Outcome)), parts)
 	dst = binary.AppendUvarint(dst, r.Revision)
 	if parts&resultDetail != 0 {
-		dst = appendBytes(dst, r.Detail)
+		dst = wire.AppendBytes(dst, r.Detail)
 	}
 	if parts&resultKV != 0 {
 		dst = appendPair(dst, &r.KV)
@@ -95,19 +98,19 @@ func appendResult(dst []byte, r *Result) []byte {
 func appendRareResult(dst []byte, r *Result, parts uint64) []byte {
 	if parts&resultLease != 0 {
 		dst = binary.AppendVarint(binary.AppendUvarint(dst, r.Lease.ID), r.Lease.TTLMillis)
-		dst = appendBytes(dst, appendGrant(nil, &r.Lease.LeaseOptions))
+		dst = wire.AppendBytes(dst, appendGrant(nil, &r.Lease.LeaseOptions))
 	}
 	if parts&resultLock != 0 {
 		dst = appendTicket(dst, r.Lock)
 	}
 	if parts&resultSettings != 0 {
-		dst = appendBytes(dst, encodeSettings(r.Settings))
+		dst = wire.AppendBytes(dst, r.Settings.JSON())
 	}
 	if parts&resultResults != 0 {
 		dst = binary.AppendUvarint(dst, uint64(len(r.Results)))
 		for i := range r.Results {
 			from := len(dst)
-			dst = appendResult(dst, &r.Results[i])
+			dst = AppendResult(dst, &r.Results[i])
 			dst = insertLength(dst, from)
 		}
 	}
@@ -120,12 +123,12 @@ func appendPair(dst []byte, kv *KV) []byte {
 	if kv.Value != nil {
 		hasValue = 1
 	}
-	dst = appendBytes(append(dst, hasValue), kv.Key)
+	dst = wire.AppendBytes(append(dst, hasValue), kv.Key)
 	for _, n := range [...]uint64{kv.CreateRevision, kv.ModRevision, kv.Version, kv.Lease} {
 		dst = binary.AppendUvarint(dst, n)
 	}
 	if hasValue == 1 {
-		dst = appendBytes(dst, kv.Value)
+		dst = wire.AppendBytes(dst, kv.Value)
 	}
 	return dst
 }
@@ -135,30 +138,33 @@ func appendTicket(dst []byte, t *LockTicket) []byte {
 	if t.Held {
 		held = 1
 	}
-	dst = appendBytes(append(dst, held), t.Name)
+	dst = wire.AppendBytes(append(dst, held), t.Name)
 	dst = binary.AppendUvarint(binary.AppendUvarint(dst, t.Token), t.Lease)
-	return appendBytes(dst, t.Body)
+	return wire.AppendBytes(dst, t.Body)
 }
 
-// decodeResult decodes what appendResult appended. The byte slices of the result
+// DecodeResult decodes what AppendResult appended. The byte slices of the result
 // alias b.
-func decodeResult(b []byte) (Result, error) {
-	d := decoder{b: b}
+func DecodeResult(b []byte) (Result, error) {
+	d := resultDecoder{wire.Decoder{B: b}}
 	var r Result
 	d.result(&r, 0)
-	if d.failed || len(d.b) > 0 {
+	if d.Failed || len(d.B) > 0 {
 		return Result{}, fmt.Errorf("%w: outcome %d", errResult, r.Outcome)
 	}
 	return r, nil
 }
 
-func (d *decoder) result(r *Result, depth int) {
-	r.Outcome = Outcome(d.byte())
-	parts := d.uvarint()
-	d.failIf(parts&^knownResult != 0)
-	r.Revision = d.uvarint()
+// resultDecoder decodes a result and those in it.
+type resultDecoder struct{ wire.Decoder }
+
+func (d *resultDecoder) result(r *Result, depth int) {
+	r.Outcome = Outcome(d.Byte())
+	parts := d.Uvarint()
+	d.FailIf(parts&^knownResult != 0)
+	r.Revision = d.Uvarint()
 	if parts&resultDetail != 0 {
-		r.Detail = string(d.bytes())
+		r.Detail = string(d.Bytes())
 	}
 	if parts&resultKV != 0 {
 		d.pair(&r.KV)
@@ -178,37 +184,36 @@ func (d *decoder) result(r *Result, depth int) {
 		to   *uint64
 	}{{resultCount, &r.Count}, {resultDeleted, &r.Deleted}, {resultCompact, &r.CompactRevision}} {
 		if parts&n.part != 0 {
-			*n.to = d.uvarint()
+			*n.to = d.Uvarint()
 		}
 	}
 	r.Created, r.More, r.Succeeded = parts&resultCreated != 0, parts&resultMore != 0, parts&resultSucceeded != 0
 	d.rareResult(r, parts, depth)
 }
 
-func (d *decoder) rareResult(r *Result, parts uint64, depth int) {
+func (d *resultDecoder) rareResult(r *Result, parts uint64, depth int) {
 	if parts&resultLease != 0 {
-		r.Lease = &Lease{ID: d.uvarint(), TTLMillis: d.varint()}
-		options := commandDecoder{decoder: decoder{b: d.bytes(), failed: d.failed}}
+		r.Lease = &Lease{ID: d.Uvarint(), TTLMillis: d.Varint()}
+		options := commandDecoder{Decoder: wire.Decoder{B: d.Bytes(), Failed: d.Failed}}
 		if g := options.grant(); g != nil {
 			r.Lease.LeaseOptions = *g
 		}
-		d.failIf(options.failed)
+		d.FailIf(options.Failed)
 	}
 	if parts&resultLock != 0 {
 		r.Lock = d.ticket()
 	}
 	if parts&resultSettings != 0 {
-		settings, err := decodeSettings(d.bytes())
-		d.failIf(err != nil)
-		r.Settings = &settings
+		r.Settings = new(Settings)
+		d.FailIf(json.Unmarshal(d.Bytes(), r.Settings) != nil)
 	}
 	if parts&resultResults != 0 {
-		d.failIf(depth > MaxTxnDepth)
+		d.FailIf(depth > MaxTxnDepth)
 		r.Results = make([]Result, d.count(minResultBytes))
 		for i := range r.Results {
-			inner := decoder{b: d.bytes(), failed: d.failed}
+			inner := resultDecoder{wire.Decoder{B: d.Bytes(), Failed: d.Failed}}
 			inner.result(&r.Results[i], depth+1)
-			d.failIf(inner.failed || len(inner.b) > 0)
+			d.FailIf(inner.Failed || len(inner.B) > 0)
 		}
 	}
 }
@@ -220,30 +225,30 @@ const (
 )
 
 // count reads a number of elements that have at least so many bytes each.
-func (d *decoder) count(least int) int {
-	n := d.uvarint()
-	if n > uint64(len(d.b)/least) {
-		d.fail()
+func (d *resultDecoder) count(least int) int {
+	n := d.Uvarint()
+	if n > uint64(len(d.B)/least) {
+		d.Fail()
 		return 0
 	}
 	return int(n)
 }
 
-func (d *decoder) pair(kv *KV) {
-	hasValue := d.bits(1)
-	if kv.Key = d.bytes(); len(kv.Key) == 0 {
+func (d *resultDecoder) pair(kv *KV) {
+	hasValue := d.Bits(1)
+	if kv.Key = d.Bytes(); len(kv.Key) == 0 {
 		kv.Key = nil
 	}
 	for _, n := range [...]*uint64{&kv.CreateRevision, &kv.ModRevision, &kv.Version, &kv.Lease} {
-		*n = d.uvarint()
+		*n = d.Uvarint()
 	}
 	if hasValue == 1 {
-		kv.Value = d.bytes()
+		kv.Value = d.Bytes()
 	}
 }
 
-func (d *decoder) ticket() *LockTicket {
-	t := &LockTicket{Held: d.bits(1) == 1, Name: d.bytes()}
-	t.Token, t.Lease, t.Body = d.uvarint(), d.uvarint(), d.bytes()
+func (d *resultDecoder) ticket() *LockTicket {
+	t := &LockTicket{Held: d.Bits(1) == 1, Name: d.Bytes()}
+	t.Token, t.Lease, t.Body = d.Uvarint(), d.Uvarint(), d.Bytes()
 	return t
 }
