@@ -351,3 +351,51 @@ func TestThreeBodiesInARowSlowTheIntake(t *testing.T) {
 		t.Error("still slowed")
 	}
 }
+
+// TestUnreachableMemberDoesNotSlowTheIntake: a member that slowed the leader and
+// then cannot be sent its next body may be dead, and the others go on at full speed.
+func TestUnreachableMemberDoesNotSlowTheIntake(t *testing.T) {
+	r := newRig(t, 3)
+	body := func(err error) {
+		r.log.SetPin(0) // as for a spool that cannot be written
+		r.grow(100)
+		r.tick(time.Second)
+		r.ask()
+		r.d.Built(r.now, r.snapshot(r.position.Applied), nil)
+		r.message(2)
+		r.d.Sent(r.now, 2, err)
+		r.tick(time.Second / 2)
+	}
+	for range 4 {
+		body(nil)
+	}
+	if r.limit == 0 {
+		t.Fatal("not slowed after four bodies")
+	}
+	body(errors.New("connection refused"))
+	if r.limit > 0 {
+		t.Errorf("still limited to %d bytes per second", r.limit)
+	}
+}
+
+// TestMemberRemovedDuringATransfer: the transfer runs to its end, so its file stays
+// until then, and raft is told once (V1, V3).
+func TestMemberRemovedDuringATransfer(t *testing.T) {
+	for _, err := range []error{nil, errors.New("broken")} {
+		r := newRig(t, 3)
+		r.ask()
+		r.d.Built(r.now, r.snapshot(105), nil)
+		r.message(3)
+		r.position.Members = roster.New(testCluster, []roster.Member{testMember(1), testMember(2)}).Membership()
+		r.tick(2 * bodyLifetime)
+		if r.removed > 0 || len(r.reports) > 0 {
+			t.Fatalf("while it is sent %d bodies were removed, and raft was told %v", r.removed, r.reports)
+		}
+		r.d.Sent(r.now, 3, err)
+		r.tick(2 * bodyLifetime)
+		r.tick(2 * bodyLifetime)
+		if len(r.reports) != 1 || r.removed != 1 || !r.d.Idle() {
+			t.Errorf("%v: reports %v, %d bodies removed, idle %v", err, r.reports, r.removed, r.d.Idle())
+		}
+	}
+}
