@@ -196,6 +196,15 @@ func (c *Claim) Lower(n int64) {
 	}
 }
 
+// Steps rounds a number of bytes up, so that something that grows by little claims
+// seldom. What is Free stays free.
+func Steps(n int64) int64 {
+	if n <= Free {
+		return n
+	}
+	return (n + Small - 1) / Small * Small
+}
+
 // Release returns everything. The claim can be used again.
 func (c *Claim) Release() { c.Lower(0) }
 

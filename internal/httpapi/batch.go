@@ -19,6 +19,11 @@ func streamOps(s *Server, x *exchange) error {
 	if pretty, _ := x.query.flag("pretty"); pretty {
 		return badRequest("the answers are one line each and cannot be indented; omit \"pretty\"")
 	}
+	if err := x.held.memory.Wait(x.r.Context(), batch.Bytes); err != nil {
+		return err
+	}
+	// The memory bounds how many streams there are, and Turns how many work at once.
+	x.held.leave()
 	x.Header()["X-Content-Type-Options"] = nosniff
 	x.set("Content-Type", ndjsonType)
 	x.setCluster()
@@ -26,7 +31,7 @@ func streamOps(s *Server, x *exchange) error {
 		x.set("Trailer", "Server-Timing")
 	}
 	stream := &batch.Stream{
-		W: x, R: x.r, Store: s.opts.Store, Replicator: s.opts.Replicator, Turns: s.turns, Timeout: timeout, Grace: drainGrace,
+		W: x, R: x.r, Store: s.opts.Store, Replicator: s.opts.Replicator, Turns: s.turns, Memory: s.opts.Memory, Claim: &x.held.memory, Timeout: timeout, Grace: drainGrace,
 		Note: x.timing.noteStage(), Log: s.log, LimitWrite: x.limitWriteTime, Rejected: s.rejected, Failed: x.lineFailed,
 	}
 	x.body = bodyBroken

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/budget"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/limits"
 )
@@ -482,4 +483,83 @@ func BenchmarkBatch(b *testing.B) {
 	r := httptest.NewRequest("POST", "/v1/batch", nil)
 	r.Body = io.NopCloser(io.LimitReader(&putsBody{line: line, deadline: make(chan time.Time)}, int64(b.N)*int64(len(line))))
 	s.ServeHTTP(&discard{h: http.Header{}}, r)
+}
+
+// Streams whose clients do not read share the memory for requests, and have no places.
+func TestBatchesShareTheMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const streams = 20
+		b := budget.New(8 * mib)
+		s, f := newServer(t, withMemory(b))
+		line := `{"put":{"key":"k","value":"` + strings.Repeat("v", 30_000) + `"}}` + "\n"
+		ended, free := make(chan any), make(chan struct{})
+		var bodies []*putsBody
+		for range streams {
+			body := &putsBody{line: line, deadline: make(chan time.Time, 1)}
+			bodies = append(bodies, body)
+			r := httptest.NewRequest("POST", "/v1/batch", nil)
+			r.Body = body
+			go func() {
+				defer func() { ended <- recover() }()
+				s.ServeHTTP(&stuck{discard{http.Header{}}, body, 0, free, 0}, r)
+			}()
+		}
+		time.Sleep(2 * budget.Patience) // until those that found no room are refused
+		held := -int64(f.node.Revision()-1) * int64(len(line))
+		for _, body := range bodies {
+			held += body.read.Load()
+		}
+		if got := taken(t, b); got == 0 || got > b.Limit() || held > b.Limit() || s.InFlight() != 0 {
+			t.Errorf("%d bytes are claimed of %d, %d are held; %d places are taken", got, b.Limit(), held, s.InFlight())
+		}
+		close(free)
+		for range streams {
+			if v := <-ended; v != nil && v != http.ErrAbortHandler {
+				t.Errorf("ended with %v", v)
+			}
+		}
+		if got := taken(t, b); got != 0 {
+			t.Errorf("%d bytes are still claimed", got)
+		}
+	})
+}
+
+// A stream that finds no room at its start is refused, one in the middle waits, and a
+// group with large results is carried out in parts.
+func TestBatchesWithoutMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := budget.New(8 * mib)
+		s, f := newServer(t, withMemory(b))
+		f.t = t
+		f.put("big", strings.Repeat("v", mib))
+		groups := 0
+		f.node.onGroup = func(_ context.Context, commands [][]byte) error { groups++; return nil }
+		run := func(body string) []string {
+			w := httptest.NewRecorder()
+			s.ServeHTTP(w, httptest.NewRequest("POST", "/v1/batch", strings.NewReader(body)))
+			return strings.Split(strings.TrimSpace(w.Body.String()), "\n")
+		}
+		const appends = `{"append":{"key":"big","value":"","return":"previous"}}` + "\n"
+		if got := run(strings.Repeat(appends, 20)); len(got) != 20 || groups < 4 {
+			t.Errorf("%d answers in %d groups", len(got), groups)
+		}
+		other := b.Claim()
+		other.Try(6 * mib)
+		if got := run(appends); !strings.Contains(got[0], `"status":429`) {
+			t.Errorf("at the start: %.100q", got)
+		}
+		other.Lower(5 * mib)
+		begin := time.Now()
+		wantAnswers(t, run(`{"get":{"key":"none"}}`+"\n"+`{"get":{"key":"big"}}`+"\n"), `404 `, `429 "code":"overloaded"`)
+		if took := time.Since(begin); took != defaultTimeout {
+			t.Errorf("the get waited for %v", took)
+		}
+		time.AfterFunc(time.Second, func() { other.Release() })
+		if got := run(`{"get":{"key":"big"}}` + "\n"); len(got) != 1 || len(got[0]) < mib {
+			t.Errorf("a get that waited: %.100q", got)
+		}
+		if got := taken(t, b); got != 0 {
+			t.Errorf("%d bytes are still claimed", got)
+		}
+	})
 }

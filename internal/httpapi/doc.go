@@ -6,8 +6,8 @@
 // Server.ServeHTTP makes an exchange, which carries the request and its answer. The
 // router finds the route on the escaped path; the browserGuard refuses what a web
 // page may have caused; the query is checked against the parameters that the method
-// takes; the limiter gives the request a place. Then the handler runs. It answers, or
-// returns an error, which becomes a problem document.
+// takes; the request gets a place, if need be once its body has arrived. Then the handler
+// runs. It answers, or returns an error, which becomes a problem document.
 //
 // Handlers reach the node through the small interfaces in ports.go. httpapi takes
 // types, constants and errors from package kvstore, but calls none of its functions,
@@ -27,8 +27,10 @@
 //	H4  An answer that breaks off never looks complete: once the header has been
 //	    sent, an error closes the connection.
 //	H5  Everything a client makes the node wait for or hold has a bound: a deadline
-//	    for each read and write, a limit for each body, a place for each request.
-//	    Probes need no place, so a busy node still answers its supervisor.
+//	    for each read and write, a limit for each body, a place for each request that
+//	    is being handled, and memory claimed for what it holds (package budget). A
+//	    client that neither sends nor reads has no place. Probes need none, so a busy
+//	    node still answers its supervisor.
 //	H6  Nothing that a client chooses (keys, values, queries, methods that do not
 //	    exist) appears in the log or as the label of a metric.
 //

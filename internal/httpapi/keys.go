@@ -86,7 +86,8 @@ func (s *Server) getKey(x *exchange) error {
 	if err := x.freshen(revision); err != nil {
 		return err
 	}
-	kv, at, err := x.read(x.r.Context(), []byte(x.arg), revision, asJSON, 0)
+	read := reply.Read{Key: []byte(x.arg), Revision: revision, JSON: asJSON, Memory: &x.held.memory, Patience: budget.Patience}
+	kv, at, err := read.From(x.r.Context(), s.opts.Store)
 	if err != nil && !errors.Is(err, kvstore.ErrKeyNotFound) {
 		return err
 	}

@@ -240,12 +240,7 @@ func (p *page) room(size int64) bool {
 
 // growth is what buffers of a size in total may take while they grow: the old and the
 // new one exist while append copies.
-func growth(size int64) int64 {
-	if n := 2 * size; n <= budget.Free {
-		return n
-	}
-	return (2*size/budget.Small + 1) * budget.Small
-}
+func growth(size int64) int64 { return budget.Steps(2 * size) }
 
 // itemSize returns at most how long an entry becomes.
 func itemSize(it *kvstore.Item, keysOnly bool) int64 {

@@ -5,8 +5,6 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/budget"
-	"github.com/kvd-io/kvd/internal/httpapi/reply"
-	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
 // maxSnapshots is how many backups are sent at once. Each keeps the state that it began
@@ -57,30 +55,6 @@ func (h *holdings) end() {
 func (h *holdings) claimPrevious(ctx context.Context, maxValueBytes int64) error {
 	const rawAndEncoded = 2
 	return h.memory.Wait(ctx, h.memory.Bytes()+rawAndEncoded*maxValueBytes)
-}
-
-// read reads a key and claims memory for its value and for the answer with it, on top of
-// base bytes that the request keeps. Only what is read shows how much that is. If there
-// is no room at once, the value is dropped before the request waits, so that waiting
-// requests hold nothing, and is read again.
-func (x *exchange) read(ctx context.Context, key []byte, revision uint64, asJSON bool, base int64) (kvstore.KV, uint64, error) {
-	for {
-		kv, at, err := x.srv.opts.Store.Get(key, revision)
-		if err != nil {
-			return kv, at, err
-		}
-		size := base + int64(len(kv.Value))
-		if asJSON && size > budget.Free/8 { // escapes make a byte at most six
-			size += reply.BytesSize(kv.Value)
-		}
-		if x.held.memory.Try(size) {
-			return kv, at, nil
-		}
-		kv.Value = nil
-		if err := x.held.memory.Wait(ctx, size); err != nil {
-			return kv, at, err
-		}
-	}
 }
 
 // enterSnapshot takes one of the places for backups, which Leave gives back.

@@ -2,6 +2,7 @@ package batch
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/budget"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/limits"
 	"github.com/kvd-io/kvd/internal/opjson"
@@ -23,10 +25,13 @@ import (
 // The bounds of a stream in memory. It has at most three groups (one in the log,
 // one that waits for it, one that is being filled) and one line of input.
 const (
+	maxGroupsOfStream = 3
 	// maxGroupLines and maxGroupBytes (of encoded commands) are where a group is
 	// full. raftnode packs maxGroupBytes into one log entry.
 	maxGroupLines = limits.MaxGroupCommands
 	maxGroupBytes = limits.MaxBatchBytes
+	// maxGroupHeld is where a group is full whose answers are large.
+	maxGroupHeld = 16 << 20
 	// inputChunk is how many bytes are read at once.
 	inputChunk = 64 << 10
 	// streamIdle is how long a stream may go without a byte of input.
@@ -60,6 +65,11 @@ func (o *groupOp) reads() bool { return o.op == kvstore.OpGet || o.op == kvstore
 type group struct {
 	ops   []groupOp
 	bytes []byte // commands and keys, back to back
+	// held is what the group and its answers take in memory, at most, and claim
+	// covers it. No more is added to a group that is closed.
+	held   int64
+	claim  budget.Claim
+	closed bool
 	// last is set if no group follows. end is then why the stream ended, and
 	// endLine where; end is nil if the whole input was read.
 	last    bool
@@ -69,11 +79,13 @@ type group struct {
 	commands [][]byte // slices of bytes, made once the group is complete
 }
 
-func (g *group) full() bool { return len(g.ops) >= maxGroupLines || len(g.bytes) >= maxGroupBytes }
+func (g *group) full() bool {
+	return g.closed || len(g.ops) >= maxGroupLines || len(g.bytes) >= maxGroupBytes || g.held >= maxGroupHeld
+}
 
 func (g *group) reset() {
 	clear(g.ops) // drops the errors
-	g.ops, g.bytes = g.ops[:0], g.bytes[:0]
+	g.ops, g.bytes, g.held, g.closed = g.ops[:0], g.bytes[:0], 0, false
 	if cap(g.bytes) > 4*maxGroupBytes { // one line had a very large value
 		g.bytes = nil
 	}
@@ -114,15 +126,20 @@ type reader struct {
 	log        *zap.Logger
 	store      Store
 	replicator Replicator
-	slot       chan *group   // to the handler; capacity 1 (R1)
-	free       chan *group   // from the handler: groups to use again
-	quit       chan struct{} // closed by stop
+	memory     *budget.Budget
+	patience   time.Duration   // for memory
+	gone       context.Context // ends when the client has gone
+	slot       chan *group     // to the handler; capacity 1 (R1)
+	free       chan *group     // from the handler: groups to use again
+	quit       chan struct{}   // closed by stop
 
 	buf      []byte // buf[start:] is input that has not been parsed
 	start    int
 	searched int // buf[start:searched] has no line end
 	line     uint64
 	group    *group
+	made     []*group     // all groups; release reads it after the goroutine has ended
+	claim    budget.Claim // for buf beyond its first chunk
 	parser   opjson.Parser
 	sawEnd   bool // the whole body was read; the handler reads it after the goroutine has ended
 
@@ -135,7 +152,8 @@ type reader struct {
 func newReader(o *Stream) *reader {
 	return &reader{
 		body: o.R.Body, conn: http.NewResponseController(o.W), log: o.Log, store: o.Store, replicator: o.Replicator,
-		slot: make(chan *group, 1), free: make(chan *group, 2), quit: make(chan struct{}),
+		memory: o.Memory, patience: o.Timeout, gone: o.R.Context(), claim: o.Memory.Claim(),
+		slot: make(chan *group, 1), free: make(chan *group, maxGroupsOfStream), quit: make(chan struct{}),
 	}
 }
 
@@ -238,9 +256,16 @@ func (in *reader) take(line []byte, accepted opjson.Limits) error {
 	if errors.Is(err, opjson.ErrSyntax) {
 		return err
 	}
-	g := in.current()
+	size := 2 * int64(len(line)) // its command, in a buffer that grows
 	if err == nil {
 		err = Later(c)
+	}
+	if err == nil {
+		size += answerBytes(c, accepted)
+	}
+	g, full := in.room(size)
+	if full != nil {
+		return full
 	}
 	if err != nil {
 		g.ops = append(g.ops, groupOp{line: in.line, err: err})
@@ -265,6 +290,58 @@ func (in *reader) take(line []byte, accepted opjson.Limits) error {
 	o.to = len(g.bytes)
 	g.ops = append(g.ops, o)
 	return nil
+}
+
+// answerBytes returns what the result of a command may take at most in memory, beyond a
+// few words. What a get or a list outside of a transaction finds is claimed when it is
+// answered.
+func answerBytes(c *kvstore.Command, accepted opjson.Limits) (n int64) {
+	if c.ReturnPrevious {
+		n += accepted.MaxValueBytes
+	}
+	if c.Txn == nil {
+		return n
+	}
+	return n + max(branchBytes(c.Txn.Then, accepted), branchBytes(c.Txn.Else, accepted))
+}
+
+func branchBytes(branch []kvstore.Command, accepted opjson.Limits) (n int64) {
+	for i := range branch {
+		n += answerBytes(&branch[i], accepted)
+		switch branch[i].Op {
+		case kvstore.OpGet:
+			n += accepted.MaxValueBytes
+		case kvstore.OpList:
+			n += maxListBytes
+		}
+	}
+	return n
+}
+
+// room returns the group to add a line to, with memory claimed for it. If there is none
+// at once, the lines before are carried out first, which frees what they hold.
+func (in *reader) room(size int64) (*group, error) {
+	g := in.current()
+	if len(g.ops) > 0 && !g.claim.Try(budget.Steps(g.held+size)) {
+		g.closed = true
+		if !in.hand(g) {
+			return nil, errStreamOver
+		}
+		g = in.current()
+	}
+	if err := g.claim.WaitFor(in.gone, budget.Steps(g.held+size), in.patience); err != nil {
+		return nil, err
+	}
+	g.held += size
+	return g, nil
+}
+
+// release returns the memory of all groups and of the input.
+func (in *reader) release() {
+	for _, g := range in.made {
+		g.claim.Release()
+	}
+	in.claim.Release()
 }
 
 // fingerprint hashes the text of an operation with an idempotency key. Whoever repeats
@@ -324,7 +401,8 @@ func (in *reader) current() *group {
 	case in.group = <-in.free:
 		in.group.reset()
 	default:
-		in.group = new(group)
+		in.group = &group{claim: in.memory.Claim()}
+		in.made = append(in.made, in.group)
 	}
 	return in.group
 }
@@ -349,7 +427,9 @@ func (in *reader) read() error {
 		in.buf, in.searched, in.start = in.buf[:rest], in.searched-in.start, 0
 	}
 	if cap(in.buf)-rest < inputChunk/2 || cap(in.buf) > 4*inputChunk && rest < inputChunk {
-		in.buf = append(make([]byte, 0, max(inputChunk, 2*rest)), in.buf...)
+		if err := in.regrow(rest); err != nil {
+			return err
+		}
 	}
 	if !in.await() {
 		return errStreamOver
@@ -367,6 +447,21 @@ func (in *reader) read() error {
 		return api.Errorf(api.BadRequest, "received no data for %v; the batch ends here", streamIdle)
 	}
 	return api.Errorf(api.BadRequest, "reading the body failed; the batch ends here")
+}
+
+// regrow replaces the buffer by one with room for as much again as is not parsed.
+func (in *reader) regrow(rest int) error {
+	size := max(inputChunk, 2*rest)
+	if size > inputChunk {
+		if err := in.claim.WaitFor(in.gone, int64(size+cap(in.buf)), in.patience); err != nil {
+			return err
+		}
+	}
+	in.buf = append(make([]byte, 0, size), in.buf...)
+	if in.claim.Lower(int64(size)); size == inputChunk {
+		in.claim.Release()
+	}
+	return nil
 }
 
 // errStreamOver ends the reading of a stream that was stopped. Nobody sees it.

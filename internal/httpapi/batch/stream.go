@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/budget"
 	"github.com/kvd-io/kvd/internal/httpapi/reply"
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
@@ -29,6 +30,9 @@ const (
 	// answerChunk is how many bytes of answers are collected before they are
 	// written.
 	answerChunk = 64 << 10
+	// Bytes is what a stream needs even if it is idle: the chunks of input and
+	// answers, and the answers growing.
+	Bytes = inputChunk + 2*answerChunk
 	// overloadPause is how long a group waits before it asks again a node that
 	// had no room for it.
 	overloadPause = 20 * time.Millisecond
@@ -88,7 +92,10 @@ func NewTurns() Turns { return make(Turns, maxGroups) }
 //	S4  After an error with an unknown outcome no get of the group is answered
 //	    with a value: the state at its place is unknown.
 //	S5  A stream holds a bounded amount of memory however much is sent, because a
-//	    client that does not read its answers is not read from either.
+//	    client that does not read its answers is not read from either. Beyond
+//	    Bytes, it claims what it holds: a line that is longer than a chunk, each
+//	    group until it is answered, and the value that is being answered. A client
+//	    whose stream finds no room is made to wait, for as long as a group may take.
 //
 // Rejected: several groups in the log at once. A node has one uncommitted log entry
 // in flight at a time, which a full group fills, so there is little to gain, and S1
@@ -100,9 +107,11 @@ type Stream struct {
 
 	Store      Store
 	Replicator Replicator
-	Turns      Turns         // shared by all streams of the node
-	Timeout    time.Duration // of each group
-	Grace      time.Duration // for the rest of a body that is not wanted anymore
+	Turns      Turns          // shared by all streams of the node
+	Memory     *budget.Budget // likewise
+	Claim      *budget.Claim  // for Bytes; the handler's goroutine raises it for large answers
+	Timeout    time.Duration  // of each group
+	Grace      time.Duration  // for the rest of a body that is not wanted anymore
 	Note       NoteStage
 	Log        *zap.Logger
 	// LimitWrite sets the deadline for writing the next bytes of the answer.
@@ -143,6 +152,7 @@ func (o *Stream) runBoth() error {
 	defer func() {
 		o.in.stop(grace)
 		reading.Wait()
+		o.in.release()
 	}()
 	if err := o.run(); err != nil {
 		return err
@@ -183,6 +193,7 @@ func (o *Stream) run() error {
 		if err := o.flush(); err != nil || over || g.last {
 			return err
 		}
+		g.claim.Release()
 		select {
 		case o.in.free <- g:
 		default:
@@ -346,7 +357,8 @@ func (o *Stream) answerGet(op *groupOp, key []byte, at uint64) {
 	if revision > at { // it may exist by now, but it did not at this line (S2)
 		err = &kvstore.FutureRevisionError{Revision: at}
 	} else {
-		kv, _, err = o.Store.Get(key, revision)
+		read := reply.Read{Key: key, Revision: revision, JSON: true, Memory: o.Claim, Kept: Bytes, Patience: o.Timeout}
+		kv, _, err = read.From(o.R.Context(), o.Store)
 	}
 	switch {
 	case err == nil:
@@ -376,7 +388,7 @@ func (o *Stream) answerList(l *listOp, at uint64) {
 	}
 	ctx, cancel := context.WithTimeout(o.R.Context(), o.Timeout)
 	defer cancel()
-	res, err := l.run(ctx, o.Store)
+	res, err := l.run(ctx, o.Store, o.Claim, o.Timeout)
 	if err != nil {
 		o.problem(reply.Problem(err))
 		return
@@ -385,12 +397,16 @@ func (o *Stream) answerList(l *listOp, at uint64) {
 	o.out = reply.AppendListed(o.out, &l.read, res)
 }
 
-func (l *listOp) run(ctx context.Context, store Store) (*kvstore.Result, error) {
+func (l *listOp) run(ctx context.Context, store Store, claim *budget.Claim, timeout time.Duration) (*kvstore.Result, error) {
 	res := &kvstore.Result{Revision: l.rng.Revision}
 	var err error
 	if l.read.CountOnly {
 		res.Count, _, err = store.Count(ctx, l.rng)
 		return res, err
+	}
+	const rawAndEncoded = 2
+	if err := claim.WaitFor(ctx, Bytes+rawAndEncoded*(maxListBytes+store.Settings().MaxValueBytes), timeout); err != nil {
+		return nil, err
 	}
 	size := 0
 	_, err = store.List(ctx, l.rng, func(it kvstore.Item) (bool, error) {
@@ -483,6 +499,7 @@ func (o *Stream) write() error {
 	if cap(o.out) > 4*answerChunk { // one answer had a very large value
 		o.out = nil
 	}
+	o.Claim.Lower(Bytes)
 	return err
 }
 
