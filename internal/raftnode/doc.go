@@ -19,6 +19,10 @@
 // acknowledges is on disk. The apply loop runs committed entries through the
 // roster (the replicated membership) into the state machine.
 //
+// What needs neither the core nor a loop is in packages of its own: the order in
+// which the log is written (raftlog), what an entry does to the membership and which
+// batches run (roster), and what a leader does for a member that lags (catchup).
+//
 // All commands that wait are packed into one entry, and at most one such batch
 // per node is in flight. A batch has an identity (roster.BatchID), which lets it be
 // proposed again after a change of leader without running twice.
@@ -31,11 +35,12 @@
 //
 //	C1–C4  of the core: see core. One batch in flight; any number of copies of
 //	       a batch, one run; a fresh context per ReadIndex; one answer each.
-//	I1–I4  of the replicated membership: see package roster.
+//	I1–I5  of the replicated membership: see package roster.
 //	A1–A2  of writing the log: see package raftlog. Durable first; nothing is
 //	       retried on a disk that failed.
+//	V1–V4  of snapshots for members that lag: see package catchup.
 //	S1     Log is released only behind a checkpoint: a state that survives a
-//	       crash without it (snapshotter).
+//	       crash without it (checkpointer).
 //	S2     Every snapshot that raft wants to send ends in one report to raft.
 //	W1     The goroutines wait for each other without a cycle: see Replica.
 //	W2     Every queue is bounded, and says by what.
