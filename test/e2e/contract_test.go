@@ -1,0 +1,334 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// contractHas are the parts of the contract that this version of kvd has. What is
+// false is not tested, and kvd must answer that it does not support it.
+var contractHas = struct{ txn, watch, leases, once bool }{txn: true}
+
+// TestContract sends random sequences of all operations, one after the other, each to a
+// random node of three, while nodes are restarted and killed, leaders change, and
+// members that were away catch up by log or by snapshot. Every answer must be what a
+// plain map gives. KVD_SEED repeats a sequence.
+func TestContract(t *testing.T) {
+	t.Parallel()
+	for _, engine := range []string{"pebble", "memory"} {
+		t.Run(engine, func(t *testing.T) {
+			t.Parallel()
+			random := seeded(t)
+			run := &contractRun{
+				t: t, c: newCluster(t, 3, append([]string{"--engine", engine}, small...)...), m: newContractModel(),
+				chance: rand.New(rand.NewPCG(random.Uint64(), 1)), counts: make(map[string]int),
+			}
+			run.g = &contractGenerator{random: random, m: run.m}
+			run.play(contractLength())
+		})
+	}
+}
+
+func contractLength() int {
+	if runSize == sizeFull {
+		return 20_000
+	}
+	return 700
+}
+
+// contractRun is one run. What it does to the cluster comes from another source of
+// chance than the requests, because it depends on time, too.
+type contractRun struct {
+	t      *testing.T
+	c      *cluster
+	m      *contractModel
+	g      *contractGenerator
+	chance *rand.Rand
+	counts map[string]int
+	away   *member // is down
+	back   int     // the request at which it comes back
+	sent   int
+	// disturbed counts what was done to the cluster.
+	disturbed int
+}
+
+func (r *contractRun) play(length int) {
+	for r.sent = range length {
+		r.disturb()
+		req := r.g.next()
+		r.counts[req.what]++
+		if req.status < 300 && req.what == "txn" {
+			r.counts["txn done"]++
+		}
+		a := r.ask(req)
+		if err := req.judge(a); err != nil {
+			r.t.Fatalf("request %d, %s %s %v\nbody %.300q\n%v\nanswer %v\nthe model is at revision %d", r.sent, req.method, req.path, req.header, req.body, err, a, r.m.revision)
+		}
+	}
+	if r.away != nil {
+		restart(r.away)
+	}
+	if anyWrote(r.c, builtSnapshot) {
+		r.counts["snapshot"]++
+	}
+	r.t.Logf("%d requests: %v; revision %d, compacted up to %d", length, r.counts, r.m.revision, r.m.compact)
+	for _, what := range []string{"put", "delete", "append", "incr", "list", "delete range", "batch", "past", "compact", "txn", "txn done", "kill", "stop", "transfer"} {
+		if r.counts[what] == 0 {
+			r.t.Errorf("no %s in %d requests: the run proves too little", what, length)
+		}
+	}
+	if r.counts["snapshot"] == 0 && runSize == sizeFull {
+		r.t.Error("no member needed a snapshot: the run proves too little")
+	}
+	r.judgeEnd()
+}
+
+// judgeEnd compares all that the nodes have with the model, now and at revisions that
+// can still be read.
+func (r *contractRun) judgeEnd() {
+	for _, m := range r.c.nodes {
+		m.awaitReady()
+		for _, revision := range []uint64{r.m.revision, r.m.compact, r.m.compact + (r.m.revision-r.m.compact)/2} {
+			var got struct{ Kvs []object }
+			a := get(m, fmt.Sprintf("/v1/kv?start=%%00&limit=10000&revision=%d", revision))
+			want := []any{}
+			past := &contractModel{keys: r.m.past[revision]}
+			for _, k := range past.inRange("", "") {
+				want = append(want, pairOf(k, past.keys[k]))
+			}
+			err := decodeNumbers(a.body, &got)
+			if have := anySlice(got.Kvs); err != nil || a.status != 200 || !reflect.DeepEqual(have, want) {
+				r.t.Errorf("%v at revision %d has %v, %v\nwant %v", m, revision, a, err, want)
+			}
+		}
+	}
+}
+
+func anySlice(from []object) []any {
+	out := []any{}
+	for _, o := range from {
+		out = append(out, o)
+	}
+	return out
+}
+
+// disturb does something to the cluster now and then. At most one member is away, and
+// requests go on without it.
+func (r *contractRun) disturb() {
+	if r.away != nil {
+		if r.sent >= r.back {
+			r.away.start()
+			r.away = nil
+		}
+		return
+	}
+	if r.chance.IntN(40) != 0 {
+		return
+	}
+	for _, m := range r.c.nodes {
+		m.awaitReady() // or a second one would be away
+	}
+	m := pick(r.chance, r.c.nodes)
+	r.disturbed++
+	switch what := []string{"kill", "stop", "transfer"}[r.disturbed%3]; what { // each in turn, so that none is left out
+	case "kill":
+		m.kill()
+		r.leave(what, m)
+	case "stop":
+		m.stop()
+		r.leave(what, m)
+	default:
+		r.counts[what]++
+		a := send(pick(r.chance, r.c.nodes), http.MethodPost, fmt.Sprintf("/v1/leader?to=%d", m.id), "")
+		if a.err != nil || a.status != 204 && a.status != 503 && a.status != 504 {
+			r.t.Fatalf("hand leadership over to %v: %v", m, a)
+		}
+	}
+}
+
+func (r *contractRun) leave(what string, m *member) {
+	// What is sent on a connection to a process that has gone may or may not have
+	// arrived, as far as a client can tell.
+	httpClient.CloseIdleConnections()
+	r.counts[what]++
+	r.away, r.back = m, r.sent+1+r.chance.IntN(90)
+}
+
+// ask sends the request to a random node until there is a definite answer.
+func (r *contractRun) ask(req *contractRequest) (a answer) {
+	r.t.Helper()
+	eventually(r.t, "a definite answer to "+req.method+" "+req.path, func() error {
+		m := pick(r.chance, r.c.nodes)
+		a = r.askOne(req, m)
+		switch {
+		case a.refusedBeforeSent(), a.err == nil && (a.status == 503 || a.status == 429):
+			return fmt.Errorf("%v: %v", m, a) // certainly without effect
+		case a.err == nil && a.status != 504:
+			return nil
+		case req.writes && !contractHas.once:
+			return hopeless{fmt.Errorf("%v: the outcome is unknown: %v", m, a)}
+		case !req.writes && req.what == "batch":
+			return hopeless{fmt.Errorf("%v: the outcome is unknown: %v", m, a)}
+		}
+		return fmt.Errorf("%v: %v", m, a)
+	})
+	return a
+}
+
+func (r *contractRun) askOne(req *contractRequest, m *member) answer {
+	ctx, cancel := context.WithTimeout(context.Background(), requestLimit)
+	defer cancel()
+	header := slices.Clone(req.header)
+	if req.writes && contractHas.once {
+		header = append(header, "Idempotency-Key", fmt.Sprintf("request-%d", r.sent))
+	}
+	a := roundTrip(ctx, m, req.method, req.path, strings.NewReader(req.body), header...)
+	// A batch that no line of took effect may be sent again.
+	if req.what == "batch" && a.err == nil && a.status == 200 && strings.HasPrefix(a.body, `{"n":1,"status":503`) {
+		a.status = 503
+	}
+	return a
+}
+
+// judge compares an answer with what the model says.
+func (req *contractRequest) judge(a answer) error {
+	if a.err != nil {
+		return a.err
+	}
+	if a.status != req.status {
+		return fmt.Errorf("status %d, want %d (%s)", a.status, req.status, req.code)
+	}
+	switch {
+	case req.code != "":
+		return judgeProblem(a.body, req.code, req.fields)
+	case req.raw != nil:
+		if a.body != *req.raw || a.header.Get("Etag") != fmt.Sprintf(`"%d"`, req.etag) {
+			return fmt.Errorf("want %.200q with etag %d", *req.raw, req.etag)
+		}
+		return nil
+	case req.lines != nil:
+		return req.judgeLines(a.body)
+	case req.json == nil:
+		return nil
+	}
+	var got object
+	if err := decodeNumbers(a.body, &got); err != nil {
+		return err
+	}
+	if _, next := got["next"]; next != req.next {
+		return fmt.Errorf("next: %v, want %v", next, req.next)
+	}
+	delete(got, "next")
+	return judgeDocument(got, req.json, req.inner)
+}
+
+func judgeDocument(got, want object, inner bool) error {
+	if inner {
+		if err := stripRevisions(got, got["revision"]); err != nil {
+			return err
+		}
+	}
+	if !reflect.DeepEqual(got, want) {
+		return fmt.Errorf("got  %s\nwant %s", encode(got), encode(want))
+	}
+	return nil
+}
+
+// stripRevisions removes the revisions of the results of a transaction. A result never
+// names a later one than the transaction itself.
+func stripRevisions(o object, of any) error {
+	results, _ := o["results"].([]any)
+	limit, err := revisionOf(of)
+	if err != nil {
+		return err
+	}
+	for _, res := range results {
+		one, ok := res.(object)
+		if !ok {
+			return fmt.Errorf("a result is %v", res)
+		}
+		if revision, has := one["revision"]; has {
+			if n, err := revisionOf(revision); err != nil || n > limit {
+				return fmt.Errorf("a result has revision %v in a transaction of revision %v, %v", revision, of, err)
+			}
+			delete(one, "revision")
+		}
+		if err := stripRevisions(one, of); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func revisionOf(v any) (uint64, error) {
+	n, ok := v.(json.Number)
+	if !ok {
+		return 0, fmt.Errorf("the revision is %v", v)
+	}
+	return strconv.ParseUint(n.String(), 10, 64)
+}
+
+func judgeProblem(body, code string, fields object) error {
+	var got object
+	if err := decodeNumbers(body, &got); err != nil {
+		return err
+	}
+	if got["code"] != code {
+		return fmt.Errorf("code %v, want %s", got["code"], code)
+	}
+	for name, want := range fields {
+		if !reflect.DeepEqual(got[name], want) {
+			return fmt.Errorf("%s is %v, want %v", name, got[name], want)
+		}
+	}
+	return nil
+}
+
+func (req *contractRequest) judgeLines(body string) error {
+	lines := strings.Split(strings.TrimSuffix(body, "\n"), "\n")
+	if len(lines) != len(req.lines) {
+		return fmt.Errorf("%d lines, want %d", len(lines), len(req.lines))
+	}
+	for i, text := range lines {
+		var got object
+		if err := decodeNumbers(text, &got); err != nil {
+			return err
+		}
+		want := req.lines[i]
+		if got["n"] != number(uint64(i+1)) || got["status"] != number(uint64(want.status)) {
+			return fmt.Errorf("line %d: %s, want status %d (%s)", i+1, text, want.status, want.code)
+		}
+		delete(got, "n")
+		delete(got, "status")
+		if want.code != "" {
+			if got["code"] != want.code {
+				return fmt.Errorf("line %d: %s, want %s", i+1, text, want.code)
+			}
+		} else if err := judgeDocument(got, want.json, false); err != nil {
+			return fmt.Errorf("line %d: %w", i+1, err)
+		}
+	}
+	return nil
+}
+
+// decodeNumbers decodes one JSON document and keeps its numbers as text.
+func decodeNumbers(text string, into any) error {
+	d := json.NewDecoder(strings.NewReader(text))
+	d.UseNumber()
+	if err := d.Decode(into); err != nil {
+		return fmt.Errorf("decode %.200q: %w", text, err)
+	}
+	if d.More() {
+		return errors.New("there is more than one document")
+	}
+	return nil
+}
