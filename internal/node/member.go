@@ -123,7 +123,7 @@ func writeError(err error) error {
 		return retryable(api.Stopping, "this node is stopping; nothing was changed; ask another node")
 	case errors.Is(err, raftnode.ErrDiskStall):
 		return retryable(api.NoLeader, "the disk of this node is not responding; nothing was changed; ask another node")
-	case errors.Is(err, errIdentity):
+	case errors.Is(err, errIdentity), errors.Is(err, errSender):
 		return api.Errorf(api.NoLeader, "the leader refuses this node (%v); nothing was changed; ask another node", err)
 	case errors.Is(err, raftnode.ErrNotLeader):
 		return retryable(api.NoLeader, "the leader changed; nothing was changed; try again")

@@ -27,6 +27,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/limits"
 	"github.com/kvd-io/kvd/internal/memberurl"
+	"github.com/kvd-io/kvd/internal/peers"
 	"github.com/kvd-io/kvd/internal/raftnode"
 	"github.com/kvd-io/kvd/internal/repeat"
 )
@@ -373,6 +374,8 @@ func (n *Node) join(ctx context.Context, dir *datadir.Dir) (*member, error) {
 	cfg := n.replicaConfig()
 	cfg.ID, cfg.ClusterID, cfg.Nonce, cfg.Starts = at.Member, at.Cluster, at.nonce, at.starts
 	cfg.Initial, cfg.Known = at.initial, at.known
+	cfg.Boot = datadir.NewNonce()
+	n.calls.identify(func(h http.Header) { peers.Stamp(h, at.Member, at.Cluster, cfg.Boot) })
 	if at.seeded {
 		cfg.Seed = func() error { return n.plant(dir) }
 	}

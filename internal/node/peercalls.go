@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
@@ -94,6 +95,7 @@ var reasons = map[string]error{
 	"stopping":         raftnode.ErrStopping,
 	"disk_stall":       raftnode.ErrDiskStall,
 	"identity":         errIdentity,
+	"sender":           errSender,
 	"not_founding":     errNotFounding,
 }
 
@@ -109,6 +111,20 @@ func reasonOf(err error) string {
 // peerCaller makes the calls. It is safe for concurrent use.
 type peerCaller struct {
 	client *http.Client
+	// stamp states the identity of this node in a call; nil until it has its place
+	// in a cluster.
+	stamp atomic.Pointer[func(http.Header)]
+}
+
+// identify makes the following calls state the identity that stamp writes.
+func (p *peerCaller) identify(stamp func(http.Header)) { p.stamp.Store(&stamp) }
+
+// do makes a request with the given client.
+func (p *peerCaller) do(client *http.Client, req *http.Request) (*http.Response, error) {
+	if stamp := p.stamp.Load(); stamp != nil {
+		(*stamp)(req.Header)
+	}
+	return client.Do(req)
 }
 
 func newPeerCaller(security peers.Security) *peerCaller {
@@ -143,7 +159,7 @@ func (p *peerCaller) call(ctx context.Context, url, path string, in, out any) er
 		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	resp, err := p.client.Do(req)
+	resp, err := p.do(p.client, req)
 	if op := new(net.OpError); errors.As(err, &op) && op.Op == "dial" || refusedByServer(err) {
 		return &failedCall{raftnode.ErrNoLeader, fmt.Errorf("cannot connect: %w", err)} // nothing was sent
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/peers"
 	"github.com/kvd-io/kvd/internal/raftnode"
 	"github.com/kvd-io/kvd/internal/roster"
 )
@@ -58,9 +59,9 @@ func serveCall[In, Out any](f func(context.Context, caller, In) (Out, error)) ht
 			answerCall(w, http.StatusBadRequest, callError{Reason: "bad_member", Detail: err.Error()})
 			return
 		}
-		out, err := f(ctx, r.TLS, in)
+		out, err := f(ctx, caller{tls: r.TLS, r: r}, in)
 		switch {
-		case errors.Is(err, errIdentity):
+		case errors.Is(err, errIdentity), errors.Is(err, errSender):
 			answerCall(w, http.StatusUnauthorized, callError{Reason: reasonOf(err), Detail: err.Error()})
 		case err != nil:
 			answerCall(w, http.StatusConflict, callError{Reason: reasonOf(err), Detail: err.Error()})
@@ -143,22 +144,38 @@ func (s callServer) transfer(ctx context.Context, c caller, h handover) (struct{
 	if err != nil {
 		return struct{}{}, raftnode.ErrNotLeader
 	}
-	if err := s.fromMember(c); err != nil {
+	if err := s.identified(c); err != nil {
 		return struct{}{}, err
 	}
 	return struct{}{}, m.handOver(ctx, h.To, h.By)
 }
 
 func (s callServer) status(ctx context.Context, c caller, _ struct{}) (api.Status, error) {
-	if err := s.fromMember(c); err != nil {
+	if _, err := s.n.placed(); err != nil { // nobody can be identified yet
+		return api.Status{}, err
+	}
+	if err := s.identified(c); err != nil {
 		return api.Status{}, err
 	}
 	return s.n.Status(ctx)
 }
 
-// The calls are authorized here. With TLS, everybody who gets this far has a
-// certificate from the members' authority, which is enough to ask for the
-// members of a cluster (info).
+// The calls are authorized here. A member states its identity in each of them, as
+// in raft's own requests, and what only members may do asks for it. A node that is
+// still looking for its place has none to show: it may ask for the members of a
+// cluster (info), for its admission, to be added, and found a cluster with others.
+// With TLS, everybody who gets this far has a certificate from the members'
+// authority.
+
+// identified admits a member of this cluster, in its own name: one that was removed,
+// a member of another cluster, a second process of a member, or, with TLS, the owner
+// of another member's certificate is refused.
+func (s callServer) identified(c caller) error {
+	if _, err := peers.Identify(c.r); err != nil {
+		return fmt.Errorf("%w: %w", errSender, err)
+	}
+	return nil
+}
 
 // fromMember admits a caller whose certificate names a member.
 func (s callServer) fromMember(c caller) error {
@@ -171,9 +188,11 @@ func (s callServer) fromMember(c caller) error {
 // fromChanger admits members, which pass on changes that they were asked for,
 // and newcomers that ask to be added themselves.
 func (s callServer) fromChanger(c caller, change roster.Change) error {
-	err := s.fromMember(c)
-	if err == nil || change.Kind != roster.AddMember {
-		return err
+	if change.Kind != roster.AddMember || !peers.Anonymous(c.r.Header) {
+		return s.identified(c)
+	}
+	if s.n.peering.tls == nil {
+		return nil
 	}
 	for _, u := range change.Member.PeerURLs {
 		if err := named(c, "the member to be added", []string{u}); err != nil {

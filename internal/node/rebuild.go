@@ -75,7 +75,7 @@ func (n *Node) fetchBody(ctx context.Context, url string, r bodyRequest, path st
 	}
 	client := *n.calls.client
 	client.Timeout = 0 // a body may be large; see bodyStall
-	resp, err := client.Do(req)
+	resp, err := n.calls.do(&client, req)
 	if err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func (s callServer) body(w http.ResponseWriter, r *http.Request) {
 	}
 	m, err := s.n.serving()
 	if err == nil {
-		err = s.fromMember(r.TLS)
+		err = s.identified(caller{tls: r.TLS, r: r})
 	}
 	if err == nil && in.ClusterID != m.replica.Membership().ClusterID {
 		err = fmt.Errorf("%w: this is cluster %016x, not %016x", roster.ErrBadMember, m.replica.Membership().ClusterID, in.ClusterID)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -22,8 +23,15 @@ import (
 // owner claims.
 var errIdentity = errors.New("the certificate does not match the claimed identity")
 
-// caller is who makes a call: the TLS state of its connection, nil without TLS.
-type caller = *tls.ConnectionState
+// errSender means that a call does not state the identity of a member of this
+// cluster, or that this node does not believe it.
+var errSender = errors.New("the caller is not believed to be a member of this cluster")
+
+// caller is who makes a call.
+type caller struct {
+	tls *tls.ConnectionState // of its connection; nil without TLS
+	r   *http.Request        // whose headers state its identity, if it is a member
+}
 
 // peering is how the members of this node's cluster talk to each other.
 type peering struct {
@@ -70,7 +78,7 @@ func (p peering) listener(l net.Listener, url string) (net.Listener, error) {
 
 // named refuses a caller whose certificate names none of the hosts in the URLs.
 func named(c caller, whom string, urls []string) error {
-	if err := certs.Names(c, urls); err != nil {
+	if err := certs.Names(c.tls, urls); err != nil {
 		return fmt.Errorf("%w (%s): %w", errIdentity, whom, err)
 	}
 	return nil

@@ -21,6 +21,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/certs"
+	"github.com/kvd-io/kvd/internal/peers"
 	"github.com/kvd-io/kvd/internal/raftnode"
 	"github.com/kvd-io/kvd/internal/roster"
 )
@@ -157,7 +158,9 @@ func askPeer(t *testing.T, c *http.Client, m *testNode, method, path, from strin
 		t.Fatal(err)
 	}
 	req.Header.Set("X-Etcd-Cluster-ID", fmt.Sprintf("%x", m.identity.Load().Cluster))
-	req.Header.Set("X-Server-From", from)
+	if from != "" {
+		req.Header.Set("X-Server-From", from)
+	}
 	req.Header.Set("X-Server-Version", "3.7.0")
 	req.Header.Set("X-Min-Cluster-Version", "3.0.0")
 	req.Header.Set("X-Raft-To", fmt.Sprintf("%x", m.cfg.ID))
@@ -252,14 +255,15 @@ func TestCertificatesAreBoundToMembers(t *testing.T) {
 				t.Errorf("%s by the %s: %v", c.what, who, err)
 				continue
 			}
-			refused := status == http.StatusUnauthorized || c.from == "7" && status == http.StatusServiceUnavailable
+			// What is refused for its process passed the check of its certificate.
+			refused := status == http.StatusUnauthorized && !strings.Contains(answer, "clone") || c.from == "7" && status == http.StatusServiceUnavailable
 			if want := !c.member || who == "newcomer"; refused != want {
 				t.Errorf("%s by the %s: %d %s", c.what, who, status, answer)
 			}
 		}
 	}
 	// A newcomer may ask for itself.
-	if status, answer, err := askPeer(t, newcomer, m, http.MethodPost, pathChange, "2", add("https://127.0.0.9:1")); err != nil || status == http.StatusUnauthorized {
+	if status, answer, err := askPeer(t, newcomer, m, http.MethodPost, pathChange, "", add("https://127.0.0.9:1")); err != nil || status == http.StatusUnauthorized {
 		t.Errorf("a newcomer asks to be added: %d %s %v", status, answer, err)
 	}
 }
@@ -474,4 +478,62 @@ func TestMembersAreAddedAsTheClusterTalks(t *testing.T) {
 			t.Errorf("member %d of %s updates: %v", m.cfg.ID, m.cfg.ListenPeer, err)
 		}
 	}
+}
+
+// TestCallsStateTheirIdentity: what only members may ask for is refused to whoever does
+// not state the identity of another member of this cluster, also without TLS; and the
+// members' own calls state it.
+func TestCallsStateTheirIdentity(t *testing.T) {
+	ms := startCluster(t, 2, memoryEngine)
+	marshal := func(v any) []byte {
+		data, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	change := func(kind roster.ChangeKind, id uint64) []byte {
+		return marshal(roster.Change{Kind: kind, Member: roster.Member{ID: id, PeerURLs: []string{"http://127.0.0.1:1"}}})
+	}
+	calls := map[string][]byte{pathStatus: []byte("{}"), pathTransfer: marshal(handover{To: 99}), pathChange: change(roster.RemoveMember, 9), pathBody: []byte("{}")}
+	cluster := ms[0].identity.Load().Cluster
+	stampAs := func(member, cluster uint64, boot string) func(http.Header) {
+		return func(h http.Header) { peers.Stamp(h, member, cluster, boot) }
+	}
+	eventually(t, "a stream of member 2", func() bool { return !ms[1].member.Load().replica.ActiveSince(1).IsZero() })
+	for path, body := range calls {
+		for who, stamp := range map[string]func(http.Header){
+			"nobody":                       func(http.Header) {},
+			"this member":                  stampAs(1, cluster, "x"),
+			"a member of another cluster":  stampAs(2, cluster+1, "x"),
+			"a second process of member 2": stampAs(2, cluster, "x"),
+			"no member id":                 func(h http.Header) { stampAs(2, cluster, "x")(h); h.Set("X-Server-From", "zz") },
+			"member 2":                     *ms[1].calls.stamp.Load(),
+		} {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, ms[0].cfg.ListenPeer+path, bytes.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			stamp(req.Header)
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			answer, err := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			if refused := strings.Contains(string(answer), `"sender"`); err != nil || refused == (who == "member 2") {
+				t.Errorf("%s by %s: %s %s, %v", path, who, resp.Status, answer, err)
+			}
+		}
+	}
+	if status, answer, err := askPeer(t, http.DefaultClient, ms[0], http.MethodPost, pathChange, "", change(roster.AddMember, 1)); err != nil || !strings.Contains(answer, "member_exists") && !strings.Contains(answer, "not_leader") {
+		t.Errorf("a newcomer asks to be added: %d %s, %v", status, answer, err)
+	}
+	if got := ms[0].member.Load().replica.Refusals(); got["sender"] == 0 || got["clone"] == 0 || got["cluster"] == 0 {
+		t.Errorf("refusals were not counted: %v", got)
+	}
+	eventually(t, "the status of both", func() bool {
+		st, err := ms[1].ClusterStatus(t.Context())
+		return err == nil && len(st.Members) == 2 && st.Members[0].Status != nil && st.Members[1].Status != nil
+	})
 }

@@ -28,6 +28,7 @@ func TestWriteErrors(t *testing.T) {
 		raftnode.ErrDiskStall:  api.NoLeader,
 		raftnode.ErrNotLeader:  api.NoLeader,
 		errIdentity:            api.NoLeader,
+		errSender:              api.NoLeader,
 		errors.New("a bug"):    api.Internal,
 	} {
 		var got *api.Error

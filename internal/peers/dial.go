@@ -67,7 +67,7 @@ func (o *outgoing) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err == nil {
 		o.t.warnRefused(r, resp)
 		o.t.noteClone(r, resp)
-		resp.Body = o.t.bind(r, resp)
+		resp.Body = bind(o.t, r, resp)
 	}
 	return resp, err
 }

@@ -81,7 +81,7 @@ func (g *guard) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w := &guardedWriter{ResponseWriter: rw, ctl: http.NewResponseController(rw)}
 	defer g.recoverPanic(w, r)
 	if r.URL.Path != raftPathPrefix && !strings.HasPrefix(r.URL.Path, raftPathPrefix+"/") {
-		g.extra.ServeHTTP(w, r)
+		g.extra.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), identifier{}, g.judge)))
 		return
 	}
 	if !g.t.enter() {

@@ -25,6 +25,8 @@ const maxBootBytes = 64
 // the way out, claimedBy reads it on the way in, and guard.checkClaim judges it. No
 // other code knows how it travels.
 //
+// The calls beside raft state it, too (Stamp), and Identify judges it.
+//
 // It is only a claim. With TLS, guard.checkCertificate compares it with the
 // certificate of the sender. Without TLS, anyone who reaches the peer port is
 // believed.
@@ -41,6 +43,45 @@ func (id identity) stamp(h http.Header) {
 	h.Set(headerCluster, types.ID(id.cluster).String())
 	h.Set(headerFrom, types.ID(id.member).String())
 	h.Set(headerBoot, id.boot)
+}
+
+// Stamp states the identity of a member in the headers of a request to another that
+// does not go through a Transport. boot is that of the process, as in Config.
+func Stamp(h http.Header, member, cluster uint64, boot string) {
+	identity{member: member, cluster: cluster, boot: boot}.stamp(h)
+}
+
+// Anonymous reports whether a request states no identity, like those of a node that
+// has no place in a cluster yet.
+func Anonymous(h http.Header) bool { return h.Get(headerFrom) == "" }
+
+// identifier is the key of the function by which Identify judges a request.
+type identifier struct{}
+
+// Identify returns the member that sent a request to one of the extra handlers of a
+// Transport, by the rules that hold for raft's own requests, or why it is not believed.
+// Refusals are counted.
+func Identify(r *http.Request) (member uint64, err error) {
+	identify, ok := r.Context().Value(identifier{}).(func(*http.Request) (uint64, error))
+	if !ok {
+		return 0, refusef(refusedUnknown, "this node does not know its cluster yet")
+	}
+	return identify(r)
+}
+
+// judge is what Identify calls.
+func (g *guard) judge(r *http.Request) (member uint64, err error) {
+	claim, refused := claimedBy(r.Header)
+	if refused == nil {
+		refused = g.checkClaim(r, claim)
+	}
+	if refused == nil && !g.t.processes.hear(claim) {
+		refused = g.clone(claim)
+	}
+	if refused != nil {
+		return 0, g.t.refuse(refused)
+	}
+	return claim.member, nil
 }
 
 // claimedBy returns the identity that a request states.

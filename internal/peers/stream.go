@@ -58,7 +58,7 @@ const (
 )
 
 // bind returns the body of a response to a request for a stream.
-func (t *Transport) bind(r *http.Request, resp *http.Response) io.ReadCloser {
+func bind(t *Transport, r *http.Request, resp *http.Response) io.ReadCloser {
 	peer, err := types.IDFromString(r.Header.Get("X-Raft-To"))
 	if err != nil || resp.StatusCode != http.StatusOK || !strings.HasPrefix(r.URL.Path, rafthttp.RaftStreamPrefix+"/") {
 		return resp.Body

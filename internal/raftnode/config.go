@@ -21,6 +21,8 @@ type Config struct {
 	Dir string
 	// Nonce is the data directory's.
 	Nonce string
+	// Boot is drawn at random for this process. The default is a fresh one.
+	Boot string
 	// Starts is the number of this start of the directory; 0 if it does not count.
 	Starts uint64
 	// Name, PeerURLs and ClientURLs are announced to the cluster.

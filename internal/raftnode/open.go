@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -108,7 +109,7 @@ func (r *Replica) connectCore() (err error) {
 	cfg := &r.cfg
 	// It tells a copy of this process's start entry from the start of another
 	// process of the same directory.
-	boot := datadir.NewNonce()
+	boot := cmp.Or(cfg.Boot, datadir.NewNonce())
 	r.core, err = newCore(coreConfig{
 		id: cfg.ID,
 		start: roster.Start{
