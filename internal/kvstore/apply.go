@@ -63,6 +63,7 @@ type executor struct {
 	budget        budget // of the current command
 	rows          rows
 	idempotency   idempotencyIndex
+	leases        leases
 	scratch       scratch
 	lookups       engine.Iterator // see committed; nil until the entries need one
 	failed        error           // why no further call is possible
@@ -92,6 +93,9 @@ func (x *executor) load() (err error) {
 		return err
 	}
 	if err := x.idempotency.load(x.eng); err != nil {
+		return err
+	}
+	if err := x.leases.load(x); err != nil {
 		return err
 	}
 	x.cache.clear()
@@ -224,6 +228,16 @@ func (x *executor) execute(c *Command, e *Entry, size int, r *Result) error {
 		x.compact(c, e, r)
 	case OpSettings:
 		x.applySettings(c, e, r)
+	case OpLeaseGrant:
+		return x.leases.grantOp(c, r)
+	case OpLeaseRevoke:
+		return x.leases.revokeOp(c, r)
+	case OpLeaseExpire:
+		return x.leases.expireOp(c, e, r)
+	case OpLock:
+		return x.leases.locks().lockOp(c, r)
+	case OpUnlock:
+		return x.leases.locks().unlockOp(c, r)
 	case OpForget:
 	default:
 		r.Refuse(Invalid, "operation %d cannot be executed by itself", c.Op)
@@ -260,9 +274,9 @@ func (x *executor) keyOp(c *Command, b *budget, r *Result) error {
 	case OpPut:
 		return x.put(m, c, r)
 	case OpAppend:
-		return x.appendTo(m, c.Value, r)
+		return x.appendTo(m, c, r)
 	case OpIncr:
-		return x.incr(m, c.Delta, r)
+		return x.incr(m, c, r)
 	default:
 		return x.remove(m, r)
 	}
@@ -345,13 +359,10 @@ func logicalBytes(keyLen, valueLen int) int64 { return int64(keyLen+valueLen) + 
 // put runs OpPut.
 func (x *executor) put(m *keyMeta, c *Command, r *Result) error {
 	before := x.state(m)
-	value, lease := c.Value, c.Lease
+	value := c.Value
 	if (c.KeepValue || c.KeepLease) && !before.exists {
 		r.Refuse(KeyNotFound, "the key does not exist, so it has no value or lease to keep")
 		return nil
-	}
-	if c.KeepLease {
-		lease = before.lease
 	}
 	if c.KeepValue {
 		old, err := x.value(m)
@@ -360,6 +371,10 @@ func (x *executor) put(m *keyMeta, c *Command, r *Result) error {
 		}
 		value = bytes.Clone(old)
 	}
+	lease, err := x.leases.of(c, before, r)
+	if err != nil || r.Outcome != OK {
+		return err
+	}
 	if c.UnlessEqual && before.exists && before.lease == lease && int(before.size) == len(value) {
 		old, err := x.value(m)
 		if err != nil {
@@ -367,16 +382,6 @@ func (x *executor) put(m *keyMeta, c *Command, r *Result) error {
 		}
 		if bytes.Equal(old, value) {
 			r.KV = before.kv()
-			return nil
-		}
-	}
-	if lease != 0 && lease != before.lease {
-		_, exists, err := x.rows.get(tableLease, leaseID(lease))
-		if err != nil {
-			return err
-		}
-		if !exists {
-			r.Refuse(LeaseNotFound, "lease %d does not exist", lease)
 			return nil
 		}
 	}
@@ -393,7 +398,7 @@ func (x *executor) set(m *keyMeta, value []byte, lease uint64, r *Result) error 
 	}
 	before := x.state(m)
 	grown := logicalBytes(len(m.key), len(value)) - logicalSize(m.key, before)
-	used := x.now.logical + x.overlay.logical
+	used := x.leases.used()
 	if q := x.settings.QuotaBytes; q > 0 && grown > 0 && used+grown > q {
 		if grown <= q { // otherwise the value is at fault, and no space would help
 			x.refused = grown
@@ -424,21 +429,25 @@ func (x *executor) remove(m *keyMeta, r *Result) error {
 }
 
 // appendTo runs OpAppend.
-func (x *executor) appendTo(m *keyMeta, tail []byte, r *Result) error {
+func (x *executor) appendTo(m *keyMeta, c *Command, r *Result) error {
 	before := x.state(m)
+	lease, err := x.leases.of(c, before, r)
+	if err != nil || r.Outcome != OK {
+		return err
+	}
 	if !before.exists {
-		return x.set(m, tail, 0, r)
+		return x.set(m, c.Value, lease, r)
 	}
 	old, err := x.value(m)
 	if err != nil {
 		return err
 	}
-	return x.set(m, slices.Concat(old, tail), before.lease, r)
+	return x.set(m, slices.Concat(old, c.Value), lease, r)
 }
 
 // incr runs OpIncr.
-func (x *executor) incr(m *keyMeta, delta int64, r *Result) error {
-	var n int64
+func (x *executor) incr(m *keyMeta, c *Command, r *Result) error {
+	n, delta := int64(0), c.Delta
 	before := x.state(m)
 	if before.exists {
 		old, err := x.value(m)
@@ -454,8 +463,12 @@ func (x *executor) incr(m *keyMeta, delta int64, r *Result) error {
 		refuseAt(r, before, Overflow, "the sum does not fit in a 64-bit integer")
 		return nil
 	}
+	lease, err := x.leases.of(c, before, r)
+	if err != nil || r.Outcome != OK {
+		return err
+	}
 	value := strconv.AppendInt(nil, n+delta, 10)
-	if err := x.set(m, value, before.lease, r); err != nil {
+	if err := x.set(m, value, lease, r); err != nil {
 		return err
 	}
 	if r.Outcome == OK {

@@ -434,5 +434,9 @@ func (s *Store) Restore(r io.Reader) error {
 	} else {
 		s.observer.Reset(s.publish)
 	}
+	s.waiters.wakeAll()
+	if s.leases != nil {
+		s.leases.LeasesReset()
+	}
 	return nil
 }

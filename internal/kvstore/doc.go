@@ -86,6 +86,9 @@
 //	    (TestRepeatHasTheFirstResult, TestRecordsSurvive, TestAgeingInSteps).
 //	S10 Formats change only with their version: golden files hold every record,
 //	    command and body byte for byte (golden_test.go).
+//	S11 What is bound to a lease exists only while the lease does, and the indexes
+//	    from leases to keys and tickets are part of the state (TestRandomHistories
+//	    compares them with the model). See lease.go; lock.go has more about locks.
 //
 // # Rejected
 //

@@ -184,6 +184,10 @@ func kvText(kv *KV) string {
 func resultText(r *Result) string {
 	text := fmt.Sprintf("outcome %d detail %t revision %d kv [%s] created %t deleted %d previous [%s] count %d more %t succeeded %t compact %d",
 		r.Outcome, r.Detail != "", r.Revision, kvText(&r.KV), r.Created, r.Deleted, kvText(r.Previous), r.Count, r.More, r.Succeeded, r.CompactRevision)
+	if r.Lease != nil {
+		text += fmt.Sprintf(" lease %+v", *r.Lease)
+	}
+	text += ticketText(r.Lock)
 	for i := range r.Pairs {
 		text += fmt.Sprintf(" pair [%s]", kvText(&r.Pairs[i]))
 	}

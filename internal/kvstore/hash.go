@@ -96,6 +96,9 @@ func (s *stateScan) add(k, value []byte) error {
 	default:
 		if isRowTable(k[0]) {
 			s.sum += s.hasher.row(k, value)
+			n, err := rowBytes(k, value)
+			s.logical += n
+			return err
 		}
 	}
 	return nil

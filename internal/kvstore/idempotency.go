@@ -316,5 +316,5 @@ func checkRow(key, value []byte) error {
 	if key[0] == tableIdempotency {
 		return checkIdempotencyRow(key[1:], value)
 	}
-	return nil
+	return checkLeaseRow(key, value)
 }

@@ -18,6 +18,10 @@ import (
 //	k  lease, key            → nothing: the keys of each lease
 //	l  lease                 → the leases
 //	m                        → meta: position, revision, hash, counters
+//	n                        → counters: ids and tokens, leases, locks
+//	o  name                  → locks: the holder's token
+//	p  lease, name           → the token of the ticket of each lease in each queue
+//	q  name, end, token      → the tickets in the queues of locks
 //	r  record key            → the records of the replication layer
 //	s                        → the replicated settings
 //	t  revision              → when it was current: samples of replicated time
@@ -35,6 +39,10 @@ const (
 	tableLeaseKey    = 'k'
 	tableLease       = 'l'
 	tableMeta        = 'm'
+	tableCounts      = 'n'
+	tableLock        = 'o'
+	tableLeaseLock   = 'p'
+	tableTicket      = 'q'
 	tableRecord      = 'r'
 	tableSetting     = 's'
 	tableTime        = 't'
@@ -42,7 +50,7 @@ const (
 )
 
 // rowTables are the replicated tables that type rows keeps as rows.
-const rowTables = string(tableIdempotency) + string(tableLeaseKey) + string(tableLease)
+const rowTables = string(tableIdempotency) + string(tableLeaseKey) + string(tableLease) + string(tableCounts) + string(tableLock) + string(tableLeaseLock) + string(tableTicket)
 
 func isRowTable(table byte) bool { return strings.IndexByte(rowTables, table) >= 0 }
 

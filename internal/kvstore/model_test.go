@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"maps"
 	"math/big"
 	"slices"
 	"sort"
@@ -14,6 +15,9 @@ type model struct {
 	compact  uint64
 	settings Settings
 	given    bool
+	leases   map[uint64]modelLease
+	locks    map[string][]modelTicket
+	seq      uint64 // of leases and tickets
 	// In a transaction all changes are one revision, and writes are those so far.
 	inTxn  bool
 	before uint64 // the revision before the transaction
@@ -35,7 +39,7 @@ type modelVersion struct {
 }
 
 func newModel() *model {
-	return &model{keys: make(map[string][]modelVersion), revision: 1, compact: 1, settings: DefaultSettings()}
+	return &model{keys: make(map[string][]modelVersion), leases: make(map[uint64]modelLease), locks: make(map[string][]modelTicket), revision: 1, compact: 1, settings: DefaultSettings()}
 }
 
 // at returns a key as of a revision, or nil if it is absent.
@@ -71,7 +75,7 @@ func (m *model) logical() (n int64) {
 	for _, key := range m.live(m.revision) {
 		n += int64(len(key)+len(m.now(key).Value)) + 64
 	}
-	return n
+	return n + m.leaseLogical()
 }
 
 // apply executes a command in an entry of a term.
@@ -92,8 +96,10 @@ func (m *model) execute(c *Command, term uint64) Result {
 	switch c.Op {
 	case OpTxn:
 		return m.txn(c.Txn)
-	case OpGet, OpList, OpLeaseGrant, OpLeaseRevoke, OpLeaseExpire, OpLock, OpUnlock, OpForget:
+	case OpGet, OpList, OpForget:
 		return Result{Outcome: Invalid, Detail: "-"}
+	case OpLeaseGrant, OpLeaseRevoke, OpLeaseExpire, OpLock, OpUnlock:
+		return m.leaseCommand(c, term)
 	case OpTick:
 		return ignoredUnless(c.Term == term)
 	case OpCompact:
@@ -128,7 +134,7 @@ func (m *model) executeOnKey(c *Command, old *KV) Result {
 		if old != nil {
 			value = slices.Concat(old.Value, c.Value)
 		}
-		return m.put(c.Key, value, old)
+		return m.bindAndPut(c, value, old)
 	case OpIncr:
 		return m.incr(c, old)
 	}
@@ -188,19 +194,35 @@ func (m *model) opPut(c *Command, old *KV) Result {
 	case c.KeepValue:
 		value = old.Value
 	}
-	equal := old != nil && string(old.Value) == string(value) && (c.Lease == 0 || c.KeepLease)
-	switch {
-	case c.UnlessEqual && equal:
-		kv := *old
-		kv.Key, kv.Value = nil, nil
-		return Result{KV: kv}
-	case c.Lease != 0 && !c.KeepLease:
-		return Result{Outcome: LeaseNotFound, Detail: "-"} // there are none
+	if c.UnlessEqual && old != nil && string(old.Value) == string(value) && c.TTLMillis == 0 {
+		lease, r := m.leaseFor(c, old)
+		if r.Outcome == OK && lease == old.Lease {
+			kv := *old
+			kv.Key, kv.Value = nil, nil
+			return Result{KV: kv}
+		}
 	}
-	return m.put(c.Key, value, old)
+	return m.bindAndPut(c, value, old)
 }
 
-func (m *model) put(key, value []byte, old *KV) Result {
+// bindAndPut puts a value under the lease that the command asks for. A refusal leaves no
+// lease behind.
+func (m *model) bindAndPut(c *Command, value []byte, old *KV) Result {
+	leases, seq := maps.Clone(m.leases), m.seq
+	lease, bound := m.leaseFor(c, old)
+	if bound.Outcome != OK {
+		return bound
+	}
+	r := m.put(c.Key, value, lease, old)
+	if r.Outcome != OK {
+		m.leases, m.seq = leases, seq
+		return r
+	}
+	r.Lease = bound.Lease
+	return r
+}
+
+func (m *model) put(key, value []byte, lease uint64, old *KV) Result {
 	grown := int64(len(key)+len(value)) + 64
 	if old != nil {
 		grown = int64(len(value) - len(old.Value))
@@ -212,7 +234,8 @@ func (m *model) put(key, value []byte, old *KV) Result {
 		return Result{Outcome: NoSpace, Detail: "-"}
 	}
 	m.bump()
-	kv := KV{Key: key, Value: value, CreateRevision: m.revision, ModRevision: m.revision, Version: 1}
+	kv := KV{Key: key, Value: value, CreateRevision: m.revision, ModRevision: m.revision, Version: 1, Lease: lease}
+	m.unbound(old, lease)
 	if old != nil {
 		kv.CreateRevision, kv.Version = old.CreateRevision, old.Version+1
 	}
@@ -232,7 +255,7 @@ func (m *model) incr(c *Command, old *KV) Result {
 		return refusedAt(Overflow, old)
 	}
 	value := []byte(sum.String())
-	r := m.put(c.Key, value, old)
+	r := m.bindAndPut(c, value, old)
 	if r.Outcome == OK {
 		r.KV.Value = value
 	}
@@ -240,6 +263,7 @@ func (m *model) incr(c *Command, old *KV) Result {
 }
 
 func (m *model) bury(key string) {
+	m.unbound(m.now(key), 0)
 	m.keys[key] = append(m.keys[key], modelVersion{KV: KV{ModRevision: m.revision}, deleted: true})
 }
 

@@ -19,10 +19,11 @@ func (m *model) txn(t *Txn) Result {
 	for key, versions := range m.keys {
 		work.keys[key] = slices.Clone(versions)
 	}
+	work.leases = maps.Clone(m.leases)
 	work.inTxn, work.before = true, m.revision
 	r := work.branch(t, m)
 	if r.Outcome == OK {
-		m.keys, m.revision = work.keys, work.revision
+		m.keys, m.revision, m.leases, m.seq = work.keys, work.revision, work.leases, work.seq
 	}
 	return r
 }
@@ -108,7 +109,7 @@ func modelCompare(c *Compare, kv *KV) bool {
 	number := uint64(0)
 	if kv != nil {
 		number = map[CompareTarget]uint64{
-			CompareModRevision: kv.ModRevision, CompareCreateRevision: kv.CreateRevision, CompareVersion: kv.Version, CompareExists: 1,
+			CompareLease: kv.Lease, CompareModRevision: kv.ModRevision, CompareCreateRevision: kv.CreateRevision, CompareVersion: kv.Version, CompareExists: 1,
 		}[c.Target]
 	}
 	return modelRelation(c.Relation, cmp.Compare(number, c.Number))
@@ -187,8 +188,11 @@ func randomPutOptions(rng *rand.Rand, m *model, c *Command) {
 	if kv := m.now(string(c.Key)); kv != nil && rng.IntN(2) == 0 {
 		c.Value = bytes.Clone(kv.Value)
 	}
-	if rng.IntN(10) == 0 {
-		c.Lease = 1 + rng.Uint64N(3)
+	switch rng.IntN(6) {
+	case 0, 1:
+		c.Lease = anyLease(rng, m)
+	case 2:
+		c.TTLMillis = 1000
 	}
 }
 
@@ -221,6 +225,8 @@ func randomCompare(rng *rand.Rand, m *model) Compare {
 		switch c.Target {
 		case CompareValue:
 			c.Value = bytes.Clone(kv.Value)
+		case CompareLease:
+			c.Number = kv.Lease
 		case CompareModRevision:
 			c.Number = kv.ModRevision
 		case CompareCreateRevision:

@@ -69,7 +69,7 @@ func (x *executor) draft(m *keyMeta, v *version) error {
 		panic(fmt.Sprintf("kvstore: a second change of a key in revision %d", x.next()))
 	}
 	if m.lease != v.lease {
-		if err := x.bind(m.key, m.lease, v.lease); err != nil {
+		if err := x.leases.bind(m.key, m.lease, v.lease); err != nil {
 			return err
 		}
 	}
@@ -95,6 +95,7 @@ func (x *executor) commitOverlay() error {
 		o.first = len(x.changes)
 		o.logical = 0
 	}
+	x.leases.commit()
 	return x.rows.commit(&x.now, x.writes)
 }
 
@@ -107,6 +108,7 @@ func (x *executor) dropOverlay() {
 	clear(x.drafts())
 	x.changes = x.changes[:o.first]
 	o.logical = 0
+	x.leases.drop()
 	x.rows.drop()
 }
 

@@ -8,8 +8,8 @@ import "fmt"
 const RaisedBy = 1_000_000_000
 
 // RaiseCounters raises all counters whose values clients remember, after the state
-// of a backup was restored: revisions, and with them entity tags and resume points.
-// Clients have seen what the old cluster counted after the backup; a value that came
+// of a backup was restored: revisions, and with them entity tags and resume points,
+// and the sequence of lock tokens and lease ids. Clients have seen what the old cluster counted after the backup; a value that came
 // up again with another content would make their conditions true and their caches
 // fresh by accident. Whoever adds such a counter raises it here.
 //
@@ -27,6 +27,11 @@ func (s *Store) RaiseCounters() error {
 	x.writes.Reset()
 	x.now.revision += RaisedBy
 	x.now.compact = x.now.revision
+	x.leases.count().sequence += RaisedBy
+	x.leases.commit()
+	if err := x.rows.commit(&x.now, x.writes); err != nil {
+		return x.fail(fmt.Errorf("raise counters: %w", err))
+	}
 	if err := x.commit(); err != nil {
 		return x.fail(fmt.Errorf("raise counters: %w", err))
 	}

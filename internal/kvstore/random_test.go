@@ -153,6 +153,8 @@ func (r *replica) check() {
 		r.checkGet()
 		r.checkReadTxn()
 	}
+	r.checkLeases()
+	r.checkLocks()
 	r.checkUnreadable()
 }
 
@@ -302,7 +304,9 @@ func checkCounters(t testing.TB, s *Store) {
 	var last []byte
 	_, err := v.each(func(k, value []byte) error {
 		if k[0] != tableVersion {
-			return nil
+			n, err := rowBytes(k, value)
+			want.LogicalBytes += n
+			return err
 		}
 		prefix, _, err := splitVersionKey(k)
 		must(t, err)
@@ -375,6 +379,9 @@ func randomConditions(rng *rand.Rand, m *model) (out []Condition) {
 
 // randomCommand also aims at conditions that hold.
 func randomCommand(rng *rand.Rand, m *model) Command {
+	if rng.IntN(5) == 0 {
+		return randomLeaseCommand(rng, m)
+	}
 	c := Command{Key: randomKey(rng), ReturnPrevious: rng.IntN(4) == 0, Conditions: randomConditions(rng, m)}
 	if kv := m.now(string(c.Key)); kv != nil && rng.IntN(4) == 0 {
 		c.Conditions = []Condition{{Kind: IfMatch, Revisions: []uint64{3, kv.ModRevision}}}

@@ -79,9 +79,14 @@ func (t *rows) committed(key string) (value []byte, exists bool, err error) {
 // each calls fn with the rows of a table whose keys begin with the prefix, as the
 // overlay has them, in order, until fn returns false. fn must not change rows.
 func (t *rows) each(table byte, prefix []byte, fn func(key, value []byte) (more bool)) error {
-	lower := rowKey(table, prefix)
-	changed := t.changed(lower)
-	it, err := t.eng.Iter([]byte(lower), Prefix(lower).End())
+	return t.eachFrom(table, prefix, prefix, fn)
+}
+
+// eachFrom is each without the rows before from, which begins with the prefix.
+func (t *rows) eachFrom(table byte, prefix, from []byte, fn func(key, value []byte) (more bool)) error {
+	within, lower := rowKey(table, prefix), rowKey(table, from)
+	changed := t.changed(within, lower)
+	it, err := t.eng.Iter([]byte(lower), Prefix(within).End())
 	if err != nil {
 		return fmt.Errorf("read rows: %w", err)
 	}
@@ -110,11 +115,11 @@ func (t *rows) each(table byte, prefix []byte, fn func(key, value []byte) (more 
 	return it.Err()
 }
 
-// changed returns the rows with a prefix that are not in the engine as they are
-// here, in order.
-func (t *rows) changed(prefix string) (out []row) {
+// changed returns the rows with a prefix, from a key on, that are not in the engine as
+// they are here, in order.
+func (t *rows) changed(prefix, from string) (out []row) {
 	changed := make(map[string][]byte)
-	t.pending.AscendGreaterOrEqual(row{key: prefix}, func(r row) bool {
+	t.pending.AscendGreaterOrEqual(row{key: from}, func(r row) bool {
 		if !strings.HasPrefix(r.key, prefix) {
 			return false
 		}
@@ -122,7 +127,7 @@ func (t *rows) changed(prefix string) (out []row) {
 		return true
 	})
 	for key, value := range t.draft {
-		if strings.HasPrefix(key, prefix) {
+		if key >= from && strings.HasPrefix(key, prefix) {
 			changed[key] = value
 		}
 	}

@@ -50,6 +50,8 @@ type Options struct {
 	OnSettings func(before, after Settings, by Origin)
 	// Observer, if not nil, is told all changes.
 	Observer Observer
+	// Leases, if not nil, is told of grants and of the ends of leases.
+	Leases LeaseObserver
 }
 
 // Observer is told the changes of a store by the goroutine that applies, which waits
@@ -84,7 +86,9 @@ type Store struct {
 	// commit to the engine.
 	visible  atomic.Pointer[visible]
 	timeline timeline
-	observer Observer // may be nil
+	observer Observer      // may be nil
+	leases   LeaseObserver // may be nil
+	waiters  lockWaiters
 
 	// swap is held by Restore while it replaces the content of the engine and
 	// what is visible. Readers hold it for reading from choosing a revision until
@@ -97,6 +101,7 @@ type Store struct {
 // change.
 type visible struct {
 	meta
+	counts        counts
 	settings      Settings
 	settingsGiven bool
 	cleaned       uint64
@@ -115,7 +120,7 @@ func Open(eng engine.Engine, o Options) (*Store, error) {
 	if o.CacheEntries == 0 {
 		o.CacheEntries = 128 << 10
 	}
-	s := &Store{eng: eng, observer: o.Observer}
+	s := &Store{eng: eng, observer: o.Observer, leases: o.Leases}
 	s.exec = executor{
 		eng: eng, timeline: &s.timeline, cache: newMetaCache(o.CacheEntries), writes: eng.NewWriteBatch(),
 		rows: newRows(eng), onSettings: o.OnSettings, observed: o.Observer != nil,
@@ -193,13 +198,14 @@ func (s *Store) publish() {
 		x.refused = 0
 	}
 	s.visible.Store(&visible{
-		refused: x.refused > 0, meta: x.now, settings: x.settings, settingsGiven: x.settingsGiven, cleaned: x.cleaned, hits: x.cache.hits, misses: x.cache.misses,
+		refused: x.refused > 0, meta: x.now, counts: x.leases.counts, settings: x.settings, settingsGiven: x.settingsGiven, cleaned: x.cleaned, hits: x.cache.hits, misses: x.cache.misses,
 		remembered: len(x.idempotency.records), rememberedBytes: x.idempotency.bytes, replayed: x.idempotency.replayed,
 	})
 }
 
 // show makes what was applied visible, by way of the observer if there is one.
 func (s *Store) show() {
+	defer s.showLeases()
 	if s.observer == nil {
 		s.publish()
 		return
@@ -207,6 +213,18 @@ func (s *Store) show() {
 	changes := s.exec.observations
 	s.exec.observations = nil
 	s.observer.Applied(changes, s.publish)
+}
+
+// showLeases tells who waits for a lock, and who keeps the time of leases, after what
+// they will look at has become visible.
+func (s *Store) showLeases() {
+	changes, woken := s.exec.leases.take()
+	if len(woken) > 0 {
+		s.waiters.wake(woken)
+	}
+	if len(changes) > 0 && s.leases != nil {
+		s.leases.LeasesChanged(changes)
+	}
 }
 
 // Position returns the log position of the last entry that was applied.

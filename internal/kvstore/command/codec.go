@@ -213,7 +213,7 @@ func appendOperand(dst []byte, c *Command) []byte {
 	case OpLeaseGrant:
 		return appendGrant(dst, c.Grant)
 	case OpLeaseExpire:
-		dst = binary.AppendUvarint(dst, c.Term)
+		dst = binary.AppendUvarint(binary.AppendUvarint(dst, c.Term), c.Sequence)
 		for _, id := range c.Leases {
 			dst = binary.AppendUvarint(dst, id)
 		}
@@ -456,7 +456,7 @@ func (d *commandDecoder) operand(c *Command) {
 	case OpLeaseGrant:
 		c.Grant = d.grant()
 	case OpLeaseExpire:
-		c.Term = d.Uvarint()
+		c.Term, c.Sequence = d.Uvarint(), d.Uvarint()
 		for len(d.B) > 0 {
 			c.Leases = append(c.Leases, d.Uvarint())
 		}

@@ -87,7 +87,7 @@ func goldenCommands() map[string]Command {
 		"lease_grant":      {Op: OpLeaseGrant, Key: []byte{}, Lease: 5, TTLMillis: 60_000, Grant: &LeaseOptions{Name: "n", AtEnd: LeaseReleases, LockDelayMillis: 15_000}},
 		"lease_auto":       {Op: OpLeaseGrant, Key: []byte{}, TTLMillis: 60_000},
 		"lease_end":        {Op: OpLeaseRevoke, Key: []byte{}, Lease: 5},
-		"lease_late":       {Op: OpLeaseExpire, Key: []byte{}, Term: 3, Leases: []uint64{5, 300}},
+		"lease_late":       {Op: OpLeaseExpire, Key: []byte{}, Term: 3, Sequence: 200, Leases: []uint64{5, 300}},
 		"lock":             {Op: OpLock, Key: []byte("l"), Value: []byte("me"), Lease: 5, Wait: true},
 		"unlock":           {Op: OpUnlock, Key: []byte("l"), Lease: 5, OnlyWaiting: true},
 		"forget":           {Op: OpForget, Key: []byte{}, Release: []string{"k-1", "k-2"}},

@@ -125,8 +125,10 @@ type Command struct {
 	// ElapsedMillis is the time since the leader's previous OpTick, by its
 	// monotonic clock, for OpTick. What exceeds MaxTickMillis does not count.
 	ElapsedMillis int64
-	// Leases are those that OpLeaseExpire ends.
-	Leases []uint64
+	// Leases are those that OpLeaseExpire ends, if they were granted with a sequence
+	// number up to Sequence. A later grant of the same id is another lease.
+	Leases   []uint64
+	Sequence uint64
 	// Settings are the settings to change, for OpSettings. Its Conditions compare
 	// with Settings.Tag.
 	Settings *SettingsChange

@@ -1,0 +1,391 @@
+package kvstore
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+)
+
+// MaxLockTextBytes is the longest text of a holder.
+const MaxLockTextBytes = 4096
+
+// A lock is a queue of tickets, each with a token from counts.sequence and the lease of
+// whoever asked. The ticket with the least token holds the lock. Granting needs no step
+// of its own: the next ticket holds the lock as soon as the first one is gone, which
+// keeps FIFO order and makes the token of each holder greater than those before it.
+//
+//	L1  A ticket exists only while its lease does: the end of a lease removes its
+//	    tickets in the same entry (TestLockEndsWithItsLease).
+//	L2  A lease has at most one ticket of a lock, so asking again is harmless.
+//	L3  Tokens only grow (TestTokensGrow).
+//	L4  lockHead.first is the least token of the queue (checked by the model tests).
+//
+// The tables:
+//
+//	o  name                 → lockHead
+//	p  lease, name          → the token of the ticket
+//	q  name, end, token     → the ticket
+//
+// The head could be found by a seek in table q. But a lock that is taken and released
+// a million times leaves a million tombstones there, which the seek would have to step
+// over. From the token of the last holder on there are none but those of waiters.
+
+// locks is the part of leases for locks. It owns the tables of queues.
+type locks struct{ ls *leases }
+
+func (ls *leases) locks() locks { return locks{ls} }
+
+// lockHead is the row of a lock.
+type lockHead struct {
+	first   uint64 // the token of the holder
+	tickets uint64
+}
+
+// ticketRow is the row of a ticket.
+type ticketRow struct {
+	lease uint64
+	text  []byte
+}
+
+// ticketPrefix returns the prefix that all tickets of a lock have.
+func ticketPrefix(name []byte) []byte { return append(appendEscaped(nil, name), escapeByte, keyEnd) }
+
+func ticketKey(name []byte, token uint64) []byte {
+	return binary.BigEndian.AppendUint64(ticketPrefix(name), token)
+}
+
+// ticketName returns the name of the lock in the key of a ticket.
+func ticketName(key []byte) ([]byte, error) {
+	versioned := append([]byte{tableVersion}, key...) // tickets have the form of versions
+	if err := checkVersionKey(versioned); err != nil {
+		return nil, err
+	}
+	return unescapePrefix(nil, versioned[:len(versioned)-revisionLen]), nil
+}
+
+func leaseLockKey(lease uint64, name []byte) []byte { return append(leaseID(lease), name...) }
+
+// ticketBytes is what the quota counts for a ticket, which is in three tables.
+func ticketBytes(name []byte, t *ticketRow) int64 {
+	return 3*keyOverheadBytes + int64(3*len(name)+len(t.text))
+}
+
+// head returns the head of a lock with the overlay.
+func (lk locks) head(name []byte) (h lockHead, exists bool, err error) {
+	b, exists, err := lk.ls.x.rows.get(tableLock, name)
+	if err != nil || !exists {
+		return lockHead{}, false, err
+	}
+	h, err = decodeLockHead(b)
+	return h, err == nil, err
+}
+
+// ticket returns a ticket that must exist, in the form of results.
+func (lk locks) ticket(name []byte, h *lockHead, token uint64) (*LockTicket, error) {
+	b, exists, err := lk.ls.x.rows.get(tableTicket, ticketKey(name, token))
+	if err != nil {
+		return nil, err
+	}
+	if !exists {
+		return nil, fmt.Errorf("%w: lock without its ticket %d", errLayout, token)
+	}
+	t, err := decodeTicket(b)
+	if err != nil {
+		return nil, err
+	}
+	return t.ticket(name, h, token), nil
+}
+
+func (t *ticketRow) ticket(name []byte, h *lockHead, token uint64) *LockTicket {
+	return &LockTicket{Name: bytes.Clone(name), Token: token, Lease: t.lease, Held: token == h.first, Body: bytes.Clone(t.text)}
+}
+
+// lockOp runs OpLock.
+func (lk locks) lockOp(c *Command, r *Result) error {
+	if !lk.named(c, r) {
+		return nil
+	}
+	if len(c.Value) > MaxLockTextBytes {
+		r.Refuse(TooLarge, "the text of a holder may have at most %d bytes", MaxLockTextBytes)
+		return nil
+	}
+	head, busy, err := lk.head(c.Key)
+	if err != nil {
+		return err
+	}
+	if done, err := lk.again(c, &head, r); done || err != nil {
+		return err
+	}
+	if busy && !c.Wait {
+		return lk.held(c, &head, r)
+	}
+	lease, err := lk.leaseFor(c, r)
+	if err != nil || r.Outcome != OK {
+		return err
+	}
+	return lk.add(c, lease, head, r)
+}
+
+// named refuses a name that a lock cannot have. They are bounded like keys.
+func (lk locks) named(c *Command, r *Result) bool {
+	switch n := int64(len(c.Key)); {
+	case n == 0:
+		r.Refuse(Invalid, "the name of the lock is empty")
+	case n > lk.ls.x.settings.MaxKeyBytes && c.Op == OpLock:
+		r.Refuse(TooLarge, "the name of the lock has %d bytes, but the limit is %d (max_key_bytes in the settings)", n, lk.ls.x.settings.MaxKeyBytes)
+	default:
+		return true
+	}
+	return false
+}
+
+// again answers with the ticket that the lease has already (L2).
+func (lk locks) again(c *Command, h *lockHead, r *Result) (done bool, err error) {
+	if c.Lease == 0 {
+		return false, nil
+	}
+	b, exists, err := lk.ls.x.rows.get(tableLeaseLock, leaseLockKey(c.Lease, c.Key))
+	if err != nil || !exists {
+		return false, err
+	}
+	token, err := decodeToken(b)
+	if err != nil {
+		return false, err
+	}
+	if token != h.first && !c.Wait {
+		return true, lk.held(c, h, r)
+	}
+	r.Lock, err = lk.ticket(c.Key, h, token)
+	return true, err
+}
+
+// held refuses with the ticket of the holder.
+func (lk locks) held(c *Command, h *lockHead, r *Result) error {
+	holder, err := lk.ticket(c.Key, h, h.first)
+	if err != nil {
+		return err
+	}
+	r.Refuse(LockHeld, "lease %d holds the lock", holder.Lease)
+	r.Lock = holder
+	return nil
+}
+
+// leaseFor returns the lease of a new ticket. It is judged here, when the request is
+// applied: that it existed when the request was made is worth nothing.
+func (lk locks) leaseFor(c *Command, r *Result) (l leaseRow, err error) {
+	id := c.Lease
+	switch {
+	case c.TTLMillis != 0:
+		if id, err = lk.ls.own(c, ownedByLock, r); err != nil || r.Outcome != OK {
+			return leaseRow{}, err
+		}
+	case id == 0:
+		r.Refuse(Invalid, "a lock needs a lease or a time to live")
+		return leaseRow{}, nil
+	}
+	l, exists, err := lk.ls.get(id)
+	switch {
+	case err != nil:
+		return leaseRow{}, err
+	case !exists:
+		r.Refuse(LeaseNotFound, "lease %d does not exist", id)
+	case l.owner == ownedByKey:
+		r.Refuse(LeaseNotFound, "lease %d was made for the key of one write, and is for that key alone", id)
+	default:
+		l.roomForOne(r)
+	}
+	return l, nil
+}
+
+// add appends a ticket to the queue.
+func (lk locks) add(c *Command, l leaseRow, h lockHead, r *Result) error {
+	t := ticketRow{lease: l.ID, text: bytes.Clone(c.Value)}
+	if !lk.ls.fits(ticketBytes(c.Key, &t), r) {
+		return nil
+	}
+	n := lk.ls.count()
+	n.sequence++
+	n.tickets++
+	token := n.sequence
+	if h.tickets++; h.tickets == 1 {
+		h.first = token
+		n.locks++
+	}
+	lk.ls.x.rows.set(tableLock, c.Key, h.encode())
+	lk.ls.x.rows.set(tableTicket, ticketKey(c.Key, token), t.encode())
+	lk.ls.x.rows.set(tableLeaseLock, leaseLockKey(l.ID, c.Key), encodeToken(token))
+	l.tickets++
+	lk.ls.set(&l)
+	lk.ls.draft.bytes += ticketBytes(c.Key, &t)
+	r.Lock = t.ticket(c.Key, &h, token)
+	return nil
+}
+
+// unlockOp runs OpUnlock. The ticket is looked up by the lease, so a lease never gives up
+// what another one holds.
+func (lk locks) unlockOp(c *Command, r *Result) error {
+	if !lk.named(c, r) {
+		return nil
+	}
+	b, exists, err := lk.ls.x.rows.get(tableLeaseLock, leaseLockKey(c.Lease, c.Key))
+	if err != nil {
+		return err
+	}
+	if !exists {
+		r.Refuse(LockNotFound, "lease %d neither holds the lock nor waits for it", c.Lease)
+		return nil
+	}
+	token, err := decodeToken(b)
+	if err != nil {
+		return err
+	}
+	h, _, err := lk.head(c.Key)
+	if err != nil {
+		return err
+	}
+	if r.Lock, err = lk.ticket(c.Key, &h, token); err != nil || r.Lock.Held && c.OnlyWaiting {
+		return err
+	}
+	return lk.giveUp(c, token, r)
+}
+
+// giveUp removes a ticket, and with it a lease that was made for it.
+func (lk locks) giveUp(c *Command, token uint64, r *Result) error {
+	l, err := lk.ls.mustGet(c.Lease)
+	if err != nil {
+		return err
+	}
+	if l.owner == ownedByLock {
+		return lk.ls.end(&l, r)
+	}
+	l.tickets--
+	lk.ls.set(&l)
+	return lk.remove(c.Key, token)
+}
+
+// leave removes all tickets of a lease (L1).
+func (lk locks) leave(lease uint64) error {
+	names, err := lk.ls.boundTo(tableLeaseLock, lease)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		b, _, err := lk.ls.x.rows.get(tableLeaseLock, leaseLockKey(lease, name))
+		if err != nil {
+			return err
+		}
+		token, err := decodeToken(b)
+		if err != nil {
+			return err
+		}
+		if err := lk.remove(name, token); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remove takes a ticket out of its queue. If it was the first, the next one holds
+// the lock from now on.
+func (lk locks) remove(name []byte, token uint64) error {
+	b, exists, err := lk.ls.x.rows.get(tableTicket, ticketKey(name, token))
+	if err != nil || !exists {
+		return orBroken(err, "ticket %d of a queue does not exist", token)
+	}
+	t, err := decodeTicket(b)
+	if err != nil {
+		return err
+	}
+	h, exists, err := lk.head(name)
+	if err != nil || !exists {
+		return orBroken(err, "ticket %d has no lock", token)
+	}
+	lk.ls.x.rows.delete(tableTicket, ticketKey(name, token))
+	lk.ls.x.rows.delete(tableLeaseLock, leaseLockKey(t.lease, name))
+	lk.ls.draft.bytes -= ticketBytes(name, &t)
+	lk.ls.draft.woken = append(lk.ls.draft.woken, token)
+	n := lk.ls.count()
+	n.tickets--
+	if h.tickets--; h.tickets == 0 {
+		n.locks--
+		lk.ls.x.rows.delete(tableLock, name)
+		return nil
+	}
+	if h.first == token {
+		if h.first, err = lk.next(name, token); err != nil {
+			return err
+		}
+		lk.ls.draft.woken = append(lk.ls.draft.woken, h.first)
+	}
+	lk.ls.x.rows.set(tableLock, name, h.encode())
+	return nil
+}
+
+// orBroken returns the error, or if there is none, that the layout is broken.
+func orBroken(err error, format string, args ...any) error {
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: %s", errLayout, fmt.Sprintf(format, args...))
+}
+
+// next returns the least token of a queue above one.
+func (lk locks) next(name []byte, above uint64) (token uint64, err error) {
+	prefix := ticketPrefix(name)
+	err = lk.ls.x.rows.eachFrom(tableTicket, prefix, ticketKey(name, above+1), func(key, _ []byte) bool {
+		token = binary.BigEndian.Uint64(key[len(prefix):])
+		return false
+	})
+	if err != nil || token == 0 {
+		return 0, orBroken(err, "the queue of a lock ends at ticket %d", above)
+	}
+	return token, nil
+}
+
+func (h *lockHead) encode() []byte {
+	return binary.AppendUvarint(binary.AppendUvarint([]byte{recordVersion}, h.first), h.tickets)
+}
+
+func decodeLockHead(b []byte) (lockHead, error) {
+	d, err := openRecord("lock", b)
+	if err != nil {
+		return lockHead{}, err
+	}
+	h := lockHead{first: d.Uvarint(), tickets: d.Uvarint()}
+	if d.Failed || len(d.B) > 0 || h.first == 0 || h.tickets == 0 {
+		return lockHead{}, fmt.Errorf("%w: lock record", errLayout)
+	}
+	return h, nil
+}
+
+func (t *ticketRow) encode() []byte {
+	return append(binary.AppendUvarint([]byte{recordVersion}, t.lease), t.text...)
+}
+
+// decodeTicket returns a ticket whose text aliases b.
+func decodeTicket(b []byte) (ticketRow, error) {
+	d, err := openRecord("ticket", b)
+	if err != nil {
+		return ticketRow{}, err
+	}
+	t := ticketRow{lease: d.Uvarint()}
+	if d.Failed || t.lease == 0 {
+		return ticketRow{}, fmt.Errorf("%w: ticket record", errLayout)
+	}
+	t.text = d.Rest()
+	return t, nil
+}
+
+func encodeToken(token uint64) []byte { return binary.AppendUvarint([]byte{recordVersion}, token) }
+
+func decodeToken(b []byte) (uint64, error) {
+	d, err := openRecord("token", b)
+	if err != nil {
+		return 0, err
+	}
+	token := d.Uvarint()
+	if d.Failed || len(d.B) > 0 {
+		return 0, fmt.Errorf("%w: token record", errLayout)
+	}
+	return token, nil
+}
