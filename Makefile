@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X main.commit=$(COMMIT) $(if $(VERSION),-X main.version=$(VERS
 FUZZTIME ?= 10s
 RUNS     ?= 1000
 
-.PHONY: help build test race vet lint fmt fuzz cluster e2e container huge drills sim bench bench-compare bench-micro check clean
+.PHONY: help build test race vet lint fmt fuzz cluster e2e container huge drills abuse sim bench bench-compare bench-micro check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,9 @@ huge: ## run the gigabyte test: catch-up by snapshot, restarts, memory (needs 5 
 
 drills: ## add members under full load while things go wrong, with a gibibyte stored (needs 20 GiB of disk)
 	KVD_E2E=huge go test -count=1 -timeout 60m -run Drills -v ./test/e2e
+
+abuse: ## let clients of all kinds stop in the middle, on a node with 256 MiB, for a minute
+	KVD_E2E=huge go test -count=1 -timeout 10m -run Abuse -v ./test/e2e
 
 container: ## build the image and run three containers (Docker)
 	KVD_E2E=full go test -count=1 -timeout 15m -v ./test/container
