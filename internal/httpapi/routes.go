@@ -105,17 +105,17 @@ func keyRoutes(rootMembers bool) []*route {
 	return []*route{
 		{pattern: kvPattern, methods: []method{
 			getKey,
-			{name: http.MethodPut, handle: (*Server).putKey, body: true, mutates: true, params: keyParams, later: bindParams},
-			{name: http.MethodPost, handle: (*Server).changeKey, body: true, mutates: true, params: with([]string{"append", "incr"}, keyParams), later: bindParams},
-			{name: http.MethodDelete, handle: (*Server).deleteKey, mutates: true, params: keyParams},
+			{name: http.MethodPut, handle: (*Server).putKey, body: true, mutates: true, once: true, params: keyParams, later: bindParams},
+			{name: http.MethodPost, handle: (*Server).changeKey, body: true, mutates: true, once: true, params: with([]string{"append", "incr"}, keyParams), later: bindParams},
+			{name: http.MethodDelete, handle: (*Server).deleteKey, mutates: true, once: true, params: keyParams},
 		}},
 		shortRoute(getKey, rootMembers),
 		{pattern: "/v1/kv", methods: []method{
 			{name: http.MethodGet, handle: (*Server).listKeys, params: with(rangeParams, readParams, []string{"limit", "cursor", "reverse", "keys_only", "count_only", "delimiter", "revision", "timing"})},
-			{name: http.MethodDelete, handle: (*Server).deleteRange, mutates: true, params: with(rangeParams, []string{"timing"})},
+			{name: http.MethodDelete, handle: (*Server).deleteRange, mutates: true, once: true, params: with(rangeParams, []string{"timing"})},
 		}},
 		{pattern: "/v1/txn", methods: []method{
-			{name: http.MethodPost, handle: runTxn, body: true, mutates: true, params: with(readParams, []string{"timing"})},
+			{name: http.MethodPost, handle: runTxn, body: true, mutates: true, once: true, params: with(readParams, []string{"timing"})},
 		}},
 		{pattern: "/v1/batch", methods: []method{{name: http.MethodPost, handle: streamOps, mutates: true, params: []string{"timing"}}}},
 	}
@@ -126,7 +126,7 @@ func keyRoutes(rootMembers bool) []*route {
 func shortRoute(getKey method, rootMembers bool) *route {
 	rt := &route{pattern: shortPattern, allow: "PUT, GET", methods: []method{
 		getKey,
-		{name: http.MethodPut, handle: (*Server).putShort, body: true, mutates: true, params: []string{"if_revision", "timing"}, later: bindParams},
+		{name: http.MethodPut, handle: (*Server).putShort, body: true, mutates: true, once: true, params: []string{"if_revision", "timing"}, later: bindParams},
 	}}
 	if rootMembers {
 		rt.allow = "PUT, GET, POST, DELETE"
@@ -157,11 +157,11 @@ func clusterRoutes() []*route {
 		{pattern: "/v1/status", methods: []method{{name: http.MethodGet, handle: (*Server).getStatus}}},
 		{pattern: "/v1/cluster", methods: []method{{name: http.MethodGet, handle: (*Server).getCluster}}},
 		{pattern: "/v1/snapshot", methods: []method{{name: http.MethodGet, handle: (*Server).getSnapshot, params: readParams}}},
-		{pattern: "/v1/compact", methods: []method{{name: http.MethodPost, handle: (*Server).compact, mutates: true, params: []string{"revision"}}}},
+		{pattern: "/v1/compact", methods: []method{{name: http.MethodPost, handle: (*Server).compact, mutates: true, once: true, params: []string{"revision"}}}},
 		{pattern: "/v1/settings", methods: []method{
 			{name: http.MethodGet, handle: (*Server).getSettings, params: readParams},
-			{name: http.MethodPut, handle: (*Server).changeSettings, body: true, mutates: true},
-			{name: http.MethodPatch, handle: (*Server).changeSettings, body: true, mutates: true},
+			{name: http.MethodPut, handle: (*Server).changeSettings, body: true, mutates: true, once: true},
+			{name: http.MethodPatch, handle: (*Server).changeSettings, body: true, mutates: true, once: true},
 		}},
 		{pattern: "/v1/operator/log-level", exempt: true, methods: []method{
 			{name: http.MethodGet, handle: (*Server).getLogLevel},

@@ -154,6 +154,11 @@ func TestBatchOfTransactions(t *testing.T) {
 		`200 "results":[{"succeeded":true,"revision":5,"results":[{"key":"b","deleted":1,"revision":5}]}]}`,
 		`404 "revision":5`,
 	)
+	// The answer to a transaction does not depend on the lines after it.
+	wantAnswers(t, f.batchOf(
+		`{"txn":{"then":[{"put":{"key_base64":"YWFh","value":"x"}},{"list":{"prefix":"aa","count_only":true}}]}}`,
+		`{"txn":{"then":[{"delete":{"key_base64":"YmJi"}},{"list":{"prefix":"aa"}}]}}`,
+	), `200 "results":[{"key":"aaa",|{"revision":6,"count":1}`, `200 {"key":"bbb","deleted":0|"kvs":[{"key":"aaa"`)
 	// The first write of a group tells what the gets before it see.
-	wantAnswers(t, f.batchOf(`{"get":{"key":"a"}}`, `{"txn":{"else":[{"put":{"key":"z","value":"y"}}]}}`), `200 "revision":5`, `200 "revision":5,"results":[]}`)
+	wantAnswers(t, f.batchOf(`{"get":{"key":"a"}}`, `{"txn":{"then":[{"txn":{"then":[{"put":{"key":"z","value":"y"}}]}}]}}`), `200 "revision":6`, `200 "revision":7,"results":[{"succeeded":true,"revision":7,"results":[{"key":"z","revision":7`)
 }

@@ -7,13 +7,6 @@ import (
 
 // Later refuses a command with parts that the store does not carry out yet.
 func Later(c *kvstore.Command) error {
-	if c.Idempotency != nil {
-		return api.Errorf(api.BadRequest, "idempotency_key: not supported by this version of kvd; send the operation without this field")
-	}
-	return laterLeases(c)
-}
-
-func laterLeases(c *kvstore.Command) error {
 	if c.TTLMillis != 0 || c.Lease != 0 {
 		return api.Errorf(api.BadRequest, "this version of kvd does not support ttl and lease; send the operation without them")
 	}
@@ -22,7 +15,7 @@ func laterLeases(c *kvstore.Command) error {
 	}
 	for _, branch := range [][]kvstore.Command{c.Txn.Then, c.Txn.Else} {
 		for i := range branch {
-			if err := laterLeases(&branch[i]); err != nil {
+			if err := Later(&branch[i]); err != nil {
 				return err
 			}
 		}
