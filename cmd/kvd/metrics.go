@@ -32,7 +32,7 @@ func newInstruments(v api.Version, droppedLogLines func() uint64, memory *budget
 	})
 	build.Set(1)
 	dropped := prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "kvd_log_lines_dropped_total", Help: "Log lines dropped because standard error was not read fast enough.",
+		Name: "kvd_log_lines_dropped_total", Help: "Log lines dropped because standard error was not read fast enough, or failed.",
 	}, func() float64 { return float64(droppedLogLines()) })
 	err := errors.Join(i.registry.Register(build), i.registry.Register(dropped), i.registry.Register(memory))
 	var e error

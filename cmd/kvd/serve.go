@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -26,6 +27,7 @@ type daemon struct {
 	settings *settings.Settings
 	log      *zap.Logger
 	sink     *logsink.Sink
+	stderr   io.Writer // to which the sink writes
 	exit     func(code int)
 	version  api.Version
 	reload   reloading
@@ -90,7 +92,7 @@ func newDaemon(s *settings.Settings, e environment, log *zap.Logger, sink *logsi
 	if err != nil {
 		return nil, errors.Join(err, door.Close())
 	}
-	d := &daemon{settings: s, log: log, sink: sink, exit: e.exit, version: buildVersion(), certs: c, files: files, door: door, side: side}
+	d := &daemon{settings: s, log: log, sink: sink, stderr: e.stderr, exit: e.exit, version: buildVersion(), certs: c, files: files, door: door, side: side}
 	if err := d.assemble(level); err != nil {
 		return nil, errors.Join(err, door.Close(), side.Close())
 	}
@@ -203,7 +205,10 @@ func (d *daemon) run(signals <-chan os.Signal) error {
 			ready = nil // it stays closed; this case is for once only
 			d.open()
 		case sig := <-signals:
-			if sig == syscall.SIGHUP {
+			// Whoever closes the terminal of a node that logs to it expects the node to
+			// end, as with other programs. With the log elsewhere, or with nohup, the
+			// node is meant to outlive the terminal.
+			if sig == syscall.SIGHUP && !logsink.HungUp(d.stderr, lastWordTimeout) {
 				d.above.reloading()
 				d.reload.run()
 				d.above.reloaded()

@@ -16,8 +16,9 @@
 //   - I1: Write never waits for the reader and never fails.
 //   - I2: Lines that wait take at most maxQueuedBytes.
 //   - I3: Lines keep their order, and none is torn.
-//   - I4: A line that does not fit is counted, and as soon as there is room
-//     again a notice in the log says how many were lost.
+//   - I4: A line that does not fit, or that standard error does not take, is
+//     counted, and as soon as lines get through again a notice in the log says
+//     how many were lost.
 //   - I5: Flush, Sync and Close wait for a bounded time, so that a process with
 //     a stuck reader can still exit.
 //

@@ -51,7 +51,7 @@ func newEncoder(format string, out io.Writer) zapcore.Encoder {
 func dropNotice(enc zapcore.Encoder, n uint64) []byte {
 	entry := zapcore.Entry{
 		Level: zapcore.WarnLevel, Time: time.Now(),
-		Message: "log lines dropped: the reader of standard error is too slow",
+		Message: "log lines dropped: standard error is not read fast enough, or fails",
 	}
 	buf, err := enc.EncodeEntry(entry, []zapcore.Field{zap.Uint64("dropped", n)})
 	if err != nil {

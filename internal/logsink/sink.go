@@ -108,11 +108,19 @@ func (s *Sink) Close() {
 
 func (s *Sink) run() {
 	defer close(s.done)
+	var unreported uint64 // lines lost to errors that no notice tells of yet
 	for range s.wake {
 		for {
-			lines, bytes := s.take()
-			for _, line := range lines {
-				_, _ = s.out.Write(line) // there is no better place to report an error
+			lines, bytes, dropped := s.take()
+			lost := s.write(lines)
+			s.count(lost)
+			// A notice that is lost is due again.
+			if dropped > 0 && s.write([][]byte{s.notice(dropped)}) > 0 {
+				unreported += dropped
+			}
+			if unreported += lost; lost < uint64(len(lines)) {
+				s.report(unreported) // somebody reads again
+				unreported = 0
 			}
 			if s.finish(bytes) {
 				break
@@ -127,17 +135,41 @@ func (s *Sink) run() {
 	}
 }
 
-// take empties the queue. Its lines count against the bound until finish.
-func (s *Sink) take() (lines [][]byte, bytes int) {
+// write writes the lines and returns how many were lost. There is no better place to
+// report an error. It may pass, as that of a full disk under a redirected log, or stay,
+// as that of a terminal that was closed; either way the node goes on.
+func (s *Sink) write(lines [][]byte) (lost uint64) {
+	for _, line := range lines {
+		if _, err := s.out.Write(line); err != nil {
+			lost++
+		}
+	}
+	return lost
+}
+
+// count adds lines that were lost to errors.
+func (s *Sink) count(lost uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.total += lost
+}
+
+// report has the next notice tell of n lines that were lost to errors.
+func (s *Sink) report(n uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.dropped += n
+}
+
+// take empties the queue, and returns the number of lines dropped before. Its lines
+// count against the bound until finish.
+func (s *Sink) take() (lines [][]byte, bytes int, dropped uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	lines, s.mu.queue = s.mu.queue, nil
 	bytes = s.mu.bytes
-	if n := s.mu.dropped; n > 0 {
-		s.mu.dropped = 0
-		lines = append(lines, s.notice(n))
-	}
-	return lines, bytes
+	dropped, s.mu.dropped = s.mu.dropped, 0
+	return lines, bytes, dropped
 }
 
 // finish frees the room of lines that were written and reports whether nothing

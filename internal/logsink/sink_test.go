@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -150,4 +151,53 @@ func TestLoggerForPeople(t *testing.T) {
 	if got := out.String(); !strings.Contains(got, "WARN") || !strings.Contains(got, "careful") || strings.Contains(got, "not this") {
 		t.Errorf("got %q", got)
 	}
+}
+
+// failingWriter fails while broken is set.
+type failingWriter struct {
+	mu     sync.Mutex
+	broken bool
+	tries  int
+	got    bytes.Buffer
+}
+
+func (w *failingWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tries++
+	if w.broken {
+		return 0, syscall.EIO
+	}
+	return w.got.Write(p)
+}
+
+func (w *failingWriter) set(broken bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.broken = broken
+}
+
+// TestDeadReaderDoesNotStopTheLogger: standard error fails, as that of a closed terminal
+// does. Each line is tried once, counted, and reported if it ever comes back.
+func TestDeadReaderDoesNotStopTheLogger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := &failingWriter{broken: true}
+		sink := newSink(out, testNotice)
+		const lines = 10
+		for range lines {
+			if _, err := sink.Write([]byte("lost\n")); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		if sink.Dropped() != lines || out.tries != lines {
+			t.Errorf("%d lines counted as dropped after %d tries, want %d", sink.Dropped(), out.tries, lines)
+		}
+		out.set(false)
+		_, _ = sink.Write([]byte("back\n")) // never fails
+		sink.Close()
+		if got := out.got.String(); !strings.HasPrefix(got, "back\n") || reportedDropped(t, got) != lines {
+			t.Errorf("the log has %q", got)
+		}
+	})
 }
