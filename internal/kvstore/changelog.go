@@ -15,7 +15,7 @@ import (
 // revision that they saw: one up to it that fn did not get changed nothing. Changes may be
 // kept, and have no previous pairs. Below the compact revision, the error is *CompactedError.
 func (s *Store) Changes(ctx context.Context, from uint64, fn func(Change) (more bool, err error)) (newest uint64, err error) {
-	r, err := s.openChanges(from)
+	r, err := openChanges(s, from)
 	if err != nil {
 		return 0, err
 	}
@@ -44,7 +44,7 @@ type changeReader struct {
 
 // openChanges opens a reader of the changes from a revision on. The compact revision is
 // looked at once both iterators are open, as in iterAt.
-func (s *Store) openChanges(from uint64) (r changeReader, err error) {
+func openChanges(s *Store, from uint64) (r changeReader, err error) {
 	s.swap.RLock()
 	defer s.swap.RUnlock()
 	r.newest = s.Revision()

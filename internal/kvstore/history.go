@@ -20,7 +20,7 @@ import (
 // last revisions, but never larger than a quarter of the quota. Only the leader
 // asks; replicas may disagree about the answer, since the size of history is their
 // own, so it reaches them as a command.
-func (s *Store) CompactionTarget() uint64 { return s.targetAt(s.visible.Load().clock) }
+func (s *Store) CompactionTarget() uint64 { return targetAt(s, s.visible.Load().clock) }
 
 // Aging reports whether there is history that only its age keeps, or an idempotency
 // record. While there is, a leader must let replicated time pass even if nothing is
@@ -30,7 +30,7 @@ func (s *Store) Aging() bool {
 	return v.remembered > 0 || v.revision > v.compact && v.revision-v.compact > v.settings.RetentionRevisions
 }
 
-func (s *Store) targetAt(millis int64) uint64 {
+func targetAt(s *Store, millis int64) uint64 {
 	v := s.visible.Load()
 	target := s.timeline.byAge(millis - v.settings.RetentionMillis)
 	if v.settings.RetentionRevisions >= v.revision {
