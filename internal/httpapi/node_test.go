@@ -5,14 +5,12 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
-	"github.com/kvd-io/kvd/internal/watch"
 )
 
 // newTestNode returns a node with an empty store in memory.
 func newTestNode(t testing.TB) *testNode {
 	t.Helper()
-	hub := watch.New(watch.Options{WindowBytes: 16 << 10, MaxWatches: 50})
-	store, err := kvstore.Open(engine.NewMemory(), kvstore.Options{Observer: hub})
+	store, err := kvstore.Open(engine.NewMemory(), kvstore.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -21,8 +19,7 @@ func newTestNode(t testing.TB) *testNode {
 			t.Error(err)
 		}
 	})
-	hub.Attach(store)
-	return &testNode{Store: store, hub: hub}
+	return &testNode{Store: store}
 }
 
 func (*testNode) Encode(dst []byte, cmd *kvstore.Command) []byte {

@@ -11,12 +11,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
 // contractHas are the parts of the contract that this version of kvd has. What is
 // false is not tested, and kvd must answer that it does not support it.
-var contractHas = struct{ txn, watch, leases, once bool }{txn: true}
+var contractHas = struct{ txn, watch, leases, once bool }{txn: true, once: true}
 
 // TestContract sends random sequences of all operations, one after the other, each to a
 // random node of three, while nodes are restarted and killed, leaders change, and
@@ -33,6 +34,11 @@ func TestContract(t *testing.T) {
 				chance: rand.New(rand.NewPCG(random.Uint64(), 1)), counts: make(map[string]int),
 			}
 			run.g = &contractGenerator{random: random, m: run.m}
+			ctx, cancel := context.WithCancel(context.Background())
+			var following sync.WaitGroup
+			defer following.Wait()
+			defer cancel()
+			run.follow = func(w *contractWatch) { following.Go(func() { w.run(ctx) }) }
 			run.play(contractLength())
 		})
 	}
@@ -59,10 +65,20 @@ type contractRun struct {
 	sent   int
 	// disturbed counts what was done to the cluster.
 	disturbed int
+	before    []repeated
+	watches   []*contractWatch
+	follow    func(*contractWatch)
 }
 
 func (r *contractRun) play(length int) {
 	for r.sent = range length {
+		if contractHas.watch && r.sent%(length/2) == 0 { // the second ones begin at a revision that is compacted
+			late := watches(r.t, r.c, r.chance)
+			for _, w := range late {
+				r.follow(w)
+			}
+			r.watches = append(r.watches, late...)
+		}
 		r.disturb()
 		req := r.g.next()
 		r.counts[req.what]++
@@ -73,6 +89,7 @@ func (r *contractRun) play(length int) {
 		if err := req.judge(a); err != nil {
 			r.t.Fatalf("request %d, %s %s %v\nbody %.300q\n%v\nanswer %v\nthe model is at revision %d", r.sent, req.method, req.path, req.header, req.body, err, a, r.m.revision)
 		}
+		r.repeat(req, a)
 	}
 	if r.away != nil {
 		restart(r.away)
@@ -92,9 +109,62 @@ func (r *contractRun) play(length int) {
 	r.judgeEnd()
 }
 
+// repeated is a request that may come again.
+type repeated struct {
+	req    *contractRequest
+	key    string
+	answer answer
+}
+
+// repeatable bounds the requests that may come again much later.
+const repeatable = 40
+
+// repeat sends the request again now and then, or one from before, under its
+// Idempotency-Key: it gets the answer of the first time, and nothing happens.
+func (r *contractRun) repeat(req *contractRequest, a answer) {
+	if !contractHas.once {
+		return
+	}
+	if req.writes && req.status != 400 {
+		r.before = append(r.before, repeated{req, r.key(), a})
+		if len(r.before) > repeatable {
+			r.before = slices.Delete(r.before, 0, 1+r.chance.IntN(repeatable))
+		}
+	}
+	if len(r.before) == 0 || r.chance.IntN(4) != 0 {
+		return
+	}
+	old := pick(r.chance, r.before)
+	if r.chance.IntN(2) == 0 {
+		old = r.before[len(r.before)-1]
+	}
+	r.counts["repeat"]++
+	again := r.insist(old.req, old.key)
+	if again.status != old.answer.status || again.body != old.answer.body || again.header.Get("Idempotency-Replayed") != "true" {
+		r.t.Fatalf("request %d: %s %s under the key %s was answered with %v, and again with %v, replayed %q",
+			r.sent, old.req.method, old.req.path, old.key, old.answer, again, again.header.Get("Idempotency-Replayed"))
+	}
+	other := &contractRequest{method: http.MethodPut, path: "/v1/kv/a", body: "another", writes: true}
+	if a := r.insist(other, old.key); a.status != 422 || a.code() != "idempotency_mismatch" {
+		r.t.Fatalf("request %d: another request under the key %s: %v", r.sent, old.key, a)
+	}
+}
+
+// key is the Idempotency-Key of the current request.
+func (r *contractRun) key() string { return fmt.Sprintf("request-%d", r.sent) }
+
 // judgeEnd compares all that the nodes have with the model, now and at revisions that
 // can still be read.
 func (r *contractRun) judgeEnd() {
+	streams, gaps := 0, 0
+	for i, w := range r.watches {
+		eventually(r.t, fmt.Sprintf("watch %d has seen everything", i), func() error { return w.judge(r.m) })
+		streams, gaps = streams+w.mu.streams, gaps+len(w.mu.gaps)
+	}
+	if contractHas.watch && (gaps == 0 || streams <= len(r.watches)) {
+		r.t.Error("no watch met a compaction, or none had to resume: the run proves too little")
+	}
+	r.t.Logf("%d watches saw %d events, on %d streams and across %d compactions", len(r.watches), len(r.m.events), streams, gaps)
 	for _, m := range r.c.nodes {
 		m.awaitReady()
 		for _, revision := range []uint64{r.m.revision, r.m.compact, r.m.compact + (r.m.revision-r.m.compact)/2} {
@@ -164,11 +234,16 @@ func (r *contractRun) leave(what string, m *member) {
 }
 
 // ask sends the request to a random node until there is a definite answer.
-func (r *contractRun) ask(req *contractRequest) (a answer) {
+func (r *contractRun) ask(req *contractRequest) answer {
+	r.t.Helper()
+	return r.insist(req, r.key())
+}
+
+func (r *contractRun) insist(req *contractRequest, key string) (a answer) {
 	r.t.Helper()
 	eventually(r.t, "a definite answer to "+req.method+" "+req.path, func() error {
 		m := pick(r.chance, r.c.nodes)
-		a = r.askOne(req, m)
+		a = r.askOne(req, m, key)
 		switch {
 		case a.refusedBeforeSent(), a.err == nil && (a.status == 503 || a.status == 429):
 			return fmt.Errorf("%v: %v", m, a) // certainly without effect
@@ -184,12 +259,12 @@ func (r *contractRun) ask(req *contractRequest) (a answer) {
 	return a
 }
 
-func (r *contractRun) askOne(req *contractRequest, m *member) answer {
+func (r *contractRun) askOne(req *contractRequest, m *member, key string) answer {
 	ctx, cancel := context.WithTimeout(context.Background(), requestLimit)
 	defer cancel()
 	header := slices.Clone(req.header)
 	if req.writes && contractHas.once {
-		header = append(header, "Idempotency-Key", fmt.Sprintf("request-%d", r.sent))
+		header = append(header, "Idempotency-Key", key)
 	}
 	a := roundTrip(ctx, m, req.method, req.path, strings.NewReader(req.body), header...)
 	// A batch that no line of took effect may be sent again.
