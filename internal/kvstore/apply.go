@@ -49,6 +49,7 @@ func (s *Store) Apply(entries []Entry) error {
 type executor struct {
 	eng      engine.Engine
 	timeline *timeline // of the store
+	hot      *hotPairs // of the store
 	now      meta
 	settings Settings
 	// settingsGiven is false until any settings were applied.

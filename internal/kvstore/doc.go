@@ -32,6 +32,9 @@
 // Apply would need a read for every write, to learn the version before. A cache
 // of key metadata (cache.go) answers most of them.
 //
+// The newest pairs of keys that are being read are kept in memory (hot.go). A read of
+// one opens no iterator.
+//
 // # Exactly once
 //
 // A command with an idempotency key leaves a record of its result in the write batch

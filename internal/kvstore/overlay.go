@@ -155,6 +155,7 @@ func logicalSize(key string, s *keyState) int64 {
 
 // settle forgets the changes once their writes are in the engine.
 func (x *executor) settle() {
+	x.hot.note(x.changes)
 	for i := range x.changes {
 		x.changes[i].meta.pending = 0
 	}

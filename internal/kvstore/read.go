@@ -57,9 +57,29 @@ func (s *Store) iterAt(revision uint64, lower, upper []byte, point bool) (engine
 }
 
 // Get returns a key as of a revision (0 means the newest), and the revision that it
-// was read at. Its errors are ErrKeyNotFound, *CompactedError, *FutureRevisionError,
-// and those of the engine.
+// was read at. The value must not be changed. Its errors are ErrKeyNotFound,
+// *CompactedError, *FutureRevisionError, and those of the engine.
 func (s *Store) Get(key []byte, revision uint64) (KV, uint64, error) {
+	if revision != 0 {
+		return s.getAt(key, revision)
+	}
+	newest := s.Revision()
+	shard := s.hot.shard(key)
+	hot, epoch := shard.get(key, newest)
+	if hot != nil {
+		return *hot, newest, nil
+	}
+	kv, at, err := s.getAt(key, 0)
+	if err == nil {
+		kept := kv
+		kept.Key = bytes.Clone(key)
+		shard.put(&kept, at, epoch)
+	}
+	return kv, at, err
+}
+
+// getAt is Get from the engine.
+func (s *Store) getAt(key []byte, revision uint64) (KV, uint64, error) {
 	lower, upper := pointBounds(make([]byte, 0, pointBoundsLen(key)), key, revision)
 	it, at, err := s.iterAt(revision, lower, upper, true)
 	if err != nil {

@@ -45,6 +45,9 @@ type Options struct {
 	// CacheEntries bounds the number of keys whose metadata Apply keeps in memory.
 	// The default is 128 Ki.
 	CacheEntries int
+	// HotBytes bounds the memory for the newest pairs of keys that are being read.
+	// The default is 64 MiB.
+	HotBytes int
 	// OnSettings is called on every replica when settings are applied that differ,
 	// by the goroutine that applies; after a crash it may be called again.
 	OnSettings func(before, after Settings, by Origin)
@@ -70,6 +73,8 @@ type Observer interface {
 	Reset(show func())
 }
 
+const defaultHotBytes = 64 << 20
+
 // Store is the replicated state. The package comment tells how it works and lists
 // its invariants.
 //
@@ -86,6 +91,7 @@ type Store struct {
 	// commit to the engine.
 	visible  atomic.Pointer[visible]
 	timeline timeline
+	hot      *hotPairs
 	observer Observer      // may be nil
 	leases   LeaseObserver // may be nil
 	waiters  lockWaiters
@@ -120,9 +126,12 @@ func Open(eng engine.Engine, o Options) (*Store, error) {
 	if o.CacheEntries == 0 {
 		o.CacheEntries = 128 << 10
 	}
-	s := &Store{eng: eng, observer: o.Observer, leases: o.Leases}
+	if o.HotBytes == 0 {
+		o.HotBytes = defaultHotBytes
+	}
+	s := &Store{eng: eng, hot: newHotPairs(o.HotBytes), observer: o.Observer, leases: o.Leases}
 	s.exec = executor{
-		eng: eng, timeline: &s.timeline, cache: newMetaCache(o.CacheEntries), writes: eng.NewWriteBatch(),
+		eng: eng, timeline: &s.timeline, hot: s.hot, cache: newMetaCache(o.CacheEntries), writes: eng.NewWriteBatch(),
 		rows: newRows(eng), onSettings: o.OnSettings, observed: o.Observer != nil,
 	}
 	if err := s.load(); err != nil {
@@ -144,6 +153,7 @@ func (s *Store) load() error {
 		return err
 	}
 	s.timeline.reset(samples)
+	s.hot.reset()
 	return nil
 }
 
@@ -295,12 +305,6 @@ type Remembered struct {
 	Replays uint64 // repeats that were answered, since the store was opened
 }
 
-// Remembered returns what is kept for repeated commands.
-func (s *Store) Remembered() Remembered {
-	v := s.visible.Load()
-	return Remembered{Records: v.remembered, Bytes: v.rememberedBytes, Replays: v.replayed}
-}
-
 // Work counts what the store has done since it was opened, and has left to do.
 type Work struct {
 	// CacheHits and CacheMisses count Apply's lookups of key metadata.
@@ -308,12 +312,13 @@ type Work struct {
 	// UncleanedRevisions is the number of compacted revisions whose history has not
 	// been removed yet.
 	UncleanedRevisions uint64
+	Remembered         Remembered
 }
 
 // Work returns the counters of the store's work.
 func (s *Store) Work() Work {
 	v := s.visible.Load()
-	return Work{CacheHits: v.hits, CacheMisses: v.misses, UncleanedRevisions: v.compact - min(v.compact, v.cleaned)}
+	return Work{CacheHits: v.hits, CacheMisses: v.misses, UncleanedRevisions: v.compact - min(v.compact, v.cleaned), Remembered: Remembered{Records: v.remembered, Bytes: v.rememberedBytes, Replays: v.replayed}}
 }
 
 // EngineStats returns figures of the engine.

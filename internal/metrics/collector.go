@@ -91,9 +91,9 @@ func logicalBytes(s *sample) float64 { return float64(s.LogicalSizeBytes) }
 
 // nodeFigures need a node whose loops run.
 var nodeFigures = []figure{
-	gauge("kvd_idempotency_records", "Results kept for repeated requests with an Idempotency-Key.", func(s *sample) float64 { return float64(s.Remembered.Records) }),
-	gauge("kvd_idempotency_bytes", "Size in bytes of the results kept for repeated requests, which idempotency_bytes in the settings limits.", func(s *sample) float64 { return float64(s.Remembered.Bytes) }),
-	total("kvd_idempotency_replays_total", "Repeated commands applied on this member that were answered with the result of the first one.", func(s *sample) uint64 { return s.Remembered.Replays }),
+	gauge("kvd_idempotency_records", "Results kept for repeated requests with an Idempotency-Key.", func(s *sample) float64 { return float64(s.Work.Remembered.Records) }),
+	gauge("kvd_idempotency_bytes", "Size in bytes of the results kept for repeated requests, which idempotency_bytes in the settings limits.", func(s *sample) float64 { return float64(s.Work.Remembered.Bytes) }),
+	total("kvd_idempotency_replays_total", "Repeated commands applied on this member that were answered with the result of the first one.", func(s *sample) uint64 { return s.Work.Remembered.Replays }),
 	gauge("kvd_raft_proposals_waiting", "Commands queued on this member until they are packed into a log entry.", func(s *sample) float64 { return float64(s.Raft.ProposalsWaiting) }),
 	gauge("kvd_raft_proposals_inflight", "Commands that this member has proposed and that are not yet committed.", func(s *sample) float64 { return float64(s.Raft.ProposalsInFlight) }),
 	total("kvd_raft_proposals_committed_total", "Commands proposed by this member that were committed.", func(s *sample) uint64 { return s.Raft.ProposalsCommitted }),

@@ -24,7 +24,6 @@ type Figures struct {
 	Raft        raftnode.Stats
 	Store       kvstore.Stats
 	Work        kvstore.Work
-	Remembered  kvstore.Remembered
 	EngineStats engine.Stats
 	// Peers are the other members.
 	Peers []PeerFigures
@@ -57,7 +56,6 @@ func (m *member) figures(ctx context.Context) (Figures, error) {
 	f := Figures{
 		Store:           m.store.Stats(),
 		Work:            m.store.Work(),
-		Remembered:      m.store.Remembered(),
 		EngineStats:     m.store.EngineStats(),
 		ProposalsFailed: m.counts.proposalsFailed.Load(),
 		ReadsFailed:     m.counts.readsFailed.Load(),
