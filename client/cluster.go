@@ -1,0 +1,180 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+)
+
+// Member is a member of the cluster.
+type Member struct {
+	ID         uint64   `json:"id"`
+	Name       string   `json:"name"`
+	PeerURLs   []string `json:"peer_urls"`
+	ClientURLs []string `json:"client_urls"`
+	Learner    bool     `json:"learner"`   // does not vote
+	Role       string   `json:"role"`      // leader, follower, candidate, learner, unknown
+	Reachable  bool     `json:"reachable"` // from the node that answered
+	Behind     *uint64  `json:"behind"`    // log entries; nil unless the leader answered
+}
+
+// NewMember describes a member to add.
+type NewMember struct {
+	ID       uint64   `json:"id,omitempty"` // 0: the cluster chooses
+	Name     string   `json:"name,omitempty"`
+	PeerURLs []string `json:"peer_urls"`
+	Learner  bool     `json:"learner,omitempty"` // stay a learner
+}
+
+// AddedMember is a member that was added, with the command that starts it.
+type AddedMember struct {
+	Member
+	Command string `json:"command"`
+}
+
+// Leader is the member that leads.
+type Leader struct {
+	ID         uint64   `json:"id"`
+	Name       string   `json:"name"`
+	Term       uint64   `json:"term"`
+	ClientURLs []string `json:"client_urls"`
+}
+
+// Status describes one node.
+type Status struct {
+	ID               uint64   `json:"id"`
+	Name             string   `json:"name"`
+	ClusterID        string   `json:"cluster_id"`
+	Role             string   `json:"role"`
+	Term             uint64   `json:"term"`
+	Leader           uint64   `json:"leader"` // 0 if unknown
+	Commit           uint64   `json:"commit"`
+	Applied          uint64   `json:"applied"`
+	StateHash        string   `json:"state_hash"` // equal on all replicas at equal Applied
+	Revision         uint64   `json:"revision"`
+	CompactRevision  uint64   `json:"compact_revision"`
+	Keys             uint64   `json:"keys"`
+	LogSizeBytes     int64    `json:"log_size_bytes"`
+	StoreSizeBytes   int64    `json:"store_size_bytes"`
+	LogicalSizeBytes int64    `json:"logical_size_bytes"` // what the quota counts
+	QuotaBytes       int64    `json:"quota_bytes"`
+	Engine           string   `json:"engine"`
+	Version          string   `json:"version"`
+	Uptime           string   `json:"uptime"`
+	Alarms           []string `json:"alarms"`
+}
+
+// ClusterStatus has the statuses of all members.
+type ClusterStatus struct {
+	ClusterID string `json:"cluster_id"`
+	Leader    uint64 `json:"leader"`
+	Members   []struct {
+		ID     uint64  `json:"id"`
+		Name   string  `json:"name"`
+		Status *Status `json:"status"` // nil if the member did not answer
+		Error  string  `json:"error"`
+	} `json:"members"`
+	Healthy     bool  `json:"healthy"`
+	HashesAgree *bool `json:"hashes_agree"` // nil if no two members could be compared
+}
+
+func get[T any](ctx context.Context, c *Client, path string) (*T, error) {
+	out := new(T)
+	_, err := c.call(ctx, newRequest(http.MethodGet, path), out)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// Members returns the members of the cluster.
+func (c *Client) Members(ctx context.Context) ([]Member, error) {
+	out, err := get[struct {
+		Members []Member `json:"members"`
+	}](ctx, c, "/v1/members")
+	if err != nil {
+		return nil, err
+	}
+	return out.Members, nil
+}
+
+// AddMember adds a member. It begins as a learner, and is promoted once it has caught
+// up, unless it asks to stay a learner.
+func (c *Client) AddMember(ctx context.Context, m NewMember) (*AddedMember, error) {
+	r, err := change(http.MethodPost, "/v1/members", nil).withJSON(m)
+	if err != nil {
+		return nil, err
+	}
+	out := new(AddedMember)
+	if _, err := c.call(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// UpdateMember changes the URLs of a member. nil keeps the current ones.
+func (c *Client) UpdateMember(ctx context.Context, id uint64, peerURLs, clientURLs []string) (*Member, error) {
+	r, err := change(http.MethodPut, memberPath(id), nil).withJSON(struct {
+		PeerURLs   []string `json:"peer_urls,omitempty"`
+		ClientURLs []string `json:"client_urls,omitempty"`
+	}{peerURLs, clientURLs})
+	if err != nil {
+		return nil, err
+	}
+	out := new(Member)
+	if _, err := c.call(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// PromoteMember makes a voter of a learner that has caught up.
+func (c *Client) PromoteMember(ctx context.Context, id uint64) error {
+	_, err := c.call(ctx, change(http.MethodPost, memberPath(id)+"/promote", nil), nil)
+	return err
+}
+
+// RemoveMember removes a member for good; its id never returns.
+func (c *Client) RemoveMember(ctx context.Context, id uint64) error {
+	_, err := c.call(ctx, change(http.MethodDelete, memberPath(id), nil), nil)
+	return err
+}
+
+func memberPath(id uint64) string { return "/v1/members/" + strconv.FormatUint(id, 10) }
+
+// Leader returns the member that leads.
+func (c *Client) Leader(ctx context.Context) (*Leader, error) {
+	return get[Leader](ctx, c, "/v1/leader")
+}
+
+// TransferLeader hands the leadership to a member.
+func (c *Client) TransferLeader(ctx context.Context, to uint64) error {
+	// A repeat finds the leadership where it wants it.
+	r := newRequest(http.MethodPost, "/v1/leader")
+	r.query = url.Values{"to": {strconv.FormatUint(to, 10)}}
+	_, err := c.call(ctx, r, nil)
+	return err
+}
+
+// Status describes the node that answers.
+func (c *Client) Status(ctx context.Context) (*Status, error) {
+	return get[Status](ctx, c, "/v1/status")
+}
+
+// Cluster describes all members side by side.
+func (c *Client) Cluster(ctx context.Context) (*ClusterStatus, error) {
+	return get[ClusterStatus](ctx, c, "/v1/cluster")
+}
+
+// Compact makes the revisions before the given one unreadable, and returns the oldest
+// one that can be read.
+func (c *Client) Compact(ctx context.Context, revision uint64) (uint64, error) {
+	r := change(http.MethodPost, "/v1/compact", nil)
+	r.query = url.Values{"revision": {strconv.FormatUint(revision, 10)}}
+	var out struct {
+		CompactRevision uint64 `json:"compact_revision"`
+	}
+	_, err := c.call(ctx, r, &out)
+	return out.CompactRevision, err
+}

@@ -1,0 +1,31 @@
+// Package client is the Go client of kvd. It needs nothing but the standard library.
+//
+// A Client talks to any of several nodes, which all answer every request. It
+// remembers the node that answered last, and turns to the next one when a node is
+// down, stopping, overloaded, or without a leader. Every method takes a context
+// first; while the context lasts, requests are repeated until they succeed or are
+// refused for good.
+//
+//	c, err := client.New(client.Config{Endpoints: []string{"http://127.0.0.1:12380"}})
+//	...
+//	_, err = c.Put(ctx, "service/web/1", []byte("10.0.0.7:80"))
+//	kv, err := c.Get(ctx, "service/web/1")
+//	if errors.Is(err, client.ErrNotFound) { ... }
+//
+// # Exactly once
+//
+// Each change carries an Idempotency-Key of its own, which the cluster remembers, so
+// that a repeat has the effect and the answer of the first attempt. Once the answer
+// has arrived, the next change tells the cluster to forget the key. If the context
+// ends while the outcome of a change is open, the error is ErrUnknownOutcome.
+//
+// # Keys
+//
+// Keys are strings of arbitrary bytes; they need not be valid UTF-8.
+//
+// # Streams
+//
+// List and Watch are iterators. A list is a view of one revision, however long it
+// takes. A watch resumes on another node where the last one ended, without a gap and
+// without repeating an event, until its context ends or its revision is compacted.
+package client

@@ -1,0 +1,158 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"testing"
+	"time"
+
+	"github.com/kvd-io/kvd/client"
+	"github.com/kvd-io/kvd/kvdtest"
+)
+
+func connect() *client.Client {
+	c, err := client.New(client.Config{Endpoints: []string{"http://127.0.0.1:12380", "http://127.0.0.1:22380"}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	return c
+}
+
+// Put a value, and read it back.
+func Example() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	c := connect()
+	defer c.Close()
+	if _, err := c.Put(ctx, "service/web/1", []byte("10.0.0.7:80")); err != nil {
+		log.Fatal(err)
+	}
+	kv, err := c.Get(ctx, "service/web/1")
+	switch {
+	case errors.Is(err, client.ErrNotFound):
+		fmt.Println("nobody serves")
+	case err != nil:
+		log.Fatal(err)
+	default:
+		fmt.Printf("%s, written at revision %d\n", kv.Value, kv.ModRevision)
+	}
+}
+
+// Change a value only if nobody else has changed it since it was read.
+func ExampleIfRevision() {
+	ctx := context.Background()
+	c := connect()
+	defer c.Close()
+	kv, err := c.Get(ctx, "config")
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = c.Put(ctx, "config", append(kv.Value, '!'), client.IfRevision(kv.ModRevision))
+	var changed *client.PreconditionFailedError
+	if errors.As(err, &changed) {
+		fmt.Println("somebody was faster, at revision", changed.Revision)
+	}
+}
+
+// Follow the changes of a directory.
+func ExampleClient_Watch() {
+	c := connect()
+	defer c.Close()
+	for event, err := range c.Watch(context.Background(), client.Prefix("service/"), client.WatchOptions{}) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(event.KV.Key, event.Deleted)
+	}
+}
+
+// The tests above show how the client is used; these run it against real nodes.
+
+func TestKeys(t *testing.T) {
+	ctx := t.Context()
+	c := kvdtest.New(t).Client()
+	odd := "a//../\x00\xff ü?#%"
+	w, err := c.Put(ctx, odd, []byte("1\x00\xff"))
+	if err != nil || !w.Created || w.Version != 1 {
+		t.Fatalf("%+v %v", w, err)
+	}
+	kv, err := c.Get(ctx, odd)
+	if err != nil || kv.Key != odd || string(kv.Value) != "1\x00\xff" || kv.ModRevision != w.Revision {
+		t.Fatalf("%+v %v", kv, err)
+	}
+	if _, err := c.Put(ctx, odd, nil, client.IfRevision(0)); !errors.Is(err, client.ErrPreconditionFailed) {
+		t.Errorf("a key that exists: %v", err)
+	}
+	if w, err = c.Append(ctx, odd, []byte("!"), client.IfExists(), client.ReturnPrevious()); err != nil || w.Previous == nil || string(w.Previous.Value) != "1\x00\xff" {
+		t.Errorf("%+v %v", w, err)
+	}
+	if old, err := c.Get(ctx, odd, client.AtRevision(kv.ModRevision)); err != nil || len(old.Value) != 3 {
+		t.Errorf("%+v %v", old, err)
+	}
+	for want := int64(5); want <= 10; want += 5 {
+		if n, err := c.Incr(ctx, "n", 5); n != want || err != nil {
+			t.Errorf("%d %v", n, err)
+		}
+	}
+	if w, err := c.Delete(ctx, odd); err != nil || w.Deleted != 1 {
+		t.Errorf("%+v %v", w, err)
+	}
+	if _, err := c.Get(ctx, odd); !errors.Is(err, client.ErrNotFound) {
+		t.Errorf("a deleted key: %v", err)
+	}
+}
+
+func TestList(t *testing.T) {
+	ctx := t.Context()
+	c := kvdtest.New(t).Client()
+	const n = 25
+	for i := range n {
+		if _, err := c.Put(ctx, fmt.Sprintf("d/%02d", i), []byte{byte(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	i := 0
+	for kv, err := range c.List(ctx, client.Prefix("d/"), client.Limit(10)) {
+		if err != nil || kv.Key != fmt.Sprintf("d/%02d", i) || kv.Value[0] != byte(i) {
+			t.Fatalf("item %d: %+v %v", i, kv, err)
+		}
+		// A list is a view of one revision: what is deleted meanwhile is in it.
+		if _, err := c.Delete(ctx, fmt.Sprintf("d/%02d", n-1)); err != nil {
+			t.Fatal(err)
+		}
+		i++
+	}
+	if count, err := c.Count(ctx, client.Between("d/05", "d/20")); i != n || count != 15 || err != nil {
+		t.Errorf("%d items, count %d, %v", i, count, err)
+	}
+	if w, err := c.DeleteRange(ctx, client.Prefix("d/")); err != nil || w.Deleted != n-1 {
+		t.Errorf("%+v %v", w, err)
+	}
+}
+
+func TestCluster(t *testing.T) {
+	ctx := t.Context()
+	nodes := kvdtest.Cluster(t, 3)
+	c := nodes.Client()
+	members, err := c.Members(ctx)
+	if err != nil || len(members) != 3 {
+		t.Fatalf("%+v %v", members, err)
+	}
+	leader, err := c.Leader(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := leader.ID%3 + 1
+	if err := c.TransferLeader(ctx, to); err != nil {
+		t.Fatal(err)
+	}
+	if leader, err = c.Leader(ctx); err != nil || leader.ID != to {
+		t.Errorf("%+v %v", leader, err)
+	}
+	s, err := c.Cluster(ctx)
+	if err != nil || !s.Healthy || len(s.Members) != 3 {
+		t.Errorf("%+v %v", s, err)
+	}
+}

@@ -1,0 +1,159 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// script is a node that answers requests with the given statuses, in order, and the
+// last one forever. Status 0 breaks the connection instead of answering.
+type script struct {
+	mu       sync.Mutex
+	statuses []int
+	codes    map[int]string
+	keys     []string // idempotency keys of the requests
+	releases []string
+}
+
+func (s *script) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	status := s.statuses[0]
+	if len(s.statuses) > 1 {
+		s.statuses = s.statuses[1:]
+	}
+	s.keys = append(s.keys, r.Header.Get("Idempotency-Key"))
+	s.releases = append(s.releases, r.Header.Get("Idempotency-Release"))
+	s.mu.Unlock()
+	switch {
+	case status == 0:
+		panic(http.ErrAbortHandler)
+	case status < 400:
+		w.WriteHeader(status)
+		fmt.Fprint(w, `{"revision":7,"mod_revision":7,"version":1,"value":"1"}`)
+	default:
+		w.WriteHeader(status)
+		fmt.Fprintf(w, `{"status":%d,"code":%q,"detail":"told so","revision":3}`, status, s.codes[status])
+	}
+}
+
+var codes = map[int]string{404: "key_not_found", 412: "precondition_failed", 429: "overloaded", 503: "no_leader", 504: "timeout", 500: "internal"}
+
+func scripted(t *testing.T, nodes ...[]int) (*Client, []*script) {
+	t.Helper()
+	var cfg Config
+	var scripts []*script
+	for _, statuses := range nodes {
+		s := &script{statuses: statuses, codes: codes}
+		srv := httptest.NewServer(s)
+		t.Cleanup(srv.Close)
+		scripts = append(scripts, s)
+		cfg.Endpoints = append(cfg.Endpoints, srv.URL)
+	}
+	c, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c, scripts
+}
+
+func short(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// A change that one node does not carry out succeeds on the next one, under the same
+// idempotency key, and later requests go there first.
+func TestFailOver(t *testing.T) {
+	for _, first := range []int{0, 429, 500, 503, 504} {
+		c, nodes := scripted(t, []int{first}, []int{200})
+		for range 2 {
+			if _, err := c.Put(t.Context(), "a", nil); err != nil {
+				t.Fatalf("after %d: %v", first, err)
+			}
+		}
+		if len(nodes[0].keys) != 1 || len(nodes[1].keys) != 2 || nodes[0].keys[0] != nodes[1].keys[0] || nodes[0].keys[0] == "" || nodes[1].keys[0] == nodes[1].keys[1] {
+			t.Errorf("after %d: keys %v, then %v", first, nodes[0].keys, nodes[1].keys)
+		}
+	}
+}
+
+// A key is released by the next change, unless a copy of its request may still be on
+// the way: the cluster would take that for a new request.
+func TestReleaseOnlyWhatHasEnded(t *testing.T) {
+	c, nodes := scripted(t, []int{200, 504, 200, 200})
+	for range 3 {
+		if _, err := c.Put(t.Context(), "a", nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := nodes[0]
+	if n.releases[1] != n.keys[0] { // the second put, first attempt
+		t.Errorf("releases %v of keys %v", n.releases, n.keys)
+	}
+	if strings.Contains(n.releases[3], n.keys[1]) {
+		t.Errorf("a key was released while a copy of its request was under way: %v of %v", n.releases, n.keys)
+	}
+}
+
+// How a change ends when time runs out depends on whether an attempt may have taken
+// effect.
+func TestOutcomes(t *testing.T) {
+	for status, want := range map[int]error{
+		0: ErrUnknownOutcome, 504: ErrUnknownOutcome, 500: ErrUnknownOutcome,
+		503: ErrUnavailable, 429: ErrUnavailable, 404: ErrNotFound, 412: ErrPreconditionFailed,
+	} {
+		c, _ := scripted(t, []int{status})
+		_, err := c.Put(short(t), "a", nil)
+		if !errors.Is(err, want) {
+			t.Errorf("status %d: %v", status, err)
+		}
+		if want != ErrUnknownOutcome && errors.Is(err, ErrUnknownOutcome) {
+			t.Errorf("status %d: nothing has changed, but: %v", status, err)
+		}
+	}
+	c, err := New(Config{Endpoints: []string{"http://127.0.0.1:1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Put(short(t), "a", nil); err == nil || errors.Is(err, ErrUnknownOutcome) {
+		t.Errorf("a node that cannot be reached: %v", err)
+	}
+}
+
+func TestPreconditionFailedError(t *testing.T) {
+	c, _ := scripted(t, []int{412})
+	_, err := c.Put(t.Context(), "a", nil, IfRevision(2))
+	var failed *PreconditionFailedError
+	var refused *Error
+	if !errors.As(err, &failed) || failed.Revision != 3 || !errors.As(err, &refused) || refused.Status != 412 {
+		t.Errorf("%#v", err)
+	}
+}
+
+func TestEndpoints(t *testing.T) {
+	for _, bad := range []string{"", "127.0.0.1:12380", "ftp://a", "http://a/v1", "http://u@a", "http://a?b", "unix://", "http://"} {
+		if _, err := New(Config{Endpoints: []string{bad}}); err == nil {
+			t.Errorf("%q was accepted", bad)
+		}
+	}
+	for _, good := range []string{"http://a:1", "https://[::1]:1/", "unix:///run/kvd.sock"} {
+		if _, err := New(Config{Endpoints: []string{good}}); err != nil {
+			t.Errorf("%q: %v", good, err)
+		}
+	}
+}
+
+func TestEscape(t *testing.T) {
+	if got := escape("a/../ä\x00+%?"); got != "a/../%C3%A4%00%2B%25%3F" {
+		t.Error(got)
+	}
+}

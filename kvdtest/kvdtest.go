@@ -1,0 +1,223 @@
+// Package kvdtest runs real kvd nodes inside a test:
+//
+//	func TestCache(t *testing.T) {
+//		kvd := kvdtest.New(t)
+//		c := kvd.Client()
+//		...
+//	}
+//
+// A node is the shipped daemon without its process: it serves HTTP on a loopback
+// port of its own, keeps its log in the test's temporary directory and its keys in
+// memory, logs nothing, and ends with the test.
+package kvdtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/client"
+	"github.com/kvd-io/kvd/internal/frontdoor"
+	"github.com/kvd-io/kvd/internal/httpapi"
+	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/node"
+	"github.com/kvd-io/kvd/internal/settings"
+)
+
+const (
+	tickInterval  = 20 * time.Millisecond
+	electionTicks = 10
+	// startTimeout fails a test whose nodes find no leader.
+	startTimeout = 30 * time.Second
+	stopTimeout  = 5 * time.Second
+)
+
+// Node is a node. Its methods must be called by the goroutine of the test.
+type Node struct {
+	// Endpoint is the URL for clients, for example http://127.0.0.1:41973. It stays
+	// the same over Stop and Start.
+	Endpoint string
+
+	t       testing.TB
+	cfg     node.Config
+	listen  string // address for clients; port 0 until the first start
+	running *instance
+}
+
+// instance is a node between Start and Stop.
+type instance struct {
+	node  *node.Node
+	door  *frontdoor.Door
+	stop  context.CancelFunc
+	ended chan error
+}
+
+// New starts a cluster of one node, which ends with the test.
+func New(t testing.TB) *Node {
+	t.Helper()
+	return Cluster(t, 1)[0]
+}
+
+// Cluster starts a cluster of n nodes, which end with the test. It returns once each
+// of them serves.
+func Cluster(t testing.TB, n int) Nodes {
+	t.Helper()
+	peers := make([]node.Peer, n)
+	for i, address := range freeAddresses(t, n) {
+		peers[i] = node.Peer{ID: uint64(i + 1), Name: "kvd" + strconv.Itoa(i+1), URL: "http://" + address}
+	}
+	nodes := make(Nodes, n)
+	for i := range nodes {
+		nodes[i] = &Node{t: t, listen: "http://127.0.0.1:0", cfg: node.Config{
+			ID: peers[i].ID, Name: peers[i].Name, DataDir: t.TempDir(), Engine: "memory", Initial: peers,
+			ListenPeer: peers[i].URL, AdvertisePeer: []string{peers[i].URL}, Token: "kvdtest", Alone: n == 1, IDGiven: true,
+			TickInterval: tickInterval, ElectionTicks: electionTicks, CheckpointBytes: 16 << 20, CatchUpBytes: 4 << 20,
+			Settings: kvstore.DefaultSettings(), Logger: zap.NewNop(),
+		}}
+		t.Cleanup(nodes[i].Stop)
+	}
+	for _, m := range nodes {
+		m.begin()
+	}
+	for _, m := range nodes {
+		m.await()
+	}
+	return nodes
+}
+
+// freeAddresses returns loopback addresses that nobody listens on. All are held until
+// the last is known, so that they differ.
+func freeAddresses(t testing.TB, n int) []string {
+	t.Helper()
+	var out []string
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatalf("kvdtest: find a free port: %v", err)
+		}
+		defer l.Close()
+		out = append(out, l.Addr().String())
+	}
+	return out
+}
+
+// Nodes are the nodes of a cluster, the member with id 1 first.
+type Nodes []*Node
+
+// Endpoints returns the URLs of all nodes.
+func (ns Nodes) Endpoints() []string {
+	var out []string
+	for _, n := range ns {
+		out = append(out, n.Endpoint)
+	}
+	return out
+}
+
+// Client returns a client of all nodes, which is closed with the test.
+func (ns Nodes) Client() *client.Client { return newClient(ns[0].t, ns.Endpoints()) }
+
+// Client returns a client of this node alone, which is closed with the test.
+func (n *Node) Client() *client.Client { return newClient(n.t, []string{n.Endpoint}) }
+
+func newClient(t testing.TB, endpoints []string) *client.Client {
+	t.Helper()
+	c, err := client.New(client.Config{Endpoints: endpoints})
+	if err != nil {
+		t.Fatalf("kvdtest: %v", err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// Start starts a node that was stopped, with what it had on disk, and waits until it
+// serves.
+func (n *Node) Start() {
+	n.t.Helper()
+	if n.running != nil {
+		n.t.Fatalf("kvdtest: node %d is running", n.cfg.ID)
+	}
+	n.begin()
+	n.await()
+}
+
+// begin starts the node without waiting for a leader.
+func (n *Node) begin() {
+	n.t.Helper()
+	i, err := n.launch()
+	if err != nil {
+		n.t.Fatalf("kvdtest: start node %d: %v", n.cfg.ID, err)
+	}
+	n.running = i
+}
+
+// launch puts a node together as the daemon does.
+func (n *Node) launch() (*instance, error) {
+	s, err := settings.Resolve(settings.Layer{"listen-client": {Text: n.listen, Origin: "kvdtest"}})
+	if err != nil {
+		return nil, err
+	}
+	door, err := frontdoor.Listen(s, nil, zap.NewNop())
+	if err != nil {
+		return nil, err
+	}
+	n.listen, n.Endpoint = s.ListenClient[0], s.ListenClient[0]
+	cfg := n.cfg
+	cfg.AdvertiseClient = s.ListenClient
+	replica, err := node.New(cfg)
+	if err != nil {
+		return nil, errors.Join(err, door.Close())
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	i := &instance{node: replica, door: door, stop: stop, ended: make(chan error, 1)}
+	go func() { i.ended <- replica.Run(ctx) }()
+	door.Serve(httpapi.Options{Replicator: replica, Members: replica, Leadership: replica, Health: replica, Inspector: replica, RootMembers: true})
+	return i, nil
+}
+
+// await waits until the node serves.
+func (n *Node) await() {
+	n.t.Helper()
+	timer := time.NewTimer(startTimeout)
+	defer timer.Stop()
+	select {
+	case <-n.running.node.Ready():
+		n.running.door.Open(n.running.node.Store())
+	case err := <-n.running.ended:
+		n.running.ended <- err
+		n.t.Fatalf("kvdtest: node %d ended: %v", n.cfg.ID, err)
+	case <-timer.C:
+		n.t.Fatalf("kvdtest: node %d is not ready after %v", n.cfg.ID, startTimeout)
+	}
+}
+
+// Stop stops the node. Stopping a stopped node does nothing.
+func (n *Node) Stop() {
+	n.t.Helper()
+	if n.running == nil {
+		return
+	}
+	i := n.running
+	n.running = nil
+	if err := i.end(); err != nil {
+		n.t.Errorf("kvdtest: node %d: %v", n.cfg.ID, err)
+	}
+}
+
+// end stops serving before the node, so that each request in progress is answered.
+func (i *instance) end() error {
+	err := i.door.SendAway()
+	i.door.Finish(stopTimeout)
+	i.stop()
+	if ended := <-i.ended; ended != nil && !errors.Is(ended, context.Canceled) {
+		err = errors.Join(err, fmt.Errorf("ended: %w", ended))
+	}
+	i.door.Shut()
+	i.door.Cut(stopTimeout)
+	return err
+}
