@@ -48,7 +48,8 @@ func crashBySignal() {
 //  1. The node is no longer ready, and leadership is handed over while requests
 //     are served as before.
 //  2. The listeners are closed, and each connection ends with its next answer.
-//  3. Requests in progress are finished.
+//  3. Watches end, and their clients resume elsewhere; requests in progress are
+//     finished.
 //  4. The node stops, which answers what is still in progress: 504, or 503 if
 //     nothing was done.
 func (d *daemon) stop(cancel context.CancelFunc, ended <-chan error) error {
@@ -56,6 +57,7 @@ func (d *daemon) stop(cancel context.CancelFunc, ended <-chan error) error {
 	if err := d.door.SendAway(); err != nil {
 		d.log.Warn("failed to close the listeners", zap.Error(err))
 	}
+	d.node.Watches().Close()
 	<-time.After(farewellTime)
 	limit := finishTimeout
 	if !d.node.HasLeader() {

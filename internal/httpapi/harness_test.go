@@ -20,6 +20,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/watch"
 )
 
 const testClusterID = "0123456789abcdef"
@@ -28,6 +29,7 @@ const testClusterID = "0123456789abcdef"
 // as they arrive.
 type testNode struct {
 	*kvstore.Store
+	hub      *watch.Hub
 	mu       sync.Mutex
 	index    uint64      // of the last entry
 	doErr    error       // answered to Do instead, if set
@@ -180,7 +182,7 @@ func newServer(t testing.TB, change ...func(*Options)) (*Server, *fixture) {
 		logs:    logs,
 	}
 	opts := Options{
-		Store: f.node, Transactions: f.node, Replicator: f.node, Members: f.cluster, Leadership: f.cluster, Health: f.health, Inspector: f.health,
+		Store: f.node, Transactions: f.node, Replicator: f.node, Members: f.cluster, Leadership: f.cluster, Health: f.health, Inspector: f.health, Watches: f.node.hub,
 		Logger: zap.New(core), RootMembers: true, Version: api.Version{Version: "1.2.3", API: []string{"v1"}},
 		Hosts: []string{"x", "elsewhere"}, // what raw requests in tests say
 	}

@@ -79,7 +79,7 @@ func (s *Server) getKey(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	conds, err := headerConditions(x.r.Header)
+	conds, err := parseReadConditions(x)
 	if err != nil {
 		return err
 	}
@@ -88,6 +88,9 @@ func (s *Server) getKey(x *exchange) error {
 	}
 	read := reply.Read{Key: []byte(x.arg), Revision: revision, JSON: asJSON, Memory: &x.held.memory, Patience: budget.Patience}
 	kv, at, err := read.From(x.r.Context(), s.opts.Store)
+	if conds.wait > 0 && (err == nil || errors.Is(err, kvstore.ErrKeyNotFound)) {
+		kv, at, err = conds.poll(x, &read, kv, at, err)
+	}
 	if err != nil && !errors.Is(err, kvstore.ErrKeyNotFound) {
 		return err
 	}
@@ -95,7 +98,7 @@ func (s *Server) getKey(x *exchange) error {
 	// 404 carries the revision at which it did not exist.
 	x.setRevision(at)
 	x.Header()["Vary"] = varyAccept
-	if status := judgeRead(conds, kv.ModRevision); status != http.StatusOK {
+	if status := conds.judge(kv.ModRevision); status != http.StatusOK {
 		return x.refuseRead(status, kv.ModRevision)
 	}
 	if err != nil {
@@ -134,7 +137,9 @@ func (x *exchange) refuseRead(status int, revision uint64) error {
 	if status == http.StatusPreconditionFailed {
 		return reply.FailedCondition(revision)
 	}
-	x.set("Etag", etag(revision))
+	if revision > 0 { // otherwise a long poll for the key to exist
+		x.set("Etag", etag(revision))
+	}
 	x.WriteHeader(http.StatusNotModified)
 	return nil
 }

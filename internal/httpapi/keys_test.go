@@ -237,8 +237,7 @@ func TestParametersOfLaterVersions(t *testing.T) {
 	f := newFixture(t)
 	for _, c := range []struct{ method, target, name string }{
 		{"PUT", "/v1/kv/k?ttl=30s", "ttl"}, {"PUT", "/v1/kv/k?lease=7", "lease"}, {"PUT", "/k?ttl=30s", "ttl"},
-		{"POST", "/v1/kv/k?append&lease=7", "lease"}, {"GET", "/v1/kv/k?wait=30s", "wait"}, {"GET", "/k?wait=30s", "wait"},
-		{"GET", "/v1/kv/k?if_revision=0", "if_revision"},
+		{"POST", "/v1/kv/k?append&lease=7", "lease"},
 	} {
 		f.do(c.method, c.target, "v").problem(400, api.BadRequest, "does not support", c.name)
 	}

@@ -5,12 +5,14 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/watch"
 )
 
 // newTestNode returns a node with an empty store in memory.
 func newTestNode(t testing.TB) *testNode {
 	t.Helper()
-	store, err := kvstore.Open(engine.NewMemory(), kvstore.Options{})
+	hub := watch.New(watch.Options{WindowBytes: 16 << 10, MaxWatches: 50})
+	store, err := kvstore.Open(engine.NewMemory(), kvstore.Options{Observer: hub})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -19,7 +21,8 @@ func newTestNode(t testing.TB) *testNode {
 			t.Error(err)
 		}
 	})
-	return &testNode{Store: store}
+	hub.Attach(store)
+	return &testNode{Store: store, hub: hub}
 }
 
 func (*testNode) Encode(dst []byte, cmd *kvstore.Command) []byte {

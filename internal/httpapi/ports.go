@@ -8,6 +8,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/watch"
 )
 
 // Store is the replicated state of this node.
@@ -93,6 +94,11 @@ type Inspector interface {
 	// Barrier before it makes it linearizable. An error before the first byte
 	// becomes an answer; a later one breaks the connection.
 	Snapshot(ctx context.Context, w io.Writer) error
+}
+
+// Watches opens streams of events. The errors are those of package watch.
+type Watches interface {
+	OpenStream() (*watch.Stream, error)
 }
 
 // LogLevel is the lowest severity that the node logs.

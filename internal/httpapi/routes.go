@@ -101,7 +101,7 @@ func routeTable(rootMembers bool) []*route {
 }
 
 func keyRoutes(rootMembers bool) []*route {
-	getKey := method{name: http.MethodGet, handle: (*Server).getKey, params: with([]string{"revision", "meta", "timing"}, readParams), later: []string{"wait", "if_revision"}}
+	getKey := method{name: http.MethodGet, handle: (*Server).getKey, params: with([]string{"revision", "meta", "wait", "if_revision", "timing"}, readParams)}
 	return []*route{
 		{pattern: kvPattern, methods: []method{
 			getKey,
@@ -118,6 +118,9 @@ func keyRoutes(rootMembers bool) []*route {
 			{name: http.MethodPost, handle: runTxn, body: true, mutates: true, once: true, params: with(readParams, []string{"timing"})},
 		}},
 		{pattern: "/v1/batch", methods: []method{{name: http.MethodPost, handle: streamOps, mutates: true, params: []string{"timing"}}}},
+		{pattern: "/v1/watch", exempt: true, methods: []method{
+			{name: http.MethodGet, handle: watchKeys, params: with([]string{"key"}, rangeParams, []string{"from_revision", "previous", "events"}, readParams)},
+		}},
 	}
 }
 
@@ -334,7 +337,7 @@ func versionSegment(s string) bool {
 }
 
 // planned are the parts of the contract that this version does not support.
-var planned = []string{"/v1/watch", "/v1/leases", "/v1/locks"}
+var planned = []string{"/v1/leases", "/v1/locks"}
 
 // noRoute returns the error for a reserved path that has no route.
 func noRoute(verb, path string) error {

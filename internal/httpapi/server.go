@@ -30,6 +30,7 @@ type Options struct {
 	Leadership   Leadership
 	Health       Health
 	Inspector    Inspector
+	Watches      Watches
 
 	// Logger receives what an operator should look at; nil discards it.
 	Logger *zap.Logger
@@ -44,6 +45,9 @@ type Options struct {
 	// RequestLog selects the requests that Logger receives: RequestLogErrors,
 	// RequestLogAll, or "off" or "" for none.
 	RequestLog string
+	// WatchProgress is the longest time that a watch is silent; 0 means
+	// feed.DefaultProgress.
+	WatchProgress time.Duration
 	// RootMembers allows POST and DELETE of /{id} to change the membership.
 	RootMembers bool
 	// Hosts are the names by which clients reach this node, besides IP addresses

@@ -57,6 +57,7 @@ type executor struct {
 	cache         *metaCache
 	records       map[string][]byte // a copy of table r: membership and origins are small
 	cleaned       uint64            // revision up to which history has been removed
+	cleanedPart   []byte            // see cleanUp; a key of the mutation log
 	hasher        hasher
 	writes        engine.WriteBatch
 	changes       []change // those that are not in the engine yet; see overlay
@@ -99,6 +100,7 @@ func (x *executor) load() (err error) {
 	if err := x.leases.load(x); err != nil {
 		return err
 	}
+	x.cleanedPart = nil
 	x.cache.clear()
 	x.refused = 0
 	return nil

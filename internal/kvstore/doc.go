@@ -27,7 +27,7 @@
 // compacted. Table v holds all versions of a key, newest first, so that a point
 // read at any revision is one seek and a range read at a revision is one walk.
 // Table c, the mutation log, lists the keys that each revision changed; it finds
-// what a compaction makes superfluous, and watches will read it. See layout.go.
+// what a compaction makes superfluous, and watches read it (Changes). See layout.go.
 //
 // Apply would need a read for every write, to learn the version before. A cache
 // of key metadata (cache.go) answers most of them.

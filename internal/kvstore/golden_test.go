@@ -127,7 +127,7 @@ func TestGoldenBody(t *testing.T) {
 	info, err := VerifyBody(bytes.NewReader(body))
 	must(t, err)
 	at, hash := s.StateHash()
-	want := BodyInfo{Position: at, Revision: s.Revision(), CompactRevision: s.CompactRevision(), Keys: 1, Records: 17, StateHash: hash, Bytes: 532}
+	want := BodyInfo{Position: at, Revision: s.Revision(), CompactRevision: s.CompactRevision(), Keys: 1, Records: 18, StateHash: hash, Bytes: 551}
 	if info != want {
 		t.Errorf("body %+v, want %+v", info, want)
 	}

@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -19,7 +20,7 @@ import (
 // last revisions, but never larger than a quarter of the quota. Only the leader
 // asks; replicas may disagree about the answer, since the size of history is their
 // own, so it reaches them as a command.
-func (s *Store) CompactionTarget() uint64 { return s.targetAt(s.visible.Load().clock) }
+func (s *Store) CompactionTarget() uint64 { return targetAt(s, s.visible.Load().clock) }
 
 // Aging reports whether there is history that only its age keeps, or an idempotency
 // record. While there is, a leader must let replicated time pass even if nothing is
@@ -29,7 +30,7 @@ func (s *Store) Aging() bool {
 	return v.remembered > 0 || v.revision > v.compact && v.revision-v.compact > v.settings.RetentionRevisions
 }
 
-func (s *Store) targetAt(millis int64) uint64 {
+func targetAt(s *Store, millis int64) uint64 {
 	v := s.visible.Load()
 	target := s.timeline.byAge(millis - v.settings.RetentionMillis)
 	if v.settings.RetentionRevisions >= v.revision {
@@ -81,7 +82,7 @@ func (s *Store) Maintain() (more bool, err error) {
 // maintain removes the history of the revisions after done, within the bounds.
 func (x *executor) maintain(done uint64) error {
 	x.writes.Reset()
-	until, err := x.cleanUp(done+1, x.now.compact)
+	until, err := x.cleanUp(done, x.now.compact)
 	if err != nil {
 		return fmt.Errorf("remove history: %w", err)
 	}
@@ -117,12 +118,16 @@ func decodeHistory(b []byte) (uint64, error) {
 	return revision, nil
 }
 
-// cleanUp removes the versions that the mutations of the revisions superseded, and
-// their part of the mutation log, within the bounds of one call. It returns the last
+// cleanUp removes the versions that the mutations of the revisions after done superseded,
+// and their part of the mutation log, within the bounds of one call. It returns the last
 // revision that is done. The bound on revisions begins with the first that changed
 // anything: a restored store skips a billion (RaiseCounters).
-func (x *executor) cleanUp(from, until uint64) (uint64, error) {
-	it, err := x.eng.Iter(mutationKey(nil, from, 0), mutationKey(nil, until+1, 0))
+//
+// The mutations of the compact revision itself stay until the next compaction, because
+// a watch may begin there (Changes). How far they are processed is therefore not visible in
+// the log, and kept in memory: after a restart, they are processed again.
+func (x *executor) cleanUp(done, until uint64) (uint64, error) {
+	it, err := x.eng.Iter(mutationKey(nil, done, 0), mutationKey(nil, until+1, 0))
 	if err != nil {
 		return 0, err
 	}
@@ -131,12 +136,21 @@ func (x *executor) cleanUp(from, until uint64) (uint64, error) {
 	newest := make(map[string]uint64) // key → its last mutation among these
 	for ok := it.First(); ok; ok = it.Next() {
 		revision := binary.BigEndian.Uint64(it.Key()[1:])
-		if first == 0 {
+		switch {
+		case revision <= done:
+			x.writes.Delete(it.Key())
+			continue
+		case bytes.Compare(it.Key(), x.cleanedPart) <= 0:
+			if revision < x.now.compact { // it was the compact revision at the time
+				x.writes.Delete(it.Key())
+			}
+			continue
+		case first == 0:
 			first = revision
 		}
 		if len(newest) >= maintainKeys || revision >= first+maintainRevisions {
-			// This revision may be half done. Its finished parts are deleted, so the
-			// next call continues behind them.
+			// This revision may be half done. Its finished parts are deleted, or noted, so
+			// the next call continues behind them.
 			until = revision - 1
 			break
 		}
@@ -147,7 +161,11 @@ func (x *executor) cleanUp(from, until uint64) (uint64, error) {
 		for _, mu := range mutations {
 			newest[mu.key] = revision
 		}
-		x.writes.Delete(it.Key())
+		if revision == x.now.compact {
+			x.cleanedPart = append(x.cleanedPart[:0], it.Key()...)
+		} else {
+			x.writes.Delete(it.Key())
+		}
 	}
 	if err := it.Err(); err != nil {
 		return 0, err

@@ -19,7 +19,7 @@ func TestCompactionTarget(t *testing.T) {
 	}
 	want := func(now int64, want uint64) {
 		t.Helper()
-		if got := s.targetAt(now); got != want {
+		if got := targetAt(s, now); got != want {
 			t.Errorf("at %d ms: %d, want %d", now, got, want)
 		}
 	}
@@ -34,11 +34,11 @@ func TestCompactionTarget(t *testing.T) {
 	want(2050, 12)
 	do(t, s, put("b", strings.Repeat("v", 200<<10)), put("b", strings.Repeat("v", 200<<10)), put("b", ""))
 	want(1950, 11+(24-11+1)/2) // 400 KiB of history are more than a quarter
-	for steps := 0; s.targetAt(1950) != 0; steps++ {
+	for steps := 0; targetAt(s, 1950) != 0; steps++ {
 		if steps == 10 {
 			t.Fatalf("the target never stops moving: %+v", s.Stats())
 		}
-		do(t, s, Command{Op: OpCompact, Revision: s.targetAt(1950)})
+		do(t, s, Command{Op: OpCompact, Revision: targetAt(s, 1950)})
 		maintainAll(t, s)
 		checkCounters(t, s)
 	}
@@ -125,13 +125,13 @@ func TestTargetWaitsForRemoval(t *testing.T) {
 	for range 1500 {
 		do(t, s, put("a", value))
 	}
-	target := s.targetAt(0)
+	target := targetAt(s, 0)
 	if want := uint64(1 + 1501/2); target != want {
 		t.Fatalf("the target is %d, want %d", target, want)
 	}
 	do(t, s, Command{Op: OpCompact, Revision: target})
 	for more := true; more; {
-		if again := s.targetAt(0); again != 0 {
+		if again := targetAt(s, 0); again != 0 {
 			t.Fatalf("compacted to %d but not removed, the target is %d", target, again)
 		}
 		s = openStore(t, e, Options{}) // which finds out how far it got
@@ -139,13 +139,13 @@ func TestTargetWaitsForRemoval(t *testing.T) {
 		more, err = s.Maintain()
 		must(t, err)
 	}
-	if again := s.targetAt(0); again != 0 {
+	if again := targetAt(s, 0); again != 0 {
 		t.Errorf("half of the history was enough, and the target is %d", again)
 	}
 	for range 750 {
 		do(t, s, put("a", value))
 	}
-	if s.targetAt(0) <= target {
+	if targetAt(s, 0) <= target {
 		t.Error("nothing is compacted anymore")
 	}
 }

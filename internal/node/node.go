@@ -30,6 +30,7 @@ import (
 	"github.com/kvd-io/kvd/internal/peers"
 	"github.com/kvd-io/kvd/internal/raftnode"
 	"github.com/kvd-io/kvd/internal/repeat"
+	"github.com/kvd-io/kvd/internal/watch"
 )
 
 // How Run ends, other than by a stop or a failure.
@@ -128,8 +129,10 @@ type Node struct {
 	calls   *peerCaller
 	life    lifecycle
 
-	store  *kvstore.Store // opened by Run before anything is served
-	failed chan error     // capacity 1: why the node cannot continue
+	store *kvstore.Store // opened by Run before anything is served
+	// watches is told of every change by the store.
+	watches *watch.Hub
+	failed  chan error // capacity 1: why the node cannot continue
 	// damaged is the verdict about a store whose damage was found while running.
 	damaged atomic.Pointer[datadir.RefusedError]
 	// refusing paces the warning about refused connections of peers.
@@ -200,6 +203,7 @@ func New(cfg Config) (*Node, error) {
 		calls:   newPeerCaller(p.security()),
 		life:    lifecycle{ready: make(chan struct{})},
 		failed:  make(chan error, 1),
+		watches: watch.New(watch.Options{}),
 	}
 	n.identity.Store(&identity{Member: cfg.ID, Rendezvous: rendezvousID(cfg.Token, cfg.Initial)})
 	return n, nil
@@ -319,9 +323,10 @@ func (n *Node) openStore() error {
 		}
 	}
 	var err error
-	if n.store, err = kvstore.Open(eng, kvstore.Options{OnSettings: n.settingsChanged}); err != nil {
+	if n.store, err = kvstore.Open(eng, kvstore.Options{OnSettings: n.settingsChanged, Observer: n.watches}); err != nil {
 		return errors.Join(storeError(n.cfg.DataDir, err), eng.Close())
 	}
+	n.watches.Attach(n.store)
 	return nil
 }
 
@@ -479,6 +484,7 @@ func (n *Node) takePart(ctx context.Context, dir *datadir.Dir, m *member) error 
 	duties.Go(func() { m.watchAlarms(ctx) })
 	err := m.replica.Run(ctx)
 	n.life.closing.Store(true)
+	n.watches.Close()
 	cancel(nil)
 	duties.Wait()
 	if errors.Is(err, ErrRemoved) {

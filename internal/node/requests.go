@@ -9,6 +9,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/watch"
 )
 
 // This file is the door to the member: what the HTTP front may ask of a node
@@ -117,6 +118,10 @@ func (n *Node) Snapshot(ctx context.Context, w io.Writer) error {
 	}
 	return nil
 }
+
+// Watches is the hub that is told of every change. Run closes it at its end; whoever
+// closes it before sends the clients of watches to other nodes.
+func (n *Node) Watches() *watch.Hub { return n.watches }
 
 // Members returns the membership with what this node observes of it.
 func (n *Node) Members(ctx context.Context) ([]api.Member, error) {

@@ -21,7 +21,7 @@ func benchmarkApplied(b *testing.B, watches int, prefix string) {
 	hub := New(Options{MaxWatches: watches + 1})
 	store := newFakeStore()
 	hub.Attach(store)
-	s, err := hub.Open()
+	s, err := hub.OpenStream()
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -33,7 +33,7 @@ func benchmarkApplied(b *testing.B, watches int, prefix string) {
 			start := fmt.Appendf(nil, "%s%d/", prefix, i)
 			spec = Spec{Start: start, End: kvstore.Prefix(start).End(), Single: i%2 == 0}
 		}
-		w, err := hub.Open()
+		w, err := hub.OpenStream()
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -61,23 +61,27 @@ func (f *fakeStore) at(key []byte, revision uint64) *kvstore.Event {
 	return nil
 }
 
-func (f *fakeStore) Changes(_ context.Context, from uint64, fn func(kvstore.Change) (bool, error)) error {
+func (f *fakeStore) Changes(_ context.Context, from uint64, fn func(kvstore.Change) (bool, error)) (uint64, error) {
 	f.mu.Lock()
+	newest := f.visible
 	if from < f.compact {
 		defer f.mu.Unlock()
-		return &kvstore.CompactedError{CompactRevision: f.compact}
+		return 0, &kvstore.CompactedError{CompactRevision: f.compact}
 	}
 	var pinned []kvstore.Change // what an iterator would keep
-	if from <= f.visible {
-		pinned = f.changes[from-2 : f.visible-1]
+	if from <= newest {
+		pinned = f.changes[from-2 : newest-1]
 	}
 	f.mu.Unlock()
 	for _, c := range pinned {
+		if len(c.Events) == 0 {
+			continue // skipped
+		}
 		if more, err := fn(c); err != nil || !more {
-			return err
+			return newest, err
 		}
 	}
-	return nil
+	return newest, nil
 }
 
 // commit appends a revision with an event for each key: a delete if the key exists and
@@ -157,9 +161,16 @@ func (h *history) commit(n int) []kvstore.Change {
 // apply commits and applies a batch.
 func (h *history) apply(n int) { h.hub.Applied(h.commit(n), h.store.show) }
 
-// install makes changes visible that the hub has not seen, as a snapshot does.
+// install makes changes visible that the hub has not seen, as a snapshot does. It may
+// come from a store that was restored, and has skipped revisions.
 func (h *history) install(n int) {
 	h.commit(n)
+	if h.rnd.IntN(3) == 0 {
+		for range h.rnd.IntN(1000) {
+			h.store.commit(nil, nil)
+		}
+		h.commit(h.rnd.IntN(3))
+	}
 	h.hub.Reset(h.store.show)
 }
 

@@ -18,11 +18,13 @@ type Source interface {
 	CompactRevision() uint64
 	// Get returns a key at a revision.
 	Get(key []byte, revision uint64) (kvstore.KV, uint64, error)
-	// Changes calls fn with the changes from a revision on, in order and without a gap,
-	// until fn returns false or an error, or readers see no further one. Events have no
-	// previous pair. The error is a *kvstore.CompactedError if the change log
-	// does not reach back to the revision.
-	Changes(ctx context.Context, from uint64, fn func(kvstore.Change) (more bool, err error)) error
+	// Changes calls fn with the changes from a revision on, in order, until fn returns
+	// false or an error, or readers see no further one. It returns the newest
+	// revision that readers saw. A revision that fn did not get changed nothing: a
+	// restored store has skipped a billion of them. Events have no previous pair. The
+	// error is a *kvstore.CompactedError if the change log does not reach back to the
+	// revision.
+	Changes(ctx context.Context, from uint64, fn func(kvstore.Change) (more bool, err error)) (newest uint64, err error)
 }
 
 // Errors of streams.
@@ -32,8 +34,8 @@ var (
 	ErrClosed = errors.New("the node is stopping")
 	// ErrTooMany means that there are as many watches as allowed.
 	ErrTooMany = errors.New("too many watches")
-	// errBroken means that the source has not what it promised.
-	errBroken = errors.New("the change log has a gap")
+	// errBroken means that the source does not continue what it said before.
+	errBroken = errors.New("the change log is out of order")
 )
 
 const (
@@ -172,8 +174,8 @@ func (h *Hub) Close() {
 	}
 }
 
-// Open returns a stream without watches. Its owner closes it.
-func (h *Hub) Open() (*Stream, error) {
+// OpenStream returns a stream without watches. Its owner closes it.
+func (h *Hub) OpenStream() (*Stream, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed || h.source == nil {

@@ -22,7 +22,7 @@ type randomRun struct {
 }
 
 func (r *randomRun) open() (*client, error) {
-	s, err := r.hub.Open()
+	s, err := r.hub.OpenStream()
 	return &client{stream: s, judges: make(map[*Watch]*judge), pending: make(map[*Watch][]record)}, err
 }
 
@@ -231,7 +231,7 @@ func TestEventsAreVisible(t *testing.T) {
 
 // watchSome watches everything for some revisions.
 func watchSome(hub *Hub, store *fakeStore) error {
-	s, err := hub.Open()
+	s, err := hub.OpenStream()
 	if errors.Is(err, ErrClosed) {
 		return nil
 	}
@@ -265,7 +265,7 @@ func watchSome(hub *Hub, store *fakeStore) error {
 // registration needs.
 func TestRegisterWhileApplying(t *testing.T) {
 	h := newHistory(1, Options{})
-	s, err := h.hub.Open()
+	s, err := h.hub.OpenStream()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -292,7 +292,7 @@ func TestRegisterWhileApplying(t *testing.T) {
 // TestClose: streams end, and no new ones begin.
 func TestClose(t *testing.T) {
 	h := newHistory(1, Options{})
-	s, err := h.hub.Open()
+	s, err := h.hub.OpenStream()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -312,15 +312,15 @@ func TestClose(t *testing.T) {
 		t.Errorf("progress %d, %v: what was not delivered must not count", through, ok)
 	}
 	s.Close()
-	if _, err := h.hub.Open(); !errors.Is(err, ErrClosed) {
-		t.Errorf("Open: %v", err)
+	if _, err := h.hub.OpenStream(); !errors.Is(err, ErrClosed) {
+		t.Errorf("OpenStream: %v", err)
 	}
 }
 
 // TestTooMany: watches are counted, and places are given back.
 func TestTooMany(t *testing.T) {
 	h := newHistory(1, Options{MaxWatches: 2})
-	s, err := h.hub.Open()
+	s, err := h.hub.OpenStream()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -345,7 +345,7 @@ func TestTooMany(t *testing.T) {
 func TestOlderState(t *testing.T) {
 	h := newHistory(1, Options{})
 	h.apply(5)
-	s, err := h.hub.Open()
+	s, err := h.hub.OpenStream()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -363,7 +363,7 @@ func TestOlderState(t *testing.T) {
 func TestWindowIsBounded(t *testing.T) {
 	const limit = 64 << 10
 	h := newHistory(1, Options{WindowBytes: limit})
-	s, err := h.hub.Open()
+	s, err := h.hub.OpenStream()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -412,7 +412,7 @@ func TestFormsAreShared(t *testing.T) {
 	form := &Form{Encode: func(dst []byte, e *kvstore.Event) []byte { encoded++; return append(dst, e.KV.Key...) }}
 	var streams []*Stream
 	for range 3 {
-		s, err := h.hub.Open()
+		s, err := h.hub.OpenStream()
 		if err != nil {
 			t.Fatal(err)
 		}

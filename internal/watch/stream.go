@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -247,7 +248,7 @@ func (s *Stream) advance(ctx context.Context) error {
 	case onDisk:
 		s.next = from
 		var compacted *kvstore.CompactedError
-		s.next, err = s.readDisk(ctx, from, from+stepChanges, nil)
+		s.next, err = s.readDisk(ctx, from, math.MaxUint64, nil)
 		s.through = max(s.through, s.next-1)
 		if errors.As(err, &compacted) {
 			s.endAll(max(compacted.CompactRevision, s.next))
@@ -306,7 +307,7 @@ func (s *Stream) catchUp(ctx context.Context) error {
 	s.lagging = append(s.lagging[1:], w)
 	next := w.next
 	if onDisk {
-		next, err = s.readDisk(ctx, w.next, min(w.next+stepChanges, to), w)
+		next, err = s.readDisk(ctx, w.next, to, w)
 	} else {
 		next = s.examine(w.next, w)
 	}
@@ -370,24 +371,32 @@ func (s *Stream) examine(from uint64, only *Watch) (next uint64) {
 	return from + uint64(len(s.batch.window))
 }
 
-// readDisk is examine for changes from the disk, up to before end.
-func (s *Stream) readDisk(ctx context.Context, from, end uint64, only *Watch) (next uint64, err error) {
+// readDisk is examine for changes from the disk, up to before the revision to.
+func (s *Stream) readDisk(ctx context.Context, from, to uint64, only *Watch) (next uint64, err error) {
 	s.noteDisk(true)
 	s.hub.reads.Add(1)
 	next = from
-	err = s.hub.source.Changes(ctx, from, func(c kvstore.Change) (bool, error) {
-		if c.Revision != next {
+	left := stepChanges
+	newest, err := s.hub.source.Changes(ctx, from, func(c kvstore.Change) (bool, error) {
+		if c.Revision < next {
 			return false, fmt.Errorf("%w: revision %d after %d", errBroken, c.Revision, next-1)
 		}
-		next++
+		if left--; c.Revision >= to {
+			left, next = 0, to
+			return false, nil
+		}
+		next = c.Revision + 1
 		// The events are this stream's own: others are at other places.
 		own := share([]kvstore.Change{c})
 		own[0].gone = true
 		s.take(&own[0], only)
-		return next < end && s.batch.bytes < stepBytes, nil
+		if s.batch.bytes >= stepBytes {
+			left = 0
+		}
+		return left > 0, nil
 	})
-	if err == nil && next == from {
-		err = fmt.Errorf("%w: revision %d is missing", errBroken, from)
+	if err == nil && left > 0 { // it has read to the end
+		next = max(next, newest+1)
 	}
 	return next, err
 }
