@@ -91,7 +91,7 @@ func TestMemberAtAnotherURLIsWarned(t *testing.T) {
 		t.Fatalf("a member at its URL is warned: %v", logs.All())
 	}
 	moved := *m.cfg
-	moved.AdvertisePeer = []string{"http://127.9.9.9:12379"}
+	moved.ListenPeer, moved.AdvertisePeer = "http://127.9.9.9:12379", []string{"http://127.9.9.9:12379"}
 	m.cfg = &moved
 	for _, wait := range []time.Duration{0, time.Second, repeat.FirstPause} {
 		now = now.Add(wait)
@@ -110,5 +110,35 @@ func TestMemberAtAnotherURLIsWarned(t *testing.T) {
 	m.warnOfOtherURLs(&pace, now.Add(time.Hour))
 	if logs.Len() != 2 {
 		t.Errorf("it is warned after the cluster knows: %v", logs.All()[2:])
+	}
+}
+
+// TestMissingQuorumIsWarned: a member without a leader says for how long, whom it cannot
+// reach and where it looked, and what to do.
+func TestMissingQuorumIsWarned(t *testing.T) {
+	ms := startCluster(t, 3, memoryEngine)
+	_ = ms[1].end(t)
+	_ = ms[2].end(t)
+	m := *ms[0].member.Load()
+	core, logs := observer.New(zap.WarnLevel)
+	m.lg = zap.New(core)
+	eventually(t, "the loss of the connections", func() bool {
+		return m.replica.ActiveSince(2).IsZero() && m.replica.ActiveSince(3).IsZero()
+	})
+	var pace repeat.Pace
+	now := time.Now()
+	m.warnOfNoLeader(&pace, leaderPatience-1, now)
+	if logs.Len() != 0 {
+		t.Fatalf("it warns during an election: %v", logs.All())
+	}
+	m.warnOfNoLeader(&pace, leaderPatience, now)
+	m.warnOfNoLeader(&pace, leaderPatience, now.Add(time.Second))
+	if logs.Len() != 1 {
+		t.Fatalf("%d warnings, want 1", logs.Len())
+	}
+	fields := logs.All()[0].ContextMap()
+	silent, _ := fields["not_reached"].([]any)
+	if len(silent) != 2 || silent[0] != "2 at "+ms[1].cfg.ListenPeer || fields["voters"] != int64(3) {
+		t.Errorf("the warning has %v", fields)
 	}
 }

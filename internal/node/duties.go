@@ -120,10 +120,15 @@ const alarmPace = time.Second
 // its own, so each logs them.
 func (m *member) watchAlarms(ctx context.Context) {
 	active := make(map[string]bool)
-	var misplaced repeat.Pace
+	var misplaced, leaderless repeat.Pace
+	led := time.Now()
 	for pause(ctx, alarmPace) == nil {
 		active = m.logAlarms(active, m.activeAlarms())
 		m.warnOfOtherURLs(&misplaced, time.Now())
+		if m.freshness().checkLeader() == nil {
+			led = time.Now()
+		}
+		m.warnOfNoLeader(&leaderless, time.Since(led), time.Now())
 	}
 }
 
@@ -133,7 +138,7 @@ func (m *member) watchAlarms(ctx context.Context) {
 // gets no snapshot, and a second member in that state may cost the quorum.
 func (m *member) warnOfOtherURLs(pace *repeat.Pace, now time.Time) {
 	self, ok := m.replica.Membership().Member(m.id)
-	if !ok || len(self.PeerURLs) == 0 || sharesURL(self.PeerURLs, m.cfg.AdvertisePeer) {
+	if !ok || len(self.PeerURLs) == 0 || sharesURL(self.PeerURLs, append([]string{m.cfg.ListenPeer}, m.cfg.AdvertisePeer...)) {
 		return
 	}
 	here, there := strings.Join(m.cfg.AdvertisePeer, ","), strings.Join(self.PeerURLs, ",")
@@ -144,6 +149,34 @@ func (m *member) warnOfOtherURLs(pace *repeat.Pace, now time.Time) {
 		zap.Uint64("member", m.id), zap.Strings("membership", self.PeerURLs), zap.Strings("started_with", m.cfg.AdvertisePeer),
 		zap.String("remedy", fmt.Sprintf("tell the cluster, through any member: curl -X PUT http://HOST:PORT/v1/members/%d -d '{\"peer_urls\":[\"%s\"]}'; or start this member with --advertise-peer %s",
 			m.id, strings.Join(m.cfg.AdvertisePeer, `","`), there)))
+}
+
+// leaderPatience is how long a member may have no leader before it warns: several
+// elections.
+const leaderPatience = 10 * time.Second
+
+// warnOfNoLeader warns, at growing intervals, of a cluster that cannot elect a leader,
+// and names the members that cannot be reached from here, and where they were sought.
+// Nothing else would say it: a single connection that fails means little.
+func (m *member) warnOfNoLeader(pace *repeat.Pace, since time.Duration, now time.Time) {
+	if since < leaderPatience {
+		return
+	}
+	var silent []string
+	voters := 0
+	for _, other := range m.replica.Membership().Members {
+		if !other.Learner {
+			voters++
+		}
+		if !other.Learner && other.ID != m.id && m.replica.ActiveSince(other.ID).IsZero() {
+			silent = append(silent, fmt.Sprintf("%d at %s", other.ID, strings.Join(other.PeerURLs, ",")))
+		}
+	}
+	if !pace.Due(now, strings.Join(silent, " ")) {
+		return
+	}
+	m.lg.Warn("the cluster has no leader", zap.Duration("for", since.Round(time.Second)), zap.Int("voters", voters), zap.Strings("not_reached", silent),
+		zap.String("remedy", "start the members that are not reached, or make them reachable at these URLs; a majority of the voters is needed. If that many are lost for good, see kvd recover --help"))
 }
 
 // logAlarms logs how the alarms differ from those that were active, and returns the

@@ -148,7 +148,7 @@ func (j *joiner) checkIdentity(recorded datadir.Identity) error {
 	case !j.cfg.Join && !j.byURL() && !j.mayStartAlone(recorded) && recorded.Rendezvous != 0 && recorded.Rendezvous != wanted:
 		why := "start it with the settings that the cluster was founded with, or with --join, or use another --data-dir"
 		if recorded.Founding != nil && recorded.Founding.Charter != nil {
-			why = fmt.Sprintf("the cluster was founded with other settings: %s; if the list here is the wrong one, correct it or use another --data-dir",
+			why = fmt.Sprintf("the cluster was founded with other settings: %s; if members have moved, keep the list and give this one its new URL with --listen-peer and --advertise-peer; if the list here is the wrong one, correct it or use another --data-dir",
 				differs(j.founders(), recorded.Founding.Charter.Members))
 		}
 		return fmt.Errorf("%w: %s belongs to cluster %016x, which --cluster and --cluster-token do not name: %s", ErrConfig, dir, recorded.ClusterID, why)
@@ -494,6 +494,7 @@ func (j *joiner) beAdmitted(ctx context.Context, at initialAnswer) error {
 			urls = append(urls, m.PeerURLs...)
 		}
 	}
+	begin := time.Now()
 	for round := 0; ; round++ {
 		err := j.calls.admit(ctx, urls[round%len(urls)], joinRequest{Member: id, ClusterID: j.self.Cluster, Nonce: recorded.Nonce})
 		switch {
@@ -511,7 +512,12 @@ func (j *joiner) beAdmitted(ctx context.Context, at initialAnswer) error {
 			return fmt.Errorf("%w: %w", ErrConfig, err)
 		default:
 			if j.waiting.Due(time.Now(), "admitted") {
-				j.lg.Info("waiting to be admitted", zap.Error(err))
+				level := zap.InfoLevel // an election may be under way
+				if time.Since(begin) > leaderPatience {
+					level = zap.WarnLevel
+				}
+				j.lg.Log(level, "waiting to be admitted: a quorum of the members has to agree", zap.Strings("asked", urls), zap.Error(err),
+					zap.String("remedy", "start the members that have data; if a quorum of them is lost for good, stop this one, turn a directory that is left into a cluster of one with kvd recover, and start this one with an empty directory and --join"))
 			}
 		}
 		if err := pause(ctx, askPause); err != nil {
