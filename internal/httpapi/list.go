@@ -205,8 +205,14 @@ type page struct {
 
 // add adds an entry, or notes that there are more than fit.
 func (p *page) add(it kvstore.Item) (bool, error) {
-	size := itemSize(&it, p.listing.rng.KeysOnly)
-	total := int64(len(p.kvs)+len(p.text)+len(p.binary)) + size
+	used := int64(len(p.kvs) + len(p.text) + len(p.binary))
+	// Looked at first, because itemSize takes time: a page of large values for which
+	// there is no memory must not cost the node more than finding that out.
+	if least := used + int64(len(it.KV.Value)); p.count == 0 && !p.listing.rng.KeysOnly && !p.room(least) {
+		p.wanted = growth(least)
+		return false, nil
+	}
+	total := used + itemSize(&it, p.listing.rng.KeysOnly)
 	// The first entry is added however large: a listing that does not advance would
 	// never end.
 	if p.count == p.listing.limit || p.count > 0 && total > maxPageBytes {
@@ -265,6 +271,7 @@ func (s *Server) pageKeys(x *exchange, l *listing) error {
 	p := &page{x: x, listing: l}
 	revision, err := s.opts.Store.List(ctx, l.rng, p.add)
 	for err == nil && p.wanted > 0 {
+		x.held.memory.Release() // a request that waits holds nothing
 		if err = x.held.memory.Wait(ctx, p.wanted); err == nil {
 			p.wanted = 0
 			revision, err = s.opts.Store.List(ctx, l.rng, p.add)
@@ -419,7 +426,7 @@ func (o *stream) add(it kvstore.Item) (bool, error) {
 		o.more = true
 		return false, nil
 	}
-	if size := itemSize(&it, o.listing.rng.KeysOnly); size > streamChunk {
+	if size := o.size(&it); size > streamChunk {
 		if n := growth(size); o.x.held.memory.Bytes() < streamBytes+n && !o.x.held.memory.Try(streamBytes+n) {
 			o.full, o.wanted, o.last = true, n, boundAt(&it, o.listing.rng.Reverse)
 			return false, nil
@@ -437,6 +444,16 @@ func (o *stream) add(it kvstore.Item) (bool, error) {
 		o.last = boundAfter(&it, o.listing.rng.Reverse)
 	}
 	return !o.full, nil
+}
+
+// size returns how long the line of an entry becomes, if it may be longer than a chunk,
+// and else something that is not.
+func (o *stream) size(it *kvstore.Item) int64 {
+	const longest = 6 // bytes that one becomes by escapes
+	if o.listing.rng.KeysOnly || len(it.KV.Value) < streamChunk/longest/2 {
+		return 0
+	}
+	return itemSize(it, false)
 }
 
 // end appends the line that distinguishes a complete stream from one that broke off.

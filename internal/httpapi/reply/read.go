@@ -36,13 +36,16 @@ func (r *Read) From(ctx context.Context, store Store) (kvstore.KV, uint64, error
 			return kv, at, err
 		}
 		size := r.Kept + int64(len(kv.Value))
-		if r.JSON && len(kv.Value) > budget.Free/8 { // escapes make a byte at most six
+		// Escapes make a byte at most six. To count them takes about as long as to
+		// read the value, so that is left until there is room for the value itself.
+		if r.JSON && len(kv.Value) > budget.Free/8 && r.Memory.Try(size) {
 			size += BytesSize(kv.Value)
 		}
 		if r.Memory.Try(size) {
 			return kv, at, nil
 		}
 		kv.Value = nil
+		r.Memory.Lower(r.Kept)
 		if err := r.Memory.WaitFor(ctx, size, r.Patience); err != nil {
 			return kv, at, err
 		}
