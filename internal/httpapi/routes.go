@@ -44,11 +44,12 @@ type route struct {
 	endpoints [len(methods)]Endpoint
 }
 
-// The patterns that the router treats specially.
+// The patterns that the router or Small treat specially.
 const (
 	kvPattern    = "/v1/kv/{key}"
 	shortPattern = "/{key}"
 	kvPrefix     = "/v1/kv/"
+	txnPattern   = "/v1/txn"
 )
 
 // method returns what the route does for an HTTP method, or nil.
@@ -114,7 +115,7 @@ func keyRoutes(rootMembers bool) []*route {
 			{name: http.MethodGet, handle: (*Server).listKeys, params: with(rangeParams, readParams, []string{"limit", "cursor", "reverse", "keys_only", "count_only", "delimiter", "revision", "timing"})},
 			{name: http.MethodDelete, handle: (*Server).deleteRange, mutates: true, once: true, params: with(rangeParams, []string{"timing"})},
 		}},
-		{pattern: "/v1/txn", methods: []method{
+		{pattern: txnPattern, methods: []method{
 			{name: http.MethodPost, handle: runTxn, body: true, mutates: true, once: true, params: with(readParams, []string{"timing"})},
 		}},
 		{pattern: "/v1/batch", methods: []method{{name: http.MethodPost, handle: streamOps, mutates: true, params: []string{"timing"}}}},

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// Small reports whether a request concerns a single key and is answered soon and in
-// one piece. A server may answer such a request without watching the connection
+// Small reports whether a request concerns a single key, or is a transaction, and is
+// answered soon and in one piece. A server may answer such a request without watching the connection
 // meanwhile. The target is the one of the request line.
 func Small(method, target string) bool {
 	path, query, _ := strings.Cut(target, "?")
@@ -15,7 +15,7 @@ func Small(method, target string) bool {
 	if strings.Contains(query, "timeout") || strings.Contains(query, "wait") || strings.Contains(query, "%") {
 		return false // it may take as long as it asks for
 	}
-	if strings.HasPrefix(path, kvPrefix) {
+	if strings.HasPrefix(path, kvPrefix) || path == txnPattern {
 		return true
 	}
 	if path == "" || path[0] != '/' || reserved(firstSegment(path)) {

@@ -4,9 +4,9 @@ import "testing"
 
 func TestSmall(t *testing.T) {
 	for target, want := range map[string]bool{
-		"/k": true, "/v1/kv/k": true, "/v1/kv/v1/kv": true, "/k?timing&if_revision=3": true, "/a%2Fb": true, "/%761/x": true,
+		"/k": true, "/v1/kv/k": true, "/v1/kv/v1/kv": true, "/k?timing&if_revision=3": true, "/a%2Fb": true, "/%761/x": true, "/v1/txn": true,
 		"/k?timeout=1m": false, "/k?pretty&timeout=1m": false, "/k?t%69meout=1m": false, "/k?wait=1m": false,
-		"/v1/kv": false, "/v1/batch": false, "/v1/snapshot": false, "/metrics": false, "": false, "*": false, "http://h/k": false,
+		"/v1/kv": false, "/v1/txn?timeout=1m": false, "/v1/txn/": false, "/v1/batch": false, "/v1/snapshot": false, "/metrics": false, "": false, "*": false, "http://h/k": false,
 	} {
 		if got := Small("GET", target); got != want {
 			t.Errorf("GET %s: %v", target, got)
