@@ -17,7 +17,7 @@ import (
 
 // contractHas are the parts of the contract that this version of kvd has. What is
 // false is not tested, and kvd must answer that it does not support it.
-var contractHas = struct{ txn, watch, leases, once bool }{txn: true, once: true}
+var contractHas = struct{ txn, watch, leases, once bool }{txn: true, once: true, watch: true}
 
 // TestContract sends random sequences of all operations, one after the other, each to a
 // random node of three, while nodes are restarted and killed, leaders change, and

@@ -67,7 +67,8 @@ func TestBackupDrill(t *testing.T) {
 		{"backup.kvd is intact", "revision    5", "kvd1", `"quota_bytes"`},
 		{},
 		{`"key":"color-1","value":"red"`, `"key":"color-3","value":"red"`, `"create_revision":3,"mod_revision":5,"version":2`,
-			fmt.Sprintf(`"mod_revision":%d`, raisedBy+6), "revision_compacted"},
+			fmt.Sprintf(`"mod_revision":%d`, raisedBy+6), `"code":"revision_compacted"`, fmt.Sprintf(`"compact_revision":%d`, raisedBy+5),
+			`"type":"put","key":"color-4","value":"blue"`},
 		{`"key":"color-3"`, fmt.Sprintf(`"mod_revision":%d`, raisedBy+6), `"healthy":true`},
 	} {
 		for _, text := range want {
