@@ -127,6 +127,27 @@ func RequesterOf(ctx context.Context) Requester {
 	return r
 }
 
+// Once makes a membership change take effect once, however often its request arrives.
+type Once struct {
+	Key         string
+	Fingerprint [16]byte // of the request
+	// Replayed is set by whoever carries out the request if it was a repeat.
+	Replayed bool
+}
+
+type onceKey struct{}
+
+// WithOnce returns a context whose membership change takes effect once.
+func WithOnce(ctx context.Context, o *Once) context.Context {
+	return context.WithValue(ctx, onceKey{}, o)
+}
+
+// OnceOf returns what WithOnce has put into the context, or nil.
+func OnceOf(ctx context.Context) *Once {
+	o, _ := ctx.Value(onceKey{}).(*Once)
+	return o
+}
+
 // NewMember is a request to add a member. If ID is 0, the member gets the highest
 // id ever used plus one.
 type NewMember struct {

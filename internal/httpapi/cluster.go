@@ -83,6 +83,7 @@ func (s *Server) addMember(x *exchange) error {
 	if err != nil {
 		return err
 	}
+	x.markReplayed()
 	x.set("Location", "/v1/members/"+strconv.FormatUint(added.ID, 10))
 	return x.writeJSON(http.StatusCreated, added)
 }
@@ -124,6 +125,7 @@ func (s *Server) updateMember(x *exchange) error {
 	if err != nil {
 		return err
 	}
+	x.markReplayed()
 	return x.writeJSON(http.StatusOK, m)
 }
 
@@ -158,6 +160,7 @@ func (s *Server) remove(x *exchange, id uint64) error {
 	if err := s.opts.Members.RemoveMember(ctx, id); err != nil {
 		return err
 	}
+	x.markReplayed()
 	x.WriteHeader(http.StatusNoContent)
 	return nil
 }
@@ -177,6 +180,7 @@ func (s *Server) promoteMember(x *exchange) error {
 	if err != nil {
 		return err
 	}
+	x.markReplayed()
 	return x.writeJSON(http.StatusOK, m)
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/limits"
 	"github.com/kvd-io/kvd/internal/opjson"
@@ -23,7 +24,8 @@ const (
 type once struct {
 	key     string // empty if only others are released
 	release []string
-	body    []byte // what readBody read; it is part of the request's identity
+	body    []byte    // what readBody read; it is part of the request's identity
+	made    *api.Once // of a membership change
 }
 
 // parseOnce reads the headers. A route that would not honor them refuses them: its
@@ -73,6 +75,24 @@ func (o *once) sign(cmd *kvstore.Command, x *exchange) {
 	cmd.Release = o.release
 	if o.key != "" {
 		cmd.Idempotency = &kvstore.Idempotency{Key: o.key, Fingerprint: o.fingerprint(x)}
+	}
+}
+
+// change returns what makes a membership change take effect once; nil if the request
+// does not ask for it. Changes are few and remembered for a long time, so there is no
+// need to release them.
+func (o *once) change(x *exchange) *api.Once {
+	if o == nil || o.key == "" {
+		return nil
+	}
+	o.made = &api.Once{Key: o.key, Fingerprint: o.fingerprint(x)}
+	return o.made
+}
+
+// markReplayed tells the client that its change had been made before.
+func (x *exchange) markReplayed() {
+	if x.once != nil && x.once.made != nil && x.once.made.Replayed {
+		x.set("Idempotency-Replayed", "true")
 	}
 }
 

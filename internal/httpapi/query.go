@@ -166,11 +166,14 @@ func (x *exchange) context() (context.Context, context.CancelFunc, error) {
 }
 
 // signedContext is context for a change that every member logs, with the request
-// that asked for it.
+// that asked for it and its idempotency key.
 func (x *exchange) signedContext() (context.Context, context.CancelFunc, error) {
 	ctx, cancel, err := x.context()
 	if err != nil {
 		return nil, nil, err
+	}
+	if change := x.once.change(x); change != nil {
+		ctx = api.WithOnce(ctx, change)
 	}
 	return api.WithRequester(ctx, api.Requester{RequestID: x.requestID(), Client: x.r.RemoteAddr}), cancel, nil
 }

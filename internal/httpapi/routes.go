@@ -135,8 +135,8 @@ func shortRoute(getKey method, rootMembers bool) *route {
 	if rootMembers {
 		rt.allow = "PUT, GET, POST, DELETE"
 		rt.methods = append(rt.methods,
-			method{name: http.MethodPost, handle: (*Server).addShort, body: true, mutates: true},
-			method{name: http.MethodDelete, handle: (*Server).removeShort, mutates: true})
+			method{name: http.MethodPost, handle: (*Server).addShort, body: true, mutates: true, once: true},
+			method{name: http.MethodDelete, handle: (*Server).removeShort, mutates: true, once: true})
 	}
 	return rt
 }
@@ -145,14 +145,14 @@ func clusterRoutes() []*route {
 	return []*route{
 		{pattern: "/v1/members", methods: []method{
 			{name: http.MethodGet, handle: (*Server).listMembers},
-			{name: http.MethodPost, handle: (*Server).addMember, body: true, mutates: true},
+			{name: http.MethodPost, handle: (*Server).addMember, body: true, mutates: true, once: true},
 		}},
 		{pattern: "/v1/members/{id}", methods: []method{
-			{name: http.MethodPut, handle: (*Server).updateMember, body: true, mutates: true},
-			{name: http.MethodDelete, handle: (*Server).removeMember, mutates: true},
+			{name: http.MethodPut, handle: (*Server).updateMember, body: true, mutates: true, once: true},
+			{name: http.MethodDelete, handle: (*Server).removeMember, mutates: true, once: true},
 		}},
 		{pattern: "/v1/members/{id}/promote", methods: []method{
-			{name: http.MethodPost, handle: (*Server).promoteMember, mutates: true},
+			{name: http.MethodPost, handle: (*Server).promoteMember, mutates: true, once: true},
 		}},
 		{pattern: "/v1/leader", methods: []method{
 			{name: http.MethodGet, handle: (*Server).getLeader},

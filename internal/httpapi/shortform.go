@@ -56,6 +56,7 @@ func (s *Server) addShort(x *exchange) error {
 	if _, err := s.opts.Members.AddMember(ctx, m); err != nil {
 		return err
 	}
+	x.markReplayed()
 	x.WriteHeader(http.StatusNoContent)
 	return nil
 }

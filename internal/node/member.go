@@ -140,6 +140,7 @@ func memberError(err error) error {
 		{roster.ErrMemberExists, api.MemberExists},
 		{roster.ErrMemberRemoved, api.MemberRemoved},
 		{roster.ErrMemberNotFound, api.MemberNotFound},
+		{roster.ErrOtherRequest, api.IdempotencyMismatch},
 		{roster.ErrUnsafeChange, api.UnsafeChange},
 		{raftnode.ErrNotHandedOver, api.UnsafeChange},
 		{roster.ErrBadMember, api.BadRequest},

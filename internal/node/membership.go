@@ -161,8 +161,15 @@ const changePause = 50 * time.Millisecond
 // raftnode.ErrUnknown a second attempt could, for example, add a second member.
 func (m *member) change(ctx context.Context, c roster.Change) (roster.Member, error) {
 	c.By = requester(ctx)
+	once := api.OnceOf(ctx)
+	if once != nil {
+		c.Once = roster.Once{Key: once.Key, Fingerprint: fmt.Sprintf("%x", once.Fingerprint)}
+	}
 	for {
 		changed, err := m.changeAtLeader(ctx, c)
+		if errors.Is(err, roster.ErrRepeated) {
+			return m.repeated(ctx, once)
+		}
 		if err == nil {
 			// Wait until it is visible here as well. The change is made, even
 			// if that takes too long.
@@ -176,6 +183,25 @@ func (m *member) change(ctx context.Context, c roster.Change) (roster.Member, er
 			return roster.Member{}, writeError(err) // why the last attempt failed
 		}
 	}
+}
+
+// repeated returns the member that the first request with the key has added or changed.
+// It is answered as it is now; one that was removed has its id alone.
+func (m *member) repeated(ctx context.Context, once *api.Once) (roster.Member, error) {
+	if err := m.replica.Barrier(ctx); err != nil {
+		return roster.Member{}, readError(err)
+	}
+	ms := m.replica.Membership()
+	made, ok := ms.MadeBy(once.Key)
+	if !ok { // many changes were made meanwhile
+		return roster.Member{}, api.Errorf(api.MemberExists, "the change was made, but is no longer remembered; see GET /v1/members")
+	}
+	once.Replayed = true
+	changed, ok := ms.Member(made.Member)
+	if !ok {
+		changed.ID = made.Member
+	}
+	return changed, nil
 }
 
 // requester is who asks for the change that the context belongs to.

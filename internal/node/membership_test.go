@@ -111,3 +111,57 @@ func TestPeerPortTellsClientsWhereToGo(t *testing.T) {
 		}
 	}
 }
+
+// A member is added once, however often, wherever and how concurrently its request is
+// repeated; the same key with another request is refused.
+func TestRepeatedMembershipChange(t *testing.T) {
+	ms := startCluster(t, 3, nil)
+	url := freeURL(t)
+	add := func(n *Node, fingerprint byte) (uint64, bool, error) {
+		once := &api.Once{Key: "add", Fingerprint: [16]byte{fingerprint}}
+		added, err := n.AddMember(api.WithOnce(testContext(t), once), api.NewMember{PeerURLs: []string{url}, Learner: true})
+		return added.ID, once.Replayed, err
+	}
+	type outcome struct {
+		id       uint64
+		replayed bool
+		err      error
+	}
+	outcomes := make(chan outcome)
+	for i := range 6 {
+		go func() {
+			id, replayed, err := add(ms[i%3].Node, 1)
+			outcomes <- outcome{id, replayed, err}
+		}()
+	}
+	first := 0
+	for range 6 {
+		o := <-outcomes
+		if o.err != nil || o.id != 4 {
+			t.Errorf("%+v", o)
+		}
+		if !o.replayed {
+			first++
+		}
+	}
+	if first != 1 {
+		t.Errorf("%d of the requests made the change", first)
+	}
+	if _, _, err := add(ms[0].Node, 2); errorCode(err) != api.IdempotencyMismatch {
+		t.Errorf("another request under the key: %v", err)
+	}
+	if err := ms[1].RemoveMember(testContext(t), 4); err != nil {
+		t.Fatal(err)
+	}
+	if id, replayed, err := add(ms[2].Node, 1); id != 4 || !replayed || err != nil {
+		t.Errorf("after the removal: %d %t %v", id, replayed, err)
+	}
+}
+
+func errorCode(err error) api.Code {
+	var e *api.Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return ""
+}

@@ -86,6 +86,8 @@ var reasons = map[string]error{
 	"member_exists":    roster.ErrMemberExists,
 	"member_removed":   roster.ErrMemberRemoved,
 	"member_not_found": roster.ErrMemberNotFound,
+	"repeated":         roster.ErrRepeated,
+	"other_request":    roster.ErrOtherRequest,
 	"unsafe_change":    roster.ErrUnsafeChange,
 	"bad_member":       roster.ErrBadMember,
 	"not_handed_over":  raftnode.ErrNotHandedOver,

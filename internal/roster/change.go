@@ -25,10 +25,29 @@ type Change struct {
 	// Member is the member to add or to change. PromoteMember and RemoveMember
 	// need only its ID. UpdateMember replaces the URL lists that are not nil.
 	Member Member `json:"member"`
+	// Once identifies the request, if a repeat of it must not change anything again.
+	Once Once `json:"once,omitzero"`
 	// By tells the logs of all members who asked for the change. It has no
 	// effect.
 	By Requester `json:"by,omitzero"`
 }
+
+// Once is the idempotency key of a request, and a fingerprint of it in hexadecimal
+// digits, by which another request under the same key is told from a repeat.
+type Once struct {
+	Key         string `json:"key"`
+	Fingerprint string `json:"fingerprint"`
+}
+
+// Made is a change that was made, for repeats of its request.
+type Made struct {
+	Once
+	Member uint64 `json:"member"` // the id of the member that was added or changed
+}
+
+// maxMade bounds the changes that are remembered. Membership changes are rare: the
+// last ones are those that a client may still repeat.
+const maxMade = 64
 
 // Requester names a client's request in the logs of all members. It is empty
 // if the leader acted on its own behalf.

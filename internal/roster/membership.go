@@ -18,6 +18,10 @@ var (
 	ErrMemberNotFound = errors.New("member not found")
 	ErrUnsafeChange   = errors.New("unsafe membership change")
 	ErrBadMember      = errors.New("invalid member")
+	// ErrRepeated means that the change was made already, for the same request.
+	ErrRepeated = errors.New("the change was made already")
+	// ErrOtherRequest means that the idempotency key belongs to another request.
+	ErrOtherRequest = errors.New("the idempotency key belongs to another request")
 	// ErrStaleDirectory refuses a start, not a change.
 	ErrStaleDirectory = errors.New("the data directory is an older copy, or one of two copies")
 )
@@ -46,6 +50,17 @@ type Membership struct {
 	Removed   map[uint64]bool
 	// HighestID is the highest id ever used. Ids are never used again.
 	HighestID uint64
+	// Made are the last changes whose requests have an idempotency key, oldest first.
+	Made []Made
+}
+
+// MadeBy returns the change that was made for a request with the idempotency key.
+func (m *Membership) MadeBy(key string) (Made, bool) {
+	i := slices.IndexFunc(m.Made, func(d Made) bool { return d.Key == key })
+	if key == "" || i < 0 {
+		return Made{}, false
+	}
+	return m.Made[i], true
 }
 
 // Member returns the member with the id.
@@ -101,6 +116,12 @@ func (m *Membership) Matches(cs *raftpb.ConfState) bool {
 // Check returns why the change is illegal in this membership. It is called before
 // a change is proposed, and again when it is applied.
 func (m *Membership) Check(c *Change) error {
+	if made, ok := m.MadeBy(c.Once.Key); ok {
+		if made.Fingerprint != c.Once.Fingerprint {
+			return ErrOtherRequest
+		}
+		return ErrRepeated
+	}
 	id := c.Member.ID
 	if id == 0 || id > limits.MaxMemberID {
 		return fmt.Errorf("%w: id %d is not between 1 and 2^53-1", ErrBadMember, id)

@@ -17,6 +17,7 @@ const (
 	recordVersion = 1
 
 	recordCluster = 'c'
+	recordMade    = 'k'
 	recordMember  = 'm'
 	recordOrigin  = 'o'
 	recordRemoved = 'r'
@@ -49,9 +50,22 @@ func (r *Roster) clusterRecord() statemachine.Record {
 	return statemachine.Record{Key: []byte{recordCluster}, Value: b}
 }
 
+// madeRecord returns the record of one of the changes that are remembered. Its key has
+// the number of the change in place of an id.
+func (r *Roster) madeRecord(i int) statemachine.Record {
+	b, err := json.Marshal(r.made[i])
+	if err != nil {
+		panic(fmt.Sprintf("roster: encode a change: %v", err)) // plain data always encodes
+	}
+	return statemachine.Record{Key: recordKey(recordMade, r.madeFrom+uint64(i)), Value: append([]byte{recordVersion}, b...)}
+}
+
 // Records returns the whole roster in its stored form, sorted within each table.
 func (r *Roster) Records() []statemachine.Record {
 	out := []statemachine.Record{r.clusterRecord()}
+	for i := range r.made {
+		out = append(out, r.madeRecord(i))
+	}
 	for _, id := range slices.Sorted(maps.Keys(r.members)) {
 		out = append(out, memberRecord(r.members[id]))
 	}
@@ -115,6 +129,8 @@ func (r *Roster) load(rec statemachine.Record) error {
 		}
 		r.members[id] = m
 		r.highestID = max(r.highestID, id)
+	case recordMade:
+		return r.loadMade(id, value)
 	case recordOrigin:
 		return r.loadOrigin(id, value)
 	case recordRemoved:
@@ -122,6 +138,22 @@ func (r *Roster) load(rec statemachine.Record) error {
 	default:
 		return errMalformed
 	}
+	return nil
+}
+
+// loadMade loads a change by its number. The records come in the order of their keys.
+func (r *Roster) loadMade(number uint64, b []byte) error {
+	var made Made
+	if err := json.Unmarshal(b, &made); err != nil || made.Key == "" {
+		return errors.Join(errMalformed, err)
+	}
+	if len(r.made) == 0 {
+		r.madeFrom = number
+	}
+	if number != r.madeFrom+uint64(len(r.made)) || len(r.made) == maxMade {
+		return errMalformed
+	}
+	r.made = append(r.made, made)
 	return nil
 }
 

@@ -63,6 +63,10 @@ type Roster struct {
 	removed   map[uint64]bool
 	highestID uint64
 	origins   map[uint64]*Origin // by member; none before its first start
+	// made are the last changes with an idempotency key, oldest first, and madeFrom is
+	// the number of the first of them since the cluster was founded.
+	made     []Made
+	madeFrom uint64
 	// picture is the current Membership, nil if it must be rebuilt.
 	picture *Membership
 }
@@ -85,7 +89,7 @@ func New(clusterID uint64, initial []Member) *Roster {
 // Membership returns the current picture.
 func (r *Roster) Membership() *Membership {
 	if r.picture == nil {
-		p := &Membership{ClusterID: r.clusterID, Removed: maps.Clone(r.removed), HighestID: r.highestID}
+		p := &Membership{ClusterID: r.clusterID, Removed: maps.Clone(r.removed), HighestID: r.highestID, Made: slices.Clone(r.made)}
 		for _, id := range slices.Sorted(maps.Keys(r.members)) {
 			p.Members = append(p.Members, *r.members[id])
 		}
@@ -285,7 +289,22 @@ func (r *Roster) applyChange(v *Verdict, body []byte, cc *raftpb.ConfChangeV2) e
 	}
 	v.ConfChange = cc
 	v.Records = append(v.Records, r.execute(c)...)
+	v.Records = append(v.Records, r.remember(c)...)
 	return nil
+}
+
+// remember keeps a change for repeats of its request, and returns the records that it
+// changed.
+func (r *Roster) remember(c *Change) (out []statemachine.Record) {
+	if c.Once.Key == "" {
+		return nil
+	}
+	r.made = append(r.made, Made{Once: c.Once, Member: c.Member.ID})
+	if len(r.made) > maxMade {
+		out = append(out, statemachine.Record{Key: recordKey(recordMade, r.madeFrom)})
+		r.made, r.madeFrom = r.made[1:], r.madeFrom+1
+	}
+	return append(out, r.madeRecord(len(r.made)-1))
 }
 
 // execute makes a change that Check allowed, and returns the records that it

@@ -2,6 +2,7 @@ package roster
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"reflect"
 	"testing"
@@ -85,8 +86,9 @@ func TestRosterGolden(t *testing.T) {
 	r := New(0x0102030405060708, []Member{{ID: 7, Name: "g", PeerURLs: []string{"http://g:1"}, Nonce: "n", Version: 1}})
 	r.origins[7] = &Origin{Boot: "boot", Incarnation: 300, LastBatch: 70000, LastChange: 2}
 	r.removed[9] = true
+	r.made, r.madeFrom = []Made{{Once{"key", "0f"}, 7}}, 3
 	for i, rec := range r.Records() {
-		name := []string{"record_cluster", "record_member", "record_origin", "record_removed"}[i]
+		name := []string{"record_cluster", "record_made", "record_member", "record_origin", "record_removed"}[i]
 		golden(t, name, append(append([]byte{}, rec.Key...), rec.Value...))
 	}
 }
@@ -255,6 +257,55 @@ func TestAddedMembersAreLearnersWithoutNonce(t *testing.T) {
 	}
 	if got := s.r.Membership().Voters(); !reflect.DeepEqual(got, []uint64{1}) {
 		t.Errorf("voters %v", got)
+	}
+}
+
+// A change is remembered for repeats of its request, in the records as well, and the
+// number of those that are is bounded.
+func TestMadeChanges(t *testing.T) {
+	s := newScript(t, 3)
+	s.start(1, "dir", "boot1")
+	inc, records := s.index, map[string][]byte{}
+	update := func(n int) Verdict {
+		c := Change{Kind: UpdateMember, Member: Member{ID: 2, ClientURLs: []string{fmt.Sprintf("http://c:%d", n)}}, Once: Once{fmt.Sprintf("k%d", n), "f"}}
+		v := s.change(BatchID{1, inc, s.index + 1}, c)
+		for _, rec := range v.Records {
+			if rec.Value == nil {
+				delete(records, string(rec.Key))
+			} else {
+				records[string(rec.Key)] = rec.Value
+			}
+		}
+		return v
+	}
+	for n := range maxMade + 3 {
+		if v := update(n); v.Err != nil {
+			t.Fatal(v.Err)
+		}
+	}
+	loaded, err := Load(s.r.Records())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, r := range map[string]*Roster{"current": s.r, "loaded": loaded} {
+		ms := r.Membership()
+		_, oldest := ms.MadeBy("k2")
+		made, kept := ms.MadeBy("k3")
+		if oldest || !kept || made.Member != 2 || len(ms.Made) != maxMade {
+			t.Errorf("%s: oldest %t, %+v %t, %d changes", name, oldest, made, kept, len(ms.Made))
+		}
+	}
+	n := 0
+	for key := range records {
+		if key[0] == recordMade {
+			n++
+		}
+	}
+	if n != maxMade {
+		t.Errorf("%d records are left, want %d", n, maxMade)
+	}
+	if v := update(5); !errors.Is(v.Err, ErrRepeated) || v.ConfChange != nil {
+		t.Errorf("a repeat: %v, conf change %t", v.Err, v.ConfChange != nil)
 	}
 }
 
