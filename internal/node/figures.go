@@ -9,6 +9,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/raftnode"
+	"github.com/kvd-io/kvd/internal/watch"
 )
 
 // counts are the member's own figures since the process started.
@@ -25,6 +26,7 @@ type Figures struct {
 	Store       kvstore.Stats
 	Work        kvstore.Work
 	EngineStats engine.Stats
+	Watches     watch.Stats
 	// Peers are the other members.
 	Peers []PeerFigures
 	// ProposalsFailed and ReadsFailed count requests that failed.
@@ -57,6 +59,7 @@ func (m *member) figures(ctx context.Context) (Figures, error) {
 		Store:           m.store.Stats(),
 		Work:            m.store.Work(),
 		EngineStats:     m.store.EngineStats(),
+		Watches:         m.watches.Stats(),
 		ProposalsFailed: m.counts.proposalsFailed.Load(),
 		ReadsFailed:     m.counts.readsFailed.Load(),
 		HashesCompared:  m.counts.hashesCompared.Load(),

@@ -12,6 +12,7 @@ import (
 	"github.com/kvd-io/kvd/internal/limits"
 	"github.com/kvd-io/kvd/internal/raftnode"
 	"github.com/kvd-io/kvd/internal/roster"
+	"github.com/kvd-io/kvd/internal/watch"
 )
 
 // member is a node that has its place in a cluster: it carries out requests,
@@ -27,6 +28,7 @@ type member struct {
 	lg      *zap.Logger
 	life    *lifecycle
 	store   *kvstore.Store
+	watches *watch.Hub
 	replica *raftnode.Replica
 	calls   *peerCaller
 	peering peering
@@ -44,6 +46,7 @@ func newMember(n *Node, r *raftnode.Replica) *member {
 		lg:      n.lg,
 		life:    &n.life,
 		store:   n.store,
+		watches: n.watches,
 		replica: r,
 		calls:   n.calls,
 		peering: n.peering,
