@@ -147,7 +147,7 @@ func (m *member) warnOfOtherURLs(pace *repeat.Pace, now time.Time) {
 	}
 	m.lg.Warn("the cluster looks for this member at other URLs than those it was started with",
 		zap.Uint64("member", m.id), zap.Strings("membership", self.PeerURLs), zap.Strings("started_with", m.cfg.AdvertisePeer),
-		zap.String("remedy", fmt.Sprintf("tell the cluster, through any member: curl -X PUT http://HOST:PORT/v1/members/%d -d '{\"peer_urls\":[\"%s\"]}'; or start this member with --advertise-peer %s",
+		zap.String("remedy", fmt.Sprintf("tell the cluster, through any member: curl -X PUT http://HOST:PORT/v1/members/%d -d '{\"peer_urls\":[\"%s\"]}'; or start this member at the URL that the cluster knows, with --listen-peer (or --advertise-peer) %s",
 			m.id, strings.Join(m.cfg.AdvertisePeer, `","`), there)))
 }
 

@@ -148,7 +148,7 @@ func (j *joiner) checkIdentity(recorded datadir.Identity) error {
 	case !j.cfg.Join && !j.byURL() && !j.mayStartAlone(recorded) && recorded.Rendezvous != 0 && recorded.Rendezvous != wanted:
 		why := "start it with the settings that the cluster was founded with, or with --join, or use another --data-dir"
 		if recorded.Founding != nil && recorded.Founding.Charter != nil {
-			why = fmt.Sprintf("the cluster was founded with other settings: %s; if members have moved, keep the list and give this one its new URL with --listen-peer and --advertise-peer; if the list here is the wrong one, correct it or use another --data-dir",
+			why = fmt.Sprintf("the cluster was founded with other settings: %s; if members have moved, start this one with --join URL, that of another member, in place of --cluster; if the list here is the wrong one, correct it or use another --data-dir",
 				differs(j.founders(), recorded.Founding.Charter.Members))
 		}
 		return fmt.Errorf("%w: %s belongs to cluster %016x, which --cluster and --cluster-token do not name: %s", ErrConfig, dir, recorded.ClusterID, why)
