@@ -167,6 +167,12 @@ type AddedMember struct {
 	Command string `json:"command"`
 }
 
+// LeaseTime is the time of a lease: as it was granted, and what is left. Both are 0 for
+// a lease that has no end of its own.
+type LeaseTime struct {
+	TTL, Remaining time.Duration
+}
+
 // Leader identifies the current leader.
 type Leader struct {
 	ID         uint64   `json:"id"`

@@ -28,7 +28,7 @@ var allowed = map[string][]string{
 	"internal/frontdoor":       {"internal/connlimit", "internal/settings", "internal/certs", "internal/http1", "internal/httpapi", "internal/api"},
 	"internal/logsink":         {"internal/settings"},
 	"internal/metrics":         {"internal/node", "internal/raftnode", "internal/api"},
-	"internal/node":            {"internal/raftnode", "internal/catchup", "internal/roster", "internal/datadir", "internal/peers", "internal/limits", "internal/certs", "internal/kvstore", "internal/kvstore/engine", "internal/watch", "internal/api", "internal/memberurl", "internal/repeat", "internal/connlimit"},
+	"internal/node":            {"internal/lessor", "internal/raftnode", "internal/catchup", "internal/roster", "internal/datadir", "internal/peers", "internal/limits", "internal/certs", "internal/kvstore", "internal/kvstore/engine", "internal/watch", "internal/api", "internal/memberurl", "internal/repeat", "internal/connlimit"},
 	"internal/httpapi":         {"internal/httpapi/batch", "internal/httpapi/feed", "internal/httpapi/reply", "internal/watch", "internal/opjson", "internal/kvstore", "internal/api", "internal/memberurl", "internal/limits", "internal/budget", "internal/pace"},
 	"internal/httpapi/batch":   {"internal/httpapi/reply", "internal/opjson", "internal/kvstore", "internal/api", "internal/limits", "internal/budget"},
 	"internal/httpapi/feed":    {"internal/httpapi/reply", "internal/watch", "internal/kvstore"},

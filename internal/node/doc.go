@@ -30,7 +30,7 @@
 //	    changed.
 //	N5  A call to another member uses a connection of its own. If the dial is
 //	    refused, nothing was sent; on a connection that was kept open, nobody
-//	    could tell.
+//	    could tell. Only calls about leases, which may be repeated, keep theirs.
 //	N6  What a leader does on its own behalf carries its term, and does nothing
 //	    if another leader was elected meanwhile.
 //

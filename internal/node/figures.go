@@ -27,6 +27,10 @@ type Figures struct {
 	Work        kvstore.Work
 	EngineStats engine.Stats
 	Watches     watch.Stats
+	Leases      kvstore.Counts
+	// KeepAlives counts those that this node answered, and LeasesExpired the leases
+	// that it ended as the leader.
+	KeepAlives, LeasesExpired uint64
 	// Peers are the other members.
 	Peers []PeerFigures
 	// ProposalsFailed and ReadsFailed count requests that failed.
@@ -62,6 +66,9 @@ func (m *member) figures(ctx context.Context) (Figures, error) {
 		Watches:         m.watches.Stats(),
 		ProposalsFailed: m.counts.proposalsFailed.Load(),
 		ReadsFailed:     m.counts.readsFailed.Load(),
+		Leases:          m.store.Counts(),
+		KeepAlives:      m.leases.batcher.Renewed(),
+		LeasesExpired:   m.leases.lessor.Expired(),
 		HashesCompared:  m.counts.hashesCompared.Load(),
 		HashesDiverged:  m.counts.hashesDiverged.Load(),
 		Refusals:        m.replica.Refusals(),

@@ -32,6 +32,7 @@ type member struct {
 	replica *raftnode.Replica
 	calls   *peerCaller
 	peering peering
+	leases  *leases
 
 	alarms alarms
 	counts counts
@@ -39,7 +40,7 @@ type member struct {
 
 func newMember(n *Node, r *raftnode.Replica) *member {
 	self := n.identity.Load()
-	return &member{
+	m := &member{
 		id:      self.Member,
 		cluster: hex(self.Cluster),
 		cfg:     &n.cfg,
@@ -51,6 +52,8 @@ func newMember(n *Node, r *raftnode.Replica) *member {
 		calls:   n.calls,
 		peering: n.peering,
 	}
+	m.leases = newLeases(m)
+	return m
 }
 
 // leads reports whether this member leads.
@@ -61,6 +64,7 @@ func (m *member) leads() bool { return m.replica.Position().Leader == m.id }
 const encodedBytes = 32
 
 func (m *member) do(ctx context.Context, cmd *kvstore.Command, note func(stage string, took time.Duration)) (kvstore.Result, error) {
+	m.leases.raiseTTL(cmd)
 	w := beginStages(note, writeStages)
 	command := kvstore.EncodeCommand(make([]byte, 0, len(cmd.Key)+len(cmd.Value)+encodedBytes), cmd)
 	result, err := m.replica.ProposeTimed(ctx, command, w.timing)

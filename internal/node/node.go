@@ -323,7 +323,7 @@ func (n *Node) openStore() error {
 		}
 	}
 	var err error
-	if n.store, err = kvstore.Open(eng, kvstore.Options{OnSettings: n.settingsChanged, Observer: n.watches}); err != nil {
+	if n.store, err = kvstore.Open(eng, kvstore.Options{OnSettings: n.settingsChanged, Observer: n.watches, Leases: leaseObserver{n}}); err != nil {
 		return errors.Join(storeError(n.cfg.DataDir, err), eng.Close())
 	}
 	n.watches.Attach(n.store)
@@ -481,6 +481,7 @@ func (n *Node) takePart(ctx context.Context, dir *datadir.Dir, m *member) error 
 	duties.Go(func() { m.announceReady(ctx) })
 	duties.Go(func() { m.leaderDuties(ctx) })
 	duties.Go(func() { m.compareHashes(ctx) })
+	duties.Go(func() { m.leases.run(ctx) })
 	duties.Go(func() { m.watchAlarms(ctx) })
 	err := m.replica.Run(ctx)
 	n.life.closing.Store(true)

@@ -30,6 +30,7 @@ const (
 	pathStatus   = "/kvd/status"
 	pathFounding = "/kvd/founding"
 	pathBody     = "/kvd/body"
+	pathLeases   = "/kvd/leases"
 )
 
 const (
@@ -113,6 +114,8 @@ func reasonOf(err error) string {
 // peerCaller makes the calls. It is safe for concurrent use.
 type peerCaller struct {
 	client *http.Client
+	// standing keeps connections open, for calls that may be repeated.
+	standing *http.Client
 	// stamp states the identity of this node in a call; nil until it has its place
 	// in a cluster.
 	stamp atomic.Pointer[func(http.Header)]
@@ -130,13 +133,14 @@ func (p *peerCaller) do(client *http.Client, req *http.Request) (*http.Response,
 }
 
 func newPeerCaller(security peers.Security) *peerCaller {
-	return &peerCaller{client: &http.Client{
+	client := &http.Client{
 		Transport: callTransport(security),
 		Timeout:   callTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error {
 			return errors.New("members do not redirect")
 		},
-	}}
+	}
+	return &peerCaller{client: client, standing: standingClient(client)}
 }
 
 // callTransport returns a transport that makes a connection for each call (N5):
@@ -152,6 +156,10 @@ func callTransport(security peers.Security) *http.Transport {
 // error that it was at the other member. If the outcome of a call is open, the
 // error is raftnode.ErrUnknown.
 func (p *peerCaller) call(ctx context.Context, url, path string, in, out any) error {
+	return p.callWith(ctx, p.client, url, path, in, out)
+}
+
+func (p *peerCaller) callWith(ctx context.Context, client *http.Client, url, path string, in, out any) error {
 	body, err := json.Marshal(in)
 	if err != nil {
 		return err
@@ -161,7 +169,7 @@ func (p *peerCaller) call(ctx context.Context, url, path string, in, out any) er
 		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	resp, err := p.do(p.client, req)
+	resp, err := p.do(client, req)
 	if op := new(net.OpError); errors.As(err, &op) && op.Op == "dial" || refusedByServer(err) {
 		return &failedCall{raftnode.ErrNoLeader, fmt.Errorf("cannot connect: %w", err)} // nothing was sent
 	}

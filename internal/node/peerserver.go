@@ -29,6 +29,7 @@ func (n *Node) peerCalls() map[string]http.Handler {
 		pathTransfer: serveCall(s.transfer),
 		pathStatus:   serveCall(s.status),
 		pathFounding: serveCall(s.founding),
+		pathLeases:   serveCall(s.leases),
 		"/":          http.HandlerFunc(s.stray),
 		pathBody:     http.HandlerFunc(s.body),
 	}

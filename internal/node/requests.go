@@ -65,6 +65,9 @@ func (n *Node) Do(ctx context.Context, cmd *kvstore.Command, note func(stage str
 
 // Encode appends the command in the form that DoGroup takes.
 func (n *Node) Encode(dst []byte, cmd *kvstore.Command) []byte {
+	if m := n.member.Load(); m != nil {
+		m.leases.raiseTTL(cmd)
+	}
 	return kvstore.EncodeCommand(dst, cmd)
 }
 
@@ -88,6 +91,17 @@ func (n *Node) Barrier(ctx context.Context, note func(stage string, took time.Du
 		return err
 	}
 	return m.barrier(ctx, note)
+}
+
+// AskLease returns how long a lease lives on, which only the leader knows. If renew is
+// set, it is a keep-alive: the lease has its full time to live again. Without a proof
+// that the leader led after that, it is an error, and nothing is promised.
+func (n *Node) AskLease(ctx context.Context, lease uint64, renew bool) (api.LeaseTime, error) {
+	m, err := n.serving()
+	if err != nil {
+		return api.LeaseTime{}, err
+	}
+	return m.leases.ask(ctx, lease, renew)
 }
 
 // CheckStaleness returns an error if the state of this node may be older than

@@ -84,9 +84,15 @@ type Config struct {
 	StallExit time.Duration
 }
 
+// The defaults of raft's time.
+const (
+	DefaultTickInterval  = 100 * time.Millisecond
+	DefaultElectionTicks = 10
+)
+
 func (c *Config) setDefaults() {
-	setDefault(&c.TickInterval, 100*time.Millisecond)
-	setDefault(&c.ElectionTicks, 10)
+	setDefault(&c.TickInterval, DefaultTickInterval)
+	setDefault(&c.ElectionTicks, DefaultElectionTicks)
 	setDefault(&c.MaxBatchBytes, limits.MaxBatchBytes)
 	setDefault(&c.MaxQueueBytes, limits.MaxQueueBytes)
 	setDefault(&c.CatchUpBytes, 16<<20)
