@@ -56,19 +56,21 @@ type executor struct {
 	settingsGiven bool
 	cache         *metaCache
 	records       map[string][]byte // a copy of table r: membership and origins are small
-	cleaned       uint64            // revision up to which history has been removed
-	cleanedPart   []byte            // see cleanUp; a key of the mutation log
-	hasher        hasher
-	writes        engine.WriteBatch
-	changes       []change // those that are not in the engine yet; see overlay
-	overlay       overlay
-	budget        budget // of the current command
-	rows          rows
-	idempotency   idempotencyIndex
-	leases        leases
-	scratch       scratch
-	lookups       engine.Iterator // see committed; nil until the entries need one
-	failed        error           // why no further call is possible
+	// changedRecords are those that applyRecords has to store; nil deletes.
+	changedRecords map[string][]byte
+	uncleaned      place // where Maintain goes on
+	hasher         hasher
+	writes         engine.WriteBatch
+	changes        []change // those that are not in the engine yet; see overlay
+	overlay        overlay
+	log            changeLogger
+	budget         budget // of the current command
+	rows           rows
+	idempotency    idempotencyIndex
+	leases         leases
+	scratch        scratch
+	lookups        engine.Iterator // see committed; nil until the entries need one
+	failed         error           // why no further call is possible
 	// observed is set if somebody wants the changes of each call, which are
 	// collected in observations.
 	observed     bool
@@ -91,7 +93,7 @@ func (x *executor) load() (err error) {
 	if x.records, err = readRecords(x.eng); err != nil {
 		return err
 	}
-	if x.cleaned, err = readHistory(x.eng); err != nil {
+	if x.uncleaned, err = readProgress(x.eng); err != nil {
 		return err
 	}
 	if err := x.idempotency.load(x.eng); err != nil {
@@ -100,7 +102,6 @@ func (x *executor) load() (err error) {
 	if err := x.leases.load(x); err != nil {
 		return err
 	}
-	x.cleanedPart = nil
 	x.cache.clear()
 	x.refused = 0
 	return nil
@@ -127,13 +128,15 @@ func (x *executor) apply(entries []Entry) error {
 
 // commit writes the position and everything that was collected to the engine.
 func (x *executor) commit() error {
+	x.applyRecords()
+	x.logChanges()
+	if x.observed {
+		x.noteChanges()
+	}
 	x.scratch.value = appendMeta(x.scratch.value[:0], &x.now)
 	x.writes.Set([]byte{tableMeta}, x.scratch.value)
 	if err := x.writes.Commit(); err != nil {
 		return fmt.Errorf("commit to engine: %w", err)
-	}
-	if x.observed {
-		x.noteChanges()
 	}
 	x.settle()
 	x.cache.age()
@@ -146,7 +149,7 @@ func (x *executor) applyEntry(e *Entry) error {
 		return fmt.Errorf("cannot follow entry %d", p.Index)
 	}
 	for _, r := range e.Records {
-		x.applyRecord(r)
+		x.changedRecords[string(r.Key)] = r.Value
 	}
 	var results []Result // one allocation for all of the entry
 	if e.WantResults {
@@ -166,7 +169,10 @@ func (x *executor) applyEntry(e *Entry) error {
 		}
 	}
 	x.now.position = Position{Index: e.Index, Term: e.Term}
-	x.timeline.noteHash(e.Index, x.now.hash)
+	if keepsHash(e.Index) {
+		x.applyRecords()
+	}
+	x.timeline.noteHash(e.Index, x.now.hash())
 	return nil
 }
 
@@ -198,20 +204,25 @@ func (x *executor) run(c *Command, e *Entry, size int, want bool, r *Result) err
 	return nil
 }
 
-// applyRecord stores or deletes a record of the replication layer.
-func (x *executor) applyRecord(r Record) {
-	if old, ok := x.records[string(r.Key)]; ok {
-		x.now.hash -= x.hasher.record(r.Key, old)
+// applyRecords stores and deletes the records of the replication layer that changed.
+// Every entry changes the record of its origin, so only the last change before each commit
+// and each hash that is kept is worth anything.
+func (x *executor) applyRecords() {
+	for key, value := range x.changedRecords {
+		if old, ok := x.records[key]; ok {
+			x.now.rest -= x.hasher.record([]byte(key), old)
+		}
+		x.scratch.key = recordKey(x.scratch.key[:0], key)
+		if value == nil {
+			x.writes.Delete(x.scratch.key)
+			delete(x.records, key)
+			continue
+		}
+		x.now.rest += x.hasher.record([]byte(key), value)
+		x.writes.Set(x.scratch.key, value)
+		x.records[key] = bytes.Clone(value)
 	}
-	x.scratch.key = recordKey(x.scratch.key[:0], r.Key)
-	if r.Value == nil {
-		x.writes.Delete(x.scratch.key)
-		delete(x.records, string(r.Key))
-		return
-	}
-	x.now.hash += x.hasher.record(r.Key, r.Value)
-	x.writes.Set(x.scratch.key, r.Value)
-	x.records[string(r.Key)] = bytes.Clone(r.Value)
+	clear(x.changedRecords)
 }
 
 // execute runs one command of a number of bytes. The error is fatal; a fault of the
@@ -353,7 +364,7 @@ func (x *executor) notePrevious(m *keyMeta, b *budget, r *Result) error {
 }
 
 func (s *keyState) kv() KV {
-	return KV{CreateRevision: s.create, ModRevision: s.mod, Version: s.version, Lease: s.lease}
+	return KV{CreateRevision: s.create, ModRevision: s.mod, Version: s.version, Lease: s.lease, Attributes: s.attributes}
 }
 
 // logicalBytes returns what the quota counts for a key.
@@ -378,7 +389,7 @@ func (x *executor) put(m *keyMeta, c *Command, r *Result) error {
 	if err != nil || r.Outcome != OK {
 		return err
 	}
-	if c.UnlessEqual && before.exists && before.lease == lease && int(before.size) == len(value) {
+	if c.UnlessEqual && before.exists && before.lease == lease && int(before.size) == len(value) && equalAttributes(before.attributes, c.Attributes) {
 		old, err := x.value(m)
 		if err != nil {
 			return err
@@ -388,13 +399,17 @@ func (x *executor) put(m *keyMeta, c *Command, r *Result) error {
 			return nil
 		}
 	}
-	return x.set(m, value, lease, r)
+	return x.set(m, value, lease, c.Attributes, r)
 }
 
-// set gives the key a value and a lease. A put that makes the value shorter passes even
+func equalAttributes(a, b *Attributes) bool {
+	return a == b || a != nil && b != nil && *a == *b
+}
+
+// set gives the key a value, a lease and attributes. A put that makes the value shorter passes even
 // above the quota, which may have been lowered below what is stored: otherwise nothing
 // but deletes could bring the store back under it.
-func (x *executor) set(m *keyMeta, value []byte, lease uint64, r *Result) error {
+func (x *executor) set(m *keyMeta, value []byte, lease uint64, a *Attributes, r *Result) error {
 	if n := int64(len(value)); n > x.settings.MaxValueBytes {
 		r.Refuse(TooLarge, "the value would have %d bytes, but the limit is %d (max_value_bytes in the settings)", n, x.settings.MaxValueBytes)
 		return nil
@@ -409,7 +424,7 @@ func (x *executor) set(m *keyMeta, value []byte, lease uint64, r *Result) error 
 		r.Refuse(NoSpace, "the store holds %d bytes and the quota is %d: delete keys, or raise quota_bytes in the settings", used, q)
 		return nil
 	}
-	v := version{create: before.create, version: before.version + 1, lease: lease, value: value}
+	v := version{create: before.create, version: before.version + 1, lease: lease, attributes: a, value: value}
 	r.Created = !before.exists
 	if r.Created {
 		v.create, v.version = x.next(), 1
@@ -439,13 +454,13 @@ func (x *executor) appendTo(m *keyMeta, c *Command, r *Result) error {
 		return err
 	}
 	if !before.exists {
-		return x.set(m, c.Value, lease, r)
+		return x.set(m, c.Value, lease, nil, r)
 	}
 	old, err := x.value(m)
 	if err != nil {
 		return err
 	}
-	return x.set(m, slices.Concat(old, c.Value), lease, r)
+	return x.set(m, slices.Concat(old, c.Value), lease, before.attributes, r)
 }
 
 // incr runs OpIncr.
@@ -471,7 +486,7 @@ func (x *executor) incr(m *keyMeta, c *Command, r *Result) error {
 		return err
 	}
 	value := strconv.AppendInt(nil, n+delta, 10)
-	if err := x.set(m, value, lease, r); err != nil {
+	if err := x.set(m, value, lease, before.attributes, r); err != nil {
 		return err
 	}
 	if r.Outcome == OK {
@@ -493,9 +508,7 @@ func (x *executor) tick(c *Command, e *Entry, r *Result) error {
 		r.Outcome = Ignored
 		return nil
 	}
-	x.now.hash -= x.hasher.clock(x.now.clock)
-	x.now.clock += min(max(c.ElapsedMillis, 0), MaxTickMillis)
-	x.now.hash += x.hasher.clock(x.now.clock)
+	x.setTimes(x.now.clock+min(max(c.ElapsedMillis, 0), MaxTickMillis), x.now.compact)
 	added, thinned := x.timeline.add(sample{revision: x.now.revision, millis: x.now.clock})
 	if added {
 		x.writes.Set(timeKey(x.now.revision), binary.AppendVarint([]byte{recordVersion}, x.now.clock))
@@ -505,6 +518,14 @@ func (x *executor) tick(c *Command, e *Entry, r *Result) error {
 	}
 	r.More = x.idempotency.age(x.settings.IdempotencyMillis, &x.now, x.writes)
 	return nil
+}
+
+// setTimes sets replicated time and the compact revision, which are one term of the
+// state hash.
+func (x *executor) setTimes(clock int64, compact uint64) {
+	x.now.rest -= x.hasher.times(x.now.clock, x.now.compact)
+	x.now.clock, x.now.compact = clock, compact
+	x.now.rest += x.hasher.times(clock, compact)
 }
 
 // compact makes revisions before the given one unreadable. Maintain removes them
@@ -519,7 +540,7 @@ func (x *executor) compact(c *Command, e *Entry, r *Result) {
 		r.Refuse(Compacted, "revision %d was compacted already; the oldest readable revision is %d", c.Revision, x.now.compact)
 		r.CompactRevision = x.now.compact
 	default:
-		x.now.compact = c.Revision
+		x.setTimes(x.now.clock, c.Revision)
 		r.CompactRevision = c.Revision
 	}
 }

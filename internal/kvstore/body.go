@@ -130,7 +130,7 @@ func (b *bodyWriter) finish(m *meta) error {
 	}
 	end := make([]byte, blockHeadLen+8*(bodyTrailFlds+1))
 	trailer := end[blockHeadLen:]
-	putNumbers(trailer, b.records, m.position.Index, m.position.Term, m.revision, m.compact, m.hash)
+	putNumbers(trailer, b.records, m.position.Index, m.position.Term, m.revision, m.compact, m.hash())
 	putNumbers(trailer[8*bodyTrailFlds:], xxhash.Sum64(trailer[:8*bodyTrailFlds]))
 	return b.write(end)
 }
@@ -278,7 +278,7 @@ func (b *bodyReader) noteRevision(key []byte) error {
 	switch key[0] {
 	case tableVersion:
 		revision = ^binary.BigEndian.Uint64(key[len(key)-revisionLen:])
-	case tableMutation, tableTime:
+	case tableChange, tableTime:
 		revision = binary.BigEndian.Uint64(key[1:])
 	default:
 		return nil
@@ -302,17 +302,21 @@ func (b *bodyReader) decode(key, value []byte) (err error) {
 		b.hasSettings = true
 		_, err = decodeSettings(value)
 	case tableHistory:
-		b.cleaned, err = decodeHistory(value)
+		var done place
+		done, err = decodeProgress(value)
+		b.cleaned = done.revision - 1
 	case tableTime:
 		wantLen = 1 + revisionLen
 		_, err = decodeSample(key, value)
-	case tableMutation:
-		wantLen = mutationKeyLen
-		_, err = decodeMutations(value)
+	case tableChange:
+		wantLen = len(key)
+		var last uint64
+		last, err = checkChanges(key, value)
+		b.newest = max(b.newest, last)
 	case tableVersion:
 		wantLen = len(key)
 		if err = checkVersionKey(key); err == nil {
-			_, err = decodeVersion(value)
+			_, err = decodeVersion(^binary.BigEndian.Uint64(key[len(key)-revisionLen:]), value)
 		}
 	case tableRecord:
 		wantLen = len(key)
@@ -349,18 +353,18 @@ func (b *bodyReader) trailer() (BodyInfo, error) {
 
 // compare compares the trailer, the meta record and what the records add up to.
 func (b *bodyReader) compare(info *BodyInfo) error {
-	sum := b.scan.sum
 	if !b.hasSettings {
-		sum += emptyHash()
+		b.scan.rest += emptyHash()
 	}
+	sum := b.scan.pairs + b.scan.rest
 	m := b.meta
 	if m == nil {
-		m = &meta{revision: firstRevision, compact: firstRevision, hash: emptyHash()}
+		m = &meta{revision: firstRevision, compact: firstRevision, rest: emptyHash()}
 	}
 	switch {
 	case info.Records != b.records:
 		return fmt.Errorf("%w: has %d records, want %d", ErrBody, b.records, info.Records)
-	case m.position != info.Position || m.revision != info.Revision || m.compact != info.CompactRevision || m.hash != info.StateHash:
+	case m.position != info.Position || m.revision != info.Revision || m.compact != info.CompactRevision || m.hash() != info.StateHash:
 		return fmt.Errorf("%w: its trailer does not match its content", ErrBody)
 	// If the newest revision were compacted, nothing could be read. A version of a
 	// future revision would hide those that are written until then.
@@ -368,7 +372,7 @@ func (b *bodyReader) compare(info *BodyInfo) error {
 		return fmt.Errorf("%w: its revisions contradict each other", ErrBody)
 	case sum != info.StateHash:
 		return fmt.Errorf("%w: the state hash of its content is %016x, want %016x", ErrBody, sum, info.StateHash)
-	case m.keys != b.scan.keys || m.logical != b.scan.logical:
+	case m.pairs != b.scan.pairs || m.keys != b.scan.keys || m.logical != b.scan.logical:
 		return fmt.Errorf("%w: has %d keys of %d bytes, want %d of %d", ErrBody, b.scan.keys, b.scan.logical, m.keys, m.logical)
 	}
 	return nil

@@ -160,8 +160,8 @@ func TestForgedBody(t *testing.T) {
 	var h hasher
 	v := version{create: 2, version: 1, value: []byte("1")}
 	good := meta{position: Position{Index: 1, Term: 1}, revision: 2, compact: 1, keys: 1, logical: logicalBytes(1, 1)}
-	good.hash = emptyHash() + h.key([]byte("a"), 2, &v)
-	key, value := string(appendVersionKey(nil, []byte("a"), 2)), string(appendVersion(nil, &v))
+	good.rest, good.pairs = emptyHash(), h.key([]byte("a"), 2, &v)
+	key, value := string(appendVersionKey(nil, []byte("a"), 2)), string(appendVersion(nil, 2, &v))
 	metaOf := func(change func(m *meta)) (meta, string) {
 		m := good
 		change(&m)
@@ -181,8 +181,8 @@ func TestForgedBody(t *testing.T) {
 		"no data":                 restore(good, "m", goodMeta),
 		"another trailer":         restore(meta{}, "m", goodMeta, key, value),
 		"an unknown table":        restore(good, "m", goodMeta, key, value, "z", "1"),
-		"a mutation record":       restore(good, "c", "\x01", "m", goodMeta, key, value),
-		"a malformed change":      restore(good, string(mutationKey(nil, 2, 0)), "\x01\x00\x05a", "m", goodMeta, key, value),
+		"a change key":            restore(good, "c", "\x01", "m", goodMeta, key, value),
+		"a malformed change":      restore(good, string(changeKey(nil, 2, 0)), "\x01\x00\x01\x00\x00\x05a", "m", goodMeta, key, value),
 		"a malformed history":     restore(good, "h", "\x01", "m", goodMeta, key, value),
 		"a history key":           restore(good, "hh", "\x01\x01", "m", goodMeta, key, value),
 		"a meta key":              restore(good, "m", goodMeta, "mm", goodMeta, key, value),
@@ -194,26 +194,26 @@ func TestForgedBody(t *testing.T) {
 		"a version key":           restore(good, "m", goodMeta, key, value, "vv", value),
 		"an unfinished escape":    restore(good, "m", goodMeta, "v\x00\x00\x0112345678", value, key, value),
 		"a wrong escape":          restore(good, "m", goodMeta, "va\x00\x00\x0112345678", value, key, value),
-		"a malformed version":     restore(good, "m", goodMeta, key, "\x01"),
-		"an old version":          restore(good, "m", goodMeta, key, value, string(appendVersionKey(nil, []byte("a"), 1)), "\x01"),
+		"a malformed version":     restore(good, "m", goodMeta, key, "\x02"),
+		"an old version":          restore(good, "m", goodMeta, key, value, string(appendVersionKey(nil, []byte("a"), 1)), "\x02"),
 	}
 	for name, records := range map[string][]string{
-		"a version of the future":      {"m", goodMeta, key, value, string(appendVersionKey(nil, []byte("b"), 3)), "\x01\x01\x00\x00\x00"},
-		"a version of no revision":     {"m", goodMeta, key, value, string(appendVersionKey(nil, []byte("b"), 0)), "\x01\x01\x00\x00\x00"},
-		"a change of the future":       {string(mutationKey(nil, 3, 0)), "\x01\x00\x01a", "m", goodMeta, key, value},
+		"a version of the future":      {"m", goodMeta, key, value, string(appendVersionKey(nil, []byte("b"), 3)), "\x01"},
+		"a version of no revision":     {"m", goodMeta, key, value, string(appendVersionKey(nil, []byte("b"), 0)), "\x01"},
+		"a change of the future":       {string(changeKey(nil, 3, 0)), "\x01\x00\x01\x00\x00\x01a", "m", goodMeta, key, value},
 		"a time of the future":         {"m", goodMeta, string(timeKey(3)), "\x01\x05", key, value},
-		"history removed that is read": {"h", "\x01\x02", "m", goodMeta, key, value},
+		"history removed that is read": {"h", "\x01\x03\x00", "m", goodMeta, key, value},
 	} {
 		cases[name] = restore(good, records...)
 	}
-	compacted, compactedMeta := metaOf(func(m *meta) { m.compact = 2 })
-	must(t, restore(compacted, string(mutationKey(nil, 2, 0)), "\x01\x00\x01a", "h", "\x01\x02", "m", compactedMeta, string(timeKey(2)), "\x01\x05", key, value))
+	compacted, compactedMeta := metaOf(func(m *meta) { m.compact, m.rest = 2, m.rest+h.times(0, 2) })
+	must(t, restore(compacted, string(changeKey(nil, 2, 0)), "\x01\x00\x01\x00\x00\x01a", "h", "\x01\x03\x00", "m", compactedMeta, string(timeKey(2)), "\x01\x05", key, value))
 	for name, compact := range map[string]uint64{"compacted beyond the newest": 3, "compacted to nothing": 0} {
 		m, b := metaOf(func(m *meta) { m.compact = compact })
 		cases[name] = restore(m, "m", b, key, value)
 	}
 	for name, change := range map[string]func(*meta){
-		"keys": func(m *meta) { m.keys++ }, "bytes": func(m *meta) { m.logical-- }, "hash": func(m *meta) { m.hash++ },
+		"keys": func(m *meta) { m.keys++ }, "bytes": func(m *meta) { m.logical-- }, "hash": func(m *meta) { m.pairs++ }, "rest of the hash": func(m *meta) { m.rest++ },
 	} {
 		m, b := metaOf(change)
 		cases["another count of "+name] = restore(m, "m", b, key, value)

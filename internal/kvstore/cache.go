@@ -6,10 +6,12 @@ type keyState struct {
 	create  uint64
 	version uint64
 	lease   uint64
-	hash    uint64 // the term of the key in the state hash
-	size    uint32 // of the value
-	stored  uint32 // bytes of the version in the engine, key included; 0 if the key is absent
-	exists  bool   // false if the key is absent or the version is a deletion
+	// attributes are nil for almost all keys.
+	attributes *Attributes
+	hash       uint64 // the term of the key in the state hash
+	size       uint32 // of the value
+	stored     uint32 // bytes of the version in the engine, key included; 0 if the key is absent
+	exists     bool   // false if the key is absent or the version is a deletion
 }
 
 // keyMeta is what Apply knows about a key without asking the engine.

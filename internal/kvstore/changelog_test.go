@@ -85,7 +85,7 @@ func TestChanges(t *testing.T) {
 // too many of them for one step of maintenance, and then go.
 func TestChangesOfTheCompactRevision(t *testing.T) {
 	s := newStore(t, "memory")
-	const keys = 2*maintainKeys + 100
+	const keys = 2*maintainChanges + 100
 	for i := 0; i < keys; i += 500 {
 		var puts []Command
 		for j := range min(500, keys-i) {
@@ -105,7 +105,7 @@ func TestChangesOfTheCompactRevision(t *testing.T) {
 			t.Fatalf("%d events, want %d: %v", events, keys, err)
 		}
 	}
-	if st := s.Stats(); st.HistoryVersions != 0 || s.Work().UncleanedRevisions != 0 {
+	if st := s.Stats(); st.HistoryVersions != keys || s.Work().UncleanedRevisions != 0 {
 		t.Errorf("left after maintenance: %+v, %+v", st, s.Work())
 	}
 	do(t, s, put("a", "1"))
@@ -114,7 +114,7 @@ func TestChangesOfTheCompactRevision(t *testing.T) {
 	v := mustGet[*View](t)(s.View())
 	defer v.Close()
 	_, err := v.each(func(k, _ []byte) error {
-		if k[0] == tableMutation && string(k) < string(mutationKey(nil, s.Revision(), 0)) {
+		if k[0] == tableChange && string(k) < string(changeKey(nil, s.Revision(), 0)) {
 			return fmt.Errorf("%q is left", k)
 		}
 		return nil

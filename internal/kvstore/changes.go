@@ -1,5 +1,15 @@
 package kvstore
 
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/kvd-io/kvd/internal/kvstore/engine"
+)
+
 // noteChanges collects the changes of the current call for the observer, in three
 // allocations.
 func (x *executor) noteChanges() {
@@ -42,4 +52,154 @@ func (c *change) event(e *Event, keys []byte) []byte {
 	}
 	e.KV.Key = keys[at:len(keys):len(keys)]
 	return keys
+}
+
+// Bounds of one look at the change log: the changed keys and the bytes of their values
+// after which no further revision is begun.
+const (
+	lookChanges = 1000
+	lookBytes   = 1 << 20
+)
+
+// Changes calls fn with the changes from a revision on, in order and without a gap, until
+// fn returns false or an error, or readers see no further one. It returns the newest
+// revision that they saw: one up to it that fn did not get changed nothing. The changes
+// have no previous pairs; keys and values may be kept. The error is a *CompactedError if
+// the changes from the revision on are no longer all there. That may turn out in the middle.
+//
+// It reads in steps, none of which pins the engine for long, however long fn takes. A
+// revision is one Change, however many keys it changed.
+func (s *Store) Changes(ctx context.Context, from uint64, fn func(Change) (more bool, err error)) (newest uint64, err error) {
+	for {
+		changes, newest, err := lookAtChanges(ctx, s, from)
+		if err != nil {
+			return 0, err
+		}
+		for i := range changes {
+			if more, err := fn(changes[i]); err != nil || !more {
+				return newest, err
+			}
+			from = changes[i].Revision + 1
+		}
+		if len(changes) == 0 || from > newest {
+			return newest, nil
+		}
+	}
+}
+
+// lookAtChanges returns the next changes from a revision on, and the newest revision that
+// readers saw.
+func lookAtChanges(ctx context.Context, s *Store, from uint64) (changes []Change, newest uint64, err error) {
+	p, err := pin(ctx, s)
+	if err != nil {
+		return nil, 0, err
+	}
+	changes, err = p.changes(max(from, firstRevision))
+	return changes, p.at, errors.Join(err, p.snapshot.Close())
+}
+
+// changes returns the changes from a revision on, within the bounds of one look.
+func (p *pinned) changes(from uint64) (out []Change, err error) {
+	if from < p.compact {
+		return nil, &CompactedError{CompactRevision: p.compact}
+	}
+	if from > p.at {
+		return nil, nil
+	}
+	it, err := p.snapshot.Iter([]byte{tableChange}, []byte{tableChange + 1})
+	if err != nil {
+		return nil, fmt.Errorf("read changes: %w", err)
+	}
+	defer it.Close()
+	l := look{pinned: p, from: from}
+	for ok := seekChanges(it, from); ok && !l.full; ok = it.Next() {
+		if err := l.record(it.Key(), it.Value()); err != nil {
+			return nil, err
+		}
+	}
+	return l.out, it.Err()
+}
+
+// seekChanges moves to the record that a revision is in, or to the first one after it.
+func seekChanges(it engine.Iterator, revision uint64) bool {
+	if !it.SeekLT(changeKey(nil, revision+1, 0)) {
+		return it.First()
+	}
+	if binary.BigEndian.Uint64(it.Key()[1:]) == revision {
+		return it.SeekGE(changeKey(nil, revision, 0)) // the first part of it
+	}
+	return true
+}
+
+// look collects changes.
+type look struct {
+	*pinned
+	from        uint64
+	out         []Change
+	keys, bytes int
+	full        bool // there is enough, or readers see no more
+}
+
+// record adds the changes of a record.
+func (l *look) record(key, value []byte) error {
+	at, err := splitChangeKey(key)
+	if err != nil {
+		return err
+	}
+	r := readChanges(at.revision, value)
+	for r.next() {
+		if r.revision < l.from {
+			continue
+		}
+		if n := len(l.out); n == 0 || l.out[n-1].Revision != r.revision {
+			if l.full = r.revision > l.at || l.keys >= lookChanges || l.bytes >= lookBytes; l.full {
+				return nil
+			}
+			l.out = append(l.out, Change{Revision: r.revision})
+		}
+		e, err := l.event(r.revision, &r.change)
+		if err != nil {
+			return err
+		}
+		last := &l.out[len(l.out)-1]
+		last.Events = append(last.Events, e)
+		l.keys, l.bytes = l.keys+1, l.bytes+len(e.KV.Value)
+	}
+	return errors.Join(r.err, l.ctx.Err())
+}
+
+// event returns a change with the value from table v.
+func (p *pinned) event(revision uint64, c *loggedChange) (Event, error) {
+	e := Event{Deleted: c.deleted, KV: KV{ModRevision: revision}}
+	if !c.deleted {
+		b, err := p.snapshot.Get(nil, appendVersionKey(nil, c.key, revision))
+		if err != nil {
+			return Event{}, fmt.Errorf("read a change of revision %d: %w", revision, err)
+		}
+		v, err := decodeVersion(revision, b)
+		if err != nil {
+			return Event{}, err
+		}
+		e.KV = v.kv(revision)
+		e.KV.Value = v.value
+	}
+	e.KV.Key = bytes.Clone(c.key)
+	return e, nil
+}
+
+// HashKV returns a hash of the pairs that are live at a revision (0: the newest), that
+// revision, and the compact revision. It depends on nothing but these pairs: replicas must
+// agree on it however far they have removed history, and a compaction does not change
+// it. The newest one is known, others need a scan. Its errors are those of List.
+func (s *Store) HashKV(ctx context.Context, revision uint64) (hash, at, compact uint64, err error) {
+	if v := s.visible.Load(); revision == 0 || revision == v.revision {
+		return v.pairs, v.revision, v.compact, nil
+	}
+	var h hasher
+	at, err = s.List(ctx, Range{Revision: revision}, func(i Item) (bool, error) {
+		kv := &i.KV
+		hash += h.key(kv.Key, kv.ModRevision, &version{create: kv.CreateRevision, version: kv.Version, lease: kv.Lease, attributes: kv.Attributes, value: kv.Value})
+		return true, nil
+	})
+	return hash, at, s.CompactRevision(), err
 }

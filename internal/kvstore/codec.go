@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"github.com/kvd-io/kvd/internal/kvstore/command"
 	"github.com/kvd-io/kvd/internal/kvstore/wire"
 )
 
@@ -11,39 +12,84 @@ import (
 // engine. Records of the replication layer are opaque and have none.
 const recordVersion = 1
 
-// version is a value in table v.
+// version is a value in table v:
+//
+//	flags, revision − create revision, version, [lease], [attributes], value
+//
+// A deletion has flags alone. A flag that is not known stands for a newer format.
 type version struct {
-	deleted bool
-	create  uint64
-	version uint64
-	lease   uint64
-	value   []byte
+	deleted    bool
+	create     uint64
+	version    uint64
+	lease      uint64
+	attributes *Attributes // nil if all are 0
+	value      []byte
 }
 
-func appendVersion(dst []byte, v *version) []byte {
-	deleted := byte(0)
+// The flags of a version.
+const (
+	versionDeleted    = 1 << 0
+	versionLease      = 1 << 1
+	versionAttributes = 1 << 2
+	knownVersion      = versionDeleted | versionLease | versionAttributes
+)
+
+// deletedVersionBytes is the size of the value of a deletion.
+const deletedVersionBytes = 1
+
+// appendVersion appends the version that a key has since the revision mod.
+func appendVersion(dst []byte, mod uint64, v *version) []byte {
 	if v.deleted {
-		deleted = 1
+		return append(dst, versionDeleted)
 	}
-	dst = append(dst, recordVersion, deleted)
-	dst = binary.AppendUvarint(dst, v.create)
+	at := len(dst)
+	dst = binary.AppendUvarint(append(dst, 0), mod-v.create)
 	dst = binary.AppendUvarint(dst, v.version)
-	dst = binary.AppendUvarint(dst, v.lease)
+	if v.lease != 0 {
+		dst[at] |= versionLease
+		dst = binary.AppendUvarint(dst, v.lease)
+	}
+	if v.attributes != nil {
+		dst[at] |= versionAttributes
+		dst = command.AppendAttributes(dst, v.attributes)
+	}
 	return append(dst, v.value...)
 }
 
-// decodeVersion returns a version whose value aliases b.
-func decodeVersion(b []byte) (version, error) {
-	d, err := openRecord("version", b)
-	if err != nil {
-		return version{}, err
+// decodeVersion returns the version of a revision. Its value aliases b.
+func decodeVersion(mod uint64, b []byte) (version, error) {
+	d := wire.Decoder{B: b}
+	flags := d.Byte()
+	if flags&^knownVersion != 0 {
+		return version{}, &UnknownVersionError{What: "version record", Version: flags}
 	}
-	v := version{deleted: d.Byte() == 1, create: d.Uvarint(), version: d.Uvarint(), lease: d.Uvarint()}
+	v := version{deleted: flags&versionDeleted != 0}
+	if v.deleted {
+		d.FailIf(flags != versionDeleted || len(d.B) > 0)
+	} else {
+		age := d.Uvarint()
+		d.FailIf(age >= mod)
+		v.create, v.version = mod-age, d.Uvarint()
+		if flags != 0 {
+			v.decodeRare(&d, flags)
+		}
+		v.value = d.Rest()
+	}
 	if d.Failed {
 		return version{}, fmt.Errorf("%w: version record", errLayout)
 	}
-	v.value = d.Rest()
 	return v, nil
+}
+
+// decodeRare decodes the parts that most versions do not have.
+func (v *version) decodeRare(d *wire.Decoder, flags byte) {
+	if flags&versionLease != 0 {
+		v.lease = d.Uvarint()
+		d.FailIf(v.lease == 0)
+	}
+	if flags&versionAttributes != 0 {
+		v.attributes = command.DecodeAttributes(d)
+	}
 }
 
 func openRecord(what string, b []byte) (wire.Decoder, error) {
@@ -62,7 +108,8 @@ type meta struct {
 	position Position
 	revision uint64
 	compact  uint64
-	hash     uint64
+	pairs    uint64 // the part of the state hash that is about keys
+	rest     uint64 // the other part of it
 	keys     uint64
 	logical  int64 // bytes that the quota counts
 	clock    int64 // replicated time in Unix milliseconds
@@ -72,9 +119,12 @@ type meta struct {
 	historyVersions int64
 }
 
+// hash returns the state hash.
+func (m *meta) hash() uint64 { return m.pairs + m.rest }
+
 func appendMeta(dst []byte, m *meta) []byte {
 	dst = append(dst, recordVersion)
-	for _, v := range []uint64{m.position.Index, m.position.Term, m.revision, m.compact, m.hash, m.keys} {
+	for _, v := range []uint64{m.position.Index, m.position.Term, m.revision, m.compact, m.pairs, m.rest, m.keys} {
 		dst = binary.AppendUvarint(dst, v)
 	}
 	for _, v := range []int64{m.logical, m.clock, m.historyBytes, m.historyVersions} {
@@ -89,7 +139,7 @@ func decodeMeta(b []byte) (meta, error) {
 		return meta{}, err
 	}
 	var m meta
-	for _, v := range []*uint64{&m.position.Index, &m.position.Term, &m.revision, &m.compact, &m.hash, &m.keys} {
+	for _, v := range []*uint64{&m.position.Index, &m.position.Term, &m.revision, &m.compact, &m.pairs, &m.rest, &m.keys} {
 		*v = d.Uvarint()
 	}
 	for _, v := range []*int64{&m.logical, &m.clock, &m.historyBytes, &m.historyVersions} {

@@ -26,8 +26,10 @@
 // The store is multi-version (MVCC): every revision can be read until it is
 // compacted. Table v holds all versions of a key, newest first, so that a point
 // read at any revision is one seek and a range read at a revision is one walk.
-// Table c, the mutation log, lists the keys that each revision changed; it finds
-// what a compaction makes superfluous, and watches read it (Changes). See layout.go.
+// Table c, the change log, lists the keys that each revision changed, in the order of
+// the operations: one record for each call of Apply, which belongs to this replica. It
+// names what a compaction makes superfluous, and watches read it. See layout.go and
+// changelog.go.
 //
 // Apply would need a read for every write, to learn the version before. A cache
 // of key metadata (cache.go) answers most of them.

@@ -54,10 +54,11 @@ func goldenSettings() Settings {
 
 func TestGoldenVersions(t *testing.T) {
 	for name, v := range map[string]version{
-		"version":         {create: 300, version: 2, lease: 70_000, value: []byte("value")},
-		"version_deleted": {deleted: true, value: []byte{}},
+		"version":         {create: 300, version: 2, value: []byte("value")},
+		"version_full":    {create: 301, version: 2, lease: 70_000, attributes: &Attributes{Flags: 1 << 63, LockIndex: 3, Holder: 70_001}, value: []byte{}},
+		"version_deleted": {deleted: true},
 	} {
-		got, err := decodeVersion(golden(t, name, appendVersion(nil, &v)))
+		got, err := decodeVersion(301, golden(t, name, appendVersion(nil, 301, &v)))
 		if err != nil || !reflect.DeepEqual(got, v) {
 			t.Errorf("%s: decoded %+v, %v; want %+v", name, got, err, v)
 		}
@@ -65,7 +66,7 @@ func TestGoldenVersions(t *testing.T) {
 }
 
 func TestGoldenMeta(t *testing.T) {
-	m := meta{position: Position{Index: 1, Term: 200}, revision: 3, compact: 4, hash: 1 << 63, keys: 6, logical: 700, clock: -8, historyBytes: 9, historyVersions: 1000}
+	m := meta{position: Position{Index: 1, Term: 200}, revision: 3, compact: 4, pairs: 1 << 63, rest: 5, keys: 6, logical: 700, clock: -8, historyBytes: 9, historyVersions: 1000}
 	got, err := decodeMeta(golden(t, "meta", appendMeta(nil, &m)))
 	if err != nil || got != m {
 		t.Errorf("decoded %+v, %v; want %+v", got, err, m)
@@ -127,7 +128,7 @@ func TestGoldenBody(t *testing.T) {
 	info, err := VerifyBody(bytes.NewReader(body))
 	must(t, err)
 	at, hash := s.StateHash()
-	want := BodyInfo{Position: at, Revision: s.Revision(), CompactRevision: s.CompactRevision(), Keys: 1, Records: 18, StateHash: hash, Bytes: 551}
+	want := BodyInfo{Position: at, Revision: s.Revision(), CompactRevision: s.CompactRevision(), Keys: 1, Records: 15, StateHash: hash, Bytes: 512}
 	if info != want {
 		t.Errorf("body %+v, want %+v", info, want)
 	}
@@ -163,24 +164,33 @@ func tablesOf(t *testing.T, s *Store) (out []byte) {
 func TestUnknownVersions(t *testing.T) {
 	const newer = recordVersion + 1
 	readers := map[string]func(b []byte) error{
-		"version":  func(b []byte) error { _, err := decodeVersion(b); return err },
 		"meta":     func(b []byte) error { _, err := decodeMeta(b); return err },
-		"change":   func(b []byte) error { _, err := decodeMutations(b); return err },
+		"change":   func(b []byte) error { _, err := lastChange(2, b); return err },
 		"settings": func(b []byte) error { _, err := decodeSettings(b); return err },
 		"snapshot body": func(b []byte) error {
 			_, err := VerifyBody(bytes.NewReader(append([]byte(bodyMagic), b...)))
 			return err
 		},
 	}
-	for what, key := range map[string][]byte{"time": timeKey(1), "open meta": {tableMeta}, "open settings": {tableSetting}} {
+	for what, key := range map[string][]byte{"time": timeKey(1), "open meta": {tableMeta}, "open settings": {tableSetting}, "history": {tableHistory}} {
 		readers[what] = func(b []byte) error { return openWith(t, key, b) }
 	}
-	readers["history"] = func(b []byte) error { return maintainWith(t, b) }
 	for what, read := range readers {
 		var unknown *UnknownVersionError
 		err := read([]byte{newer, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
 		if !errors.As(err, &unknown) || unknown.Version != newer || !strings.Contains(err.Error(), "upgrade") {
 			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// TestUnknownVersionFlags: a flag that is not known stands for a newer format.
+func TestUnknownVersionFlags(t *testing.T) {
+	for bit := range 8 {
+		var unknown *UnknownVersionError
+		_, err := decodeVersion(9, []byte{1 << bit, 1, 1, 1, 1, 1, 1})
+		if known := knownVersion&(1<<bit) != 0; errors.As(err, &unknown) == known {
+			t.Errorf("flag %#x: %v", 1<<bit, err)
 		}
 	}
 }
@@ -195,35 +205,26 @@ func openWith(t *testing.T, key, value []byte) error {
 	return errors.Join(err, e.Close())
 }
 
-func maintainWith(t *testing.T, progress []byte) error {
-	s := newStore(t, "memory")
-	do(t, s, put("a", "1"), Command{Op: OpCompact, Revision: 2})
-	b := s.eng.NewWriteBatch()
-	b.Set([]byte{tableHistory}, progress)
-	must(t, b.Commit())
-	_, err := s.Maintain()
-	return err
-}
-
 // TestMalformedRecords: readers refuse records that end too early.
 func TestMalformedRecords(t *testing.T) {
 	endless := binary.AppendUvarint([]byte{recordVersion}, 1<<40)
 	endless = endless[:len(endless)-1]
 	for what, err := range map[string]error{
+		"history of 0":  openWith(t, []byte{tableHistory}, []byte{recordVersion, 0, 0}),
 		"meta":          openWith(t, []byte{tableMeta}, endless),
 		"empty meta":    openWith(t, []byte{tableMeta}, nil),
 		"time":          openWith(t, timeKey(1), endless),
 		"time key":      openWith(t, []byte{tableTime, 1}, []byte{recordVersion, 1}),
 		"settings":      openWith(t, []byte{tableSetting}, []byte{recordVersion, '{'}),
-		"empty history": maintainWith(t, nil),
-		"history":       maintainWith(t, endless),
+		"empty history": openWith(t, []byte{tableHistory}, nil),
+		"history":       openWith(t, []byte{tableHistory}, endless),
 	} {
 		if err == nil {
 			t.Errorf("%s: no error", what)
 		}
 	}
 	for n := range 3 {
-		if _, err := decodeVersion(append([]byte{recordVersion, 0}, endless[1:1+n]...)); err == nil {
+		if _, err := decodeVersion(1<<50, append([]byte{0}, endless[1:1+n]...)); err == nil {
 			t.Errorf("version of %d bytes: no error", 2+n)
 		}
 	}

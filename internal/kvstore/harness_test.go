@@ -177,7 +177,11 @@ func kvText(kv *KV) string {
 	if kv == nil {
 		return "nothing"
 	}
-	return fmt.Sprintf("%q=%q create %d mod %d version %d lease %d", kv.Key, kv.Value, kv.CreateRevision, kv.ModRevision, kv.Version, kv.Lease)
+	text := fmt.Sprintf("%q=%q create %d mod %d version %d lease %d", kv.Key, kv.Value, kv.CreateRevision, kv.ModRevision, kv.Version, kv.Lease)
+	if kv.Attributes != nil {
+		text += fmt.Sprintf(" attributes %d", *kv.Attributes)
+	}
+	return text
 }
 
 // resultText is everything of a result but the wording of its detail.

@@ -4,11 +4,14 @@ import (
 	"encoding/binary"
 
 	"github.com/cespare/xxhash/v2"
+
+	"github.com/kvd-io/kvd/internal/kvstore/command"
 )
 
 // The state hash is the sum, modulo 2^64, of the hashes of all records of the
 // current state: live keys with value and metadata, the records of the replication
-// layer, and the settings. A sum does not depend on the order, so a change costs one
+// layer, the rows of the other tables, the settings, replicated time, and the compact
+// revision. A sum does not depend on the order, so a change costs one
 // subtraction and one addition, and a scan in any order reproduces it (S3).
 //
 // History is not part of it, because replicas remove it at their own pace. Neither
@@ -32,6 +35,9 @@ func (h *hasher) key(key []byte, mod uint64, v *version) uint64 {
 	head = binary.AppendUvarint(head, v.create)
 	head = binary.AppendUvarint(head, v.version)
 	head = binary.AppendUvarint(head, v.lease)
+	if v.attributes != nil {
+		head = command.AppendAttributes(head, v.attributes)
+	}
 	return h.sum(head, key, v.value)
 }
 
@@ -50,12 +56,14 @@ func (h *hasher) settings(encoded []byte) uint64 {
 	return h.sum(append(h.head[:0], tableSetting), nil, encoded)
 }
 
-// clock returns the term of replicated time, which is 0 in an empty store.
-func (h *hasher) clock(millis int64) uint64 {
-	if millis == 0 {
+// times returns the term of replicated time and the compact revision, which is 0 in an
+// empty store.
+func (h *hasher) times(clock int64, compact uint64) uint64 {
+	if clock == 0 && compact == firstRevision {
 		return 0
 	}
-	return h.sum(binary.AppendVarint(append(h.head[:0], tableMeta), millis), nil, nil)
+	head := binary.AppendVarint(append(h.head[:0], tableMeta), clock)
+	return h.sum(binary.AppendUvarint(head, compact), nil, nil)
 }
 
 func (h *hasher) sum(head, key, value []byte) uint64 {
@@ -70,12 +78,13 @@ func (h *hasher) sum(head, key, value []byte) uint64 {
 // stateScan recomputes the hash and the counters from all records, in the order of
 // the engine.
 type stateScan struct {
-	hasher  hasher
-	prefix  []byte // of the last key seen
-	key     []byte
-	sum     uint64
-	keys    uint64
-	logical int64
+	hasher hasher
+	prefix []byte // of the last key seen
+	key    []byte
+	// pairs and rest are the parts of the state hash, as in meta.
+	pairs, rest uint64
+	keys        uint64
+	logical     int64
 }
 
 // add takes the next record.
@@ -84,18 +93,18 @@ func (s *stateScan) add(k, value []byte) error {
 	case tableVersion:
 		return s.addVersion(k, value)
 	case tableRecord:
-		s.sum += s.hasher.record(k[1:], value)
+		s.rest += s.hasher.record(k[1:], value)
 	case tableSetting:
-		s.sum += s.hasher.settings(value)
+		s.rest += s.hasher.settings(value)
 	case tableMeta:
 		m, err := decodeMeta(value)
 		if err != nil {
 			return err
 		}
-		s.sum += s.hasher.clock(m.clock)
+		s.rest += s.hasher.times(m.clock, m.compact)
 	default:
 		if isRowTable(k[0]) {
-			s.sum += s.hasher.row(k, value)
+			s.rest += s.hasher.row(k, value)
 			n, err := rowBytes(k, value)
 			s.logical += n
 			return err
@@ -114,12 +123,12 @@ func (s *stateScan) addVersion(k, value []byte) error {
 		return nil
 	}
 	s.prefix = append(s.prefix[:0], prefix...)
-	v, err := decodeVersion(value)
+	v, err := decodeVersion(mod, value)
 	if err != nil || v.deleted {
 		return err
 	}
 	s.key = unescapePrefix(s.key[:0], prefix)
-	s.sum += s.hasher.key(s.key, mod, &v)
+	s.pairs += s.hasher.key(s.key, mod, &v)
 	s.keys++
 	s.logical += logicalBytes(len(s.key), len(v.value))
 	return nil

@@ -1,19 +1,25 @@
 package kvstore
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 )
 
 // History is compacted in two steps. A compact command moves the compact revision,
 // at the same log index on every replica; reads before it fail from then on.
-// Maintain then removes the versions that no remaining read can see, at each
-// replica's own pace. It finds them by the mutation log: a key that changed in a
-// revision up to the compact one needs none of its older versions.
+// Maintain then removes what no remaining read can see, at each replica's own pace. It
+// walks the change log (changelog.go), which names the engine keys of all that goes, so
+// that nothing is searched for:
+//
+//   - The version that a change at or before the compact revision replaced.
+//   - A deletion before the compact revision. One at it stays: a watch may begin there.
+//     By then the versions before it are gone, or it would uncover them.
+//   - A record of the log whose revisions are all before the compact revision. One that has
+//     later ones stays as a whole, and so do the deletions in it.
 
 // CompactionTarget returns the revision to which history should be compacted, or 0
 // if there is nothing to do. History is kept while it is young enough or among the
@@ -53,156 +59,165 @@ func targetAt(s *Store, millis int64) uint64 {
 }
 
 // Bounds of one call of Maintain, so that it holds up Apply for milliseconds only: the
-// number of revisions, and the number of mutated keys after which no further part
-// of the mutation log is begun.
+// number of changes after which no further record of the log is begun, and the number of
+// records.
 const (
-	maintainRevisions = 256
-	maintainKeys      = 5000
+	maintainChanges = 5000
+	maintainRecords = 256
 )
+
+// place is a place in the change log: a revision, and a part of it if it is divided.
+type place struct {
+	revision uint64
+	part     uint32
+}
+
+func (p place) before(q place) bool {
+	return p.revision < q.revision || p.revision == q.revision && p.part < q.part
+}
 
 // Maintain removes a bounded part of the history before the compact revision, and
 // reports whether more is left. It belongs to the goroutine that applies. Its writes
 // go without a log position of their own: a crash that takes them makes the next
 // start remove the same history again.
 func (s *Store) Maintain() (more bool, err error) {
-	if s.exec.failed != nil {
-		return false, s.exec.failed
+	x := &s.exec
+	if x.failed != nil {
+		return false, x.failed
 	}
-	done, err := readHistory(s.eng)
-	if err != nil || done >= s.exec.now.compact {
-		return false, err
+	if x.uncleaned.cleaned() >= x.now.compact {
+		return false, nil
 	}
-	if err := s.exec.maintain(done); err != nil {
-		return false, s.exec.fail(err)
+	if err := x.maintain(); err != nil {
+		return false, x.fail(fmt.Errorf("remove history: %w", err))
 	}
 	s.publish()
-	return s.exec.cleaned < s.exec.now.compact, nil
+	return x.uncleaned.cleaned() < x.now.compact, nil
 }
 
-// maintain removes the history of the revisions after done, within the bounds.
-func (x *executor) maintain(done uint64) error {
+// maintain removes a bounded part of the history.
+func (x *executor) maintain() error {
 	x.writes.Reset()
-	until, err := x.cleanUp(done, x.now.compact)
-	if err != nil {
-		return fmt.Errorf("remove history: %w", err)
+	if err := cleanUp(x); err != nil {
+		return err
 	}
-	for _, old := range x.timeline.dropUntil(until) {
+	for _, old := range x.timeline.dropUntil(x.uncleaned.cleaned()) {
 		x.writes.Delete(timeKey(old.revision))
 	}
-	x.cleaned = until
-	x.writes.Set([]byte{tableHistory}, binary.AppendUvarint([]byte{recordVersion}, until))
+	x.writes.Set([]byte{tableHistory}, appendProgress(nil, x.uncleaned))
 	return x.commit()
 }
 
-// readHistory returns the revision up to which history has been removed.
-func readHistory(r engine.Reader) (uint64, error) {
+// cleaned returns the revision up to which the replaced versions were removed, of the
+// place that is next.
+func (p place) cleaned() uint64 { return p.revision - 1 }
+
+func appendProgress(dst []byte, p place) []byte {
+	dst = binary.AppendUvarint(append(dst, recordVersion), p.revision)
+	return binary.AppendUvarint(dst, uint64(p.part))
+}
+
+// readProgress returns the place up to which the replaced versions were removed.
+func readProgress(r engine.Reader) (place, error) {
 	b, err := r.Get(nil, []byte{tableHistory})
 	if errors.Is(err, engine.ErrNotFound) {
-		return firstRevision, nil
+		return place{revision: firstRevision + 1}, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("read progress of history: %w", err)
+		return place{}, fmt.Errorf("read progress of history: %w", err)
 	}
-	return decodeHistory(b)
+	return decodeProgress(b)
 }
 
-func decodeHistory(b []byte) (uint64, error) {
+func decodeProgress(b []byte) (place, error) {
 	d, err := openRecord("history", b)
 	if err != nil {
-		return 0, err
+		return place{}, err
 	}
-	revision := d.Uvarint()
-	if d.Failed || len(d.B) > 0 {
-		return 0, fmt.Errorf("%w: history record", errLayout)
+	revision, part := d.Uvarint(), d.Uvarint()
+	if d.Failed || len(d.B) > 0 || revision <= firstRevision || part > math.MaxUint32 {
+		return place{}, fmt.Errorf("%w: history record", errLayout)
 	}
-	return revision, nil
+	return place{revision, uint32(part)}, nil
 }
 
-// cleanUp removes the versions that the mutations of the revisions after done superseded,
-// and their part of the mutation log, within the bounds of one call. It returns the last
-// revision that is done. The bound on revisions begins with the first that changed
-// anything: a restored store skips a billion (RaiseCounters).
-//
-// The mutations of the compact revision itself stay until the next compaction, because
-// a watch may begin there (Changes). How far they are processed is therefore not visible in
-// the log, and kept in memory: after a restart, they are processed again.
-func (x *executor) cleanUp(done, until uint64) (uint64, error) {
-	it, err := x.eng.Iter(mutationKey(nil, done, 0), mutationKey(nil, until+1, 0))
-	if err != nil {
-		return 0, err
-	}
-	defer it.Close()
-	first := uint64(0)
-	newest := make(map[string]uint64) // key → its last mutation among these
-	for ok := it.First(); ok; ok = it.Next() {
-		revision := binary.BigEndian.Uint64(it.Key()[1:])
-		switch {
-		case revision <= done:
-			x.writes.Delete(it.Key())
-			continue
-		case bytes.Compare(it.Key(), x.cleanedPart) <= 0:
-			if revision < x.now.compact { // it was the compact revision at the time
-				x.writes.Delete(it.Key())
-			}
-			continue
-		case first == 0:
-			first = revision
-		}
-		if len(newest) >= maintainKeys || revision >= first+maintainRevisions {
-			// This revision may be half done. Its finished parts are deleted, or noted, so
-			// the next call continues behind them.
-			until = revision - 1
-			break
-		}
-		mutations, err := decodeMutations(it.Value())
-		if err != nil {
-			return 0, err
-		}
-		for _, mu := range mutations {
-			newest[mu.key] = revision
-		}
-		if revision == x.now.compact {
-			x.cleanedPart = append(x.cleanedPart[:0], it.Key()...)
-		} else {
-			x.writes.Delete(it.Key())
-		}
-	}
-	if err := it.Err(); err != nil {
-		return 0, err
-	}
-	for key, revision := range newest {
-		if err := x.dropBefore([]byte(key), revision); err != nil {
-			return 0, err
-		}
-	}
-	return until, nil
-}
-
-// dropBefore removes the versions of a key older than its mutation at revision, and
-// that version too if it is a deletion: a read at the compact revision finds the key
-// absent either way.
-func (x *executor) dropBefore(key []byte, revision uint64) error {
-	lower, upper := pointBounds(nil, key, revision)
-	it, err := x.eng.Iter(lower, upper)
+// cleanUp goes on with the records of the change log from the first one that is left, and
+// notes how far it came.
+func cleanUp(x *executor) error {
+	it, err := x.eng.Iter([]byte{tableChange}, changeKey(nil, x.now.compact+1, 0))
 	if err != nil {
 		return err
 	}
 	defer it.Close()
+	changes, records := 0, 0
 	for ok := it.First(); ok; ok = it.Next() {
-		_, rev, err := splitVersionKey(it.Key())
+		at, err := splitChangeKey(it.Key())
 		if err != nil {
 			return err
 		}
-		v, err := decodeVersion(it.Value())
+		if at.revision == x.now.compact && at.before(x.uncleaned) {
+			continue // a part that is done, and stays
+		}
+		if changes >= maintainChanges || records >= maintainRecords {
+			return nil
+		}
+		n, err := cleanRecord(x, at, it.Key(), it.Value())
 		if err != nil {
 			return err
 		}
-		if rev == revision && !v.deleted {
-			continue
-		}
-		x.writes.Delete(it.Key())
-		x.now.historyBytes -= int64(len(it.Key()) + len(it.Value()))
-		x.now.historyVersions--
+		changes, records = changes+n, records+1
 	}
+	x.uncleaned = place{revision: x.now.compact + 1}
 	return it.Err()
+}
+
+// cleanRecord removes what the changes in a record made superfluous, and the record if nothing
+// needs it anymore. It returns the number of changes.
+func cleanRecord(x *executor, at place, key, value []byte) (n int, err error) {
+	last, err := lastChange(at.revision, value)
+	if err != nil {
+		return 0, err
+	}
+	obsolete := last < x.now.compact
+	r := readChanges(at.revision, value)
+	for ; r.next() && r.revision <= x.now.compact; n++ {
+		if done := (place{r.revision, at.part}).before(x.uncleaned); !done && r.change.previous != 0 {
+			removeVersion(x, r.change.key, r.change.previous, r.change.stored)
+		}
+		if obsolete && r.change.deleted {
+			removeVersion(x, r.change.key, r.revision, 0)
+		}
+	}
+	if obsolete {
+		x.writes.Delete(key)
+	}
+	next := place{revision: min(last, x.now.compact) + 1}
+	if last == at.revision { // there may be further parts
+		next = place{last, at.part + 1}
+	}
+	if x.uncleaned.before(next) {
+		x.uncleaned = next
+	}
+	return n, r.err
+}
+
+// lastChange returns the last revision in a record.
+func lastChange(first uint64, value []byte) (uint64, error) {
+	r := readChanges(first, value)
+	for r.next() {
+		continue
+	}
+	return r.revision, r.err
+}
+
+// removeVersion removes a version of a key of a number of bytes in the engine, or a
+// deletion if that is 0.
+func removeVersion(x *executor, key []byte, revision uint64, stored int64) {
+	x.scratch.key = appendVersionKey(x.scratch.key[:0], key, revision)
+	if stored == 0 {
+		stored = int64(len(x.scratch.key) + deletedVersionBytes)
+	}
+	x.writes.Delete(x.scratch.key)
+	x.now.historyBytes -= stored
+	x.now.historyVersions--
 }

@@ -273,7 +273,7 @@ func (ix *idempotencyIndex) record(c *Command, place logPlace, now *meta, writes
 	e.bytes = idempotencySize(key, e.value)
 	ix.scratch = idempotencyRow(ix.scratch[:0], key)
 	e.hash = ix.hasher.row(ix.scratch, e.value)
-	now.hash += e.hash
+	now.rest += e.hash
 	writes.Set(ix.scratch, e.value)
 	ix.add(e)
 	ix.unsettled = append(ix.unsettled, e)
@@ -290,7 +290,7 @@ func (ix *idempotencyIndex) release(c *Command, now *meta, writes engine.WriteBa
 }
 
 func (ix *idempotencyIndex) forget(e *idempotencyEntry, now *meta, writes engine.WriteBatch) {
-	now.hash -= e.hash
+	now.rest -= e.hash
 	ix.scratch = idempotencyRow(ix.scratch[:0], e.key)
 	writes.Delete(ix.scratch)
 	ix.remove(e)

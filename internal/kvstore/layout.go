@@ -12,7 +12,7 @@ import (
 
 // The store consists of these tables in the engine, each under a one-byte prefix:
 //
-//	c  revision, part        → the keys that the revision changed (mutation log)
+//	c  revision [, part]     → the keys that revisions changed; see changelog.go
 //	h                        → progress of removing history, on this replica alone
 //	i  principal, key        → idempotency records: what became of a request
 //	k  lease, key            → nothing: the keys of each lease
@@ -33,7 +33,7 @@ import (
 // would lie among those of the key "a" FF. The revision follows inverted, so that
 // the newest version comes first and a point read at any revision is one seek.
 const (
-	tableMutation    = 'c'
+	tableChange      = 'c'
 	tableHistory     = 'h'
 	tableIdempotency = 'i'
 	tableLeaseKey    = 'k'
@@ -60,13 +60,11 @@ const (
 	keyEnd      = 0x01
 	afterKeyEnd = 0x02 // after every version of the key, before any greater key
 	revisionLen = 8
-
-	mutationKeyLen = 1 + revisionLen + 4
 )
 
 // comparerName is the version of the key format. Pebble refuses to open a directory
 // that was written with a comparer of another name.
-const comparerName = "kvd.keys.v1"
+const comparerName = "kvd.keys.v2"
 
 // errLayout is wrapped without the key, because it may be logged, and keys never
 // are.
@@ -210,4 +208,6 @@ func timeKey(revision uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte{tableTime}, revision)
 }
 
-func recordKey(dst, key []byte) []byte { return append(append(dst, tableRecord), key...) }
+func recordKey[K string | []byte](dst []byte, key K) []byte {
+	return append(append(dst, tableRecord), key...)
+}

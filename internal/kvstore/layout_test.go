@@ -96,7 +96,7 @@ func sampleEngineKeys(rng *rand.Rand) (out [][]byte) {
 		out = append(out, prefix, afterPrefix(nil, prefix), appendEscaped([]byte{tableVersion}, key),
 			appendVersionKey(nil, key, randomNumber(rng)), appendVersionKey(nil, key, randomNumber(rng)),
 			appendVersionKey(nil, key, math.MaxUint64), appendVersionKey(nil, key, 0),
-			recordKey(nil, key), timeKey(randomNumber(rng)), mutationKey(nil, randomNumber(rng), rng.Uint32()))
+			recordKey(nil, key), timeKey(randomNumber(rng)), changeKey(nil, randomNumber(rng), rng.Uint32()))
 		if group := Prefix(appendEscaped([]byte{tableVersion}, key)).End(); group != nil {
 			out = append(out, group)
 		}

@@ -418,7 +418,7 @@ func (ls *leases) endBinding(l *leaseRow, key []byte) error {
 	if err != nil {
 		return err
 	}
-	return ls.x.draft(m, &version{create: s.create, version: s.version + 1, value: bytes.Clone(value)})
+	return ls.x.draft(m, &version{create: s.create, version: s.version + 1, attributes: s.attributes, value: bytes.Clone(value)})
 }
 
 // commit makes the counters of the overlay current, and keeps what others have to know.

@@ -43,7 +43,7 @@ func (x *executor) learn(m *keyMeta, mod uint64, v *version, stored int64) {
 // state returns the state of a key of which this is the version of a revision, but for
 // the size in the engine and the hash.
 func (v *version) state(mod uint64) keyState {
-	return keyState{mod: mod, create: v.create, version: v.version, lease: v.lease, size: uint32(len(v.value)), exists: !v.deleted}
+	return keyState{mod: mod, create: v.create, version: v.version, lease: v.lease, attributes: v.attributes, size: uint32(len(v.value)), exists: !v.deleted}
 }
 
 // newest reads the newest version of a key up to a revision from the engine, which may
@@ -70,7 +70,7 @@ func (x *executor) newest(key []byte, at uint64) (v version, mod uint64, stored 
 	}
 	stored = int64(len(it.Key()) + len(it.Value()))
 	x.scratch.found = append(x.scratch.found[:0], it.Value()...)
-	v, err = decodeVersion(x.scratch.found)
+	v, err = decodeVersion(mod, x.scratch.found)
 	return v, mod, stored, err
 }
 

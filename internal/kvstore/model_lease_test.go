@@ -151,6 +151,7 @@ func (m *model) endLease(id uint64, r Result) Result {
 		kv := *m.now(key)
 		kv.Lease, kv.ModRevision, kv.Version = 0, m.revision, kv.Version+1
 		m.keys[key] = append(m.keys[key], modelVersion{KV: kv})
+		m.note(Event{KV: kv})
 	}
 	for name := range m.locks {
 		m.leave(name, id)

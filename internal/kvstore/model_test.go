@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"fmt"
 	"maps"
 	"math/big"
 	"slices"
@@ -18,6 +19,7 @@ type model struct {
 	leases   map[uint64]modelLease
 	locks    map[string][]modelTicket
 	seq      uint64 // of leases and tickets
+	events   []Change
 	// In a transaction all changes are one revision, and writes are those so far.
 	inTxn  bool
 	before uint64 // the revision before the transaction
@@ -134,7 +136,7 @@ func (m *model) executeOnKey(c *Command, old *KV) Result {
 		if old != nil {
 			value = slices.Concat(old.Value, c.Value)
 		}
-		return m.bindAndPut(c, value, old)
+		return m.bindAndPut(c, value, attributesOf(old), old)
 	case OpIncr:
 		return m.incr(c, old)
 	}
@@ -186,6 +188,20 @@ func modelHolds(conditions []Condition, kv *KV) bool {
 	return true
 }
 
+func attributesOf(kv *KV) *Attributes {
+	if kv == nil {
+		return nil
+	}
+	return kv.Attributes
+}
+
+func attributesText(a *Attributes) string {
+	if a == nil {
+		return ""
+	}
+	return fmt.Sprint(*a)
+}
+
 func (m *model) opPut(c *Command, old *KV) Result {
 	value := c.Value
 	switch {
@@ -194,7 +210,7 @@ func (m *model) opPut(c *Command, old *KV) Result {
 	case c.KeepValue:
 		value = old.Value
 	}
-	if c.UnlessEqual && old != nil && string(old.Value) == string(value) && c.TTLMillis == 0 {
+	if c.UnlessEqual && old != nil && string(old.Value) == string(value) && attributesText(old.Attributes) == attributesText(c.Attributes) && c.TTLMillis == 0 {
 		lease, r := m.leaseFor(c, old)
 		if r.Outcome == OK && lease == old.Lease {
 			kv := *old
@@ -202,18 +218,18 @@ func (m *model) opPut(c *Command, old *KV) Result {
 			return Result{KV: kv}
 		}
 	}
-	return m.bindAndPut(c, value, old)
+	return m.bindAndPut(c, value, c.Attributes, old)
 }
 
 // bindAndPut puts a value under the lease that the command asks for. A refusal leaves no
 // lease behind.
-func (m *model) bindAndPut(c *Command, value []byte, old *KV) Result {
+func (m *model) bindAndPut(c *Command, value []byte, a *Attributes, old *KV) Result {
 	leases, seq := maps.Clone(m.leases), m.seq
 	lease, bound := m.leaseFor(c, old)
 	if bound.Outcome != OK {
 		return bound
 	}
-	r := m.put(c.Key, value, lease, old)
+	r := m.put(c.Key, value, lease, a, old)
 	if r.Outcome != OK {
 		m.leases, m.seq = leases, seq
 		return r
@@ -222,7 +238,7 @@ func (m *model) bindAndPut(c *Command, value []byte, old *KV) Result {
 	return r
 }
 
-func (m *model) put(key, value []byte, lease uint64, old *KV) Result {
+func (m *model) put(key, value []byte, lease uint64, a *Attributes, old *KV) Result {
 	grown := int64(len(key)+len(value)) + 64
 	if old != nil {
 		grown = int64(len(value) - len(old.Value))
@@ -234,12 +250,13 @@ func (m *model) put(key, value []byte, lease uint64, old *KV) Result {
 		return Result{Outcome: NoSpace, Detail: "-"}
 	}
 	m.bump()
-	kv := KV{Key: key, Value: value, CreateRevision: m.revision, ModRevision: m.revision, Version: 1, Lease: lease}
+	kv := KV{Key: key, Value: value, CreateRevision: m.revision, ModRevision: m.revision, Version: 1, Lease: lease, Attributes: a}
 	m.unbound(old, lease)
 	if old != nil {
 		kv.CreateRevision, kv.Version = old.CreateRevision, old.Version+1
 	}
 	m.keys[string(key)] = append(m.keys[string(key)], modelVersion{KV: kv})
+	m.note(Event{KV: kv})
 	kv.Key, kv.Value = nil, nil
 	return Result{KV: kv, Created: old == nil}
 }
@@ -255,7 +272,7 @@ func (m *model) incr(c *Command, old *KV) Result {
 		return refusedAt(Overflow, old)
 	}
 	value := []byte(sum.String())
-	r := m.bindAndPut(c, value, old)
+	r := m.bindAndPut(c, value, attributesOf(old), old)
 	if r.Outcome == OK {
 		r.KV.Value = value
 	}
@@ -264,7 +281,17 @@ func (m *model) incr(c *Command, old *KV) Result {
 
 func (m *model) bury(key string) {
 	m.unbound(m.now(key), 0)
+	m.note(Event{Deleted: true, KV: KV{Key: []byte(key), ModRevision: m.revision}})
 	m.keys[key] = append(m.keys[key], modelVersion{KV: KV{ModRevision: m.revision}, deleted: true})
+}
+
+// note adds an event to the change of the current revision.
+func (m *model) note(e Event) {
+	if n := len(m.events); n == 0 || m.events[n-1].Revision != m.revision {
+		m.events = append(m.events, Change{Revision: m.revision})
+	}
+	last := &m.events[len(m.events)-1]
+	last.Events = append(last.Events, e)
 }
 
 func (m *model) deleteRange(c *Command) Result {
@@ -359,7 +386,7 @@ func (m *model) needed() map[string]bool {
 	for key, versions := range m.keys {
 		for i, v := range versions {
 			last := i+1 == len(versions) || versions[i+1].ModRevision > m.compact
-			if v.ModRevision > m.compact || last && !v.deleted {
+			if v.ModRevision > m.compact || last && (!v.deleted || v.ModRevision == m.compact) {
 				out[string(appendVersionKey(nil, []byte(key), v.ModRevision))] = true
 			}
 		}

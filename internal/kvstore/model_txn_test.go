@@ -20,10 +20,11 @@ func (m *model) txn(t *Txn) Result {
 		work.keys[key] = slices.Clone(versions)
 	}
 	work.leases = maps.Clone(m.leases)
+	work.events = slices.Clone(m.events)
 	work.inTxn, work.before = true, m.revision
 	r := work.branch(t, m)
 	if r.Outcome == OK {
-		m.keys, m.revision, m.leases, m.seq = work.keys, work.revision, work.leases, work.seq
+		m.keys, m.revision, m.events, m.leases, m.seq = work.keys, work.revision, work.events, work.leases, work.seq
 	}
 	return r
 }
@@ -187,6 +188,9 @@ func randomPutOptions(rng *rand.Rand, m *model, c *Command) {
 	c.KeepValue, c.KeepLease, c.UnlessEqual = rng.IntN(4) == 0, rng.IntN(3) == 0, rng.IntN(2) == 0
 	if kv := m.now(string(c.Key)); kv != nil && rng.IntN(2) == 0 {
 		c.Value = bytes.Clone(kv.Value)
+	}
+	if rng.IntN(3) == 0 {
+		c.Attributes = &Attributes{Flags: 1 + rng.Uint64N(2), Holder: rng.Uint64N(2)}
 	}
 	switch rng.IntN(6) {
 	case 0, 1:

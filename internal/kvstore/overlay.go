@@ -8,9 +8,18 @@ type change struct {
 	// keyState is that after the change.
 	keyState
 	value []byte // the new one
+	// replaced is the version that the change made history; its stored is 0 if there
+	// was none. It is known once the change is committed.
+	replaced replacedVersion
 	// before is the position of the change of the same key before this one that is
 	// not in the engine either, from 1, or 0.
 	before uint32
+}
+
+// replacedVersion is a version that was the newest one of its key.
+type replacedVersion struct {
+	mod    uint64
+	stored uint32 // bytes in the engine
 }
 
 // overlay is the revision that the current command is building. Each operation is
@@ -74,7 +83,7 @@ func (x *executor) draft(m *keyMeta, v *version) error {
 		}
 	}
 	x.changes = append(x.changes, change{meta: m, value: v.value, before: m.pending, keyState: keyState{
-		mod: x.next(), create: v.create, version: v.version, lease: v.lease, size: uint32(len(v.value)), exists: !v.deleted,
+		mod: x.next(), create: v.create, version: v.version, lease: v.lease, attributes: v.attributes, size: uint32(len(v.value)), exists: !v.deleted,
 	}})
 	m.draft = uint32(len(x.changes))
 	x.overlay.logical += logicalSize(m.key, x.state(m)) - logicalSize(m.key, &m.keyState)
@@ -91,7 +100,6 @@ func (x *executor) commitOverlay() error {
 			x.write(&drafts[i])
 			drafts[i].meta.pending, drafts[i].meta.draft = uint32(o.first+i+1), 0
 		}
-		x.logRevision(drafts)
 		o.first = len(x.changes)
 		o.logical = 0
 	}
@@ -117,17 +125,18 @@ func (x *executor) dropOverlay() {
 func (x *executor) write(d *change) {
 	m := d.meta
 	if m.exists {
-		x.now.hash -= m.hash
+		x.now.pairs -= m.hash
 		x.now.logical -= logicalSize(m.key, &m.keyState)
 		x.now.keys--
 	}
-	v := version{deleted: !d.exists, create: d.create, version: d.version, lease: d.lease, value: d.value}
+	v := version{deleted: !d.exists, create: d.create, version: d.version, lease: d.lease, attributes: d.attributes, value: d.value}
 	key := append(x.scratch.plain[:0], m.key...)
 	x.scratch.plain = key
 	x.scratch.key = appendVersionKey(x.scratch.key[:0], key, d.mod)
-	x.scratch.value = appendVersion(x.scratch.value[:0], &v)
+	x.scratch.value = appendVersion(x.scratch.value[:0], d.mod, &v)
 	x.writes.Set(x.scratch.key, x.scratch.value)
 	if m.stored > 0 { // the previous version becomes history
+		d.replaced = replacedVersion{m.mod, m.stored}
 		x.now.historyBytes += int64(m.stored)
 		x.now.historyVersions++
 	}
@@ -138,7 +147,7 @@ func (x *executor) write(d *change) {
 		d.stored = 0
 	} else {
 		d.hash = x.hasher.key(key, d.mod, &v)
-		x.now.hash += d.hash
+		x.now.pairs += d.hash
 		x.now.logical += logicalSize(m.key, &d.keyState)
 		x.now.keys++
 	}

@@ -26,7 +26,7 @@ func (s *Store) RaiseCounters() error {
 	}
 	x.writes.Reset()
 	x.now.revision += RaisedBy
-	x.now.compact = x.now.revision
+	x.setTimes(x.now.clock, x.now.revision)
 	x.leases.count().sequence += RaisedBy
 	x.leases.commit()
 	if err := x.rows.commit(&x.now, x.writes); err != nil {

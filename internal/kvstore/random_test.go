@@ -3,6 +3,7 @@ package kvstore
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -155,6 +156,60 @@ func (r *replica) check() {
 	r.checkLeases()
 	r.checkLocks()
 	r.checkUnreadable()
+	r.checkChanges()
+	r.checkHashKV()
+}
+
+// checkChanges reads the changes from a random revision on.
+func (r *replica) checkChanges() {
+	r.t.Helper()
+	m := r.history.model
+	from := max(m.compact, r.randomRevision())
+	limit := 1 + r.rng.IntN(2*len(m.events)+1)
+	var got, want []string
+	newest, err := r.store.Changes(context.Background(), from, func(c Change) (bool, error) {
+		got = append(got, changeText(&c))
+		return len(got) < limit, nil
+	})
+	if must(r.t, err); newest != m.revision {
+		r.t.Fatalf("%s: changes up to %d of %d", r.name, newest, m.revision)
+	}
+	for i := range m.events {
+		if m.events[i].Revision >= from && len(want) < limit {
+			want = append(want, changeText(&m.events[i]))
+		}
+	}
+	if !slices.Equal(got, want) {
+		i := 0
+		for i < min(len(got), len(want)) && got[i] == want[i] {
+			i++
+		}
+		r.t.Fatalf("%s: changes from %d differ:\n got %.1000q\nwant %.1000q", r.name, from, got[i:min(i+1, len(got))], want[i:min(i+1, len(want))])
+	}
+	if m.compact > 1 {
+		var compacted *CompactedError
+		_, err := r.store.Changes(context.Background(), m.compact-1, func(Change) (bool, error) { return false, errors.New("called") })
+		if !errors.As(err, &compacted) || compacted.CompactRevision != m.compact {
+			r.t.Fatalf("%s: changes from before the compact revision: %v", r.name, err)
+		}
+	}
+}
+
+// checkHashKV compares the hash of the pairs at a random revision with that of the model.
+func (r *replica) checkHashKV() {
+	r.t.Helper()
+	m, revision := r.history.model, r.randomRevision()
+	hash, at, compact, err := r.store.HashKV(context.Background(), revision)
+	must(r.t, err)
+	var h hasher
+	var want uint64
+	for _, key := range m.live(at) {
+		kv := m.at(key, at)
+		want += h.key([]byte(key), kv.ModRevision, &version{create: kv.CreateRevision, version: kv.Version, lease: kv.Lease, attributes: kv.Attributes, value: kv.Value})
+	}
+	if hash != want || compact != m.compact || revision != 0 && at != revision {
+		r.t.Fatalf("%s: the pairs of revision %d have the hash %x at %d, want %x", r.name, revision, hash, at, want)
+	}
 }
 
 // checkReadTxn evaluates a transaction that only reads, and compares it with the model.
@@ -275,19 +330,30 @@ func (r *replica) checkCompacted() {
 	for ok := it.First(); ok; ok = it.Next() {
 		switch k := string(it.Key()); k[0] {
 		case tableVersion:
-			if !needed[k] {
+			// A deletion goes together with the record of the log that it is in.
+			if !needed[k] && !(len(it.Value()) == deletedVersionBytes && r.inLog(k)) {
 				r.t.Fatalf("%s: %q is still there", r.name, k)
 			}
 			delete(needed, k)
-		case tableMutation:
-			if k < string(mutationKey(nil, r.history.model.compact, 0)) {
-				r.t.Fatalf("%s: a mutation record before revision %d is still there: %x", r.name, r.history.model.compact, k)
+		case tableChange:
+			if last := mustGet[uint64](r.t)(checkChanges(it.Key(), it.Value())); last < r.history.model.compact {
+				r.t.Fatalf("%s: a change record up to revision %d is still there: %x", r.name, last, k)
 			}
 		}
 	}
 	for k := range needed {
 		r.t.Fatalf("%s: %q was removed", r.name, k)
 	}
+}
+
+// inLog reports whether the first record of the change log is from before the revision of
+// an engine key.
+func (r *replica) inLog(k string) bool {
+	_, revision, err := splitVersionKey([]byte(k))
+	must(r.t, err)
+	it := mustGet[engine.Iterator](r.t)(r.engine.Iter([]byte{tableChange}, []byte{tableChange + 1}))
+	defer it.Close()
+	return it.First() && binary.BigEndian.Uint64(it.Key()[1:]) <= revision
 }
 
 // checkCounters compares the counters with a recount of everything.
@@ -307,9 +373,9 @@ func checkCounters(t testing.TB, s *Store) {
 			want.LogicalBytes += n
 			return err
 		}
-		prefix, _, err := splitVersionKey(k)
+		prefix, mod, err := splitVersionKey(k)
 		must(t, err)
-		ver := mustGet[version](t)(decodeVersion(value))
+		ver := mustGet[version](t)(decodeVersion(mod, value))
 		if bytes.Equal(prefix, last) || ver.deleted {
 			want.HistoryVersions++
 			want.HistoryBytes += int64(len(k) + len(value))

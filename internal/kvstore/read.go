@@ -111,12 +111,12 @@ func versionAt(it engine.Iterator) (v version, mod uint64, err error) {
 	if err != nil {
 		return version{}, 0, err
 	}
-	v, err = decodeVersion(it.Value())
+	v, err = decodeVersion(mod, it.Value())
 	return v, mod, err
 }
 
 func (v *version) kv(mod uint64) KV {
-	return KV{CreateRevision: v.create, ModRevision: mod, Version: v.version, Lease: v.lease}
+	return KV{CreateRevision: v.create, ModRevision: mod, Version: v.version, Lease: v.lease, Attributes: v.attributes}
 }
 
 // List calls fn with the items of a range as of one revision, in order, until fn
@@ -246,7 +246,7 @@ func (w *walker) look() (found bool, err error) {
 			return false, err
 		}
 	}
-	v, err := decodeVersion(w.it.Value())
+	v, err := decodeVersion(rev, w.it.Value())
 	if err != nil {
 		return false, err
 	}
@@ -305,7 +305,7 @@ func (w *walker) takeBack(seen bool, rev uint64) (found bool, err error) {
 	if !seen {
 		return false, nil
 	}
-	v, err := decodeVersion(w.value)
+	v, err := decodeVersion(rev, w.value)
 	if err != nil || v.deleted {
 		return false, err
 	}

@@ -149,12 +149,12 @@ func (t *rows) commit(now *meta, writes engine.WriteBatch) error {
 			return err
 		}
 		if existed {
-			now.hash -= t.hasher.row([]byte(key), old)
+			now.rest -= t.hasher.row([]byte(key), old)
 		}
 		if value == nil {
 			writes.Delete([]byte(key))
 		} else {
-			now.hash += t.hasher.row([]byte(key), value)
+			now.rest += t.hasher.row([]byte(key), value)
 			writes.Set([]byte(key), value)
 		}
 		t.pending.ReplaceOrInsert(row{key, value})

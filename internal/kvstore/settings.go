@@ -44,7 +44,7 @@ func (x *executor) applySettings(c *Command, e *Entry, r *Result) {
 	}
 	x.settings, x.settingsGiven = after, true
 	b := encodeSettings(&after)
-	x.now.hash += x.hasher.settings(b) - x.hasher.settings(encodeSettings(&before))
+	x.now.rest += x.hasher.settings(b) - x.hasher.settings(encodeSettings(&before))
 	x.writes.Set([]byte{tableSetting}, b)
 	r.Settings = &after
 }

@@ -132,8 +132,9 @@ func Open(eng engine.Engine, o Options) (*Store, error) {
 	s := &Store{eng: eng, hot: newHotPairs(o.HotBytes), observer: o.Observer, leases: o.Leases}
 	s.exec = executor{
 		eng: eng, timeline: &s.timeline, hot: s.hot, cache: newMetaCache(o.CacheEntries), writes: eng.NewWriteBatch(),
-		rows: newRows(eng), onSettings: o.OnSettings, observed: o.Observer != nil,
+		rows: newRows(eng), changedRecords: make(map[string][]byte), onSettings: o.OnSettings, observed: o.Observer != nil,
 	}
+	s.exec.log.set = s.exec.writes.Set
 	if err := s.load(); err != nil {
 		return nil, err
 	}
@@ -160,7 +161,7 @@ func (s *Store) load() error {
 func readMeta(r engine.Reader) (meta, error) {
 	b, err := r.Get(nil, []byte{tableMeta})
 	if errors.Is(err, engine.ErrNotFound) {
-		return meta{revision: firstRevision, compact: firstRevision, hash: emptyHash()}, nil
+		return meta{revision: firstRevision, compact: firstRevision, rest: emptyHash()}, nil
 	}
 	if err != nil {
 		return meta{}, fmt.Errorf("read position: %w", err)
@@ -208,7 +209,7 @@ func (s *Store) publish() {
 		x.refused = 0
 	}
 	s.visible.Store(&visible{
-		refused: x.refused > 0, meta: x.now, counts: x.leases.counts, settings: x.settings, settingsGiven: x.settingsGiven, cleaned: x.cleaned, hits: x.cache.hits, misses: x.cache.misses,
+		refused: x.refused > 0, meta: x.now, counts: x.leases.counts, settings: x.settings, settingsGiven: x.settingsGiven, cleaned: x.uncleaned.cleaned(), hits: x.cache.hits, misses: x.cache.misses,
 		remembered: len(x.idempotency.records), rememberedBytes: x.idempotency.bytes, replayed: x.idempotency.replayed,
 	})
 }
@@ -256,7 +257,7 @@ func (s *Store) SettingsGiven() bool { return s.visible.Load().settingsGiven }
 // StateHash returns the state hash and the position that it belongs to.
 func (s *Store) StateHash() (Position, uint64) {
 	v := s.visible.Load()
-	return v.position, v.hash
+	return v.position, v.hash()
 }
 
 // Hashes returns the state hashes at the last 64 log indexes divisible by 1,024

@@ -95,9 +95,12 @@ func (t *timeline) dropUntil(revision uint64) (dropped []sample) {
 	return dropped
 }
 
+// keepsHash reports whether the state hash of a log index is kept.
+func keepsHash(index uint64) bool { return index%hashStride == 0 }
+
 // noteHash keeps the state hash of a log index if replicas compare that one.
 func (t *timeline) noteHash(index, hash uint64) {
-	if index%hashStride != 0 {
+	if !keepsHash(index) {
 		return
 	}
 	t.mu.Lock()

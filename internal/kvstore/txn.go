@@ -386,7 +386,7 @@ func (s *Store) ReadTxn(ctx context.Context, txn *Txn) (Result, error) {
 	if !txn.ReadOnly() {
 		return Result{}, ErrWrites
 	}
-	p, err := s.pin(ctx)
+	p, err := pin(ctx, s)
 	if err != nil {
 		return Result{}, err
 	}
@@ -407,7 +407,7 @@ type pinned struct {
 
 // pin pins the newest revision. The compact revision is read after the snapshot was
 // taken, for the reason that iterAt gives.
-func (s *Store) pin(ctx context.Context) (*pinned, error) {
+func pin(ctx context.Context, s *Store) (*pinned, error) {
 	s.swap.RLock()
 	defer s.swap.RUnlock()
 	for {

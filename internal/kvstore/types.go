@@ -36,6 +36,7 @@ type (
 	Result              = command.Result
 	Event               = command.Event
 	Change              = command.Change
+	Attributes          = command.Attributes
 	SettingsChange      = command.SettingsChange
 	UnknownVersionError = wire.UnknownVersionError
 )

@@ -67,9 +67,9 @@ func (v *View) ScanHash() (uint64, error) {
 		return 0, err
 	}
 	if !hasSettings {
-		scan.sum += emptyHash()
+		scan.rest += emptyHash()
 	}
-	return scan.sum, nil
+	return scan.pairs + scan.rest, nil
 }
 
 // each calls fn with every record of the engine in order. It reports whether settings
@@ -91,7 +91,7 @@ func (v *View) each(fn func(key, value []byte) error) (hasSettings bool, err err
 }
 
 // Hash returns the state hash at the position of the view, as it was kept.
-func (v *View) Hash() uint64 { return v.meta.hash }
+func (v *View) Hash() uint64 { return v.meta.hash() }
 
 // Close releases the view.
 func (v *View) Close() error {

@@ -46,7 +46,8 @@ const (
 	optionUnlessEqual = 1 << 2
 	optionWait        = 1 << 3
 	optionOnlyWaiting = 1 << 4
-	knownOptions      = optionKeepValue | optionKeepLease | optionUnlessEqual | optionWait | optionOnlyWaiting
+	optionAttributes  = 1 << 5 // and they follow
+	knownOptions      = optionAttributes | optionKeepValue | optionKeepLease | optionUnlessEqual | optionWait | optionOnlyWaiting
 )
 
 // The parts of an envelope.
@@ -84,6 +85,7 @@ func (c *Command) options() (options byte) {
 	setBit(&options, optionUnlessEqual, c.UnlessEqual)
 	setBit(&options, optionWait, c.Wait)
 	setBit(&options, optionOnlyWaiting, c.OnlyWaiting)
+	setBit(&options, optionAttributes, c.Attributes != nil && *c.Attributes != Attributes{})
 	return options
 }
 
@@ -128,11 +130,27 @@ func appendParts(dst []byte, c *Command, flags, options byte) []byte {
 	}
 	if flags&flagOptions != 0 {
 		dst = append(dst, options)
+		if options&optionAttributes != 0 {
+			dst = AppendAttributes(dst, c.Attributes)
+		}
 	}
 	if flags&flagRead != 0 {
 		dst = appendRead(dst, c.Read)
 	}
 	return dst
+}
+
+// AppendAttributes appends the numbers of the attributes.
+func AppendAttributes(dst []byte, a *Attributes) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(binary.AppendUvarint(dst, a.Flags), a.LockIndex), a.Holder)
+}
+
+// DecodeAttributes decodes what AppendAttributes appended. Attributes that are all 0 are
+// not encoded.
+func DecodeAttributes(d *wire.Decoder) *Attributes {
+	a := &Attributes{Flags: d.Uvarint(), LockIndex: d.Uvarint(), Holder: d.Uvarint()}
+	d.FailIf(*a == Attributes{})
+	return a
 }
 
 func appendEnvelope(dst []byte, c *Command, parts byte) []byte {
@@ -379,6 +397,9 @@ func (d *commandDecoder) options(c *Command) {
 	c.UnlessEqual = options&optionUnlessEqual != 0
 	c.Wait = options&optionWait != 0
 	c.OnlyWaiting = options&optionOnlyWaiting != 0
+	if options&optionAttributes != 0 {
+		c.Attributes = DecodeAttributes(&d.Decoder)
+	}
 }
 
 func (d *commandDecoder) envelope(c *Command) {

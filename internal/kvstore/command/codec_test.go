@@ -81,6 +81,7 @@ func goldenCommands() map[string]Command {
 		"compact":          {Op: OpCompact, Key: []byte{}, Term: 300, Revision: 70_000},
 		"settings":         {Op: OpSettings, Key: []byte{}, Term: 300, Settings: settings.Change(), Origin: Origin{RequestID: "0123456789abcdef", Client: "10.0.0.1:4000"}},
 		"put_options":      {Op: OpPut, Key: []byte("a"), Value: []byte{}, Lease: 1<<63 - 1, KeepValue: true, KeepLease: true, UnlessEqual: true, Idempotency: &Idempotency{Key: "k-1", Fingerprint: [16]byte{1, 15: 2}}},
+		"put_attributes":   {Op: OpPut, Key: []byte("a"), Value: []byte{}, Attributes: &Attributes{Flags: 1 << 63, LockIndex: 2, Holder: 3}},
 		"put_ttl":          {Op: OpPut, Key: []byte("a"), Value: []byte("v"), TTLMillis: 30_000, Origin: Origin{Principal: "alice", AuthRevision: 7}},
 		"txn":              {Op: OpTxn, Key: []byte{}, Txn: goldenTxn()},
 		"txn_empty":        {Op: OpTxn, Key: []byte{}, Txn: &Txn{}},

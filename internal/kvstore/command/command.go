@@ -108,6 +108,8 @@ type Command struct {
 	Read *Read
 	// Txn is the transaction of OpTxn.
 	Txn *Txn
+	// Attributes are those that OpPut gives the key; nil removes them.
+	Attributes *Attributes
 	// Grant is what OpLeaseGrant says beside Lease and TTLMillis; nil means the
 	// defaults.
 	Grant *LeaseOptions
@@ -338,6 +340,14 @@ type KV struct {
 	ModRevision    uint64
 	Version        uint64
 	Lease          uint64
+	Attributes     *Attributes // nil if all of them are 0; must not be changed
+}
+
+// Attributes are properties of a pair that few pairs have.
+type Attributes struct {
+	Flags     uint64 // any number that a client stores beside the value
+	LockIndex uint64 // how often a lease has taken the key as a lock
+	Holder    uint64 // the lease that holds the key as a lock
 }
 
 // Clone returns a copy that shares no memory with the pair.

@@ -117,18 +117,26 @@ func appendRareResult(dst []byte, r *Result, parts uint64) []byte {
 	return dst
 }
 
+// The parts of a pair.
+const (
+	pairHasValue      = 1 << 0
+	pairHasAttributes = 1 << 1
+)
+
 // appendPair keeps absent and empty values apart.
 func appendPair(dst []byte, kv *KV) []byte {
-	hasValue := byte(0)
-	if kv.Value != nil {
-		hasValue = 1
-	}
-	dst = wire.AppendBytes(append(dst, hasValue), kv.Key)
+	var parts byte
+	setBit(&parts, pairHasValue, kv.Value != nil)
+	setBit(&parts, pairHasAttributes, kv.Attributes != nil)
+	dst = wire.AppendBytes(append(dst, parts), kv.Key)
 	for _, n := range [...]uint64{kv.CreateRevision, kv.ModRevision, kv.Version, kv.Lease} {
 		dst = binary.AppendUvarint(dst, n)
 	}
-	if hasValue == 1 {
+	if parts&pairHasValue != 0 {
 		dst = wire.AppendBytes(dst, kv.Value)
+	}
+	if parts&pairHasAttributes != 0 {
+		dst = AppendAttributes(dst, kv.Attributes)
 	}
 	return dst
 }
@@ -235,15 +243,18 @@ func (d *resultDecoder) count(least int) int {
 }
 
 func (d *resultDecoder) pair(kv *KV) {
-	hasValue := d.Bits(1)
+	parts := d.Bits(pairHasValue | pairHasAttributes)
 	if kv.Key = d.Bytes(); len(kv.Key) == 0 {
 		kv.Key = nil
 	}
 	for _, n := range [...]*uint64{&kv.CreateRevision, &kv.ModRevision, &kv.Version, &kv.Lease} {
 		*n = d.Uvarint()
 	}
-	if hasValue == 1 {
+	if parts&pairHasValue != 0 {
 		kv.Value = d.Bytes()
+	}
+	if parts&pairHasAttributes != 0 {
+		kv.Attributes = DecodeAttributes(&d.Decoder)
 	}
 }
 
