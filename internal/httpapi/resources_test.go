@@ -229,14 +229,14 @@ func TestStreamsOfChunks(t *testing.T) {
 	store := &countingStore{after: func() { other.Release() }}
 	f := newFixture(t, withMemory(b), func(o *Options) { store.Store, o.Store = o.Store, store })
 	var want []string
-	for i, size := range []int{10, streamChunk, 10, 3 * streamChunk, 10, 10, streamChunk / 2, streamChunk / 2, mib, 0, mib, mib, streamChunk - 80, 7} {
+	for i, size := range []int{10, 10, 3 * streamChunk, streamChunk, 10, streamChunk / 2, streamChunk / 2, mib, 0, mib, mib, streamChunk - 80, 3 * streamChunk, 10, 7} {
 		want = append(want, fmt.Sprintf("k%02d", i))
 		f.put(want[i], strings.Repeat("\x01v", size/2))
 	}
 	// With 10 MiB held, the largest entries find no room until the listing that came
 	// upon them has ended.
 	for _, held := range []int64{0, 10 * mib} {
-		for _, limit := range []string{"", "&limit=14", "&limit=100"} {
+		for _, limit := range []string{"", "&limit=16", "&limit=100"} {
 			other.Try(held)
 			if names, end := f.lines("prefix=k" + limit); !slices.Equal(names, want) || end.Next != "" {
 				t.Errorf("%d bytes held: %q, next %q", held, names, end.Next)

@@ -113,28 +113,36 @@ func (p *others) run(ctx context.Context, m *member, clients int) {
 	all.Wait()
 }
 
-// rates returns how much gets done in each of several windows.
-func (p *others) rates(windows int, window time.Duration) (rates []float64) {
-	for range windows {
-		before, begin := p.done.Load(), time.Now()
-		<-time.After(window)
-		rates = append(rates, float64(p.done.Load()-before)/time.Since(begin).Seconds())
-	}
-	return rates
+// rate returns how much gets done per second, in a window of a second.
+func (p *others) rate() float64 {
+	before, begin := p.done.Load(), time.Now()
+	<-time.After(time.Second)
+	return float64(p.done.Load()-before) / time.Since(begin).Seconds()
+}
+
+// normal returns the median of three windows.
+func (p *others) normal() float64 {
+	rates := []float64{p.rate(), p.rate(), p.rate()}
+	slices.Sort(rates)
+	return rates[1]
 }
 
 // watched is what a supervisor sees of a node meanwhile.
 type watched struct {
-	peak   int64 // of the resident memory
-	probes int
-	bad    []string
+	peak    int64 // of the resident memory
+	probes  int
+	unready int      // those that were answered 503
+	bad     []string // those that were not answered, or that the node is not alive
 }
 
 func (w *watched) run(ctx context.Context, t *testing.T, m *member) {
 	for ctx.Err() == nil {
 		w.peak = max(w.peak, m.process().memory(t, "VmRSS"))
 		for _, path := range []string{"/livez", "/readyz"} {
-			if a := get(m, path); a.status != 200 {
+			switch a := get(m, path); {
+			case path == "/readyz" && a.status == 503:
+				w.unready++
+			case a.status != 200:
 				w.bad = append(w.bad, fmt.Sprintf("%s: %v", path, a))
 			}
 			w.probes++
@@ -154,54 +162,77 @@ func TestAbuse(t *testing.T) {
 		most        = 400 << 20 // of resident memory: the limit is one on Go's heap alone
 		share       = 0.8       // of the rate without abuse
 		least       = 200       // operations in total; with fewer, a rate says nothing
+		patient     = 20        // windows in which the node may show that rate
 	)
-	factor, settle, windows := 1, 4*time.Second, 4
+	factor, settle, windows := 1, 4*time.Second, 3
 	if runSize == sizeHuge {
 		factor, settle, windows = 4, 20*time.Second, 40
 	}
 	t.Setenv("GOMEMLIMIT", fmt.Sprint(memoryLimit))
-	c := newCluster(t, 1)
-	m := c.node(1)
+	m := newCluster(t, 1).node(1)
 	for i := range 12 {
 		put(t, m, fmt.Sprintf("big%d", i), strings.Repeat("\x01", 1<<20))
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	var all sync.WaitGroup
-	defer all.Wait()
-	defer stop()
-	var client others
-	all.Go(func() { client.run(ctx, m, 4) })
-	before := client.rates(3, time.Second)
-	slices.Sort(before)
-	watching, conns := new(watched), new(atomic.Int64)
-	all.Go(func() { watching.run(ctx, t, m) })
+	client, serving := new(others), inBackground(t)
+	serving.start(func(ctx context.Context) { client.run(ctx, m, 4) })
+	before := client.normal()
+
+	watching, conns, abusing := new(watched), new(atomic.Int64), inBackground(t)
+	abusing.start(func(ctx context.Context) { watching.run(ctx, t, m) })
 	for _, a := range abuses(factor) {
-		all.Go(func() { a.run(ctx, m, conns) })
+		abusing.start(func(ctx context.Context) { a.run(ctx, m, conns) })
 	}
 	<-time.After(settle)
-	during := client.rates(windows, time.Second)
+	// Others use the machine, too, so one good window suffices: a node that is held up
+	// is so in every window.
+	best := 0.0
+	for n := 0; n < windows || best < share*before && n < patient; n++ {
+		best = max(best, client.rate())
+	}
 	refusals := metric(t, m, "kvd_request_memory_refusals_total")
-	stop()
-	all.Wait()
-	t.Logf("%d connections; %d MiB of memory at most; %v refused for memory; %.0f operations per second before, %.0f meanwhile, %d failed; %d probes",
-		conns.Load(), watching.peak>>20, refusals, before, during, client.failed.Load(), watching.probes)
+	abusing.end()
+	after := client.normal()
+	serving.end()
+
+	t.Logf("%d connections; %d MiB of memory at most; %v refused for memory; %.0f operations per second before, %.0f meanwhile, %.0f after, %d failed; %d probes, %d unready",
+		conns.Load(), watching.peak>>20, refusals, before, best, after, client.failed.Load(), watching.probes, watching.unready)
 	if watching.peak > most {
 		t.Errorf("%d MiB of memory, of which %d MiB are allowed", watching.peak>>20, most>>20)
 	}
-	if len(watching.bad) > 0 || watching.probes == 0 {
-		t.Errorf("%d of %d probes failed: %.300s", len(watching.bad), watching.probes, watching.bad)
+	// A disk that others use, too, may make a node unready for a moment.
+	if len(watching.bad) > 0 || watching.probes == 0 || watching.unready*10 > watching.probes {
+		t.Errorf("%d of %d probes failed, and %d found the node unready: %.300s", len(watching.bad), watching.probes, watching.unready, watching.bad)
 	}
 	if client.failed.Load() > 0 || client.done.Load() < least {
 		t.Errorf("%d operations done, %d failed", client.done.Load(), client.failed.Load())
 	}
-	// The median before and the best window meanwhile: others use the machine, too, and
-	// a node that is held up is so in every window.
-	if normal, best := before[len(before)/2], slices.Max(during); best < share*normal {
-		t.Errorf("%.0f operations per second, of %.0f before", best, normal)
+	if normal := min(before, after); best < share*normal {
+		t.Errorf("%.0f operations per second, of %.0f", best, normal)
 	}
 	if refusals == "0" {
 		t.Error("nothing was refused: the test does not use up the memory")
 	}
+}
+
+// background runs functions until it is ended, at the latest with the test.
+type background struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	all    sync.WaitGroup
+}
+
+func inBackground(t *testing.T) *background {
+	b := new(background)
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	t.Cleanup(b.end)
+	return b
+}
+
+func (b *background) start(run func(context.Context)) { b.all.Go(func() { run(b.ctx) }) }
+
+func (b *background) end() {
+	b.cancel()
+	b.all.Wait()
 }
 
 // metric returns the value of a metric without labels.
