@@ -156,3 +156,112 @@ func TestCluster(t *testing.T) {
 		t.Errorf("%+v %v", s, err)
 	}
 }
+
+func TestTxn(t *testing.T) {
+	ctx := t.Context()
+	c := kvdtest.New(t).Client()
+	r, err := c.Txn().
+		If(client.Absent("a"), client.Version("b").Equals(0), client.CreateRevision("").In(client.Prefix("p/")).Less(1)).
+		Then(client.OpPut("a", []byte("\xff")), client.OpIncr("n", 3), client.OpPut("p/1", nil)).
+		Commit(ctx)
+	if err != nil || !r.Succeeded || len(r.Results) != 3 || r.Results[1].Sum != 3 || r.Results[0].Version != 1 {
+		t.Fatalf("%+v %v", r, err)
+	}
+	inner := c.Txn().If(client.ValueIs("a", []byte("\xff"))).Then(client.OpList(client.Prefix("p/"), 0), client.OpDelete("a").ReturnPrevious())
+	r, err = c.Txn().If(client.Exists("gone")).Else(client.OpGet("n"), client.OpGet("gone"), client.OpTxn(inner)).Commit(ctx)
+	if err != nil || r.Succeeded || len(r.Results) != 3 {
+		t.Fatalf("%+v %v", r, err)
+	}
+	if kv := r.Results[0].KV; kv == nil || string(kv.Value) != "3" {
+		t.Errorf("get: %+v", r.Results[0])
+	}
+	if r.Results[1].KV != nil {
+		t.Errorf("get of an absent key: %+v", r.Results[1])
+	}
+	nested := r.Results[2].Txn
+	if nested == nil || !nested.Succeeded || len(nested.Results) != 2 {
+		t.Fatalf("nested: %+v", r.Results[2])
+	}
+	if list := nested.Results[0]; len(list.KVs) != 1 || list.KVs[0].Key != "p/1" || list.Count != 1 {
+		t.Errorf("list: %+v", list)
+	}
+	if d := nested.Results[1]; d.Deleted != 1 || d.Previous == nil || string(d.Previous.Value) != "\xff" {
+		t.Errorf("delete: %+v", d)
+	}
+}
+
+// A watch goes on at another node when its node stops, without a gap and without
+// repeating an event, also within a revision of several events.
+func TestWatchResumes(t *testing.T) {
+	nodes := kvdtest.Cluster(t, 3)
+	c := nodes.Client()
+	const rounds = 30
+	started := make(chan uint64, 1)
+	done := make(chan error, 1)
+	go func() {
+		n := 0
+		o := client.WatchOptions{Previous: true, Progress: func(revision uint64) {
+			select {
+			case started <- revision:
+			default:
+			}
+		}}
+		for e, err := range c.Watch(t.Context(), client.Prefix("w/"), o) {
+			if err != nil {
+				done <- err
+				return
+			}
+			if want := fmt.Sprintf("%d-%d", n/2, n%2); string(e.KV.Value) != want || e.More != (n%2 == 0) || (n >= 2) != (e.Previous != nil) {
+				done <- fmt.Errorf("event %d: %s, want %s: %+v", n, e.KV.Value, want, e)
+				return
+			}
+			if n++; n == 2*rounds {
+				done <- nil
+				return
+			}
+		}
+	}()
+	<-started
+	for i := range rounds {
+		put := func(k int) client.Op { return client.OpPut(fmt.Sprintf("w/%d", k), fmt.Appendf(nil, "%d-%d", i, k)) }
+		if _, err := c.Txn().Then(put(0), put(1)).Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if i%10 == 5 {
+			n := nodes[i/10]
+			n.Stop()
+			n.Start()
+		}
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWatchOfACompactedRevision(t *testing.T) {
+	ctx := t.Context()
+	c := kvdtest.New(t).Client()
+	for range 3 {
+		if _, err := c.Put(ctx, "a", nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.Compact(ctx, 3); err != nil {
+		t.Fatal(err)
+	}
+	for e, err := range c.Watch(ctx, client.Key("a"), client.WatchOptions{From: 2}) {
+		var compacted *client.CompactedError
+		if !errors.As(err, &compacted) || compacted.CompactRevision != 3 {
+			t.Errorf("%+v %v", e, err)
+		}
+	}
+}
+
+func TestAwait(t *testing.T) {
+	c := kvdtest.New(t).Client()
+	go func() { _, _ = c.Put(context.WithoutCancel(t.Context()), "later", []byte("x")) }()
+	kv, err := c.Await(t.Context(), "later", 0)
+	if err != nil || string(kv.Value) != "x" {
+		t.Fatalf("%+v %v", kv, err)
+	}
+}

@@ -106,7 +106,9 @@ type wireTxn struct {
 
 type wireResult struct {
 	wireWritten
-	KV        *wireKV      `json:"kv"`
+	Key       *string      `json:"key"`
+	KeyBase64 *string      `json:"key_base64"`
+	Value64   *string      `json:"value_base64"`
 	KVs       []wireKV     `json:"kvs"`
 	Count     uint64       `json:"count"`
 	Succeeded *bool        `json:"succeeded"`
@@ -134,7 +136,14 @@ func (w *wireResult) result() (r OpResult, err error) {
 	if r.Previous, err = w.Previous.kv(); err != nil {
 		return r, err
 	}
-	if r.KV, err = w.KV.kv(); err != nil {
+	// What was read has no revision of its own beside those of the key.
+	if w.Revision == 0 && w.ModRevision != 0 {
+		read := wireKV{
+			Key: w.Key, KeyBase64: w.KeyBase64, Value: &w.Value, ValueBase64: w.Value64,
+			CreateRevision: w.CreateRevision, ModRevision: w.ModRevision, Version: w.Version, Lease: w.Lease,
+		}
+		r.Written = Written{}
+		r.KV, err = read.kv()
 		return r, err
 	}
 	for i := range w.KVs {

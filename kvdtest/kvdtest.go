@@ -176,7 +176,7 @@ func (n *Node) launch() (*instance, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	i := &instance{node: replica, door: door, stop: stop, ended: make(chan error, 1)}
 	go func() { i.ended <- replica.Run(ctx) }()
-	door.Serve(httpapi.Options{Replicator: replica, Members: replica, Leadership: replica, Health: replica, Inspector: replica, RootMembers: true})
+	door.Serve(httpapi.Options{Replicator: replica, Members: replica, Leadership: replica, Health: replica, Inspector: replica, Watches: replica.Watches(), RootMembers: true})
 	return i, nil
 }
 
@@ -212,6 +212,7 @@ func (n *Node) Stop() {
 // end stops serving before the node, so that each request in progress is answered.
 func (i *instance) end() error {
 	err := i.door.SendAway()
+	i.node.Watches().Close()
 	i.door.Finish(stopTimeout)
 	i.stop()
 	if ended := <-i.ended; ended != nil && !errors.Is(ended, context.Canceled) {
