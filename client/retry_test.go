@@ -1,15 +1,16 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 )
 
 // script is a node that answers requests with the given statuses, in order, and the
@@ -64,9 +65,29 @@ func scripted(t *testing.T, nodes ...[]int) (*Client, []*script) {
 	return c, scripts
 }
 
-func short(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	t.Cleanup(cancel)
+// lastAttempt ends the context of a request once its first attempt has been answered
+// or has failed: when time runs out in the middle of an attempt, any outcome is open.
+type lastAttempt struct {
+	inner http.RoundTripper
+	end   context.CancelFunc
+}
+
+func (l lastAttempt) RoundTrip(r *http.Request) (*http.Response, error) {
+	defer l.end()
+	resp, err := l.inner.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	body, err := io.ReadAll(resp.Body)
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	return resp, err
+}
+
+// oneAttempt returns a context in which the client makes one attempt.
+func oneAttempt(t *testing.T, c *Client) context.Context {
+	ctx, cancel := context.WithCancel(t.Context())
+	e := c.endpoints[0]
+	e.http.Transport = lastAttempt{e.transport, cancel}
 	return ctx
 }
 
@@ -112,7 +133,7 @@ func TestOutcomes(t *testing.T) {
 		503: ErrUnavailable, 429: ErrUnavailable, 404: ErrNotFound, 412: ErrPreconditionFailed,
 	} {
 		c, _ := scripted(t, []int{status})
-		_, err := c.Put(short(t), "a", nil)
+		_, err := c.Put(oneAttempt(t, c), "a", nil)
 		if !errors.Is(err, want) {
 			t.Errorf("status %d: %v", status, err)
 		}
@@ -124,7 +145,7 @@ func TestOutcomes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Put(short(t), "a", nil); err == nil || errors.Is(err, ErrUnknownOutcome) {
+	if _, err := c.Put(oneAttempt(t, c), "a", nil); err == nil || errors.Is(err, ErrUnknownOutcome) {
 		t.Errorf("a node that cannot be reached: %v", err)
 	}
 }
