@@ -24,7 +24,7 @@ type errorCase struct {
 }
 
 // unproduced are the codes that no request of this version can be answered with.
-var unproduced = []api.Code{api.Unauthenticated, api.PermissionDenied, api.LeaseExists, api.LeaseNotFound, api.LockHeld, api.LockNotFound}
+var unproduced = []api.Code{api.Unauthenticated, api.PermissionDenied, api.LeaseExists, api.LockHeld, api.LockNotFound}
 
 // errorCases has at least one request for each code. What the store and this package
 // decide comes about as for a client; what the replication layer and the membership
@@ -41,6 +41,7 @@ var errorCases = []errorCase{
 	{api.KeyNotFound, 404, "", func(f *fixture) *answer {
 		return f.do("POST", "/v1/txn", `{"then":[{"put":{"key":"absent","keep_value":true}}]}`)
 	}},
+	{api.LeaseNotFound, 404, "", func(f *fixture) *answer { return f.do("PUT", "/v1/kv/k?lease=77", "x") }},
 	{api.NotFound, 404, "", func(f *fixture) *answer { return f.do("GET", "/v1/nothing", "") }},
 	{api.MethodNotAllowed, 405, "", func(f *fixture) *answer {
 		return f.do("GET", "/v1/txn", "").wantHeader("Allow", "POST")

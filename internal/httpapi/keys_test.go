@@ -233,14 +233,31 @@ func TestParametersAreStrict(t *testing.T) {
 	}
 }
 
-func TestParametersOfLaterVersions(t *testing.T) {
+// A key can be bound to a lease of its own, or to one that exists.
+func TestLeasesOfKeys(t *testing.T) {
 	f := newFixture(t)
-	for _, c := range []struct{ method, target, name string }{
-		{"PUT", "/v1/kv/k?ttl=30s", "ttl"}, {"PUT", "/v1/kv/k?lease=7", "lease"}, {"PUT", "/k?ttl=30s", "ttl"},
-		{"POST", "/v1/kv/k?append&lease=7", "lease"},
-	} {
-		f.do(c.method, c.target, "v").problem(400, api.BadRequest, "does not support", c.name)
+	f.do("PUT", "/v1/kv/a?ttl=30s", "x").want(201, `"lease":1,"ttl":"30s"`)
+	f.do("GET", "/v1/kv/a?meta", "").want(200, `"lease":1`)
+	f.do("PUT", "/v1/kv/b?lease=1", "x").problem(404, api.LeaseNotFound) // belongs to the key a alone
+	if res, err := f.node.Do(t.Context(), &kvstore.Command{Op: kvstore.OpLeaseGrant, Lease: 1<<63 - 1, TTLMillis: 1000}, nil); err != nil || res.Outcome != kvstore.OK {
+		t.Fatal(res, err)
 	}
+	f.do("PUT", "/v1/kv/b?lease=9223372036854775807", "x").want(201, `"lease":"9223372036854775807"`)
+	f.do("GET", "/v1/kv/b?meta", "").want(200, `"lease":"9223372036854775807"`)
+	f.do("POST", "/v1/kv/b?append", "y").want(200, `"lease":"9223372036854775807"`)
+	f.do("PUT", "/v1/kv/b", "z").want(200)
+	f.do("GET", "/v1/kv/b?meta", "").want(200, `"lease":0`)
+	f.do("POST", "/v1/kv/n?incr=1&ttl=1.5", "").want(201, `"ttl":"1.5s"`)
+	f.do("PUT", "/short?ttl=10", "x").want(204)
+	f.do("PUT", "/v1/kv/a?lease=77", "x").problem(404, api.LeaseNotFound)
+	f.txn(`{"if":[{"key":"a","lease":{"gt":0}}],"then":[{"put":{"key":"c","value":"","lease":"9223372036854775807"}},{"append":{"key":"d","value":"","ttl":"1m"}},
+		{"put":{"key":"a","value":"y","keep_lease":true}}]}`).want(200, `"succeeded":true`, `"lease":"9223372036854775807"`, `"ttl":"1m0s"`, `"lease":1}`)
+	f.txn(`{"then":[{"put":{"key":"e","value":"","lease":77}}]}`).problem(404, api.LeaseNotFound, "then[0].put")
+	wantAnswers(t, f.batchOf(`{"put":{"key":"e","value":"","ttl":"5s"}}`, `{"put":{"key":"e","value":"","lease":77}}`), `201 "ttl":"5s"`, `404 lease_not_found`)
+	for _, q := range []string{"ttl=0", "ttl=-1s", "ttl=soon", "lease=0", "lease=-1", "lease=x", "lease=9223372036854775808", "ttl=1s&lease=1"} {
+		f.do("PUT", "/v1/kv/a?"+q, "x").problem(400, api.BadRequest)
+	}
+	f.do("POST", "/v1/kv/a?append&lease=1", "x").problem(400, api.BadRequest, "unknown parameter")
 }
 
 // A route that does not heed the headers of a repetition says so.

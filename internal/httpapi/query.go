@@ -80,9 +80,6 @@ func decodeParam(pair string) (param, error) {
 
 // check compares a parameter with what the method takes.
 func (q *query) check(m *method, p param) error {
-	if slices.Contains(m.later, p.name) {
-		return badRequest("this version of kvd does not support the parameter %q of this request", p.name)
-	}
 	if !slices.Contains(m.params, p.name) && !slices.Contains(everywhere, p.name) {
 		return badRequest("unknown parameter %.40q; this request takes %s", p.name, strings.Join(slices.Concat(m.params, everywhere), ", "))
 	}

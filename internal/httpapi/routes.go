@@ -17,8 +17,6 @@ type method struct {
 	handle handler
 	// params are the query parameters it takes, besides those in everywhere.
 	params []string
-	// later are parameters of the contract that this version does not support.
-	later []string
 	// body marks methods that read a body into memory, by readBody.
 	body bool
 	// mutates marks requests that change something, which Idempotency-Key is for.
@@ -106,8 +104,8 @@ func keyRoutes(rootMembers bool) []*route {
 	return []*route{
 		{pattern: kvPattern, methods: []method{
 			getKey,
-			{name: http.MethodPut, handle: (*Server).putKey, body: true, mutates: true, once: true, params: keyParams, later: bindParams},
-			{name: http.MethodPost, handle: (*Server).changeKey, body: true, mutates: true, once: true, params: with([]string{"append", "incr"}, keyParams), later: bindParams},
+			{name: http.MethodPut, handle: (*Server).putKey, body: true, mutates: true, once: true, params: with(keyParams, bindParams)},
+			{name: http.MethodPost, handle: (*Server).changeKey, body: true, mutates: true, once: true, params: with([]string{"append", "incr", "ttl"}, keyParams)},
 			{name: http.MethodDelete, handle: (*Server).deleteKey, mutates: true, once: true, params: keyParams},
 		}},
 		shortRoute(getKey, rootMembers),
@@ -130,7 +128,7 @@ func keyRoutes(rootMembers bool) []*route {
 func shortRoute(getKey method, rootMembers bool) *route {
 	rt := &route{pattern: shortPattern, allow: "PUT, GET", methods: []method{
 		getKey,
-		{name: http.MethodPut, handle: (*Server).putShort, body: true, mutates: true, once: true, params: []string{"if_revision", "timing"}, later: bindParams},
+		{name: http.MethodPut, handle: (*Server).putShort, body: true, mutates: true, once: true, params: with([]string{"if_revision", "timing"}, bindParams)},
 	}}
 	if rootMembers {
 		rt.allow = "PUT, GET, POST, DELETE"

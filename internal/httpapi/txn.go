@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"sync"
 
-	"github.com/kvd-io/kvd/internal/httpapi/batch"
 	"github.com/kvd-io/kvd/internal/httpapi/reply"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/limits"
@@ -34,9 +33,6 @@ func runTxn(s *Server, x *exchange) error {
 	defer parsers.Put(parser)
 	cmd, err := parser.ParseTxn(body, accepted)
 	if err != nil {
-		return err
-	}
-	if err := batch.Later(cmd); err != nil {
 		return err
 	}
 	if err := claimResults(x, cmd.Txn, settings.MaxValueBytes); err != nil {

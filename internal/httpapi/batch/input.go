@@ -258,9 +258,6 @@ func (in *reader) take(line []byte, accepted opjson.Limits) error {
 	}
 	size := 2 * int64(len(line)) // its command, in a buffer that grows
 	if err == nil {
-		err = Later(c)
-	}
-	if err == nil {
 		size += answerBytes(c, accepted)
 	}
 	g, full := in.room(size)
