@@ -30,7 +30,9 @@ var unproduced = []api.Code{api.Unauthenticated, api.PermissionDenied, api.Lease
 // decide comes about as for a client; what the replication layer and the membership
 // decide is put into their answers.
 var errorCases = []errorCase{
-	{api.BadRequest, 400, "", func(f *fixture) *answer { return f.do("POST", "/v1/txn", `{"then":[{"put":{"key":""}}]}`) }},
+	{api.BadRequest, 400, "path position", func(f *fixture) *answer { return f.do("POST", "/v1/txn", `{"then":[{"put":{"key":""}}]}`) }},
+	{api.BadRequest, 400, "position", func(f *fixture) *answer { return f.do("POST", "/v1/txn", "{") }},
+	{api.BadRequest, 400, "", func(f *fixture) *answer { return f.do("GET", "/v1/kv/k?revison=9", "") }},
 	{api.FutureRevision, 400, "", func(f *fixture) *answer { return f.do("GET", "/v1/kv/k?revision=99", "") }},
 	{api.FutureRevision, 400, "", func(f *fixture) *answer { return f.do("POST", "/v1/compact?revision=99", "") }},
 	{api.CrossOrigin, 403, "", func(f *fixture) *answer {
@@ -145,9 +147,7 @@ func TestEveryCodeIsProduced(t *testing.T) {
 			t.Errorf("%s: %v", c.code, err)
 		}
 		want := []string{"code", "detail", "status", "title"}
-		if c.fields != "" {
-			want = append(want, c.fields)
-		}
+		want = append(want, strings.Fields(c.fields)...)
 		slices.Sort(want)
 		if got := slices.Sorted(maps.Keys(doc)); !slices.Equal(got, want) {
 			t.Errorf("%s: fields %v, want %v", c.code, got, want)

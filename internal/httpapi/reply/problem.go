@@ -86,10 +86,16 @@ func Problem(err error) *api.Error {
 // documentProblem returns the error for a JSON document, or a line of a stream, that
 // cannot be understood.
 func documentProblem(e *opjson.Error) *api.Error {
+	code := api.BadRequest
 	if errors.Is(e, opjson.ErrTooLarge) {
-		return api.Errorf(api.TooLarge, "%v", e)
+		code = api.TooLarge
 	}
-	return api.Errorf(api.BadRequest, "%v", e)
+	p := api.Errorf(code, "%v", e)
+	p.Fields = map[string]any{"position": e.Offset + 1}
+	if e.Path != "" {
+		p.Fields["path"] = e.Path
+	}
+	return p
 }
 
 // fullMemory is the answer for a claim that found no room.
