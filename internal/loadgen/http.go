@@ -5,7 +5,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -20,14 +22,17 @@ type HTTP struct {
 	buf    []byte
 	limit  time.Time // deadline of the connection
 	detail []byte    // body of an error response
+	kept   []byte    // body of the response of Request
+	keep   bool      // the exchange is one of Request
 }
 
 const (
 	dialTimeout = 5 * time.Second
 	// answerTimeout is longer than kvd takes for any request without a timeout
 	// of its own.
-	answerTimeout = 15 * time.Second
-	maxErrorBytes = 4 << 10
+	answerTimeout  = 15 * time.Second
+	maxErrorBytes  = 4 << 10
+	maxAnswerBytes = 1 << 20
 )
 
 // Dial connects to HOST:PORT.
@@ -36,7 +41,13 @@ func Dial(address string) (*HTTP, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &HTTP{conn: conn, r: bufio.NewReaderSize(conn, 8<<10), host: address}, nil
+	return New(conn, address), nil
+}
+
+// New uses an existing connection, for example one of TLS. The host is the one
+// that requests name.
+func New(conn net.Conn, host string) *HTTP {
+	return &HTTP{conn: conn, r: bufio.NewReaderSize(conn, 8<<10), host: host}
 }
 
 // Close closes the connection.
@@ -61,6 +72,22 @@ func (h *HTTP) Get(key []byte, stale bool) (code string, err error) {
 	h.begin("GET", key, query)
 	h.buf = append(h.buf, "\r\n"...)
 	return h.exchange()
+}
+
+// Request sends a request to a target, a path with its query. The fields are
+// further header fields, each with its line end. The body of a successful
+// response is valid until the next request; one above maxAnswerBytes is an
+// error.
+func (h *HTTP) Request(method, target string, fields, body []byte) (answer []byte, code string, err error) {
+	b := append(append(h.buf[:0], method...), ' ')
+	b = append(append(append(b, target...), " HTTP/1.1\r\nHost: "...), h.host...)
+	b = append(append(b, "\r\n"...), fields...)
+	b = append(strconv.AppendInt(append(b, "Content-Length: "...), int64(len(body)), 10), "\r\n\r\n"...)
+	h.buf = append(b, body...)
+	h.keep, h.kept = true, h.kept[:0]
+	code, err = h.exchange()
+	h.keep = false
+	return h.kept, code, err
 }
 
 func (h *HTTP) begin(method string, key []byte, query string) {
@@ -106,10 +133,15 @@ func (h *HTTP) answer() (code string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if status < 300 {
-		_, err = h.r.Discard(length)
-	} else {
+	switch {
+	case status >= 300:
 		code, err = h.refusal(status, length)
+	case h.keep && length > maxAnswerBytes:
+		err = fmt.Errorf("%w: %d bytes", errAnswer, length)
+	case h.keep:
+		h.kept, err = h.read(h.kept, length)
+	default:
+		_, err = h.r.Discard(length)
 	}
 	if err == nil && closing {
 		err = ErrClosing
@@ -150,14 +182,18 @@ func (h *HTTP) refusal(status, length int) (string, error) {
 		_, err := h.r.Discard(length)
 		return strconv.Itoa(status), err
 	}
-	h.detail = append(h.detail[:0], make([]byte, length)...)
-	for read := 0; read < length; {
-		n, err := h.r.Read(h.detail[read:])
-		if read += n; err != nil {
-			return "", err
-		}
+	var err error
+	if h.detail, err = h.read(h.detail, length); err != nil {
+		return "", err
 	}
 	return codeOf(status, h.detail), nil
+}
+
+// read reads a body into a buffer that it may enlarge.
+func (h *HTTP) read(buf []byte, length int) ([]byte, error) {
+	buf = slices.Grow(buf[:0], length)[:length]
+	_, err := io.ReadFull(h.r, buf)
+	return buf, err
 }
 
 // codeOf returns the status with the "code" of a problem document.

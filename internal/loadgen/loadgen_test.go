@@ -137,6 +137,34 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// TestRequest returns the body of a success and the code of a refusal, in turn.
+func TestRequest(t *testing.T) {
+	problem := `{"code":"lock_held"}`
+	h, err := Dial(scripted(t, func(request int) []string {
+		switch request {
+		case 2:
+			return []string{fmt.Sprintf("HTTP/1.1 409 X\r\nContent-Length: %d\r\n\r\n%s", len(problem), problem)}
+		case 4:
+			return []string{fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", maxAnswerBytes+1)}
+		}
+		return []string{"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", "a", "b" + fmt.Sprint(request)}
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	for _, want := range []struct{ answer, code string }{{answer: "ab1"}, {code: "409 lock_held"}, {answer: "ab3"}} {
+		// scripted reads header fields only, so there is no body here.
+		answer, code, err := h.Request("POST", "/v1/locks/a?wait=1s", []byte("X-Y: z\r\n"), nil)
+		if string(answer) != want.answer || code != want.code || err != nil {
+			t.Errorf("%q %q %v, want %q", answer, code, err, want)
+		}
+	}
+	if _, _, err := h.Request("GET", "/", nil, nil); !errors.Is(err, errAnswer) {
+		t.Errorf("a body over the limit: %v", err)
+	}
+}
+
 // TestRunCounts: errors are counted separately, broken connections are replaced,
 // and the last response of a connection counts.
 func TestRunCounts(t *testing.T) {
@@ -233,9 +261,12 @@ func TestNoAllocation(t *testing.T) {
 		if code, err := h.Get(keys.Next(), true); code != "" || err != nil {
 			t.Fatal(code, err)
 		}
+		if answer, code, err := h.Request("POST", "/v1/txn", nil, value); len(answer) != 5 || code != "" || err != nil {
+			t.Fatal(code, err)
+		}
 	})
 	if n != 0 {
-		t.Errorf("%v allocations for a put and a get", n)
+		t.Errorf("%v allocations for a put, a get and a transaction", n)
 	}
 }
 
