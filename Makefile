@@ -60,7 +60,7 @@ sim: ## run the simulation with RUNS (1000) seeds
 bench: ## run the benchmarks
 	go test -run '^$$' -bench . -benchmem ./...
 
-bench-compare: ## compare with etcd on this machine and write docs/performance.md (QUICK=1: a few minutes)
+bench-compare: ## compare with etcd on this machine and write docs/performance.md (QUICK=1: a quarter of an hour)
 	cd bench && QUICK=$(QUICK) go run . all --write ../docs/performance.md
 
 bench-micro: ## run the micro-benchmarks and write bench/micro.txt, for benchstat

@@ -47,7 +47,7 @@ func (b *bench) bulkOne(ctx context.Context, s system) (err error) {
 		best = max(best, rate)
 	}
 	defer func() { err = errors.Join(err, c.stop()) }()
-	b.report.row("bulk load", "keys/s", func(w *row) { w.More, w.AtLeast, w.Goal = true, 1.5, 4 }).add(s.name(), best)
+	b.report.row("bulk load", "keys/s", func(w *row) { w.More, w.AtLeast, w.Goal = true, 3.5, 5 }).add(s.name(), best)
 	if err := wait(ctx, 10*time.Second); err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func (b *bench) noteSizes(c *cluster, when string) {
 	disk := diskBytes(filepath.Join(c.dir, "1")) / (1 << 20)
 	b.say("%-4s with %d keys, %s: %.0f MiB of memory, %.0f MiB of disk a node", c.sys.name(), b.count, when, memory, disk)
 	suffix := " with " + strconv.FormatUint(b.count, 10) + " keys, " + when
-	b.report.row("memory of the largest node"+suffix, "MiB", func(w *row) { w.AtLeast, w.Goal = 0.5, 0.2 }).add(c.sys.name(), memory)
+	b.report.row("memory of the largest node"+suffix, "MiB", func(w *row) { w.AtLeast, w.Goal = 0.3, 0.2 }).add(c.sys.name(), memory)
 	b.report.row("disk of a node"+suffix, "MiB", nil).add(c.sys.name(), disk)
 }
 
@@ -86,7 +86,7 @@ func (b *bench) restart(ctx context.Context, c *cluster) error {
 	}
 	took := time.Since(begin)
 	b.say("%-4s restart of three nodes with %d keys: %v", c.sys.name(), b.count, took)
-	b.report.row("restart to first write with "+strconv.FormatUint(b.count, 10)+" keys", "ms", func(w *row) { w.AtLeast, w.Goal = 0.3, 0.1 }).add(c.sys.name(), ms(took))
+	b.report.row("restart to first write with "+strconv.FormatUint(b.count, 10)+" keys", "ms", func(w *row) { w.AtLeast, w.Goal = 0.12, 0.08 }).add(c.sys.name(), ms(took))
 	if err := wait(ctx, 3*time.Second); err != nil {
 		return err
 	}
@@ -125,7 +125,7 @@ func (b *bench) duringSnapshot(ctx context.Context, c *cluster) error {
 		}
 		b.say("%-4s put p99: %v without, %v during %d snapshots", c.sys.name(), without.p99, during.p99, n)
 		b.report.row("put p99 during a snapshot relative to without, 64 clients", "times", func(w *row) {
-			w.AtLeast, w.Goal, w.Absolute = 1.5, 1.1, true
+			w.AtLeast, w.Goal, w.Absolute = 1.25, 1.1, true
 		}).add(c.sys.name(), float64(during.p99)/float64(without.p99))
 	}
 	return nil

@@ -10,12 +10,17 @@ import (
 	"strings"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/concurrency"
 	"go.uber.org/zap"
 )
 
 // etcd is driven over gRPC, as by its own tools: its fastest interface.
-type etcd struct{ binary string }
+type etcd struct {
+	binary string
+	tls    *tlsFiles // nil: clients connect without TLS
+}
 
 func (*etcd) name() string { return "etcd" }
 
@@ -25,35 +30,49 @@ func (e *etcd) args(c *cluster, i int) []string {
 		members = append(members, fmt.Sprintf("n%d=http://%s", j+1, p))
 	}
 	client, peer := "http://"+c.clients[i], "http://"+c.peers[i]
-	return []string{e.binary, "--name", fmt.Sprintf("n%d", i+1), "--data-dir", filepath.Join(c.dir, strconv.Itoa(i+1)),
+	var secure []string
+	if e.tls != nil {
+		client = "https://" + c.clients[i]
+		secure = []string{"--cert-file", e.tls.cert, "--key-file", e.tls.key}
+	}
+	return append([]string{e.binary, "--name", fmt.Sprintf("n%d", i+1), "--data-dir", filepath.Join(c.dir, strconv.Itoa(i+1)),
 		"--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer,
 		"--initial-advertise-peer-urls", peer, "--initial-cluster", strings.Join(members, ","),
-		"--initial-cluster-state", "new", "--quota-backend-bytes", "8589934592", "--log-level", "error"}
+		"--initial-cluster-state", "new", "--quota-backend-bytes", "8589934592", "--log-level", "error"}, secure...)
 }
 
-func dial(address string) (*clientv3.Client, error) {
-	return clientv3.New(clientv3.Config{Endpoints: []string{address}, DialTimeout: 5 * time.Second, Logger: zap.NewNop(),
-		MaxCallSendMsgSize: 16 << 20})
+func (e *etcd) dial(address string) (*clientv3.Client, error) {
+	config := clientv3.Config{Endpoints: []string{address}, DialTimeout: 5 * time.Second, Logger: zap.NewNop(), MaxCallSendMsgSize: 16 << 20}
+	if e.tls != nil {
+		config.Endpoints, config.TLS = []string{"https://" + address}, e.tls.config.Clone()
+	}
+	return clientv3.New(config)
 }
 
-func (*etcd) open(address string) (client, error) {
-	c, err := dial(address)
+func (e *etcd) open(address string) (client, error) {
+	c, err := e.dial(address)
 	if err != nil {
 		return nil, err
 	}
-	return etcdClient{c}, nil
+	return &etcdClient{c: c}, nil
 }
 
-type etcdClient struct{ c *clientv3.Client }
+// etcdClient is one connection. Several goroutines may use it, except for its
+// keep-alives.
+type etcdClient struct {
+	c       *clientv3.Client
+	keep    pb.Lease_LeaseKeepAliveClient // nil until the first keep-alive
+	session *concurrency.Session          // nil until the first lock
+}
 
-func (c etcdClient) put(ctx context.Context, key, value []byte) (string, error) {
+func (c *etcdClient) put(ctx context.Context, key, value []byte) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	_, err := c.c.Put(ctx, string(key), string(value))
 	return outcome(err)
 }
 
-func (c etcdClient) get(ctx context.Context, key []byte, stale bool) (string, error) {
+func (c *etcdClient) get(ctx context.Context, key []byte, stale bool) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	var opts []clientv3.OpOption
@@ -63,6 +82,16 @@ func (c etcdClient) get(ctx context.Context, key []byte, stale bool) (string, er
 	r, err := c.c.Get(ctx, string(key), opts...)
 	if err == nil && len(r.Kvs) == 0 {
 		return "404 key_not_found", nil
+	}
+	return outcome(err)
+}
+
+func (c *etcdClient) txn(ctx context.Context, key, value []byte) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	r, err := c.c.Txn(ctx).If(clientv3.Compare(clientv3.Version(string(key)), ">", 0)).Then(clientv3.OpPut(string(key), string(value))).Commit()
+	if err == nil && !r.Succeeded {
+		return "not succeeded", nil
 	}
 	return outcome(err)
 }
@@ -77,14 +106,14 @@ func outcome(err error) (string, error) {
 	return text[:min(len(text), 80)], nil
 }
 
-func (c etcdClient) close() { _ = c.c.Close() }
+func (c *etcdClient) close() { _ = c.c.Close() }
 
-func (*etcd) leader(ctx context.Context, c *cluster) (int, error) {
+func (e *etcd) leader(ctx context.Context, c *cluster) (int, error) {
 	for i, p := range c.procs {
 		if p == nil {
 			continue
 		}
-		leads, err := isLeader(ctx, c.clients[i])
+		leads, err := e.isLeader(ctx, c.clients[i])
 		if err == nil && leads {
 			return i, nil
 		}
@@ -92,29 +121,29 @@ func (*etcd) leader(ctx context.Context, c *cluster) (int, error) {
 	return 0, errors.New("no node leads")
 }
 
-func isLeader(ctx context.Context, address string) (bool, error) {
-	cl, err := dial(address)
+func (e *etcd) isLeader(ctx context.Context, address string) (bool, error) {
+	cl, err := e.dial(address)
 	if err != nil {
 		return false, err
 	}
 	defer cl.Close()
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	st, err := cl.Status(ctx, address)
+	st, err := cl.Status(ctx, cl.Endpoints()[0])
 	return err == nil && st.Leader == st.Header.MemberId, err
 }
 
 // bulkKeys stays a little below etcd's limit on operations per transaction.
 const bulkKeys = 100
 
-func (*etcd) bulk(ctx context.Context, c *cluster, count uint64, conns, valueSize int) error {
+func (e *etcd) bulk(ctx context.Context, c *cluster, count uint64, conns, valueSize int) error {
 	leader, err := c.leader(ctx)
 	if err != nil {
 		return err
 	}
 	value := strings.Repeat("v", valueSize)
 	return shared(count, conns, func(from, to uint64) error {
-		cl, err := dial(c.clients[leader])
+		cl, err := e.dial(c.clients[leader])
 		if err != nil {
 			return err
 		}
@@ -132,8 +161,8 @@ func (*etcd) bulk(ctx context.Context, c *cluster, count uint64, conns, valueSiz
 	})
 }
 
-func (*etcd) snapshot(ctx context.Context, address string) error {
-	cl, err := dial(address)
+func (e *etcd) snapshot(ctx context.Context, address string) error {
+	cl, err := e.dial(address)
 	if err != nil {
 		return err
 	}

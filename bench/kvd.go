@@ -2,15 +2,19 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/kvd-io/kvd/internal/loadgen"
 )
@@ -18,7 +22,8 @@ import (
 // kvd is driven over HTTP/1.1, with one connection per client.
 type kvd struct {
 	binary string
-	flags  []string // in addition to those that every node needs
+	flags  []string  // in addition to those that every node needs
+	tls    *tlsFiles // nil: clients connect without TLS
 }
 
 func (*kvd) name() string { return "kvd" }
@@ -28,31 +33,67 @@ func (k *kvd) args(c *cluster, i int) []string {
 	for _, p := range c.peers {
 		urls = append(urls, "http://"+p)
 	}
-	return append([]string{k.binary, "--id", strconv.Itoa(i + 1), "--cluster", strings.Join(urls, ","),
-		"--listen-client", "http://" + c.clients[i], "--data-dir", filepath.Join(c.dir, strconv.Itoa(i+1))}, k.flags...)
+	args := append([]string{k.binary, "--id", strconv.Itoa(i + 1), "--cluster", strings.Join(urls, ","),
+		"--listen-client", k.url(c.clients[i], ""), "--data-dir", filepath.Join(c.dir, strconv.Itoa(i+1))}, k.flags...)
+	if k.tls != nil {
+		args = append(args, "--tls-cert-file", k.tls.cert, "--tls-key-file", k.tls.key)
+	}
+	return args
 }
 
-func (*kvd) open(address string) (client, error) {
-	conn, err := loadgen.Dial(address)
+func (k *kvd) url(address, path string) string {
+	if k.tls != nil {
+		return "https://" + address + path
+	}
+	return "http://" + address + path
+}
+
+func (k *kvd) open(address string) (client, error) {
+	conn, err := k.dial(address)
 	if err != nil {
 		return nil, err
 	}
-	return kvdClient{conn}, nil
+	return &kvdClient{conn: loadgen.New(conn, address)}, nil
 }
 
-type kvdClient struct{ conn *loadgen.HTTP }
+func (k *kvd) dial(address string) (net.Conn, error) {
+	d := &net.Dialer{Timeout: 5 * time.Second}
+	if k.tls == nil {
+		return d.Dial("tcp", address)
+	}
+	return tls.DialWithDialer(d, "tcp", address, k.tls.config)
+}
 
-func (c kvdClient) put(_ context.Context, key, value []byte) (string, error) {
+// kvdClient is one connection. One goroutine owns it.
+type kvdClient struct {
+	conn   *loadgen.HTTP
+	body   []byte
+	fields []byte
+	lease  int64 // of the client, for locks
+}
+
+func (c *kvdClient) put(_ context.Context, key, value []byte) (string, error) {
 	return c.conn.Put(key, value)
 }
 
-func (c kvdClient) get(_ context.Context, key []byte, stale bool) (string, error) {
+func (c *kvdClient) get(_ context.Context, key []byte, stale bool) (string, error) {
 	return c.conn.Get(key, stale)
 }
 
-func (c kvdClient) close() { c.conn.Close() }
+func (c *kvdClient) txn(_ context.Context, key, value []byte) (string, error) {
+	b := append(append(c.body[:0], `{"if":[{"key":"`...), key...)
+	b = append(append(b, `","version":{"gt":0}}],"then":[{"put":{"key":"`...), key...)
+	c.body = append(append(append(b, `","value":"`...), value...), `"}}]}`...)
+	answer, code, err := c.conn.Request("POST", "/v1/txn", nil, c.body)
+	if err == nil && code == "" && !bytes.HasPrefix(answer, []byte(`{"succeeded":true`)) {
+		code = "not succeeded"
+	}
+	return code, err
+}
 
-func (*kvd) leader(ctx context.Context, c *cluster) (int, error) {
+func (c *kvdClient) close() { c.conn.Close() }
+
+func (k *kvd) leader(ctx context.Context, c *cluster) (int, error) {
 	var answer struct {
 		ClientURLs []string `json:"client_urls"`
 	}
@@ -61,7 +102,7 @@ func (*kvd) leader(ctx context.Context, c *cluster) (int, error) {
 		if p == nil {
 			continue
 		}
-		if err = getJSON(ctx, "http://"+c.clients[i]+"/v1/leader", &answer); err == nil {
+		if err = k.getJSON(ctx, k.url(c.clients[i], "/v1/leader"), &answer); err == nil {
 			break
 		}
 	}
@@ -78,12 +119,12 @@ func (*kvd) leader(ctx context.Context, c *cluster) (int, error) {
 	return 0, fmt.Errorf("the leader %v is none of ours", answer.ClientURLs)
 }
 
-func getJSON(ctx context.Context, from string, v any) error {
+func (k *kvd) getJSON(ctx context.Context, from string, v any) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
 	if err != nil {
 		return err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := k.web().Do(req)
 	if err != nil {
 		return err
 	}
@@ -94,19 +135,27 @@ func getJSON(ctx context.Context, from string, v any) error {
 	return json.NewDecoder(resp.Body).Decode(v)
 }
 
+// web is the client for what is not measured, and for streams.
+func (k *kvd) web() *http.Client {
+	if k.tls == nil {
+		return http.DefaultClient
+	}
+	return k.tls.web
+}
+
 // bulk sends one POST /v1/batch per connection.
-func (*kvd) bulk(ctx context.Context, c *cluster, count uint64, conns, valueSize int) error {
+func (k *kvd) bulk(ctx context.Context, c *cluster, count uint64, conns, valueSize int) error {
 	leader, err := c.leader(ctx)
 	if err != nil {
 		return err
 	}
 	return shared(count, conns, func(from, to uint64) error {
-		return batch(ctx, "http://"+c.clients[leader]+"/v1/batch", from, to, valueSize)
+		return batch(ctx, k.web(), k.url(c.clients[leader], "/v1/batch"), from, to, valueSize)
 	})
 }
 
 // batch puts a range of keys and checks each answer.
-func batch(ctx context.Context, target string, from, to uint64, valueSize int) error {
+func batch(ctx context.Context, web *http.Client, target string, from, to uint64, valueSize int) error {
 	r, w := io.Pipe()
 	go func() {
 		out := bufio.NewWriterSize(w, 64<<10)
@@ -120,7 +169,7 @@ func batch(ctx context.Context, target string, from, to uint64, valueSize int) e
 	if err != nil {
 		return err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := web.Do(req)
 	if err != nil {
 		return err
 	}
@@ -139,12 +188,12 @@ func batch(ctx context.Context, target string, from, to uint64, valueSize int) e
 	return nil
 }
 
-func (*kvd) snapshot(ctx context.Context, address string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/v1/snapshot", nil)
+func (k *kvd) snapshot(ctx context.Context, address string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, k.url(address, "/v1/snapshot"), nil)
 	if err != nil {
 		return err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := k.web().Do(req)
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,8 @@ const (
 	opPut   operation = "put"
 	opGet   operation = "get"
 	opStale operation = "stale get"
+	// opTxn puts a key on the condition that it exists.
+	opTxn operation = "transaction"
 	// opPatientPut waits after a 429.
 	opPatientPut operation = "patient put"
 )
@@ -47,22 +49,33 @@ func connections(s system, clients int) int {
 	return clients
 }
 
-// load drives the cluster's leader for one round, after a short warm-up. A
-// round below the floor is repeated once.
+// load drives the cluster's leader with one operation on random keys.
 func (b *bench) load(ctx context.Context, c *cluster, op operation, clients int, keys uint64) (sample, error) {
+	value := []byte(strings.Repeat("v", b.valueSize))
+	return b.drive(ctx, c, string(op), clients, func(conn client, worker int) loadgen.Op {
+		return do(conn, op, value, keys, uint64(worker))
+	})
+}
+
+// work returns what a worker does over and over on its connection.
+type work func(conn client, worker int) loadgen.Op
+
+// drive drives the cluster's leader for one round, after a short warm-up. A
+// round below the floor is repeated once.
+func (b *bench) drive(ctx context.Context, c *cluster, what string, clients int, w work) (sample, error) {
 	for try := 0; ; try++ {
-		s, err := b.loadOnce(ctx, c, op, clients, keys)
+		s, err := b.driveOnce(ctx, c, clients, w)
 		if err != nil || s.rate*b.seconds >= floor {
 			return s, err
 		}
 		b.say("%s: void, only %.0f operations a second: %v", c.sys.name(), s.rate, s.errors)
 		if try > 0 {
-			return s, fmt.Errorf("%s: two rounds of %s with %d clients below the floor", c.sys.name(), op, clients)
+			return s, fmt.Errorf("%s: two rounds of %s with %d clients below the floor: %v", c.sys.name(), what, clients, s.errors)
 		}
 	}
 }
 
-func (b *bench) loadOnce(ctx context.Context, c *cluster, op operation, clients int, keys uint64) (sample, error) {
+func (b *bench) driveOnce(ctx context.Context, c *cluster, clients int, w work) (sample, error) {
 	leader, err := c.leader(ctx)
 	if err != nil {
 		return sample{}, err
@@ -72,10 +85,8 @@ func (b *bench) loadOnce(ctx context.Context, c *cluster, op operation, clients 
 		return sample{}, err
 	}
 	defer closeAll()
-	value := []byte(strings.Repeat("v", b.valueSize))
 	l := &loadgen.Load{Workers: clients, Duration: b.round() / 4, Open: func(worker int) (loadgen.Op, func(), error) {
-		conn := conns[worker%len(conns)]
-		return do(conn, op, value, keys, uint64(worker)), func() {}, nil
+		return w(conns[worker%len(conns)], worker), func() {}, nil
 	}}
 	if _, err := l.Run(ctx); err != nil {
 		return sample{}, err
@@ -87,12 +98,15 @@ func (b *bench) loadOnce(ctx context.Context, c *cluster, op operation, clients 
 	if err != nil {
 		return sample{}, err
 	}
-	used := cpuTime(pids) - before
+	return newSample(r, cpuTime(pids)-before), ctx.Err()
+}
+
+func newSample(r *loadgen.Result, used time.Duration) sample {
 	return sample{
 		rate: float64(r.Ops) / r.Elapsed.Seconds(),
 		p50:  r.Latency.Quantile(0.5), p99: r.Latency.Quantile(0.99), p999: r.Latency.Quantile(0.999), longest: r.Latency.Max(),
 		cpu: used / time.Duration(max(1, r.Ops)), errors: r.Errors,
-	}, ctx.Err()
+	}
 }
 
 func openAll(c *cluster, node, count int) ([]client, func(), error) {
@@ -122,6 +136,8 @@ func do(conn client, op operation, value []byte, keys, seed uint64) loadgen.Op {
 		switch op {
 		case opPut:
 			return conn.put(ctx, buf, value)
+		case opTxn:
+			return conn.txn(ctx, buf, value)
 		case opPatientPut:
 			code, err := conn.put(ctx, buf, value)
 			if strings.HasPrefix(code, "429") && err == nil {

@@ -2,12 +2,13 @@
 // nodes, the same durability, the same load loop and histogram, alternating
 // rounds, medians and ratios.
 //
-//	go run . all                    everything, about half an hour
-//	QUICK=1 go run . all            the same in a few minutes
-//	go run . puts --clients 64,256 --rounds 3 --seconds 5
+//	go run . all                    everything, about an hour
+//	QUICK=1 go run . all            the same in about a quarter of an hour
+//	go run . puts,gets --clients 64,256 --rounds 3 --seconds 5
 //
 // It prints a Markdown table on standard output and its progress on standard
-// error.
+// error. A measurement that fails, or takes far too long, is named below the
+// table and does not stop the others.
 package main
 
 import (
@@ -19,6 +20,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,8 +34,11 @@ type options struct {
 	seconds   float64
 	valueSize int
 	keySpace  uint64
-	count     uint64 // keys of the bulk load
-	dir       string // for the data; its file system must have a real fsync
+	count     uint64        // keys of the bulk load, and random new keys
+	watches   int           // idle ones
+	leases    int           // idle ones
+	limit     time.Duration // of one measurement
+	dir       string        // for the data; its file system must have a real fsync
 }
 
 // measurement is one subcommand.
@@ -52,6 +57,13 @@ var measurements = []measurement{
 	{"bulk", "a million keys: load, memory, disk, restart, put p99 during a snapshot", bulk},
 	{"overload", "goodput with ten times the clients that saturate the leader", overload},
 	{"cache", "puts with kvd's metadata cache warm, cold, and too small", cache},
+	{"txn", "transactions of one compare and one put", txns},
+	{"watch", "events to 100 watchers, their latency, and 10,000 idle watches", watches},
+	{"leases", "keep-alives, and CPU of the leader with 100,000 idle leases", leases},
+	{"locks", "acquire and release, 16 clients on one lock and on 1,000", locks},
+	{"once", "puts with Idempotency-Key relative to puts without, kvd alone", once},
+	{"tls", "puts and gets over TLS", overTLS},
+	{"random", "a million puts of random new keys", random},
 }
 
 func main() {
@@ -70,9 +82,9 @@ func run(args []string) error {
 	}
 	flags := flag.NewFlagSet("bench "+args[0], flag.ExitOnError)
 	quick := os.Getenv("QUICK") != ""
-	defaults := options{rounds: 3, seconds: 5, count: 1_000_000}
+	defaults := options{rounds: 3, seconds: 5, count: 1_000_000, watches: 10_000, leases: 100_000, limit: time.Hour}
 	if quick {
-		defaults = options{rounds: 1, seconds: 2, count: 100_000}
+		defaults = options{rounds: 1, seconds: 2, count: 100_000, watches: 2_000, leases: 20_000, limit: 4 * time.Minute}
 	}
 	var o options
 	clients := flags.String("clients", "1,16,64,256,1000", "numbers of clients")
@@ -80,7 +92,10 @@ func run(args []string) error {
 	flags.Float64Var(&o.seconds, "seconds", defaults.seconds, "seconds per round")
 	flags.IntVar(&o.valueSize, "value-size", 256, "value size in bytes")
 	flags.Uint64Var(&o.keySpace, "key-space", 100_000, "number of keys that puts and gets choose from")
-	flags.Uint64Var(&o.count, "count", defaults.count, "number of keys to bulk load")
+	flags.Uint64Var(&o.count, "count", defaults.count, "number of keys to bulk load, and of random new keys")
+	flags.IntVar(&o.watches, "watches", defaults.watches, "number of idle watches")
+	flags.IntVar(&o.leases, "leases", defaults.leases, "number of idle leases")
+	flags.DurationVar(&o.limit, "limit", defaults.limit, "time after which a measurement is given up")
 	flags.StringVar(&o.dir, "dir", "", "directory in which to create a temporary data directory")
 	doc := flags.String("write", "", "Markdown file whose section between the bench markers to replace")
 	_ = flags.Parse(args[1:]) // exits
@@ -101,7 +116,7 @@ func usage() error {
 	for _, m := range measurements {
 		names = append(names, fmt.Sprintf("  %-12s%s", m.name, m.help))
 	}
-	return errors.New("name a measurement:\n  all         everything\n" + strings.Join(names, "\n"))
+	return errors.New("name measurements, separated by commas:\n  all         everything\n" + strings.Join(names, "\n"))
 }
 
 // bench is one run of the program.
@@ -111,7 +126,11 @@ type bench struct {
 	report  report
 }
 
-func measure(ctx context.Context, name string, o options, doc string) error {
+func measure(ctx context.Context, names string, o options, doc string) error {
+	chosen, err := choose(names)
+	if err != nil {
+		return err
+	}
 	dir, err := os.MkdirTemp(o.dir, "kvd-bench-")
 	if err != nil {
 		return err
@@ -122,28 +141,66 @@ func measure(ctx context.Context, name string, o options, doc string) error {
 	if err := b.build(ctx); err != nil {
 		return err
 	}
-	found := false
+	var failed []error
+	for i, m := range chosen {
+		if err := b.one(ctx, m, i+1, len(chosen)); err != nil {
+			failed = append(failed, err)
+		}
+		// Written after each, so that an interruption loses one at most.
+		if err := b.write(doc); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	fmt.Print(b.report.markdown(b))
+	return errors.Join(failed...)
+}
+
+// choose returns the measurements with these names, in the order of the table.
+func choose(names string) ([]measurement, error) {
+	if names == "all" {
+		return measurements, nil
+	}
+	wanted := strings.Split(names, ",")
+	var chosen []measurement
 	for _, m := range measurements {
-		if name != "all" && name != m.name {
-			continue
+		if slices.Contains(wanted, m.name) {
+			chosen = append(chosen, m)
 		}
-		found = true
-		begin := time.Now()
-		b.say("== %s", m.name)
-		if err := m.run(ctx, b); err != nil {
-			return fmt.Errorf("%s: %w", m.name, err)
-		}
-		b.say("== %s took %v", m.name, time.Since(begin).Round(time.Second))
 	}
-	if !found {
-		return usage()
+	if len(chosen) != len(wanted) {
+		return nil, usage()
 	}
-	text := b.report.markdown(b)
-	fmt.Print(text)
+	return chosen, nil
+}
+
+// one runs a measurement and notes its failure in the report.
+func (b *bench) one(ctx context.Context, m measurement, n, total int) error {
+	begin := time.Now()
+	b.say("== %s (%d of %d)", m.name, n, total)
+	ctx, cancel := context.WithTimeoutCause(ctx, b.limit, fmt.Errorf("not done after %v", b.limit))
+	defer cancel()
+	err := m.run(ctx, b)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause // the rest are its consequences
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", m.name, err)
+		b.report.failures = append(b.report.failures, err.Error())
+		b.say("== FAILED %v", err)
+	}
+	b.say("== %s took %v", m.name, time.Since(begin).Round(time.Second))
+	return err
+}
+
+// write updates the document and the figures beside it, if one is named.
+func (b *bench) write(doc string) error {
 	if doc == "" {
 		return nil
 	}
-	return errors.Join(replaceSection(doc, text), b.report.writeJSON(strings.TrimSuffix(doc, ".md")+".json"))
+	return errors.Join(replaceSection(doc, b.report.markdown(b)), b.report.writeJSON(strings.TrimSuffix(doc, ".md")+".json"))
 }
 
 // build compiles kvd from this tree and etcd from its module.

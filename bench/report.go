@@ -25,7 +25,10 @@ type row struct {
 	Remark   string    `json:"remark,omitempty"`
 }
 
-type report struct{ rows []*row }
+type report struct {
+	rows     []*row
+	failures []string // of whole measurements
+}
 
 // row returns the row with that name, and creates it if necessary.
 func (r *report) row(name, unit string, set func(*row)) *row {
@@ -124,6 +127,12 @@ func (r *report) markdown(b *bench) string {
 	for _, w := range r.rows {
 		fmt.Fprintf(&t, "| %s |\n", strings.Join(w.cells(), " | "))
 	}
+	if len(r.failures) > 0 {
+		t.WriteString("\nMeasurements that failed; their rows are missing or incomplete:\n\n")
+	}
+	for _, f := range r.failures {
+		fmt.Fprintf(&t, "- %s\n", strings.Join(strings.Fields(f), " "))
+	}
 	t.WriteString(notComparable)
 	return t.String()
 }
@@ -133,6 +142,11 @@ Differences between the two sides:
 
 - kvd is driven over HTTP/1.1 with one connection per client, etcd over gRPC with its own client: one connection per client up to 256 clients, and 100
   connections for 1000 clients (etcd does worse with more). The gRPC client uses more CPU than the HTTP client, on the same cores as the servers.
+- A watcher is one connection on both sides, and reads no more of an event than it needs: kvd's as a line of JSON, etcd's as a message of gRPC without its
+  client library. So are keep-alives: etcd's go back and forth on one stream per connection.
+- Events are counted from the first put until the last watcher has the last event. Their latency is that of 100 puts a second, from before the put.
+- Locks are those of etcd's package concurrency (Mutex), and one request each to acquire and to release in kvd. Each client has a lease of its own.
+- TLS is that of clients alone, with the same certificate. Members talk to each other without it.
 - Bulk load compares kvd's stream of independent operations with etcd's transactions of 100 puts, each with the better of two numbers of connections.
 - All nodes and the load generator share one machine and one disk. Where CPU is the limit, throughput reflects the CPU per operation.
 - Error responses are not counted. A round with fewer than 100 operations is void.

@@ -33,6 +33,8 @@ type system interface {
 type client interface {
 	put(ctx context.Context, key, value []byte) (code string, err error)
 	get(ctx context.Context, key []byte, stale bool) (code string, err error)
+	// txn puts a key if it exists.
+	txn(ctx context.Context, key, value []byte) (code string, err error)
 	close()
 }
 
