@@ -63,7 +63,7 @@ func (d *Door) Serve(opts httpapi.Options) (failed <-chan error) {
 	d.whole = httpapi.NewServer(d.limit.guard(d.gate), d.log)
 	d.whole.ConnContext = d.limit.mark
 	new(newcomers).watch(d.whole)
-	d.small = http1.New(d.whole, httpapi.Small)
+	d.small = http1.New(d.whole, httpapi.Small, httpapi.Streams)
 	d.small.Refusal = httpapi.Malformed
 	ended := make(chan error, len(d.plain)+len(d.secure))
 	for _, l := range d.plain {

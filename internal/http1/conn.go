@@ -101,6 +101,12 @@ func (c *conn) serveOne() outcome {
 		}
 	}
 	head, ok := c.request.parse(c.buf[c.start:c.end])
+	if ok && c.request.http.ContentLength == 0 && c.srv.streams(c.request.http.Method, c.request.http.RequestURI) {
+		if c.flush(next) == hangUp {
+			return hangUp
+		}
+		return c.stream()
+	}
 	if !ok || !c.srv.takes(c.request.http.Method, c.request.http.RequestURI) {
 		return c.flush(handOver)
 	}

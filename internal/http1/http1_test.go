@@ -50,6 +50,20 @@ func echo(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", "50000")
 		_ = http.NewResponseController(w).Flush()
 		_, _ = io.WriteString(w, longRefusal)
+	case "/stream/refused":
+		http.Error(w, "no", http.StatusGone)
+	case "/stream/empty":
+		_ = http.NewResponseController(w).Flush()
+	case "/stream/abort":
+		_, _ = io.WriteString(w, "some")
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	case "/stream":
+		for range 3 {
+			_, _ = io.WriteString(w, "some")
+			_ = http.NewResponseController(w).Flush()
+			_, _ = io.WriteString(w, "more")
+		}
 	case "/split":
 		w.Header().Set("X-Split", "a\r\nX-Forged: b")
 	case "/close":
@@ -63,6 +77,8 @@ func echo(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+func never(string, string) bool { return false }
+
 // startServer serves echo on loopback, by this package if fast is set, else by net/http
 // alone.
 func startServer(t *testing.T, fast bool) (addr string, srv *Server) {
@@ -71,7 +87,7 @@ func startServer(t *testing.T, fast bool) (addr string, srv *Server) {
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	whole := &http.Server{Handler: http.HandlerFunc(echo), IdleTimeout: time.Minute, Protocols: &protocols}
-	srv = New(whole, func(_, target string) bool { return fast && !strings.HasPrefix(target, "/slow") })
+	srv = New(whole, func(_, target string) bool { return fast && !strings.HasPrefix(target, "/slow") }, func(_, target string) bool { return fast && strings.HasPrefix(target, "/stream") })
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -122,6 +138,7 @@ const last = "GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 var conversations = []struct {
 	name, text string
 	whole      bool // left to net/http
+	stream     bool // the last answer of its connection
 }{
 	{name: "get", text: "GET /a/b HTTP/1.1\r\nHost: x\r\n\r\n"},
 	{name: "query", text: "GET /a?x=1&y=%20 HTTP/1.1\r\nHost: x:12\r\n\r\n"},
@@ -156,6 +173,11 @@ var conversations = []struct {
 	{name: "many fields", text: "GET /a HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("A: b\r\n", 50) + "\r\n", whole: true},
 	{name: "large header", text: "GET /a HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("b", 9000) + "\r\n\r\n"},
 	{name: "large answer", text: "GET /large HTTP/1.1\r\nHost: x\r\n\r\n"},
+	{name: "refused stream", text: "GET /stream/refused HTTP/1.1\r\nHost: x\r\n\r\n", stream: true},
+	{name: "empty stream", text: "GET /stream/empty HTTP/1.1\r\nHost: x\r\n\r\n", stream: true},
+	{name: "stream", text: "GET /stream HTTP/1.1\r\nHost: x\r\n\r\n", stream: true},
+	{name: "stream that breaks off", text: "GET /stream/abort HTTP/1.1\r\nHost: x\r\n\r\n", stream: true},
+	{name: "stream behind another request", text: "GET /a HTTP/1.1\r\nHost: x\r\n\r\nGET /stream HTTP/1.1\r\nHost: x\r\n\r\n", stream: true},
 	{name: "no HTTP at all", text: "hello\r\n\r\n", whole: true},
 }
 
@@ -166,6 +188,10 @@ func TestAnswersAreNetHTTPs(t *testing.T) {
 	for _, c := range conversations {
 		t.Run(c.name, func(t *testing.T) {
 			want, got := talk(t, slow, c.text+last), talk(t, fast, c.text+last)
+			if c.stream { // net/http would go on
+				text := strings.TrimSuffix(c.text, "\r\n\r\n")
+				want = talk(t, slow, text+"\r\nConnection: close\r\n\r\n")
+			}
 			if got != want || want == "" {
 				t.Errorf("got\n%s\nwant\n%s", got, want)
 			}
@@ -281,7 +307,7 @@ func TestLongAnswersAreNotCollected(t *testing.T) {
 		_, _ = w.Write(make([]byte, 50000))
 		<-wrote
 		_, _ = w.Write(make([]byte, 50000))
-	})}, func(string, string) bool { return true })
+	})}, func(string, string) bool { return true }, never)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -353,7 +379,7 @@ func TestLastAnswer(t *testing.T) {
 		if last.Load() {
 			w.Header().Set("Connection", "close")
 		}
-	})}, func(string, string) bool { return true })
+	})}, func(string, string) bool { return true }, never)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -387,7 +413,7 @@ func TestShutdown(t *testing.T) {
 			<-release
 		}
 	})}
-	srv := New(whole, func(string, string) bool { return true })
+	srv := New(whole, func(string, string) bool { return true }, never)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -468,7 +494,7 @@ func BenchmarkServe(b *testing.B) {
 			whole := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.WriteHeader(http.StatusNoContent)
 			})}
-			srv := New(whole, func(string, string) bool { return fast })
+			srv := New(whole, func(string, string) bool { return fast }, never)
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
 				b.Fatal(err)
@@ -497,4 +523,48 @@ func BenchmarkServe(b *testing.B) {
 			})
 		})
 	}
+}
+
+// TestStreamsHearOfTheirClient: a stream learns that its client has left, and what a client
+// sends meanwhile does not disturb it.
+func TestStreamsHearOfTheirClient(t *testing.T) {
+	ended := make(chan error, 1)
+	more := make(chan struct{})
+	whole := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).Flush()
+		<-more
+		_, _ = io.WriteString(w, "some")
+		<-r.Context().Done()
+		ended <- r.Context().Err()
+	})}
+	srv := New(whole, never, func(string, string) bool { return true })
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(l) }()
+	c, r := dial(t, l.Addr().String())
+	if _, err := io.WriteString(c, get+get); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil || !resp.Close || len(resp.TransferEncoding) != 1 {
+		t.Fatal(resp, err)
+	}
+	if _, err := io.WriteString(c, get); err != nil {
+		t.Fatal(err)
+	}
+	close(more)
+	if _, err := io.ReadFull(resp.Body, make([]byte, 4)); err != nil {
+		t.Error(err)
+	}
+	_ = c.Close()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("the stream ended with %v", err)
+	}
+	if err := srv.Close(); err != nil {
+		t.Error(err)
+	}
+	<-done
 }

@@ -26,6 +26,9 @@ type response struct {
 	status   int    // 0 until the header has been written
 	isHead   bool   // the method is HEAD
 	last     bool   // the connection is closed after this answer
+
+	streaming bool // the handler may flush
+	begun     bool // the header of a stream has been sent
 }
 
 func (w *response) init(c *conn) {
@@ -50,6 +53,9 @@ func (w *response) Write(p []byte) (int, error) {
 	}
 	if !bodyAllowed(w.status) {
 		return 0, http.ErrBodyNotAllowed
+	}
+	if w.begun {
+		return w.writeChunk(p)
 	}
 	if w.declared >= 0 && w.written+int64(len(p)) > w.declared {
 		return 0, http.ErrContentLength
@@ -146,6 +152,10 @@ func (w *response) field(name, value string) {
 // finish completes the answer. It returns false if the handler declared a length and wrote
 // another one, or the answer could not be sent.
 func (w *response) finish(closing bool) bool {
+	if w.begun {
+		w.out = append(w.out, "0\r\n\r\n"...)
+		return true
+	}
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}

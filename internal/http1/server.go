@@ -20,7 +20,9 @@ type Server struct {
 	whole *http.Server
 	// takes reports, by method and request target, whether a request may be served
 	// here.
-	takes    func(method, target string) bool
+	takes func(method, target string) bool
+	// streams reports the same of requests whose answers are streams.
+	streams  func(method, target string) bool
 	handover *handover
 	// Refusal returns the document that answers a request which is not valid HTTP, or
 	// whose header is too long, instead of net/http's line of text. reason says what
@@ -39,10 +41,11 @@ type Server struct {
 }
 
 // New returns a Server in front of whole, which it serves, shuts down and closes together
-// with itself. takes selects, by method and request target, the requests that are served
-// here. These must not stream their answers or wait for long.
-func New(whole *http.Server, takes func(method, target string) bool) *Server {
-	s := &Server{whole: whole, takes: takes, handover: newHandover()}
+// with itself. takes and streams select, by method and request target, the requests that
+// are served here. Those of takes must not stream their answers or wait for long; those of
+// streams may do both, and end their connection.
+func New(whole *http.Server, takes, streams func(method, target string) bool) *Server {
+	s := &Server{whole: whole, takes: takes, streams: streams, handover: newHandover()}
 	s.mu.conns = make(map[*conn]struct{})
 	s.mu.listeners = make(map[net.Listener]struct{})
 	return s

@@ -135,7 +135,9 @@ func (l *pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
 // with net/http alone, as with TLS, and once with package http1 in front of it.
 func inBubble(t *testing.T, run func(t *testing.T, f *fixture, conn net.Conn)) {
 	t.Run("net/http", func(t *testing.T) { bubble(t, run, func(srv *http.Server) serving { return srv }) })
-	t.Run("http1", func(t *testing.T) { bubble(t, run, func(srv *http.Server) serving { return http1.New(srv, Small) }) })
+	t.Run("http1", func(t *testing.T) {
+		bubble(t, run, func(srv *http.Server) serving { return http1.New(srv, Small, Streams) })
+	})
 }
 
 // clientEnd is a connection that reports when the server has closed it.

@@ -23,3 +23,10 @@ func Small(method, target string) bool {
 	}
 	return method == http.MethodGet || method == http.MethodPut // other methods change the membership
 }
+
+// Streams reports whether the answer to a request is a stream that lasts, and whose
+// connection serves nothing else afterwards.
+func Streams(method, target string) bool {
+	path, _, _ := strings.Cut(target, "?")
+	return method == http.MethodGet && path == "/v1/watch"
+}

@@ -6,12 +6,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/http1"
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
@@ -364,4 +366,32 @@ func TestLongPollQueries(t *testing.T) {
 	} {
 		f.do("GET", "/v1/kv/a?"+query, "").problem(400, api.BadRequest, part)
 	}
+}
+
+// TestWatchOverHTTP1: a watch behind the reader of small requests is the same as behind
+// net/http alone, with an end that can be seen.
+func TestWatchOverHTTP1(t *testing.T) {
+	f := newFixture(t)
+	front := http1.New(NewServer(f.server, nil), Small, Streams)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- front.Serve(l) }()
+	defer func() { _ = front.Close(); <-done }()
+	f.http.URL = "http://" + l.Addr().String()
+	f.do("GET", "/v1/watch?key=a&from_revision=9", "").problem(400, api.FutureRevision)
+	w := f.watch("prefix=a&from_revision=2").want(`{"type":"progress","revision":1}`)
+	gone := f.watch("prefix=b")
+	f.write("a", strings.Repeat("v", 100_000))
+	if line := w.line(); len(line) < 100_000 {
+		t.Errorf("got %.100s", line)
+	}
+	_ = gone.body.Close()
+	for f.node.hub.Stats().Watches > 1 { // until the node has noticed
+		f.do("GET", "/livez", "")
+	}
+	f.node.hub.Close()
+	w.want(`{"type":"progress","revision":2}`, "")
 }
