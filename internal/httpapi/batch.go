@@ -32,7 +32,7 @@ func streamOps(s *Server, x *exchange) error {
 	}
 	stream := &batch.Stream{
 		W: x, R: x.r, Store: s.opts.Store, Replicator: s.opts.Replicator, Turns: s.turns, Memory: s.opts.Memory, Claim: &x.held.memory, Timeout: timeout, Grace: drainGrace,
-		Note: x.timing.noteStage(), Log: s.log, LimitWrite: x.limitWriteTime, Rejected: s.rejected, Failed: x.lineFailed,
+		Note: x.timing.noteStage(), Log: s.log, LimitWrite: x.limitWriteTime, Rejected: s.rejected, Failed: func(err error) string { return lineFailed(x, err) },
 	}
 	x.body = bodyBroken
 	readAll, err := stream.Run()
@@ -54,7 +54,7 @@ func (s *Server) rejected(code api.Code) {
 }
 
 // lineFailed is batch.Stream.Failed.
-func (x *exchange) lineFailed(err error) string {
+func lineFailed(x *exchange, err error) string {
 	if err != nil {
 		x.srv.log.Error("batch failed", x.logFields(err)...)
 	}

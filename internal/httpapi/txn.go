@@ -42,7 +42,7 @@ func runTxn(s *Server, x *exchange) error {
 	if err != nil {
 		return err
 	}
-	x.writeTxn(cmd.Txn, &res)
+	writeTxn(x, cmd.Txn, &res)
 	return nil
 }
 
@@ -106,7 +106,7 @@ func readTxn(s *Server, x *exchange, t *kvstore.Txn) (kvstore.Result, error) {
 	return res, reply.TxnProblem(&res)
 }
 
-func (x *exchange) writeTxn(t *kvstore.Txn, res *kvstore.Result) {
+func writeTxn(x *exchange, t *kvstore.Txn, res *kvstore.Result) {
 	p := getBuffer()
 	doc := append(reply.AppendTxn((*p)[:0], t, res), '\n')
 	x.writeDocument(jsonType, http.StatusOK, doc)

@@ -407,13 +407,7 @@ func (p *Parser) binding(c *kvstore.Command, f, given field) (ok bool) {
 // selector reads a field that says which keys are meant: a key, a prefix, or the
 // start or end of a range.
 func (p *Parser) selector(key, end *[]byte, f, given field) (ok bool) {
-	forms := 0
-	for _, set := range [...]field{anyKey, anyPrefix, anyStart | anyEnd} {
-		if given&set != 0 {
-			forms++
-		}
-	}
-	if forms > 1 {
+	if mixed := given & (anyKey | anyRange); mixed&anyKey != mixed && mixed&anyPrefix != mixed && mixed&(anyStart|anyEnd) != mixed {
 		return p.refuse("only one of %s is allowed", selectors(anyKey|anyRange))
 	}
 	if p.txn.depth > 0 && given&(anyKey|anyRange)&^f == 0 {
