@@ -3,7 +3,9 @@ package kvstore
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -231,13 +233,38 @@ func TestRecordsDoNotDependOnWhoAsks(t *testing.T) {
 	}
 }
 
+// TestRecordsDoNotDependOnBatches: replicas that apply entries one by one or together
+// find a value in different places, in the engine or among the writes to come. An empty
+// one must be recorded the same.
+func TestRecordsDoNotDependOnBatches(t *testing.T) {
+	get := Command{Op: OpTxn, Txn: &Txn{Then: []Command{{Op: OpGet, Key: []byte("a")}, {Op: OpList, Key: []byte("a")}, {Op: OpPut, Key: []byte("a"), Value: []byte("x"), ReturnPrevious: true}}}}
+	for _, empty := range []Command{put("a", ""), {Op: OpPut, Key: []byte("a")}, {Op: OpAppend, Key: []byte("a")}} {
+		entries := func() []Entry { return []Entry{entryOf(1, empty), entryOf(2, keyed("k", get))} }
+		hashes := make(map[uint64]bool)
+		for _, name := range []string{"pebble", "memory"} {
+			together, apart := newStore(t, name), newStore(t, name)
+			must(t, together.Apply(entries()))
+			for _, e := range entries() {
+				must(t, apart.Apply([]Entry{e}))
+			}
+			for _, s := range []*Store{together, apart} {
+				_, hash := s.StateHash()
+				hashes[hash] = true
+			}
+		}
+		if len(hashes) != 1 {
+			t.Errorf("after %v: state hashes %x", empty.Op, slices.Collect(maps.Keys(hashes)))
+		}
+	}
+}
+
 // FuzzResult: what decodes encodes to the same bytes, and nothing makes the decoder
 // panic or allocate more than it has read.
 func FuzzResult(f *testing.F) {
 	for _, r := range []Result{
 		{}, {Outcome: TooLarge, Detail: "x", Revision: 7},
 		{Revision: 3, KV: KV{ModRevision: 3, CreateRevision: 2, Version: 2, Lease: 1 << 62, Value: []byte("5")}, Created: true},
-		{Previous: &KV{Key: []byte("k"), Value: []byte{}}, Deleted: 4, Pairs: []KV{{Key: []byte("a")}}, Count: 9, More: true},
+		{Previous: &KV{Key: []byte("k"), Value: []byte("v")}, Deleted: 4, Pairs: []KV{{Key: []byte("a")}}, Count: 9, More: true},
 		{Succeeded: true, Results: []Result{{Results: []Result{{Revision: 1}}}, {Lock: &LockTicket{Name: []byte("l"), Token: 4, Held: true, Body: []byte{}}}}},
 		{Lease: &Lease{ID: 5, TTLMillis: 9}, CompactRevision: 3, Settings: new(DefaultSettings())},
 	} {

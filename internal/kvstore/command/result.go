@@ -44,9 +44,9 @@ func (r *Result) parts() (parts uint64) {
 		has  bool
 	}{
 		{resultDetail, r.Detail != ""},
-		{resultKV, r.KV.ModRevision != 0 || r.KV.Value != nil},
+		{resultKV, r.KV.ModRevision != 0 || len(r.KV.Value) > 0},
 		{resultPrevious, r.Previous != nil},
-		{resultPairs, r.Pairs != nil},
+		{resultPairs, len(r.Pairs) > 0},
 		{resultCount, r.Count != 0},
 		{resultResults, r.Results != nil},
 		{resultLease, r.Lease != nil},
@@ -123,10 +123,12 @@ const (
 	pairHasAttributes = 1 << 1
 )
 
-// appendPair keeps absent and empty values apart.
+// appendPair appends a pair. An empty value is recorded like one that was not asked for:
+// whether it is nil depends on where a replica found it, among what it is about to
+// write or in its engine, and a record that depends on that makes replicas diverge.
 func appendPair(dst []byte, kv *KV) []byte {
 	var parts byte
-	setBit(&parts, pairHasValue, kv.Value != nil)
+	setBit(&parts, pairHasValue, len(kv.Value) > 0)
 	setBit(&parts, pairHasAttributes, kv.Attributes != nil)
 	dst = wire.AppendBytes(append(dst, parts), kv.Key)
 	for _, n := range [...]uint64{kv.CreateRevision, kv.ModRevision, kv.Version, kv.Lease} {
@@ -176,6 +178,7 @@ func (d *resultDecoder) result(r *Result, depth int) {
 	}
 	if parts&resultKV != 0 {
 		d.pair(&r.KV)
+		d.FailIf(r.KV.ModRevision == 0 && r.KV.Value == nil) // not announced without either
 	}
 	if parts&resultPrevious != 0 {
 		r.Previous = new(KV)
@@ -183,6 +186,7 @@ func (d *resultDecoder) result(r *Result, depth int) {
 	}
 	if parts&resultPairs != 0 {
 		r.Pairs = make([]KV, d.count(minPairBytes))
+		d.FailIf(len(r.Pairs) == 0)
 		for i := range r.Pairs {
 			d.pair(&r.Pairs[i])
 		}
@@ -252,6 +256,9 @@ func (d *resultDecoder) pair(kv *KV) {
 	}
 	if parts&pairHasValue != 0 {
 		kv.Value = d.Bytes()
+	}
+	if len(kv.Value) == 0 {
+		kv.Value = nil // as appendPair sees it
 	}
 	if parts&pairHasAttributes != 0 {
 		kv.Attributes = DecodeAttributes(&d.Decoder)
