@@ -95,9 +95,6 @@ func (p *lossyProxy) serve(client net.Conn) {
 // they get an answer, through a proxy that loses half of them, while leaders are
 // killed. Each takes effect exactly once.
 func TestContractExactlyOnce(t *testing.T) {
-	if !contractHas.once {
-		t.Skip("NOT TESTED: this version does not support Idempotency-Key")
-	}
 	t.Parallel()
 	requireTool(t, "curl")
 	random := seeded(t)

@@ -27,11 +27,13 @@ type contractRequest struct {
 	// which is checked apart.
 	inner bool
 	lines []contractLine // of a batch
+	sent  int            // how often it was sent
 	next  bool           // of a list: there is another page
 }
 
 // contractLine is the answer to a line of a batch.
 type contractLine struct {
+	read   bool // a read that is repeated may see what later lines wrote
 	status int
 	code   string
 	json   object
@@ -40,8 +42,9 @@ type contractLine struct {
 // contractGenerator makes requests. Its choices depend on its source and the model
 // alone, so that a seed repeats them.
 type contractGenerator struct {
-	random *rand.Rand
-	m      *contractModel
+	random  *rand.Rand
+	m       *contractModel
+	batches int // so far
 }
 
 var contractKeys = []string{"a", "a/1", "a/2", "a\x00", "a\x00\x01", "b", "b/é", "\xff\xfe", "c d+e", "%2F", "..", "z"}
@@ -111,9 +114,7 @@ func (g *contractGenerator) next() *contractRequest {
 	for {
 		kinds := []func() *contractRequest{
 			g.put, g.put, g.put, g.get, g.get, g.remove, g.appendTo, g.incr, g.incr, g.list, g.list, g.removeRange, g.batch, g.past, g.compact,
-		}
-		if contractHas.txn {
-			kinds = append(kinds, g.txn, g.txn, g.txn, g.txn)
+			g.txn, g.txn, g.txn, g.txn,
 		}
 		if r := pick(g.random, kinds)(); r != nil {
 			return r
@@ -311,7 +312,7 @@ func (g *contractGenerator) change(key string) contractOp {
 	switch o.kind {
 	case "put":
 		o.value = g.value()
-		if contractHas.txn && g.once(5) {
+		if g.once(5) {
 			o.value, o.keepValue = "", true
 		}
 	case "append":
@@ -332,32 +333,69 @@ func (g *contractGenerator) change(key string) contractOp {
 	return o
 }
 
-// batch sends several operations as lines, each of which takes effect on its own.
+// batch sends several operations as lines, each of which takes effect on its own. Each
+// that writes has its own idempotency key, so that the whole can be sent again.
 func (g *contractGenerator) batch() *contractRequest {
 	if !g.once(2) {
 		return nil
 	}
+	g.batches++
 	r := &contractRequest{what: "batch", method: http.MethodPost, path: "/v1/batch", status: 200}
-	for range 1 + g.random.IntN(8) {
-		o := g.change(g.key())
-		r.body += encode(o.document()) + "\n"
-		_, existed := g.m.keys[o.key]
-		out, f := g.m.alone(&o)
-		line := contractLine{status: 200, json: out}
-		switch {
-		case f != nil:
-			line.status, line.code = f.status, f.code
-		case o.kind != "delete" && !existed:
-			line.status = 201
+	for i := range 1 + g.random.IntN(8) {
+		o := g.line()
+		doc := o.document()
+		line := contractLine{read: o.kind == "get" || o.kind == "list"}
+		if !line.read {
+			doc["idempotency_key"] = fmt.Sprintf("batch-%d-%d", g.batches, i)
 		}
-		if f == nil {
-			delete(out, "key")
-			delete(out, "key_base64")
-			out["revision"] = number(g.m.revision)
-		}
+		r.body += encode(doc) + "\n"
+		line.expect(g.m, &o)
 		r.lines = append(r.lines, line)
 	}
 	return r
+}
+
+// line makes an operation for a batch.
+func (g *contractGenerator) line() contractOp {
+	switch g.random.IntN(8) {
+	case 0:
+		return contractOp{kind: "get", key: g.key()}
+	case 1:
+		o := contractOp{kind: "list", ranged: true, limit: 1 + g.random.IntN(4), reverse: g.once(3), keysOnly: g.once(3)}
+		o.key, o.end, o.prefix = g.rangeOf()
+		return o
+	case 2:
+		o := contractOp{kind: "delete", ranged: true}
+		o.key, o.end, o.prefix = g.rangeOf()
+		return o
+	case 3:
+		return g.transaction(1, new(claims))
+	}
+	return g.change(g.key())
+}
+
+// expect carries out the operation in the model.
+func (l *contractLine) expect(m *contractModel, o *contractOp) {
+	_, existed := m.keys[o.key]
+	out, f := m.alone(o)
+	l.status, l.json = 200, out
+	switch {
+	case f != nil:
+		l.status, l.code = f.status, f.code
+		return
+	case o.kind == "get" && !existed:
+		l.status, l.code = 404, "key_not_found"
+		return
+	case o.kind == "put" || o.kind == "append" || o.kind == "incr":
+		if !existed {
+			l.status = 201
+		}
+	}
+	out["revision"] = number(m.revision)
+	if !o.ranged && o.kind != "get" {
+		delete(out, "key") // the client knows it by the number of the line
+		delete(out, "key_base64")
+	}
 }
 
 // txn sends a transaction with comparisons, overlapping ranges, and nested ones.
