@@ -10,15 +10,19 @@ import (
 )
 
 // putOnce puts a key under an idempotency key of the client's number and the
-// request's, and releases that of the request before.
+// request's, and releases that of the request before. Client 0 puts without.
 func (c *kvdClient) putOnce(client, request uint64, key, value []byte) (string, error) {
+	c.body = append(append(c.body[:0], "/v1/kv/"...), key...)
+	if client == 0 {
+		_, code, err := c.conn.Request("PUT", string(c.body), nil, value)
+		return code, err
+	}
 	name := func(b []byte, request uint64) []byte {
 		return strconv.AppendUint(append(strconv.AppendUint(append(b, "bench-"...), client, 10), '-'), request, 10)
 	}
 	b := name(append(c.fields[:0], "Idempotency-Key: "...), request)
 	b = name(append(b, "\r\nIdempotency-Release: "...), request-1)
 	c.fields = append(b, "\r\n"...)
-	c.body = append(append(c.body[:0], "/v1/kv/"...), key...)
 	_, code, err := c.conn.Request("PUT", string(c.body), c.fields, value)
 	return code, err
 }
@@ -50,16 +54,16 @@ func once(ctx context.Context, b *bench) error {
 	})
 }
 
-// putOnceOr puts with an idempotency key or without.
+// putOnceOr puts with an idempotency key or without, by the same code.
 func (b *bench) putOnceOr(once bool, run uint64) work {
 	value := []byte(strings.Repeat("v", b.valueSize))
-	if !once {
-		return func(conn client, worker int) loadgen.Op { return do(conn, opPut, value, b.keySpace, uint64(worker)) }
-	}
 	return func(conn client, worker int) loadgen.Op {
-		// The warm-up and the round each call this function, hence a number at
-		// random for the client.
-		client := run<<48 | rand.Uint64N(1<<48)
+		client := uint64(0)
+		if once {
+			// The warm-up and the round each call this function, hence a number
+			// at random.
+			client = run<<48 | rand.Uint64N(1<<48)
+		}
 		keys, request := loadgen.RandomKeys(b.keySpace, uint64(worker)), uint64(0)
 		return func(context.Context) (string, error) {
 			request++
