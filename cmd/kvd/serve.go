@@ -152,7 +152,7 @@ func nodeConfig(s *settings.Settings, log *zap.Logger, v api.Version) node.Confi
 		InsecurePeers: s.InsecurePeers,
 		Token:         s.ClusterToken, Join: s.Join, JoinURLs: s.JoinURLs,
 		TickInterval: s.Heartbeat, ElectionTicks: s.ElectionTicks(),
-		CheckpointBytes: s.CheckpointBytes, CatchUpBytes: int(s.CatchUpBytes),
+		CheckpointBytes: s.CheckpointBytes, CatchUpBytes: int(s.CatchUpBytes), MaxWatches: int(s.MaxWatches),
 		Logger: log, Version: v,
 	}
 	for i, m := range s.Cluster {

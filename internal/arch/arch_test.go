@@ -31,7 +31,7 @@ var allowed = map[string][]string{
 	"internal/node":            {"internal/lessor", "internal/raftnode", "internal/catchup", "internal/roster", "internal/datadir", "internal/peers", "internal/limits", "internal/certs", "internal/kvstore", "internal/kvstore/engine", "internal/watch", "internal/api", "internal/memberurl", "internal/repeat", "internal/connlimit"},
 	"internal/httpapi":         {"internal/httpapi/batch", "internal/httpapi/feed", "internal/httpapi/reply", "internal/watch", "internal/opjson", "internal/kvstore", "internal/api", "internal/memberurl", "internal/limits", "internal/budget", "internal/pace"},
 	"internal/httpapi/batch":   {"internal/httpapi/reply", "internal/opjson", "internal/kvstore", "internal/api", "internal/limits", "internal/budget"},
-	"internal/httpapi/feed":    {"internal/httpapi/reply", "internal/watch", "internal/kvstore"},
+	"internal/httpapi/feed":    {"internal/budget", "internal/httpapi/reply", "internal/watch", "internal/kvstore"},
 	"internal/httpapi/reply":   {"internal/opjson", "internal/kvstore", "internal/api", "internal/limits", "internal/budget"},
 	"internal/opjson":          {"internal/kvstore", "internal/limits"},
 	"internal/http1":           {},

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strconv"
@@ -66,6 +67,8 @@ func watchKeys(s *Server, x *exchange) error {
 	f := &feed.Feed{
 		W: x, Stream: stream, From: p.spec.From, Events: p.events, Previous: p.previous,
 		Progress: s.opts.WatchProgress, LimitWrite: x.limitWriteTime,
+		Release: x.held.memory.Release,
+		Claim:   func(ctx context.Context, n int64) error { return x.held.memory.WaitFor(ctx, n, writeGrace) },
 	}
 	return endOfWatch(f.Run(ctx))
 }
@@ -73,8 +76,11 @@ func watchKeys(s *Server, x *exchange) error {
 // endOfWatch tells the end of a stream that the client caused, which is nothing to count or
 // log, from a fault of the node.
 func endOfWatch(err error) error {
-	if errors.Is(err, feed.ErrGone) {
+	switch {
+	case errors.Is(err, feed.ErrGone):
 		panic(http.ErrAbortHandler)
+	case errors.Is(err, feed.ErrNoMemory):
+		return api.Errorf(api.Overloaded, "%v", err)
 	}
 	return err
 }
@@ -99,7 +105,7 @@ func (p *watching) begin(x *exchange, revision uint64) {
 func watchProblem(err error) error {
 	switch {
 	case errors.Is(err, watch.ErrTooMany):
-		return api.Errorf(api.Overloaded, "%v, as many as it allows; end some, or use another node", err)
+		return api.Errorf(api.Overloaded, "%v, as many as --max-watches allows; end some, or use another node", err)
 	case errors.Is(err, watch.ErrClosed):
 		return api.Errorf(api.Stopping, "this node is stopping; use another node")
 	}

@@ -319,6 +319,12 @@ func TestWatchFollowsDisk(t *testing.T) {
 	if s := f.node.hub.Stats(); s.DiskReads == 0 {
 		t.Error("the reader was not slow enough to be behind")
 	}
+	// What large events held is given back after they were sent.
+	f.write("k", "small")
+	w.line()
+	if small, large := f.server.opts.Memory.Taken(); small+large != 0 {
+		t.Errorf("%d and %d bytes are still claimed", small, large)
+	}
 }
 
 // TestLongPoll: a read waits until its key has changed.

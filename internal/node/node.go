@@ -100,6 +100,8 @@ type Config struct {
 	RebuildStore bool
 	// CacheBytes bounds the engine's block cache. 0 means its default.
 	CacheBytes int64
+	// MaxWatches bounds the watches on this node; 0 means the default of package watch.
+	MaxWatches int
 	// MaxOpenFiles bounds the files of the engine that are open at the same time,
 	// and MaxPeerConnections the connections to the peer listener. 0 means the
 	// engine's default and no limit.
@@ -203,7 +205,7 @@ func New(cfg Config) (*Node, error) {
 		calls:   newPeerCaller(p.security()),
 		life:    lifecycle{ready: make(chan struct{})},
 		failed:  make(chan error, 1),
-		watches: watch.New(watch.Options{}),
+		watches: watch.New(watch.Options{MaxWatches: cfg.MaxWatches}),
 	}
 	n.identity.Store(&identity{Member: cfg.ID, Rendezvous: rendezvousID(cfg.Token, cfg.Initial)})
 	return n, nil

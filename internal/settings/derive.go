@@ -200,6 +200,9 @@ func (s *Settings) checkLimits(p *problemList) {
 	if s.MaxInFlight < 1 {
 		p.add("%s is 0, but must be at least 1: every request that is being served holds memory", s.Describe("max-inflight"))
 	}
+	if s.MaxWatches < 1 {
+		p.add("%s is 0, but must be at least 1: every watch holds a connection and memory", s.Describe("max-watches"))
+	}
 	if s.Has("request-memory") && s.RequestMemory < limits.MinRequestMemory {
 		p.add("%s is %d, but must be at least %s", s.Describe("request-memory"), s.RequestMemory, showSize(limits.MinRequestMemory))
 	}

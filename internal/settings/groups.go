@@ -35,6 +35,7 @@ func Groups() []Group {
 		{
 			Title:  "Limits",
 			Common: []string{"quota", "max-value-bytes", "max-connections", "max-inflight", "request-memory"},
+			Rare:   []string{"max-watches"},
 		},
 		{
 			Title:  "Storage",

@@ -67,6 +67,7 @@ type Settings struct {
 
 	MaxConnections int64 // of clients; 0 means unlimited
 	MaxInFlight    int64 // client requests served at once; at least 1
+	MaxWatches     int64 // watches and long polls at once; at least 1
 	RequestMemory  int64 // bytes that client requests may hold; 0 means a share of the process's memory
 
 	LogLevel   zapcore.Level

@@ -49,7 +49,7 @@ func TestDefaults(t *testing.T) {
 		AdvertiseClient: []string{"http://127.0.0.1:12380"}, AdvertisePeer: []string{peer1},
 		RootMembers: true, QuotaBytes: 8 << 30, MaxValueBytes: 1 << 20, CheckpointBytes: 64 << 20, CatchUpBytes: 16 << 20,
 		Heartbeat: 100 * time.Millisecond, Election: time.Second,
-		MaxConnections: 10000, MaxInFlight: 4096, TLSClientAuth: "off", TLSMinVersion: tls.VersionTLS12,
+		MaxConnections: 10000, MaxInFlight: 4096, MaxWatches: 10000, TLSClientAuth: "off", TLSMinVersion: tls.VersionTLS12,
 		LogLevel: zapcore.InfoLevel, RequestLog: "off", Given: Layer{},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -132,8 +132,8 @@ func TestSettings(t *testing.T) {
 		}},
 		{"only a socket", "--listen-client unix:///run/kvd.sock", "", func(s *Settings) bool { return len(s.AdvertiseClient) == 0 }},
 		{"any free port twice", "--listen-client http://127.0.0.1:0 --listen-peer http://127.0.0.1:0", "", func(s *Settings) bool { return true }},
-		{"limits", "--max-connections 0 --max-inflight 1 --request-log errors", "", func(s *Settings) bool {
-			return s.MaxConnections == 0 && s.MaxInFlight == 1 && s.RequestLog == "errors"
+		{"limits", "--max-connections 0 --max-inflight 1 --max-watches 2 --request-log errors", "", func(s *Settings) bool {
+			return s.MaxConnections == 0 && s.MaxInFlight == 1 && s.MaxWatches == 2 && s.RequestLog == "errors"
 		}},
 		{"uneven timing", "--heartbeat-interval 30ms --election-timeout 200ms", "", func(s *Settings) bool { return s.ElectionTicks() == 7 }},
 	} {
@@ -199,6 +199,7 @@ func TestWrongSettings(t *testing.T) {
 		{"relative socket", "--listen-client unix://kvd.sock", "", []string{"--listen-client", "absolute path"}},
 		{"long socket", "--listen-client unix:///" + strings.Repeat("x", 107), "", []string{"--listen-client", "108 bytes"}},
 		{"peers on a socket", "--listen-peer unix:///x", "", []string{"--listen-peer", "is not a URL"}},
+		{"no watches", "--max-watches 0", "", []string{"--max-watches is 0"}},
 		{"no requests", "--max-inflight 0", "", []string{"--max-inflight is 0"}},
 		{"tiny quota", "--quota 1", "", []string{"--quota", "at least 1MiB"}},
 		{"bad unit", "--heartbeat-interval 100m5", "", []string{"--heartbeat-interval", "500ms"}},

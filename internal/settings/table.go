@@ -88,6 +88,8 @@ var addressRows = []setting{
 		value: of(func(s *Settings) *int64 { return &s.MaxConnections }, countCodec)},
 	{name: "max-inflight", kind: "number", def: "4096", help: "maximum number of client requests served at once; others wait for up to 1s",
 		value: of(func(s *Settings) *int64 { return &s.MaxInFlight }, countCodec)},
+	{name: "max-watches", kind: "number", def: "10000", help: "maximum number of watches and long polls at once; they do not count as requests",
+		value: of(func(s *Settings) *int64 { return &s.MaxWatches }, countCodec)},
 	{name: "request-memory", kind: "bytes", help: "memory for bodies and responses of clients (default: a quarter of the memory limit, or 512MiB)",
 		value: of(func(s *Settings) *int64 { return &s.RequestMemory }, memoryCodec)},
 	{name: "root-members", kind: "on|off", def: "on", bare: "on", help: "allow POST /ID and DELETE /ID to change the membership",

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kvd-io/kvd/internal/budget"
 	"github.com/kvd-io/kvd/internal/httpapi/reply"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/watch"
@@ -18,14 +19,20 @@ const (
 	// DefaultProgress is the longest time without a line: a client can tell a quiet
 	// stream from a broken one, and proxies do not close it.
 	DefaultProgress = 15 * time.Second
-	// chunk is how many bytes are collected before they are written.
-	chunk = 32 << 10
+	// chunk is how many bytes are collected before they are written, which is what a
+	// request may hold without a claim.
+	chunk = budget.Free
 	// maxPooled is the size of the largest buffer that is used again.
-	maxPooled = 128 << 10
+	maxPooled = 2 * chunk
 )
 
-// ErrGone means that the client has left, or does not read.
-var ErrGone = errors.New("the client is gone")
+// Errors of Feed.Run, besides those of the store. After either, the stream has broken off.
+var (
+	// ErrGone means that the client has left, or does not read.
+	ErrGone = errors.New("the client is gone")
+	// ErrNoMemory means that there was no memory for a large event in time.
+	ErrNoMemory = errors.New("no memory for an event")
+)
 
 // forms are the ways in which events are encoded, once for all streams. The closing
 // brace is missing, because what comes before it depends on the stream.
@@ -41,8 +48,8 @@ var buffers = sync.Pool{New: func() any { return new([]byte) }}
 // leaves, the node stops, or the place of the watch is compacted.
 //
 // It collects what a batch delivers, lets go of the batch, and writes: a client that does
-// not read keeps at most a chunk, or one event if that is larger, and no revisions in
-// memory. When there is nothing to deliver it holds no buffer at all, and waits for the
+// not read keeps at most a chunk in memory, or one event if that is larger, which is then
+// claimed from the memory for requests. When there is nothing to deliver it holds no buffer at all, and waits for the
 // watch or for the time of the next progress.
 //
 //	F1  All events of a revision but the last have "more", and only the last has an id:
@@ -60,6 +67,10 @@ type Feed struct {
 	Previous bool
 	// Progress is the longest time between two lines; 0 means DefaultProgress.
 	Progress time.Duration
+	// Claim waits for memory for an event that is larger than a chunk; Release gives it
+	// back.
+	Claim   func(ctx context.Context, n int64) error
+	Release func()
 	// LimitWrite sets the deadline for writing the next size bytes.
 	LimitWrite func(size int)
 
@@ -67,6 +78,8 @@ type Feed struct {
 	out   []byte
 	timer *time.Timer
 	due   bool // the timer has fired since the last line
+	// claimed is set while a large event is collected.
+	claimed bool
 }
 
 // Run sends events. A nil error is an end that the client can see in the last line.
@@ -104,7 +117,7 @@ func (f *Feed) turn(ctx context.Context) (over bool, err error) {
 		return f.wait(ctx)
 	}
 	for i := range b.Deliveries {
-		if err := f.deliver(&b.Deliveries[i]); err != nil {
+		if err := f.deliver(ctx, &b.Deliveries[i]); err != nil {
 			return true, err
 		}
 	}
@@ -172,7 +185,7 @@ func (f *Feed) say() {
 }
 
 // deliver collects the events of a revision.
-func (f *Feed) deliver(d *watch.Delivery) error {
+func (f *Feed) deliver(ctx context.Context, d *watch.Delivery) error {
 	form := plainForm
 	if f.Previous {
 		form = previousForm
@@ -182,6 +195,9 @@ func (f *Feed) deliver(d *watch.Delivery) error {
 		if err != nil {
 			return err
 		}
+		if err := f.makeRoom(ctx, len(b)); err != nil {
+			return err
+		}
 		last := i == len(d.Events)-1
 		f.begin(d.Revision, last)
 		f.out = append(f.out, b...)
@@ -189,11 +205,24 @@ func (f *Feed) deliver(d *watch.Delivery) error {
 			f.out = append(f.out, `,"more":true`...)
 		}
 		f.end()
-		if len(f.out) >= chunk {
-			if err := f.flush(); err != nil {
-				return err
-			}
+	}
+	return nil
+}
+
+// makeRoom sends what was collected if the next event does not fit in with it, and claims
+// memory for an event that is larger than a chunk.
+func (f *Feed) makeRoom(ctx context.Context, size int) error {
+	if len(f.out) > 0 && len(f.out)+size > chunk {
+		if err := f.flush(); err != nil {
+			return err
 		}
+	}
+	if size <= chunk {
+		return nil
+	}
+	f.claimed = true
+	if err := f.Claim(ctx, int64(size)); err != nil {
+		return fmt.Errorf("%w: %w", ErrNoMemory, err)
 	}
 	return nil
 }
@@ -254,7 +283,10 @@ func (f *Feed) flush() error {
 		b := f.out[:0]
 		buffers.Put(&b)
 	}
-	f.out, f.due = nil, false
+	if f.claimed {
+		f.Release()
+	}
+	f.out, f.due, f.claimed = nil, false, false
 	f.timer.Reset(f.Progress)
 	// HTTP/2 would break the stream at the deadline even if nothing is left to send.
 	_ = f.conn.SetWriteDeadline(time.Time{})
