@@ -34,8 +34,7 @@ func Groups() []Group {
 		},
 		{
 			Title:  "Limits",
-			Common: []string{"quota", "max-value-bytes", "max-connections", "max-inflight", "request-memory"},
-			Rare:   []string{"max-watches"},
+			Common: []string{"quota", "max-value-bytes", "max-connections", "max-inflight", "max-watches", "request-memory"},
 		},
 		{
 			Title:  "Storage",
