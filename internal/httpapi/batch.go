@@ -12,6 +12,9 @@ func streamOps(s *Server, x *exchange) error {
 	if err := wholeBody(x.r.Header); err != nil {
 		return err
 	}
+	if err := refuseConditions(x.r.Header, "an operation has its own in \"if_revision\""); err != nil {
+		return err
+	}
 	timeout, err := x.query.timeout()
 	if err != nil {
 		return err

@@ -142,6 +142,15 @@ func headerConditions(h http.Header) ([]kvstore.Condition, error) {
 	return conds, nil
 }
 
+// refuseConditions refuses the headers of conditions where there is no single key that
+// they could be about.
+func refuseConditions(h http.Header, instead string) error {
+	if len(h["If-Match"])+len(h["If-None-Match"]) > 0 {
+		return badRequest("conditions apply to a single key; %s", instead)
+	}
+	return nil
+}
+
 // writeConditions returns all conditions of a change to one key. Each must hold when
 // the change is applied.
 func writeConditions(h http.Header, q *query) ([]kvstore.Condition, error) {

@@ -507,8 +507,8 @@ func (s *Server) deleteRange(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	if len(x.r.Header["If-Match"])+len(x.r.Header["If-None-Match"]) > 0 {
-		return badRequest("conditions apply to a single key; a range cannot be deleted conditionally")
+	if err := refuseConditions(x.r.Header, "a range cannot be deleted conditionally"); err != nil {
+		return err
 	}
 	// A repeat of a request that was carried out gets its answer, whatever there is now.
 	if x.once == nil || x.once.key == "" {

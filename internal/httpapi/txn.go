@@ -23,6 +23,9 @@ func runTxn(s *Server, x *exchange) error {
 	if _, err := x.query.timeout(); err != nil {
 		return err
 	}
+	if err := refuseConditions(x.r.Header, "those of a transaction are in \"if\""); err != nil {
+		return err
+	}
 	settings := s.opts.Store.Settings()
 	accepted := opjson.Limits{MaxValueBytes: settings.MaxValueBytes, MaxTxnOps: settings.MaxTxnOps, MaxTxnBytes: settings.MaxTxnBytes}
 	body, err := x.readBody(accepted.TextLimit())

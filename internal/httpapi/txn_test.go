@@ -124,6 +124,8 @@ func TestTxnDocumentsAreRefused(t *testing.T) {
 	f.do("PUT", "/v1/settings", `{"max_txn_ops":513,"max_txn_bytes":3000}`).want(200, `"max_txn_ops":513`)
 	f.txn(`{"then":[` + many + `]}`).want(200)
 	f.txn(`{"then":[{"put":{"key":"a","value":"`+strings.Repeat("v", 3000)+`"}}]}`).problem(413, api.TooLarge, "then[0]", "max_txn_bytes")
+	f.txn(`{}`, `If-Match: "3"`).problem(400, api.BadRequest, "conditions")
+	f.do("POST", "/v1/batch", "", "If-None-Match: *").problem(400, api.BadRequest, "conditions")
 	f.do("GET", "/v1/txn", "").problem(405, api.MethodNotAllowed)
 	f.do("POST", "/v1/txn?revision=3", "{}").problem(400, api.BadRequest)
 	if f.node.index != entries+1 { // the settings
