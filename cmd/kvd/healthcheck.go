@@ -35,8 +35,8 @@ func healthcheckCommand(e environment) *cobra.Command {
 		Long: `Probe a running node. Exits 0 if the node answers that it is healthy, and 1 otherwise.
 
 Without --endpoint, the node is the one that the environment describes (KVD_LISTEN_METRICS,
-KVD_LISTEN_CLIENT or KVD_PORT), or else the default. With https, that node must present the
-certificate in KVD_TLS_CERT_FILE, which also authenticates the probe. Use --cacert, --cert and
+KVD_LISTEN_CLIENT, or KVD_PORT), or else the default. With https, that node must present the
+certificate in KVD_TLS_CERT_FILE, which also authenticates the probe. Use --cacert, --cert, and
 --key for other certificates.`,
 		Args: noArguments,
 		RunE: func(*cobra.Command, []string) error {

@@ -22,7 +22,7 @@ func recoverCommand(e environment) *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
 		Use:   "recover DIR",
-		Short: "Turn what a lost quorum left into a cluster of one member",
+		Short: "Turn one member's directory into a new cluster after quorum loss",
 		Long: `Use this if a majority of a cluster's members is permanently lost. It turns the data directory
 DIR of a stopped node into a cluster of one member with a new cluster id and all data that this
 member has; then new members can be added. It explains the consequences and asks first. The old

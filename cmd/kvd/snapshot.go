@@ -21,7 +21,7 @@ import (
 // snapshotCommand makes backups and works on their files. Only "save" needs a
 // running node.
 func snapshotCommand(e environment) *cobra.Command {
-	cmd := &cobra.Command{Use: "snapshot", Short: "Save, check and restore backups", RunE: chooseSubcommand}
+	cmd := &cobra.Command{Use: "snapshot", Short: "Save, check, and restore backups", RunE: chooseSubcommand}
 	cmd.AddCommand(snapshotSaveCommand(e), snapshotVerifyCommand(), snapshotInspectCommand(), snapshotRestoreCommand(e))
 	return cmd
 }
@@ -30,7 +30,7 @@ func snapshotVerifyCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "verify FILE",
 		Short: "Verify a backup from its first byte to its last",
-		Long: `Verify the checksums, counts and state hash of a backup. Exits 0 if it is intact, 3 if it is
+		Long: `Verify the checksums, counts, and state hash of a backup. Exits 0 if it is intact, 3 if it is
 not, and 1 if it cannot be read.`,
 		Args: oneArgument("backup"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -100,7 +100,7 @@ func snapshotInspectCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect FILE",
 		Short: "Verify a backup and show what is in it",
-		Long: `Verify a backup and show the position, revisions, settings and members in it. Keys and values
+		Long: `Verify a backup and show the position, revisions, settings, and members in it. Keys and values
 are not shown. Exits like "kvd snapshot verify".`,
 		Args: oneArgument("backup"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -170,10 +170,10 @@ with it begins a new cluster with the content of the backup. For several members
 file for each of them with its own --id and --data-dir and the same --cluster, on the machine where
 it will run, and then start them with the same settings.
 
-The new cluster has another id than the old one, and its members refuse those of the old one. Keys
+The new cluster has a different id, and its members refuse those of the old one. Keys
 keep their revisions. The next revision is more than 1,000,000,000 higher, so that it differs from
 all that clients have seen of the old cluster, and the history before it is not readable: watchers
-are told to read everything again. Leases get their full time again.
+are told to read everything again. Leases get their full time to live again.
 
 Exits 0 on success, 1 on failure, 2 if the settings are wrong, and 3 if the backup is damaged or
 written by a newer version, or if the directory is not empty. After a failure or a crash, run it

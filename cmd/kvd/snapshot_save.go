@@ -30,8 +30,8 @@ func snapshotSaveCommand(e environment) *cobra.Command {
 		Use:   "save [URL...] FILE",
 		Short: "Save a backup of a running cluster",
 		Long: `Save a backup of a running cluster to a file. Any node has all data: the URLs are client URLs,
-which are tried in order. Without one, it is the node that the environment describes
-(KVD_LISTEN_CLIENT or KVD_PORT), or else the default. The file gets its name only after it has been
+which are tried in order. Without a URL, it is the node that the environment describes
+(KVD_LISTEN_CLIENT, or KVD_PORT), or else the default. The file gets its name only after it has been
 read back and verified.
 
 Exits 0 on success and 1 otherwise; then an older FILE is still there.`,

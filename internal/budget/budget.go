@@ -99,7 +99,7 @@ func (b *Budget) Taken() (small, large int64) { return b.small.taken.Load(), b.l
 type FullError struct{ Limit int64 }
 
 // Error implements error.
-func (e *FullError) Error() string { return "the memory for requests is taken" }
+func (e *FullError) Error() string { return "the memory for requests is exhausted" }
 
 // Claim is what one request holds. The zero Claim of no Budget is always granted, for
 // tests. The goroutine of the request owns it.

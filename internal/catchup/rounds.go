@@ -60,7 +60,7 @@ func (d *Deliveries) follow(now time.Duration, x *delivery, match uint64) {
 		d.endRound(now, x)
 	}
 	if now-x.moved > catchUpPatience+time.Duration(x.body.Size/installRate)*time.Second {
-		d.lg.Warn("member does not catch up; its log is no longer kept", zap.Uint64("member", x.to), zap.Duration("silent", now-x.moved))
+		d.lg.Warn("member is not catching up; its log is no longer kept", zap.Uint64("member", x.to), zap.Duration("silent", now-x.moved))
 		d.end(x)
 	}
 }

@@ -49,7 +49,7 @@ func (d *Dir) ReadSeed(restore func(io.Reader) error) error {
 	path := SeedPath(d.path)
 	format, sum, _ := strings.Cut(d.Seed(), "-")
 	if format != seedFormat {
-		return fmt.Errorf("%s was restored by a version of kvd that begins otherwise (%q, not %q): start it with that version", d.path, format, seedFormat)
+		return fmt.Errorf("%s was restored by a version of kvd that starts a cluster differently (%q, not %q): use that version to start it", d.path, format, seedFormat)
 	}
 	f, err := os.Open(path)
 	if err != nil {

@@ -93,7 +93,7 @@ func SideHandler(clients http.Handler, profiles bool) http.Handler {
 		default:
 			httpapi.WriteProblem(w, &api.Error{
 				Code: api.NotFound,
-				Detail: "this listener serves /metrics, /livez, /readyz, /healthz and /version, " +
+				Detail: "this listener serves /metrics, /livez, /readyz, /healthz, and /version, " +
 					"and /debug/pprof/ with --pprof=on; data is served on --listen-client",
 			})
 		}

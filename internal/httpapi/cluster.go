@@ -131,7 +131,7 @@ func (s *Server) updateMember(x *exchange) error {
 
 func checkUpdate(urls *memberURLs) error {
 	if urls.PeerURLs == nil && urls.ClientURLs == nil {
-		return badRequest("the body must have \"peer_urls\", \"client_urls\" or both")
+		return badRequest("the body must have \"peer_urls\", \"client_urls\", or both")
 	}
 	if urls.PeerURLs != nil && len(urls.PeerURLs) == 0 {
 		return badRequest("the field \"peer_urls\" must have at least one URL")
@@ -199,7 +199,7 @@ func (s *Server) transferLeader(x *exchange) error {
 		return err
 	}
 	if !ok {
-		return badRequest("the parameter \"to\" is missing; it is the id of the member that is to lead")
+		return badRequest("the parameter \"to\" is missing; it is the id of the member that takes over leadership")
 	}
 	ctx, cancel, err := x.signedContext()
 	if err != nil {

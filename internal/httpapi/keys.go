@@ -236,7 +236,7 @@ func (q *query) bind(cmd *kvstore.Command) error {
 	case hasTTL && hasLease:
 		return badRequest("use either \"ttl\" or \"lease\", not both")
 	case hasTTL && ttl == 0:
-		return badRequest("the parameter \"ttl\" must be greater than 0; omit it for a key that does not end")
+		return badRequest("the parameter \"ttl\" must be greater than 0; omit it for a key that does not expire")
 	case hasTTL:
 		cmd.TTLMillis = int64((ttl + time.Millisecond - 1) / time.Millisecond)
 	case hasLease:

@@ -66,7 +66,7 @@ func (q *query) parseRange() (kvstore.Range, error) {
 	end, hasEnd := q.get("end")
 	for _, v := range []string{prefix, start, end} {
 		if len(v) > kvstore.MaxKeyBytes {
-			return r, api.Errorf(api.TooLarge, "the prefix, start or end has %d bytes, but the limit is %d, as for keys", len(v), kvstore.MaxKeyBytes)
+			return r, api.Errorf(api.TooLarge, "the prefix, start, or end has %d bytes, but the limit is %d, as for keys", len(v), kvstore.MaxKeyBytes)
 		}
 	}
 	switch {
@@ -161,7 +161,7 @@ func (l *listing) parseCursor(q *query) error {
 		return badRequest("count_only counts the whole range; omit \"cursor\"")
 	}
 	if c.digest != l.digest || (l.rng.Revision != 0 && l.rng.Revision != c.revision) {
-		return badRequest("the parameter \"cursor\" belongs to a listing with a different range, direction, delimiter or revision; repeat the parameters of the first page")
+		return badRequest("the parameter \"cursor\" belongs to a listing with a different range, direction, delimiter, or revision; repeat the parameters of the first page")
 	}
 	c.resume(&l.rng)
 	return nil

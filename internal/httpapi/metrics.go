@@ -34,7 +34,7 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "kvd_http_requests_total",
-			Help: "Requests by method, route and status code; code 0 means that the request ended without a response.",
+			Help: "Requests by method, route, and status code; code 0 means that the request ended without a response.",
 		}, []string{"method", "route", "code"}),
 		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "kvd_http_request_duration_seconds",

@@ -107,7 +107,7 @@ func (q *query) flag(name string) (bool, error) {
 	case "false", "0":
 		return false, nil
 	}
-	return false, badRequest("the parameter %q is a switch: give it no value, true or false, not %.40q", name, v)
+	return false, badRequest("the parameter %q is a switch: give it no value, true, or false, not %.40q", name, v)
 }
 
 // number reads a parameter that is a decimal number from low to 2^53-1. ok is false

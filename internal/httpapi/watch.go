@@ -105,7 +105,7 @@ func (p *watching) begin(x *exchange, revision uint64) {
 func watchProblem(err error) error {
 	switch {
 	case errors.Is(err, watch.ErrTooMany):
-		return api.Errorf(api.Overloaded, "%v, as many as --max-watches allows; end some, or use another node", err)
+		return api.Errorf(api.Overloaded, "%v, the limit of --max-watches; end some, or use another node", err)
 	case errors.Is(err, watch.ErrClosed):
 		return api.Errorf(api.Stopping, "this node is stopping; use another node")
 	}
@@ -164,7 +164,7 @@ func (p *watching) parseKeys(q *query) error {
 	ranged := q.has("prefix") || q.has("start") || q.has("end")
 	switch {
 	case single == ranged:
-		return badRequest("specify what to watch with either ?key=K, ?prefix=P or ?start=A&end=B; an empty prefix watches all keys")
+		return badRequest("specify what to watch with either ?key=K, ?prefix=P, or ?start=A&end=B; an empty prefix watches all keys")
 	case single:
 		p.spec.Single, p.spec.Start = true, []byte(key)
 		return checkKey(key)

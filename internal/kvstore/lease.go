@@ -176,7 +176,7 @@ func (ls *leases) grantOp(c *Command, r *Result) error {
 // own makes a lease for a key or a lock.
 func (ls *leases) own(c *Command, owner leaseOwner, r *Result) (id uint64, err error) {
 	if c.Lease != 0 || c.KeepLease || c.TTLMillis < 0 {
-		r.Refuse(Invalid, "a time to live makes a lease of its own, so it must be positive and cannot be combined with another lease")
+		r.Refuse(Invalid, "a time to live creates its own lease, so it must be positive and cannot be combined with another lease")
 		return 0, nil
 	}
 	l := leaseRow{Lease: Lease{TTLMillis: c.TTLMillis}, owner: owner}
@@ -188,17 +188,17 @@ func (ls *leases) own(c *Command, owner leaseOwner, r *Result) (id uint64, err e
 func (ls *leases) grant(l *leaseRow, r *Result) error {
 	switch {
 	case l.ID > math.MaxInt64 || l.TTLMillis < 0 || l.LockDelayMillis < 0:
-		r.Refuse(Invalid, "lease id, time to live and lock delay must not be negative or above 2^63-1")
+		r.Refuse(Invalid, "lease id, time to live, and lock delay must be from 0 to 2^63-1")
 		return nil
 	case l.TTLMillis > MaxTTLMillis || len(l.Name) > MaxLeaseNameBytes:
-		r.Refuse(TooLarge, "a lease may have at most %d ms to live and a name of %d bytes", int64(MaxTTLMillis), MaxLeaseNameBytes)
+		r.Refuse(TooLarge, "a lease lives for at most %d ms, and its name has at most %d bytes", int64(MaxTTLMillis), MaxLeaseNameBytes)
 		return nil
 	case !ls.fits(l.logicalBytes(), r):
 		return nil
 	}
 	if exists, err := ls.number(l); err != nil || exists {
 		if exists {
-			r.Refuse(LeaseExists, "lease %d exists already", l.ID)
+			r.Refuse(LeaseExists, "lease %d already exists", l.ID)
 		}
 		return err
 	}
@@ -229,7 +229,7 @@ func (ls *leases) number(l *leaseRow) (exists bool, err error) {
 		}
 	}
 	if n.sequence > maxChosenID {
-		return false, fmt.Errorf("the sequence of ids and tokens is used up at %d", n.sequence)
+		return false, fmt.Errorf("the sequence of ids and tokens is exhausted at %d", n.sequence)
 	}
 	l.ID, l.seq = n.sequence, n.sequence
 	return false, nil
@@ -264,7 +264,7 @@ func (ls *leases) bindable(id, before uint64, r *Result) error {
 	case !exists:
 		r.Refuse(LeaseNotFound, "lease %d does not exist", id)
 	case l.owner == ownedByKey:
-		r.Refuse(LeaseNotFound, "lease %d was made for the key of one write, and is for that key alone", id)
+		r.Refuse(LeaseNotFound, "lease %d was created by a write with a time to live and is for that key alone", id)
 	default:
 		l.roomForOne(r)
 	}
@@ -276,7 +276,7 @@ func (l *leaseRow) roomForOne(r *Result) bool {
 	if l.keys+l.tickets < MaxLeaseKeys {
 		return true
 	}
-	r.Refuse(TooLarge, "lease %d has %d keys and places in lock queues, as many as a lease may have; use several leases", l.ID, l.keys+l.tickets)
+	r.Refuse(TooLarge, "lease %d has %d keys and places in lock queues, the limit of a lease; use several leases", l.ID, l.keys+l.tickets)
 	return false
 }
 

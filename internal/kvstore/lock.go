@@ -106,7 +106,7 @@ func (lk locks) lockOp(c *Command, r *Result) error {
 		return nil
 	}
 	if len(c.Value) > MaxLockTextBytes {
-		r.Refuse(TooLarge, "the text of a holder may have at most %d bytes", MaxLockTextBytes)
+		r.Refuse(TooLarge, "the text of the holder exceeds the limit of %d bytes", MaxLockTextBytes)
 		return nil
 	}
 	head, busy, err := lk.head(c.Key)
@@ -190,7 +190,7 @@ func (lk locks) leaseFor(c *Command, r *Result) (l leaseRow, err error) {
 	case !exists:
 		r.Refuse(LeaseNotFound, "lease %d does not exist", id)
 	case l.owner == ownedByKey:
-		r.Refuse(LeaseNotFound, "lease %d was made for the key of one write, and is for that key alone", id)
+		r.Refuse(LeaseNotFound, "lease %d was created by a write with a time to live and is for that key alone", id)
 	default:
 		l.roomForOne(r)
 	}

@@ -11,7 +11,7 @@ import (
 
 // ErrNotLeader is returned by Serve if this node does not lead, does not lead
 // anymore, or has only begun to. Another node, or a later call, may answer.
-var ErrNotLeader = errors.New("this node does not keep the time of leases")
+var ErrNotLeader = errors.New("this node does not track leases")
 
 const (
 	// pace is how often the Lessor looks for due leases and for a change of its

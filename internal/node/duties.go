@@ -145,7 +145,7 @@ func (m *member) warnOfOtherURLs(pace *repeat.Pace, now time.Time) {
 	if !pace.Due(now, here+" "+there) {
 		return
 	}
-	m.lg.Warn("the cluster looks for this member at other URLs than those it was started with",
+	m.lg.Warn("the cluster's URLs for this member differ from those it was started with",
 		zap.Uint64("member", m.id), zap.Strings("membership", self.PeerURLs), zap.Strings("started_with", m.cfg.AdvertisePeer),
 		zap.String("remedy", fmt.Sprintf("tell the cluster, through any member: curl -X PUT http://HOST:PORT/v1/members/%d -d '{\"peer_urls\":[\"%s\"]}'; or start this member at the URL that the cluster knows, with --listen-peer (or --advertise-peer) %s",
 			m.id, strings.Join(m.cfg.AdvertisePeer, `","`), there)))
@@ -176,7 +176,7 @@ func (m *member) warnOfNoLeader(pace *repeat.Pace, since time.Duration, now time
 		return
 	}
 	m.lg.Warn("the cluster has no leader", zap.Duration("for", since.Round(time.Second)), zap.Int("voters", voters), zap.Strings("not_reached", silent),
-		zap.String("remedy", "start the members that are not reached, or make them reachable at these URLs; a majority of the voters is needed. If that many are lost for good, see kvd recover --help"))
+		zap.String("remedy", "start the members that cannot be reached, or make them reachable at these URLs; a majority of the voters is needed. If that many are lost for good, see kvd recover --help"))
 }
 
 // logAlarms logs how the alarms differ from those that were active, and returns the

@@ -148,7 +148,7 @@ func (j *joiner) checkIdentity(recorded datadir.Identity) error {
 	case !j.cfg.Join && !j.byURL() && !j.mayStartAlone(recorded) && recorded.Rendezvous != 0 && recorded.Rendezvous != wanted:
 		why := "start it with the settings that the cluster was founded with, or with --join, or use another --data-dir"
 		if recorded.Founding != nil && recorded.Founding.Charter != nil {
-			why = fmt.Sprintf("the cluster was founded with other settings: %s; if members have moved, start this one with --join URL, that of another member, in place of --cluster; if the list here is the wrong one, correct it or use another --data-dir",
+			why = fmt.Sprintf("the cluster was founded with other settings: %s; if members have moved, start this one with --join URL, that of another member, in place of --cluster; if the list here is wrong, correct it or use another --data-dir",
 				differs(j.founders(), recorded.Founding.Charter.Members))
 		}
 		return fmt.Errorf("%w: %s belongs to cluster %016x, which --cluster and --cluster-token do not name: %s", ErrConfig, dir, recorded.ClusterID, why)
@@ -362,7 +362,7 @@ func (j *joiner) judge(answers []initialAnswer) (existing *initialAnswer, fresh 
 		case a.info.Fresh && a.info.MemberID == a.id:
 			fresh = append(fresh, a.id)
 		case a.info.Fresh && j.waiting.Due(time.Now(), a.url):
-			j.lg.Warn("the URL of one member is answered by another: compare --id, --listen-peer and --cluster of both",
+			j.lg.Warn("the URL of one member is answered by another: compare --id, --listen-peer, and --cluster of both",
 				zap.String("url", a.url), zap.Uint64("member", a.id), zap.Uint64("answered_by", a.info.MemberID))
 		}
 	}
@@ -396,9 +396,9 @@ func differs(ours, theirs []datadir.Founder) string {
 	here, there := listURLs(ours), listURLs(theirs)
 	switch {
 	case len(there) == 0:
-		return "it does not have the --cluster that this node has"
+		return "its --cluster differs from that of this node; start both with the same list"
 	case slices.Equal(here, there):
-		return "its --cluster-token is another one; start both with the same token"
+		return "its --cluster-token is different; start both with the same token"
 	case slices.Equal(slices.Sorted(slices.Values(here)), slices.Sorted(slices.Values(there))):
 		return fmt.Sprintf("its --cluster lists the same URLs in another order (%s), but the order gives each member its id; use the same order everywhere", strings.Join(there, ","))
 	}
@@ -516,7 +516,7 @@ func (j *joiner) beAdmitted(ctx context.Context, at initialAnswer) error {
 				if time.Since(begin) > leaderPatience {
 					level = zap.WarnLevel
 				}
-				j.lg.Log(level, "waiting to be admitted: a quorum of the members has to agree", zap.Strings("asked", urls), zap.Error(err),
+				j.lg.Log(level, "waiting to be admitted: a quorum of the members must agree", zap.Strings("asked", urls), zap.Error(err),
 					zap.String("remedy", "start the members that have data; if a quorum of them is lost for good, stop this one, turn a directory that is left into a cluster of one with kvd recover, and start this one with an empty directory and --join"))
 			}
 		}

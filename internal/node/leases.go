@@ -161,7 +161,7 @@ func leaseError(err error, renew bool) error {
 	case errors.Is(err, lessor.ErrOverloaded):
 		return retryable(api.Overloaded, "too many requests about leases are waiting on this node; nothing was changed; slow down and try again")
 	case errors.Is(err, raftnode.ErrNoLeader), errors.Is(err, raftnode.ErrNotLeader), errors.Is(err, lessor.ErrNotLeader):
-		return retryable(api.NoLeader, "no leader keeps the time of leases at the moment (%v); try again", err)
+		return retryable(api.NoLeader, "no leader is tracking leases right now (%v); try again", err)
 	case renew:
 		return api.Errorf(api.Timeout, "the leader did not answer in time (%v): the lease may have been renewed; it is safe to try again", err)
 	}

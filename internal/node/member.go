@@ -117,7 +117,7 @@ func writeError(err error) error {
 	case errors.As(err, &failed) && failed.is == raftnode.ErrNoLeader:
 		return retryable(api.NoLeader, "the leader cannot be reached (%v); nothing was changed; try again", failed)
 	case errors.As(err, &failed):
-		return api.Errorf(api.Timeout, "the leader was asked and did not answer (%v): the change may still take effect; look before you repeat it", failed)
+		return api.Errorf(api.Timeout, "the leader was asked and did not answer (%v): the change may still take effect; check before you repeat it", failed)
 	case errors.Is(err, raftnode.ErrUnknown):
 		return api.Errorf(api.Timeout, "the change was proposed but not seen applied in time: it may still take effect; read before you repeat it")
 	case errors.Is(err, raftnode.ErrNoLeader):

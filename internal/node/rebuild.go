@@ -49,7 +49,7 @@ func (n *Node) bodyFetcher(ctx context.Context, self, cluster uint64) func([]ros
 				}
 			}
 			if pace.Due(time.Now(), err.Error()) {
-				n.lg.Warn("cannot rebuild the store yet: no other member sends the state; trying again", zap.Uint64("after", after), zap.Error(err))
+				n.lg.Warn("cannot rebuild the store yet: no other member has sent the state; trying again", zap.Uint64("after", after), zap.Error(err))
 			}
 			select {
 			case <-ctx.Done():

@@ -84,7 +84,7 @@ func (n *Node) plant(dir *datadir.Dir) error {
 
 // warnSeed says why a fresh member is not one to found a cluster with.
 func (j *joiner) warnSeed(a initialAnswer) {
-	what := "an initial member was restored from another backup than this one; restore the same file on a majority of them"
+	what := "an initial member was restored from a different backup; restore the same file on a majority of them"
 	switch {
 	case a.info.Seed == "":
 		what = "an initial member was not restored from the backup; a majority must be restored from the same file, and the others receive its content later"

@@ -71,7 +71,7 @@ func (p peering) listener(l net.Listener, url string) (net.Listener, error) {
 	case !strings.HasPrefix(url, "https:"):
 		return l, nil
 	case p.tls == nil:
-		return nil, fmt.Errorf("%w: %s needs a certificate, a key and a CA", ErrConfig, url)
+		return nil, fmt.Errorf("%w: %s needs a certificate, a key, and a CA", ErrConfig, url)
 	}
 	return p.tls.Listen(l), nil
 }

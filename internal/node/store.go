@@ -116,7 +116,7 @@ func endRebuild(n *Node, dir *datadir.Dir) error {
 	if !dir.Rebuilding() {
 		return nil
 	}
-	n.lg.Info("store rebuilt; remove --rebuild-store, and delete the store that was moved aside when it is not needed any more",
+	n.lg.Info("store rebuilt; remove --rebuild-store, and delete the old store once you no longer need it",
 		zap.Uint64("index", n.store.Position().Index))
 	return dir.EndRebuild()
 }

@@ -164,7 +164,7 @@ var lines = []struct {
 	{name: "too many comparisons", line: `{"txn":{"if":[` + strings.Repeat(`{"key":"a","exists":true},`, 9) + `{"key":"a","exists":true}]}}`, kind: ErrTooLarge,
 		err: `txn.if[9]: the transaction has more than 9 comparisons over all levels (max_txn_ops in the settings)`},
 	{name: "the deepest transaction", line: nested(8)},
-	{name: "too deep", line: nested(9), err: strings.Repeat("txn.then[0].", 8) + `txn: transactions nest at most 8 levels deep`},
+	{name: "too deep", line: nested(9), err: strings.Repeat("txn.then[0].", 8) + `txn: transactions can be nested at most 8 levels deep`},
 }
 
 // nested returns transactions inside each other.

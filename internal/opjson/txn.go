@@ -22,7 +22,7 @@ func (t *txnState) reset() {
 // transaction reads the object with the parts of a transaction.
 func (p *Parser) transaction(c *kvstore.Command) bool {
 	if p.txn.depth == kvstore.MaxTxnDepth {
-		return p.refuse("transactions nest at most %d levels deep", kvstore.MaxTxnDepth)
+		return p.refuse("transactions can be nested at most %d levels deep", kvstore.MaxTxnDepth)
 	}
 	if !p.enter('{', "an object") {
 		return false

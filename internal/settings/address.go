@@ -43,7 +43,7 @@ func parseURL(text string) (string, error) {
 	case u.Hostname() == "" || u.Port() == "":
 		return "", fmt.Errorf("%q has no host or no port", text)
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
-		return "", fmt.Errorf("%q has more than scheme, host and port", text)
+		return "", fmt.Errorf("%q has more than a scheme, a host, and a port", text)
 	}
 	if _, err := strconv.ParseUint(u.Port(), 10, 16); err != nil {
 		return "", fmt.Errorf("%q has a port above 65535", text)

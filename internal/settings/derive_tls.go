@@ -66,7 +66,7 @@ func (s *Settings) checkPeerTLS(p *problemList) {
 			continue
 		}
 		if secure || given != "" {
-			p.add("--%s is missing: members with https:// URLs verify each other and need certificate, key and CA", name)
+			p.add("--%s is missing: members with https:// URLs verify each other and need a certificate, a key, and a CA", name)
 		}
 	}
 	if given != "" && !secure {
@@ -104,7 +104,7 @@ func (s *Settings) checkExposure(p *problemList) {
 	}
 	for _, u := range s.peerURLs() {
 		if !isHTTPS(u.url) && !memberurl.OnThisMachine(u.url) {
-			p.add("%s has %s, which would carry peer traffic without TLS beyond this machine; use https:// with --peer-cert-file, --peer-key-file and --peer-ca-file, "+
+			p.add("%s has %s, which would carry peer traffic without TLS beyond this machine; use https:// with --peer-cert-file, --peer-key-file, and --peer-ca-file, "+
 				"or set --insecure-peers if the network is private", s.Describe(u.setting), u.url)
 			return
 		}

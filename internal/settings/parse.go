@@ -165,7 +165,7 @@ func showDuration(d time.Duration) string { return d.String() }
 func parseSize(text string) (int64, error) {
 	n, err := humanize.ParseBytes(text)
 	if err != nil || n > math.MaxInt64 || strings.Contains(text, ",") {
-		return 0, fmt.Errorf("%q is not a size (for example, 1048576, 512KiB or 8GiB)", text)
+		return 0, fmt.Errorf("%q is not a size (for example, 1048576, 512KiB, or 8GiB)", text)
 	}
 	return int64(n), nil
 }

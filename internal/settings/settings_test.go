@@ -172,7 +172,7 @@ func TestWrongSettings(t *testing.T) {
 		{"one port for both", "--port 12379", "", []string{"is used by both", "12379"}},
 		{"a member twice", "--id 1 --cluster " + peer1 + "," + peer1, "", []string{"--cluster", "listed twice"}},
 		{"another scheme", "--listen-client ftp://127.0.0.1:1", "", []string{"--listen-client", "http://"}},
-		{"path in a URL", "--listen-client http://127.0.0.1:1/x", "", []string{"more than scheme, host and port"}},
+		{"path in a URL", "--listen-client http://127.0.0.1:1/x", "", []string{"more than a scheme, a host, and a port"}},
 		{"no port in a URL", "--listen-client http://127.0.0.1", "", []string{"has no host or no port"}},
 		{"some named", "--id 1 --cluster a=" + peer1 + "," + peer2, "", []string{"--cluster", "others do not"}},
 		{"a name twice", "--id 1 --cluster a=" + peer1 + ",a=" + peer2, "", []string{"--cluster", "listed twice"}},

@@ -72,7 +72,7 @@ var clusterRows = []setting{
 }
 
 var addressRows = []setting{
-	{name: "listen-client", kind: "URL,...", help: "URLs to serve clients on: http, https or unix:///PATH (default " + DefaultClientURL + ")",
+	{name: "listen-client", kind: "URL,...", help: "URLs to serve clients on: http, https, or unix:///PATH (default " + DefaultClientURL + ")",
 		value: of(func(s *Settings) *[]string { return &s.ListenClient }, listenersCodec)},
 	{name: "listen-peer", kind: "URL", help: "URL to serve other members on (default: its URL in --cluster, or " + DefaultPeerURL + ")",
 		value: of(func(s *Settings) *string { return &s.ListenPeer }, urlCodec)},
@@ -84,7 +84,7 @@ var addressRows = []setting{
 		value: of(func(s *Settings) *[]string { return &s.AdvertisePeer }, memberURLsCodec)},
 	{name: "allowed-hosts", kind: "NAME,...", help: "more host names that browsers may use for this node; its own names and IP addresses always work",
 		value: of(func(s *Settings) *[]string { return &s.AllowedHosts }, hostNamesCodec)},
-	{name: "max-connections", kind: "number", def: "10000", help: "maximum number of client connections, within the limit on open files (0 means that alone)",
+	{name: "max-connections", kind: "number", def: "10000", help: "maximum number of client connections, within the limit on open files (0 means no other limit)",
 		value: of(func(s *Settings) *int64 { return &s.MaxConnections }, countCodec)},
 	{name: "max-inflight", kind: "number", def: "4096", help: "maximum number of client requests served at once; others wait for up to 1s",
 		value: of(func(s *Settings) *int64 { return &s.MaxInFlight }, countCodec)},

@@ -116,7 +116,7 @@ var outcomes = map[kvstore.Outcome]struct {
 	otherwise string
 }{
 	kvstore.PreconditionFailed:  {api.PreconditionFailed, "a condition of the request failed"},
-	kvstore.TooLarge:            {api.TooLarge, "the key, value or range exceeds its limit"},
+	kvstore.TooLarge:            {api.TooLarge, "the key, value, or range exceeds its limit"},
 	kvstore.NoSpace:             {api.NoSpace, "the store has reached its quota; delete keys or raise quota_bytes in the settings"},
 	kvstore.NotANumber:          {api.PreconditionFailed, "the value is not a decimal 64-bit integer"},
 	kvstore.Overflow:            {api.PreconditionFailed, "the sum would overflow a 64-bit integer"},
@@ -125,12 +125,12 @@ var outcomes = map[kvstore.Outcome]struct {
 	kvstore.Compacted:           {api.RevisionCompacted, "the requested revision has been compacted"},
 	kvstore.KeyNotFound:         {api.KeyNotFound, "the key does not exist"},
 	kvstore.LeaseNotFound:       {api.LeaseNotFound, "the lease does not exist; it may have ended"},
-	kvstore.LeaseExists:         {api.LeaseExists, "a lease with this id exists already"},
+	kvstore.LeaseExists:         {api.LeaseExists, "a lease with this id already exists"},
 	kvstore.LockHeld:            {api.LockHeld, "another lease holds the lock"},
 	kvstore.LockNotFound:        {api.LockNotFound, "the lease neither holds the lock nor waits for it"},
 	kvstore.IdempotencyMismatch: {api.IdempotencyMismatch, "the idempotency key belongs to another request; a new request needs a new key"},
 	kvstore.DuplicateKey:        {api.BadRequest, "the transaction writes a key twice"},
-	kvstore.PermissionDenied:    {api.PermissionDenied, "you may not do this"},
+	kvstore.PermissionDenied:    {api.PermissionDenied, "permission denied"},
 	kvstore.Busy:                {api.Overloaded, "a replicated table is full; try again later"},
 }
 
