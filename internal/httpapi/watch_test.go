@@ -10,10 +10,12 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/http1"
+	"github.com/kvd-io/kvd/internal/httpapi/feed"
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
@@ -400,4 +402,51 @@ func TestWatchOverHTTP1(t *testing.T) {
 	}
 	f.node.hub.Close()
 	w.want(`{"type":"progress","revision":2}`, "")
+}
+
+// TestWatchLasts: a quiet stream outlives every deadline of its connection, and says
+// every 15 seconds how far it is.
+func TestWatchLasts(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *fixture, conn net.Conn) {
+		_, _ = io.WriteString(conn, "GET /v1/watch?key=a HTTP/1.1\r\nHost: x\r\n\r\n")
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		w := &watcher{t: t, lines: bufio.NewScanner(resp.Body)}
+		for i := range 100 {
+			w.want(fmt.Sprintf(`{"type":"progress","revision":%d}`, i+1))
+			if got, want := time.Since(start), time.Duration(i)*feed.DefaultProgress; got != want {
+				t.Fatalf("progress %d came after %v, want %v", i, got, want)
+			}
+			f.write("elsewhere", "x")
+		}
+		f.write("a", "1")
+		if line := w.line(); !strings.Contains(line, `"key":"a"`) {
+			t.Errorf("got %s", line)
+		}
+	})
+}
+
+// TestWatchOfAStalledClient: a client that accepts no byte for a minute is disconnected,
+// and leaves nothing behind.
+func TestWatchOfAStalledClient(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *fixture, conn net.Conn) {
+		_, _ = io.WriteString(conn, "GET /v1/watch?key=a HTTP/1.1\r\nHost: x\r\n\r\n")
+		r := bufio.NewReader(conn)
+		if _, err := http.ReadResponse(r, nil); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		f.write("a", strings.Repeat("v", 100_000))
+		<-conn.(clientEnd).cut
+		if took := time.Since(start); took < writeGrace || took > writeGrace+2*time.Second {
+			t.Errorf("cut after %v, want %v", took, writeGrace)
+		}
+		synctest.Wait()
+		if n := f.node.hub.Stats().Streams; n != 0 {
+			t.Errorf("%d streams are left", n)
+		}
+	})
 }
