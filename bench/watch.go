@@ -32,6 +32,9 @@ const (
 	deliverPuts = 3000
 	deliverWait = 2 * time.Minute
 	openers     = 32
+	// settle is how long the work of opening and closing thousands of
+	// connections may last after it.
+	settle = 2 * time.Second
 )
 
 // watcher is one watch on a connection of its own.
@@ -283,7 +286,9 @@ func watches(ctx context.Context, b *bench) error {
 	// back soon.
 	for range b.rounds {
 		for _, s := range b.systems {
-			err = errors.Join(err, b.idleWatches(ctx, s))
+			if e := b.idleWatches(ctx, s); e != nil {
+				err = errors.Join(err, fmt.Errorf("%s: %w", s.name(), e))
+			}
 		}
 	}
 	return err
@@ -391,7 +396,7 @@ func (b *bench) idleWatches(ctx context.Context, s system) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { idle.close() }()
+	defer idle.close()
 	if err := b.fill(ctx, []*cluster{c}); err != nil {
 		return err
 	}
@@ -403,11 +408,19 @@ func (b *bench) idleWatches(ctx context.Context, s system) (err error) {
 		return err
 	}
 	idle.close()
+	if err := wait(ctx, settle); err != nil {
+		return err
+	}
 	without, err := b.load(ctx, c, opPut, 64, b.keySpace)
 	if err != nil {
 		return err
 	}
-	if idle, err = b.gather(ctx, c, b.watches, elsewhere); err != nil {
+	again, err := b.gather(ctx, c, b.watches, elsewhere)
+	if err != nil {
+		return err
+	}
+	defer again.close()
+	if err := wait(ctx, settle); err != nil {
 		return err
 	}
 	second, err := b.load(ctx, c, opPut, 64, b.keySpace)
@@ -419,7 +432,7 @@ func (b *bench) idleWatches(ctx context.Context, s system) (err error) {
 	b.report.row(fmt.Sprintf("put rate with %d idle watches elsewhere relative to without, 64 clients", b.watches), "times", func(w *row) {
 		w.More, w.Absolute, w.AtLeast, w.Goal = true, true, 0.95, 0.99
 	}).add(s.name(), with/without.rate)
-	return idle.failure()
+	return again.failure()
 }
 
 // elsewhere is the prefix of an idle watch.
@@ -439,7 +452,7 @@ func (b *bench) weigh(ctx context.Context, c *cluster) (*audience, error) {
 		return nil, err
 	}
 	opened := time.Since(begin)
-	if err := wait(ctx, 2*time.Second); err != nil {
+	if err := wait(ctx, settle); err != nil {
 		idle.close()
 		return nil, err
 	}
