@@ -51,11 +51,13 @@ func (g *gate) lastAnswers() { g.last.Store(true) }
 type State interface {
 	httpapi.Store
 	httpapi.Transactions
+	httpapi.Leases
+	httpapi.Locks
 }
 
 // open passes requests on to the node.
 func (g *gate) open(store State) {
-	g.opts.Store, g.opts.Transactions = store, store
+	g.opts.Store, g.opts.Transactions, g.opts.Leases, g.opts.Locks = store, store, store, store
 	g.current.Store(httpapi.New(g.opts))
 }
 

@@ -32,6 +32,13 @@ func (startingNode) Checks(context.Context) iter.Seq2[string, error] {
 type oneKey struct {
 	httpapi.Store
 	httpapi.Transactions
+	leased
+}
+
+// leased has leases and locks.
+type leased interface {
+	httpapi.Leases
+	httpapi.Locks
 }
 
 func (oneKey) Revision() uint64 { return 7 }

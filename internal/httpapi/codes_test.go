@@ -24,7 +24,7 @@ type errorCase struct {
 }
 
 // unproduced are the codes that no request of this version can be answered with.
-var unproduced = []api.Code{api.Unauthenticated, api.PermissionDenied, api.LeaseExists, api.LockHeld, api.LockNotFound}
+var unproduced = []api.Code{api.Unauthenticated, api.PermissionDenied}
 
 // errorCases has at least one request for each code. What the store and this package
 // decide comes about as for a client; what the replication layer and the membership
@@ -44,6 +44,16 @@ var errorCases = []errorCase{
 		return f.do("POST", "/v1/txn", `{"then":[{"put":{"key":"absent","keep_value":true}}]}`)
 	}},
 	{api.LeaseNotFound, 404, "", func(f *fixture) *answer { return f.do("PUT", "/v1/kv/k?lease=77", "x") }},
+	{api.LeaseNotFound, 404, "", func(f *fixture) *answer { return f.do("POST", "/v1/leases/77/keepalive", "") }},
+	{api.LockNotFound, 404, "", func(f *fixture) *answer { return f.do("DELETE", "/v1/locks/free?lease=77", "") }},
+	{api.LeaseExists, 409, "", func(f *fixture) *answer {
+		f.do("POST", "/v1/leases", `{"ttl":60,"id":"9223372036854775807"}`).want(201)
+		return f.do("POST", "/v1/leases", `{"ttl":"60s","id":"9223372036854775807"}`)
+	}},
+	{api.LockHeld, 409, "token", func(f *fixture) *answer {
+		f.do("POST", "/v1/locks/taken?ttl=60s", "").want(200)
+		return f.do("POST", "/v1/locks/taken?ttl=60s", "")
+	}},
 	{api.NotFound, 404, "", func(f *fixture) *answer { return f.do("GET", "/v1/nothing", "") }},
 	{api.MethodNotAllowed, 405, "", func(f *fixture) *answer {
 		return f.do("GET", "/v1/txn", "").wantHeader("Allow", "POST")

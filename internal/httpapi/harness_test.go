@@ -35,6 +35,7 @@ type testNode struct {
 	doErr    error       // answered to Do instead, if set
 	readErr  error       // answered to Barrier instead, if set
 	barriers []freshness // what reads asked for
+	renewed  int         // keep-alives
 	onDo     func(ctx context.Context)
 	onGroup  func(ctx context.Context, commands [][]byte) error // before a group, whose error it can be
 }
@@ -71,6 +72,21 @@ func (n *testNode) DoGroup(ctx context.Context, commands [][]byte, note NoteStag
 		}
 	}
 	return n.applyGroupLocked(commands)
+}
+
+// AskLease knows no clock: what exists has all of its time left.
+func (n *testNode) AskLease(_ context.Context, lease uint64, renew bool) (api.LeaseTime, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if renew {
+		n.renewed++
+	}
+	l, err := n.Lease(lease)
+	if err != nil {
+		return api.LeaseTime{}, api.Errorf(api.LeaseNotFound, "lease %d does not exist", lease)
+	}
+	ttl := time.Duration(l.TTLMillis) * time.Millisecond
+	return api.LeaseTime{TTL: ttl, Remaining: ttl}, nil
 }
 
 func (n *testNode) Barrier(_ context.Context, note NoteStage) error {
@@ -182,7 +198,7 @@ func newServer(t testing.TB, change ...func(*Options)) (*Server, *fixture) {
 		logs:    logs,
 	}
 	opts := Options{
-		Store: f.node, Transactions: f.node, Replicator: f.node, Members: f.cluster, Leadership: f.cluster, Health: f.health, Inspector: f.health, Watches: f.node.hub,
+		Store: f.node, Transactions: f.node, Replicator: f.node, Members: f.cluster, Leadership: f.cluster, Health: f.health, Inspector: f.health, Leases: f.node, Locks: f.node, LeaseTimes: f.node, Watches: f.node.hub,
 		Logger: zap.New(core), RootMembers: true, Version: api.Version{Version: "1.2.3", API: []string{"v1"}},
 		Hosts: []string{"x", "elsewhere"}, // what raw requests in tests say
 	}

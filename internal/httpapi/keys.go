@@ -104,8 +104,14 @@ func (s *Server) getKey(x *exchange) error {
 	if err != nil {
 		return api.Errorf(api.KeyNotFound, "key %.200q does not exist at revision %d", x.arg, at)
 	}
+	ttl := time.Duration(0)
+	if asJSON {
+		if ttl, err = remaining(x, &kv); err != nil {
+			return err
+		}
+	}
 	x.set("Etag", etag(kv.ModRevision))
-	x.writePair(&kv, asJSON)
+	x.writePair(&kv, asJSON, ttl)
 	return nil
 }
 
@@ -144,8 +150,9 @@ func (x *exchange) refuseRead(status int, revision uint64) error {
 	return nil
 }
 
-// writePair answers with the value, or with the pair as JSON.
-func (x *exchange) writePair(kv *kvstore.KV, asJSON bool) {
+// writePair answers with the value, or with the pair as JSON and how long its lease lives
+// on, unless that is 0.
+func (x *exchange) writePair(kv *kvstore.KV, asJSON bool, ttl time.Duration) {
 	h := x.Header()
 	// A value may be an HTML page with a script. Opened in a browser, it must not run
 	// with the rights of this origin.
@@ -161,7 +168,11 @@ func (x *exchange) writePair(kv *kvstore.KV, asJSON bool) {
 	if len(kv.Value) > budget.Free/8 {
 		buf = slices.Grow(buf, int(reply.BytesSize(kv.Value))+len(kv.Key)+1024) // exactly what was claimed
 	}
-	doc := append(reply.AppendKV(buf, kv, false), '\n')
+	doc := reply.AppendPairFields(append(buf, '{'), kv, false)
+	if ttl > 0 {
+		doc = appendTime(doc, "ttl", ttl)
+	}
+	doc = append(doc, '}', '\n')
 	x.writeDocument(jsonType, http.StatusOK, doc)
 	putBuffer(p, doc)
 }
@@ -238,7 +249,7 @@ func (q *query) bind(cmd *kvstore.Command) error {
 	case hasTTL && ttl == 0:
 		return badRequest("the parameter \"ttl\" must be greater than 0; omit it for a key that does not expire")
 	case hasTTL:
-		cmd.TTLMillis = int64((ttl + time.Millisecond - 1) / time.Millisecond)
+		cmd.TTLMillis = ttlMillis(ttl)
 	case hasLease:
 		cmd.Lease, err = parseLease(lease)
 	}

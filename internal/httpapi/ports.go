@@ -101,6 +101,36 @@ type Watches interface {
 	OpenStream() (*watch.Stream, error)
 }
 
+// Leases reads the leases that exist.
+type Leases interface {
+	// Lease returns a lease, or kvstore.ErrLeaseNotFound.
+	Lease(id uint64) (kvstore.LeaseInfo, error)
+	// Leases returns up to limit leases with ids above after, in order.
+	Leases(after uint64, limit int) ([]kvstore.LeaseInfo, error)
+	// LeaseKeys returns up to limit keys of a lease from a key on, and whether there
+	// may be more.
+	LeaseKeys(id uint64, from []byte, limit int) (keys [][]byte, more bool, err error)
+}
+
+// Locks reads the locks that are held, and waits for them.
+type Locks interface {
+	// Lock returns a lock and up to limit of those who wait, or
+	// kvstore.ErrLockNotFound.
+	Lock(name []byte, limit int) (kvstore.LockInfo, []kvstore.LockTicket, error)
+	// Locks returns up to limit locks from a name on, and where to continue.
+	Locks(from []byte, limit int) (locks []kvstore.LockInfo, next []byte, err error)
+	// AwaitLock returns nil once the ticket holds its lock, as far as this node has
+	// applied, and kvstore.ErrTicketGone if there is no such ticket.
+	AwaitLock(ctx context.Context, name []byte, token uint64) error
+}
+
+// LeaseTimes asks the leader about leases. Its errors are *api.Error.
+type LeaseTimes interface {
+	// AskLease returns how long a lease lives on; if renew is set, after it was kept
+	// alive.
+	AskLease(ctx context.Context, lease uint64, renew bool) (api.LeaseTime, error)
+}
+
 // LogLevel is the lowest severity that the node logs.
 type LogLevel interface {
 	// LogLevel returns the level and until when it holds; the zero time means

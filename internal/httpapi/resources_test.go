@@ -34,7 +34,7 @@ func TestBodiesArriveWithoutAPlace(t *testing.T) {
 				if !m.body || rt.exempt {
 					continue
 				}
-				path := strings.NewReplacer("{key}", "k?incr=1", "{id}", "3").Replace(rt.pattern)
+				path := strings.NewReplacer("{key}", "k?incr=1", "{id}", "3", "{name}", "l?ttl=1s").Replace(rt.pattern)
 				if m.name == http.MethodPut || rt.pattern == shortPattern {
 					path = strings.NewReplacer("{key}", "3", "{id}", "3").Replace(rt.pattern)
 				}

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/kvd-io/kvd/internal/api"
@@ -47,6 +48,8 @@ const (
 	kvPattern    = "/v1/kv/{key}"
 	shortPattern = "/{key}"
 	kvPrefix     = "/v1/kv/"
+	lockPattern  = "/v1/locks/{name}"
+	lockPrefix   = "/v1/locks/"
 	txnPattern   = "/v1/txn"
 )
 
@@ -96,7 +99,7 @@ func with(lists ...[]string) []string {
 
 // routeTable returns every route that exists.
 func routeTable(rootMembers bool) []*route {
-	return append(append(keyRoutes(rootMembers), clusterRoutes()...), probeRoutes()...)
+	return slices.Concat(keyRoutes(rootMembers), leaseRoutes(), clusterRoutes(), probeRoutes())
 }
 
 func keyRoutes(rootMembers bool) []*route {
@@ -137,6 +140,28 @@ func shortRoute(getKey method, rootMembers bool) *route {
 			method{name: http.MethodDelete, handle: (*Server).removeShort, mutates: true, once: true})
 	}
 	return rt
+}
+
+func leaseRoutes() []*route {
+	pages := []string{"limit", "cursor"}
+	return []*route{
+		{pattern: "/v1/leases", methods: []method{
+			{name: http.MethodGet, handle: listLeases, params: with(readParams, pages)},
+			{name: http.MethodPost, handle: grantLease, body: true, mutates: true, once: true},
+		}},
+		{pattern: "/v1/leases/{id}", methods: []method{
+			{name: http.MethodGet, handle: getLease, params: with([]string{"keys"}, pages)},
+			{name: http.MethodDelete, handle: revokeLease, mutates: true, once: true},
+		}},
+		// A keep-alive may be repeated anyway, so it needs no idempotency key.
+		{pattern: "/v1/leases/{id}/keepalive", methods: []method{{name: http.MethodPost, handle: keepLease}}},
+		{pattern: "/v1/locks", methods: []method{{name: http.MethodGet, handle: listLocks, params: with(readParams, pages)}}},
+		{pattern: lockPattern, methods: []method{
+			{name: http.MethodGet, handle: getLock, params: with(readParams, []string{"limit"})},
+			{name: http.MethodPost, handle: acquireLock, body: true, mutates: true, once: true, params: with(bindParams, []string{"wait"})},
+			{name: http.MethodDelete, handle: releaseLock, mutates: true, once: true, params: []string{"lease"}},
+		}},
+	}
 }
 
 func clusterRoutes() []*route {
@@ -195,6 +220,7 @@ func probeRoutes() []*route {
 // router finds the route of a request on its escaped path (H1). It is immutable.
 type router struct {
 	kv, short *route
+	lock      *route
 	static    map[string]*route
 	// params are the routes with one parameter, which is one segment.
 	params []paramRoute
@@ -217,6 +243,8 @@ func newRouter(rootMembers bool) *router {
 			t.kv = rt
 		case rt.pattern == shortPattern:
 			t.short = rt
+		case rt.pattern == lockPattern:
+			t.lock = rt
 		case !found:
 			t.static[rt.pattern] = rt
 		default:
@@ -281,6 +309,9 @@ func (t *router) match(path string) (*route, string) {
 	// Keys come first: a key may look like any other route behind the prefix.
 	if strings.HasPrefix(path, kvPrefix) {
 		return t.kv, path[len(kvPrefix):]
+	}
+	if strings.HasPrefix(path, lockPrefix) { // names are like keys
+		return t.lock, path[len(lockPrefix):]
 	}
 	// An escaped letter makes a segment that is not reserved: "/%761/x" is the
 	// key "v1/x" (H1).

@@ -143,15 +143,6 @@ func TestReservedPathsAreNoKeys(t *testing.T) {
 	}
 }
 
-func TestRoutesOfLaterVersions(t *testing.T) {
-	f := newFixture(t)
-	for _, p := range []string{"/v1/leases", "/v1/leases/7/keepalive", "/v1/locks/x"} {
-		for _, m := range []string{"GET", "POST", "PUT", "DELETE"} {
-			f.do(m, p, "").problem(404, api.NotFound, "does not support /v1/")
-		}
-	}
-}
-
 // Each of the 256 bytes is a different key, percent-encoded in either case, over a real
 // socket.
 func TestKeysOfEveryByteEncoded(t *testing.T) {

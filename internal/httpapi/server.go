@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -31,6 +32,9 @@ type Options struct {
 	Health       Health
 	Inspector    Inspector
 	Watches      Watches
+	Leases       Leases
+	Locks        Locks
+	LeaseTimes   LeaseTimes
 
 	// Logger receives what an operator should look at; nil discards it.
 	Logger *zap.Logger
@@ -76,6 +80,8 @@ type Server struct {
 	turns batch.Turns
 	// counting holds a token for the range delete that counts its many keys.
 	counting chan struct{}
+	// lockWaiters counts the requests that wait for a lock.
+	lockWaiters atomic.Int64
 	// refusal answers every request that needs the node; nil if the node serves.
 	refusal *api.Error
 }

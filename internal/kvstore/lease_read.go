@@ -120,20 +120,26 @@ func (s *Store) Leases(after uint64, limit int) (out []LeaseInfo, err error) {
 	return out, err
 }
 
-// LeaseKeys returns up to limit keys of a lease from a key on, in order.
-func (s *Store) LeaseKeys(id uint64, from []byte, limit int) (keys [][]byte, err error) {
-	prefix := leaseID(id)
+// maxReadBytes bounds what one call returns of keys, or of the names and texts of locks.
+const maxReadBytes = 1 << 20
+
+// LeaseKeys returns up to limit keys of a lease from a key on, in order, and whether
+// there may be more.
+func (s *Store) LeaseKeys(id uint64, from []byte, limit int) (keys [][]byte, more bool, err error) {
+	prefix, size := leaseID(id), 0
 	err = s.rows(tableLeaseKey, prefix, append(leaseID(id), from...), func(key, _ []byte) (bool, error) {
 		keys = append(keys, bytes.Clone(key[leaseIDLen:]))
-		return len(keys) < limit, nil
+		size += len(key)
+		more = len(keys) == limit || size > maxReadBytes
+		return !more, nil
 	})
-	return keys, err
+	return keys, more, err
 }
 
 // Lock returns a lock and up to limit of the tickets behind the holder's, in the order of
-// the queue. If nobody holds the lock, the error is ErrLockNotFound.
+// the queue; LockInfo.Tickets says whether there are more. If nobody holds the lock, the error is ErrLockNotFound.
 func (s *Store) Lock(name []byte, limit int) (info LockInfo, queue []LockTicket, err error) {
-	prefix := ticketPrefix(name)
+	prefix, size := ticketPrefix(name), 0
 	head, tickets, err := s.lockHead(name)
 	if err != nil {
 		return LockInfo{}, nil, err
@@ -153,7 +159,8 @@ func (s *Store) Lock(name []byte, limit int) (info LockInfo, queue []LockTicket,
 		} else {
 			queue = append(queue, *t.ticket(name, &h, token))
 		}
-		return len(queue) < limit, nil
+		size += len(name) + len(t.text)
+		return len(queue) < limit && size <= maxReadBytes, nil
 	})
 	if err == nil && info.Holder.Token == 0 {
 		err = ErrLockNotFound
@@ -171,12 +178,17 @@ func (s *Store) lockHead(name []byte) (first, tickets uint64, err error) {
 	return h.first, h.tickets, err
 }
 
-// Locks returns up to limit locks with names from a name on, in the order of names.
-func (s *Store) Locks(from []byte, limit int) (out []LockInfo, err error) {
+// Locks returns up to limit locks with names from a name on, in the order of names, and
+// if there may be more, the name to continue from.
+func (s *Store) Locks(from []byte, limit int) (out []LockInfo, next []byte, err error) {
 	var names [][]byte
+	size := 0
 	err = s.rows(tableLock, nil, from, func(name, _ []byte) (bool, error) {
 		names = append(names, bytes.Clone(name))
-		return len(names) < limit, nil
+		if size += len(name) + MaxLockTextBytes; len(names) == limit || size > maxReadBytes {
+			next = append(bytes.Clone(name), 0)
+		}
+		return next == nil, nil
 	})
 	for _, name := range names {
 		info, _, err := s.Lock(name, 1)
@@ -184,9 +196,9 @@ func (s *Store) Locks(from []byte, limit int) (out []LockInfo, err error) {
 			continue // it was released meanwhile
 		}
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		out = append(out, info)
 	}
-	return out, err
+	return out, next, err
 }

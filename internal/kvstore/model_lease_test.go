@@ -326,7 +326,7 @@ func (r *replica) checkLeases() {
 	}
 	for _, l := range want {
 		var keys []string
-		for _, key := range mustGet[[][]byte](r.t)(r.store.LeaseKeys(l.ID, nil, 1<<20)) {
+		for _, key := range allKeys(r.t, r.store, l.ID) {
 			keys = append(keys, string(key))
 		}
 		if !slices.Equal(keys, m.keysOf(l.ID)) {
@@ -335,11 +335,39 @@ func (r *replica) checkLeases() {
 	}
 }
 
+// allKeys reads the keys of a lease in pages.
+func allKeys(t testing.TB, s *Store, lease uint64) (keys [][]byte) {
+	t.Helper()
+	for from, more := []byte(nil), true; more; {
+		var page [][]byte
+		var err error
+		page, more, err = s.LeaseKeys(lease, from, 3)
+		must(t, err)
+		if keys = append(keys, page...); more {
+			from = append(page[len(page)-1], 0)
+		}
+	}
+	return keys
+}
+
+// allLocks reads the locks in pages.
+func allLocks(t testing.TB, s *Store) (locks []LockInfo) {
+	t.Helper()
+	for from, first := []byte(nil), true; first || from != nil; first = false {
+		var page []LockInfo
+		var err error
+		page, from, err = s.Locks(from, 2)
+		must(t, err)
+		locks = append(locks, page...)
+	}
+	return locks
+}
+
 // checkLocks compares the queues with the model.
 func (r *replica) checkLocks() {
 	r.t.Helper()
 	m := r.history.model
-	locks := mustGet[[]LockInfo](r.t)(r.store.Locks(nil, 1<<20))
+	locks := allLocks(r.t, r.store)
 	tickets := 0
 	for i, name := range slices.Sorted(maps.Keys(m.locks)) {
 		info, queue, err := r.store.Lock([]byte(name), 1<<20)

@@ -1,0 +1,154 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/kvstore"
+)
+
+// awaitWaiting waits until a number of requests wait for the lock.
+func (f *fixture) awaitWaiting(name string, n uint64) {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(f.t.Context(), 10*time.Second)
+	defer cancel()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		waiting := uint64(0)
+		if info, _, err := f.node.Lock([]byte(name), 1); err == nil {
+			waiting = info.Tickets - 1
+		}
+		if waiting == n {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			f.t.Fatalf("%d requests wait for %q, want %d", waiting, name, n)
+		}
+	}
+}
+
+func TestLocks(t *testing.T) {
+	f := newFixture(t)
+	f.do("POST", "/v1/locks/l?ttl=30s", "me").wantBody(200, `{"name":"l","lease":1,"token":2,"ttl":"30s"}`+"\n")
+	f.do("POST", "/v1/locks/l?ttl=30s", "you").problem(409, api.LockHeld, `"token":2`)
+	f.do("POST", "/v1/leases", `{"ttl":"30s"}`).want(201, `"id":3`)
+	f.do("POST", "/v1/locks/a%2Fb%FF?lease=3", "").wantBody(200, `{"name_base64":"YS9i/w==","lease":3,"token":4}`+"\n")
+	f.do("POST", "/v1/locks/a/b%FF?lease=3", "").want(200, `"token":4`) // the same name, and the same ticket
+	f.do("GET", "/v1/locks/l", "").wantBody(200, `{"name":"l","holder":{"lease":1,"token":2,"text":"me"},"waiting":0,"queue":[]}`+"\n")
+	f.do("GET", "/v1/locks", "").want(200, `{"locks":[{"name_base64":"YS9i/w==","holder":{"lease":3,"token":4,"text":""},"waiting":0},{"name":"l",`)
+	f.do("GET", "/v1/locks?limit=1", "").want(200, `"next":"`)
+	f.do("DELETE", "/v1/locks/l?lease=3", "").problem(404, api.LockNotFound)
+	f.do("DELETE", "/v1/locks/l?lease=1", "").want(204)
+	f.do("GET", "/v1/locks/l", "").problem(404, api.LockNotFound)
+	f.do("DELETE", "/v1/leases/3", "").want(200)
+	f.do("GET", "/v1/locks", "").wantBody(200, `{"locks":[]}`+"\n")
+}
+
+func TestLockRequestsAreChecked(t *testing.T) {
+	f := newFixture(t)
+	for _, target := range []string{"/v1/locks/l", "/v1/locks/?ttl=1s", "/v1/locks/l?ttl=1s&lease=3", "/v1/locks/l?ttl=1s&wait=1h", "/v1/locks/l?ttl=0"} {
+		f.do("POST", target, "").problem(400, api.BadRequest)
+	}
+	f.do("DELETE", "/v1/locks/l", "").problem(400, api.BadRequest, "lease")
+	f.do("POST", "/v1/locks/l?ttl=1s", strings.Repeat("x", 5000)).problem(413, api.TooLarge)
+	f.do("POST", "/v1/locks/l?lease=77", "").problem(404, api.LeaseNotFound)
+}
+
+// TestLockQueue: those who wait get the lock in the order of their requests, and hold no
+// place meanwhile.
+func TestLockQueue(t *testing.T) {
+	f := newFixture(t, func(o *Options) { o.MaxInFlight = 1 })
+	f.do("POST", "/v1/locks/l?ttl=30s", "").want(200, `"token":2`)
+	answers := make([]chan *answer, 3)
+	for i := range answers {
+		answers[i] = make(chan *answer, 1)
+		go func() { answers[i] <- f.do("POST", "/v1/locks/l?ttl=30s&wait=30s", "") }()
+		f.awaitWaiting("l", uint64(i+1))
+	}
+	lease := "1"
+	for i, next := range []string{"3", "5", "7"} {
+		f.do("DELETE", "/v1/locks/l?lease="+lease, "").want(204)
+		(<-answers[i]).want(200, `"lease":`+next+`,`)
+		lease = next
+	}
+	if n := f.server.lockWaiters.Load(); n != 0 {
+		t.Errorf("%d requests still count as waiting", n)
+	}
+}
+
+// TestLockWaitEnds: the request leaves the queue, and its lease ends with it.
+func TestLockWaitEnds(t *testing.T) {
+	f := newFixture(t)
+	f.do("POST", "/v1/locks/l?ttl=30s", "").want(200)
+	f.do("POST", "/v1/locks/l?ttl=150ms&wait=200ms", "").problem(409, api.LockHeld, `"token":2`)
+	f.awaitWaiting("l", 0)
+	f.do("GET", "/v1/leases/3", "").problem(404, api.LeaseNotFound)
+	f.node.mu.Lock()
+	defer f.node.mu.Unlock()
+	if f.node.renewed == 0 {
+		t.Error("the lease of a waiting request was not kept alive")
+	}
+}
+
+// TestLockClientLeaves: a request whose client has gone must not get the lock, or nobody
+// would release it.
+func TestLockClientLeaves(t *testing.T) {
+	f := newFixture(t)
+	f.do("POST", "/v1/locks/l?ttl=30s", "").want(200)
+	ctx, cancel := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, "POST", f.http.URL+"/v1/locks/l?ttl=30s&wait=30s", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := make(chan error, 1)
+	go func() {
+		_, err := f.http.Client().Do(req) //nolint:bodyclose // there is no answer
+		gone <- err
+	}()
+	f.awaitWaiting("l", 1)
+	cancel()
+	<-gone
+	f.awaitWaiting("l", 0)
+	f.do("GET", "/v1/leases/3", "").problem(404, api.LeaseNotFound)
+}
+
+// TestLockLeaseEndsWhileWaiting: the answer says so, at once.
+func TestLockLeaseEndsWhileWaiting(t *testing.T) {
+	f := newFixture(t)
+	f.do("POST", "/v1/locks/l?ttl=30s", "").want(200)
+	waiter := make(chan *answer, 1)
+	go func() { waiter <- f.do("POST", "/v1/locks/l?ttl=30s&wait=30s", "") }()
+	f.awaitWaiting("l", 1)
+	if _, err := f.node.Do(t.Context(), &kvstore.Command{Op: kvstore.OpLeaseRevoke, Lease: 3}, nil); err != nil {
+		t.Fatal(err)
+	}
+	(<-waiter).problem(404, api.LeaseNotFound)
+}
+
+// TestLockIsConfirmed: a waiting request whose lease the leader no longer knows is not told
+// that it holds the lock.
+func TestLockIsConfirmed(t *testing.T) {
+	f := newFixture(t)
+	f.do("POST", "/v1/leases", `{"ttl":"30s"}`).want(201)
+	f.do("POST", "/v1/locks/l?ttl=30s", "").want(200, `"lease":2`)
+	f.server.opts.LeaseTimes = noLeases{}
+	waiter := make(chan *answer, 1)
+	go func() { waiter <- f.do("POST", "/v1/locks/l?lease=1&wait=30s", "") }()
+	f.awaitWaiting("l", 1)
+	f.do("DELETE", "/v1/locks/l?lease=2", "").want(204)
+	(<-waiter).problem(404, api.LeaseNotFound)
+}
+
+// noLeases is a leader for whom every lease has ended.
+type noLeases struct{}
+
+func (noLeases) AskLease(context.Context, uint64, bool) (api.LeaseTime, error) {
+	return api.LeaseTime{}, api.Errorf(api.LeaseNotFound, "gone")
+}
