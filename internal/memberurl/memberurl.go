@@ -47,8 +47,8 @@ func Validate(urls []string) error {
 }
 
 // Normalize validates URLs that a person wrote and returns them in the form in
-// which they are kept and compared: without a slash at the end, and with the
-// scheme in lower case.
+// which they are kept and compared: without a slash at the end, and in lower case,
+// since the case of a scheme and of a host means nothing.
 func Normalize(urls []string) ([]string, error) {
 	out := make([]string, len(urls))
 	for i, u := range urls {
@@ -60,8 +60,7 @@ func Normalize(urls []string) ([]string, error) {
 		return nil, err
 	}
 	for i, u := range out {
-		scheme, rest, _ := strings.Cut(u, ":")
-		out[i] = strings.ToLower(scheme) + ":" + rest
+		out[i] = strings.ToLower(u)
 	}
 	return out, nil
 }
@@ -74,7 +73,7 @@ func OnThisMachine(text string) bool {
 		return false
 	}
 	ip, err := netip.ParseAddr(u.Hostname())
-	return u.Hostname() == "localhost" || err == nil && ip.Unmap().IsLoopback()
+	return strings.EqualFold(u.Hostname(), "localhost") || err == nil && ip.Unmap().IsLoopback()
 }
 
 // withoutUser removes user and password, so that they do not end up in a log.

@@ -50,7 +50,7 @@ func TestValidate(t *testing.T) {
 
 func TestNormalize(t *testing.T) {
 	got, err := Normalize([]string{"http://node:1/", "HTTPS://Node:2"})
-	if err != nil || !slices.Equal(got, []string{"http://node:1", "https://Node:2"}) {
+	if err != nil || !slices.Equal(got, []string{"http://node:1", "https://node:2"}) {
 		t.Errorf("got %q, %v", got, err)
 	}
 	for _, u := range []string{"http://node:1//", "http://node:1/x", "http://node/", "/", ""} {
@@ -65,7 +65,7 @@ func TestNormalize(t *testing.T) {
 
 func TestOnThisMachine(t *testing.T) {
 	for u, want := range map[string]bool{
-		"http://localhost:1": true, "http://127.0.0.1:1": true, "http://127.9.9.9:1": true, "http://[::1]:1": true, "http://[::ffff:127.0.0.1]:1": true,
+		"http://localhost:1": true, "http://LocalHost:1": true, "http://127.0.0.1:1": true, "http://127.9.9.9:1": true, "http://[::1]:1": true, "http://[::ffff:127.0.0.1]:1": true,
 		"http://10.0.0.1:1": false, "http://0.0.0.0:1": false, "http://localhost.example:1": false, "http://node:1": false, "%": false,
 	} {
 		if got := OnThisMachine(u); got != want {

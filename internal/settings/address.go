@@ -31,7 +31,8 @@ var (
 
 // parseURL accepts a TCP address: scheme, host and port, and nothing else. A path
 // would be silently ignored, since routes are fixed; a missing port would mean 80,
-// which is never meant.
+// which is never meant. Host names are kept in lower case, as in the URLs of members,
+// with which they are compared.
 func parseURL(text string) (string, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" {
@@ -48,7 +49,7 @@ func parseURL(text string) (string, error) {
 	if _, err := strconv.ParseUint(u.Port(), 10, 16); err != nil {
 		return "", fmt.Errorf("%q has a port above 65535", text)
 	}
-	return u.Scheme + "://" + u.Host, nil
+	return u.Scheme + "://" + strings.ToLower(u.Host), nil
 }
 
 // parseMemberURL accepts a URL under which others reach a member. Unlike a

@@ -99,6 +99,9 @@ func TestSettings(t *testing.T) {
 			return reflect.DeepEqual(s.ListenClient, []string{DefaultClientURL}) && len(s.Given) == 0
 		}},
 		{"all addresses", "--listen-client http://0.0.0.0:80", "", func(s *Settings) bool { return len(s.AdvertiseClient) == 0 }},
+		{"hosts in capitals", "--id 1 --cluster http://LOCALHOST:1,HTTP://Localhost:2 --listen-peer http://localHost:1", "", func(s *Settings) bool {
+			return s.ListenPeer == "http://localhost:1" && s.Cluster[0].URL == s.ListenPeer && reflect.DeepEqual(s.AdvertisePeer, []string{s.ListenPeer})
+		}},
 		{"all addresses for peers", "--cluster http://kvd-0.kvd:1 --listen-peer http://[::]:1 --insecure-peers", "", func(s *Settings) bool {
 			return s.ListenPeer == "http://[::]:1" && reflect.DeepEqual(s.AdvertisePeer, []string{"http://kvd-0.kvd:1"})
 		}},
