@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/kvd-io/kvd/internal/kvstore/changelog"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/limits"
 )
@@ -63,7 +64,7 @@ type executor struct {
 	writes         engine.WriteBatch
 	changes        []change // those that are not in the engine yet; see overlay
 	overlay        overlay
-	log            changeLogger
+	log            changelog.Logger
 	budget         budget // of the current command
 	rows           rows
 	idempotency    idempotencyIndex

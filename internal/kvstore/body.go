@@ -1,50 +1,57 @@
 package kvstore
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 
-	"github.com/cespare/xxhash/v2"
-	"github.com/klauspost/compress/zstd"
-
-	"github.com/kvd-io/kvd/internal/kvstore/wire"
-	"github.com/kvd-io/kvd/internal/limits"
+	"github.com/kvd-io/kvd/internal/kvstore/body"
+	"github.com/kvd-io/kvd/internal/kvstore/changelog"
 )
 
-// A snapshot body is the whole state in one stream, the same for every engine:
+// A snapshot body is the whole state in one stream (package body), the same for every
+// engine and every replica: equal states have equal bodies. So it leaves out what belongs to
+// one replica, which is how far that has removed history, and what follows from it.
 //
-//	head      "kvd body", format version
-//	blocks    compressed size, size, xxHash64 of the compressed bytes, bytes
-//	          (zstd; inside: key size, key, value size, value, …)
-//	end       a block of size 0
-//	trailer   records, index, term, revision, compact revision, state hash,
-//	          and the xxHash64 of these
+//   - Versions that no read at or above the compact revision needs are left out, whether
+//     they were removed already or not.
+//   - The change log begins at the compact revision, and is divided into records as if one
+//     call of Apply had made all changes.
+//   - What is not there needs no progress to be kept, and a restore counts the history.
 //
-// Numbers have 8 bytes, little-endian; sizes inside a block are varints. Keys ascend.
-// Writing and reading need the memory of one block, however large the state is.
-//
-// The counts and hashes are in a trailer and not in the head, so that a body can be
-// written in one pass. The trailer also makes truncation detectable: a body that was
-// cut at the boundary of a block lacks it.
-const (
-	bodyMagic     = "kvd body"
-	bodyVersion   = 1
-	bodyBlockSize = 256 << 10
-	// maxBodyBlock is the size of a block that ends with the largest value. A
-	// block is ended when it is full, not before.
-	maxBodyBlock  = bodyBlockSize + limits.MaxValueBytes + 2*MaxKeyBytes + 64
-	bodyHeadLen   = len(bodyMagic) + 1
-	blockHeadLen  = 24
-	bodyTrailFlds = 6
-)
+// Each table is a section. The reader checks what can be checked before it lets anything
+// pass for good: that each record decodes, that the hash, the counters, and the revisions
+// fit, and that the change log says exactly what the versions say (bodyReader.changes).
 
 // ErrBody is wrapped by all errors about a snapshot body that is damaged, forged, or
 // something else.
-var ErrBody = errors.New("snapshot body is damaged")
+var ErrBody = body.ErrDamaged
+
+// sectionVersion is the version of every section.
+const sectionVersion = 1
+
+// bodySections are the sections in the order in which they are written and required. The
+// versions come after what says which of them are needed, and the changes after the
+// versions that they name.
+var bodySections = []struct {
+	table byte
+	name  string
+}{
+	{tableMeta, "meta"},
+	{tableSetting, "settings"},
+	{tableRecord, "records"},
+	{tableTime, "times"},
+	{tableVersion, "versions"},
+	{tableChange, "changes"},
+	{tableIdempotency, "idempotency"},
+	{tableLease, "leases"},
+	{tableLeaseKey, "lease_keys"},
+	{tableLock, "locks"},
+	{tableLeaseLock, "lease_locks"},
+	{tableTicket, "tickets"},
+	{tableCounts, "counts"},
+}
 
 // BodyInfo describes a verified body.
 type BodyInfo struct {
@@ -56,210 +63,273 @@ type BodyInfo struct {
 	StateHash       uint64
 	// Bytes is the size of the records before compression.
 	Bytes uint64
+	// Sections have a checksum each, by which bodies can be compared.
+	Sections []body.Section
 }
 
 // WriteTo writes the view as a snapshot body and returns its size.
 func (v *View) WriteTo(w io.Writer) (int64, error) {
-	b, err := newBodyWriter(w)
+	out, err := body.NewWriter(w)
 	if err != nil {
 		return 0, err
 	}
-	if _, err := v.each(b.add); err != nil {
-		return b.written, err
+	b := bodyWriter{view: v, out: out}
+	for _, s := range bodySections {
+		b.name = s.name
+		if err := b.table(s.table); err != nil {
+			return out.Written(), err
+		}
+		b.begun = false
 	}
-	if err := b.finish(&v.meta); err != nil {
-		return b.written, err
-	}
-	return b.written, nil
+	m := &v.meta
+	err = out.Finish(body.Trailer{
+		Index: m.position.Index, Term: m.position.Term, Revision: m.revision, CompactRevision: m.compact, StateHash: m.hash(),
+	})
+	return out.Written(), err
 }
 
+// bodyWriter writes the sections of a view.
 type bodyWriter struct {
-	w       io.Writer
-	zstd    *zstd.Encoder
-	raw     []byte // the block being filled
-	packed  []byte
-	records uint64
-	written int64
+	view  *View
+	out   *body.Writer
+	name  string // of the section
+	begun bool   // a section without records is left out
 }
 
-func newBodyWriter(w io.Writer) (*bodyWriter, error) {
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
-	if err != nil {
-		return nil, fmt.Errorf("snapshot body: %w", err)
-	}
-	b := &bodyWriter{w: w, zstd: enc}
-	return b, b.write(append([]byte(bodyMagic), bodyVersion))
-}
-
-func (b *bodyWriter) write(p []byte) error {
-	n, err := b.w.Write(p)
-	b.written += int64(n)
-	return err
-}
-
+// add adds a record to the section, under its key in the engine.
 func (b *bodyWriter) add(key, value []byte) error {
-	b.raw = wire.AppendBytes(wire.AppendBytes(b.raw, key), value)
-	b.records++
-	if len(b.raw) < bodyBlockSize {
-		return nil
+	if !b.begun {
+		b.begun = true
+		if err := b.out.Section(b.name, sectionVersion); err != nil {
+			return err
+		}
 	}
-	return b.flush()
+	return b.out.Add(key[1:], value)
 }
 
-func (b *bodyWriter) flush() error {
-	if len(b.raw) == 0 {
-		return nil
-	}
-	b.packed = append(b.packed[:0], make([]byte, blockHeadLen)...)
-	b.packed = b.zstd.EncodeAll(b.raw, b.packed)
-	bytes := b.packed[blockHeadLen:]
-	putNumbers(b.packed, uint64(len(bytes)), uint64(len(b.raw)), xxhash.Sum64(bytes))
-	b.raw = b.raw[:0]
-	return b.write(b.packed)
-}
-
-func putNumbers(dst []byte, numbers ...uint64) {
-	for i, n := range numbers {
-		binary.LittleEndian.PutUint64(dst[8*i:], n)
-	}
-}
-
-func (b *bodyWriter) finish(m *meta) error {
-	if err := b.flush(); err != nil {
+// table writes the section of a table.
+func (b *bodyWriter) table(table byte) error {
+	it, err := b.view.snapshot.Iter([]byte{table}, []byte{table + 1})
+	if err != nil {
 		return err
 	}
-	end := make([]byte, blockHeadLen+8*(bodyTrailFlds+1))
-	trailer := end[blockHeadLen:]
-	putNumbers(trailer, b.records, m.position.Index, m.position.Term, m.revision, m.compact, m.hash())
-	putNumbers(trailer[8*bodyTrailFlds:], xxhash.Sum64(trailer[:8*bodyTrailFlds]))
-	return b.write(end)
+	defer it.Close()
+	add, end := b.add, func() error { return nil }
+	switch table {
+	case tableMeta:
+		add = b.addMeta
+	case tableTime:
+		t := timeNormalizer{bodyWriter: b}
+		add, end = t.add, t.end
+	case tableVersion:
+		add = (&versionNormalizer{bodyWriter: b}).add
+	case tableChange:
+		c := changeNormalizer{bodyWriter: b}
+		c.log.Set = c.set
+		add, end = c.add, c.end
+	}
+	for ok := it.First(); ok; ok = it.Next() {
+		if err := add(it.Key(), it.Value()); err != nil {
+			return err
+		}
+	}
+	if err := it.Err(); err != nil {
+		return err
+	}
+	return end()
+}
+
+// addMeta leaves out the size of the history.
+func (b *bodyWriter) addMeta(key, value []byte) error {
+	m, err := decodeMeta(value)
+	if err != nil {
+		return err
+	}
+	m.historyBytes, m.historyVersions = 0, 0
+	return b.add(key, appendMeta(nil, &m))
+}
+
+// timeNormalizer leaves out the samples of replicated time that Maintain would drop.
+type timeNormalizer struct {
+	*bodyWriter
+	key, value []byte // the sample before, or nil
+}
+
+func (t *timeNormalizer) add(key, value []byte) error {
+	if t.key != nil && binary.BigEndian.Uint64(key[1:]) > t.view.meta.compact {
+		if err := t.end(); err != nil {
+			return err
+		}
+	}
+	t.key, t.value = bytes.Clone(key), bytes.Clone(value)
+	return nil
+}
+
+func (t *timeNormalizer) end() error {
+	if t.key == nil {
+		return nil
+	}
+	return t.bodyWriter.add(t.key, t.value)
+}
+
+// versionNormalizer leaves out the versions that Maintain would remove.
+type versionNormalizer struct {
+	*bodyWriter
+	prefix []byte // of the last key
+	old    bool   // a version of it from before the compact revision, or at it, was seen
+}
+
+func (n *versionNormalizer) add(key, value []byte) error {
+	prefix, mod, err := splitVersionKey(key)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(prefix, n.prefix) {
+		n.prefix, n.old = append(n.prefix[:0], prefix...), false
+	}
+	compact := n.view.meta.compact
+	deleted := len(value) > 0 && value[0]&versionDeleted != 0
+	if n.old || mod < compact && deleted {
+		n.old = true
+		return nil
+	}
+	n.old = mod <= compact
+	return n.bodyWriter.add(key, value)
+}
+
+// changeNormalizer divides the change log anew, from the compact revision on.
+type changeNormalizer struct {
+	*bodyWriter
+	log changelog.Logger
+	err error
+}
+
+func (n *changeNormalizer) set(revision uint64, part uint32, value []byte) {
+	if n.err == nil {
+		n.err = n.bodyWriter.add(changeKey(nil, revision, part), value)
+	}
+}
+
+func (n *changeNormalizer) end() error {
+	n.log.Flush()
+	return n.err
+}
+
+// add adds the changes of a record. It is at most changelog.MaxBytes, so the groups of its
+// revisions fit into memory.
+func (n *changeNormalizer) add(key, value []byte) error {
+	at, err := splitChangeKey(key)
+	if err != nil {
+		return err
+	}
+	var group []changelog.Change
+	r := changelog.Read(at.revision, value)
+	for r.Next() {
+		c := r.Change
+		c.Key = bytes.Clone(c.Key)
+		if r.Revision == n.view.meta.compact { // what it replaced is gone
+			c.Previous, c.Stored = 0, 0
+		}
+		if group = append(group, c); r.Left > 0 {
+			continue
+		}
+		if r.Revision >= n.view.meta.compact {
+			n.group(place{r.Revision, at.part}, group)
+		}
+		group = group[:0]
+	}
+	if r.Err != nil {
+		return r.Err
+	}
+	return n.err
+}
+
+// group adds the changes of a revision, or a part of them, which stays one.
+func (n *changeNormalizer) group(at place, group []changelog.Change) {
+	size := 0
+	for i := range group {
+		size += group[i].MaxBytes()
+	}
+	changes := changelog.Revision{N: len(group), At: func(i int, c *changelog.Change) { *c = group[i] }}
+	if at.part == 0 && size < changelog.MaxBytes {
+		n.log.Log(at.revision, changes)
+		return
+	}
+	n.log.LogPart(at.revision, at.part, changes)
 }
 
 // readBody reads a body, checks everything that can be checked, and passes each
-// record to fn, in order. What fn got may be used only if readBody returns without an
-// error: the trailer, which must agree with all of it, comes last.
+// record to fn, under its key in the engine. What fn got may be used only if readBody
+// returns without an error.
 func readBody(r io.Reader, fn func(key, value []byte) error) (BodyInfo, error) {
-	b := bodyReader{r: bufio.NewReaderSize(r, 64<<10), fn: fn}
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxBodyBlock))
+	b := bodyReader{fn: fn, section: -1}
+	t, sections, err := body.Read(r, b.begin, b.record)
 	if err != nil {
-		return BodyInfo{}, fmt.Errorf("snapshot body: %w", err)
-	}
-	defer dec.Close()
-	b.zstd = dec
-	if err := b.head(); err != nil {
 		return BodyInfo{}, err
 	}
-	for {
-		more, err := b.block()
-		if err != nil {
-			return BodyInfo{}, err
-		}
-		if !more {
-			return b.trailer()
-		}
+	if err := b.finish(&t); err != nil {
+		return BodyInfo{}, err
 	}
+	info := BodyInfo{
+		Records: t.Records, Position: Position{Index: t.Index, Term: t.Term}, Revision: t.Revision,
+		CompactRevision: t.CompactRevision, StateHash: t.StateHash, Keys: b.scan.keys, Sections: sections,
+	}
+	for i := range sections {
+		info.Bytes += sections[i].Bytes
+	}
+	return info, nil
 }
 
 type bodyReader struct {
-	r           *bufio.Reader
-	zstd        *zstd.Decoder
 	fn          func(key, value []byte) error
+	section     int // in bodySections
+	key         []byte
 	scan        stateScan
-	packed, raw []byte
-	last        []byte // the last key
-	records     uint64
-	bytes       uint64 // of the records
 	hasSettings bool
-	meta        *meta
+	meta        meta // that of the empty store until the section of meta was read
+	hasMeta     bool
 	newest      uint64 // the highest revision of any record
-	cleaned     uint64 // revision up to which history was removed
+	versions    versionScan
+	// changes is the sum over hash(change) for the change log, and versions.changes for the
+	// versions. They must be equal: compaction deletes what the log names.
+	changes uint64
+	logged  uint64 // the last revision of the change log
 }
 
-func (b *bodyReader) read(p []byte, what string) error {
-	if _, err := io.ReadFull(b.r, p); err != nil {
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return fmt.Errorf("%w: unexpected end in its %s", ErrBody, what)
+// begin takes the next section.
+func (b *bodyReader) begin(name string, version byte) error {
+	for i := b.section + 1; i < len(bodySections); i++ {
+		if bodySections[i].name != name {
+			continue
 		}
-		return fmt.Errorf("read snapshot body: %w", err)
+		if version != sectionVersion {
+			return &UnknownVersionError{What: "section " + name + " of a snapshot body", Version: version}
+		}
+		if b.section = i; !b.hasMeta && i > 0 {
+			b.emptyMeta()
+		}
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%w: section %.20q is unknown or not in its place", ErrBody, name)
 }
 
-func (b *bodyReader) head() error {
-	head := make([]byte, bodyHeadLen)
-	if err := b.read(head, "head"); err != nil {
-		return err
-	}
-	if string(head[:len(bodyMagic)]) != bodyMagic {
-		return fmt.Errorf("%w: not a snapshot body", ErrBody)
-	}
-	if v := head[len(bodyMagic)]; v != bodyVersion {
-		return &UnknownVersionError{What: "snapshot body", Version: v}
-	}
-	return nil
+// emptyMeta takes the meta record of an empty store, which has none.
+func (b *bodyReader) emptyMeta() {
+	b.meta = meta{revision: firstRevision, compact: firstRevision, rest: emptyHash()}
+	b.versions.compact = firstRevision
 }
 
-// block reads one block. It returns false at the end of the blocks.
-func (b *bodyReader) block() (more bool, err error) {
-	var head [blockHeadLen]byte
-	if err := b.read(head[:], "blocks"); err != nil {
-		return false, err
+// record checks a record and passes it on.
+func (b *bodyReader) record(key, value []byte) error {
+	table := bodySections[b.section].table
+	b.key = append(append(b.key[:0], table), key...)
+	if err := b.check(b.key, value); err != nil {
+		return fmt.Errorf("%w: section %s: %w", ErrBody, bodySections[b.section].name, err)
 	}
-	packedLen := binary.LittleEndian.Uint64(head[0:])
-	rawLen := binary.LittleEndian.Uint64(head[8:])
-	if head == [blockHeadLen]byte{} {
-		return false, nil
+	if table == tableMeta {
+		return nil // it is written once the history is counted
 	}
-	if packedLen > maxBodyBlock || rawLen > maxBodyBlock {
-		return false, fmt.Errorf("%w: block of %d bytes", ErrBody, max(packedLen, rawLen))
-	}
-	if err := b.fill(int(packedLen)); err != nil {
-		return false, err
-	}
-	if xxhash.Sum64(b.packed) != binary.LittleEndian.Uint64(head[16:]) {
-		return false, fmt.Errorf("%w: checksum mismatch in the block after record %d", ErrBody, b.records)
-	}
-	if b.raw, err = b.zstd.DecodeAll(b.packed, b.raw[:0]); err != nil || uint64(len(b.raw)) != rawLen {
-		return false, fmt.Errorf("%w: cannot decompress the block after record %d", ErrBody, b.records)
-	}
-	return true, b.unpack()
-}
-
-// fill reads n bytes into packed, which grows only as they arrive: a head that claims
-// 64 MiB must not allocate them before a byte has come.
-func (b *bodyReader) fill(n int) error {
-	b.packed = b.packed[:0]
-	for len(b.packed) < n {
-		from := len(b.packed)
-		b.packed = append(b.packed, make([]byte, min(n-from, bodyBlockSize))...)
-		if err := b.read(b.packed[from:], "blocks"); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (b *bodyReader) unpack() error {
-	b.bytes += uint64(len(b.raw))
-	d := wire.Decoder{B: b.raw}
-	for len(d.B) > 0 {
-		key, value := d.Bytes(), d.Bytes()
-		if d.Failed || len(key) == 0 {
-			return fmt.Errorf("%w: record %d is malformed", ErrBody, b.records)
-		}
-		if b.records > 0 && bytes.Compare(key, b.last) <= 0 {
-			return fmt.Errorf("%w: record %d is out of order", ErrBody, b.records)
-		}
-		b.last = append(b.last[:0], key...)
-		b.records++
-		if err := b.check(key, value); err != nil {
-			return fmt.Errorf("%w: record %d: %w", ErrBody, b.records, err)
-		}
-		if err := b.fn(key, value); err != nil {
-			return err
-		}
-	}
-	return nil
+	return b.fn(b.key, value)
 }
 
 func (b *bodyReader) check(key, value []byte) error {
@@ -293,38 +363,27 @@ func (b *bodyReader) noteRevision(key []byte) error {
 // decode decodes the record as later reads of it would: after the restore it is too
 // late to refuse it.
 func (b *bodyReader) decode(key, value []byte) (err error) {
-	wantLen := 1
+	wantLen := len(key)
 	switch key[0] {
 	case tableMeta:
-		b.meta = new(meta)
-		*b.meta, err = decodeMeta(value)
+		wantLen = 1
+		b.hasMeta = true
+		b.meta, err = decodeMeta(value)
+		b.versions.compact = b.meta.compact
 	case tableSetting:
+		wantLen = 1
 		b.hasSettings = true
 		_, err = decodeSettings(value)
-	case tableHistory:
-		var done place
-		done, err = decodeProgress(value)
-		b.cleaned = done.revision - 1
 	case tableTime:
 		wantLen = 1 + revisionLen
 		_, err = decodeSample(key, value)
 	case tableChange:
-		wantLen = len(key)
-		var last uint64
-		last, err = checkChanges(key, value)
-		b.newest = max(b.newest, last)
+		err = b.addChanges(key, value)
 	case tableVersion:
-		wantLen = len(key)
-		if err = checkVersionKey(key); err == nil {
-			_, err = decodeVersion(^binary.BigEndian.Uint64(key[len(key)-revisionLen:]), value)
-		}
+		err = b.versions.add(key, value)
 	case tableRecord:
-		wantLen = len(key)
 	default:
-		if isRowTable(key[0]) {
-			return checkRow(key, value)
-		}
-		return fmt.Errorf("%w: unknown table %#x", errLayout, key[0])
+		return checkRow(key, value)
 	}
 	if err == nil && len(key) != wantLen {
 		return fmt.Errorf("%w: key of %d bytes in table %q", errLayout, len(key), key[0])
@@ -332,50 +391,132 @@ func (b *bodyReader) decode(key, value []byte) (err error) {
 	return err
 }
 
-func (b *bodyReader) trailer() (BodyInfo, error) {
-	t := make([]byte, 8*(bodyTrailFlds+1))
-	if err := b.read(t, "trailer"); err != nil {
-		return BodyInfo{}, err
+// addChanges checks a record of the change log.
+func (b *bodyReader) addChanges(key, value []byte) error {
+	at, err := splitChangeKey(key)
+	if err != nil {
+		return err
 	}
-	if xxhash.Sum64(t[:8*bodyTrailFlds]) != binary.LittleEndian.Uint64(t[8*bodyTrailFlds:]) {
-		return BodyInfo{}, fmt.Errorf("%w: checksum mismatch in the trailer", ErrBody)
+	if at.revision < b.logged || at.part == 0 && at.revision == b.logged {
+		return fmt.Errorf("%w: changes of revision %d are out of order", errLayout, at.revision)
 	}
-	if _, err := b.r.ReadByte(); !errors.Is(err, io.EOF) {
-		return BodyInfo{}, fmt.Errorf("%w: data after its end", ErrBody)
+	r := changelog.Read(at.revision, value)
+	for r.Next() {
+		b.changes += b.scan.hasher.change(r.Revision, &r.Change)
 	}
-	number := func(i int) uint64 { return binary.LittleEndian.Uint64(t[8*i:]) }
-	info := BodyInfo{
-		Records: number(0), Position: Position{Index: number(1), Term: number(2)},
-		Revision: number(3), CompactRevision: number(4), StateHash: number(5), Keys: b.scan.keys, Bytes: b.bytes,
-	}
-	return info, b.compare(&info)
+	b.logged = r.Revision
+	b.newest = max(b.newest, r.Revision)
+	return r.Err
 }
 
-// compare compares the trailer, the meta record and what the records add up to.
-func (b *bodyReader) compare(info *BodyInfo) error {
+// finish compares the trailer, the meta record and what the records add up to, and writes
+// meta and progress.
+func (b *bodyReader) finish(t *body.Trailer) error {
+	if !b.hasMeta {
+		b.emptyMeta()
+	}
 	if !b.hasSettings {
 		b.scan.rest += emptyHash()
 	}
-	sum := b.scan.pairs + b.scan.rest
-	m := b.meta
-	if m == nil {
-		m = &meta{revision: firstRevision, compact: firstRevision, rest: emptyHash()}
+	b.versions.endKey()
+	if err := b.compare(t); err != nil || !b.hasMeta {
+		return err
 	}
+	m := b.meta
+	m.historyBytes, m.historyVersions = b.versions.historyBytes, b.versions.historyVersions
+	if err := b.fn([]byte{tableMeta}, appendMeta(nil, &m)); err != nil {
+		return err
+	}
+	return b.fn([]byte{tableHistory}, appendProgress(nil, place{revision: m.compact + 1}))
+}
+
+func (b *bodyReader) compare(t *body.Trailer) error {
+	sum := b.scan.pairs + b.scan.rest
+	m := &b.meta
 	switch {
-	case info.Records != b.records:
-		return fmt.Errorf("%w: has %d records, want %d", ErrBody, b.records, info.Records)
-	case m.position != info.Position || m.revision != info.Revision || m.compact != info.CompactRevision || m.hash() != info.StateHash:
+	case m.position != Position{Index: t.Index, Term: t.Term} || m.revision != t.Revision || m.compact != t.CompactRevision || m.hash() != t.StateHash:
 		return fmt.Errorf("%w: its trailer does not match its content", ErrBody)
 	// If the newest revision were compacted, nothing could be read. A version of a
 	// future revision would hide those that are written until then.
-	case m.compact < firstRevision || m.compact > m.revision || b.newest > m.revision || b.cleaned > m.compact:
+	case m.compact < firstRevision || m.compact > m.revision || b.newest > m.revision:
 		return fmt.Errorf("%w: its revisions contradict each other", ErrBody)
-	case sum != info.StateHash:
-		return fmt.Errorf("%w: the state hash of its content is %016x, want %016x", ErrBody, sum, info.StateHash)
+	case sum != t.StateHash:
+		return fmt.Errorf("%w: the state hash of its content is %016x, want %016x", ErrBody, sum, t.StateHash)
 	case m.pairs != b.scan.pairs || m.keys != b.scan.keys || m.logical != b.scan.logical:
 		return fmt.Errorf("%w: has %d keys of %d bytes, want %d of %d", ErrBody, b.scan.keys, b.scan.logical, m.keys, m.logical)
+	case b.changes != b.versions.changes:
+		return fmt.Errorf("%w: its change log does not fit its versions", ErrBody)
 	}
 	return nil
+}
+
+// versionScan computes from the versions what the change log must say, and the size of
+// the history.
+type versionScan struct {
+	hasher          hasher
+	compact         uint64
+	changes         uint64
+	historyBytes    int64
+	historyVersions int64
+
+	prefix []byte // of the current key
+	// later is the last version, whose change the next one completes; its revision is 0
+	// at the beginning of a key.
+	later    uint64
+	change   changelog.Change
+	complete bool // no further version of the key may come
+}
+
+// add takes the next version in the order of the engine: those of a key newest first.
+func (s *versionScan) add(key, value []byte) error {
+	if err := checkVersionKey(key); err != nil {
+		return err
+	}
+	prefix, mod, err := splitVersionKey(key)
+	if err != nil {
+		return err
+	}
+	v, err := decodeVersion(mod, value)
+	if err != nil {
+		return err
+	}
+	newest := !bytes.Equal(prefix, s.prefix)
+	if newest {
+		s.endKey()
+		s.prefix = append(s.prefix[:0], prefix...)
+		s.change.Key = unescapePrefix(s.change.Key[:0], prefix)
+	} else {
+		if s.complete {
+			return fmt.Errorf("%w: a version that no read needs", errLayout)
+		}
+		if !v.deleted {
+			s.change.Previous, s.change.Stored = mod, int64(len(key)+len(value))
+		}
+		s.endVersion()
+	}
+	if v.deleted && mod < s.compact {
+		return fmt.Errorf("%w: a deletion that no read needs", errLayout)
+	}
+	if v.deleted || !newest {
+		s.historyBytes += int64(len(key) + len(value))
+		s.historyVersions++
+	}
+	s.later, s.change.Deleted, s.complete = mod, v.deleted, mod <= s.compact
+	return nil
+}
+
+// endVersion adds the change that made the last version.
+func (s *versionScan) endVersion() {
+	if s.later >= s.compact && s.later != 0 {
+		s.changes += s.hasher.change(s.later, &s.change)
+	}
+	s.change.Previous, s.change.Stored = 0, 0
+}
+
+// endKey adds the change that made the oldest version of the key.
+func (s *versionScan) endKey() {
+	s.endVersion()
+	s.later, s.complete = 0, false
 }
 
 // VerifyBody reads and checks a whole snapshot body.

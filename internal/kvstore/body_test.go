@@ -5,15 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"math/rand/v2"
-	"runtime"
 	"strings"
 	"testing"
 	"testing/iotest"
 
-	"github.com/cespare/xxhash/v2"
-	"github.com/klauspost/compress/zstd"
+	"github.com/kvd-io/kvd/internal/kvstore/body"
 )
 
 // bodyStore has several blocks and all tables.
@@ -99,8 +96,8 @@ func TestDamagedBody(t *testing.T) {
 		bad[i] ^= 1 << rng.IntN(8)
 		checkRefused(t, s, bytes.NewReader(bad), fmt.Sprintf("byte %d of %d", i, len(body)))
 	}
-	end := len(body) - blockHeadLen - 8*(bodyTrailFlds+1)
-	for i := range bodyHeadLen + blockHeadLen {
+	end := len(body) - 200 // the last section's end, and the trailer
+	for i := range 100 {
 		damage(i)
 	}
 	for i := end; i < len(body); i++ {
@@ -143,17 +140,40 @@ func TestRestoreThatFails(t *testing.T) {
 	})
 }
 
-// forgedBody returns a body with arbitrary records and valid checksums.
+// sectionOf returns the place of a table among the sections, and its name.
+func sectionOf(table byte) (int, string) {
+	for i, s := range bodySections {
+		if s.table == table {
+			return i, s.name
+		}
+	}
+	return len(bodySections), string(table)
+}
+
+// forgedBody returns a body with arbitrary records, by their keys in the engine, and valid
+// checksums.
 func forgedBody(t testing.TB, m meta, records ...string) []byte {
 	var out bytes.Buffer
-	b, err := newBodyWriter(&out)
+	b, err := body.NewWriter(&out)
 	must(t, err)
+	table := byte(0)
 	for i := 0; i < len(records); i += 2 {
-		must(t, b.add([]byte(records[i]), []byte(records[i+1])))
+		if records[i] == "" {
+			continue
+		}
+		if records[i][0] != table {
+			table = records[i][0]
+			_, name := sectionOf(table)
+			must(t, b.Section(name, sectionVersion))
+		}
+		must(t, b.Add([]byte(records[i][1:]), []byte(records[i+1])))
 	}
-	must(t, b.finish(&m))
+	must(t, b.Finish(body.Trailer{Index: m.position.Index, Term: m.position.Term, Revision: m.revision, CompactRevision: m.compact, StateHash: m.hash()}))
 	return out.Bytes()
 }
+
+// recordOfPut is the change log of revision 2, which created a.
+const recordOfPut = "\x01\x00\x01\x00\x00\x01a"
 
 // TestForgedBody: valid checksums do not make a valid state.
 func TestForgedBody(t *testing.T) {
@@ -161,7 +181,10 @@ func TestForgedBody(t *testing.T) {
 	v := version{create: 2, version: 1, value: []byte("1")}
 	good := meta{position: Position{Index: 1, Term: 1}, revision: 2, compact: 1, keys: 1, logical: logicalBytes(1, 1)}
 	good.rest, good.pairs = emptyHash(), h.key([]byte("a"), 2, &v)
-	key, value := string(appendVersionKey(nil, []byte("a"), 2)), string(appendVersion(nil, 2, &v))
+	versionKey := func(key string, revision uint64) string {
+		return string(appendVersionKey(nil, []byte(key), revision))
+	}
+	key, value, log := versionKey("a", 2), string(appendVersion(nil, 2, &v)), string(changeKey(nil, 2, 0))
 	metaOf := func(change func(m *meta)) (meta, string) {
 		m := good
 		change(&m)
@@ -171,52 +194,60 @@ func TestForgedBody(t *testing.T) {
 	restore := func(m meta, records ...string) error {
 		return newStore(t, "memory").Restore(bytes.NewReader(forgedBody(t, m, records...)))
 	}
-	must(t, restore(good, "m", goodMeta, key, value))
+	must(t, restore(good, "m", goodMeta, key, value, log, recordOfPut))
 
 	cases := map[string]error{
-		"keys in the wrong order": restore(good, key, value, "m", goodMeta),
-		"a key twice":             restore(good, "m", goodMeta, key, value, key, value),
-		"the empty key":           restore(good, "", "", "m", goodMeta, key, value),
-		"no meta":                 restore(good, key, value),
-		"no data":                 restore(good, "m", goodMeta),
-		"another trailer":         restore(meta{}, "m", goodMeta, key, value),
-		"an unknown table":        restore(good, "m", goodMeta, key, value, "z", "1"),
-		"a change key":            restore(good, "c", "\x01", "m", goodMeta, key, value),
-		"a malformed change":      restore(good, string(changeKey(nil, 2, 0)), "\x01\x00\x01\x00\x00\x05a", "m", goodMeta, key, value),
-		"a malformed history":     restore(good, "h", "\x01", "m", goodMeta, key, value),
-		"a history key":           restore(good, "hh", "\x01\x01", "m", goodMeta, key, value),
-		"a meta key":              restore(good, "m", goodMeta, "mm", goodMeta, key, value),
-		"a malformed meta":        restore(good, "m", goodMeta+"\x00", key, value),
-		"a settings key":          restore(good, "m", goodMeta, "ss", "\x01{}", key, value),
-		"malformed settings":      restore(good, "m", goodMeta, "s", "\x01{", key, value),
-		"a time key":              restore(good, "m", goodMeta, "t1", "\x01\x01", key, value),
-		"a malformed time":        restore(good, "m", goodMeta, string(timeKey(1)), "\x01", key, value),
-		"a version key":           restore(good, "m", goodMeta, key, value, "vv", value),
-		"an unfinished escape":    restore(good, "m", goodMeta, "v\x00\x00\x0112345678", value, key, value),
-		"a wrong escape":          restore(good, "m", goodMeta, "va\x00\x00\x0112345678", value, key, value),
-		"a malformed version":     restore(good, "m", goodMeta, key, "\x02"),
-		"an old version":          restore(good, "m", goodMeta, key, value, string(appendVersionKey(nil, []byte("a"), 1)), "\x02"),
+		"sections in the wrong order": restore(good, key, value, log, recordOfPut, "m", goodMeta),
+		"a section twice":             restore(good, "m", goodMeta, key, value, log, recordOfPut, key, value),
+		"no meta":                     restore(good, key, value, log, recordOfPut),
+		"no data":                     restore(good, "m", goodMeta),
+		"another trailer":             restore(meta{}, "m", goodMeta, key, value, log, recordOfPut),
+		"an unknown section":          restore(good, "m", goodMeta, key, value, log, recordOfPut, "z", "1"),
 	}
+	// Records in the place of the good ones, or beside them.
 	for name, records := range map[string][]string{
-		"a version of the future":      {"m", goodMeta, key, value, string(appendVersionKey(nil, []byte("b"), 3)), "\x01"},
-		"a version of no revision":     {"m", goodMeta, key, value, string(appendVersionKey(nil, []byte("b"), 0)), "\x01"},
-		"a change of the future":       {string(changeKey(nil, 3, 0)), "\x01\x00\x01\x00\x00\x01a", "m", goodMeta, key, value},
-		"a time of the future":         {"m", goodMeta, string(timeKey(3)), "\x01\x05", key, value},
-		"history removed that is read": {"h", "\x01\x03\x00", "m", goodMeta, key, value},
+		"a key twice":            {"m", goodMeta, key, value, key, value, log, recordOfPut},
+		"a change key":           {"m", goodMeta, key, value, "c", recordOfPut},
+		"a malformed change":     {"m", goodMeta, key, value, log, "\x01\x00\x01\x00\x00\x05a"},
+		"no changes":             {"m", goodMeta, key, value},
+		"another change":         {"m", goodMeta, key, value, log, "\x01\x00\x01\x00\x00\x01b"},
+		"a change twice":         {"m", goodMeta, key, value, log, "\x01\x00\x02\x00\x00\x01a\x00\x01\x00"},
+		"a deletion in the log":  {"m", goodMeta, key, value, log, "\x01\x00\x01\x01\x00\x01a"},
+		"a replaced version":     {"m", goodMeta, key, value, log, "\x01\x00\x01\x02\x00\x01a\x01\x08"},
+		"history of one replica": {"m", goodMeta, key, value, log, recordOfPut, "h", "\x01\x03\x00"},
+		"a meta key":             {"m", goodMeta, "mm", goodMeta, key, value, log, recordOfPut},
+		"a malformed meta":       {"m", goodMeta + "\x00", key, value, log, recordOfPut},
+		"a settings key":         {"m", goodMeta, "ss", "\x01{}", key, value, log, recordOfPut},
+		"malformed settings":     {"m", goodMeta, "s", "\x01{", key, value, log, recordOfPut},
+		"a time key":             {"m", goodMeta, "t1", "\x01\x01", key, value, log, recordOfPut},
+		"a malformed time":       {"m", goodMeta, string(timeKey(1)), "\x01", key, value, log, recordOfPut},
+		"a time of the future":   {"m", goodMeta, string(timeKey(3)), "\x01\x05", key, value, log, recordOfPut},
+		"a version key":          {"m", goodMeta, key, value, "vv", value, log, recordOfPut},
+		"an unfinished escape":   {"m", goodMeta, "v\x00\x00\x0112345678", value, key, value, log, recordOfPut},
+		"a wrong escape":         {"m", goodMeta, "va\x00\x00\x0112345678", value, key, value, log, recordOfPut},
+		"a malformed version":    {"m", goodMeta, key, "\x02", log, recordOfPut},
+		"a version too many":     {"m", goodMeta, key, value, versionKey("a", 1), "\x00\x00\x01", log, recordOfPut},
+		"a version of the future": {
+			"m", goodMeta, key, value, versionKey("b", 3), "\x01", log, recordOfPut, string(changeKey(nil, 3, 0)), "\x01\x00\x01\x01\x00\x01b",
+		},
+		"a version of no revision": {"m", goodMeta, key, value, versionKey("b", 0), "\x01", log, recordOfPut},
+		"a change of the future":   {"m", goodMeta, key, value, log, recordOfPut, string(changeKey(nil, 3, 0)), "\x01\x00\x01\x00\x00\x01a"},
 	} {
 		cases[name] = restore(good, records...)
 	}
 	compacted, compactedMeta := metaOf(func(m *meta) { m.compact, m.rest = 2, m.rest+h.times(0, 2) })
-	must(t, restore(compacted, string(changeKey(nil, 2, 0)), "\x01\x00\x01\x00\x00\x01a", "h", "\x01\x03\x00", "m", compactedMeta, string(timeKey(2)), "\x01\x05", key, value))
+	must(t, restore(compacted, "m", compactedMeta, string(timeKey(2)), "\x01\x05", key, value, log, recordOfPut))
+	cases["a version before the compact one"] = restore(compacted, "m", compactedMeta, key, value, versionKey("a", 1), "\x00\x00\x01", log, recordOfPut)
+	cases["a deletion before the compact revision"] = restore(compacted, "m", compactedMeta, key, value, versionKey("b", 1), "\x01", log, recordOfPut)
 	for name, compact := range map[string]uint64{"compacted beyond the newest": 3, "compacted to nothing": 0} {
 		m, b := metaOf(func(m *meta) { m.compact = compact })
-		cases[name] = restore(m, "m", b, key, value)
+		cases[name] = restore(m, "m", b, key, value, log, recordOfPut)
 	}
 	for name, change := range map[string]func(*meta){
 		"keys": func(m *meta) { m.keys++ }, "bytes": func(m *meta) { m.logical-- }, "hash": func(m *meta) { m.pairs++ }, "rest of the hash": func(m *meta) { m.rest++ },
 	} {
 		m, b := metaOf(change)
-		cases["another count of "+name] = restore(m, "m", b, key, value)
+		cases["another count of "+name] = restore(m, "m", b, key, value, log, recordOfPut)
 	}
 	for name, err := range cases {
 		if !errors.Is(err, ErrBody) {
@@ -225,35 +256,64 @@ func TestForgedBody(t *testing.T) {
 	}
 }
 
-// TestHostileLengths: a claimed length is not allocated before the bytes arrive.
-func TestHostileLengths(t *testing.T) {
-	head := append([]byte(bodyMagic), bodyVersion)
-	block := func(packed, raw uint64, content []byte) []byte {
-		b := make([]byte, blockHeadLen)
-		putNumbers(b, packed, raw, xxhash.Sum64(content))
-		return append(append(bytes.Clone(head), b...), content...)
+// TestEqualStatesHaveEqualBodies: replicas that got there by calls of different sizes, and
+// that have removed different parts of the history, write the same bytes.
+func TestEqualStatesHaveEqualBodies(t *testing.T) {
+	rng := testRand(t)
+	h := &history{model: newModel(), records: make(map[string]string)}
+	for range 300 {
+		h.extend(rng)
 	}
-	enc, err := zstd.NewWriter(nil)
-	must(t, err)
-	bomb := enc.EncodeAll(make([]byte, 2*maxBodyBlock), nil)
-	for name, body := range map[string][]byte{
-		"the greatest length":        block(math.MaxUint64, math.MaxUint64, nil),
-		"more than a block":          block(maxBodyBlock+1, 1, nil),
-		"a block that does not come": block(maxBodyBlock, maxBodyBlock, nil),
-		"half an end":                block(0, 1, nil),
-		"a bomb":                     block(uint64(len(bomb)), maxBodyBlock, bomb),
-	} {
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		_, err := VerifyBody(bytes.NewReader(body))
-		runtime.ReadMemStats(&after)
-		if !errors.Is(err, ErrBody) {
-			t.Errorf("%s: %v", name, err)
+	var want []byte
+	for i, kind := range []string{"memory", "pebble", "memory"} {
+		r := newReplica(t, rng, h, kind, 4)
+		r.catchUp()
+		if i == 2 {
+			maintainAll(t, r.store)
 		}
-		if n := after.TotalAlloc - before.TotalAlloc; n > 16<<20 {
-			t.Errorf("%s: %d bytes were allocated", name, n)
+		got := bodyOf(t, r.store)
+		if want == nil {
+			want = got
 		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("replica %d has another body", i)
+		}
+		must(t, r.store.Close())
 	}
+}
+
+// TestLargeRevisionInABody: the parts of a revision that does not fit into a record stay as
+// they are.
+func TestLargeRevisionInABody(t *testing.T) {
+	s := newStore(t, "memory")
+	e := Entry{Index: 1, Term: 1}
+	for i := range 5000 {
+		c := put(fmt.Sprintf("%040d", i), "")
+		e.Commands = append(e.Commands, EncodeCommand(nil, &c))
+	}
+	must(t, s.Apply([]Entry{e}))
+	do(t, s, deleteRange("0", "1"))
+	do(t, s, put("a", "1"))
+	body := bodyOf(t, s)
+	restored := newStore(t, "pebble")
+	must(t, restored.Restore(bytes.NewReader(body)))
+	if got := bodyOf(t, restored); !bytes.Equal(got, body) {
+		t.Error("a restored store has another body")
+	}
+	events := 0
+	_, err := restored.Changes(t.Context(), 5002, func(c Change) (bool, error) {
+		events += len(c.Events)
+		return true, nil
+	})
+	if must(t, err); events != 5001 {
+		t.Errorf("%d events", events)
+	}
+	do(t, restored, Command{Op: OpCompact, Revision: restored.Revision()})
+	maintainAll(t, restored)
+	if st := restored.Stats(); st.HistoryVersions != 0 {
+		t.Errorf("left: %+v", st)
+	}
+	checkCounters(t, restored)
 }
 
 // TestBodyWriterFails: an error of the writer is reported, wherever it happens.
@@ -262,7 +322,7 @@ func TestBodyWriterFails(t *testing.T) {
 	v := mustGet[*View](t)(s.View())
 	defer v.Close()
 	size := len(bodyOf(t, s))
-	for _, limit := range []int{0, 1, bodyHeadLen, size / 2, size - 1} {
+	for _, limit := range []int{0, 1, 9, 20, size / 2, size - 1} {
 		if _, err := v.WriteTo(&fullDisk{left: limit}); !errors.Is(err, errDiskFull) {
 			t.Errorf("full after %d bytes: %v", limit, err)
 		}

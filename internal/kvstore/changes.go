@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/kvd-io/kvd/internal/kvstore/changelog"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 )
 
@@ -146,18 +147,18 @@ func (l *look) record(key, value []byte) error {
 	if err != nil {
 		return err
 	}
-	r := readChanges(at.revision, value)
-	for r.next() {
-		if r.revision < l.from {
+	r := changelog.Read(at.revision, value)
+	for r.Next() {
+		if r.Revision < l.from {
 			continue
 		}
-		if n := len(l.out); n == 0 || l.out[n-1].Revision != r.revision {
-			if l.full = r.revision > l.at || l.keys >= lookChanges || l.bytes >= lookBytes; l.full {
+		if n := len(l.out); n == 0 || l.out[n-1].Revision != r.Revision {
+			if l.full = r.Revision > l.at || l.keys >= lookChanges || l.bytes >= lookBytes; l.full {
 				return nil
 			}
-			l.out = append(l.out, Change{Revision: r.revision})
+			l.out = append(l.out, Change{Revision: r.Revision})
 		}
-		e, err := l.event(r.revision, &r.change)
+		e, err := l.event(r.Revision, &r.Change)
 		if err != nil {
 			return err
 		}
@@ -165,14 +166,14 @@ func (l *look) record(key, value []byte) error {
 		last.Events = append(last.Events, e)
 		l.keys, l.bytes = l.keys+1, l.bytes+len(e.KV.Value)
 	}
-	return errors.Join(r.err, l.ctx.Err())
+	return errors.Join(r.Err, l.ctx.Err())
 }
 
 // event returns a change with the value from table v.
-func (p *pinned) event(revision uint64, c *loggedChange) (Event, error) {
-	e := Event{Deleted: c.deleted, KV: KV{ModRevision: revision}}
-	if !c.deleted {
-		b, err := p.snapshot.Get(nil, appendVersionKey(nil, c.key, revision))
+func (p *pinned) event(revision uint64, c *changelog.Change) (Event, error) {
+	e := Event{Deleted: c.Deleted, KV: KV{ModRevision: revision}}
+	if !c.Deleted {
+		b, err := p.snapshot.Get(nil, appendVersionKey(nil, c.Key, revision))
 		if err != nil {
 			return Event{}, fmt.Errorf("read a change of revision %d: %w", revision, err)
 		}
@@ -183,7 +184,7 @@ func (p *pinned) event(revision uint64, c *loggedChange) (Event, error) {
 		e.KV = v.kv(revision)
 		e.KV.Value = v.value
 	}
-	e.KV.Key = bytes.Clone(c.key)
+	e.KV.Key = bytes.Clone(c.Key)
 	return e, nil
 }
 

@@ -29,7 +29,7 @@
 // Table c, the change log, lists the keys that each revision changed, in the order of
 // the operations: one record for each call of Apply, which belongs to this replica. It
 // names what a compaction makes superfluous, and watches read it. See layout.go and
-// changelog.go.
+// package changelog.
 //
 // Apply would need a read for every write, to learn the version before. A cache
 // of key metadata (cache.go) answers most of them.
@@ -58,10 +58,11 @@
 //
 // # Snapshot bodies
 //
-// A body is the whole state as one stream of checksummed blocks, the same for
-// every engine, with a trailer that must agree with what a reader computes from the
-// records. It serves followers that lag, backups, and moving between engines. See
-// body.go.
+// A body is the whole state as one stream of sections (package body), one for each table,
+// and the same for every engine and replica: equal states have equal bodies, whatever each
+// has removed of its history. The reader lets nothing pass before hash, counters,
+// revisions and the change log fit what the records add up to. It serves followers that
+// lag, backups, and moving between engines. See body.go.
 //
 // # Invariants
 //
@@ -83,6 +84,7 @@
 //	    and give the same state (TestRandomHistories, FuzzApply).
 //	S7  A body is verified before anything of it is visible, and a damaged or
 //	    forged one changes nothing (TestDamagedBody, TestForgedBody, FuzzRestore).
+//	    Equal states have equal bodies (TestEqualStatesHaveEqualBodies).
 //	S8  A command that is refused leaves no trace in metadata, hash, counters and
 //	    engine (TestFailedTxnLeavesNoTrace), and a key changes at most once in a
 //	    revision (TestTxnOutcomes).
@@ -113,5 +115,5 @@
 //     versions at times that the counters could not follow.
 //
 // Read it in this order: types.go, store.go, apply.go, overlay.go, txn.go, read.go,
-// history.go, layout.go, codec.go, codec_command.go, body.go.
+// history.go, layout.go, codec.go, log.go, body.go; package command before all of them.
 package kvstore

@@ -5,6 +5,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
+	"github.com/kvd-io/kvd/internal/kvstore/changelog"
 	"github.com/kvd-io/kvd/internal/kvstore/command"
 )
 
@@ -50,6 +51,17 @@ func (h *hasher) record(key, value []byte) uint64 {
 // row hashes a row of one of the rowTables. Its key in the engine begins with the table.
 func (h *hasher) row(key, value []byte) uint64 {
 	return h.sum(binary.AppendUvarint(append(h.head[:0], key[0]), uint64(len(key)-1)), key[1:], value)
+}
+
+// change hashes what the change log says about a change.
+func (h *hasher) change(revision uint64, c *changelog.Change) uint64 {
+	head := binary.AppendUvarint(append(h.head[:0], tableChange), revision)
+	head = binary.AppendUvarint(head, c.Previous)
+	head = binary.AppendUvarint(head, uint64(c.Stored))
+	if c.Deleted {
+		head = append(head, 1)
+	}
+	return h.sum(head, c.Key, nil)
 }
 
 func (h *hasher) settings(encoded []byte) uint64 {

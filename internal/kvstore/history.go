@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/kvd-io/kvd/internal/kvstore/changelog"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 )
 
@@ -174,18 +175,18 @@ func cleanUp(x *executor) error {
 // cleanRecord removes what the changes in a record made superfluous, and the record if nothing
 // needs it anymore. It returns the number of changes.
 func cleanRecord(x *executor, at place, key, value []byte) (n int, err error) {
-	last, err := lastChange(at.revision, value)
+	last, err := changelog.Last(at.revision, value)
 	if err != nil {
 		return 0, err
 	}
 	obsolete := last < x.now.compact
-	r := readChanges(at.revision, value)
-	for ; r.next() && r.revision <= x.now.compact; n++ {
-		if done := (place{r.revision, at.part}).before(x.uncleaned); !done && r.change.previous != 0 {
-			removeVersion(x, r.change.key, r.change.previous, r.change.stored)
+	r := changelog.Read(at.revision, value)
+	for ; r.Next() && r.Revision <= x.now.compact; n++ {
+		if done := (place{r.Revision, at.part}).before(x.uncleaned); !done && r.Change.Previous != 0 {
+			removeVersion(x, r.Change.Key, r.Change.Previous, r.Change.Stored)
 		}
-		if obsolete && r.change.deleted {
-			removeVersion(x, r.change.key, r.revision, 0)
+		if obsolete && r.Change.Deleted {
+			removeVersion(x, r.Change.Key, r.Revision, 0)
 		}
 	}
 	if obsolete {
@@ -198,16 +199,7 @@ func cleanRecord(x *executor, at place, key, value []byte) (n int, err error) {
 	if x.uncleaned.before(next) {
 		x.uncleaned = next
 	}
-	return n, r.err
-}
-
-// lastChange returns the last revision in a record.
-func lastChange(first uint64, value []byte) (uint64, error) {
-	r := readChanges(first, value)
-	for r.next() {
-		continue
-	}
-	return r.revision, r.err
+	return n, r.Err
 }
 
 // removeVersion removes a version of a key of a number of bytes in the engine, or a

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/kvd-io/kvd/internal/kvstore/changelog"
 )
 
 func tick(millis int64) Command { return Command{Op: OpTick, Term: 1, ElapsedMillis: millis} }
@@ -92,7 +94,7 @@ func TestMaintainIsBounded(t *testing.T) {
 		}
 		return calls
 	}
-	const most = maintainChanges + maxChangeBytes/8 // with the record that reaches the bound
+	const most = maintainChanges + changelog.MaxBytes/8 // with the record that reaches the bound
 	if got := clean(); got < ranges*keys/most {
 		t.Errorf("%d calls for the puts", got)
 	}
@@ -161,7 +163,7 @@ func TestTargetWaitsForRemoval(t *testing.T) {
 }
 
 // TestMaintainDividesARevision: a revision that deleted very many keys is removed in
-// parts, even with a restart and a snapshot in between.
+// parts, even with a restart in between, and none of it shows in a snapshot body.
 func TestMaintainDividesARevision(t *testing.T) {
 	onBothEngines(t, func(t *testing.T, s *Store) {
 		const keys = 4 * maintainChanges
@@ -176,17 +178,20 @@ func TestMaintainDividesARevision(t *testing.T) {
 		do(t, s, Command{Op: OpCompact, Revision: keys + 1})
 		maintainAll(t, s)
 		do(t, s, Command{Op: OpCompact, Revision: s.Revision()})
-		calls := 0
+		body, calls := bodyOf(t, s), 0
 		for more := true; more; calls++ {
 			before := s.Stats().HistoryVersions
 			var err error
 			more, err = s.Maintain()
 			must(t, err)
-			if n := before - s.Stats().HistoryVersions; n > 2*(maintainChanges+maxChangeBytes/20) {
+			if n := before - s.Stats().HistoryVersions; n > 2*(maintainChanges+changelog.MaxBytes/20) {
 				t.Fatalf("one call removed %d versions", n)
 			}
 			checkCounters(t, s)
-			must(t, s.Restore(bytes.NewReader(bodyOf(t, s))))
+			if got := bodyOf(t, s); !bytes.Equal(got, body) {
+				t.Fatal("removing history has changed the body")
+			}
+			must(t, s.load()) // as after a restart
 		}
 		if calls < 3 {
 			t.Errorf("%d calls", calls)

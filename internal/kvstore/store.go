@@ -134,7 +134,7 @@ func Open(eng engine.Engine, o Options) (*Store, error) {
 		eng: eng, timeline: &s.timeline, hot: s.hot, cache: newMetaCache(o.CacheEntries), writes: eng.NewWriteBatch(),
 		rows: newRows(eng), changedRecords: make(map[string][]byte), onSettings: o.OnSettings, observed: o.Observer != nil,
 	}
-	s.exec.log.set = s.exec.writes.Set
+	s.exec.log.Set = s.exec.setChanges
 	if err := s.load(); err != nil {
 		return nil, err
 	}

@@ -95,7 +95,7 @@ type Engine interface {
 	// waiting for it.
 	Flush() error
 	// Replace swaps the whole content for what fill writes, atomically even across a
-	// crash. fill calls its argument with unique keys in ascending order. If fill
+	// crash. fill calls its argument with unique keys, in any order. If fill
 	// returns an error, nothing changes. Open snapshots stay readable until closed.
 	Replace(fill func(set func(key, value []byte) error) error) error
 	// SizeBytes returns the space taken, on disk or in memory. It is cheap.
