@@ -385,7 +385,7 @@ func (b *bench) eventLatency(ctx context.Context, c *cluster) error {
 // the memory of the leader.
 func (b *bench) idleWatches(ctx context.Context, s system) (err error) {
 	if k, ok := s.(*kvd); ok {
-		s = &kvd{binary: k.binary, flags: []string{"--max-connections", "0"}}
+		s = &kvd{binary: k.binary, flags: []string{"--max-connections", "0", "--max-watches", strconv.Itoa(2 * b.watches)}}
 	}
 	c, err := b.start(ctx, s, 3)
 	if err != nil {
