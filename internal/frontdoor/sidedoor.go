@@ -14,6 +14,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/connlimit"
+	"github.com/kvd-io/kvd/internal/http1"
 	"github.com/kvd-io/kvd/internal/httpapi"
 	"github.com/kvd-io/kvd/internal/settings"
 )
@@ -30,7 +31,7 @@ const sideConnections = 64
 type SideDoor struct {
 	log       *zap.Logger
 	listeners []net.Listener
-	server    *http.Server   // nil until Open
+	server    *http1.Server  // nil until Open
 	serving   sync.WaitGroup // one goroutine for each listener; Close waits for them
 }
 
@@ -51,8 +52,13 @@ func ListenSide(s *settings.Settings, log *zap.Logger) (*SideDoor, error) {
 // Open begins to serve the routes that machines ask for, answered by the
 // handler for clients, and profiles.
 func (d *SideDoor) Open(clients http.Handler, profiles bool) {
-	d.server = httpapi.NewServer(SideHandler(clients, profiles), d.log)
-	new(newcomers).watch(d.server)
+	whole := httpapi.NewServer(SideHandler(clients, profiles), d.log)
+	new(newcomers).watch(whole)
+	// net/http serves everything. What it refuses before a handler sees it gets the
+	// same document here as from the front door.
+	none := func(string, string) bool { return false }
+	d.server = http1.New(whole, none, none)
+	d.server.Refusal = httpapi.Malformed
 	for _, l := range d.listeners {
 		d.serving.Go(func() {
 			if err := d.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
