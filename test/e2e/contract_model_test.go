@@ -26,6 +26,15 @@ func setBytes(o object, name, b string) {
 	}
 }
 
+// leaseNumber is the id of a lease: a string where programs that keep numbers as doubles
+// would change it.
+func leaseNumber(id uint64) any {
+	if id >= 1<<53 {
+		return strconv.FormatUint(id, 10)
+	}
+	return number(id)
+}
+
 // record is a key of the model.
 type record struct {
 	value                string
@@ -39,7 +48,7 @@ func (r *record) meta(o object) {
 
 // pairOf is a pair as kvd shows it.
 func pairOf(key string, r record) object {
-	o := object{"lease": number(r.lease)}
+	o := object{"lease": leaseNumber(r.lease)}
 	setBytes(o, "key", key)
 	setBytes(o, "value", r.value)
 	r.meta(o)
@@ -63,12 +72,14 @@ type contractModel struct {
 	past     map[uint64]map[string]record // by revision
 	events   []event
 	leases   map[uint64]bool
+	locks    map[string]*heldLock
+	token    uint64 // the greatest so far
 	// touched are the events of the revision being built, with their order.
 	touched []event
 }
 
 func newContractModel() *contractModel {
-	m := &contractModel{keys: make(map[string]record), revision: 1, compact: 1, past: make(map[uint64]map[string]record), leases: make(map[uint64]bool)}
+	m := &contractModel{keys: make(map[string]record), revision: 1, compact: 1, past: make(map[uint64]map[string]record), leases: make(map[uint64]bool), locks: make(map[string]*heldLock)}
 	m.past[1] = map[string]record{}
 	return m
 }
@@ -241,7 +252,7 @@ func (m *contractModel) runWrite(o *contractOp) (object, *failure) {
 		out["value"] = value
 	}
 	if r.lease != 0 {
-		out["lease"] = number(r.lease)
+		out["lease"] = leaseNumber(r.lease)
 	}
 	m.addPrevious(out, o, before, existed)
 	return out, nil
@@ -393,16 +404,42 @@ func compareNumbers(a, b uint64) int {
 	return 0
 }
 
-// endLease deletes the keys of a lease in one revision.
-func (m *contractModel) endLease(id uint64) {
-	delete(m.leases, id)
-	m.begin()
+// heldLock is a lock of the model. Nobody waits for it.
+type heldLock struct {
+	lease, token uint64
+	text         string
+}
+
+// keysOf lists the keys of a lease in order.
+func (m *contractModel) keysOf(id uint64) (keys []string) {
 	for _, k := range m.inRange("", "") {
 		if m.keys[k].lease == id {
-			m.remove(k)
+			keys = append(keys, k)
 		}
 	}
+	return keys
+}
+
+func (m *contractModel) locksOf(id uint64) (n uint64) {
+	for _, l := range m.locks {
+		if l.lease == id {
+			n++
+		}
+	}
+	return n
+}
+
+// endLease deletes the keys of a lease in one revision, and releases its locks.
+func (m *contractModel) endLease(id uint64) (deleted uint64) {
+	delete(m.leases, id)
+	m.begin()
+	for _, k := range m.keysOf(id) {
+		m.remove(k)
+		deleted++
+	}
 	m.commit()
+	maps.DeleteFunc(m.locks, func(_ string, l *heldLock) bool { return l.lease == id })
+	return deleted
 }
 
 // document returns the operation as the object that names it.
@@ -434,7 +471,7 @@ func (o *contractOp) document() object {
 		d["return"] = "previous"
 	}
 	if o.lease != 0 {
-		d["lease"] = o.lease
+		d["lease"] = leaseNumber(o.lease)
 	}
 	if o.limit != 0 {
 		d["limit"] = o.limit
@@ -483,6 +520,8 @@ func (c *contractCompare) document() object {
 	switch c.target {
 	case "exists":
 		operand = c.exists
+	case "lease":
+		operand = leaseNumber(c.number)
 	case "value":
 		v := object{}
 		setBytes(v, "value", c.text)

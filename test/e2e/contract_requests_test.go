@@ -29,6 +29,10 @@ type contractRequest struct {
 	lines []contractLine // of a batch
 	sent  int            // how often it was sent
 	next  bool           // of a list: there is another page
+	drop  []string       // fields that must be there, with any value
+	ttl   bool           // there may be a "ttl", if the lease of an earlier version is still there
+	// after checks what the model cannot know before.
+	after func(got object) error
 }
 
 // contractLine is the answer to a line of a batch.
@@ -114,7 +118,7 @@ func (g *contractGenerator) next() *contractRequest {
 	for {
 		kinds := []func() *contractRequest{
 			g.put, g.put, g.put, g.get, g.get, g.remove, g.appendTo, g.incr, g.incr, g.list, g.list, g.removeRange, g.batch, g.past, g.compact,
-			g.txn, g.txn, g.txn, g.txn,
+			g.txn, g.txn, g.txn, g.txn, g.grant, g.lease, g.lease, g.lock, g.lock,
 		}
 		if r := pick(g.random, kinds)(); r != nil {
 			return r
@@ -184,7 +188,12 @@ func (g *contractGenerator) single(o *contractOp, method string, query url.Value
 
 func (g *contractGenerator) put() *contractRequest {
 	o := &contractOp{kind: "put", key: g.key(), value: g.value()}
-	r := g.single(o, http.MethodPut, url.Values{})
+	query := url.Values{}
+	if g.once(4) {
+		o.lease = pick(g.random, contractLeases)
+		query.Set("lease", strconv.FormatUint(o.lease, 10))
+	}
+	r := g.single(o, http.MethodPut, query)
 	r.body = o.value
 	return r
 }
@@ -221,6 +230,9 @@ func (g *contractGenerator) get() *contractRequest {
 	case g.once(2):
 		r.path += "?meta"
 		r.status, r.json = 200, pairOf(key, rec)
+		if rec.lease != 0 {
+			r.drop = []string{"ttl"} // what is left of it
+		}
 	default:
 		r.status, r.raw, r.etag = 200, &rec.value, rec.mod
 	}
@@ -238,6 +250,7 @@ func (g *contractGenerator) past() *contractRequest {
 	case !existed:
 		return r.outcome(0, nil, refusal(404, "key_not_found"))
 	}
+	r.ttl = rec.lease != 0
 	return r.outcome(200, pairOf(key, rec), nil)
 }
 
@@ -314,6 +327,12 @@ func (g *contractGenerator) change(key string) contractOp {
 		o.value = g.value()
 		if g.once(5) {
 			o.value, o.keepValue = "", true
+		}
+		switch {
+		case g.once(6):
+			o.keepLease = true
+		case g.once(4):
+			o.lease = pick(g.random, contractLeases)
 		}
 	case "append":
 		o.value = pick(g.random, contractValues)

@@ -16,10 +16,6 @@ import (
 	"testing"
 )
 
-// contractHas are the parts of the contract that this version of kvd has. What is
-// false is not tested, and kvd must answer that it does not support it.
-var contractHas = struct{ leases bool }{}
-
 // TestContract sends random sequences of all operations, one after the other, each to a
 // random node of three, while nodes are restarted and killed, leaders change, and
 // members that were away catch up by log or by snapshot. Every answer must be what a
@@ -82,6 +78,9 @@ func (r *contractRun) play(length int) {
 			r.watches = append(r.watches, late...)
 		}
 		r.disturb()
+		if r.sent%200 == 100 {
+			r.expire()
+		}
 		req := r.g.next()
 		r.counts[req.what]++
 		if req.status < 300 && req.what == "txn" {
@@ -101,7 +100,7 @@ func (r *contractRun) play(length int) {
 		r.counts["snapshot"]++
 	}
 	r.t.Logf("%d requests: %v; revision %d, compacted up to %d", length, r.counts, r.m.revision, r.m.compact)
-	for _, what := range []string{"put", "delete", "append", "incr", "list", "delete range", "batch", "past", "compact", "txn", "txn done", "kill", "stop", "transfer"} {
+	for _, what := range []string{"put", "delete", "append", "incr", "list", "delete range", "batch", "past", "compact", "txn", "txn done", "grant", "revoke", "keep alive", "lock", "release", "expired", "kill", "stop", "transfer"} {
 		if r.counts[what] == 0 {
 			r.t.Errorf("no %s in %d requests: the run proves too little", what, length)
 		}
@@ -301,6 +300,17 @@ func (req *contractRequest) judge(a answer) error {
 		return fmt.Errorf("next: %v, want %v", next, req.next)
 	}
 	delete(got, "next")
+	if req.ttl {
+		delete(got, "ttl")
+	}
+	if err := dropped(got, req.drop); err != nil {
+		return err
+	}
+	if req.after != nil {
+		if err := req.after(got); err != nil {
+			return err
+		}
+	}
 	return judgeDocument(got, req.json, req.inner)
 }
 
