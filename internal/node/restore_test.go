@@ -15,6 +15,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/watch"
 )
 
 // backedUp is a backup of a cluster, which has ended.
@@ -301,7 +302,7 @@ func TestRestoredLogPromisesNothing(t *testing.T) {
 func TestRestoreAfterACrash(t *testing.T) {
 	b := backUp(t)
 	cfgs := append(restoredCluster(t, b.file, 1, 1, "pebble"), restoredCluster(t, b.file, 1, 1, "pebble")...)
-	crashed := &Node{cfg: cfgs[0], lg: zap.NewNop(), failed: make(chan error, 1)}
+	crashed := &Node{cfg: cfgs[0], lg: zap.NewNop(), failed: make(chan error, 1), watches: watch.New(watch.Options{})}
 	dir, err := datadir.Open(cfgs[0].DataDir)
 	if err != nil {
 		t.Fatal(err)
