@@ -53,9 +53,13 @@ func testRand(t testing.TB) *rand.Rand {
 // openPebble opens an engine in a file system in memory.
 func openPebble(t testing.TB, fs vfs.FS) engine.Engine {
 	t.Helper()
-	e, err := engine.OpenPebble(testDir, engine.PebbleOptions{
-		Comparer: Comparer(), FS: fs, MemTableBytes: 256 << 10, CacheBytes: 4 << 20,
-	})
+	return openPebbleWith(t, fs, engine.PebbleOptions{MemTableBytes: 256 << 10, CacheBytes: 4 << 20})
+}
+
+func openPebbleWith(t testing.TB, fs vfs.FS, o engine.PebbleOptions) engine.Engine {
+	t.Helper()
+	o.Comparer, o.FS = Comparer(), fs
+	e, err := engine.OpenPebble(testDir, o)
 	must(t, err)
 	return e
 }

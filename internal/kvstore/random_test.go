@@ -49,11 +49,21 @@ func newReplica(t *testing.T, rng *rand.Rand, h *history, kind string, cache int
 
 func (r *replica) open() {
 	if r.fs != nil {
-		r.engine = openPebble(r.t, r.fs)
+		r.engine = openPebbleWith(r.t, r.fs, randomEngineOptions(r.rng))
 	} else if r.engine == nil {
 		r.engine = engine.NewMemory()
 	}
 	r.store = openStore(r.t, r.engine, Options{CacheEntries: r.cache})
+}
+
+// randomEngineOptions returns options that must not matter. They differ each time that an
+// engine is opened, as after an upgrade. Small memtables flush in the middle of everything.
+func randomEngineOptions(rng *rand.Rand) engine.PebbleOptions {
+	return engine.PebbleOptions{
+		MemTableBytes: 16 << (10 + rng.IntN(7)), // to 1 MiB
+		CacheBytes:    1 << (20 + rng.IntN(4)),
+		BlockBytes:    []int{0, 64, 1024, 32 << 10}[rng.IntN(4)],
+	}
 }
 
 // reopen closes the store and opens the engine again. Closing an engine in memory would

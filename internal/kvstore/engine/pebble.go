@@ -22,6 +22,9 @@ type PebbleOptions struct {
 	// to. With maxMemTables of them in memory, Commit waits for the disk. 0 means
 	// 16 MiB.
 	MemTableBytes uint64
+	// BlockBytes is the size of a block of a file before compression, which is what a
+	// read reads. 0 means Pebble's default, 4 KiB.
+	BlockBytes int
 	// Comparer orders the keys and says where the prefix of a key ends, which is the
 	// part that filters are about. Its name is written to disk, and a directory
 	// cannot be opened with a comparer of another name. nil means the order of the

@@ -115,7 +115,7 @@ func (e *pebbleEngine) pebbleOptions() *pebble.Options {
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
 	}
 	// Each table of the store (the first byte of its keys) gets files of its own.
-	// The mutation log and the time samples are written in ascending order, so their
+	// The change log and the time samples are written in ascending order, so their
 	// files never overlap and never need merging. A file that held the end of one
 	// table and the beginning of the next would overlap with every other such file,
 	// and be merged again and again.
@@ -129,6 +129,7 @@ func (e *pebbleEngine) pebbleOptions() *pebble.Options {
 	// Pebble would spare it: Apply looks up new keys, which are in no level, and
 	// without a filter each of them reads a block.
 	for i := range opts.Levels {
+		opts.Levels[i].BlockSize = e.opts.BlockBytes
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(filterBitsPerKey)
 	}
 	return opts
