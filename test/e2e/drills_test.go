@@ -3,8 +3,10 @@ package e2e
 import (
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -172,6 +174,65 @@ func (d *drills) leaderChanges() {
 	old.kill()
 	old.start()
 	d.awaitVoters(begin, m)
+}
+
+// TestDrillsFullDisk adds a member while the disk of the leader has no room for the
+// snapshot that it needs, and some clients write. The leader must say so and stay in
+// office, and the member must become a voter once there is room. All of the data
+// fits into memory, where the small disk is, so the whole form is no larger.
+func TestDrillsFullDisk(t *testing.T) {
+	if runSize != sizeFull && runSize != sizeHuge {
+		t.Skipf("NOT RUN: takes a minute; KVD_E2E=%s runs it", sizeFull)
+	}
+	const ample, stored = 600 << 20, 64 << 20
+	disk := smallDisk(t, fmt.Sprint(ample))
+	c := newIdleCluster(t, 3, "--snapshot-catch-up-bytes", "1MiB", "--snapshot-checkpoint-bytes", "8MiB")
+	for _, m := range c.nodes {
+		if m.id == 1 {
+			m.dir = filepath.Join(disk, "data")
+			m.args = append(m.raftexampleArgs(c.peerList()), c.flags...)
+		}
+		m.start()
+	}
+	c.awaitReady()
+	sender := c.node(1)
+	moveLeader(t, c, sender)
+	fill(t, sender, 0, stored/drillValue, drillValue)
+	load := startHammer(c.live(), drillShape{values: 8, clients: 1})
+	t.Cleanup(load.stop)
+
+	// What is free lets the log and the store go on for a while, and is less than
+	// the reserve that a body leaves to them.
+	growDisk(t, disk, fmt.Sprint(usedBytes(t, disk)+60<<20))
+	m := c.add()
+	m.start()
+	eventually(t, "the leader to find no room", func() error {
+		if n := metric(t, sender, `kvd_snapshot_failures_total{step="build"}`); n == "0" {
+			return fmt.Errorf("%s builds failed", n)
+		}
+		return nil
+	})
+	sender.process().expectOutput(t, "not enough space")
+	eventually(t, "writes beside it", func() error { return load.wrote(100) })
+	load.stop()
+	if st, err := sender.status(); err != nil || st.Leader != sender.id {
+		t.Errorf("after the leader had no room, it says %+v, %v", st, err)
+	}
+	if n := load.failed.Load(); n > 0 {
+		t.Errorf("%d writes failed", n)
+	}
+	growDisk(t, disk, fmt.Sprint(ample))
+	c.awaitVoter(m)
+}
+
+// usedBytes is what the file system holds.
+func usedBytes(t *testing.T, dir string) int64 {
+	t.Helper()
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(dir, &fs); err != nil {
+		t.Fatal(err)
+	}
+	return int64(fs.Blocks-fs.Bfree) * fs.Bsize
 }
 
 // hammer is a set of clients that write as fast as they get answers.
