@@ -21,7 +21,7 @@ type Lock struct {
 
 	c     *Client
 	lease *Lease
-	lost  chan struct{}
+	lost  chan struct{} // closed by the goroutine that renews the lease
 	end   context.CancelFunc
 	alive sync.WaitGroup
 }

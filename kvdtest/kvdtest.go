@@ -55,7 +55,7 @@ type instance struct {
 	node  *node.Node
 	door  *frontdoor.Door
 	stop  context.CancelFunc
-	ended chan error
+	ended chan error // capacity 1: what Node.Run returned
 }
 
 // New starts a cluster of one node, which ends with the test.

@@ -31,6 +31,8 @@ type Server struct {
 	// closing makes every answer the last of its connection.
 	closing atomic.Bool
 
+	// mu is held by Serve and Shutdown to add, remove, and list. Nobody holds it while
+	// reading or writing a connection.
 	mu struct {
 		sync.Mutex
 		conns     map[*conn]struct{}

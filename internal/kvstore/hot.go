@@ -36,6 +36,8 @@ const (
 
 // hotShard has the pairs of some keys.
 type hotShard struct {
+	// mu is held for reading by reads that look a pair up, and for writing by those that
+	// add one and by the goroutine that applies.
 	mu         sync.RWMutex
 	young, old map[string]*KV
 	bytes      int // of the young generation

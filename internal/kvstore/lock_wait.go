@@ -11,6 +11,8 @@ import (
 // everything, so a request can wait on any node. The store owns it; whoever adds waiters
 // bounds their number.
 type lockWaiters struct {
+	// mu is held by requests that begin or end their wait, and by the goroutine that
+	// applies. wake sends only to channels with room, so it never waits under mu.
 	mu struct {
 		sync.Mutex
 		byToken map[uint64][]chan struct{}

@@ -44,9 +44,11 @@ type Batcher struct {
 	ask func(context.Context, []Request) ([]Answer, error)
 
 	renewed atomic.Uint64
-	stopped chan struct{}
+	stopped chan struct{} // closed when Run ends
 	wake    chan struct{} // capacity 1
 
+	// mu is held by requests to join or leave the queue, and by Run to take from it,
+	// but never while a call is under way.
 	mu struct {
 		sync.Mutex
 		waiting []*question

@@ -329,8 +329,8 @@ func (e *entry) answer(r Request, now time.Duration) Answer {
 	return Answer{State: Alive, TTL: e.TTL, Remaining: max(e.deadline-now, 0)}
 }
 
-// batch is what one proposal ends.
-type batch struct {
+// expiry is what one proposal ends.
+type expiry struct {
 	term, asOf uint64
 	leases     []*entry
 }
@@ -359,11 +359,11 @@ func (l *Lessor) endDue(ctx context.Context) {
 
 // takeDue takes due leases out of the heap, as many as one entry may end, and marks
 // them as ending.
-func (l *Lessor) takeDue() batch {
+func (l *Lessor) takeDue() expiry {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	o, now := &l.mu.office, l.nowLocked()
-	b := batch{term: o.term}
+	b := expiry{term: o.term}
 	if o.loading {
 		return b
 	}
@@ -386,7 +386,7 @@ func (l *Lessor) takeDue() batch {
 
 // settle puts the leases back that a proposal did not end, and returns their number.
 // They stay marked: the proposal may still be on its way.
-func (l *Lessor) settle(b batch) (left int) {
+func (l *Lessor) settle(b expiry) (left int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	o := &l.mu.office

@@ -276,7 +276,7 @@ func (j *joiner) await(ctx context.Context, a *acceptor) (place, error) {
 func (j *joiner) askFounding(ctx context.Context, members []uint64, r foundingRequest) map[uint64]foundingAnswer {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	var mu sync.Mutex
+	var mu sync.Mutex // guards answers while the calls are under way
 	var asked sync.WaitGroup
 	answers := make(map[uint64]foundingAnswer)
 	for _, p := range j.cfg.Initial {

@@ -384,7 +384,7 @@ func (n *Node) join(ctx context.Context, dir *datadir.Dir) (*member, error) {
 	cfg.Boot = datadir.NewNonce()
 	n.calls.identify(func(h http.Header) { peers.Stamp(h, at.Member, at.Cluster, cfg.Boot) })
 	if at.seeded {
-		cfg.Seed = func() error { return n.plant(dir) }
+		cfg.Seed = func() error { return plant(dir, n.store, n.lg) }
 	}
 	if dir.Rebuilding() {
 		cfg.FetchBody = n.bodyFetcher(ctx, at.Member, at.Cluster)

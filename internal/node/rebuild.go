@@ -42,7 +42,7 @@ func (n *Node) bodyFetcher(ctx context.Context, self, cluster uint64) func([]ros
 					continue
 				}
 				for _, u := range m.PeerURLs {
-					if err = n.fetchBody(ctx, u, bodyRequest{ClusterID: cluster, After: after}, path); err == nil {
+					if err = n.calls.fetchBody(ctx, u, bodyRequest{ClusterID: cluster, After: after}, path); err == nil {
 						n.lg.Info("state received from another member", zap.Uint64("member", m.ID), zap.String("url", u))
 						return nil
 					}
@@ -60,7 +60,7 @@ func (n *Node) bodyFetcher(ctx context.Context, self, cluster uint64) func([]ros
 	}
 }
 
-func (n *Node) fetchBody(ctx context.Context, url string, r bodyRequest, path string) error {
+func (p *peerCaller) fetchBody(ctx context.Context, url string, r bodyRequest, path string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stall := time.AfterFunc(bodyStall, cancel)
@@ -73,9 +73,9 @@ func (n *Node) fetchBody(ctx context.Context, url string, r bodyRequest, path st
 	if err != nil {
 		return err
 	}
-	client := *n.calls.client
+	client := *p.client
 	client.Timeout = 0 // a body may be large; see bodyStall
-	resp, err := n.calls.do(&client, req)
+	resp, err := p.do(&client, req)
 	if err != nil {
 		return err
 	}

@@ -71,14 +71,14 @@ func (b bodyReader) WriteTo(w io.Writer) (int64, error) {
 // plant fills the store with the state of the backup that the directory was restored
 // from. Clients of the old cluster may have seen what was counted after the backup, so
 // the counters go on above that.
-func (n *Node) plant(dir *datadir.Dir) error {
-	if err := dir.ReadSeed(n.store.Restore); err != nil {
+func plant(dir *datadir.Dir, store *kvstore.Store, lg *zap.Logger) error {
+	if err := dir.ReadSeed(store.Restore); err != nil {
 		return err
 	}
-	if err := n.store.RaiseCounters(); err != nil {
+	if err := store.RaiseCounters(); err != nil {
 		return err
 	}
-	n.lg.Info("state restored from a backup", zap.Uint64("revision", n.store.Revision()), zap.Uint64("keys", n.store.Stats().Keys))
+	lg.Info("state restored from a backup", zap.Uint64("revision", store.Revision()), zap.Uint64("keys", store.Stats().Keys))
 	return nil
 }
 

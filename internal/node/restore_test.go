@@ -307,7 +307,10 @@ func TestRestoreAfterACrash(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(crashed.openStore(), crashed.plant(dir)); err != nil {
+	if err := crashed.openStore(); err != nil {
+		t.Fatal(err)
+	}
+	if err := plant(dir, crashed.store, crashed.lg); err != nil {
 		t.Fatal(err)
 	}
 	entry := kvstore.Entry{Index: crashed.store.Position().Index + 1, Term: 9, Records: []kvstore.Record{{Key: []byte("z"), Value: []byte{1}}}}

@@ -99,9 +99,9 @@ func refusedByServer(err error) bool {
 type sparseLog struct {
 	lg *zap.Logger
 	mu struct {
-		sync.Mutex
-		next    time.Time
-		dropped int
+		sync.Mutex // held by the connections of the server
+		next       time.Time
+		dropped    int
 	}
 }
 

@@ -17,8 +17,8 @@ import (
 // alarms are the conditions that an operator must see.
 type alarms struct {
 	mu struct {
-		sync.Mutex
-		raised []string
+		sync.Mutex // held by whoever raises an alarm, and by requests that ask
+		raised     []string
 	}
 }
 

@@ -27,8 +27,8 @@ const cloneAfter = 15 * time.Second
 // processes are the processes of other members that have streams open.
 type processes struct {
 	mu struct {
-		sync.Mutex
-		of map[uint64]*process // by member
+		sync.Mutex                     // held by handlers of the peer port when a stream opens, sends, or ends
+		of         map[uint64]*process // by member
 	}
 }
 
@@ -78,8 +78,8 @@ func (p *processes) hold(ctx context.Context, id identity) (release func(), ok b
 // process of this member.
 type clones struct {
 	mu struct {
-		sync.Mutex
-		since map[string]time.Time // by host
+		sync.Mutex                      // held by the connections to other members when one has answered
+		since      map[string]time.Time // by host
 	}
 	found chan struct{} // closed when this process is a clone
 	once  sync.Once

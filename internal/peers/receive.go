@@ -215,10 +215,10 @@ const (
 // peer port could make this member ask all others as fast as requests arrive.
 type lookupState struct {
 	mu struct {
-		sync.Mutex
-		running int
-		any     time.Time            // no look-up starts earlier
-		next    map[uint64]time.Time // id → no look-up of it starts earlier
+		sync.Mutex // held by handlers to begin and end a look-up, not while it runs
+		running    int
+		any        time.Time            // no look-up starts earlier
+		next       map[uint64]time.Time // id → no look-up of it starts earlier
 	}
 }
 

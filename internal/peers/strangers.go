@@ -22,8 +22,8 @@ const maxStrangers = 64
 // strangers paces the warnings about members of other clusters.
 type strangers struct {
 	mu struct {
-		sync.Mutex
-		paces map[string]*repeat.Pace
+		sync.Mutex // held by handlers of the peer port and by connections to others
+		paces      map[string]*repeat.Pace
 	}
 }
 

@@ -47,6 +47,7 @@ type Store struct {
 	Asked chan struct{} // capacity 1: raft wants a snapshot, and there is none
 	Full  chan struct{} // capacity 1: there is something to compact
 
+	// mu is held by the three goroutines that the package comment names.
 	mu struct {
 		sync.Mutex
 		hardState *raftpb.HardState

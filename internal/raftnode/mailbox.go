@@ -7,9 +7,9 @@ import "sync"
 // into the graph of who waits for whom (W1). Any goroutine puts, one takes.
 type mailbox[T any] struct {
 	mu struct {
-		sync.Mutex
-		items []T
-		spare []T // the slice of the last take, to be reused
+		sync.Mutex // held to append to items, or to swap it for spare
+		items      []T
+		spare      []T // the slice of the last take, to be reused
 	}
 	ready chan struct{} // capacity 1; holds a token while there may be items
 }
@@ -50,10 +50,10 @@ func (m *mailbox[T]) empty() bool {
 // The node loop adds rounds, the apply loop advances the index.
 type indexWaiters struct {
 	mu struct {
-		sync.Mutex
-		applied uint64
-		waiting []readRound
-		closed  error // unless nil, the answer to everybody
+		sync.Mutex // held by both loops, but never while a round is answered
+		applied    uint64
+		waiting    []readRound
+		closed     error // unless nil, the answer to everybody
 	}
 }
 

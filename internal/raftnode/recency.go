@@ -15,7 +15,7 @@ import (
 // heartbeat of that time.
 type recency struct {
 	mu struct {
-		sync.Mutex
+		sync.Mutex             // held for a few comparisons of times
 		asked        time.Time // of the question in progress
 		next, newest proof     // that wait; next.at is zero if there are none
 		confirmed    time.Time

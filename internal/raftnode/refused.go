@@ -17,8 +17,8 @@ import (
 type refusedStarts struct {
 	lg *zap.Logger
 	mu struct {
-		sync.Mutex
-		why map[uint64]refusedStart // by member
+		sync.Mutex                         // held by the apply loop, and by requests for the status
+		why        map[uint64]refusedStart // by member
 	}
 }
 

@@ -12,7 +12,7 @@ import "sync"
 type waitingRoom struct {
 	maxBytes int
 	mu       struct {
-		sync.Mutex
+		sync.Mutex            // held to link or unlink proposals
 		first, last *proposal // a list, linked by proposal.before and proposal.after
 		count       int
 		bytes       int

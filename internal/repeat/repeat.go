@@ -23,10 +23,10 @@ const (
 // It is safe for concurrent use.
 type Pace struct {
 	mu struct {
-		sync.Mutex
-		about string // what the warning was about
-		next  time.Time
-		pause time.Duration
+		sync.Mutex        // held by Due alone
+		about      string // what the warning was about
+		next       time.Time
+		pause      time.Duration
 	}
 }
 

@@ -238,7 +238,7 @@ func watchSome(hub *Hub, store *fakeStore) error {
 	defer s.Close()
 	_, revision, err := s.Add(Spec{})
 	for next := revision + 1; err == nil && next < revision+20; {
-		var b *Batch
+		var b *Portion
 		if b, err = s.Next(context.Background()); err != nil {
 			break
 		}

@@ -66,8 +66,8 @@ type Stream struct {
 	through uint64 // all up to it was examined for the live watches
 	watches []*Watch
 	lagging []*Watch
-	index   *index // of watches, nil while they are few
-	batch   *Batch // nil while idle
+	index   *index   // of watches, nil while they are few
+	portion *Portion // nil while idle
 	spots   []*spot
 	touched []*Watch // with events of the change that is being examined
 	onDisk  bool     // the last step read from disk
@@ -108,8 +108,8 @@ type Compacted struct {
 	CompactRevision uint64
 }
 
-// Batch is what Next returns. It is valid until the next call of Next or Release.
-type Batch struct {
+// Portion is what Next returns. It is valid until the next call of Next or Release.
+type Portion struct {
 	Deliveries []Delivery
 	Ended      []Compacted
 	// Idle means that there is nothing to deliver until Ready receives.
@@ -120,25 +120,25 @@ type Batch struct {
 	bytes  int
 }
 
-// batches has the batches that no stream needs at the moment: idle streams have none.
-var batches = sync.Pool{New: func() any { return &Batch{window: make([]*change, 0, stepChanges)} }}
+// portions has the portions that no stream needs at the moment: idle streams have none.
+var portions = sync.Pool{New: func() any { return &Portion{window: make([]*change, 0, stepChanges)} }}
 
-// idle is the batch of every stream that has nothing to deliver.
-var idle = &Batch{Idle: true}
+// idle is the portion of every stream that has nothing to deliver.
+var idle = &Portion{Idle: true}
 
-// Release lets go of the last batch and of everything that its events refer to.
+// Release lets go of the last portion and of everything that its events refer to.
 func (s *Stream) Release() {
-	b := s.batch
+	b := s.portion
 	if b == nil {
 		return
 	}
-	s.batch = nil
+	s.portion = nil
 	clear(b.Deliveries)
 	clear(b.Ended)
 	clear(b.events)
 	clear(b.window)
 	b.Deliveries, b.Ended, b.events, b.window, b.bytes = b.Deliveries[:0], b.Ended[:0], b.events[:0], b.window[:0], 0
-	batches.Put(b)
+	portions.Put(b)
 }
 
 // Add adds a watch and returns it with the revision that was visible when it was
@@ -208,13 +208,13 @@ func (s *Stream) Progress() (uint64, bool) { return s.through, len(s.lagging) ==
 // Next returns what comes next, in one bounded step: possibly nothing although the stream
 // is not idle. It does not wait for changes, but may read from disk. The error is
 // ErrClosed if the node is stopping, otherwise that of the store.
-func (s *Stream) Next(ctx context.Context) (*Batch, error) {
+func (s *Stream) Next(ctx context.Context) (*Portion, error) {
 	s.Release()
-	s.batch = batches.Get().(*Batch)
+	s.portion = portions.Get().(*Portion)
 	err := s.step(ctx)
 	if err == nil {
-		s.hub.delivered.Add(uint64(len(s.batch.events)))
-		return s.batch, nil
+		s.hub.delivered.Add(uint64(len(s.portion.events)))
+		return s.portion, nil
 	}
 	s.Release()
 	if errors.Is(err, errIdle) {
@@ -258,7 +258,7 @@ func (s *Stream) advance(ctx context.Context) error {
 	}
 	next := s.examine(from, nil)
 	s.through = next - 1
-	if whole := from + uint64(len(s.batch.window)); next < whole || s.next != 0 {
+	if whole := from + uint64(len(s.portion.window)); next < whole || s.next != 0 {
 		s.next = next // the step ended early, or did not reach the visible revision
 	}
 	return nil
@@ -287,9 +287,9 @@ func (s *Stream) look() (from uint64, onDisk bool, err error) {
 	case from <= h.window.floor:
 		return from, true, nil
 	}
-	s.batch.window = h.window.read(from, h.visible, s.batch.window)
+	s.portion.window = h.window.read(from, h.visible, s.portion.window)
 	s.next = from
-	if from+uint64(len(s.batch.window)) > h.visible {
+	if from+uint64(len(s.portion.window)) > h.visible {
 		s.next = 0
 		s.pending.Store(0)
 	}
@@ -343,7 +343,7 @@ func (s *Stream) lookBack(w *Watch) (to uint64, onDisk bool, err error) {
 	if w.next < to && w.next <= h.window.floor {
 		return to, true, nil
 	}
-	s.batch.window = h.window.read(w.next, to-1, s.batch.window)
+	s.portion.window = h.window.read(w.next, to-1, s.portion.window)
 	return to, false, nil
 }
 
@@ -362,13 +362,13 @@ func (s *Stream) usable() error {
 // first revision that it did not get to. only, if not nil, is the one watch to look at.
 func (s *Stream) examine(from uint64, only *Watch) (next uint64) {
 	s.noteDisk(false)
-	for i, c := range s.batch.window {
-		if s.batch.bytes >= stepBytes {
+	for i, c := range s.portion.window {
+		if s.portion.bytes >= stepBytes {
 			return from + uint64(i)
 		}
 		s.take(c, only)
 	}
-	return from + uint64(len(s.batch.window))
+	return from + uint64(len(s.portion.window))
 }
 
 // readDisk is examine for changes from the disk, up to before the revision to.
@@ -390,7 +390,7 @@ func (s *Stream) readDisk(ctx context.Context, from, to uint64, only *Watch) (ne
 		own := share([]kvstore.Change{c})
 		own[0].gone = true
 		s.take(&own[0], only)
-		if s.batch.bytes >= stepBytes {
+		if s.portion.bytes >= stepBytes {
 			left = 0
 		}
 		return left > 0, nil
@@ -434,7 +434,7 @@ func (s *Stream) take(c *change, only *Watch) {
 			}
 		}
 	}
-	b := s.batch
+	b := s.portion
 	for _, w := range s.touched {
 		start := len(b.events)
 		b.events = append(b.events, w.found...)
@@ -463,7 +463,7 @@ func (s *Stream) offer(w *Watch, e *Event) {
 		s.touched = append(s.touched, w)
 	}
 	w.found = append(w.found, e)
-	s.batch.bytes += len(e.KV.Key) + len(e.KV.Value) + eventOverhead
+	s.portion.bytes += len(e.KV.Key) + len(e.KV.Value) + eventOverhead
 }
 
 func (w *Watch) wants(e *Event) bool {
@@ -479,7 +479,7 @@ func (w *Watch) wants(e *Event) bool {
 
 // end removes a watch whose place is compacted.
 func (s *Stream) end(w *Watch, compactRevision uint64) {
-	s.batch.Ended = append(s.batch.Ended, Compacted{w, compactRevision})
+	s.portion.Ended = append(s.portion.Ended, Compacted{w, compactRevision})
 	s.Remove(w)
 }
 

@@ -143,6 +143,7 @@ type reader struct {
 	parser   opjson.Parser
 	sawEnd   bool // the whole body was read; the handler reads it after the goroutine has ended
 
+	// mu is held by stop, which the handler calls, and by the goroutine that reads.
 	mu struct {
 		sync.Mutex
 		discard bool // the stream is over; set by stop

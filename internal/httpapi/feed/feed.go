@@ -47,7 +47,7 @@ var buffers = sync.Pool{New: func() any { return new([]byte) }}
 // Feed is the stream of one client: it sends what a watch delivers until the client
 // leaves, the node stops, or the place of the watch is compacted.
 //
-// It collects what a batch delivers, lets go of the batch, and writes: a client that does
+// It collects what a portion delivers, lets go of the portion, and writes: a client that does
 // not read keeps at most a chunk in memory, or one event if that is larger, which is then
 // claimed from the memory for requests. When there is nothing to deliver it holds no buffer at all, and waits for the
 // watch or for the time of the next progress.
