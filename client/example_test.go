@@ -265,3 +265,85 @@ func TestAwait(t *testing.T) {
 		t.Fatalf("%+v %v", kv, err)
 	}
 }
+
+func TestLease(t *testing.T) {
+	ctx := t.Context()
+	c := kvdtest.New(t).Client()
+	lease, err := c.Grant(ctx, time.Minute)
+	if err != nil || lease.ID <= 0 || lease.TTL != time.Minute {
+		t.Fatalf("%+v %v", lease, err)
+	}
+	if _, err := c.Put(ctx, "k", nil, client.WithLease(lease.ID)); err != nil {
+		t.Fatal(err)
+	}
+	if kv, err := c.Get(ctx, "k"); err != nil || kv.Lease != lease.ID {
+		t.Errorf("%+v %v", kv, err)
+	}
+	if _, err := c.KeepAliveOnce(ctx, lease.ID); err != nil {
+		t.Error(err)
+	}
+	if info, err := c.LeaseInfo(ctx, lease.ID); err != nil || info.TTL != time.Minute || info.Remaining <= 0 || info.Remaining > time.Minute {
+		t.Errorf("%+v %v", info, err)
+	}
+	if err := c.Revoke(ctx, lease.ID); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.Get(ctx, "k"); !errors.Is(err, client.ErrNotFound) {
+		t.Errorf("the key of an ended lease: %v", err)
+	}
+	if _, err := c.KeepAliveOnce(ctx, lease.ID); !errors.Is(err, client.ErrNotFound) {
+		t.Errorf("an ended lease: %v", err)
+	}
+	// A lease that nobody keeps alive ends.
+	if _, err := c.Put(ctx, "short", nil, client.WithTTL(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	for e, err := range c.Watch(ctx, client.Key("short"), client.WatchOptions{From: 2, DeletesOnly: true}) {
+		if err != nil || !e.Deleted {
+			t.Errorf("%+v %v", e, err)
+		}
+		break
+	}
+}
+
+// A lock goes from holder to holder in the order of their requests, under growing
+// tokens.
+func TestLock(t *testing.T) {
+	ctx := t.Context()
+	nodes := kvdtest.Cluster(t, 3)
+	c := nodes.Client()
+	first, err := c.Lock(ctx, "job", client.LockOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Lock(ctx, "job", client.LockOptions{Wait: time.Millisecond}); !errors.Is(err, client.ErrLockHeld) {
+		t.Errorf("a lock that is held: %v", err)
+	}
+	second := make(chan *client.Lock, 1)
+	go func() {
+		l, err := nodes[1].Client().Lock(ctx, "job", client.LockOptions{Body: []byte("second")})
+		if err != nil {
+			t.Error(err)
+		}
+		second <- l
+	}()
+	if err := first.Unlock(ctx); err != nil {
+		t.Fatal(err)
+	}
+	l := <-second
+	if l == nil {
+		t.FailNow()
+	}
+	if l.Token <= first.Token {
+		t.Errorf("token %d after %d", l.Token, first.Token)
+	}
+	// Somebody takes the lease away: the holder learns that it holds nothing.
+	select {
+	case <-l.Lost():
+		t.Error("lost while it is kept alive")
+	default:
+	}
+	if err := l.Unlock(ctx); err != nil {
+		t.Error(err)
+	}
+}

@@ -176,7 +176,8 @@ func (n *Node) launch() (*instance, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	i := &instance{node: replica, door: door, stop: stop, ended: make(chan error, 1)}
 	go func() { i.ended <- replica.Run(ctx) }()
-	door.Serve(httpapi.Options{Replicator: replica, Members: replica, Leadership: replica, Health: replica, Inspector: replica, LeaseTimes: replica, Watches: replica.Watches(), RootMembers: true})
+	door.Serve(httpapi.Options{
+		Replicator: replica, Members: replica, Leadership: replica, Health: replica, Inspector: replica, LeaseTimes: replica, Watches: replica.Watches(), RootMembers: true})
 	return i, nil
 }
 
