@@ -21,12 +21,12 @@ func TestHarness(t *testing.T) {
 		t.Skip("builds etcd and starts clusters; not run with -short")
 	}
 	b := &bench{options: options{clients: []int{2}, rounds: 1, seconds: 0.5, valueSize: 32, keySpace: 200, count: 2000,
-		watches: 500, leases: 500, limit: time.Hour, dir: t.TempDir()}}
+		watches: 500, leases: 500, floor: 1, limit: time.Hour, dir: t.TempDir()}}
 	ctx := context.Background()
 	if err := b.build(ctx); err != nil {
 		t.Fatal(err)
 	}
-	chosen, err := choose("cold-start,puts,bulk,txn,watch,once,tls,random")
+	chosen, err := choose("cold-start,puts,bulk,txn,watch,leases,locks,once,tls,random")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,25 +15,26 @@ import (
 
 // leaser is a connection that can have leases.
 type leaser interface {
-	grant(ctx context.Context) (lease int64, err error)
+	grant(ctx context.Context) (lease int64, code string, err error)
 	keepAlive(ctx context.Context, lease int64) (code string, err error)
 }
 
 // leaseSeconds is long enough for no lease to end during a measurement.
 const leaseSeconds = 7200
 
-func (c *kvdClient) grant(context.Context) (int64, error) {
+func (c *kvdClient) grant(context.Context) (int64, string, error) {
 	c.body = append(strconv.AppendInt(append(c.body[:0], `{"ttl":`...), leaseSeconds, 10), '}')
 	answer, code, err := c.conn.Request("POST", "/v1/leases", nil, c.body)
 	if err != nil || code != "" {
-		return 0, fmt.Errorf("grant: %s (%w)", code, err)
+		return 0, code, err
 	}
 	_, rest, _ := bytes.Cut(answer, []byte(`"id":`))
 	end := bytes.IndexAny(rest, ",}")
 	if end < 0 {
-		return 0, fmt.Errorf("grant: no id in %.100s", answer)
+		return 0, "", fmt.Errorf("grant: no id in %.100s", answer)
 	}
-	return strconv.ParseInt(string(bytes.Trim(rest[:end], `"`)), 10, 64) // large ids are strings
+	lease, err := strconv.ParseInt(string(bytes.Trim(rest[:end], `"`)), 10, 64) // large ids are strings
+	return lease, "", err
 }
 
 func (c *kvdClient) keepAlive(_ context.Context, lease int64) (string, error) {
@@ -43,14 +44,15 @@ func (c *kvdClient) keepAlive(_ context.Context, lease int64) (string, error) {
 	return code, err
 }
 
-func (c *etcdClient) grant(ctx context.Context) (int64, error) {
+func (c *etcdClient) grant(ctx context.Context) (int64, string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	r, err := c.c.Grant(ctx, leaseSeconds)
 	if err != nil {
-		return 0, err
+		code, err := outcome(err)
+		return 0, code, err
 	}
-	return int64(r.ID), nil
+	return int64(r.ID), "", nil
 }
 
 // keepAlive uses one stream for all keep-alives of the connection.
@@ -98,8 +100,8 @@ func (b *bench) keepAlives(ctx context.Context, c *cluster) error {
 		l, lease := conn.(leaser), int64(0)
 		return func(ctx context.Context) (code string, err error) {
 			if lease == 0 {
-				if lease, err = l.grant(ctx); err != nil {
-					return "", err
+				if lease, code, err = l.grant(ctx); err != nil || code != "" {
+					return code, err
 				}
 			}
 			return l.keepAlive(ctx, lease)
@@ -129,8 +131,8 @@ func (b *bench) grantMany(ctx context.Context, c *cluster) error {
 		}
 		defer conn.close()
 		for ; from < to; from++ {
-			if _, err := conn.(leaser).grant(ctx); err != nil {
-				return err
+			if _, code, err := conn.(leaser).grant(ctx); err != nil || code != "" {
+				return fmt.Errorf("grant: %s (%w)", code, err)
 			}
 		}
 		return nil

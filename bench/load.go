@@ -36,8 +36,8 @@ type sample struct {
 // retryAfter is the value of kvd's header of that name.
 const retryAfter = time.Second
 
-// floor is the number of operations below which a round does not count.
-const floor = 100
+// leastOperations is the number below which a round does not count.
+const leastOperations = 100
 
 // connections returns how many connections a number of clients uses. gRPC
 // multiplexes calls, and above this bound etcd gets slower with a connection
@@ -65,7 +65,7 @@ type work func(conn client, worker int) loadgen.Op
 func (b *bench) drive(ctx context.Context, c *cluster, what string, clients int, w work) (sample, error) {
 	for try := 0; ; try++ {
 		s, err := b.driveOnce(ctx, c, clients, w)
-		if err != nil || s.rate*b.seconds >= floor {
+		if err != nil || s.rate*b.seconds >= b.floor {
 			return s, err
 		}
 		b.say("%s: void, only %.0f operations a second: %v", c.sys.name(), s.rate, s.errors)

@@ -23,8 +23,8 @@ type locker interface {
 
 func (c *kvdClient) cycle(ctx context.Context, name string) (code string, err error) {
 	if c.lease == 0 {
-		if c.lease, err = c.grant(ctx); err != nil {
-			return "", err
+		if c.lease, code, err = c.grant(ctx); err != nil || code != "" {
+			return code, err
 		}
 	}
 	target := "/v1/locks/" + name + "?lease=" + strconv.FormatInt(c.lease, 10)

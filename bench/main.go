@@ -38,6 +38,7 @@ type options struct {
 	watches   int           // idle ones
 	leases    int           // idle ones
 	limit     time.Duration // of one measurement
+	floor     float64       // operations of a round
 	dir       string        // for the data; its file system must have a real fsync
 }
 
@@ -106,6 +107,7 @@ func run(args []string) error {
 		}
 		o.clients = append(o.clients, n)
 	}
+	o.floor = leastOperations
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	return measure(ctx, args[0], o, *doc)
