@@ -117,7 +117,7 @@ func position(q *query) ([]byte, error) {
 	}
 	b, err := base64.RawURLEncoding.DecodeString(text)
 	if err != nil || len(b) == 0 {
-		return nil, badRequest("the parameter \"cursor\" is not one that an earlier page gave as \"next\"")
+		return nil, badRequest("invalid parameter \"cursor\"; it must be the \"next\" of an earlier response")
 	}
 	return b, nil
 }
@@ -141,7 +141,7 @@ func listLeases(s *Server, x *exchange) error {
 	after := uint64(0)
 	if from != nil {
 		if len(from) != 8 {
-			return badRequest("the parameter \"cursor\" is not one that an earlier page of leases gave as \"next\"")
+			return badRequest("invalid parameter \"cursor\"; it must be the \"next\" of an earlier list of leases")
 		}
 		after = binary.BigEndian.Uint64(from)
 	}

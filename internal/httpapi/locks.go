@@ -108,7 +108,7 @@ func lockHeld(holder *kvstore.LockTicket) error {
 func (a *acquiring) queue() error {
 	if a.s.lockWaiters.Add(1) > maxLockWaiters {
 		a.s.lockWaiters.Add(-1)
-		return a.abandon(api.Errorf(api.Overloaded, "%d requests wait for locks on this node, the limit; use another node", maxLockWaiters))
+		return a.abandon(api.Errorf(api.Overloaded, "%d requests are waiting for locks on this node, the limit; use another node", maxLockWaiters))
 	}
 	defer a.s.lockWaiters.Add(-1)
 	a.x.held.end()
