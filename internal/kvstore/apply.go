@@ -165,7 +165,7 @@ func (x *executor) applyEntry(e *Entry) error {
 		} else {
 			*r = Result{}
 		}
-		if err := x.applyCommand(b, e, logPlace{e.Index, uint64(i)}, r); err != nil {
+		if err := x.applyCommand(b, e, logPlace{index: e.Index, command: uint64(i)}, r); err != nil {
 			return err
 		}
 	}
@@ -367,9 +367,6 @@ func (x *executor) notePrevious(m *keyMeta, b *budget, r *Result) error {
 func (s *keyState) kv() KV {
 	return KV{CreateRevision: s.create, ModRevision: s.mod, Version: s.version, Lease: s.lease, Attributes: s.attributes}
 }
-
-// logicalBytes returns what the quota counts for a key.
-func logicalBytes(keyLen, valueLen int) int64 { return int64(keyLen+valueLen) + keyOverheadBytes }
 
 // put runs OpPut.
 func (x *executor) put(m *keyMeta, c *Command, r *Result) error {

@@ -78,7 +78,7 @@ func (x *executor) liveWalk(r Range, learn bool) (*liveWalk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("walk over keys: %w", err)
 	}
-	l := &liveWalk{x: x, learn: learn, engine: walker{it: it, r: r, at: at}, reverse: r.Reverse, changed: x.changedIn(r, at)}
+	l := &liveWalk{x: x, learn: learn, engine: newWalker(it, r, at, nil), reverse: r.Reverse, changed: x.changedIn(r, at)}
 	l.engine.found = l.noteState
 	l.step()
 	return l, nil

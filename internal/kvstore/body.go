@@ -234,7 +234,7 @@ func (n *changeNormalizer) add(key, value []byte) error {
 			continue
 		}
 		if r.Revision >= n.view.meta.compact {
-			n.group(place{r.Revision, at.part}, group)
+			n.group(place{revision: r.Revision, part: at.part}, group)
 		}
 		group = group[:0]
 	}
@@ -262,7 +262,7 @@ func (n *changeNormalizer) group(at place, group []changelog.Change) {
 // record to fn, under its key in the engine. What fn got may be used only if readBody
 // returns without an error.
 func readBody(r io.Reader, fn func(key, value []byte) error) (BodyInfo, error) {
-	b := bodyReader{fn: fn, section: -1}
+	b := bodyReader{fn: fn, section: -1, scan: stateScan{rowBytes: rowBytes}}
 	t, sections, err := body.Read(r, b.begin, b.record)
 	if err != nil {
 		return BodyInfo{}, err

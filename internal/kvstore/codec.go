@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 
@@ -149,4 +150,43 @@ func decodeMeta(b []byte) (meta, error) {
 		return meta{}, fmt.Errorf("%w: meta record", errLayout)
 	}
 	return m, nil
+}
+
+// firstRevision is the revision of the empty store. It is not 0, because 0 means
+// "absent" in conditions and "the newest" in reads.
+const firstRevision = 1
+
+// Position is the place of an entry in the raft log.
+type Position struct {
+	Index uint64
+	Term  uint64
+}
+
+// Prefix selects the keys that begin with it.
+type Prefix []byte
+
+// End returns the first key after all keys with the prefix, or nil if no key is
+// greater than all of them: a Range that ends there is open.
+func (p Prefix) End() []byte {
+	for i := len(p) - 1; i >= 0; i-- {
+		if p[i] < 0xFF {
+			end := bytes.Clone(p[:i+1])
+			end[i]++
+			return end
+		}
+	}
+	return nil
+}
+
+// logicalBytes returns what the quota counts for a key.
+// keyOverheadBytes is what the quota counts for a key in addition to its bytes and
+// its value: about what the metadata costs. Without it, a billion empty keys would
+// fit into any quota.
+const keyOverheadBytes = 64
+
+// logicalBytes is what the quota counts for a key.
+func logicalBytes(keyLen, valueLen int) int64 { return int64(keyLen+valueLen) + keyOverheadBytes }
+
+func (v *version) kv(mod uint64) KV {
+	return KV{CreateRevision: v.create, ModRevision: mod, Version: v.version, Lease: v.lease, Attributes: v.attributes}
 }

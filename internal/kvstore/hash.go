@@ -90,6 +90,9 @@ func (h *hasher) sum(head, key, value []byte) uint64 {
 // stateScan recomputes the hash and the counters from all records, in the order of
 // the engine.
 type stateScan struct {
+	// rowBytes returns what the quota counts for a row. Its key begins with the table.
+	rowBytes func(key, value []byte) (int64, error)
+
 	hasher hasher
 	prefix []byte // of the last key seen
 	key    []byte
@@ -117,7 +120,7 @@ func (s *stateScan) add(k, value []byte) error {
 	default:
 		if isRowTable(k[0]) {
 			s.rest += s.hasher.row(k, value)
-			n, err := rowBytes(k, value)
+			n, err := s.rowBytes(k, value)
 			s.logical += n
 			return err
 		}

@@ -1,10 +1,8 @@
 package kvstore
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
 
 	"github.com/kvd-io/kvd/internal/kvstore/changelog"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
@@ -34,7 +32,7 @@ func (s *Store) CompactionTarget() uint64 { return targetAt(s, s.visible.Load().
 // written.
 func (s *Store) Aging() bool {
 	v := s.visible.Load()
-	return v.remembered > 0 || v.revision > v.compact && v.revision-v.compact > v.settings.RetentionRevisions
+	return v.remembered.Records > 0 || v.revision > v.compact && v.revision-v.compact > v.settings.RetentionRevisions
 }
 
 func targetAt(s *Store, millis int64) uint64 {
@@ -66,16 +64,6 @@ const (
 	maintainChanges = 5000
 	maintainRecords = 256
 )
-
-// place is a place in the change log: a revision, and a part of it if it is divided.
-type place struct {
-	revision uint64
-	part     uint32
-}
-
-func (p place) before(q place) bool {
-	return p.revision < q.revision || p.revision == q.revision && p.part < q.part
-}
 
 // Maintain removes a bounded part of the history before the compact revision, and
 // reports whether more is left. It belongs to the goroutine that applies. Its writes
@@ -109,15 +97,6 @@ func (x *executor) maintain() error {
 	return x.commit()
 }
 
-// cleaned returns the revision up to which the replaced versions were removed, of the
-// place that is next.
-func (p place) cleaned() uint64 { return p.revision - 1 }
-
-func appendProgress(dst []byte, p place) []byte {
-	dst = binary.AppendUvarint(append(dst, recordVersion), p.revision)
-	return binary.AppendUvarint(dst, uint64(p.part))
-}
-
 // readProgress returns the place up to which the replaced versions were removed.
 func readProgress(r engine.Reader) (place, error) {
 	b, err := r.Get(nil, []byte{tableHistory})
@@ -128,18 +107,6 @@ func readProgress(r engine.Reader) (place, error) {
 		return place{}, fmt.Errorf("read progress of history: %w", err)
 	}
 	return decodeProgress(b)
-}
-
-func decodeProgress(b []byte) (place, error) {
-	d, err := openRecord("history", b)
-	if err != nil {
-		return place{}, err
-	}
-	revision, part := d.Uvarint(), d.Uvarint()
-	if d.Failed || len(d.B) > 0 || revision <= firstRevision || part > math.MaxUint32 {
-		return place{}, fmt.Errorf("%w: history record", errLayout)
-	}
-	return place{revision, uint32(part)}, nil
 }
 
 // cleanUp goes on with the records of the change log from the first one that is left, and
@@ -182,7 +149,7 @@ func cleanRecord(x *executor, at place, key, value []byte) (n int, err error) {
 	obsolete := last < x.now.compact
 	r := changelog.Read(at.revision, value)
 	for ; r.Next() && r.Revision <= x.now.compact; n++ {
-		if done := (place{r.Revision, at.part}).before(x.uncleaned); !done && r.Change.Previous != 0 {
+		if done := (place{revision: r.Revision, part: at.part}).before(x.uncleaned); !done && r.Change.Previous != 0 {
 			removeVersion(x, r.Change.Key, r.Change.Previous, r.Change.Stored)
 		}
 		if obsolete && r.Change.Deleted {
@@ -194,7 +161,7 @@ func cleanRecord(x *executor, at place, key, value []byte) (n int, err error) {
 	}
 	next := place{revision: min(last, x.now.compact) + 1}
 	if last == at.revision { // there may be further parts
-		next = place{last, at.part + 1}
+		next = place{revision: last, part: at.part + 1}
 	}
 	if x.uncleaned.before(next) {
 		x.uncleaned = next

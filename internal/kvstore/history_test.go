@@ -58,14 +58,14 @@ func TestSamplesAreBounded(t *testing.T) {
 	for range ticks {
 		do(t, s, put("a", ""), tick(1), tick(1)) // the second one changes nothing
 	}
-	n := len(s.timeline.mu.samples)
-	if n > maxSamples || n < maxSamples/2 || s.timeline.mu.samples[n-1] != (sample{revision: ticks + 1, millis: 2*ticks - 1}) || s.timeline.mu.samples[0].millis != 1 {
-		t.Fatalf("%d samples, %v to %v", n, s.timeline.mu.samples[0], s.timeline.mu.samples[n-1])
+	n := len(s.timeline.all())
+	if n > maxSamples || n < maxSamples/2 || s.timeline.all()[n-1] != (sample{revision: ticks + 1, millis: 2*ticks - 1}) || s.timeline.all()[0].millis != 1 {
+		t.Fatalf("%d samples, %v to %v", n, s.timeline.all()[0], s.timeline.all()[n-1])
 	}
 	checkSamples(t, openStore(t, e, Options{}), s)
 	do(t, s, Command{Op: OpCompact, Revision: ticks / 2})
 	maintainAll(t, s)
-	if first := s.timeline.mu.samples[:2]; first[0].revision > ticks/2 || first[1].revision <= ticks/2 {
+	if first := s.timeline.all()[:2]; first[0].revision > ticks/2 || first[1].revision <= ticks/2 {
 		t.Errorf("samples begin with %v at a compact revision of %d", first, ticks/2)
 	}
 	checkSamples(t, openStore(t, e, Options{}), s)

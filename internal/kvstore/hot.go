@@ -112,30 +112,26 @@ func (s *hotShard) insert(kv *KV) {
 	s.bytes += len(kv.Key) + len(kv.Value) + hotOverheadBytes
 }
 
-// note replaces the pairs of keys that were changed. It belongs to the goroutine that
-// applies, which calls it before the changes become visible.
-func (h *hotPairs) note(changes []change) {
-	var key []byte
-	for i := range changes {
-		d := &changes[i]
-		key = append(key[:0], d.meta.key...)
-		h.shard(key).note(d, key)
-	}
+// note replaces the pair of a key that a revision changed; kv is nil if it deleted the
+// key, and needs no memory of its own. It belongs to the goroutine that applies, which
+// calls it before the change becomes visible.
+func (h *hotPairs) note(key []byte, revision uint64, kv *KV) {
+	h.shard(key).note(key, revision, kv)
 }
 
-func (s *hotShard) note(d *change, key []byte) {
+func (s *hotShard) note(key []byte, revision uint64, kv *KV) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.changed = d.mod
+	s.changed = revision
 	if s.young[string(key)] == nil && s.old[string(key)] == nil {
 		return
 	}
 	delete(s.young, string(key))
 	delete(s.old, string(key))
-	if d.exists && len(d.value) <= hotValueBytes {
-		kv := d.kv()
-		kv.Key, kv.Value = bytes.Clone(key), bytes.Clone(d.value)
-		s.insert(&kv)
+	if kv != nil && len(kv.Value) <= hotValueBytes {
+		kept := *kv
+		kept.Key, kept.Value = bytes.Clone(key), bytes.Clone(kv.Value)
+		s.insert(&kept)
 	}
 }
 

@@ -1,7 +1,6 @@
 package kvstore
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 	"sync"
@@ -66,30 +65,5 @@ func TestHotPairReadBeforeAChange(t *testing.T) {
 	shard.put(&KV{Key: []byte("a"), Value: []byte("gone"), ModRevision: 1}, 99, epoch)
 	if kv, _, err := s.Get([]byte("a"), 0); err == nil {
 		t.Errorf("%q", kv.Value)
-	}
-}
-
-// The memory of pairs is bounded whatever is read.
-func TestHotPairsAreBounded(t *testing.T) {
-	const hotBytes = 4 << 20
-	s := openStore(t, newEngine(t, "memory"), Options{HotBytes: hotBytes})
-	defer s.Close()
-	value := strings.Repeat("x", hotValueBytes)
-	for i := range 3 * hotBytes / hotValueBytes {
-		key := fmt.Sprintf("%08d", i)
-		do(t, s, put(key, value))
-		_, _, err := s.Get([]byte(key), 0)
-		must(t, err)
-	}
-	total := 0
-	for i := range s.hot.shards {
-		for _, generation := range []map[string]*KV{s.hot.shards[i].young, s.hot.shards[i].old} {
-			for key, kv := range generation {
-				total += len(key) + len(kv.Value) + hotOverheadBytes
-			}
-		}
-	}
-	if slack := hotShards * 2 * hotValueBytes; total > hotBytes+slack || total < hotBytes/4 {
-		t.Errorf("%d bytes, want at most %d", total, hotBytes)
 	}
 }

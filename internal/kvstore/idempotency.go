@@ -70,6 +70,18 @@ func (p logPlace) compare(q logPlace) int {
 	return cmp.Or(cmp.Compare(p.index, q.index), cmp.Compare(p.command, q.command))
 }
 
+// Remembered are figures about the results that are kept for repeated commands.
+type Remembered struct {
+	Records int
+	Bytes   int64  // with the index in memory; Settings.IdempotencyBytes is the limit
+	Replays uint64 // repeats that were answered, since the store was opened
+}
+
+// stats returns the figures of the index.
+func (ix *idempotencyIndex) stats() Remembered {
+	return Remembered{Records: len(ix.records), Bytes: ix.bytes, Replays: ix.replayed}
+}
+
 func (ix *idempotencyIndex) add(e *idempotencyEntry) {
 	ix.records[e.key] = e
 	ix.queue = append(ix.queue, e)
@@ -191,29 +203,6 @@ func idempotencyRow(dst []byte, key string) []byte {
 	return append(append(dst, tableIdempotency), key...)
 }
 
-// applyOnce runs a command unless it is a repeat, and forgets the keys that it
-// releases. Its results are built even if nobody here waits for them: the record must
-// be the same on every replica.
-func (x *executor) applyOnce(c *Command, e *Entry, size int, place logPlace, r *Result) error {
-	ix := &x.idempotency
-	if c.Idempotency == nil {
-		if err := x.run(c, e, size, e.WantResults, r); err != nil {
-			return err
-		}
-	} else if done, err := ix.replay(c, x.settings.IdempotencyBytes, r); err != nil {
-		return err
-	} else if !done {
-		if err := x.run(c, e, size, true, r); err != nil {
-			return err
-		}
-		ix.record(c, place, &x.now, x.writes, r)
-	} else if !r.Replayed {
-		r.Revision = x.now.revision
-	}
-	ix.release(c, &x.now, x.writes)
-	return nil
-}
-
 // replay sets the result to the recorded one if the command is a repeat, or to a
 // refusal if it must not run at all, for example because records take limit bytes. It
 // reports whether it did either.
@@ -308,13 +297,4 @@ func (ix *idempotencyIndex) age(limit int64, now *meta, writes engine.WriteBatch
 	}
 	e := ix.oldest()
 	return e != nil && now.clock-e.clock > limit
-}
-
-// checkRow refuses a row of one of the rowTables that this package would not have
-// written. It is for rows from outside, in a body.
-func checkRow(key, value []byte) error {
-	if key[0] == tableIdempotency {
-		return checkIdempotencyRow(key[1:], value)
-	}
-	return checkLeaseRow(key, value)
 }

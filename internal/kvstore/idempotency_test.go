@@ -120,7 +120,7 @@ func TestRelease(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	do(t, s, Command{Op: OpForget, Release: []string{"k1", "k2"}})
-	if n := s.exec.idempotency.bytes; n != 0 || len(s.exec.idempotency.records) != 0 {
+	if n := s.exec.idempotency.stats(); n.Bytes != 0 || n.Records != 0 {
 		t.Errorf("%d bytes are left", n)
 	}
 	checkHash(t, s)
@@ -171,7 +171,7 @@ func TestAgeingInSteps(t *testing.T) {
 		if !tickBy(t, s, s.Settings().IdempotencyMillis+MaxTickMillis) {
 			t.Error("nothing is left after the first step")
 		}
-		if n := len(s.exec.idempotency.records); n != 5 {
+		if n := s.exec.idempotency.stats().Records; n != 5 {
 			t.Errorf("%d records are left", n)
 		}
 		checkHash(t, s)
@@ -181,8 +181,8 @@ func TestAgeingInSteps(t *testing.T) {
 			t.Errorf("state hashes %x and %x", a, b)
 		}
 	}
-	if more := do(t, s, Command{Op: OpTick, Term: 1})[0].More; more || len(s.exec.idempotency.records) != 0 {
-		t.Errorf("more %t, %d left", more, len(s.exec.idempotency.records))
+	if more := do(t, s, Command{Op: OpTick, Term: 1})[0].More; more || s.exec.idempotency.stats().Records != 0 {
+		t.Errorf("more %t, %d left", more, s.exec.idempotency.stats().Records)
 	}
 }
 

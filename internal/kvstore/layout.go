@@ -103,9 +103,12 @@ func splitVersion(k []byte) int {
 
 // appendKeyPrefix appends the prefix that all versions of key have.
 func appendKeyPrefix(dst, key []byte) []byte {
-	dst = append(dst, tableVersion)
-	dst = appendEscaped(dst, key)
-	return append(dst, escapeByte, keyEnd)
+	return appendTerminated(append(dst, tableVersion), key)
+}
+
+// appendTerminated appends a key escaped and with its end, after which others can follow.
+func appendTerminated(dst, key []byte) []byte {
+	return append(appendEscaped(dst, key), escapeByte, keyEnd)
 }
 
 func appendEscaped(dst, key []byte) []byte {

@@ -48,7 +48,7 @@ type ticketRow struct {
 }
 
 // ticketPrefix returns the prefix that all tickets of a lock have.
-func ticketPrefix(name []byte) []byte { return append(appendEscaped(nil, name), escapeByte, keyEnd) }
+func ticketPrefix(name []byte) []byte { return appendTerminated(nil, name) }
 
 func ticketKey(name []byte, token uint64) []byte {
 	return binary.BigEndian.AppendUint64(ticketPrefix(name), token)

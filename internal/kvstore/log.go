@@ -1,38 +1,11 @@
 package kvstore
 
 import (
-	"encoding/binary"
-	"fmt"
-
 	"github.com/kvd-io/kvd/internal/kvstore/changelog"
 )
 
 // Table c is the change log of package changelog. A record is under the revision that it
 // begins with, and its part.
-
-// changeKey returns the key of a record. The first part of a revision has no number,
-// like a record of whole revisions.
-func changeKey(dst []byte, revision uint64, part uint32) []byte {
-	dst = binary.BigEndian.AppendUint64(append(dst, tableChange), revision)
-	if part == 0 {
-		return dst
-	}
-	return binary.BigEndian.AppendUint32(dst, part)
-}
-
-// splitChangeKey returns the place of a key in table c.
-func splitChangeKey(k []byte) (place, error) {
-	var part uint32
-	if len(k) == changeKeyLen+4 {
-		part = binary.BigEndian.Uint32(k[changeKeyLen:])
-	}
-	if len(k) != changeKeyLen && part == 0 {
-		return place{}, fmt.Errorf("%w: change key of %d bytes", errLayout, len(k))
-	}
-	return place{binary.BigEndian.Uint64(k[1:]), part}, nil
-}
-
-const changeKeyLen = 1 + revisionLen
 
 // checkChanges refuses a record that this package would not have written. It is for
 // records from outside, in a body. It returns the last revision in it.

@@ -164,8 +164,8 @@ func logicalSize(key string, s *keyState) int64 {
 
 // settle forgets the changes once their writes are in the engine.
 func (x *executor) settle() {
-	x.hot.note(x.changes)
 	for i := range x.changes {
+		x.changes[i].warm(x)
 		x.changes[i].meta.pending = 0
 	}
 	clear(x.changes)
@@ -175,6 +175,18 @@ func (x *executor) settle() {
 	x.overlay.first = 0
 	x.rows.settle()
 	x.idempotency.settle()
+}
+
+// warm tells the newest pairs of the change.
+func (d *change) warm(x *executor) {
+	x.scratch.plain = append(x.scratch.plain[:0], d.meta.key...)
+	if !d.exists {
+		x.hot.note(x.scratch.plain, d.mod, nil)
+		return
+	}
+	kv := d.kv()
+	kv.Value = d.value
+	x.hot.note(x.scratch.plain, d.mod, &kv)
 }
 
 // keptChanges bounds the memory that is kept for the changes of the next call.

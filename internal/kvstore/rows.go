@@ -139,7 +139,7 @@ func (t *rows) changed(prefix, from string) (out []row) {
 
 // commit adds the rows of the overlay to the writes and the hash.
 func (t *rows) commit(now *meta, writes engine.WriteBatch) error {
-	if len(t.draft) == 0 {
+	if t.clean() {
 		return nil
 	}
 	// The order does not matter: the hash is a sum, and no key is there twice.
@@ -162,6 +162,9 @@ func (t *rows) commit(now *meta, writes engine.WriteBatch) error {
 	clear(t.draft)
 	return nil
 }
+
+// clean reports whether the overlay has no rows.
+func (t *rows) clean() bool { return len(t.draft) == 0 }
 
 // drop forgets the rows of the overlay.
 func (t *rows) drop() { clear(t.draft) }

@@ -31,15 +31,6 @@ func (e *FutureRevisionError) Error() string {
 	return fmt.Sprintf("the revision does not exist yet; the newest revision is %d", e.Revision)
 }
 
-// keyOverheadBytes is what the quota counts for a key in addition to its bytes and
-// its value: about what the metadata costs. Without it, a billion empty keys would
-// fit into any quota.
-const keyOverheadBytes = 64
-
-// firstRevision is the revision of the empty store. It is not 0, because 0 means
-// "absent" in conditions and "the newest" in reads.
-const firstRevision = 1
-
 // Options configure a Store. Zero values mean the defaults.
 type Options struct {
 	// CacheEntries bounds the number of keys whose metadata Apply keeps in memory.
@@ -113,11 +104,7 @@ type visible struct {
 	cleaned       uint64
 	hits, misses  uint64 // of the metadata cache
 	refused       bool   // puts are refused for the quota
-	// remembered is the number of idempotency records, rememberedBytes their size, and
-	// replayed counts the repeats that were answered with one.
-	remembered      int
-	rememberedBytes int64
-	replayed        uint64
+	remembered    Remembered
 }
 
 // Open opens the state that the engine holds. An empty engine is an empty store at
@@ -210,7 +197,7 @@ func (s *Store) publish() {
 	}
 	s.visible.Store(&visible{
 		refused: x.refused > 0, meta: x.now, counts: x.leases.counts, settings: x.settings, settingsGiven: x.settingsGiven, cleaned: x.uncleaned.cleaned(), hits: x.cache.hits, misses: x.cache.misses,
-		remembered: len(x.idempotency.records), rememberedBytes: x.idempotency.bytes, replayed: x.idempotency.replayed,
+		remembered: x.idempotency.stats(),
 	})
 }
 
@@ -299,13 +286,6 @@ type Stats struct {
 	EngineName      string
 }
 
-// Remembered are figures about the results that are kept for repeated commands.
-type Remembered struct {
-	Records int
-	Bytes   int64  // with the index in memory; Settings.IdempotencyBytes is the limit
-	Replays uint64 // repeats that were answered, since the store was opened
-}
-
 // Work counts what the store has done since it was opened, and has left to do.
 type Work struct {
 	// CacheHits and CacheMisses count Apply's lookups of key metadata.
@@ -319,7 +299,7 @@ type Work struct {
 // Work returns the counters of the store's work.
 func (s *Store) Work() Work {
 	v := s.visible.Load()
-	return Work{CacheHits: v.hits, CacheMisses: v.misses, UncleanedRevisions: v.compact - min(v.compact, v.cleaned), Remembered: Remembered{Records: v.remembered, Bytes: v.rememberedBytes, Replays: v.replayed}}
+	return Work{CacheHits: v.hits, CacheMisses: v.misses, UncleanedRevisions: v.compact - min(v.compact, v.cleaned), Remembered: v.remembered}
 }
 
 // EngineStats returns figures of the engine.

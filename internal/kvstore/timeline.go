@@ -95,6 +95,13 @@ func (t *timeline) dropUntil(revision uint64) (dropped []sample) {
 	return dropped
 }
 
+// all returns the samples, oldest first.
+func (t *timeline) all() []sample {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.mu.samples)
+}
+
 // keepsHash reports whether the state hash of a log index is kept.
 func keepsHash(index uint64) bool { return index%hashStride == 0 }
 

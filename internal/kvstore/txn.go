@@ -448,7 +448,7 @@ func (p *pinned) walk(r Range, fn func(kv *KV) (bool, error)) error {
 	if err != nil {
 		return fmt.Errorf("read from engine: %w", err)
 	}
-	w := walker{it: it, r: r, at: cmp.Or(r.Revision, p.at), ended: p.ctx.Err}
+	w := newWalker(it, r, cmp.Or(r.Revision, p.at), p.ctx.Err)
 	defer w.close()
 	for w.next() {
 		if more, err := fn(&w.item.KV); err != nil || !more {

@@ -54,7 +54,7 @@ func TestFailedTxnLeavesNoTrace(t *testing.T) {
 		if r[0].Outcome != NotANumber || r[0].Detail != "then[4].incr: the value is not a decimal 64-bit integer" || r[0].Revision != 5 || r[0].KV.ModRevision != 3 || len(r[0].Results) > 0 {
 			t.Errorf("%s %q", resultText(&r[0]), r[0].Detail)
 		}
-		if len(s.exec.changes) > 0 || len(s.exec.rows.draft) > 0 || s.exec.overlay.logical != 0 {
+		if len(s.exec.changes) > 0 || !s.exec.rows.clean() || s.exec.overlay.logical != 0 {
 			t.Errorf("left in the overlay: %+v", s.exec.overlay)
 		}
 		after := cachedStates(s)

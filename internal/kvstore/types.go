@@ -1,8 +1,6 @@
 package kvstore
 
 import (
-	"bytes"
-
 	"github.com/kvd-io/kvd/internal/kvstore/command"
 	"github.com/kvd-io/kvd/internal/kvstore/wire"
 	"github.com/kvd-io/kvd/internal/statemachine"
@@ -121,48 +119,3 @@ type (
 	Record = statemachine.Record
 	Entry  = statemachine.Entry
 )
-
-// Position is the place of an entry in the raft log.
-type Position struct {
-	Index uint64
-	Term  uint64
-}
-
-// Prefix selects the keys that begin with it.
-type Prefix []byte
-
-// End returns the first key after all keys with the prefix, or nil if no key is
-// greater than all of them: a Range that ends there is open.
-func (p Prefix) End() []byte {
-	for i := len(p) - 1; i >= 0; i-- {
-		if p[i] < 0xFF {
-			end := bytes.Clone(p[:i+1])
-			end[i]++
-			return end
-		}
-	}
-	return nil
-}
-
-// Range selects keys at one revision.
-type Range struct {
-	// Start and End bound the keys: Start <= key < End. A nil End is open.
-	Start, End []byte
-	// Revision is the revision to read at. 0 means the newest.
-	Revision uint64
-	// Reverse walks from the greatest key down.
-	Reverse bool
-	// KeysOnly leaves the values out.
-	KeysOnly bool
-	// A Delimiter folds keys into groups, as a directory listing does: keys that
-	// contain it after their first GroupAfter bytes and agree up to and including
-	// its first occurrence there become one Item. An empty Delimiter folds nothing.
-	Delimiter  []byte
-	GroupAfter int
-}
-
-// Item is one result of a range read: a pair, or the common prefix of a group.
-type Item struct {
-	KV    KV
-	Group []byte // not nil if the item is a group; KV is empty then
-}

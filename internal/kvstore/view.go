@@ -61,7 +61,7 @@ func (v *View) Records() ([]Record, error) {
 
 // ScanHash recomputes the state hash from all records. It must equal Hash (S3).
 func (v *View) ScanHash() (uint64, error) {
-	scan := stateScan{}
+	scan := stateScan{rowBytes: rowBytes}
 	hasSettings, err := v.each(scan.add)
 	if err != nil {
 		return 0, err

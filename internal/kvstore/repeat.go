@@ -1,0 +1,33 @@
+package kvstore
+
+// applyOnce runs a command unless it is a repeat, and forgets the keys that it
+// releases. Its results are built even if nobody here waits for them: the record must
+// be the same on every replica.
+func (x *executor) applyOnce(c *Command, e *Entry, size int, place logPlace, r *Result) error {
+	ix := &x.idempotency
+	if c.Idempotency == nil {
+		if err := x.run(c, e, size, e.WantResults, r); err != nil {
+			return err
+		}
+	} else if done, err := ix.replay(c, x.settings.IdempotencyBytes, r); err != nil {
+		return err
+	} else if !done {
+		if err := x.run(c, e, size, true, r); err != nil {
+			return err
+		}
+		ix.record(c, place, &x.now, x.writes, r)
+	} else if !r.Replayed {
+		r.Revision = x.now.revision
+	}
+	ix.release(c, &x.now, x.writes)
+	return nil
+}
+
+// checkRow refuses a row of one of the rowTables that this package would not have
+// written. It is for rows from outside, in a body.
+func checkRow(key, value []byte) error {
+	if key[0] == tableIdempotency {
+		return checkIdempotencyRow(key[1:], value)
+	}
+	return checkLeaseRow(key, value)
+}

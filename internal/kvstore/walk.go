@@ -1,0 +1,279 @@
+package kvstore
+
+import (
+	"bytes"
+	"encoding/binary"
+
+	"github.com/kvd-io/kvd/internal/kvstore/engine"
+)
+
+// Range selects keys at one revision.
+type Range struct {
+	// Start and End bound the keys: Start <= key < End. A nil End is open.
+	Start, End []byte
+	// Revision is the revision to read at. 0 means the newest.
+	Revision uint64
+	// Reverse walks from the greatest key down.
+	Reverse bool
+	// KeysOnly leaves the values out.
+	KeysOnly bool
+	// A Delimiter folds keys into groups, as a directory listing does: keys that
+	// contain it after their first GroupAfter bytes and agree up to and including
+	// its first occurrence there become one Item. An empty Delimiter folds nothing.
+	Delimiter  []byte
+	GroupAfter int
+}
+
+// Item is one result of a range read: a pair, or the common prefix of a group.
+type Item struct {
+	KV    KV
+	Group []byte // not nil if the item is a group; KV is empty then
+}
+
+// versionAt returns the version that the iterator is on. Its value is valid until the
+// iterator moves.
+func versionAt(it engine.Iterator) (v version, mod uint64, err error) {
+	_, mod, err = splitVersionKey(it.Key())
+	if err != nil {
+		return version{}, 0, err
+	}
+	v, err = decodeVersion(mod, it.Value())
+	return v, mod, err
+}
+
+// walker walks the keys of a range that exist at one revision.
+//
+// Forward, the versions of a key come newest first: the walker takes the first one
+// that the revision sees and skips the rest. Backward, they come oldest first: it
+// remembers the newest one seen so far until the key changes. In both directions it
+// steps over a few versions and seeks past many: a seek costs as much as a handful
+// of steps, and most keys have one or two versions.
+type walker struct {
+	it      engine.Iterator
+	r       Range
+	at      uint64
+	item    Item
+	err     error
+	valid   bool // the iterator is on the version to look at next
+	started bool
+	prefix  []byte // of the current key in table v
+	key     []byte // the current key as the user wrote it
+	value   []byte // a copy, since the iterator moves on before the item is used
+	seek    []byte // scratch for the key of a seek
+	// ended, if not nil, says why the walk should stop. Asking costs as much as a
+	// step, so it is asked once the work since the last time reaches workPerLook.
+	ended func() error
+	work  int
+	// found, if not nil, is called with each live version and its size in the
+	// engine while the iterator is on it.
+	found func(mod uint64, v *version, stored int)
+}
+
+// newWalker returns a walker over what the iterator has, which it closes; ended may be nil.
+func newWalker(it engine.Iterator, r Range, at uint64, ended func() error) walker {
+	return walker{it: it, r: r, at: at, ended: ended}
+}
+
+// workPerLook is the work between two looks at the context: about a millisecond of
+// keys, or of copying values.
+const workPerLook = 256
+
+// checkEnded counts a key, and every 4 KiB of its value as another.
+func (w *walker) checkEnded() error {
+	if w.work += 1 + len(w.value)>>12; w.work < workPerLook || w.ended == nil {
+		return nil
+	}
+	w.work = 0
+	return w.ended()
+}
+
+func (w *walker) close() { _ = w.it.Close() }
+
+// next moves to the next item. It returns false at the end and after an error.
+func (w *walker) next() bool {
+	if !w.started {
+		w.started = true
+		if w.r.Reverse {
+			w.valid = w.it.Last()
+		} else {
+			w.valid = w.it.First()
+		}
+	}
+	for w.valid {
+		if err := w.checkEnded(); err != nil {
+			w.err = err
+			return false
+		}
+		found, err := w.look()
+		if err != nil {
+			w.err = err
+			return false
+		}
+		if found {
+			return true
+		}
+	}
+	w.err = w.it.Err()
+	return false
+}
+
+// look examines the key that the iterator is on, sets the item if the key exists at
+// the revision, and moves on to the next key.
+func (w *walker) look() (found bool, err error) {
+	prefix, rev, err := splitVersionKey(w.it.Key())
+	if err != nil {
+		return false, err
+	}
+	w.prefix = append(w.prefix[:0], prefix...)
+	if w.r.Reverse {
+		return w.lookBack(rev)
+	}
+	if rev > w.at {
+		if !w.seekVersion() {
+			w.seekNext() // no version is old enough
+			return false, w.it.Err()
+		}
+		if _, rev, err = splitVersionKey(w.it.Key()); err != nil {
+			return false, err
+		}
+	}
+	v, err := decodeVersion(rev, w.it.Value())
+	if err != nil {
+		return false, err
+	}
+	if v.deleted {
+		w.skip()
+		return false, nil
+	}
+	w.key = unescapePrefix(w.key[:0], w.prefix)
+	if w.takeGroup() {
+		return true, nil
+	}
+	if w.found != nil {
+		w.found(rev, &v, len(w.it.Key())+len(w.it.Value()))
+	}
+	w.item = Item{KV: v.kv(rev)}
+	w.item.KV.Key = w.key
+	if !w.r.KeysOnly {
+		w.value = append(w.value[:0], v.value...)
+		w.item.KV.Value = w.value
+	}
+	w.skip()
+	return true, nil
+}
+
+// lookBack is look for the reverse direction. Stepping over all versions of a key
+// leaves the iterator on the key before, without a seek.
+func (w *walker) lookBack(rev uint64) (found bool, err error) {
+	seen, at := false, uint64(0) // the newest version so far that the revision sees
+	for range fewVersions {
+		if rev <= w.at {
+			seen, at = true, rev
+			w.value = append(w.value[:0], w.it.Value()...)
+		}
+		if w.valid = w.it.Prev(); !w.valid || !bytes.HasPrefix(w.it.Key(), w.prefix) {
+			return w.takeBack(seen, at)
+		}
+		if _, rev, err = splitVersionKey(w.it.Key()); err != nil {
+			return false, err
+		}
+	}
+	if seen = w.seekVersion(); seen {
+		if _, at, err = splitVersionKey(w.it.Key()); err != nil {
+			return false, err
+		}
+		w.value = append(w.value[:0], w.it.Value()...)
+	} else if err := w.it.Err(); err != nil {
+		return false, err
+	}
+	w.seekNext()
+	return w.takeBack(seen, at)
+}
+
+// takeBack sets the item from the version in w.value, if one was seen. The iterator
+// is on the key before already.
+func (w *walker) takeBack(seen bool, rev uint64) (found bool, err error) {
+	if !seen {
+		return false, nil
+	}
+	v, err := decodeVersion(rev, w.value)
+	if err != nil || v.deleted {
+		return false, err
+	}
+	w.key = unescapePrefix(w.key[:0], w.prefix)
+	if w.takeGroup() {
+		return true, nil
+	}
+	w.item = Item{KV: v.kv(rev)}
+	w.item.KV.Key = w.key
+	if !w.r.KeysOnly {
+		w.item.KV.Value = v.value
+	}
+	return true, nil
+}
+
+// takeGroup sets the item to the group of the current key, if it is in one, and moves
+// past all keys of the group.
+func (w *walker) takeGroup() bool {
+	group := w.group()
+	if group == nil {
+		return false
+	}
+	w.item = Item{Group: group}
+	w.skipGroup(group)
+	return true
+}
+
+// seekVersion moves to the newest version of the current key that the revision sees,
+// and reports whether there is one.
+func (w *walker) seekVersion() bool {
+	w.seek = binary.BigEndian.AppendUint64(append(w.seek[:0], w.prefix...), ^w.at)
+	return w.it.SeekGE(w.seek) && bytes.HasPrefix(w.it.Key(), w.prefix)
+}
+
+// fewVersions is the number of versions of a key to step over before a seek is
+// cheaper.
+const fewVersions = 4
+
+// skip moves to the next key in a forward walk.
+func (w *walker) skip() {
+	for range fewVersions {
+		if w.valid = w.it.Next(); !w.valid || !bytes.HasPrefix(w.it.Key(), w.prefix) {
+			return
+		}
+	}
+	w.seekNext()
+}
+
+// seekNext moves to the next key, wherever the iterator is now.
+func (w *walker) seekNext() {
+	if w.r.Reverse {
+		w.valid = w.it.SeekLT(w.prefix)
+		return
+	}
+	w.seek = afterPrefix(w.seek[:0], w.prefix)
+	w.valid = w.it.SeekGE(w.seek)
+}
+
+// group returns the group of the current key, or nil if it is in none.
+func (w *walker) group() []byte {
+	if len(w.r.Delimiter) == 0 || len(w.key) < w.r.GroupAfter {
+		return nil
+	}
+	i := bytes.Index(w.key[w.r.GroupAfter:], w.r.Delimiter)
+	if i < 0 {
+		return nil
+	}
+	return bytes.Clone(w.key[:w.r.GroupAfter+i+len(w.r.Delimiter)])
+}
+
+// skipGroup moves past all keys that begin with the group.
+func (w *walker) skipGroup(group []byte) {
+	first := appendEscaped([]byte{tableVersion}, group)
+	if w.r.Reverse {
+		w.valid = w.it.SeekLT(first)
+		return
+	}
+	after := Prefix(first).End() // never nil, since the byte of the table is below 0xFF
+	w.valid = w.it.SeekGE(after)
+}
