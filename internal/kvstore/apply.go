@@ -11,6 +11,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/changelog"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 	"github.com/kvd-io/kvd/internal/limits"
 )
 
@@ -51,7 +52,7 @@ type executor struct {
 	eng      engine.Engine
 	timeline *timeline // of the store
 	hot      *hotPairs // of the store
-	now      meta
+	now      layout.Meta
 	settings Settings
 	// settingsGiven is false until any settings were applied.
 	settingsGiven bool
@@ -59,7 +60,7 @@ type executor struct {
 	records       map[string][]byte // a copy of table r: membership and origins are small
 	// changedRecords are those that applyRecords has to store; nil deletes.
 	changedRecords map[string][]byte
-	uncleaned      place // where Maintain goes on
+	uncleaned      layout.Place // where Maintain goes on
 	hasher         hasher
 	writes         engine.WriteBatch
 	changes        []change // those that are not in the engine yet; see overlay
@@ -134,8 +135,8 @@ func (x *executor) commit() error {
 	if x.observed {
 		x.noteChanges()
 	}
-	x.scratch.value = appendMeta(x.scratch.value[:0], &x.now)
-	x.writes.Set([]byte{tableMeta}, x.scratch.value)
+	x.scratch.value = layout.AppendMeta(x.scratch.value[:0], &x.now)
+	x.writes.Set([]byte{layout.TableMeta}, x.scratch.value)
 	if err := x.writes.Commit(); err != nil {
 		return fmt.Errorf("commit to engine: %w", err)
 	}
@@ -146,7 +147,7 @@ func (x *executor) commit() error {
 
 func (x *executor) applyEntry(e *Entry) error {
 	// An empty store accepts any first index: a cluster's log does not begin at 1.
-	if p := x.now.position; p.Index != 0 && e.Index != p.Index+1 || e.Index == 0 {
+	if p := x.now.Position; p.Index != 0 && e.Index != p.Index+1 || e.Index == 0 {
 		return fmt.Errorf("cannot follow entry %d", p.Index)
 	}
 	for _, r := range e.Records {
@@ -169,11 +170,11 @@ func (x *executor) applyEntry(e *Entry) error {
 			return err
 		}
 	}
-	x.now.position = Position{Index: e.Index, Term: e.Term}
+	x.now.Position = Position{Index: e.Index, Term: e.Term}
 	if keepsHash(e.Index) {
 		x.applyRecords()
 	}
-	x.timeline.noteHash(e.Index, x.now.hash())
+	x.timeline.noteHash(e.Index, x.now.Hash())
 	return nil
 }
 
@@ -201,7 +202,7 @@ func (x *executor) run(c *Command, e *Entry, size int, want bool, r *Result) err
 	} else if err := x.commitOverlay(); err != nil {
 		return err
 	}
-	r.Revision = x.now.revision
+	r.Revision = x.now.Revision
 	return nil
 }
 
@@ -211,15 +212,15 @@ func (x *executor) run(c *Command, e *Entry, size int, want bool, r *Result) err
 func (x *executor) applyRecords() {
 	for key, value := range x.changedRecords {
 		if old, ok := x.records[key]; ok {
-			x.now.rest -= x.hasher.record([]byte(key), old)
+			x.now.Rest -= x.hasher.record([]byte(key), old)
 		}
-		x.scratch.key = recordKey(x.scratch.key[:0], key)
+		x.scratch.key = layout.RecordKey(x.scratch.key[:0], key)
 		if value == nil {
 			x.writes.Delete(x.scratch.key)
 			delete(x.records, key)
 			continue
 		}
-		x.now.rest += x.hasher.record([]byte(key), value)
+		x.now.Rest += x.hasher.record([]byte(key), value)
 		x.writes.Set(x.scratch.key, value)
 		x.records[key] = bytes.Clone(value)
 	}
@@ -342,7 +343,7 @@ func (x *executor) value(m *keyMeta) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return v.value, nil
+	return v.Value, nil
 }
 
 // notePrevious sets the pair before the command if the key exists.
@@ -413,7 +414,7 @@ func (x *executor) set(m *keyMeta, value []byte, lease uint64, a *Attributes, r 
 		return nil
 	}
 	before := x.state(m)
-	grown := logicalBytes(len(m.key), len(value)) - logicalSize(m.key, before)
+	grown := layout.LogicalBytes(len(m.key), len(value)) - logicalSize(m.key, before)
 	used := x.leases.used()
 	if q := x.settings.QuotaBytes; q > 0 && grown > 0 && used+grown > q {
 		if grown <= q { // otherwise the value is at fault, and no space would help
@@ -422,10 +423,10 @@ func (x *executor) set(m *keyMeta, value []byte, lease uint64, a *Attributes, r 
 		r.Refuse(NoSpace, "the store holds %d bytes and the quota is %d: delete keys, or raise quota_bytes in the settings", used, q)
 		return nil
 	}
-	v := version{create: before.create, version: before.version + 1, lease: lease, attributes: a, value: value}
+	v := layout.Version{Create: before.create, Version: before.version + 1, Lease: lease, Attributes: a, Value: value}
 	r.Created = !before.exists
 	if r.Created {
-		v.create, v.version = x.next(), 1
+		v.Create, v.Version = x.next(), 1
 	}
 	if err := x.draft(m, &v); err != nil {
 		return err
@@ -441,7 +442,7 @@ func (x *executor) remove(m *keyMeta, r *Result) error {
 	}
 	r.Deleted = 1
 	r.KV.ModRevision = x.next()
-	return x.draft(m, &version{deleted: true})
+	return x.draft(m, &layout.Version{Deleted: true})
 }
 
 // appendTo runs OpAppend.
@@ -506,13 +507,13 @@ func (x *executor) tick(c *Command, e *Entry, r *Result) error {
 		r.Outcome = Ignored
 		return nil
 	}
-	x.setTimes(x.now.clock+min(max(c.ElapsedMillis, 0), MaxTickMillis), x.now.compact)
-	added, thinned := x.timeline.add(sample{revision: x.now.revision, millis: x.now.clock})
+	x.setTimes(x.now.Clock+min(max(c.ElapsedMillis, 0), MaxTickMillis), x.now.Compact)
+	added, thinned := x.timeline.add(sample{revision: x.now.Revision, millis: x.now.Clock})
 	if added {
-		x.writes.Set(timeKey(x.now.revision), binary.AppendVarint([]byte{recordVersion}, x.now.clock))
+		x.writes.Set(layout.TimeKey(x.now.Revision), binary.AppendVarint([]byte{layout.RecordVersion}, x.now.Clock))
 	}
 	for _, t := range thinned {
-		x.writes.Delete(timeKey(t.revision))
+		x.writes.Delete(layout.TimeKey(t.revision))
 	}
 	r.More = x.idempotency.age(x.settings.IdempotencyMillis, &x.now, x.writes)
 	return nil
@@ -521,9 +522,9 @@ func (x *executor) tick(c *Command, e *Entry, r *Result) error {
 // setTimes sets replicated time and the compact revision, which are one term of the
 // state hash.
 func (x *executor) setTimes(clock int64, compact uint64) {
-	x.now.rest -= x.hasher.times(x.now.clock, x.now.compact)
-	x.now.clock, x.now.compact = clock, compact
-	x.now.rest += x.hasher.times(clock, compact)
+	x.now.Rest -= x.hasher.times(x.now.Clock, x.now.Compact)
+	x.now.Clock, x.now.Compact = clock, compact
+	x.now.Rest += x.hasher.times(clock, compact)
 }
 
 // compact makes revisions before the given one unreadable. Maintain removes them
@@ -532,13 +533,13 @@ func (x *executor) compact(c *Command, e *Entry, r *Result) {
 	switch {
 	case c.Term != 0 && c.Term != e.Term:
 		r.Outcome = Ignored
-	case c.Revision > x.now.revision:
-		r.Refuse(FutureRevision, "revision %d does not exist yet; the newest revision is %d", c.Revision, x.now.revision)
-	case c.Revision <= x.now.compact:
-		r.Refuse(Compacted, "revision %d was compacted already; the oldest readable revision is %d", c.Revision, x.now.compact)
-		r.CompactRevision = x.now.compact
+	case c.Revision > x.now.Revision:
+		r.Refuse(FutureRevision, "revision %d does not exist yet; the newest revision is %d", c.Revision, x.now.Revision)
+	case c.Revision <= x.now.Compact:
+		r.Refuse(Compacted, "revision %d was compacted already; the oldest readable revision is %d", c.Revision, x.now.Compact)
+		r.CompactRevision = x.now.Compact
 	default:
-		x.setTimes(x.now.clock, c.Revision)
+		x.setTimes(x.now.Clock, c.Revision)
 		r.CompactRevision = c.Revision
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"math"
 	"slices"
 	"strings"
+
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 // deleteRange runs OpDeleteRange: it deletes all keys of a range, or none if they are
@@ -39,7 +41,7 @@ func (x *executor) deleteRange(c *Command, b *budget, r *Result) error {
 		r.Deleted, r.KV.ModRevision = uint64(len(keys)), x.next()
 	}
 	for _, m := range keys {
-		if err := x.draft(m, &version{deleted: true}); err != nil {
+		if err := x.draft(m, &layout.Version{Deleted: true}); err != nil {
 			return err
 		}
 	}
@@ -73,7 +75,7 @@ func (x *executor) liveWalk(r Range, learn bool) (*liveWalk, error) {
 	if at == 0 {
 		at = math.MaxUint64
 	}
-	lower, upper := versionBounds(r.Start, r.End)
+	lower, upper := layout.VersionBounds(r.Start, r.End)
 	it, err := x.eng.Iter(lower, upper)
 	if err != nil {
 		return nil, fmt.Errorf("walk over keys: %w", err)
@@ -110,11 +112,11 @@ func (x *executor) changedIn(r Range, at uint64) []*change {
 }
 
 // noteState keeps what the engine's walker found, for learn.
-func (l *liveWalk) noteState(mod uint64, v *version, stored int) {
+func (l *liveWalk) noteState(mod uint64, v *layout.Version, stored int) {
 	if !l.learn {
 		return
 	}
-	l.ahead = v.state(mod)
+	l.ahead = stateOf(v, mod)
 	l.ahead.stored = uint32(stored)
 	l.ahead.hash = l.x.hasher.key(l.engine.key, mod, v)
 }
@@ -186,7 +188,7 @@ func inRange[K string | []byte](key K, start, end []byte) bool {
 // current is the state of the executor as a transaction sees it, with the overlay.
 type current struct{ *executor }
 
-func (x current) span() (oldest, newest uint64) { return x.now.compact, x.now.revision }
+func (x current) span() (oldest, newest uint64) { return x.now.Compact, x.now.Revision }
 
 func (x current) get(key []byte, revision uint64, keysOnly bool) (kv KV, exists bool, err error) {
 	if revision != 0 {
@@ -230,9 +232,9 @@ func (x current) getAt(key []byte, revision uint64) (kv KV, exists bool, err err
 	if err != nil {
 		return KV{}, false, err
 	}
-	kv = v.kv(mod)
-	kv.Value = v.value
-	return kv, !v.deleted, nil
+	kv = v.KV(mod)
+	kv.Value = v.Value
+	return kv, !v.Deleted, nil
 }
 
 func (x current) walk(r Range, fn func(kv *KV) (bool, error)) error {

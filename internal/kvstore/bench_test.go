@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 const (
@@ -38,7 +39,7 @@ func benchStore(b *testing.B, name string, o Options) *Store {
 	e := engine.NewMemory()
 	if name == "pebble" {
 		var err error
-		e, err = engine.OpenPebble(b.TempDir(), engine.PebbleOptions{Comparer: Comparer()})
+		e, err = engine.OpenPebble(b.TempDir(), engine.PebbleOptions{Comparer: layout.Comparer()})
 		must(b, err)
 	}
 	s := openStore(b, e, o)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/body"
 	"github.com/kvd-io/kvd/internal/kvstore/changelog"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 // A snapshot body is the whole state in one stream (package body), the same for every
@@ -38,19 +39,19 @@ var bodySections = []struct {
 	table byte
 	name  string
 }{
-	{tableMeta, "meta"},
-	{tableSetting, "settings"},
-	{tableRecord, "records"},
-	{tableTime, "times"},
-	{tableVersion, "versions"},
-	{tableChange, "changes"},
-	{tableIdempotency, "idempotency"},
-	{tableLease, "leases"},
-	{tableLeaseKey, "lease_keys"},
-	{tableLock, "locks"},
-	{tableLeaseLock, "lease_locks"},
-	{tableTicket, "tickets"},
-	{tableCounts, "counts"},
+	{layout.TableMeta, "meta"},
+	{layout.TableSetting, "settings"},
+	{layout.TableRecord, "records"},
+	{layout.TableTime, "times"},
+	{layout.TableVersion, "versions"},
+	{layout.TableChange, "changes"},
+	{layout.TableIdempotency, "idempotency"},
+	{layout.TableLease, "leases"},
+	{layout.TableLeaseKey, "lease_keys"},
+	{layout.TableLock, "locks"},
+	{layout.TableLeaseLock, "lease_locks"},
+	{layout.TableTicket, "tickets"},
+	{layout.TableCounts, "counts"},
 }
 
 // BodyInfo describes a verified body.
@@ -83,7 +84,7 @@ func (v *View) WriteTo(w io.Writer) (int64, error) {
 	}
 	m := &v.meta
 	err = out.Finish(body.Trailer{
-		Index: m.position.Index, Term: m.position.Term, Revision: m.revision, CompactRevision: m.compact, StateHash: m.hash(),
+		Index: m.Position.Index, Term: m.Position.Term, Revision: m.Revision, CompactRevision: m.Compact, StateHash: m.Hash(),
 	})
 	return out.Written(), err
 }
@@ -116,14 +117,14 @@ func (b *bodyWriter) table(table byte) error {
 	defer it.Close()
 	add, end := b.add, func() error { return nil }
 	switch table {
-	case tableMeta:
+	case layout.TableMeta:
 		add = b.addMeta
-	case tableTime:
+	case layout.TableTime:
 		t := timeNormalizer{bodyWriter: b}
 		add, end = t.add, t.end
-	case tableVersion:
+	case layout.TableVersion:
 		add = (&versionNormalizer{bodyWriter: b}).add
-	case tableChange:
+	case layout.TableChange:
 		c := changeNormalizer{bodyWriter: b}
 		c.log.Set = c.set
 		add, end = c.add, c.end
@@ -141,12 +142,12 @@ func (b *bodyWriter) table(table byte) error {
 
 // addMeta leaves out the size of the history.
 func (b *bodyWriter) addMeta(key, value []byte) error {
-	m, err := decodeMeta(value)
+	m, err := layout.DecodeMeta(value)
 	if err != nil {
 		return err
 	}
-	m.historyBytes, m.historyVersions = 0, 0
-	return b.add(key, appendMeta(nil, &m))
+	m.HistoryBytes, m.HistoryVersions = 0, 0
+	return b.add(key, layout.AppendMeta(nil, &m))
 }
 
 // timeNormalizer leaves out the samples of replicated time that Maintain would drop.
@@ -156,7 +157,7 @@ type timeNormalizer struct {
 }
 
 func (t *timeNormalizer) add(key, value []byte) error {
-	if t.key != nil && binary.BigEndian.Uint64(key[1:]) > t.view.meta.compact {
+	if t.key != nil && binary.BigEndian.Uint64(key[1:]) > t.view.meta.Compact {
 		if err := t.end(); err != nil {
 			return err
 		}
@@ -180,15 +181,15 @@ type versionNormalizer struct {
 }
 
 func (n *versionNormalizer) add(key, value []byte) error {
-	prefix, mod, err := splitVersionKey(key)
+	prefix, mod, err := layout.SplitVersionKey(key)
 	if err != nil {
 		return err
 	}
 	if !bytes.Equal(prefix, n.prefix) {
 		n.prefix, n.old = append(n.prefix[:0], prefix...), false
 	}
-	compact := n.view.meta.compact
-	deleted := len(value) > 0 && value[0]&versionDeleted != 0
+	compact := n.view.meta.Compact
+	deleted := len(value) > 0 && value[0]&layout.VersionDeleted != 0
 	if n.old || mod < compact && deleted {
 		n.old = true
 		return nil
@@ -206,7 +207,7 @@ type changeNormalizer struct {
 
 func (n *changeNormalizer) set(revision uint64, part uint32, value []byte) {
 	if n.err == nil {
-		n.err = n.bodyWriter.add(changeKey(nil, revision, part), value)
+		n.err = n.bodyWriter.add(layout.ChangeKey(nil, revision, part), value)
 	}
 }
 
@@ -218,23 +219,23 @@ func (n *changeNormalizer) end() error {
 // add adds the changes of a record. It is at most changelog.MaxBytes, so the groups of its
 // revisions fit into memory.
 func (n *changeNormalizer) add(key, value []byte) error {
-	at, err := splitChangeKey(key)
+	at, err := layout.SplitChangeKey(key)
 	if err != nil {
 		return err
 	}
 	var group []changelog.Change
-	r := changelog.Read(at.revision, value)
+	r := changelog.Read(at.Revision, value)
 	for r.Next() {
 		c := r.Change
 		c.Key = bytes.Clone(c.Key)
-		if r.Revision == n.view.meta.compact { // what it replaced is gone
+		if r.Revision == n.view.meta.Compact { // what it replaced is gone
 			c.Previous, c.Stored = 0, 0
 		}
 		if group = append(group, c); r.Left > 0 {
 			continue
 		}
-		if r.Revision >= n.view.meta.compact {
-			n.group(place{revision: r.Revision, part: at.part}, group)
+		if r.Revision >= n.view.meta.Compact {
+			n.group(layout.Place{Revision: r.Revision, Part: at.Part}, group)
 		}
 		group = group[:0]
 	}
@@ -245,17 +246,17 @@ func (n *changeNormalizer) add(key, value []byte) error {
 }
 
 // group adds the changes of a revision, or a part of them, which stays one.
-func (n *changeNormalizer) group(at place, group []changelog.Change) {
+func (n *changeNormalizer) group(at layout.Place, group []changelog.Change) {
 	size := 0
 	for i := range group {
 		size += group[i].MaxBytes()
 	}
 	changes := changelog.Revision{N: len(group), At: func(i int, c *changelog.Change) { *c = group[i] }}
-	if at.part == 0 && size < changelog.MaxBytes {
-		n.log.Log(at.revision, changes)
+	if at.Part == 0 && size < changelog.MaxBytes {
+		n.log.Log(at.Revision, changes)
 		return
 	}
-	n.log.LogPart(at.revision, at.part, changes)
+	n.log.LogPart(at.Revision, at.Part, changes)
 }
 
 // readBody reads a body, checks everything that can be checked, and passes each
@@ -286,7 +287,7 @@ type bodyReader struct {
 	key         []byte
 	scan        stateScan
 	hasSettings bool
-	meta        meta // that of the empty store until the section of meta was read
+	meta        layout.Meta // that of the empty store until the section of meta was read
 	hasMeta     bool
 	newest      uint64 // the highest revision of any record
 	versions    versionScan
@@ -315,8 +316,8 @@ func (b *bodyReader) begin(name string, version byte) error {
 
 // emptyMeta takes the meta record of an empty store, which has none.
 func (b *bodyReader) emptyMeta() {
-	b.meta = meta{revision: firstRevision, compact: firstRevision, rest: emptyHash()}
-	b.versions.compact = firstRevision
+	b.meta = layout.Meta{Revision: layout.FirstRevision, Compact: layout.FirstRevision, Rest: emptyHash()}
+	b.versions.compact = layout.FirstRevision
 }
 
 // record checks a record and passes it on.
@@ -326,7 +327,7 @@ func (b *bodyReader) record(key, value []byte) error {
 	if err := b.check(b.key, value); err != nil {
 		return fmt.Errorf("%w: section %s: %w", ErrBody, bodySections[b.section].name, err)
 	}
-	if table == tableMeta {
+	if table == layout.TableMeta {
 		return nil // it is written once the history is counted
 	}
 	return b.fn(b.key, value)
@@ -346,15 +347,15 @@ func (b *bodyReader) check(key, value []byte) error {
 func (b *bodyReader) noteRevision(key []byte) error {
 	var revision uint64
 	switch key[0] {
-	case tableVersion:
-		revision = ^binary.BigEndian.Uint64(key[len(key)-revisionLen:])
-	case tableChange, tableTime:
+	case layout.TableVersion:
+		revision = ^binary.BigEndian.Uint64(key[len(key)-layout.RevisionLen:])
+	case layout.TableChange, layout.TableTime:
 		revision = binary.BigEndian.Uint64(key[1:])
 	default:
 		return nil
 	}
-	if revision < firstRevision {
-		return fmt.Errorf("%w: revision %d", errLayout, revision)
+	if revision < layout.FirstRevision {
+		return fmt.Errorf("%w: revision %d", layout.ErrMalformed, revision)
 	}
 	b.newest = max(b.newest, revision)
 	return nil
@@ -365,42 +366,42 @@ func (b *bodyReader) noteRevision(key []byte) error {
 func (b *bodyReader) decode(key, value []byte) (err error) {
 	wantLen := len(key)
 	switch key[0] {
-	case tableMeta:
+	case layout.TableMeta:
 		wantLen = 1
 		b.hasMeta = true
-		b.meta, err = decodeMeta(value)
-		b.versions.compact = b.meta.compact
-	case tableSetting:
+		b.meta, err = layout.DecodeMeta(value)
+		b.versions.compact = b.meta.Compact
+	case layout.TableSetting:
 		wantLen = 1
 		b.hasSettings = true
 		_, err = decodeSettings(value)
-	case tableTime:
-		wantLen = 1 + revisionLen
+	case layout.TableTime:
+		wantLen = 1 + layout.RevisionLen
 		_, err = decodeSample(key, value)
-	case tableChange:
+	case layout.TableChange:
 		err = b.addChanges(key, value)
-	case tableVersion:
+	case layout.TableVersion:
 		err = b.versions.add(key, value)
-	case tableRecord:
+	case layout.TableRecord:
 	default:
 		return checkRow(key, value)
 	}
 	if err == nil && len(key) != wantLen {
-		return fmt.Errorf("%w: key of %d bytes in table %q", errLayout, len(key), key[0])
+		return fmt.Errorf("%w: key of %d bytes in table %q", layout.ErrMalformed, len(key), key[0])
 	}
 	return err
 }
 
 // addChanges checks a record of the change log.
 func (b *bodyReader) addChanges(key, value []byte) error {
-	at, err := splitChangeKey(key)
+	at, err := layout.SplitChangeKey(key)
 	if err != nil {
 		return err
 	}
-	if at.revision < b.logged || at.part == 0 && at.revision == b.logged {
-		return fmt.Errorf("%w: changes of revision %d are out of order", errLayout, at.revision)
+	if at.Revision < b.logged || at.Part == 0 && at.Revision == b.logged {
+		return fmt.Errorf("%w: changes of revision %d are out of order", layout.ErrMalformed, at.Revision)
 	}
-	r := changelog.Read(at.revision, value)
+	r := changelog.Read(at.Revision, value)
 	for r.Next() {
 		b.changes += b.scan.hasher.change(r.Revision, &r.Change)
 	}
@@ -423,27 +424,27 @@ func (b *bodyReader) finish(t *body.Trailer) error {
 		return err
 	}
 	m := b.meta
-	m.historyBytes, m.historyVersions = b.versions.historyBytes, b.versions.historyVersions
-	if err := b.fn([]byte{tableMeta}, appendMeta(nil, &m)); err != nil {
+	m.HistoryBytes, m.HistoryVersions = b.versions.historyBytes, b.versions.historyVersions
+	if err := b.fn([]byte{layout.TableMeta}, layout.AppendMeta(nil, &m)); err != nil {
 		return err
 	}
-	return b.fn([]byte{tableHistory}, appendProgress(nil, place{revision: m.compact + 1}))
+	return b.fn([]byte{layout.TableHistory}, layout.AppendProgress(nil, layout.Place{Revision: m.Compact + 1}))
 }
 
 func (b *bodyReader) compare(t *body.Trailer) error {
 	sum := b.scan.pairs + b.scan.rest
 	m := &b.meta
 	switch {
-	case m.position != Position{Index: t.Index, Term: t.Term} || m.revision != t.Revision || m.compact != t.CompactRevision || m.hash() != t.StateHash:
+	case m.Position != Position{Index: t.Index, Term: t.Term} || m.Revision != t.Revision || m.Compact != t.CompactRevision || m.Hash() != t.StateHash:
 		return fmt.Errorf("%w: its trailer does not match its content", ErrBody)
 	// If the newest revision were compacted, nothing could be read. A version of a
 	// future revision would hide those that are written until then.
-	case m.compact < firstRevision || m.compact > m.revision || b.newest > m.revision:
+	case m.Compact < layout.FirstRevision || m.Compact > m.Revision || b.newest > m.Revision:
 		return fmt.Errorf("%w: its revisions contradict each other", ErrBody)
 	case sum != t.StateHash:
 		return fmt.Errorf("%w: the state hash of its content is %016x, want %016x", ErrBody, sum, t.StateHash)
-	case m.pairs != b.scan.pairs || m.keys != b.scan.keys || m.logical != b.scan.logical:
-		return fmt.Errorf("%w: has %d keys of %d bytes, want %d of %d", ErrBody, b.scan.keys, b.scan.logical, m.keys, m.logical)
+	case m.Pairs != b.scan.pairs || m.Keys != b.scan.keys || m.Logical != b.scan.logical:
+		return fmt.Errorf("%w: has %d keys of %d bytes, want %d of %d", ErrBody, b.scan.keys, b.scan.logical, m.Keys, m.Logical)
 	case b.changes != b.versions.changes:
 		return fmt.Errorf("%w: its change log does not fit its versions", ErrBody)
 	}
@@ -469,14 +470,14 @@ type versionScan struct {
 
 // add takes the next version in the order of the engine: those of a key newest first.
 func (s *versionScan) add(key, value []byte) error {
-	if err := checkVersionKey(key); err != nil {
+	if err := layout.CheckVersionKey(key); err != nil {
 		return err
 	}
-	prefix, mod, err := splitVersionKey(key)
+	prefix, mod, err := layout.SplitVersionKey(key)
 	if err != nil {
 		return err
 	}
-	v, err := decodeVersion(mod, value)
+	v, err := layout.DecodeVersion(mod, value)
 	if err != nil {
 		return err
 	}
@@ -484,24 +485,24 @@ func (s *versionScan) add(key, value []byte) error {
 	if newest {
 		s.endKey()
 		s.prefix = append(s.prefix[:0], prefix...)
-		s.change.Key = unescapePrefix(s.change.Key[:0], prefix)
+		s.change.Key = layout.UnescapePrefix(s.change.Key[:0], prefix)
 	} else {
 		if s.complete {
-			return fmt.Errorf("%w: a version that no read needs", errLayout)
+			return fmt.Errorf("%w: a version that no read needs", layout.ErrMalformed)
 		}
-		if !v.deleted {
+		if !v.Deleted {
 			s.change.Previous, s.change.Stored = mod, int64(len(key)+len(value))
 		}
 		s.endVersion()
 	}
-	if v.deleted && mod < s.compact {
-		return fmt.Errorf("%w: a deletion that no read needs", errLayout)
+	if v.Deleted && mod < s.compact {
+		return fmt.Errorf("%w: a deletion that no read needs", layout.ErrMalformed)
 	}
-	if v.deleted || !newest {
+	if v.Deleted || !newest {
 		s.historyBytes += int64(len(key) + len(value))
 		s.historyVersions++
 	}
-	s.later, s.change.Deleted, s.complete = mod, v.deleted, mod <= s.compact
+	s.later, s.change.Deleted, s.complete = mod, v.Deleted, mod <= s.compact
 	return nil
 }
 
@@ -536,9 +537,9 @@ func InspectBody(r io.Reader) (BodyContents, error) {
 	c := BodyContents{Settings: DefaultSettings()}
 	info, err := readBody(r, func(key, value []byte) (err error) {
 		switch key[0] {
-		case tableSetting:
+		case layout.TableSetting:
 			c.Settings, err = decodeSettings(value)
-		case tableRecord:
+		case layout.TableRecord:
 			c.Replication = append(c.Replication, Record{Key: bytes.Clone(key[1:]), Value: bytes.Clone(value)})
 		}
 		return err

@@ -11,6 +11,7 @@ import (
 	"testing/iotest"
 
 	"github.com/kvd-io/kvd/internal/kvstore/body"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 // bodyStore has several blocks and all tables.
@@ -152,7 +153,7 @@ func sectionOf(table byte) (int, string) {
 
 // forgedBody returns a body with arbitrary records, by their keys in the engine, and valid
 // checksums.
-func forgedBody(t testing.TB, m meta, records ...string) []byte {
+func forgedBody(t testing.TB, m layout.Meta, records ...string) []byte {
 	var out bytes.Buffer
 	b, err := body.NewWriter(&out)
 	must(t, err)
@@ -168,7 +169,7 @@ func forgedBody(t testing.TB, m meta, records ...string) []byte {
 		}
 		must(t, b.Add([]byte(records[i][1:]), []byte(records[i+1])))
 	}
-	must(t, b.Finish(body.Trailer{Index: m.position.Index, Term: m.position.Term, Revision: m.revision, CompactRevision: m.compact, StateHash: m.hash()}))
+	must(t, b.Finish(body.Trailer{Index: m.Position.Index, Term: m.Position.Term, Revision: m.Revision, CompactRevision: m.Compact, StateHash: m.Hash()}))
 	return out.Bytes()
 }
 
@@ -178,20 +179,20 @@ const recordOfPut = "\x01\x00\x01\x00\x00\x01a"
 // TestForgedBody: valid checksums do not make a valid state.
 func TestForgedBody(t *testing.T) {
 	var h hasher
-	v := version{create: 2, version: 1, value: []byte("1")}
-	good := meta{position: Position{Index: 1, Term: 1}, revision: 2, compact: 1, keys: 1, logical: logicalBytes(1, 1)}
-	good.rest, good.pairs = emptyHash(), h.key([]byte("a"), 2, &v)
+	v := layout.Version{Create: 2, Version: 1, Value: []byte("1")}
+	good := layout.Meta{Position: Position{Index: 1, Term: 1}, Revision: 2, Compact: 1, Keys: 1, Logical: layout.LogicalBytes(1, 1)}
+	good.Rest, good.Pairs = emptyHash(), h.key([]byte("a"), 2, &v)
 	versionKey := func(key string, revision uint64) string {
-		return string(appendVersionKey(nil, []byte(key), revision))
+		return string(layout.AppendVersionKey(nil, []byte(key), revision))
 	}
-	key, value, log := versionKey("a", 2), string(appendVersion(nil, 2, &v)), string(changeKey(nil, 2, 0))
-	metaOf := func(change func(m *meta)) (meta, string) {
+	key, value, log := versionKey("a", 2), string(layout.AppendVersion(nil, 2, &v)), string(layout.ChangeKey(nil, 2, 0))
+	metaOf := func(change func(m *layout.Meta)) (layout.Meta, string) {
 		m := good
 		change(&m)
-		return m, string(appendMeta(nil, &m))
+		return m, string(layout.AppendMeta(nil, &m))
 	}
-	_, goodMeta := metaOf(func(*meta) {})
-	restore := func(m meta, records ...string) error {
+	_, goodMeta := metaOf(func(*layout.Meta) {})
+	restore := func(m layout.Meta, records ...string) error {
 		return newStore(t, "memory").Restore(bytes.NewReader(forgedBody(t, m, records...)))
 	}
 	must(t, restore(good, "m", goodMeta, key, value, log, recordOfPut))
@@ -201,7 +202,7 @@ func TestForgedBody(t *testing.T) {
 		"a section twice":             restore(good, "m", goodMeta, key, value, log, recordOfPut, key, value),
 		"no meta":                     restore(good, key, value, log, recordOfPut),
 		"no data":                     restore(good, "m", goodMeta),
-		"another trailer":             restore(meta{}, "m", goodMeta, key, value, log, recordOfPut),
+		"another trailer":             restore(layout.Meta{}, "m", goodMeta, key, value, log, recordOfPut),
 		"an unknown section":          restore(good, "m", goodMeta, key, value, log, recordOfPut, "z", "1"),
 	}
 	// Records in the place of the good ones, or beside them.
@@ -220,31 +221,31 @@ func TestForgedBody(t *testing.T) {
 		"a settings key":         {"m", goodMeta, "ss", "\x01{}", key, value, log, recordOfPut},
 		"malformed settings":     {"m", goodMeta, "s", "\x01{", key, value, log, recordOfPut},
 		"a time key":             {"m", goodMeta, "t1", "\x01\x01", key, value, log, recordOfPut},
-		"a malformed time":       {"m", goodMeta, string(timeKey(1)), "\x01", key, value, log, recordOfPut},
-		"a time of the future":   {"m", goodMeta, string(timeKey(3)), "\x01\x05", key, value, log, recordOfPut},
+		"a malformed time":       {"m", goodMeta, string(layout.TimeKey(1)), "\x01", key, value, log, recordOfPut},
+		"a time of the future":   {"m", goodMeta, string(layout.TimeKey(3)), "\x01\x05", key, value, log, recordOfPut},
 		"a version key":          {"m", goodMeta, key, value, "vv", value, log, recordOfPut},
 		"an unfinished escape":   {"m", goodMeta, "v\x00\x00\x0112345678", value, key, value, log, recordOfPut},
 		"a wrong escape":         {"m", goodMeta, "va\x00\x00\x0112345678", value, key, value, log, recordOfPut},
 		"a malformed version":    {"m", goodMeta, key, "\x02", log, recordOfPut},
 		"a version too many":     {"m", goodMeta, key, value, versionKey("a", 1), "\x00\x00\x01", log, recordOfPut},
 		"a version of the future": {
-			"m", goodMeta, key, value, versionKey("b", 3), "\x01", log, recordOfPut, string(changeKey(nil, 3, 0)), "\x01\x00\x01\x01\x00\x01b",
+			"m", goodMeta, key, value, versionKey("b", 3), "\x01", log, recordOfPut, string(layout.ChangeKey(nil, 3, 0)), "\x01\x00\x01\x01\x00\x01b",
 		},
 		"a version of no revision": {"m", goodMeta, key, value, versionKey("b", 0), "\x01", log, recordOfPut},
-		"a change of the future":   {"m", goodMeta, key, value, log, recordOfPut, string(changeKey(nil, 3, 0)), "\x01\x00\x01\x00\x00\x01a"},
+		"a change of the future":   {"m", goodMeta, key, value, log, recordOfPut, string(layout.ChangeKey(nil, 3, 0)), "\x01\x00\x01\x00\x00\x01a"},
 	} {
 		cases[name] = restore(good, records...)
 	}
-	compacted, compactedMeta := metaOf(func(m *meta) { m.compact, m.rest = 2, m.rest+h.times(0, 2) })
-	must(t, restore(compacted, "m", compactedMeta, string(timeKey(2)), "\x01\x05", key, value, log, recordOfPut))
+	compacted, compactedMeta := metaOf(func(m *layout.Meta) { m.Compact, m.Rest = 2, m.Rest+h.times(0, 2) })
+	must(t, restore(compacted, "m", compactedMeta, string(layout.TimeKey(2)), "\x01\x05", key, value, log, recordOfPut))
 	cases["a version before the compact one"] = restore(compacted, "m", compactedMeta, key, value, versionKey("a", 1), "\x00\x00\x01", log, recordOfPut)
 	cases["a deletion before the compact revision"] = restore(compacted, "m", compactedMeta, key, value, versionKey("b", 1), "\x01", log, recordOfPut)
 	for name, compact := range map[string]uint64{"compacted beyond the newest": 3, "compacted to nothing": 0} {
-		m, b := metaOf(func(m *meta) { m.compact = compact })
+		m, b := metaOf(func(m *layout.Meta) { m.Compact = compact })
 		cases[name] = restore(m, "m", b, key, value, log, recordOfPut)
 	}
-	for name, change := range map[string]func(*meta){
-		"keys": func(m *meta) { m.keys++ }, "bytes": func(m *meta) { m.logical-- }, "hash": func(m *meta) { m.pairs++ }, "rest of the hash": func(m *meta) { m.rest++ },
+	for name, change := range map[string]func(*layout.Meta){
+		"keys": func(m *layout.Meta) { m.Keys++ }, "bytes": func(m *layout.Meta) { m.Logical-- }, "hash": func(m *layout.Meta) { m.Pairs++ }, "rest of the hash": func(m *layout.Meta) { m.Rest++ },
 	} {
 		m, b := metaOf(change)
 		cases["another count of "+name] = restore(m, "m", b, key, value, log, recordOfPut)

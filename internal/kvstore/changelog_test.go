@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 // recorder is an observer that keeps every change by its revision.
@@ -114,7 +116,7 @@ func TestChangesOfTheCompactRevision(t *testing.T) {
 	v := mustGet[*View](t)(s.View())
 	defer v.Close()
 	_, err := v.each(func(k, _ []byte) error {
-		if k[0] == tableChange && string(k) < string(changeKey(nil, s.Revision(), 0)) {
+		if k[0] == layout.TableChange && string(k) < string(layout.ChangeKey(nil, s.Revision(), 0)) {
 			return fmt.Errorf("%q is left", k)
 		}
 		return nil

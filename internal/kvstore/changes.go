@@ -9,6 +9,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/changelog"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 // noteChanges collects the changes of the current call for the observer, in three
@@ -95,7 +96,7 @@ func lookAtChanges(ctx context.Context, s *Store, from uint64) (changes []Change
 	if err != nil {
 		return nil, 0, err
 	}
-	changes, err = p.changes(max(from, firstRevision))
+	changes, err = p.changes(max(from, layout.FirstRevision))
 	return changes, p.at, errors.Join(err, p.snapshot.Close())
 }
 
@@ -107,7 +108,7 @@ func (p *pinned) changes(from uint64) (out []Change, err error) {
 	if from > p.at {
 		return nil, nil
 	}
-	it, err := p.snapshot.Iter([]byte{tableChange}, []byte{tableChange + 1})
+	it, err := p.snapshot.Iter([]byte{layout.TableChange}, []byte{layout.TableChange + 1})
 	if err != nil {
 		return nil, fmt.Errorf("read changes: %w", err)
 	}
@@ -123,11 +124,11 @@ func (p *pinned) changes(from uint64) (out []Change, err error) {
 
 // seekChanges moves to the record that a revision is in, or to the first one after it.
 func seekChanges(it engine.Iterator, revision uint64) bool {
-	if !it.SeekLT(changeKey(nil, revision+1, 0)) {
+	if !it.SeekLT(layout.ChangeKey(nil, revision+1, 0)) {
 		return it.First()
 	}
 	if binary.BigEndian.Uint64(it.Key()[1:]) == revision {
-		return it.SeekGE(changeKey(nil, revision, 0)) // the first part of it
+		return it.SeekGE(layout.ChangeKey(nil, revision, 0)) // the first part of it
 	}
 	return true
 }
@@ -143,11 +144,11 @@ type look struct {
 
 // record adds the changes of a record.
 func (l *look) record(key, value []byte) error {
-	at, err := splitChangeKey(key)
+	at, err := layout.SplitChangeKey(key)
 	if err != nil {
 		return err
 	}
-	r := changelog.Read(at.revision, value)
+	r := changelog.Read(at.Revision, value)
 	for r.Next() {
 		if r.Revision < l.from {
 			continue
@@ -173,16 +174,16 @@ func (l *look) record(key, value []byte) error {
 func (p *pinned) event(revision uint64, c *changelog.Change) (Event, error) {
 	e := Event{Deleted: c.Deleted, KV: KV{ModRevision: revision}}
 	if !c.Deleted {
-		b, err := p.snapshot.Get(nil, appendVersionKey(nil, c.Key, revision))
+		b, err := p.snapshot.Get(nil, layout.AppendVersionKey(nil, c.Key, revision))
 		if err != nil {
 			return Event{}, fmt.Errorf("read a change of revision %d: %w", revision, err)
 		}
-		v, err := decodeVersion(revision, b)
+		v, err := layout.DecodeVersion(revision, b)
 		if err != nil {
 			return Event{}, err
 		}
-		e.KV = v.kv(revision)
-		e.KV.Value = v.value
+		e.KV = v.KV(revision)
+		e.KV.Value = v.Value
 	}
 	e.KV.Key = bytes.Clone(c.Key)
 	return e, nil
@@ -193,13 +194,13 @@ func (p *pinned) event(revision uint64, c *changelog.Change) (Event, error) {
 // agree on it however far they have removed history, and a compaction does not change
 // it. The newest one is known, others need a scan. Its errors are those of List.
 func (s *Store) HashKV(ctx context.Context, revision uint64) (hash, at, compact uint64, err error) {
-	if v := s.visible.Load(); revision == 0 || revision == v.revision {
-		return v.pairs, v.revision, v.compact, nil
+	if v := s.visible.Load(); revision == 0 || revision == v.Revision {
+		return v.Pairs, v.Revision, v.Compact, nil
 	}
 	var h hasher
 	at, err = s.List(ctx, Range{Revision: revision}, func(i Item) (bool, error) {
 		kv := &i.KV
-		hash += h.key(kv.Key, kv.ModRevision, &version{create: kv.CreateRevision, version: kv.Version, lease: kv.Lease, attributes: kv.Attributes, value: kv.Value})
+		hash += h.key(kv.Key, kv.ModRevision, &layout.Version{Create: kv.CreateRevision, Version: kv.Version, Lease: kv.Lease, Attributes: kv.Attributes, Value: kv.Value})
 		return true, nil
 	})
 	return hash, at, s.CompactRevision(), err

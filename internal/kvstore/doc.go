@@ -28,8 +28,8 @@
 // read at any revision is one seek and a range read at a revision is one walk.
 // Table c, the change log, lists the keys that each revision changed, in the order of
 // the operations: one record for each call of Apply, which belongs to this replica. It
-// names what a compaction makes superfluous, and watches read it. See layout.go and
-// package changelog.
+// names what a compaction makes superfluous, and watches read it. See packages
+// layout and changelog.
 //
 // Apply would need a read for every write, to learn the version before. A cache
 // of key metadata (cache.go) answers most of them.
@@ -115,5 +115,5 @@
 //     versions at times that the counters could not follow.
 //
 // Read it in this order: types.go, store.go, apply.go, overlay.go, txn.go, read.go,
-// history.go, layout.go, codec.go, log.go, body.go; package command before all of them.
+// history.go, log.go, body.go; packages command and layout before all of them.
 package kvstore

@@ -7,6 +7,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/command"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 // fuzzReplica applies a command between others, and returns its results and the state
@@ -70,19 +71,19 @@ func FuzzRestore(f *testing.F) {
 	s := openStore(f, engine.NewMemory(), Options{})
 	do(f, s, put("a", "1"), put("a\x00", "2"), remove("a"), Command{Op: OpTick, Term: 1, ElapsedMillis: 5})
 	f.Add(bodyOf(f, s), "v", "x")
-	f.Add([]byte{}, string(appendVersionKey(nil, []byte("a"), 1)), "\x01")
-	f.Add([]byte{}, string(changeKey(nil, 1, 0)), "\x01\x00\x01\x00\x00\x01a")
-	f.Add([]byte{}, string(timeKey(1)), "\x01\x05")
+	f.Add([]byte{}, string(layout.AppendVersionKey(nil, []byte("a"), 1)), "\x01")
+	f.Add([]byte{}, string(layout.ChangeKey(nil, 1, 0)), "\x01\x00\x01\x00\x00\x01a")
+	f.Add([]byte{}, string(layout.TimeKey(1)), "\x01\x05")
 	f.Add([]byte{}, "s", "\x01{}")
 	f.Add([]byte{}, "h", "\x01\x02\x00")
 	f.Fuzz(func(t *testing.T, body []byte, key, value string) {
 		if len(body) == 0 {
-			body = forgedBody(t, meta{revision: firstRevision, compact: firstRevision, rest: emptyHash()}, key, value)
+			body = forgedBody(t, layout.Meta{Revision: layout.FirstRevision, Compact: layout.FirstRevision, Rest: emptyHash()}, key, value)
 		}
 		s := openStore(t, engine.NewMemory(), Options{})
 		defer s.Close()
 		if err := s.Restore(bytes.NewReader(body)); err != nil {
-			if s.exec.failed != nil || s.Position() != (Position{}) || s.Revision() != firstRevision {
+			if s.exec.failed != nil || s.Position() != (Position{}) || s.Revision() != layout.FirstRevision {
 				t.Fatalf("%v, and the state has changed (%v)", err, s.exec.failed)
 			}
 			return

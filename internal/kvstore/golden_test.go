@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/kvd-io/kvd/internal/kvstore/changelog"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 	"github.com/kvd-io/kvd/internal/kvstore/wire"
 )
 
@@ -54,12 +55,12 @@ func goldenSettings() Settings {
 }
 
 func TestGoldenVersions(t *testing.T) {
-	for name, v := range map[string]version{
-		"version":         {create: 300, version: 2, value: []byte("value")},
-		"version_full":    {create: 301, version: 2, lease: 70_000, attributes: &Attributes{Flags: 1 << 63, LockIndex: 3, Holder: 70_001}, value: []byte{}},
-		"version_deleted": {deleted: true},
+	for name, v := range map[string]layout.Version{
+		"version":         {Create: 300, Version: 2, Value: []byte("value")},
+		"version_full":    {Create: 301, Version: 2, Lease: 70_000, Attributes: &Attributes{Flags: 1 << 63, LockIndex: 3, Holder: 70_001}, Value: []byte{}},
+		"version_deleted": {Deleted: true},
 	} {
-		got, err := decodeVersion(301, golden(t, name, appendVersion(nil, 301, &v)))
+		got, err := layout.DecodeVersion(301, golden(t, name, layout.AppendVersion(nil, 301, &v)))
 		if err != nil || !reflect.DeepEqual(got, v) {
 			t.Errorf("%s: decoded %+v, %v; want %+v", name, got, err, v)
 		}
@@ -67,8 +68,8 @@ func TestGoldenVersions(t *testing.T) {
 }
 
 func TestGoldenMeta(t *testing.T) {
-	m := meta{position: Position{Index: 1, Term: 200}, revision: 3, compact: 4, pairs: 1 << 63, rest: 5, keys: 6, logical: 700, clock: -8, historyBytes: 9, historyVersions: 1000}
-	got, err := decodeMeta(golden(t, "meta", appendMeta(nil, &m)))
+	m := layout.Meta{Position: Position{Index: 1, Term: 200}, Revision: 3, Compact: 4, Pairs: 1 << 63, Rest: 5, Keys: 6, Logical: 700, Clock: -8, HistoryBytes: 9, HistoryVersions: 1000}
+	got, err := layout.DecodeMeta(golden(t, "meta", layout.AppendMeta(nil, &m)))
 	if err != nil || got != m {
 		t.Errorf("decoded %+v, %v; want %+v", got, err, m)
 	}
@@ -169,13 +170,13 @@ func tablesOf(t *testing.T, s *Store) (out []byte) {
 
 // TestUnknownVersions: every reader refuses a record of a newer kvd.
 func TestUnknownVersions(t *testing.T) {
-	const newer = recordVersion + 1
+	const newer = layout.RecordVersion + 1
 	readers := map[string]func(b []byte) error{
-		"meta":     func(b []byte) error { _, err := decodeMeta(b); return err },
+		"meta":     func(b []byte) error { _, err := layout.DecodeMeta(b); return err },
 		"change":   func(b []byte) error { _, err := changelog.Last(2, b); return err },
 		"settings": func(b []byte) error { _, err := decodeSettings(b); return err },
 	}
-	for what, key := range map[string][]byte{"time": timeKey(1), "open meta": {tableMeta}, "open settings": {tableSetting}, "history": {tableHistory}} {
+	for what, key := range map[string][]byte{"time": layout.TimeKey(1), "open meta": {layout.TableMeta}, "open settings": {layout.TableSetting}, "history": {layout.TableHistory}} {
 		readers[what] = func(b []byte) error { return openWith(t, key, b) }
 	}
 	for what, read := range readers {
@@ -199,24 +200,24 @@ func openWith(t *testing.T, key, value []byte) error {
 
 // TestMalformedRecords: readers refuse records that end too early.
 func TestMalformedRecords(t *testing.T) {
-	endless := binary.AppendUvarint([]byte{recordVersion}, 1<<40)
+	endless := binary.AppendUvarint([]byte{layout.RecordVersion}, 1<<40)
 	endless = endless[:len(endless)-1]
 	for what, err := range map[string]error{
-		"history of 0":  openWith(t, []byte{tableHistory}, []byte{recordVersion, 0, 0}),
-		"meta":          openWith(t, []byte{tableMeta}, endless),
-		"empty meta":    openWith(t, []byte{tableMeta}, nil),
-		"time":          openWith(t, timeKey(1), endless),
-		"time key":      openWith(t, []byte{tableTime, 1}, []byte{recordVersion, 1}),
-		"settings":      openWith(t, []byte{tableSetting}, []byte{recordVersion, '{'}),
-		"empty history": openWith(t, []byte{tableHistory}, nil),
-		"history":       openWith(t, []byte{tableHistory}, endless),
+		"history of 0":  openWith(t, []byte{layout.TableHistory}, []byte{layout.RecordVersion, 0, 0}),
+		"meta":          openWith(t, []byte{layout.TableMeta}, endless),
+		"empty meta":    openWith(t, []byte{layout.TableMeta}, nil),
+		"time":          openWith(t, layout.TimeKey(1), endless),
+		"time key":      openWith(t, []byte{layout.TableTime, 1}, []byte{layout.RecordVersion, 1}),
+		"settings":      openWith(t, []byte{layout.TableSetting}, []byte{layout.RecordVersion, '{'}),
+		"empty history": openWith(t, []byte{layout.TableHistory}, nil),
+		"history":       openWith(t, []byte{layout.TableHistory}, endless),
 	} {
 		if err == nil {
 			t.Errorf("%s: no error", what)
 		}
 	}
 	for n := range 3 {
-		if _, err := decodeVersion(1<<50, append([]byte{0}, endless[1:1+n]...)); err == nil {
+		if _, err := layout.DecodeVersion(1<<50, append([]byte{0}, endless[1:1+n]...)); err == nil {
 			t.Errorf("version of %d bytes: no error", 2+n)
 		}
 	}

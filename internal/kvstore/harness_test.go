@@ -13,6 +13,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 const testDir = "db"
@@ -58,7 +59,7 @@ func openPebble(t testing.TB, fs vfs.FS) engine.Engine {
 
 func openPebbleWith(t testing.TB, fs vfs.FS, o engine.PebbleOptions) engine.Engine {
 	t.Helper()
-	o.Comparer, o.FS = Comparer(), fs
+	o.Comparer, o.FS = layout.Comparer(), fs
 	e, err := engine.OpenPebble(testDir, o)
 	must(t, err)
 	return e

@@ -7,6 +7,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/changelog"
 	"github.com/kvd-io/kvd/internal/kvstore/command"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 // The state hash is the sum, modulo 2^64, of the hashes of all records of the
@@ -29,21 +30,21 @@ type hasher struct {
 	head   []byte
 }
 
-func (h *hasher) key(key []byte, mod uint64, v *version) uint64 {
-	head := append(h.head[:0], tableVersion)
+func (h *hasher) key(key []byte, mod uint64, v *layout.Version) uint64 {
+	head := append(h.head[:0], layout.TableVersion)
 	head = binary.AppendUvarint(head, uint64(len(key)))
 	head = binary.AppendUvarint(head, mod)
-	head = binary.AppendUvarint(head, v.create)
-	head = binary.AppendUvarint(head, v.version)
-	head = binary.AppendUvarint(head, v.lease)
-	if v.attributes != nil {
-		head = command.AppendAttributes(head, v.attributes)
+	head = binary.AppendUvarint(head, v.Create)
+	head = binary.AppendUvarint(head, v.Version)
+	head = binary.AppendUvarint(head, v.Lease)
+	if v.Attributes != nil {
+		head = command.AppendAttributes(head, v.Attributes)
 	}
-	return h.sum(head, key, v.value)
+	return h.sum(head, key, v.Value)
 }
 
 func (h *hasher) record(key, value []byte) uint64 {
-	head := append(h.head[:0], tableRecord)
+	head := append(h.head[:0], layout.TableRecord)
 	head = binary.AppendUvarint(head, uint64(len(key)))
 	return h.sum(head, key, value)
 }
@@ -55,7 +56,7 @@ func (h *hasher) row(key, value []byte) uint64 {
 
 // change hashes what the change log says about a change.
 func (h *hasher) change(revision uint64, c *changelog.Change) uint64 {
-	head := binary.AppendUvarint(append(h.head[:0], tableChange), revision)
+	head := binary.AppendUvarint(append(h.head[:0], layout.TableChange), revision)
 	head = binary.AppendUvarint(head, c.Previous)
 	head = binary.AppendUvarint(head, uint64(c.Stored))
 	if c.Deleted {
@@ -65,16 +66,16 @@ func (h *hasher) change(revision uint64, c *changelog.Change) uint64 {
 }
 
 func (h *hasher) settings(encoded []byte) uint64 {
-	return h.sum(append(h.head[:0], tableSetting), nil, encoded)
+	return h.sum(append(h.head[:0], layout.TableSetting), nil, encoded)
 }
 
 // times returns the term of replicated time and the compact revision, which is 0 in an
 // empty store.
 func (h *hasher) times(clock int64, compact uint64) uint64 {
-	if clock == 0 && compact == firstRevision {
+	if clock == 0 && compact == layout.FirstRevision {
 		return 0
 	}
-	head := binary.AppendVarint(append(h.head[:0], tableMeta), clock)
+	head := binary.AppendVarint(append(h.head[:0], layout.TableMeta), clock)
 	return h.sum(binary.AppendUvarint(head, compact), nil, nil)
 }
 
@@ -105,20 +106,20 @@ type stateScan struct {
 // add takes the next record.
 func (s *stateScan) add(k, value []byte) error {
 	switch k[0] {
-	case tableVersion:
+	case layout.TableVersion:
 		return s.addVersion(k, value)
-	case tableRecord:
+	case layout.TableRecord:
 		s.rest += s.hasher.record(k[1:], value)
-	case tableSetting:
+	case layout.TableSetting:
 		s.rest += s.hasher.settings(value)
-	case tableMeta:
-		m, err := decodeMeta(value)
+	case layout.TableMeta:
+		m, err := layout.DecodeMeta(value)
 		if err != nil {
 			return err
 		}
-		s.rest += s.hasher.times(m.clock, m.compact)
+		s.rest += s.hasher.times(m.Clock, m.Compact)
 	default:
-		if isRowTable(k[0]) {
+		if layout.IsRowTable(k[0]) {
 			s.rest += s.hasher.row(k, value)
 			n, err := s.rowBytes(k, value)
 			s.logical += n
@@ -130,7 +131,7 @@ func (s *stateScan) add(k, value []byte) error {
 
 // addVersion counts the first version of each key, which is the newest.
 func (s *stateScan) addVersion(k, value []byte) error {
-	prefix, mod, err := splitVersionKey(k)
+	prefix, mod, err := layout.SplitVersionKey(k)
 	if err != nil {
 		return err
 	}
@@ -138,13 +139,13 @@ func (s *stateScan) addVersion(k, value []byte) error {
 		return nil
 	}
 	s.prefix = append(s.prefix[:0], prefix...)
-	v, err := decodeVersion(mod, value)
-	if err != nil || v.deleted {
+	v, err := layout.DecodeVersion(mod, value)
+	if err != nil || v.Deleted {
 		return err
 	}
-	s.key = unescapePrefix(s.key[:0], prefix)
+	s.key = layout.UnescapePrefix(s.key[:0], prefix)
 	s.pairs += s.hasher.key(s.key, mod, &v)
 	s.keys++
-	s.logical += logicalBytes(len(s.key), len(v.value))
+	s.logical += layout.LogicalBytes(len(s.key), len(v.Value))
 	return nil
 }

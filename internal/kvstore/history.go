@@ -6,6 +6,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/changelog"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 // History is compacted in two steps. A compact command moves the compact revision,
@@ -25,33 +26,33 @@ import (
 // last revisions, but never larger than a quarter of the quota. Only the leader
 // asks; replicas may disagree about the answer, since the size of history is their
 // own, so it reaches them as a command.
-func (s *Store) CompactionTarget() uint64 { return targetAt(s, s.visible.Load().clock) }
+func (s *Store) CompactionTarget() uint64 { return targetAt(s, s.visible.Load().Clock) }
 
 // Aging reports whether there is history that only its age keeps, or an idempotency
 // record. While there is, a leader must let replicated time pass even if nothing is
 // written.
 func (s *Store) Aging() bool {
 	v := s.visible.Load()
-	return v.remembered.Records > 0 || v.revision > v.compact && v.revision-v.compact > v.settings.RetentionRevisions
+	return v.remembered.Records > 0 || v.Revision > v.Compact && v.Revision-v.Compact > v.settings.RetentionRevisions
 }
 
 func targetAt(s *Store, millis int64) uint64 {
 	v := s.visible.Load()
 	target := s.timeline.byAge(millis - v.settings.RetentionMillis)
-	if v.settings.RetentionRevisions >= v.revision {
+	if v.settings.RetentionRevisions >= v.Revision {
 		target = 0
 	} else {
-		target = min(target, v.revision-v.settings.RetentionRevisions)
+		target = min(target, v.Revision-v.settings.RetentionRevisions)
 	}
 	// historyBytes still counts what is compacted but not removed. As long as there
 	// is any, it is unknown whether the last step was enough; another step for each
 	// call would leave no history at all.
-	behind := v.cleaned < v.compact
-	if q := v.settings.QuotaBytes; q > 0 && !behind && v.historyBytes > q/4 {
+	behind := v.cleaned < v.Compact
+	if q := v.settings.QuotaBytes; q > 0 && !behind && v.HistoryBytes > q/4 {
 		// The bytes of a revision are not known. Halving gets there in a few steps.
-		target = max(target, v.compact+(v.revision-v.compact+1)/2)
+		target = max(target, v.Compact+(v.Revision-v.Compact+1)/2)
 	}
-	if target <= v.compact {
+	if target <= v.Compact {
 		return 0
 	}
 	return target
@@ -74,14 +75,14 @@ func (s *Store) Maintain() (more bool, err error) {
 	if x.failed != nil {
 		return false, x.failed
 	}
-	if x.uncleaned.cleaned() >= x.now.compact {
+	if x.uncleaned.Cleaned() >= x.now.Compact {
 		return false, nil
 	}
 	if err := x.maintain(); err != nil {
 		return false, x.fail(fmt.Errorf("remove history: %w", err))
 	}
 	s.publish()
-	return x.uncleaned.cleaned() < x.now.compact, nil
+	return x.uncleaned.Cleaned() < x.now.Compact, nil
 }
 
 // maintain removes a bounded part of the history.
@@ -90,40 +91,40 @@ func (x *executor) maintain() error {
 	if err := cleanUp(x); err != nil {
 		return err
 	}
-	for _, old := range x.timeline.dropUntil(x.uncleaned.cleaned()) {
-		x.writes.Delete(timeKey(old.revision))
+	for _, old := range x.timeline.dropUntil(x.uncleaned.Cleaned()) {
+		x.writes.Delete(layout.TimeKey(old.revision))
 	}
-	x.writes.Set([]byte{tableHistory}, appendProgress(nil, x.uncleaned))
+	x.writes.Set([]byte{layout.TableHistory}, layout.AppendProgress(nil, x.uncleaned))
 	return x.commit()
 }
 
 // readProgress returns the place up to which the replaced versions were removed.
-func readProgress(r engine.Reader) (place, error) {
-	b, err := r.Get(nil, []byte{tableHistory})
+func readProgress(r engine.Reader) (layout.Place, error) {
+	b, err := r.Get(nil, []byte{layout.TableHistory})
 	if errors.Is(err, engine.ErrNotFound) {
-		return place{revision: firstRevision + 1}, nil
+		return layout.Place{Revision: layout.FirstRevision + 1}, nil
 	}
 	if err != nil {
-		return place{}, fmt.Errorf("read progress of history: %w", err)
+		return layout.Place{}, fmt.Errorf("read progress of history: %w", err)
 	}
-	return decodeProgress(b)
+	return layout.DecodeProgress(b)
 }
 
 // cleanUp goes on with the records of the change log from the first one that is left, and
 // notes how far it came.
 func cleanUp(x *executor) error {
-	it, err := x.eng.Iter([]byte{tableChange}, changeKey(nil, x.now.compact+1, 0))
+	it, err := x.eng.Iter([]byte{layout.TableChange}, layout.ChangeKey(nil, x.now.Compact+1, 0))
 	if err != nil {
 		return err
 	}
 	defer it.Close()
 	changes, records := 0, 0
 	for ok := it.First(); ok; ok = it.Next() {
-		at, err := splitChangeKey(it.Key())
+		at, err := layout.SplitChangeKey(it.Key())
 		if err != nil {
 			return err
 		}
-		if at.revision == x.now.compact && at.before(x.uncleaned) {
+		if at.Revision == x.now.Compact && at.Before(x.uncleaned) {
 			continue // a part that is done, and stays
 		}
 		if changes >= maintainChanges || records >= maintainRecords {
@@ -135,21 +136,21 @@ func cleanUp(x *executor) error {
 		}
 		changes, records = changes+n, records+1
 	}
-	x.uncleaned = place{revision: x.now.compact + 1}
+	x.uncleaned = layout.Place{Revision: x.now.Compact + 1}
 	return it.Err()
 }
 
 // cleanRecord removes what the changes in a record made superfluous, and the record if nothing
 // needs it anymore. It returns the number of changes.
-func cleanRecord(x *executor, at place, key, value []byte) (n int, err error) {
-	last, err := changelog.Last(at.revision, value)
+func cleanRecord(x *executor, at layout.Place, key, value []byte) (n int, err error) {
+	last, err := changelog.Last(at.Revision, value)
 	if err != nil {
 		return 0, err
 	}
-	obsolete := last < x.now.compact
-	r := changelog.Read(at.revision, value)
-	for ; r.Next() && r.Revision <= x.now.compact; n++ {
-		if done := (place{revision: r.Revision, part: at.part}).before(x.uncleaned); !done && r.Change.Previous != 0 {
+	obsolete := last < x.now.Compact
+	r := changelog.Read(at.Revision, value)
+	for ; r.Next() && r.Revision <= x.now.Compact; n++ {
+		if done := (layout.Place{Revision: r.Revision, Part: at.Part}).Before(x.uncleaned); !done && r.Change.Previous != 0 {
 			removeVersion(x, r.Change.Key, r.Change.Previous, r.Change.Stored)
 		}
 		if obsolete && r.Change.Deleted {
@@ -159,11 +160,11 @@ func cleanRecord(x *executor, at place, key, value []byte) (n int, err error) {
 	if obsolete {
 		x.writes.Delete(key)
 	}
-	next := place{revision: min(last, x.now.compact) + 1}
-	if last == at.revision { // there may be further parts
-		next = place{revision: last, part: at.part + 1}
+	next := layout.Place{Revision: min(last, x.now.Compact) + 1}
+	if last == at.Revision { // there may be further parts
+		next = layout.Place{Revision: last, Part: at.Part + 1}
 	}
-	if x.uncleaned.before(next) {
+	if x.uncleaned.Before(next) {
 		x.uncleaned = next
 	}
 	return n, r.Err
@@ -172,11 +173,11 @@ func cleanRecord(x *executor, at place, key, value []byte) (n int, err error) {
 // removeVersion removes a version of a key of a number of bytes in the engine, or a
 // deletion if that is 0.
 func removeVersion(x *executor, key []byte, revision uint64, stored int64) {
-	x.scratch.key = appendVersionKey(x.scratch.key[:0], key, revision)
+	x.scratch.key = layout.AppendVersionKey(x.scratch.key[:0], key, revision)
 	if stored == 0 {
-		stored = int64(len(x.scratch.key) + deletedVersionBytes)
+		stored = int64(len(x.scratch.key) + layout.DeletedVersionBytes)
 	}
 	x.writes.Delete(x.scratch.key)
-	x.now.historyBytes -= stored
-	x.now.historyVersions--
+	x.now.HistoryBytes -= stored
+	x.now.HistoryVersions--
 }

@@ -214,7 +214,7 @@ func TestReplicatedTimeIsASumOfSteps(t *testing.T) {
 	}
 	const year = 365 * 24 * 3600_000
 	do(t, s, tick(year))
-	if got := s.exec.now.clock; got != MaxTickMillis {
+	if got := s.exec.now.Clock; got != MaxTickMillis {
 		t.Fatalf("one tick of a year moved the clock by %d ms", got)
 	}
 	for range 60 {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/command"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 	"github.com/kvd-io/kvd/internal/kvstore/wire"
 )
 
@@ -128,7 +129,7 @@ func idempotencyKey(principal, key string) string {
 // appendIdempotency appends a record: when it was made, by which command, for which
 // request, and its result.
 func appendIdempotency(dst []byte, clock int64, place logPlace, fingerprint [16]byte, r *Result) []byte {
-	dst = binary.AppendVarint(append(dst, recordVersion), clock)
+	dst = binary.AppendVarint(append(dst, layout.RecordVersion), clock)
 	dst = binary.AppendUvarint(binary.AppendUvarint(dst, place.index), place.command)
 	return command.AppendResult(append(dst, fingerprint[:]...), r)
 }
@@ -143,7 +144,7 @@ type idempotencyRecord struct {
 }
 
 func decodeIdempotency(b []byte) (idempotencyRecord, error) {
-	d, err := openRecord("idempotency", b)
+	d, err := layout.OpenRecord("idempotency", b)
 	if err != nil {
 		return idempotencyRecord{}, err
 	}
@@ -151,7 +152,7 @@ func decodeIdempotency(b []byte) (idempotencyRecord, error) {
 	copy(r.fingerprint[:], d.Take(16))
 	r.result = d.Rest()
 	if d.Failed {
-		return idempotencyRecord{}, fmt.Errorf("%w: idempotency record", errLayout)
+		return idempotencyRecord{}, fmt.Errorf("%w: idempotency record", layout.ErrMalformed)
 	}
 	return r, nil
 }
@@ -162,7 +163,7 @@ func checkIdempotencyRow(key, value []byte) error {
 	d := wire.Decoder{B: key}
 	d.Bytes()
 	if n := len(d.B); d.Failed || n < 1 || n > MaxIdempotencyKeyBytes {
-		return fmt.Errorf("%w: idempotency key", errLayout)
+		return fmt.Errorf("%w: idempotency key", layout.ErrMalformed)
 	}
 	r, err := decodeIdempotency(value)
 	if err == nil {
@@ -174,7 +175,7 @@ func checkIdempotencyRow(key, value []byte) error {
 // load reads the records of the engine into the index.
 func (ix *idempotencyIndex) load(eng engine.Engine) error {
 	*ix = idempotencyIndex{eng: eng, records: make(map[string]*idempotencyEntry), replayed: ix.replayed}
-	it, err := eng.Iter([]byte{tableIdempotency}, []byte{tableIdempotency + 1})
+	it, err := eng.Iter([]byte{layout.TableIdempotency}, []byte{layout.TableIdempotency + 1})
 	if err != nil {
 		return fmt.Errorf("read idempotency records: %w", err)
 	}
@@ -200,7 +201,7 @@ func idempotencySize(key string, value []byte) int64 {
 
 // idempotencyRow returns the row of a record in the engine.
 func idempotencyRow(dst []byte, key string) []byte {
-	return append(append(dst, tableIdempotency), key...)
+	return append(append(dst, layout.TableIdempotency), key...)
 }
 
 // replay sets the result to the recorded one if the command is a repeat, or to a
@@ -252,17 +253,17 @@ func recordable(o Outcome) bool {
 // It does not go through the overlay: the command has been judged already. Nor does a
 // record change, so the index knows the term of each in the state hash. A row of any
 // other table would have to be read before it is deleted.
-func (ix *idempotencyIndex) record(c *Command, place logPlace, now *meta, writes engine.WriteBatch, r *Result) {
+func (ix *idempotencyIndex) record(c *Command, place logPlace, now *layout.Meta, writes engine.WriteBatch, r *Result) {
 	if !recordable(r.Outcome) {
 		return
 	}
 	key := idempotencyKey(c.Origin.Principal, c.Idempotency.Key)
-	e := &idempotencyEntry{key: key, clock: now.clock, place: place}
+	e := &idempotencyEntry{key: key, clock: now.Clock, place: place}
 	e.value = appendIdempotency(nil, e.clock, place, c.Idempotency.Fingerprint, r)
 	e.bytes = idempotencySize(key, e.value)
 	ix.scratch = idempotencyRow(ix.scratch[:0], key)
 	e.hash = ix.hasher.row(ix.scratch, e.value)
-	now.rest += e.hash
+	now.Rest += e.hash
 	writes.Set(ix.scratch, e.value)
 	ix.add(e)
 	ix.unsettled = append(ix.unsettled, e)
@@ -270,7 +271,7 @@ func (ix *idempotencyIndex) record(c *Command, place logPlace, now *meta, writes
 
 // release deletes the records that the command releases. Keys that are unknown do not
 // matter.
-func (ix *idempotencyIndex) release(c *Command, now *meta, writes engine.WriteBatch) {
+func (ix *idempotencyIndex) release(c *Command, now *layout.Meta, writes engine.WriteBatch) {
 	for _, key := range c.Release {
 		if e := ix.records[idempotencyKey(c.Origin.Principal, key)]; e != nil {
 			ix.forget(e, now, writes)
@@ -278,8 +279,8 @@ func (ix *idempotencyIndex) release(c *Command, now *meta, writes engine.WriteBa
 	}
 }
 
-func (ix *idempotencyIndex) forget(e *idempotencyEntry, now *meta, writes engine.WriteBatch) {
-	now.rest -= e.hash
+func (ix *idempotencyIndex) forget(e *idempotencyEntry, now *layout.Meta, writes engine.WriteBatch) {
+	now.Rest -= e.hash
 	ix.scratch = idempotencyRow(ix.scratch[:0], e.key)
 	writes.Delete(ix.scratch)
 	ix.remove(e)
@@ -287,14 +288,14 @@ func (ix *idempotencyIndex) forget(e *idempotencyEntry, now *meta, writes engine
 
 // age deletes a bounded number of the records that are older than the limit, and
 // reports whether more of them are left.
-func (ix *idempotencyIndex) age(limit int64, now *meta, writes engine.WriteBatch) (more bool) {
+func (ix *idempotencyIndex) age(limit int64, now *layout.Meta, writes engine.WriteBatch) (more bool) {
 	for range maxAgedRecords {
 		e := ix.oldest()
-		if e == nil || now.clock-e.clock <= limit {
+		if e == nil || now.Clock-e.clock <= limit {
 			return false
 		}
 		ix.forget(e, now, writes)
 	}
 	e := ix.oldest()
-	return e != nil && now.clock-e.clock > limit
+	return e != nil && now.Clock-e.clock > limit
 }

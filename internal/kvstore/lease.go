@@ -8,6 +8,7 @@ import (
 	"math"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 // Limits of leases and of what is bound to them.
@@ -119,7 +120,7 @@ func leaseID(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
 
 // get returns a lease with the overlay.
 func (ls *leases) get(id uint64) (l leaseRow, exists bool, err error) {
-	b, exists, err := ls.x.rows.get(tableLease, leaseID(id))
+	b, exists, err := ls.x.rows.get(layout.TableLease, leaseID(id))
 	if err != nil || !exists {
 		return leaseRow{}, false, err
 	}
@@ -131,12 +132,12 @@ func (ls *leases) get(id uint64) (l leaseRow, exists bool, err error) {
 func (ls *leases) mustGet(id uint64) (leaseRow, error) {
 	l, exists, err := ls.get(id)
 	if err == nil && !exists {
-		err = fmt.Errorf("%w: lease %d is bound but does not exist", errLayout, id)
+		err = fmt.Errorf("%w: lease %d is bound but does not exist", layout.ErrMalformed, id)
 	}
 	return l, err
 }
 
-func (ls *leases) set(l *leaseRow) { ls.x.rows.set(tableLease, leaseID(l.ID), l.encode()) }
+func (ls *leases) set(l *leaseRow) { ls.x.rows.set(layout.TableLease, leaseID(l.ID), l.encode()) }
 
 // count returns the counters with the overlay, for changing.
 func (ls *leases) count() *counts {
@@ -146,8 +147,8 @@ func (ls *leases) count() *counts {
 	return &ls.draft.counts
 }
 
-// logicalBytes is what the quota counts for a lease. What is bound to it counts itself.
-func (l *leaseRow) logicalBytes() int64 { return 2*keyOverheadBytes + int64(len(l.Name)) }
+// layout.LogicalBytes is what the quota counts for a lease. What is bound to it counts itself.
+func (l *leaseRow) logicalBytes() int64 { return 2*layout.KeyOverheadBytes + int64(len(l.Name)) }
 
 // fits refuses what would exceed the quota. Like a put, it is refused only if it adds
 // something.
@@ -162,7 +163,7 @@ func (ls *leases) fits(added int64, r *Result) bool {
 }
 
 // used returns what the quota counts, with the overlay.
-func (ls *leases) used() int64 { return ls.x.now.logical + ls.x.overlay.logical + ls.draft.bytes }
+func (ls *leases) used() int64 { return ls.x.now.Logical + ls.x.overlay.logical + ls.draft.bytes }
 
 // grantOp runs OpLeaseGrant.
 func (ls *leases) grantOp(c *Command, r *Result) error {
@@ -218,11 +219,11 @@ func (ls *leases) number(l *leaseRow) (exists bool, err error) {
 	n := ls.count()
 	if n.sequence++; l.ID != 0 {
 		l.seq = n.sequence
-		_, exists, err = ls.x.rows.get(tableLease, leaseID(l.ID))
+		_, exists, err = ls.x.rows.get(layout.TableLease, leaseID(l.ID))
 		return exists, err
 	}
 	for ; ; n.sequence++ {
-		if _, taken, err := ls.x.rows.get(tableLease, leaseID(n.sequence)); err != nil {
+		if _, taken, err := ls.x.rows.get(layout.TableLease, leaseID(n.sequence)); err != nil {
 			return false, err
 		} else if !taken {
 			break
@@ -283,7 +284,7 @@ func (l *leaseRow) roomForOne(r *Result) bool {
 // bind keeps the table of the keys of leases when a key changes its lease. 0 is none.
 func (ls *leases) bind(key string, before, after uint64) error {
 	if before != 0 {
-		ls.x.rows.delete(tableLeaseKey, append(leaseID(before), key...))
+		ls.x.rows.delete(layout.TableLeaseKey, append(leaseID(before), key...))
 		if before != ls.draft.ending {
 			if err := ls.unbound(before); err != nil {
 				return err
@@ -297,7 +298,7 @@ func (ls *leases) bind(key string, before, after uint64) error {
 	if err != nil {
 		return err
 	}
-	ls.x.rows.set(tableLeaseKey, append(leaseID(after), key...), []byte{})
+	ls.x.rows.set(layout.TableLeaseKey, append(leaseID(after), key...), []byte{})
 	l.keys++
 	ls.set(&l)
 	return nil
@@ -319,7 +320,7 @@ func (ls *leases) unbound(id uint64) error {
 
 // remove removes the row of a lease to which nothing is bound anymore.
 func (ls *leases) remove(l *leaseRow) {
-	ls.x.rows.delete(tableLease, leaseID(l.ID))
+	ls.x.rows.delete(layout.TableLease, leaseID(l.ID))
 	ls.count().leases--
 	ls.draft.bytes -= l.logicalBytes()
 	ls.draft.changes = append(ls.draft.changes, LeaseChange{Lease: l.Lease, Seq: l.seq, Ended: true})
@@ -368,7 +369,7 @@ func (ls *leases) expireOp(c *Command, e *Entry, r *Result) error {
 // end ends a lease: its keys go, or lose their lease, in the order of keys, and its
 // places in lock queues become free.
 func (ls *leases) end(l *leaseRow, r *Result) error {
-	keys, err := ls.boundTo(tableLeaseKey, l.ID)
+	keys, err := ls.boundTo(layout.TableLeaseKey, l.ID)
 	if err != nil {
 		return err
 	}
@@ -409,16 +410,16 @@ func (ls *leases) endBinding(l *leaseRow, key []byte) error {
 	}
 	s := ls.x.state(m)
 	if s.lease != l.ID {
-		return fmt.Errorf("%w: a key of lease %d is bound to lease %d", errLayout, l.ID, s.lease)
+		return fmt.Errorf("%w: a key of lease %d is bound to lease %d", layout.ErrMalformed, l.ID, s.lease)
 	}
 	if l.AtEnd == LeaseDeletes {
-		return ls.x.draft(m, &version{deleted: true})
+		return ls.x.draft(m, &layout.Version{Deleted: true})
 	}
 	value, err := ls.x.value(m)
 	if err != nil {
 		return err
 	}
-	return ls.x.draft(m, &version{create: s.create, version: s.version + 1, attributes: s.attributes, value: bytes.Clone(value)})
+	return ls.x.draft(m, &layout.Version{Create: s.create, Version: s.version + 1, Attributes: s.attributes, Value: bytes.Clone(value)})
 }
 
 // commit makes the counters of the overlay current, and keeps what others have to know.
@@ -426,9 +427,9 @@ func (ls *leases) commit() {
 	d := &ls.draft
 	if d.counted {
 		ls.counts = d.counts
-		ls.x.rows.set(tableCounts, nil, ls.counts.encode())
+		ls.x.rows.set(layout.TableCounts, nil, ls.counts.encode())
 	}
-	ls.x.now.logical += d.bytes
+	ls.x.now.Logical += d.bytes
 	ls.changes = append(ls.changes, d.changes...)
 	ls.woken = append(ls.woken, d.woken...)
 	ls.drop()
@@ -444,10 +445,10 @@ func (ls *leases) drop() {
 // rowBytes is what the quota counts for a row. Its key begins with the table.
 func rowBytes(key, value []byte) (int64, error) {
 	switch key[0] {
-	case tableLease:
+	case layout.TableLease:
 		l, err := decodeLease(0, value)
 		return l.logicalBytes(), err
-	case tableTicket:
+	case layout.TableTicket:
 		t, err := decodeTicket(value)
 		if err != nil {
 			return 0, err
@@ -464,31 +465,31 @@ func checkLeaseRow(key, value []byte) (err error) {
 	n := len(key) - 1
 	ok := true
 	switch key[0] {
-	case tableLease:
+	case layout.TableLease:
 		ok = n == leaseIDLen
 		_, err = decodeLease(0, value)
-	case tableLeaseKey:
+	case layout.TableLeaseKey:
 		ok = n > leaseIDLen && len(value) == 0
-	case tableCounts:
+	case layout.TableCounts:
 		ok = n == 0
 		_, err = decodeCounts(value)
-	case tableLock:
+	case layout.TableLock:
 		ok = n > 0
 		_, err = decodeLockHead(value)
-	case tableLeaseLock:
+	case layout.TableLeaseLock:
 		ok = n > leaseIDLen
 		_, err = decodeToken(value)
-	case tableTicket:
+	case layout.TableTicket:
 		_, err = ticketName(key[1:])
 	}
 	if err == nil && !ok {
-		err = fmt.Errorf("%w: row of %d bytes in table %q", errLayout, n, key[0])
+		err = fmt.Errorf("%w: row of %d bytes in table %q", layout.ErrMalformed, n, key[0])
 	}
 	return err
 }
 
 func readCounts(r engine.Reader) (counts, error) {
-	b, err := r.Get(nil, []byte{tableCounts})
+	b, err := r.Get(nil, []byte{layout.TableCounts})
 	if errors.Is(err, engine.ErrNotFound) {
 		return counts{}, nil
 	}
@@ -499,7 +500,7 @@ func readCounts(r engine.Reader) (counts, error) {
 }
 
 func (l *leaseRow) encode() []byte {
-	b := binary.AppendVarint([]byte{recordVersion}, l.TTLMillis)
+	b := binary.AppendVarint([]byte{layout.RecordVersion}, l.TTLMillis)
 	for _, n := range []uint64{l.seq, l.keys, l.tickets} {
 		b = binary.AppendUvarint(b, n)
 	}
@@ -509,7 +510,7 @@ func (l *leaseRow) encode() []byte {
 }
 
 func decodeLease(id uint64, b []byte) (leaseRow, error) {
-	d, err := openRecord("lease", b)
+	d, err := layout.OpenRecord("lease", b)
 	if err != nil {
 		return leaseRow{}, err
 	}
@@ -518,7 +519,7 @@ func decodeLease(id uint64, b []byte) (leaseRow, error) {
 	l.LockDelayMillis = d.Varint()
 	l.Name = string(d.Rest())
 	if d.Failed || l.owner > ownedByLock || l.AtEnd > LeaseReleases {
-		return leaseRow{}, fmt.Errorf("%w: lease record", errLayout)
+		return leaseRow{}, fmt.Errorf("%w: lease record", layout.ErrMalformed)
 	}
 	return l, nil
 }
@@ -526,7 +527,7 @@ func decodeLease(id uint64, b []byte) (leaseRow, error) {
 func (n *counts) fields() []*uint64 { return []*uint64{&n.sequence, &n.leases, &n.locks, &n.tickets} }
 
 func (n *counts) encode() []byte {
-	b := []byte{recordVersion}
+	b := []byte{layout.RecordVersion}
 	for _, v := range n.fields() {
 		b = binary.AppendUvarint(b, *v)
 	}
@@ -534,7 +535,7 @@ func (n *counts) encode() []byte {
 }
 
 func decodeCounts(b []byte) (n counts, err error) {
-	d, err := openRecord("counts", b)
+	d, err := layout.OpenRecord("counts", b)
 	if err != nil {
 		return counts{}, err
 	}
@@ -542,7 +543,7 @@ func decodeCounts(b []byte) (n counts, err error) {
 		*v = d.Uvarint()
 	}
 	if d.Failed || len(d.B) > 0 {
-		return counts{}, fmt.Errorf("%w: counts record", errLayout)
+		return counts{}, fmt.Errorf("%w: counts record", layout.ErrMalformed)
 	}
 	return n, nil
 }

@@ -9,6 +9,7 @@ import (
 	"math"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 // LeaseInfo is a lease and what is bound to it.
@@ -92,7 +93,7 @@ func (s *Store) row(table byte, key []byte) (value []byte, exists bool, err erro
 
 // Lease returns a lease, or ErrLeaseNotFound.
 func (s *Store) Lease(id uint64) (LeaseInfo, error) {
-	b, exists, err := s.row(tableLease, leaseID(id))
+	b, exists, err := s.row(layout.TableLease, leaseID(id))
 	if err != nil || !exists {
 		return LeaseInfo{}, cmp.Or(err, ErrLeaseNotFound)
 	}
@@ -109,9 +110,9 @@ func (s *Store) Leases(after uint64, limit int) (out []LeaseInfo, err error) {
 	if after == math.MaxUint64 {
 		return nil, nil
 	}
-	err = s.rows(tableLease, nil, leaseID(after+1), func(key, value []byte) (bool, error) {
+	err = s.rows(layout.TableLease, nil, leaseID(after+1), func(key, value []byte) (bool, error) {
 		if len(key) != leaseIDLen {
-			return false, fmt.Errorf("%w: lease key of %d bytes", errLayout, len(key))
+			return false, fmt.Errorf("%w: lease key of %d bytes", layout.ErrMalformed, len(key))
 		}
 		l, err := decodeLease(binary.BigEndian.Uint64(key), value)
 		out = append(out, l.info())
@@ -127,7 +128,7 @@ const maxReadBytes = 1 << 20
 // there may be more.
 func (s *Store) LeaseKeys(id uint64, from []byte, limit int) (keys [][]byte, more bool, err error) {
 	prefix, size := leaseID(id), 0
-	err = s.rows(tableLeaseKey, prefix, append(leaseID(id), from...), func(key, _ []byte) (bool, error) {
+	err = s.rows(layout.TableLeaseKey, prefix, append(leaseID(id), from...), func(key, _ []byte) (bool, error) {
 		keys = append(keys, bytes.Clone(key[leaseIDLen:]))
 		size += len(key)
 		more = len(keys) == limit || size > maxReadBytes
@@ -146,9 +147,9 @@ func (s *Store) Lock(name []byte, limit int) (info LockInfo, queue []LockTicket,
 	}
 	// The holder may leave between the two reads. The queue begins with the first
 	// ticket that is there.
-	err = s.rows(tableTicket, prefix, ticketKey(name, head), func(key, value []byte) (bool, error) {
+	err = s.rows(layout.TableTicket, prefix, ticketKey(name, head), func(key, value []byte) (bool, error) {
 		t, err := decodeTicket(value)
-		if err != nil || len(key) != len(prefix)+revisionLen {
+		if err != nil || len(key) != len(prefix)+layout.RevisionLen {
 			return false, orBroken(err, "ticket key of %d bytes", len(key))
 		}
 		h := lockHead{}
@@ -170,7 +171,7 @@ func (s *Store) Lock(name []byte, limit int) (info LockInfo, queue []LockTicket,
 
 // lockHead returns the token of the holder and the number of tickets.
 func (s *Store) lockHead(name []byte) (first, tickets uint64, err error) {
-	b, exists, err := s.row(tableLock, name)
+	b, exists, err := s.row(layout.TableLock, name)
 	if err != nil || !exists {
 		return 0, 0, cmp.Or(err, ErrLockNotFound)
 	}
@@ -183,7 +184,7 @@ func (s *Store) lockHead(name []byte) (first, tickets uint64, err error) {
 func (s *Store) Locks(from []byte, limit int) (out []LockInfo, next []byte, err error) {
 	var names [][]byte
 	size := 0
-	err = s.rows(tableLock, nil, from, func(name, _ []byte) (bool, error) {
+	err = s.rows(layout.TableLock, nil, from, func(name, _ []byte) (bool, error) {
 		names = append(names, bytes.Clone(name))
 		if size += len(name) + MaxLockTextBytes; len(names) == limit || size > maxReadBytes {
 			next = append(bytes.Clone(name), 0)

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 // MaxLockTextBytes is the longest text of a holder.
@@ -48,7 +50,7 @@ type ticketRow struct {
 }
 
 // ticketPrefix returns the prefix that all tickets of a lock have.
-func ticketPrefix(name []byte) []byte { return appendTerminated(nil, name) }
+func ticketPrefix(name []byte) []byte { return layout.AppendTerminated(nil, name) }
 
 func ticketKey(name []byte, token uint64) []byte {
 	return binary.BigEndian.AppendUint64(ticketPrefix(name), token)
@@ -56,23 +58,23 @@ func ticketKey(name []byte, token uint64) []byte {
 
 // ticketName returns the name of the lock in the key of a ticket.
 func ticketName(key []byte) ([]byte, error) {
-	versioned := append([]byte{tableVersion}, key...) // tickets have the form of versions
-	if err := checkVersionKey(versioned); err != nil {
+	versioned := append([]byte{layout.TableVersion}, key...) // tickets have the form of versions
+	if err := layout.CheckVersionKey(versioned); err != nil {
 		return nil, err
 	}
-	return unescapePrefix(nil, versioned[:len(versioned)-revisionLen]), nil
+	return layout.UnescapePrefix(nil, versioned[:len(versioned)-layout.RevisionLen]), nil
 }
 
 func leaseLockKey(lease uint64, name []byte) []byte { return append(leaseID(lease), name...) }
 
 // ticketBytes is what the quota counts for a ticket, which is in three tables.
 func ticketBytes(name []byte, t *ticketRow) int64 {
-	return 3*keyOverheadBytes + int64(3*len(name)+len(t.text))
+	return 3*layout.KeyOverheadBytes + int64(3*len(name)+len(t.text))
 }
 
 // head returns the head of a lock with the overlay.
 func (lk locks) head(name []byte) (h lockHead, exists bool, err error) {
-	b, exists, err := lk.ls.x.rows.get(tableLock, name)
+	b, exists, err := lk.ls.x.rows.get(layout.TableLock, name)
 	if err != nil || !exists {
 		return lockHead{}, false, err
 	}
@@ -82,12 +84,12 @@ func (lk locks) head(name []byte) (h lockHead, exists bool, err error) {
 
 // ticket returns a ticket that must exist, in the form of results.
 func (lk locks) ticket(name []byte, h *lockHead, token uint64) (*LockTicket, error) {
-	b, exists, err := lk.ls.x.rows.get(tableTicket, ticketKey(name, token))
+	b, exists, err := lk.ls.x.rows.get(layout.TableTicket, ticketKey(name, token))
 	if err != nil {
 		return nil, err
 	}
 	if !exists {
-		return nil, fmt.Errorf("%w: lock without its ticket %d", errLayout, token)
+		return nil, fmt.Errorf("%w: lock without its ticket %d", layout.ErrMalformed, token)
 	}
 	t, err := decodeTicket(b)
 	if err != nil {
@@ -144,7 +146,7 @@ func (lk locks) again(c *Command, h *lockHead, r *Result) (done bool, err error)
 	if c.Lease == 0 {
 		return false, nil
 	}
-	b, exists, err := lk.ls.x.rows.get(tableLeaseLock, leaseLockKey(c.Lease, c.Key))
+	b, exists, err := lk.ls.x.rows.get(layout.TableLeaseLock, leaseLockKey(c.Lease, c.Key))
 	if err != nil || !exists {
 		return false, err
 	}
@@ -211,9 +213,9 @@ func (lk locks) add(c *Command, l leaseRow, h lockHead, r *Result) error {
 		h.first = token
 		n.locks++
 	}
-	lk.ls.x.rows.set(tableLock, c.Key, h.encode())
-	lk.ls.x.rows.set(tableTicket, ticketKey(c.Key, token), t.encode())
-	lk.ls.x.rows.set(tableLeaseLock, leaseLockKey(l.ID, c.Key), encodeToken(token))
+	lk.ls.x.rows.set(layout.TableLock, c.Key, h.encode())
+	lk.ls.x.rows.set(layout.TableTicket, ticketKey(c.Key, token), t.encode())
+	lk.ls.x.rows.set(layout.TableLeaseLock, leaseLockKey(l.ID, c.Key), encodeToken(token))
 	l.tickets++
 	lk.ls.set(&l)
 	lk.ls.draft.bytes += ticketBytes(c.Key, &t)
@@ -227,7 +229,7 @@ func (lk locks) unlockOp(c *Command, r *Result) error {
 	if !lk.named(c, r) {
 		return nil
 	}
-	b, exists, err := lk.ls.x.rows.get(tableLeaseLock, leaseLockKey(c.Lease, c.Key))
+	b, exists, err := lk.ls.x.rows.get(layout.TableLeaseLock, leaseLockKey(c.Lease, c.Key))
 	if err != nil {
 		return err
 	}
@@ -265,12 +267,12 @@ func (lk locks) giveUp(c *Command, token uint64, r *Result) error {
 
 // leave removes all tickets of a lease (L1).
 func (lk locks) leave(lease uint64) error {
-	names, err := lk.ls.boundTo(tableLeaseLock, lease)
+	names, err := lk.ls.boundTo(layout.TableLeaseLock, lease)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		b, _, err := lk.ls.x.rows.get(tableLeaseLock, leaseLockKey(lease, name))
+		b, _, err := lk.ls.x.rows.get(layout.TableLeaseLock, leaseLockKey(lease, name))
 		if err != nil {
 			return err
 		}
@@ -288,7 +290,7 @@ func (lk locks) leave(lease uint64) error {
 // remove takes a ticket out of its queue. If it was the first, the next one holds
 // the lock from now on.
 func (lk locks) remove(name []byte, token uint64) error {
-	b, exists, err := lk.ls.x.rows.get(tableTicket, ticketKey(name, token))
+	b, exists, err := lk.ls.x.rows.get(layout.TableTicket, ticketKey(name, token))
 	if err != nil || !exists {
 		return orBroken(err, "ticket %d of a queue does not exist", token)
 	}
@@ -300,15 +302,15 @@ func (lk locks) remove(name []byte, token uint64) error {
 	if err != nil || !exists {
 		return orBroken(err, "ticket %d has no lock", token)
 	}
-	lk.ls.x.rows.delete(tableTicket, ticketKey(name, token))
-	lk.ls.x.rows.delete(tableLeaseLock, leaseLockKey(t.lease, name))
+	lk.ls.x.rows.delete(layout.TableTicket, ticketKey(name, token))
+	lk.ls.x.rows.delete(layout.TableLeaseLock, leaseLockKey(t.lease, name))
 	lk.ls.draft.bytes -= ticketBytes(name, &t)
 	lk.ls.draft.woken = append(lk.ls.draft.woken, token)
 	n := lk.ls.count()
 	n.tickets--
 	if h.tickets--; h.tickets == 0 {
 		n.locks--
-		lk.ls.x.rows.delete(tableLock, name)
+		lk.ls.x.rows.delete(layout.TableLock, name)
 		return nil
 	}
 	if h.first == token {
@@ -317,7 +319,7 @@ func (lk locks) remove(name []byte, token uint64) error {
 		}
 		lk.ls.draft.woken = append(lk.ls.draft.woken, h.first)
 	}
-	lk.ls.x.rows.set(tableLock, name, h.encode())
+	lk.ls.x.rows.set(layout.TableLock, name, h.encode())
 	return nil
 }
 
@@ -326,13 +328,13 @@ func orBroken(err error, format string, args ...any) error {
 	if err != nil {
 		return err
 	}
-	return fmt.Errorf("%w: %s", errLayout, fmt.Sprintf(format, args...))
+	return fmt.Errorf("%w: %s", layout.ErrMalformed, fmt.Sprintf(format, args...))
 }
 
 // next returns the least token of a queue above one.
 func (lk locks) next(name []byte, above uint64) (token uint64, err error) {
 	prefix := ticketPrefix(name)
-	err = lk.ls.x.rows.eachFrom(tableTicket, prefix, ticketKey(name, above+1), func(key, _ []byte) bool {
+	err = lk.ls.x.rows.eachFrom(layout.TableTicket, prefix, ticketKey(name, above+1), func(key, _ []byte) bool {
 		token = binary.BigEndian.Uint64(key[len(prefix):])
 		return false
 	})
@@ -343,49 +345,51 @@ func (lk locks) next(name []byte, above uint64) (token uint64, err error) {
 }
 
 func (h *lockHead) encode() []byte {
-	return binary.AppendUvarint(binary.AppendUvarint([]byte{recordVersion}, h.first), h.tickets)
+	return binary.AppendUvarint(binary.AppendUvarint([]byte{layout.RecordVersion}, h.first), h.tickets)
 }
 
 func decodeLockHead(b []byte) (lockHead, error) {
-	d, err := openRecord("lock", b)
+	d, err := layout.OpenRecord("lock", b)
 	if err != nil {
 		return lockHead{}, err
 	}
 	h := lockHead{first: d.Uvarint(), tickets: d.Uvarint()}
 	if d.Failed || len(d.B) > 0 || h.first == 0 || h.tickets == 0 {
-		return lockHead{}, fmt.Errorf("%w: lock record", errLayout)
+		return lockHead{}, fmt.Errorf("%w: lock record", layout.ErrMalformed)
 	}
 	return h, nil
 }
 
 func (t *ticketRow) encode() []byte {
-	return append(binary.AppendUvarint([]byte{recordVersion}, t.lease), t.text...)
+	return append(binary.AppendUvarint([]byte{layout.RecordVersion}, t.lease), t.text...)
 }
 
 // decodeTicket returns a ticket whose text aliases b.
 func decodeTicket(b []byte) (ticketRow, error) {
-	d, err := openRecord("ticket", b)
+	d, err := layout.OpenRecord("ticket", b)
 	if err != nil {
 		return ticketRow{}, err
 	}
 	t := ticketRow{lease: d.Uvarint()}
 	if d.Failed || t.lease == 0 {
-		return ticketRow{}, fmt.Errorf("%w: ticket record", errLayout)
+		return ticketRow{}, fmt.Errorf("%w: ticket record", layout.ErrMalformed)
 	}
 	t.text = d.Rest()
 	return t, nil
 }
 
-func encodeToken(token uint64) []byte { return binary.AppendUvarint([]byte{recordVersion}, token) }
+func encodeToken(token uint64) []byte {
+	return binary.AppendUvarint([]byte{layout.RecordVersion}, token)
+}
 
 func decodeToken(b []byte) (uint64, error) {
-	d, err := openRecord("token", b)
+	d, err := layout.OpenRecord("token", b)
 	if err != nil {
 		return 0, err
 	}
 	token := d.Uvarint()
 	if d.Failed || len(d.B) > 0 {
-		return 0, fmt.Errorf("%w: token record", errLayout)
+		return 0, fmt.Errorf("%w: token record", layout.ErrMalformed)
 	}
 	return token, nil
 }

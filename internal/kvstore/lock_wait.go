@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"sync"
+
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 // lockWaiters wakes those who wait for a ticket on this node. Every replica applies
@@ -94,7 +96,7 @@ func (s *Store) AwaitLock(ctx context.Context, name []byte, token uint64) error 
 
 // holds reports whether a ticket holds its lock.
 func (s *Store) holds(name []byte, token uint64) (bool, error) {
-	if _, exists, err := s.row(tableTicket, ticketKey(name, token)); err != nil || !exists {
+	if _, exists, err := s.row(layout.TableTicket, ticketKey(name, token)); err != nil || !exists {
 		return false, cmp.Or(err, ErrTicketGone)
 	}
 	first, _, err := s.lockHead(name)

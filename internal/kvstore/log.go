@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"github.com/kvd-io/kvd/internal/kvstore/changelog"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 // Table c is the change log of package changelog. A record is under the revision that it
@@ -10,11 +11,11 @@ import (
 // checkChanges refuses a record that this package would not have written. It is for
 // records from outside, in a body. It returns the last revision in it.
 func checkChanges(key, value []byte) (last uint64, err error) {
-	at, err := splitChangeKey(key)
+	at, err := layout.SplitChangeKey(key)
 	if err != nil {
 		return 0, err
 	}
-	return changelog.Last(at.revision, value)
+	return changelog.Last(at.Revision, value)
 }
 
 // logChanges adds the changes of the current call to the writes.
@@ -42,6 +43,6 @@ func (d *change) toLog(c *changelog.Change) {
 
 // setChanges adds a record of the change log to the writes.
 func (x *executor) setChanges(revision uint64, part uint32, value []byte) {
-	x.scratch.key = changeKey(x.scratch.key[:0], revision, part)
+	x.scratch.key = layout.ChangeKey(x.scratch.key[:0], revision, part)
 	x.writes.Set(x.scratch.key, value)
 }

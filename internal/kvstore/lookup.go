@@ -7,6 +7,7 @@ import (
 	"math"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 // lookup returns the metadata of a key, from the cache or the engine. An absent key
@@ -29,48 +30,48 @@ func (x *executor) lookup(key []byte) (*keyMeta, error) {
 }
 
 // learn sets the metadata from the newest version in the engine.
-func (x *executor) learn(m *keyMeta, mod uint64, v *version, stored int64) {
+func (x *executor) learn(m *keyMeta, mod uint64, v *layout.Version, stored int64) {
 	m.mod = mod
-	if v.deleted {
+	if v.Deleted {
 		return
 	}
-	m.keyState = v.state(mod)
+	m.keyState = stateOf(v, mod)
 	m.stored = uint32(stored)
 	x.scratch.plain = append(x.scratch.plain[:0], m.key...)
 	m.hash = x.hasher.key(x.scratch.plain, mod, v)
 }
 
-// state returns the state of a key of which this is the version of a revision, but for
-// the size in the engine and the hash.
-func (v *version) state(mod uint64) keyState {
-	return keyState{mod: mod, create: v.create, version: v.version, lease: v.lease, attributes: v.attributes, size: uint32(len(v.value)), exists: !v.deleted}
+// stateOf returns the state of a key of which v is the version of a revision, but for the
+// size in the engine and the hash.
+func stateOf(v *layout.Version, mod uint64) keyState {
+	return keyState{mod: mod, create: v.Create, version: v.Version, lease: v.Lease, attributes: v.Attributes, size: uint32(len(v.Value)), exists: !v.Deleted}
 }
 
 // newest reads the newest version of a key up to a revision from the engine, which may
 // be a deletion. The value is valid until the next call.
-func (x *executor) newest(key []byte, at uint64) (v version, mod uint64, stored int64, err error) {
+func (x *executor) newest(key []byte, at uint64) (v layout.Version, mod uint64, stored int64, err error) {
 	it, err := x.committed()
 	if err != nil {
-		return version{}, 0, 0, fmt.Errorf("look up key: %w", err)
+		return layout.Version{}, 0, 0, fmt.Errorf("look up key: %w", err)
 	}
-	x.scratch.key = appendVersionKey(x.scratch.key[:0], key, at)
+	x.scratch.key = layout.AppendVersionKey(x.scratch.key[:0], key, at)
 	found := it.SeekPrefixGE(x.scratch.key)
 	if err := it.Err(); err != nil {
-		return version{}, 0, 0, fmt.Errorf("look up key: %w", err)
+		return layout.Version{}, 0, 0, fmt.Errorf("look up key: %w", err)
 	}
 	if !found {
-		return version{}, 0, 0, ErrKeyNotFound
+		return layout.Version{}, 0, 0, ErrKeyNotFound
 	}
-	prefix, mod, err := splitVersionKey(it.Key())
+	prefix, mod, err := layout.SplitVersionKey(it.Key())
 	if err != nil {
-		return version{}, 0, 0, err
+		return layout.Version{}, 0, 0, err
 	}
 	if !bytes.HasPrefix(x.scratch.key, prefix) {
-		return version{}, 0, 0, ErrKeyNotFound
+		return layout.Version{}, 0, 0, ErrKeyNotFound
 	}
 	stored = int64(len(it.Key()) + len(it.Value()))
 	x.scratch.found = append(x.scratch.found[:0], it.Value()...)
-	v, err = decodeVersion(mod, x.scratch.found)
+	v, err = layout.DecodeVersion(mod, x.scratch.found)
 	return v, mod, stored, err
 }
 
@@ -81,7 +82,7 @@ func (x *executor) committed() (engine.Iterator, error) {
 	if x.lookups != nil {
 		return x.lookups, nil
 	}
-	it, err := x.eng.Iter([]byte{tableVersion}, []byte{tableVersion + 1})
+	it, err := x.eng.Iter([]byte{layout.TableVersion}, []byte{layout.TableVersion + 1})
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sort"
 	"strings"
+
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 // model is the store in its simplest form: all versions of all keys in a map.
@@ -387,7 +389,7 @@ func (m *model) needed() map[string]bool {
 		for i, v := range versions {
 			last := i+1 == len(versions) || versions[i+1].ModRevision > m.compact
 			if v.ModRevision > m.compact || last && (!v.deleted || v.ModRevision == m.compact) {
-				out[string(appendVersionKey(nil, []byte(key), v.ModRevision))] = true
+				out[string(layout.AppendVersionKey(nil, []byte(key), v.ModRevision))] = true
 			}
 		}
 	}

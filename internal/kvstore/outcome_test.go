@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/kvd-io/kvd/internal/kvstore/command"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 func conditions(c ...Condition) []Condition { return c }
@@ -107,13 +108,13 @@ func TestRefusalOfTermKeepsState(t *testing.T) {
 	s := newStore(t, "memory")
 	do(t, s, put("a", "1"), Command{Op: OpTick, Term: 1, ElapsedMillis: 7})
 	do(t, s, Command{Op: OpTick, Term: 3, ElapsedMillis: 9}, Command{Op: OpCompact, Term: 3, Revision: 2})
-	if s.exec.now.clock != 7 || s.CompactRevision() != 1 || s.SettingsGiven() {
+	if s.exec.now.Clock != 7 || s.CompactRevision() != 1 || s.SettingsGiven() {
 		t.Errorf("%+v", s.exec.now)
 	}
 	do(t, s, Command{Op: OpTick, Term: 1, ElapsedMillis: 3})
 	do(t, s, Command{Op: OpTick, Term: 1, ElapsedMillis: -5})
-	if s.exec.now.clock != 10 {
-		t.Errorf("after 7 and 3 ms it is %d", s.exec.now.clock)
+	if s.exec.now.Clock != 10 {
+		t.Errorf("after 7 and 3 ms it is %d", s.exec.now.Clock)
 	}
 }
 
@@ -202,7 +203,7 @@ func TestQuota(t *testing.T) {
 		}
 		checkCounters(t, s)
 	}
-	const half = 1<<19 - 1 - keyOverheadBytes
+	const half = 1<<19 - 1 - layout.KeyOverheadBytes
 	want(put("a", strings.Repeat("v", half)), OK)
 	want(put("b", strings.Repeat("v", half+1)), NoSpace)
 	want(put("b", strings.Repeat("v", half)), OK)
@@ -211,7 +212,7 @@ func TestQuota(t *testing.T) {
 	want(appendTo("a", ""), OK)
 	want(incr("c", 1), NoSpace)
 	want(put("a", strings.Repeat("w", half)), OK)
-	want(put("a", strings.Repeat("w", half-keyOverheadBytes-1)), OK)
+	want(put("a", strings.Repeat("w", half-layout.KeyOverheadBytes-1)), OK)
 	want(put("c", "1"), NoSpace)
 	want(put("c", ""), OK)
 	want(remove("b"), OK)
@@ -256,7 +257,7 @@ func TestRangeDeleteLimit(t *testing.T) {
 		return nil
 	})
 	must(t, err)
-	if left[tableVersion] != 1 || left[tableChange] != 1 {
+	if left[layout.TableVersion] != 1 || left[layout.TableChange] != 1 {
 		t.Errorf("left: %v", left)
 	}
 }

@@ -1,6 +1,10 @@
 package kvstore
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
+)
 
 // change is what one command did to a key.
 type change struct {
@@ -53,7 +57,7 @@ type overlay struct {
 func (x *executor) drafts() []change { return x.changes[x.overlay.first:] }
 
 // next returns the revision that the overlay will have.
-func (x *executor) next() uint64 { return x.now.revision + 1 }
+func (x *executor) next() uint64 { return x.now.Revision + 1 }
 
 // seen returns the revision that an operation sees now: the next one as soon as
 // something was written.
@@ -61,7 +65,7 @@ func (x *executor) seen() uint64 {
 	if len(x.drafts()) > 0 {
 		return x.next()
 	}
-	return x.now.revision
+	return x.now.Revision
 }
 
 // state returns the state of the key with the overlay. It is valid until the next draft.
@@ -73,17 +77,17 @@ func (x *executor) state(m *keyMeta) *keyState {
 }
 
 // draft adds a new version of the key to the overlay. The key has none there yet (S8).
-func (x *executor) draft(m *keyMeta, v *version) error {
+func (x *executor) draft(m *keyMeta, v *layout.Version) error {
 	if m.draft > 0 {
 		panic(fmt.Sprintf("kvstore: a second change of a key in revision %d", x.next()))
 	}
-	if m.lease != v.lease {
-		if err := x.leases.bind(m.key, m.lease, v.lease); err != nil {
+	if m.lease != v.Lease {
+		if err := x.leases.bind(m.key, m.lease, v.Lease); err != nil {
 			return err
 		}
 	}
-	x.changes = append(x.changes, change{meta: m, value: v.value, before: m.pending, keyState: keyState{
-		mod: x.next(), create: v.create, version: v.version, lease: v.lease, attributes: v.attributes, size: uint32(len(v.value)), exists: !v.deleted,
+	x.changes = append(x.changes, change{meta: m, value: v.Value, before: m.pending, keyState: keyState{
+		mod: x.next(), create: v.Create, version: v.Version, lease: v.Lease, attributes: v.Attributes, size: uint32(len(v.Value)), exists: !v.Deleted,
 	}})
 	m.draft = uint32(len(x.changes))
 	x.overlay.logical += logicalSize(m.key, x.state(m)) - logicalSize(m.key, &m.keyState)
@@ -95,7 +99,7 @@ func (x *executor) draft(m *keyMeta, v *version) error {
 func (x *executor) commitOverlay() error {
 	o := &x.overlay
 	if drafts := x.drafts(); len(drafts) > 0 {
-		x.now.revision++
+		x.now.Revision++
 		for i := range drafts {
 			x.write(&drafts[i])
 			drafts[i].meta.pending, drafts[i].meta.draft = uint32(o.first+i+1), 0
@@ -125,31 +129,31 @@ func (x *executor) dropOverlay() {
 func (x *executor) write(d *change) {
 	m := d.meta
 	if m.exists {
-		x.now.pairs -= m.hash
-		x.now.logical -= logicalSize(m.key, &m.keyState)
-		x.now.keys--
+		x.now.Pairs -= m.hash
+		x.now.Logical -= logicalSize(m.key, &m.keyState)
+		x.now.Keys--
 	}
-	v := version{deleted: !d.exists, create: d.create, version: d.version, lease: d.lease, attributes: d.attributes, value: d.value}
+	v := layout.Version{Deleted: !d.exists, Create: d.create, Version: d.version, Lease: d.lease, Attributes: d.attributes, Value: d.value}
 	key := append(x.scratch.plain[:0], m.key...)
 	x.scratch.plain = key
-	x.scratch.key = appendVersionKey(x.scratch.key[:0], key, d.mod)
-	x.scratch.value = appendVersion(x.scratch.value[:0], d.mod, &v)
+	x.scratch.key = layout.AppendVersionKey(x.scratch.key[:0], key, d.mod)
+	x.scratch.value = layout.AppendVersion(x.scratch.value[:0], d.mod, &v)
 	x.writes.Set(x.scratch.key, x.scratch.value)
 	if m.stored > 0 { // the previous version becomes history
 		d.replaced = replacedVersion{m.mod, m.stored}
-		x.now.historyBytes += int64(m.stored)
-		x.now.historyVersions++
+		x.now.HistoryBytes += int64(m.stored)
+		x.now.HistoryVersions++
 	}
 	d.stored = uint32(len(x.scratch.key) + len(x.scratch.value))
-	if v.deleted { // a deletion is history from the start: only reads of the past need it
-		x.now.historyBytes += int64(d.stored)
-		x.now.historyVersions++
+	if v.Deleted { // a deletion is history from the start: only reads of the past need it
+		x.now.HistoryBytes += int64(d.stored)
+		x.now.HistoryVersions++
 		d.stored = 0
 	} else {
 		d.hash = x.hasher.key(key, d.mod, &v)
-		x.now.pairs += d.hash
-		x.now.logical += logicalSize(m.key, &d.keyState)
-		x.now.keys++
+		x.now.Pairs += d.hash
+		x.now.Logical += logicalSize(m.key, &d.keyState)
+		x.now.Keys++
 	}
 	m.keyState = d.keyState
 }
@@ -159,7 +163,7 @@ func logicalSize(key string, s *keyState) int64 {
 	if !s.exists {
 		return 0
 	}
-	return logicalBytes(len(key), int(s.size))
+	return layout.LogicalBytes(len(key), int(s.size))
 }
 
 // settle forgets the changes once their writes are in the engine.

@@ -25,8 +25,8 @@ func (s *Store) RaiseCounters() error {
 		return x.failed
 	}
 	x.writes.Reset()
-	x.now.revision += RaisedBy
-	x.setTimes(x.now.clock, x.now.revision)
+	x.now.Revision += RaisedBy
+	x.setTimes(x.now.Clock, x.now.Revision)
 	x.leases.count().sequence += RaisedBy
 	x.leases.commit()
 	if err := x.rows.commit(&x.now, x.writes); err != nil {

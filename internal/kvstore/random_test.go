@@ -15,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 // replica is a store that follows a history in its own way: with its own sizes of calls
@@ -215,7 +216,7 @@ func (r *replica) checkHashKV() {
 	var want uint64
 	for _, key := range m.live(at) {
 		kv := m.at(key, at)
-		want += h.key([]byte(key), kv.ModRevision, &version{create: kv.CreateRevision, version: kv.Version, lease: kv.Lease, attributes: kv.Attributes, value: kv.Value})
+		want += h.key([]byte(key), kv.ModRevision, &layout.Version{Create: kv.CreateRevision, Version: kv.Version, Lease: kv.Lease, Attributes: kv.Attributes, Value: kv.Value})
 	}
 	if hash != want || compact != m.compact || revision != 0 && at != revision {
 		r.t.Fatalf("%s: the pairs of revision %d have the hash %x at %d, want %x", r.name, revision, hash, at, want)
@@ -339,13 +340,13 @@ func (r *replica) checkCompacted() {
 	defer it.Close()
 	for ok := it.First(); ok; ok = it.Next() {
 		switch k := string(it.Key()); k[0] {
-		case tableVersion:
+		case layout.TableVersion:
 			// A deletion goes together with the record of the log that it is in.
-			if !needed[k] && !(len(it.Value()) == deletedVersionBytes && r.inLog(k)) {
+			if !needed[k] && !(len(it.Value()) == layout.DeletedVersionBytes && r.inLog(k)) {
 				r.t.Fatalf("%s: %q is still there", r.name, k)
 			}
 			delete(needed, k)
-		case tableChange:
+		case layout.TableChange:
 			if last := mustGet[uint64](r.t)(checkChanges(it.Key(), it.Value())); last < r.history.model.compact {
 				r.t.Fatalf("%s: a change record up to revision %d is still there: %x", r.name, last, k)
 			}
@@ -359,9 +360,9 @@ func (r *replica) checkCompacted() {
 // inLog reports whether the first record of the change log is from before the revision of
 // an engine key.
 func (r *replica) inLog(k string) bool {
-	_, revision, err := splitVersionKey([]byte(k))
+	_, revision, err := layout.SplitVersionKey([]byte(k))
 	must(r.t, err)
-	it := mustGet[engine.Iterator](r.t)(r.engine.Iter([]byte{tableChange}, []byte{tableChange + 1}))
+	it := mustGet[engine.Iterator](r.t)(r.engine.Iter([]byte{layout.TableChange}, []byte{layout.TableChange + 1}))
 	defer it.Close()
 	return it.First() && binary.BigEndian.Uint64(it.Key()[1:]) <= revision
 }
@@ -378,20 +379,20 @@ func checkCounters(t testing.TB, s *Store) {
 	var want Stats
 	var last []byte
 	_, err := v.each(func(k, value []byte) error {
-		if k[0] != tableVersion {
+		if k[0] != layout.TableVersion {
 			n, err := rowBytes(k, value)
 			want.LogicalBytes += n
 			return err
 		}
-		prefix, mod, err := splitVersionKey(k)
+		prefix, mod, err := layout.SplitVersionKey(k)
 		must(t, err)
-		ver := mustGet[version](t)(decodeVersion(mod, value))
-		if bytes.Equal(prefix, last) || ver.deleted {
+		ver := mustGet[layout.Version](t)(layout.DecodeVersion(mod, value))
+		if bytes.Equal(prefix, last) || ver.Deleted {
 			want.HistoryVersions++
 			want.HistoryBytes += int64(len(k) + len(value))
 		} else {
 			want.Keys++
-			want.LogicalBytes += int64(len(unescapePrefix(nil, prefix))+len(ver.value)) + 64
+			want.LogicalBytes += int64(len(layout.UnescapePrefix(nil, prefix))+len(ver.Value)) + 64
 		}
 		last = bytes.Clone(prefix)
 		return nil
@@ -576,7 +577,7 @@ func checkReplicas(t *testing.T, rng *rand.Rand, replicas []*replica) {
 			r.check()
 		}
 		_, want := first.store.StateHash()
-		if _, got := r.store.StateHash(); got != want || r.store.exec.now.logical != first.store.exec.now.logical || r.store.exec.now.clock != first.store.exec.now.clock {
+		if _, got := r.store.StateHash(); got != want || r.store.exec.now.Logical != first.store.exec.now.Logical || r.store.exec.now.Clock != first.store.exec.now.Clock {
 			t.Fatalf("%s and %s differ: %+v, %+v", r.name, first.name, r.store.exec.now, first.store.exec.now)
 		}
 	}

@@ -6,17 +6,18 @@ import (
 	"fmt"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 // readAt returns the revision to read at, which is the newest for 0.
 func (v *visible) readAt(revision uint64) (uint64, error) {
 	switch {
 	case revision == 0:
-		return v.revision, nil
-	case revision > v.revision:
-		return 0, &FutureRevisionError{Revision: v.revision}
-	case revision < v.compact:
-		return 0, &CompactedError{CompactRevision: v.compact}
+		return v.Revision, nil
+	case revision > v.Revision:
+		return 0, &FutureRevisionError{Revision: v.Revision}
+	case revision < v.Compact:
+		return 0, &CompactedError{CompactRevision: v.Compact}
 	}
 	return revision, nil
 }
@@ -39,7 +40,7 @@ func (s *Store) iterAt(revision uint64, lower, upper []byte, point bool) (engine
 			return nil, 0, err
 		}
 		if point {
-			setRevision(lower, at)
+			layout.SetRevision(lower, at)
 		}
 		it, err := s.eng.Iter(lower, upper)
 		if err != nil {
@@ -79,7 +80,7 @@ func (s *Store) Get(key []byte, revision uint64) (KV, uint64, error) {
 
 // getAt is Get from the engine.
 func (s *Store) getAt(key []byte, revision uint64) (KV, uint64, error) {
-	lower, upper := pointBounds(make([]byte, 0, pointBoundsLen(key)), key, revision)
+	lower, upper := layout.PointBounds(make([]byte, 0, layout.PointBoundsLen(key)), key, revision)
 	it, at, err := s.iterAt(revision, lower, upper, true)
 	if err != nil {
 		return KV{}, 0, err
@@ -95,11 +96,11 @@ func (s *Store) getAt(key []byte, revision uint64) (KV, uint64, error) {
 	if err != nil {
 		return KV{}, 0, err
 	}
-	if v.deleted {
+	if v.Deleted {
 		return KV{}, at, ErrKeyNotFound
 	}
-	kv := v.kv(mod)
-	kv.Key, kv.Value = key, bytes.Clone(v.value)
+	kv := v.KV(mod)
+	kv.Key, kv.Value = key, bytes.Clone(v.Value)
 	return kv, at, nil
 }
 
@@ -109,7 +110,7 @@ func (s *Store) getAt(key []byte, revision uint64) (KV, uint64, error) {
 // returns the context's error soon after the context has ended, also while it walks
 // over what fn never sees.
 func (s *Store) List(ctx context.Context, r Range, fn func(Item) (more bool, err error)) (uint64, error) {
-	lower, upper := versionBounds(r.Start, r.End)
+	lower, upper := layout.VersionBounds(r.Start, r.End)
 	it, at, err := s.iterAt(r.Revision, lower, upper, false)
 	if err != nil {
 		return 0, err

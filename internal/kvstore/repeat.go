@@ -1,5 +1,7 @@
 package kvstore
 
+import "github.com/kvd-io/kvd/internal/kvstore/layout"
+
 // applyOnce runs a command unless it is a repeat, and forgets the keys that it
 // releases. Its results are built even if nobody here waits for them: the record must
 // be the same on every replica.
@@ -17,7 +19,7 @@ func (x *executor) applyOnce(c *Command, e *Entry, size int, place logPlace, r *
 		}
 		ix.record(c, place, &x.now, x.writes, r)
 	} else if !r.Replayed {
-		r.Revision = x.now.revision
+		r.Revision = x.now.Revision
 	}
 	ix.release(c, &x.now, x.writes)
 	return nil
@@ -26,7 +28,7 @@ func (x *executor) applyOnce(c *Command, e *Entry, size int, place logPlace, r *
 // checkRow refuses a row of one of the rowTables that this package would not have
 // written. It is for rows from outside, in a body.
 func checkRow(key, value []byte) error {
-	if key[0] == tableIdempotency {
+	if key[0] == layout.TableIdempotency {
 		return checkIdempotencyRow(key[1:], value)
 	}
 	return checkLeaseRow(key, value)

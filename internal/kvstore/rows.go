@@ -10,6 +10,7 @@ import (
 	"github.com/google/btree"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 // rows are the records of the replicated tables beside that of the versions: leases,
@@ -138,7 +139,7 @@ func (t *rows) changed(prefix, from string) (out []row) {
 }
 
 // commit adds the rows of the overlay to the writes and the hash.
-func (t *rows) commit(now *meta, writes engine.WriteBatch) error {
+func (t *rows) commit(now *layout.Meta, writes engine.WriteBatch) error {
 	if t.clean() {
 		return nil
 	}
@@ -149,12 +150,12 @@ func (t *rows) commit(now *meta, writes engine.WriteBatch) error {
 			return err
 		}
 		if existed {
-			now.rest -= t.hasher.row([]byte(key), old)
+			now.Rest -= t.hasher.row([]byte(key), old)
 		}
 		if value == nil {
 			writes.Delete([]byte(key))
 		} else {
-			now.rest += t.hasher.row([]byte(key), value)
+			now.Rest += t.hasher.row([]byte(key), value)
 			writes.Set([]byte(key), value)
 		}
 		t.pending.ReplaceOrInsert(row{key, value})

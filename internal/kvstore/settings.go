@@ -3,14 +3,16 @@ package kvstore
 import (
 	"encoding/json"
 	"fmt"
+
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 func encodeSettings(s *Settings) []byte {
-	return append([]byte{recordVersion}, s.JSON()...)
+	return append([]byte{layout.RecordVersion}, s.JSON()...)
 }
 
 func decodeSettings(b []byte) (Settings, error) {
-	d, err := openRecord("settings", b)
+	d, err := layout.OpenRecord("settings", b)
 	if err != nil {
 		return Settings{}, err
 	}
@@ -44,7 +46,7 @@ func (x *executor) applySettings(c *Command, e *Entry, r *Result) {
 	}
 	x.settings, x.settingsGiven = after, true
 	b := encodeSettings(&after)
-	x.now.rest += x.hasher.settings(b) - x.hasher.settings(encodeSettings(&before))
-	x.writes.Set([]byte{tableSetting}, b)
+	x.now.Rest += x.hasher.settings(b) - x.hasher.settings(encodeSettings(&before))
+	x.writes.Set([]byte{layout.TableSetting}, b)
 	r.Settings = &after
 }

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 // ErrKeyNotFound is returned by Get for a key that is absent at the revision.
@@ -97,7 +98,7 @@ type Store struct {
 // visible is what readers see: one position and what belongs to it. It does not
 // change.
 type visible struct {
-	meta
+	layout.Meta
 	counts        counts
 	settings      Settings
 	settingsGiven bool
@@ -145,15 +146,15 @@ func (s *Store) load() error {
 	return nil
 }
 
-func readMeta(r engine.Reader) (meta, error) {
-	b, err := r.Get(nil, []byte{tableMeta})
+func readMeta(r engine.Reader) (layout.Meta, error) {
+	b, err := r.Get(nil, []byte{layout.TableMeta})
 	if errors.Is(err, engine.ErrNotFound) {
-		return meta{revision: firstRevision, compact: firstRevision, rest: emptyHash()}, nil
+		return layout.Meta{Revision: layout.FirstRevision, Compact: layout.FirstRevision, Rest: emptyHash()}, nil
 	}
 	if err != nil {
-		return meta{}, fmt.Errorf("read position: %w", err)
+		return layout.Meta{}, fmt.Errorf("read position: %w", err)
 	}
-	return decodeMeta(b)
+	return layout.DecodeMeta(b)
 }
 
 // emptyHash is the state hash of an empty store, which consists of the default
@@ -165,7 +166,7 @@ func emptyHash() uint64 {
 }
 
 func readSettings(r engine.Reader) (settings Settings, given bool, err error) {
-	b, err := r.Get(nil, []byte{tableSetting})
+	b, err := r.Get(nil, []byte{layout.TableSetting})
 	if errors.Is(err, engine.ErrNotFound) {
 		return DefaultSettings(), false, nil
 	}
@@ -178,7 +179,7 @@ func readSettings(r engine.Reader) (settings Settings, given bool, err error) {
 
 func readRecords(r engine.Reader) (map[string][]byte, error) {
 	out := make(map[string][]byte)
-	it, err := r.Iter([]byte{tableRecord}, []byte{tableRecord + 1})
+	it, err := r.Iter([]byte{layout.TableRecord}, []byte{layout.TableRecord + 1})
 	if err != nil {
 		return nil, fmt.Errorf("read records: %w", err)
 	}
@@ -192,11 +193,11 @@ func readRecords(r engine.Reader) (map[string][]byte, error) {
 // publish makes the state of the executor visible to readers.
 func (s *Store) publish() {
 	x := &s.exec
-	if q := x.settings.QuotaBytes; q == 0 || x.now.logical+x.refused <= q {
+	if q := x.settings.QuotaBytes; q == 0 || x.now.Logical+x.refused <= q {
 		x.refused = 0
 	}
 	s.visible.Store(&visible{
-		refused: x.refused > 0, meta: x.now, counts: x.leases.counts, settings: x.settings, settingsGiven: x.settingsGiven, cleaned: x.uncleaned.cleaned(), hits: x.cache.hits, misses: x.cache.misses,
+		refused: x.refused > 0, Meta: x.now, counts: x.leases.counts, settings: x.settings, settingsGiven: x.settingsGiven, cleaned: x.uncleaned.Cleaned(), hits: x.cache.hits, misses: x.cache.misses,
 		remembered: x.idempotency.stats(),
 	})
 }
@@ -226,13 +227,13 @@ func (s *Store) showLeases() {
 }
 
 // Position returns the log position of the last entry that was applied.
-func (s *Store) Position() Position { return s.visible.Load().position }
+func (s *Store) Position() Position { return s.visible.Load().Position }
 
 // Revision returns the newest revision, which is 1 for the empty store.
-func (s *Store) Revision() uint64 { return s.visible.Load().revision }
+func (s *Store) Revision() uint64 { return s.visible.Load().Revision }
 
 // CompactRevision returns the oldest revision that can be read.
-func (s *Store) CompactRevision() uint64 { return s.visible.Load().compact }
+func (s *Store) CompactRevision() uint64 { return s.visible.Load().Compact }
 
 // Settings returns the replicated settings.
 func (s *Store) Settings() Settings { return s.visible.Load().settings }
@@ -244,7 +245,7 @@ func (s *Store) SettingsGiven() bool { return s.visible.Load().settingsGiven }
 // StateHash returns the state hash and the position that it belongs to.
 func (s *Store) StateHash() (Position, uint64) {
 	v := s.visible.Load()
-	return v.position, v.hash()
+	return v.Position, v.Hash()
 }
 
 // Hashes returns the state hashes at the last 64 log indexes divisible by 1,024
@@ -268,10 +269,10 @@ type Space struct {
 // Space returns what the quota leaves.
 func (s *Store) Space() Space {
 	v := s.visible.Load()
-	sp := Space{UsedBytes: v.logical, QuotaBytes: v.settings.QuotaBytes}
+	sp := Space{UsedBytes: v.Logical, QuotaBytes: v.settings.QuotaBytes}
 	if q := sp.QuotaBytes; q > 0 {
-		sp.Low = v.logical >= q/100*lowSpacePercent
-		sp.Refused = v.refused || v.logical >= q
+		sp.Low = v.Logical >= q/100*lowSpacePercent
+		sp.Refused = v.refused || v.Logical >= q
 	}
 	return sp
 }
@@ -299,7 +300,7 @@ type Work struct {
 // Work returns the counters of the store's work.
 func (s *Store) Work() Work {
 	v := s.visible.Load()
-	return Work{CacheHits: v.hits, CacheMisses: v.misses, UncleanedRevisions: v.compact - min(v.compact, v.cleaned), Remembered: v.remembered}
+	return Work{CacheHits: v.hits, CacheMisses: v.misses, UncleanedRevisions: v.Compact - min(v.Compact, v.cleaned), Remembered: v.remembered}
 }
 
 // EngineStats returns figures of the engine.
@@ -309,10 +310,10 @@ func (s *Store) EngineStats() engine.Stats { return s.eng.Stats() }
 func (s *Store) Stats() Stats {
 	v := s.visible.Load()
 	return Stats{
-		Keys:            v.keys,
-		LogicalBytes:    v.logical,
-		HistoryBytes:    v.historyBytes,
-		HistoryVersions: v.historyVersions,
+		Keys:            v.Keys,
+		LogicalBytes:    v.Logical,
+		HistoryBytes:    v.HistoryBytes,
+		HistoryVersions: v.HistoryVersions,
 		EngineBytes:     s.eng.SizeBytes(),
 		EngineName:      s.eng.Name(),
 	}

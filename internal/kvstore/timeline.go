@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 // hashStride and keptHashes choose the log indexes whose state hashes are kept for
@@ -123,7 +124,7 @@ func (t *timeline) hashes() map[uint64]uint64 {
 }
 
 func readSamples(r engine.Reader) ([]sample, error) {
-	it, err := r.Iter([]byte{tableTime}, []byte{tableTime + 1})
+	it, err := r.Iter([]byte{layout.TableTime}, []byte{layout.TableTime + 1})
 	if err != nil {
 		return nil, fmt.Errorf("read time samples: %w", err)
 	}
@@ -140,13 +141,13 @@ func readSamples(r engine.Reader) ([]sample, error) {
 }
 
 func decodeSample(key, value []byte) (sample, error) {
-	d, err := openRecord("time", value)
+	d, err := layout.OpenRecord("time", value)
 	if err != nil {
 		return sample{}, err
 	}
 	millis := d.Varint()
-	if d.Failed || len(key) != 1+revisionLen {
-		return sample{}, fmt.Errorf("%w: time record", errLayout)
+	if d.Failed || len(key) != 1+layout.RevisionLen {
+		return sample{}, fmt.Errorf("%w: time record", layout.ErrMalformed)
 	}
 	return sample{revision: binary.BigEndian.Uint64(key[1:]), millis: millis}, nil
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 	"github.com/kvd-io/kvd/internal/limits"
 )
 
@@ -59,7 +60,7 @@ type budget struct {
 
 // add takes a pair of a number of bytes off the size of the result.
 func (b *budget) add(pairBytes int) error {
-	if b.resultBytes -= pairBytes + keyOverheadBytes; b.resultBytes < 0 {
+	if b.resultBytes -= pairBytes + layout.KeyOverheadBytes; b.resultBytes < 0 {
 		return refusalf(TooLarge, "the result would be larger than %d bytes", limits.MaxResultBytes)
 	}
 	return nil
@@ -323,7 +324,7 @@ func (p *picker) take(kv *KV) error {
 	case full && (p.read.SortBy == SortByKey || !p.before(kv, &p.kept[0])):
 		return nil
 	case full:
-		p.budget.resultBytes += pairBytes(&p.kept[0]) + keyOverheadBytes
+		p.budget.resultBytes += pairBytes(&p.kept[0]) + layout.KeyOverheadBytes
 		p.kept[0] = kv.Clone()
 		heap.Fix(p, 0)
 	case p.read.SortBy == SortByKey:
@@ -428,7 +429,7 @@ func (p *pinned) get(key []byte, revision uint64, _ bool) (kv KV, exists bool, e
 	if err := p.ctx.Err(); err != nil {
 		return KV{}, false, err
 	}
-	lower, upper := pointBounds(make([]byte, 0, pointBoundsLen(key)), key, cmp.Or(revision, p.at))
+	lower, upper := layout.PointBounds(make([]byte, 0, layout.PointBoundsLen(key)), key, cmp.Or(revision, p.at))
 	it, err := p.snapshot.Iter(lower, upper)
 	if err != nil {
 		return KV{}, false, fmt.Errorf("read from engine: %w", err)
@@ -438,13 +439,13 @@ func (p *pinned) get(key []byte, revision uint64, _ bool) (kv KV, exists bool, e
 		return KV{}, false, it.Err()
 	}
 	v, mod, err := versionAt(it)
-	kv = v.kv(mod)
-	kv.Value = bytes.Clone(v.value)
-	return kv, !v.deleted, err
+	kv = v.KV(mod)
+	kv.Value = bytes.Clone(v.Value)
+	return kv, !v.Deleted, err
 }
 
 func (p *pinned) walk(r Range, fn func(kv *KV) (bool, error)) error {
-	it, err := p.snapshot.Iter(versionBounds(r.Start, r.End))
+	it, err := p.snapshot.Iter(layout.VersionBounds(r.Start, r.End))
 	if err != nil {
 		return fmt.Errorf("read from engine: %w", err)
 	}

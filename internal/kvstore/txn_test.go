@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 func txnOf(t Txn) Command { return Command{Op: OpTxn, Txn: &t} }
@@ -49,7 +51,7 @@ func TestFailedTxnLeavesNoTrace(t *testing.T) {
 		fails := txnOf(Txn{If: []Compare{compareMod("a", 5)}, Then: []Command{
 			put("a", "9"), deleteRange("g", "h"), remove("c"), put("new", "9"), incr("b", 1),
 		}})
-		s.exec.rows.set(tableLease, leaseID(1), []byte("row")) // as the operations of a transaction may
+		s.exec.rows.set(layout.TableLease, leaseID(1), []byte("row")) // as the operations of a transaction may
 		r = do(t, s, fails)
 		if r[0].Outcome != NotANumber || r[0].Detail != "then[4].incr: the value is not a decimal 64-bit integer" || r[0].Revision != 5 || r[0].KV.ModRevision != 3 || len(r[0].Results) > 0 {
 			t.Errorf("%s %q", resultText(&r[0]), r[0].Detail)
@@ -62,11 +64,11 @@ func TestFailedTxnLeavesNoTrace(t *testing.T) {
 		if !maps.Equal(after, cache) {
 			t.Errorf("the cache was %+v and is %+v", cache, after)
 		}
-		now.position.Index++
+		now.Position.Index++
 		if s.exec.now != now {
 			t.Errorf("the counters were %+v and are %+v", now, s.exec.now)
 		}
-		s.exec.now.position.Index-- // the record of the position is the only one that differs
+		s.exec.now.Position.Index-- // the record of the position is the only one that differs
 		must(t, s.exec.commit())
 		if got := tablesOf(t, s); string(got) != string(tables) {
 			t.Errorf("the engine had %q and has %q", tables, got)

@@ -1,7 +1,10 @@
 package kvstore
 
 import (
+	"github.com/cockroachdb/pebble/v2"
+
 	"github.com/kvd-io/kvd/internal/kvstore/command"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 	"github.com/kvd-io/kvd/internal/kvstore/wire"
 	"github.com/kvd-io/kvd/internal/statemachine"
 )
@@ -38,6 +41,16 @@ type (
 	SettingsChange      = command.SettingsChange
 	UnknownVersionError = wire.UnknownVersionError
 )
+
+// Position is the place of an entry in the raft log, and Prefix selects the keys that
+// begin with it.
+type (
+	Position = layout.Position
+	Prefix   = layout.Prefix
+)
+
+// Comparer orders the keys of the store in Pebble.
+func Comparer() *pebble.Comparer { return layout.Comparer() }
 
 // The constants of package command.
 const (

@@ -6,12 +6,13 @@ import (
 	"slices"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 // View is the whole state at one position. It does not change, and must be closed.
 type View struct {
 	snapshot engine.Snapshot
-	meta     meta
+	meta     layout.Meta
 }
 
 // View pins the current state in constant time.
@@ -39,11 +40,11 @@ func newView(snapshot engine.Snapshot) (*View, error) {
 
 // Position returns the log position of the last entry in the view.
 func (v *View) Position() (index, term uint64) {
-	return v.meta.position.Index, v.meta.position.Term
+	return v.meta.Position.Index, v.meta.Position.Term
 }
 
 // Revision returns the newest revision in the view.
-func (v *View) Revision() uint64 { return v.meta.revision }
+func (v *View) Revision() uint64 { return v.meta.Revision }
 
 // Records returns the records of the replication layer in the order of their keys.
 func (v *View) Records() ([]Record, error) {
@@ -82,7 +83,7 @@ func (v *View) each(fn func(key, value []byte) error) (hasSettings bool, err err
 	}
 	defer it.Close()
 	for ok := it.First(); ok; ok = it.Next() {
-		hasSettings = hasSettings || it.Key()[0] == tableSetting
+		hasSettings = hasSettings || it.Key()[0] == layout.TableSetting
 		if err := fn(it.Key(), it.Value()); err != nil {
 			return hasSettings, err
 		}
@@ -91,7 +92,7 @@ func (v *View) each(fn func(key, value []byte) error) (hasSettings bool, err err
 }
 
 // Hash returns the state hash at the position of the view, as it was kept.
-func (v *View) Hash() uint64 { return v.meta.hash() }
+func (v *View) Hash() uint64 { return v.meta.Hash() }
 
 // Close releases the view.
 func (v *View) Close() error {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
 // Range selects keys at one revision.
@@ -32,12 +33,12 @@ type Item struct {
 
 // versionAt returns the version that the iterator is on. Its value is valid until the
 // iterator moves.
-func versionAt(it engine.Iterator) (v version, mod uint64, err error) {
-	_, mod, err = splitVersionKey(it.Key())
+func versionAt(it engine.Iterator) (v layout.Version, mod uint64, err error) {
+	_, mod, err = layout.SplitVersionKey(it.Key())
 	if err != nil {
-		return version{}, 0, err
+		return layout.Version{}, 0, err
 	}
-	v, err = decodeVersion(mod, it.Value())
+	v, err = layout.DecodeVersion(mod, it.Value())
 	return v, mod, err
 }
 
@@ -66,7 +67,7 @@ type walker struct {
 	work  int
 	// found, if not nil, is called with each live version and its size in the
 	// engine while the iterator is on it.
-	found func(mod uint64, v *version, stored int)
+	found func(mod uint64, v *layout.Version, stored int)
 }
 
 // newWalker returns a walker over what the iterator has, which it closes; ended may be nil.
@@ -120,7 +121,7 @@ func (w *walker) next() bool {
 // look examines the key that the iterator is on, sets the item if the key exists at
 // the revision, and moves on to the next key.
 func (w *walker) look() (found bool, err error) {
-	prefix, rev, err := splitVersionKey(w.it.Key())
+	prefix, rev, err := layout.SplitVersionKey(w.it.Key())
 	if err != nil {
 		return false, err
 	}
@@ -133,29 +134,29 @@ func (w *walker) look() (found bool, err error) {
 			w.seekNext() // no version is old enough
 			return false, w.it.Err()
 		}
-		if _, rev, err = splitVersionKey(w.it.Key()); err != nil {
+		if _, rev, err = layout.SplitVersionKey(w.it.Key()); err != nil {
 			return false, err
 		}
 	}
-	v, err := decodeVersion(rev, w.it.Value())
+	v, err := layout.DecodeVersion(rev, w.it.Value())
 	if err != nil {
 		return false, err
 	}
-	if v.deleted {
+	if v.Deleted {
 		w.skip()
 		return false, nil
 	}
-	w.key = unescapePrefix(w.key[:0], w.prefix)
+	w.key = layout.UnescapePrefix(w.key[:0], w.prefix)
 	if w.takeGroup() {
 		return true, nil
 	}
 	if w.found != nil {
 		w.found(rev, &v, len(w.it.Key())+len(w.it.Value()))
 	}
-	w.item = Item{KV: v.kv(rev)}
+	w.item = Item{KV: v.KV(rev)}
 	w.item.KV.Key = w.key
 	if !w.r.KeysOnly {
-		w.value = append(w.value[:0], v.value...)
+		w.value = append(w.value[:0], v.Value...)
 		w.item.KV.Value = w.value
 	}
 	w.skip()
@@ -174,12 +175,12 @@ func (w *walker) lookBack(rev uint64) (found bool, err error) {
 		if w.valid = w.it.Prev(); !w.valid || !bytes.HasPrefix(w.it.Key(), w.prefix) {
 			return w.takeBack(seen, at)
 		}
-		if _, rev, err = splitVersionKey(w.it.Key()); err != nil {
+		if _, rev, err = layout.SplitVersionKey(w.it.Key()); err != nil {
 			return false, err
 		}
 	}
 	if seen = w.seekVersion(); seen {
-		if _, at, err = splitVersionKey(w.it.Key()); err != nil {
+		if _, at, err = layout.SplitVersionKey(w.it.Key()); err != nil {
 			return false, err
 		}
 		w.value = append(w.value[:0], w.it.Value()...)
@@ -196,18 +197,18 @@ func (w *walker) takeBack(seen bool, rev uint64) (found bool, err error) {
 	if !seen {
 		return false, nil
 	}
-	v, err := decodeVersion(rev, w.value)
-	if err != nil || v.deleted {
+	v, err := layout.DecodeVersion(rev, w.value)
+	if err != nil || v.Deleted {
 		return false, err
 	}
-	w.key = unescapePrefix(w.key[:0], w.prefix)
+	w.key = layout.UnescapePrefix(w.key[:0], w.prefix)
 	if w.takeGroup() {
 		return true, nil
 	}
-	w.item = Item{KV: v.kv(rev)}
+	w.item = Item{KV: v.KV(rev)}
 	w.item.KV.Key = w.key
 	if !w.r.KeysOnly {
-		w.item.KV.Value = v.value
+		w.item.KV.Value = v.Value
 	}
 	return true, nil
 }
@@ -251,7 +252,7 @@ func (w *walker) seekNext() {
 		w.valid = w.it.SeekLT(w.prefix)
 		return
 	}
-	w.seek = afterPrefix(w.seek[:0], w.prefix)
+	w.seek = layout.AfterPrefix(w.seek[:0], w.prefix)
 	w.valid = w.it.SeekGE(w.seek)
 }
 
@@ -269,7 +270,7 @@ func (w *walker) group() []byte {
 
 // skipGroup moves past all keys that begin with the group.
 func (w *walker) skipGroup(group []byte) {
-	first := appendEscaped([]byte{tableVersion}, group)
+	first := layout.AppendEscaped([]byte{layout.TableVersion}, group)
 	if w.r.Reverse {
 		w.valid = w.it.SeekLT(first)
 		return

@@ -1,4 +1,4 @@
-package kvstore
+package layout
 
 import (
 	"bytes"
@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/kvd-io/kvd/internal/kvstore/wire"
 )
 
 // likely are the bytes that a key format is likely to get wrong.
@@ -57,7 +59,7 @@ func TestVersionKeysKeepOrder(t *testing.T) {
 		}
 		revA, revB := randomNumber(rng), randomNumber(rng)
 		want := cmp.Or(bytes.Compare(a, b), -cmp.Compare(revA, revB))
-		keyA, keyB := appendVersionKey(nil, a, revA), appendVersionKey(nil, b, revB)
+		keyA, keyB := AppendVersionKey(nil, a, revA), AppendVersionKey(nil, b, revB)
 		if got := bytes.Compare(keyA, keyB); got != want {
 			t.Fatalf("%x@%d and %x@%d: %d, want %d", a, revA, b, revB, got, want)
 		}
@@ -69,17 +71,17 @@ func TestVersionKeysKeepOrder(t *testing.T) {
 
 func checkRoundTrip(t *testing.T, k, key []byte, revision uint64) {
 	t.Helper()
-	if err := checkVersionKey(k); err != nil {
+	if err := CheckVersionKey(k); err != nil {
 		t.Fatal(err)
 	}
-	prefix, got, err := splitVersionKey(k)
+	prefix, got, err := SplitVersionKey(k)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got != revision || !bytes.Equal(unescapePrefix(nil, prefix), key) || !bytes.Equal(appendKeyPrefix(nil, key), prefix) {
+	if got != revision || !bytes.Equal(UnescapePrefix(nil, prefix), key) || !bytes.Equal(appendKeyPrefix(nil, key), prefix) {
 		t.Fatalf("%x@%d became %x", key, revision, k)
 	}
-	if after := afterPrefix(nil, prefix); bytes.Compare(k, after) >= 0 {
+	if after := AfterPrefix(nil, prefix); bytes.Compare(k, after) >= 0 {
 		t.Fatalf("%x is after %x", k, after)
 	}
 }
@@ -87,11 +89,11 @@ func checkRoundTrip(t *testing.T, k, key []byte, revision uint64) {
 // checkBounds compares being in a range with being between its bounds.
 func checkBounds(t *testing.T, start, key, k []byte) {
 	t.Helper()
-	lower, upper := versionBounds(start, nil)
+	lower, upper := VersionBounds(start, nil)
 	if got, want := bytes.Compare(k, lower) >= 0, bytes.Compare(key, start) >= 0; got != want || bytes.Compare(k, upper) >= 0 {
 		t.Fatalf("%x from %x on: %t", key, start, got)
 	}
-	_, upper = versionBounds(nil, start)
+	_, upper = VersionBounds(nil, start)
 	if got, want := bytes.Compare(k, upper) < 0, bytes.Compare(key, start) < 0; got != want {
 		t.Fatalf("%x before %x: %t", key, start, got)
 	}
@@ -99,8 +101,8 @@ func checkBounds(t *testing.T, start, key, k []byte) {
 
 func checkPointBounds(t *testing.T, a []byte, revA uint64, b []byte, revB uint64) {
 	t.Helper()
-	lower, upper := pointBounds(nil, a, revA)
-	k := appendVersionKey(nil, b, revB)
+	lower, upper := PointBounds(nil, a, revA)
+	k := AppendVersionKey(nil, b, revB)
 	got := bytes.Compare(lower, k) <= 0 && bytes.Compare(k, upper) < 0
 	if want := bytes.Equal(a, b) && revB <= revA; got != want {
 		t.Fatalf("%x@%d read at %x@%d: %t", b, revB, a, revA, got)
@@ -112,15 +114,15 @@ func sampleEngineKeys(rng *rand.Rand) (out [][]byte) {
 	for range 60 {
 		key := randomLongKey(rng)
 		prefix := appendKeyPrefix(nil, key)
-		out = append(out, prefix, afterPrefix(nil, prefix), appendEscaped([]byte{tableVersion}, key),
-			appendVersionKey(nil, key, randomNumber(rng)), appendVersionKey(nil, key, randomNumber(rng)),
-			appendVersionKey(nil, key, math.MaxUint64), appendVersionKey(nil, key, 0),
-			recordKey(nil, key), timeKey(randomNumber(rng)), changeKey(nil, randomNumber(rng), rng.Uint32()))
-		if group := Prefix(appendEscaped([]byte{tableVersion}, key)).End(); group != nil {
+		out = append(out, prefix, AfterPrefix(nil, prefix), AppendEscaped([]byte{TableVersion}, key),
+			AppendVersionKey(nil, key, randomNumber(rng)), AppendVersionKey(nil, key, randomNumber(rng)),
+			AppendVersionKey(nil, key, math.MaxUint64), AppendVersionKey(nil, key, 0),
+			RecordKey(nil, key), TimeKey(randomNumber(rng)), ChangeKey(nil, randomNumber(rng), rng.Uint32()))
+		if group := Prefix(AppendEscaped([]byte{TableVersion}, key)).End(); group != nil {
 			out = append(out, group)
 		}
 	}
-	return append(out, []byte{tableMeta}, []byte{tableSetting}, []byte{tableVersion + 1})
+	return append(out, []byte{TableMeta}, []byte{TableSetting}, []byte{TableVersion + 1})
 }
 
 // TestComparer checks what Pebble requires of a comparer: that keys are ordered by prefix
@@ -194,9 +196,9 @@ func TestPrefixEnd(t *testing.T) {
 // TestUnknownVersionFlags: a flag that is not known stands for a newer format.
 func TestUnknownVersionFlags(t *testing.T) {
 	for bit := range 8 {
-		var unknown *UnknownVersionError
-		_, err := decodeVersion(9, []byte{1 << bit, 1, 1, 1, 1, 1, 1})
-		if known := knownVersion&(1<<bit) != 0; errors.As(err, &unknown) == known {
+		var unknown *wire.UnknownVersionError
+		_, err := DecodeVersion(9, []byte{1 << bit, 1, 1, 1, 1, 1, 1})
+		if known := knownFlags&(1<<bit) != 0; errors.As(err, &unknown) == known {
 			t.Errorf("flag %#x: %v", 1<<bit, err)
 		}
 	}

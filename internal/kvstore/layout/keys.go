@@ -1,4 +1,4 @@
-package kvstore
+package layout
 
 import (
 	"bytes"
@@ -12,7 +12,7 @@ import (
 
 // The store consists of these tables in the engine, each under a one-byte prefix:
 //
-//	c  revision [, part]     → the keys that revisions changed; see changelog.go
+//	c  revision [, part]     → the keys that revisions changed; see package changelog
 //	h                        → progress of removing history, on this replica alone
 //	i  principal, key        → idempotency records: what became of a request
 //	k  lease, key            → nothing: the keys of each lease
@@ -33,42 +33,43 @@ import (
 // would lie among those of the key "a" FF. The revision follows inverted, so that
 // the newest version comes first and a point read at any revision is one seek.
 const (
-	tableChange      = 'c'
-	tableHistory     = 'h'
-	tableIdempotency = 'i'
-	tableLeaseKey    = 'k'
-	tableLease       = 'l'
-	tableMeta        = 'm'
-	tableCounts      = 'n'
-	tableLock        = 'o'
-	tableLeaseLock   = 'p'
-	tableTicket      = 'q'
-	tableRecord      = 'r'
-	tableSetting     = 's'
-	tableTime        = 't'
-	tableVersion     = 'v'
+	TableChange      = 'c'
+	TableHistory     = 'h'
+	TableIdempotency = 'i'
+	TableLeaseKey    = 'k'
+	TableLease       = 'l'
+	TableMeta        = 'm'
+	TableCounts      = 'n'
+	TableLock        = 'o'
+	TableLeaseLock   = 'p'
+	TableTicket      = 'q'
+	TableRecord      = 'r'
+	TableSetting     = 's'
+	TableTime        = 't'
+	TableVersion     = 'v'
 )
 
-// rowTables are the replicated tables that type rows keeps as rows.
-const rowTables = string(tableIdempotency) + string(tableLeaseKey) + string(tableLease) + string(tableCounts) + string(tableLock) + string(tableLeaseLock) + string(tableTicket)
+// rowTables are the replicated tables whose records are rows.
+const rowTables = string(TableIdempotency) + string(TableLeaseKey) + string(TableLease) + string(TableCounts) + string(TableLock) + string(TableLeaseLock) + string(TableTicket)
 
-func isRowTable(table byte) bool { return strings.IndexByte(rowTables, table) >= 0 }
+// IsRowTable reports whether the records of a table are rows.
+func IsRowTable(table byte) bool { return strings.IndexByte(rowTables, table) >= 0 }
 
 const (
 	escapeByte  = 0x00
 	escapedZero = 0xFF
 	keyEnd      = 0x01
 	afterKeyEnd = 0x02 // after every version of the key, before any greater key
-	revisionLen = 8
+	RevisionLen = 8
 )
 
 // comparerName is the version of the key format. Pebble refuses to open a directory
 // that was written with a comparer of another name.
 const comparerName = "kvd.keys.v2"
 
-// errLayout is wrapped without the key, because it may be logged, and keys never
+// ErrMalformed is wrapped without the key, because it may be logged, and keys never
 // are.
-var errLayout = errors.New("engine key is malformed")
+var ErrMalformed = errors.New("engine key is malformed")
 
 // Comparer orders the store's keys for Pebble: by their bytes, with everything but
 // the revision of a version as the prefix. Bloom filters are about prefixes, so a
@@ -83,8 +84,8 @@ func Comparer() *pebble.Comparer {
 	c.Separator = func(dst, a, _ []byte) []byte { return append(dst, a...) }
 	c.Successor = func(dst, a []byte) []byte { return append(dst, a...) }
 	c.ImmediateSuccessor = func(dst, prefix []byte) []byte {
-		if n := len(prefix); n > 2 && prefix[0] == tableVersion && prefix[n-2] == escapeByte && prefix[n-1] == keyEnd {
-			return afterPrefix(dst, prefix)
+		if n := len(prefix); n > 2 && prefix[0] == TableVersion && prefix[n-2] == escapeByte && prefix[n-1] == keyEnd {
+			return AfterPrefix(dst, prefix)
 		}
 		return append(append(dst, prefix...), 0)
 	}
@@ -94,8 +95,8 @@ func Comparer() *pebble.Comparer {
 // splitVersion returns the length of the prefix of an engine key: all but the
 // revision of a version, and all of any other key.
 func splitVersion(k []byte) int {
-	n := len(k) - revisionLen
-	if n < 3 || k[0] != tableVersion || k[n-1] != keyEnd || k[n-2] != escapeByte {
+	n := len(k) - RevisionLen
+	if n < 3 || k[0] != TableVersion || k[n-1] != keyEnd || k[n-2] != escapeByte {
 		return len(k)
 	}
 	return n
@@ -103,15 +104,16 @@ func splitVersion(k []byte) int {
 
 // appendKeyPrefix appends the prefix that all versions of key have.
 func appendKeyPrefix(dst, key []byte) []byte {
-	return appendTerminated(append(dst, tableVersion), key)
+	return AppendTerminated(append(dst, TableVersion), key)
 }
 
-// appendTerminated appends a key escaped and with its end, after which others can follow.
-func appendTerminated(dst, key []byte) []byte {
-	return append(appendEscaped(dst, key), escapeByte, keyEnd)
+// AppendTerminated appends a key escaped and with its end, after which others can follow.
+func AppendTerminated(dst, key []byte) []byte {
+	return append(AppendEscaped(dst, key), escapeByte, keyEnd)
 }
 
-func appendEscaped(dst, key []byte) []byte {
+// AppendEscaped appends a key escaped, but without its end.
+func AppendEscaped(dst, key []byte) []byte {
 	for {
 		i := bytes.IndexByte(key, escapeByte)
 		if i < 0 {
@@ -123,24 +125,25 @@ func appendEscaped(dst, key []byte) []byte {
 	}
 }
 
-func appendVersionKey(dst, key []byte, revision uint64) []byte {
+// AppendVersionKey appends the engine key of the version that a revision gave a key.
+func AppendVersionKey(dst, key []byte, revision uint64) []byte {
 	return binary.BigEndian.AppendUint64(appendKeyPrefix(dst, key), ^revision)
 }
 
-// splitVersionKey returns the prefix and the revision of a key in table v.
-func splitVersionKey(k []byte) (prefix []byte, revision uint64, err error) {
-	n := len(k) - revisionLen
-	if n < 3 || k[0] != tableVersion || k[n-2] != escapeByte || k[n-1] != keyEnd {
-		return nil, 0, fmt.Errorf("%w: version key of %d bytes", errLayout, len(k))
+// SplitVersionKey returns the prefix and the revision of a key in table v.
+func SplitVersionKey(k []byte) (prefix []byte, revision uint64, err error) {
+	n := len(k) - RevisionLen
+	if n < 3 || k[0] != TableVersion || k[n-2] != escapeByte || k[n-1] != keyEnd {
+		return nil, 0, fmt.Errorf("%w: version key of %d bytes", ErrMalformed, len(k))
 	}
 	return k[:n], ^binary.BigEndian.Uint64(k[n:]), nil
 }
 
-// checkVersionKey refuses a key in table v that appendVersionKey does not produce.
+// CheckVersionKey refuses a key in table v that AppendVersionKey does not produce.
 // It is for keys from outside, in a body: everything else that reads such keys
 // relies on them being well-formed.
-func checkVersionKey(k []byte) error {
-	prefix, _, err := splitVersionKey(k)
+func CheckVersionKey(k []byte) error {
+	prefix, _, err := SplitVersionKey(k)
 	if err != nil {
 		return err
 	}
@@ -150,14 +153,14 @@ func checkVersionKey(k []byte) error {
 		case i < 0:
 			return nil
 		case i+1 == len(escaped) || escaped[i+1] != escapedZero:
-			return fmt.Errorf("%w: version key of %d bytes", errLayout, len(k))
+			return fmt.Errorf("%w: version key of %d bytes", ErrMalformed, len(k))
 		}
 		escaped = escaped[i+2:]
 	}
 }
 
-// unescapePrefix appends the key that a prefix in table v stands for.
-func unescapePrefix(dst, prefix []byte) []byte {
+// UnescapePrefix appends the key that a prefix in table v stands for.
+func UnescapePrefix(dst, prefix []byte) []byte {
 	escaped := prefix[1 : len(prefix)-2]
 	for {
 		i := bytes.IndexByte(escaped, escapeByte)
@@ -169,48 +172,50 @@ func unescapePrefix(dst, prefix []byte) []byte {
 	}
 }
 
-// pointBounds returns the bounds of the versions of a key from revision down. Both
+// PointBounds returns the bounds of the versions of a key from revision down. Both
 // have the prefix of the key, which lets the engine use its filters.
 //
 // Both share the memory of dst, in one allocation; lower has the capacity of both,
 // for the next call.
-func pointBounds(dst []byte, key []byte, revision uint64) (lower, upper []byte) {
-	lower = appendVersionKey(dst[:0], key, revision)
+func PointBounds(dst []byte, key []byte, revision uint64) (lower, upper []byte) {
+	lower = AppendVersionKey(dst[:0], key, revision)
 	n := len(lower)
 	both := append(lower, lower...)
-	setRevision(both, 0) // no version has revision 0, so none is lost at the open end
+	SetRevision(both, 0) // no version has revision 0, so none is lost at the open end
 	return both[:n], both[n:]
 }
 
-// pointBoundsLen is the capacity that pointBounds needs for a key without zero bytes.
-func pointBoundsLen(key []byte) int { return 2 * (len(key) + 3 + revisionLen) }
+// PointBoundsLen is the capacity that PointBounds needs for a key without zero bytes.
+func PointBoundsLen(key []byte) int { return 2 * (len(key) + 3 + RevisionLen) }
 
-// setRevision replaces the revision at the end of a key in table v.
-func setRevision(k []byte, revision uint64) {
-	binary.BigEndian.PutUint64(k[len(k)-revisionLen:], ^revision)
+// SetRevision replaces the revision at the end of a key in table v.
+func SetRevision(k []byte, revision uint64) {
+	binary.BigEndian.PutUint64(k[len(k)-RevisionLen:], ^revision)
 }
 
-// versionBounds returns the bounds of the versions of all keys in [start, end). A
+// VersionBounds returns the bounds of the versions of all keys in [start, end). A
 // nil end is open.
-func versionBounds(start, end []byte) (lower, upper []byte) {
+func VersionBounds(start, end []byte) (lower, upper []byte) {
 	lower = appendKeyPrefix(nil, start)
 	if end == nil {
-		return lower, []byte{tableVersion + 1}
+		return lower, []byte{TableVersion + 1}
 	}
 	return lower, appendKeyPrefix(nil, end)
 }
 
-// afterPrefix appends the first engine key after all versions with the prefix.
-func afterPrefix(dst, prefix []byte) []byte {
+// AfterPrefix appends the first engine key after all versions with the prefix.
+func AfterPrefix(dst, prefix []byte) []byte {
 	dst = append(dst, prefix...)
 	dst[len(dst)-1] = afterKeyEnd
 	return dst
 }
 
-func timeKey(revision uint64) []byte {
-	return binary.BigEndian.AppendUint64([]byte{tableTime}, revision)
+// TimeKey returns the engine key of the sample of a revision.
+func TimeKey(revision uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte{TableTime}, revision)
 }
 
-func recordKey[K string | []byte](dst []byte, key K) []byte {
-	return append(append(dst, tableRecord), key...)
+// RecordKey appends the engine key of a record of the replication layer.
+func RecordKey[K string | []byte](dst []byte, key K) []byte {
+	return append(append(dst, TableRecord), key...)
 }
