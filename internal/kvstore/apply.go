@@ -12,6 +12,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/changelog"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/statehash"
 	"github.com/kvd-io/kvd/internal/limits"
 )
 
@@ -61,7 +62,7 @@ type executor struct {
 	// changedRecords are those that applyRecords has to store; nil deletes.
 	changedRecords map[string][]byte
 	uncleaned      layout.Place // where Maintain goes on
-	hasher         hasher
+	hasher         statehash.Hasher
 	writes         engine.WriteBatch
 	changes        []change // those that are not in the engine yet; see overlay
 	overlay        overlay
@@ -212,7 +213,7 @@ func (x *executor) run(c *Command, e *Entry, size int, want bool, r *Result) err
 func (x *executor) applyRecords() {
 	for key, value := range x.changedRecords {
 		if old, ok := x.records[key]; ok {
-			x.now.Rest -= x.hasher.record([]byte(key), old)
+			x.now.Rest -= x.hasher.Record([]byte(key), old)
 		}
 		x.scratch.key = layout.RecordKey(x.scratch.key[:0], key)
 		if value == nil {
@@ -220,7 +221,7 @@ func (x *executor) applyRecords() {
 			delete(x.records, key)
 			continue
 		}
-		x.now.Rest += x.hasher.record([]byte(key), value)
+		x.now.Rest += x.hasher.Record([]byte(key), value)
 		x.writes.Set(x.scratch.key, value)
 		x.records[key] = bytes.Clone(value)
 	}
@@ -522,9 +523,9 @@ func (x *executor) tick(c *Command, e *Entry, r *Result) error {
 // setTimes sets replicated time and the compact revision, which are one term of the
 // state hash.
 func (x *executor) setTimes(clock int64, compact uint64) {
-	x.now.Rest -= x.hasher.times(x.now.Clock, x.now.Compact)
+	x.now.Rest -= x.hasher.Times(x.now.Clock, x.now.Compact)
 	x.now.Clock, x.now.Compact = clock, compact
-	x.now.Rest += x.hasher.times(clock, compact)
+	x.now.Rest += x.hasher.Times(clock, compact)
 }
 
 // compact makes revisions before the given one unreadable. Maintain removes them

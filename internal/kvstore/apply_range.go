@@ -118,7 +118,7 @@ func (l *liveWalk) noteState(mod uint64, v *layout.Version, stored int) {
 	}
 	l.ahead = stateOf(v, mod)
 	l.ahead.stored = uint32(stored)
-	l.ahead.hash = l.x.hasher.key(l.engine.key, mod, v)
+	l.ahead.hash = l.x.hasher.Key(l.engine.key, mod, v)
 }
 
 // step moves the engine's walker.

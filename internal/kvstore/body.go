@@ -9,6 +9,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/body"
 	"github.com/kvd-io/kvd/internal/kvstore/changelog"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/statehash"
 )
 
 // A snapshot body is the whole state in one stream (package body), the same for every
@@ -263,7 +264,7 @@ func (n *changeNormalizer) group(at layout.Place, group []changelog.Change) {
 // record to fn, under its key in the engine. What fn got may be used only if readBody
 // returns without an error.
 func readBody(r io.Reader, fn func(key, value []byte) error) (BodyInfo, error) {
-	b := bodyReader{fn: fn, section: -1, scan: stateScan{rowBytes: rowBytes}}
+	b := bodyReader{fn: fn, section: -1, scan: statehash.Scan{RowBytes: rowBytes}}
 	t, sections, err := body.Read(r, b.begin, b.record)
 	if err != nil {
 		return BodyInfo{}, err
@@ -273,7 +274,7 @@ func readBody(r io.Reader, fn func(key, value []byte) error) (BodyInfo, error) {
 	}
 	info := BodyInfo{
 		Records: t.Records, Position: Position{Index: t.Index, Term: t.Term}, Revision: t.Revision,
-		CompactRevision: t.CompactRevision, StateHash: t.StateHash, Keys: b.scan.keys, Sections: sections,
+		CompactRevision: t.CompactRevision, StateHash: t.StateHash, Keys: b.scan.Keys, Sections: sections,
 	}
 	for i := range sections {
 		info.Bytes += sections[i].Bytes
@@ -285,7 +286,7 @@ type bodyReader struct {
 	fn          func(key, value []byte) error
 	section     int // in bodySections
 	key         []byte
-	scan        stateScan
+	scan        statehash.Scan
 	hasSettings bool
 	meta        layout.Meta // that of the empty store until the section of meta was read
 	hasMeta     bool
@@ -340,7 +341,7 @@ func (b *bodyReader) check(key, value []byte) error {
 	if err := b.noteRevision(key); err != nil {
 		return err
 	}
-	return b.scan.add(key, value)
+	return b.scan.Add(key, value)
 }
 
 // noteRevision checks and remembers the revision in a well-formed key.
@@ -403,7 +404,7 @@ func (b *bodyReader) addChanges(key, value []byte) error {
 	}
 	r := changelog.Read(at.Revision, value)
 	for r.Next() {
-		b.changes += b.scan.hasher.change(r.Revision, &r.Change)
+		b.changes += b.scan.Hasher.Change(r.Revision, &r.Change)
 	}
 	b.logged = r.Revision
 	b.newest = max(b.newest, r.Revision)
@@ -417,7 +418,7 @@ func (b *bodyReader) finish(t *body.Trailer) error {
 		b.emptyMeta()
 	}
 	if !b.hasSettings {
-		b.scan.rest += emptyHash()
+		b.scan.Rest += emptyHash()
 	}
 	b.versions.endKey()
 	if err := b.compare(t); err != nil || !b.hasMeta {
@@ -432,7 +433,7 @@ func (b *bodyReader) finish(t *body.Trailer) error {
 }
 
 func (b *bodyReader) compare(t *body.Trailer) error {
-	sum := b.scan.pairs + b.scan.rest
+	sum := b.scan.Pairs + b.scan.Rest
 	m := &b.meta
 	switch {
 	case m.Position != Position{Index: t.Index, Term: t.Term} || m.Revision != t.Revision || m.Compact != t.CompactRevision || m.Hash() != t.StateHash:
@@ -443,8 +444,8 @@ func (b *bodyReader) compare(t *body.Trailer) error {
 		return fmt.Errorf("%w: its revisions contradict each other", ErrBody)
 	case sum != t.StateHash:
 		return fmt.Errorf("%w: the state hash of its content is %016x, want %016x", ErrBody, sum, t.StateHash)
-	case m.Pairs != b.scan.pairs || m.Keys != b.scan.keys || m.Logical != b.scan.logical:
-		return fmt.Errorf("%w: has %d keys of %d bytes, want %d of %d", ErrBody, b.scan.keys, b.scan.logical, m.Keys, m.Logical)
+	case m.Pairs != b.scan.Pairs || m.Keys != b.scan.Keys || m.Logical != b.scan.Logical:
+		return fmt.Errorf("%w: has %d keys of %d bytes, want %d of %d", ErrBody, b.scan.Keys, b.scan.Logical, m.Keys, m.Logical)
 	case b.changes != b.versions.changes:
 		return fmt.Errorf("%w: its change log does not fit its versions", ErrBody)
 	}
@@ -454,7 +455,7 @@ func (b *bodyReader) compare(t *body.Trailer) error {
 // versionScan computes from the versions what the change log must say, and the size of
 // the history.
 type versionScan struct {
-	hasher          hasher
+	hasher          statehash.Hasher
 	compact         uint64
 	changes         uint64
 	historyBytes    int64
@@ -509,7 +510,7 @@ func (s *versionScan) add(key, value []byte) error {
 // endVersion adds the change that made the last version.
 func (s *versionScan) endVersion() {
 	if s.later >= s.compact && s.later != 0 {
-		s.changes += s.hasher.change(s.later, &s.change)
+		s.changes += s.hasher.Change(s.later, &s.change)
 	}
 	s.change.Previous, s.change.Stored = 0, 0
 }

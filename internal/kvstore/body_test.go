@@ -12,6 +12,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/body"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/statehash"
 )
 
 // bodyStore has several blocks and all tables.
@@ -178,10 +179,10 @@ const recordOfPut = "\x01\x00\x01\x00\x00\x01a"
 
 // TestForgedBody: valid checksums do not make a valid state.
 func TestForgedBody(t *testing.T) {
-	var h hasher
+	var h statehash.Hasher
 	v := layout.Version{Create: 2, Version: 1, Value: []byte("1")}
 	good := layout.Meta{Position: Position{Index: 1, Term: 1}, Revision: 2, Compact: 1, Keys: 1, Logical: layout.LogicalBytes(1, 1)}
-	good.Rest, good.Pairs = emptyHash(), h.key([]byte("a"), 2, &v)
+	good.Rest, good.Pairs = emptyHash(), h.Key([]byte("a"), 2, &v)
 	versionKey := func(key string, revision uint64) string {
 		return string(layout.AppendVersionKey(nil, []byte(key), revision))
 	}
@@ -236,7 +237,7 @@ func TestForgedBody(t *testing.T) {
 	} {
 		cases[name] = restore(good, records...)
 	}
-	compacted, compactedMeta := metaOf(func(m *layout.Meta) { m.Compact, m.Rest = 2, m.Rest+h.times(0, 2) })
+	compacted, compactedMeta := metaOf(func(m *layout.Meta) { m.Compact, m.Rest = 2, m.Rest+h.Times(0, 2) })
 	must(t, restore(compacted, "m", compactedMeta, string(layout.TimeKey(2)), "\x01\x05", key, value, log, recordOfPut))
 	cases["a version before the compact one"] = restore(compacted, "m", compactedMeta, key, value, versionKey("a", 1), "\x00\x00\x01", log, recordOfPut)
 	cases["a deletion before the compact revision"] = restore(compacted, "m", compactedMeta, key, value, versionKey("b", 1), "\x01", log, recordOfPut)

@@ -10,6 +10,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/changelog"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/statehash"
 )
 
 // noteChanges collects the changes of the current call for the observer, in three
@@ -197,10 +198,10 @@ func (s *Store) HashKV(ctx context.Context, revision uint64) (hash, at, compact 
 	if v := s.visible.Load(); revision == 0 || revision == v.Revision {
 		return v.Pairs, v.Revision, v.Compact, nil
 	}
-	var h hasher
+	var h statehash.Hasher
 	at, err = s.List(ctx, Range{Revision: revision}, func(i Item) (bool, error) {
 		kv := &i.KV
-		hash += h.key(kv.Key, kv.ModRevision, &layout.Version{Create: kv.CreateRevision, Version: kv.Version, Lease: kv.Lease, Attributes: kv.Attributes, Value: kv.Value})
+		hash += h.Key(kv.Key, kv.ModRevision, &layout.Version{Create: kv.CreateRevision, Version: kv.Version, Lease: kv.Lease, Attributes: kv.Attributes, Value: kv.Value})
 		return true, nil
 	})
 	return hash, at, s.CompactRevision(), err

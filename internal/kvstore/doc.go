@@ -48,7 +48,7 @@
 // The state hash is a sum over hash(record) for all records of the current state.
 // A change subtracts one term and adds one, so that it is always up to date, and a
 // scan in any order reproduces it. Replicas compare it at equal log indexes.
-// History is left out: replicas remove it at their own pace. See hash.go.
+// History is left out: replicas remove it at their own pace. See package statehash.
 //
 // # History
 //
@@ -115,5 +115,5 @@
 //     versions at times that the counters could not follow.
 //
 // Read it in this order: types.go, store.go, apply.go, overlay.go, txn.go, read.go,
-// history.go, log.go, body.go; packages command and layout before all of them.
+// history.go, log.go, body.go; packages command, layout, and statehash before all of them.
 package kvstore

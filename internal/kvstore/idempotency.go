@@ -9,6 +9,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/command"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/statehash"
 	"github.com/kvd-io/kvd/internal/kvstore/wire"
 )
 
@@ -37,7 +38,7 @@ const maxAgedRecords = 10_000
 // engine. It is the same on every replica, because Busy depends on it.
 type idempotencyIndex struct {
 	eng     engine.Engine
-	hasher  hasher
+	hasher  statehash.Hasher
 	scratch []byte                       // an engine key being built
 	records map[string]*idempotencyEntry // by row key without the table
 	queue   []*idempotencyEntry          // by clock; released ones stay until their turn
@@ -187,7 +188,7 @@ func (ix *idempotencyIndex) load(eng engine.Engine) error {
 		}
 		key := string(it.Key()[1:])
 		ix.add(&idempotencyEntry{
-			key: key, clock: record.clock, place: record.place, bytes: idempotencySize(key, it.Value()), hash: ix.hasher.row(it.Key(), it.Value()),
+			key: key, clock: record.clock, place: record.place, bytes: idempotencySize(key, it.Value()), hash: ix.hasher.Row(it.Key(), it.Value()),
 		})
 	}
 	slices.SortFunc(ix.queue, func(a, b *idempotencyEntry) int { return a.place.compare(b.place) })
@@ -262,7 +263,7 @@ func (ix *idempotencyIndex) record(c *Command, place logPlace, now *layout.Meta,
 	e.value = appendIdempotency(nil, e.clock, place, c.Idempotency.Fingerprint, r)
 	e.bytes = idempotencySize(key, e.value)
 	ix.scratch = idempotencyRow(ix.scratch[:0], key)
-	e.hash = ix.hasher.row(ix.scratch, e.value)
+	e.hash = ix.hasher.Row(ix.scratch, e.value)
 	now.Rest += e.hash
 	writes.Set(ix.scratch, e.value)
 	ix.add(e)

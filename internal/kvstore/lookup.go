@@ -38,7 +38,7 @@ func (x *executor) learn(m *keyMeta, mod uint64, v *layout.Version, stored int64
 	m.keyState = stateOf(v, mod)
 	m.stored = uint32(stored)
 	x.scratch.plain = append(x.scratch.plain[:0], m.key...)
-	m.hash = x.hasher.key(x.scratch.plain, mod, v)
+	m.hash = x.hasher.Key(x.scratch.plain, mod, v)
 }
 
 // stateOf returns the state of a key of which v is the version of a revision, but for the

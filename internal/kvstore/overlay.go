@@ -150,7 +150,7 @@ func (x *executor) write(d *change) {
 		x.now.HistoryVersions++
 		d.stored = 0
 	} else {
-		d.hash = x.hasher.key(key, d.mod, &v)
+		d.hash = x.hasher.Key(key, d.mod, &v)
 		x.now.Pairs += d.hash
 		x.now.Logical += logicalSize(m.key, &d.keyState)
 		x.now.Keys++

@@ -16,6 +16,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/statehash"
 )
 
 // replica is a store that follows a history in its own way: with its own sizes of calls
@@ -212,11 +213,11 @@ func (r *replica) checkHashKV() {
 	m, revision := r.history.model, r.randomRevision()
 	hash, at, compact, err := r.store.HashKV(context.Background(), revision)
 	must(r.t, err)
-	var h hasher
+	var h statehash.Hasher
 	var want uint64
 	for _, key := range m.live(at) {
 		kv := m.at(key, at)
-		want += h.key([]byte(key), kv.ModRevision, &layout.Version{Create: kv.CreateRevision, Version: kv.Version, Lease: kv.Lease, Attributes: kv.Attributes, Value: kv.Value})
+		want += h.Key([]byte(key), kv.ModRevision, &layout.Version{Create: kv.CreateRevision, Version: kv.Version, Lease: kv.Lease, Attributes: kv.Attributes, Value: kv.Value})
 	}
 	if hash != want || compact != m.compact || revision != 0 && at != revision {
 		r.t.Fatalf("%s: the pairs of revision %d have the hash %x at %d, want %x", r.name, revision, hash, at, want)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/statehash"
 )
 
 // rows are the records of the replicated tables beside that of the versions: leases,
@@ -21,7 +22,7 @@ import (
 // The rows belong to the goroutine that applies, like the executor that has them.
 type rows struct {
 	eng    engine.Engine
-	hasher hasher
+	hasher statehash.Hasher
 	// draft are the changes of the overlay, and pending those that were committed but are
 	// not in the engine yet, by engine key. A nil value is a deletion.
 	draft   map[string][]byte
@@ -150,12 +151,12 @@ func (t *rows) commit(now *layout.Meta, writes engine.WriteBatch) error {
 			return err
 		}
 		if existed {
-			now.Rest -= t.hasher.row([]byte(key), old)
+			now.Rest -= t.hasher.Row([]byte(key), old)
 		}
 		if value == nil {
 			writes.Delete([]byte(key))
 		} else {
-			now.Rest += t.hasher.row([]byte(key), value)
+			now.Rest += t.hasher.Row([]byte(key), value)
 			writes.Set([]byte(key), value)
 		}
 		t.pending.ReplaceOrInsert(row{key, value})

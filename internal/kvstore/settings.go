@@ -46,7 +46,7 @@ func (x *executor) applySettings(c *Command, e *Entry, r *Result) {
 	}
 	x.settings, x.settingsGiven = after, true
 	b := encodeSettings(&after)
-	x.now.Rest += x.hasher.settings(b) - x.hasher.settings(encodeSettings(&before))
+	x.now.Rest += x.hasher.Settings(b) - x.hasher.Settings(encodeSettings(&before))
 	x.writes.Set([]byte{layout.TableSetting}, b)
 	r.Settings = &after
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/statehash"
 )
 
 // ErrKeyNotFound is returned by Get for a key that is absent at the revision.
@@ -160,9 +161,9 @@ func readMeta(r engine.Reader) (layout.Meta, error) {
 // emptyHash is the state hash of an empty store, which consists of the default
 // settings.
 func emptyHash() uint64 {
-	var h hasher
+	var h statehash.Hasher
 	settings := DefaultSettings()
-	return h.settings(encodeSettings(&settings))
+	return h.Settings(encodeSettings(&settings))
 }
 
 func readSettings(r engine.Reader) (settings Settings, given bool, err error) {

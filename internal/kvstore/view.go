@@ -7,6 +7,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/statehash"
 )
 
 // View is the whole state at one position. It does not change, and must be closed.
@@ -62,15 +63,15 @@ func (v *View) Records() ([]Record, error) {
 
 // ScanHash recomputes the state hash from all records. It must equal Hash (S3).
 func (v *View) ScanHash() (uint64, error) {
-	scan := stateScan{rowBytes: rowBytes}
-	hasSettings, err := v.each(scan.add)
+	scan := statehash.Scan{RowBytes: rowBytes}
+	hasSettings, err := v.each(scan.Add)
 	if err != nil {
 		return 0, err
 	}
 	if !hasSettings {
-		scan.rest += emptyHash()
+		scan.Rest += emptyHash()
 	}
-	return scan.pairs + scan.rest, nil
+	return scan.Pairs + scan.Rest, nil
 }
 
 // each calls fn with every record of the engine in order. It reports whether settings

@@ -1,4 +1,4 @@
-package kvstore
+package statehash
 
 import (
 	"encoding/binary"
@@ -10,27 +10,16 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
-// The state hash is the sum, modulo 2^64, of the hashes of all records of the
-// current state: live keys with value and metadata, the records of the replication
-// layer, the rows of the other tables, the settings, replicated time, and the compact
-// revision. A sum does not depend on the order, so a change costs one
-// subtraction and one addition, and a scan in any order reproduces it (S3).
-//
-// History is not part of it, because replicas remove it at their own pace. Neither
-// is an exclusive or: with that, two equal records would cancel each other out.
-//
-// The hash finds bugs and bad hardware. It is no protection against an attacker, who
-// could choose values that collide.
-
-// hasher computes the hashes of records without allocating. What it hashes begins
+// Hasher computes the hashes of records without allocating. What it hashes begins
 // with the table and the length of the key, so that no two records consist of the
 // same bytes.
-type hasher struct {
+type Hasher struct {
 	digest xxhash.Digest
 	head   []byte
 }
 
-func (h *hasher) key(key []byte, mod uint64, v *layout.Version) uint64 {
+// Key hashes the pair that a key has since the revision mod.
+func (h *Hasher) Key(key []byte, mod uint64, v *layout.Version) uint64 {
 	head := append(h.head[:0], layout.TableVersion)
 	head = binary.AppendUvarint(head, uint64(len(key)))
 	head = binary.AppendUvarint(head, mod)
@@ -43,19 +32,20 @@ func (h *hasher) key(key []byte, mod uint64, v *layout.Version) uint64 {
 	return h.sum(head, key, v.Value)
 }
 
-func (h *hasher) record(key, value []byte) uint64 {
+// Record hashes a record of the replication layer.
+func (h *Hasher) Record(key, value []byte) uint64 {
 	head := append(h.head[:0], layout.TableRecord)
 	head = binary.AppendUvarint(head, uint64(len(key)))
 	return h.sum(head, key, value)
 }
 
-// row hashes a row of one of the rowTables. Its key in the engine begins with the table.
-func (h *hasher) row(key, value []byte) uint64 {
+// Row hashes a row of a table of rows. Its key in the engine begins with the table.
+func (h *Hasher) Row(key, value []byte) uint64 {
 	return h.sum(binary.AppendUvarint(append(h.head[:0], key[0]), uint64(len(key)-1)), key[1:], value)
 }
 
-// change hashes what the change log says about a change.
-func (h *hasher) change(revision uint64, c *changelog.Change) uint64 {
+// Change hashes what the change log says about a change.
+func (h *Hasher) Change(revision uint64, c *changelog.Change) uint64 {
 	head := binary.AppendUvarint(append(h.head[:0], layout.TableChange), revision)
 	head = binary.AppendUvarint(head, c.Previous)
 	head = binary.AppendUvarint(head, uint64(c.Stored))
@@ -65,13 +55,14 @@ func (h *hasher) change(revision uint64, c *changelog.Change) uint64 {
 	return h.sum(head, c.Key, nil)
 }
 
-func (h *hasher) settings(encoded []byte) uint64 {
+// Settings hashes the replicated settings.
+func (h *Hasher) Settings(encoded []byte) uint64 {
 	return h.sum(append(h.head[:0], layout.TableSetting), nil, encoded)
 }
 
-// times returns the term of replicated time and the compact revision, which is 0 in an
+// Times returns the term of replicated time and the compact revision, which is 0 in an
 // empty store.
-func (h *hasher) times(clock int64, compact uint64) uint64 {
+func (h *Hasher) Times(clock int64, compact uint64) uint64 {
 	if clock == 0 && compact == layout.FirstRevision {
 		return 0
 	}
@@ -79,7 +70,7 @@ func (h *hasher) times(clock int64, compact uint64) uint64 {
 	return h.sum(binary.AppendUvarint(head, compact), nil, nil)
 }
 
-func (h *hasher) sum(head, key, value []byte) uint64 {
+func (h *Hasher) sum(head, key, value []byte) uint64 {
 	h.head = head
 	h.digest.Reset()
 	_, _ = h.digest.Write(head) // never fails
@@ -88,41 +79,41 @@ func (h *hasher) sum(head, key, value []byte) uint64 {
 	return h.digest.Sum64()
 }
 
-// stateScan recomputes the hash and the counters from all records, in the order of
+// Scan recomputes the hash and the counters from all records, in the order of
 // the engine.
-type stateScan struct {
-	// rowBytes returns what the quota counts for a row. Its key begins with the table.
-	rowBytes func(key, value []byte) (int64, error)
+type Scan struct {
+	// RowBytes returns what the quota counts for a row. Its key begins with the table.
+	RowBytes func(key, value []byte) (int64, error)
 
-	hasher hasher
+	Hasher Hasher
 	prefix []byte // of the last key seen
 	key    []byte
-	// pairs and rest are the parts of the state hash, as in meta.
-	pairs, rest uint64
-	keys        uint64
-	logical     int64
+	// Pairs and rest are the parts of the state hash, as in meta.
+	Pairs, Rest uint64
+	Keys        uint64
+	Logical     int64
 }
 
-// add takes the next record.
-func (s *stateScan) add(k, value []byte) error {
+// Add takes the next record.
+func (s *Scan) Add(k, value []byte) error {
 	switch k[0] {
 	case layout.TableVersion:
 		return s.addVersion(k, value)
 	case layout.TableRecord:
-		s.rest += s.hasher.record(k[1:], value)
+		s.Rest += s.Hasher.Record(k[1:], value)
 	case layout.TableSetting:
-		s.rest += s.hasher.settings(value)
+		s.Rest += s.Hasher.Settings(value)
 	case layout.TableMeta:
 		m, err := layout.DecodeMeta(value)
 		if err != nil {
 			return err
 		}
-		s.rest += s.hasher.times(m.Clock, m.Compact)
+		s.Rest += s.Hasher.Times(m.Clock, m.Compact)
 	default:
 		if layout.IsRowTable(k[0]) {
-			s.rest += s.hasher.row(k, value)
-			n, err := s.rowBytes(k, value)
-			s.logical += n
+			s.Rest += s.Hasher.Row(k, value)
+			n, err := s.RowBytes(k, value)
+			s.Logical += n
 			return err
 		}
 	}
@@ -130,7 +121,7 @@ func (s *stateScan) add(k, value []byte) error {
 }
 
 // addVersion counts the first version of each key, which is the newest.
-func (s *stateScan) addVersion(k, value []byte) error {
+func (s *Scan) addVersion(k, value []byte) error {
 	prefix, mod, err := layout.SplitVersionKey(k)
 	if err != nil {
 		return err
@@ -144,8 +135,8 @@ func (s *stateScan) addVersion(k, value []byte) error {
 		return err
 	}
 	s.key = layout.UnescapePrefix(s.key[:0], prefix)
-	s.pairs += s.hasher.key(s.key, mod, &v)
-	s.keys++
-	s.logical += layout.LogicalBytes(len(s.key), len(v.Value))
+	s.Pairs += s.Hasher.Key(s.key, mod, &v)
+	s.Keys++
+	s.Logical += layout.LogicalBytes(len(s.key), len(v.Value))
 	return nil
 }
