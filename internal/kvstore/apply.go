@@ -12,6 +12,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/changelog"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/rows"
 	"github.com/kvd-io/kvd/internal/kvstore/statehash"
 	"github.com/kvd-io/kvd/internal/limits"
 )
@@ -68,7 +69,7 @@ type executor struct {
 	overlay        overlay
 	log            changelog.Logger
 	budget         budget // of the current command
-	rows           rows
+	rows           rows.Rows
 	idempotency    idempotencyIndex
 	leases         leases
 	scratch        scratch

@@ -120,7 +120,7 @@ func leaseID(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
 
 // get returns a lease with the overlay.
 func (ls *leases) get(id uint64) (l leaseRow, exists bool, err error) {
-	b, exists, err := ls.x.rows.get(layout.TableLease, leaseID(id))
+	b, exists, err := ls.x.rows.Get(layout.TableLease, leaseID(id))
 	if err != nil || !exists {
 		return leaseRow{}, false, err
 	}
@@ -137,7 +137,7 @@ func (ls *leases) mustGet(id uint64) (leaseRow, error) {
 	return l, err
 }
 
-func (ls *leases) set(l *leaseRow) { ls.x.rows.set(layout.TableLease, leaseID(l.ID), l.encode()) }
+func (ls *leases) set(l *leaseRow) { ls.x.rows.Set(layout.TableLease, leaseID(l.ID), l.encode()) }
 
 // count returns the counters with the overlay, for changing.
 func (ls *leases) count() *counts {
@@ -219,11 +219,11 @@ func (ls *leases) number(l *leaseRow) (exists bool, err error) {
 	n := ls.count()
 	if n.sequence++; l.ID != 0 {
 		l.seq = n.sequence
-		_, exists, err = ls.x.rows.get(layout.TableLease, leaseID(l.ID))
+		_, exists, err = ls.x.rows.Get(layout.TableLease, leaseID(l.ID))
 		return exists, err
 	}
 	for ; ; n.sequence++ {
-		if _, taken, err := ls.x.rows.get(layout.TableLease, leaseID(n.sequence)); err != nil {
+		if _, taken, err := ls.x.rows.Get(layout.TableLease, leaseID(n.sequence)); err != nil {
 			return false, err
 		} else if !taken {
 			break
@@ -284,7 +284,7 @@ func (l *leaseRow) roomForOne(r *Result) bool {
 // bind keeps the table of the keys of leases when a key changes its lease. 0 is none.
 func (ls *leases) bind(key string, before, after uint64) error {
 	if before != 0 {
-		ls.x.rows.delete(layout.TableLeaseKey, append(leaseID(before), key...))
+		ls.x.rows.Delete(layout.TableLeaseKey, append(leaseID(before), key...))
 		if before != ls.draft.ending {
 			if err := ls.unbound(before); err != nil {
 				return err
@@ -298,7 +298,7 @@ func (ls *leases) bind(key string, before, after uint64) error {
 	if err != nil {
 		return err
 	}
-	ls.x.rows.set(layout.TableLeaseKey, append(leaseID(after), key...), []byte{})
+	ls.x.rows.Set(layout.TableLeaseKey, append(leaseID(after), key...), []byte{})
 	l.keys++
 	ls.set(&l)
 	return nil
@@ -320,7 +320,7 @@ func (ls *leases) unbound(id uint64) error {
 
 // remove removes the row of a lease to which nothing is bound anymore.
 func (ls *leases) remove(l *leaseRow) {
-	ls.x.rows.delete(layout.TableLease, leaseID(l.ID))
+	ls.x.rows.Delete(layout.TableLease, leaseID(l.ID))
 	ls.count().leases--
 	ls.draft.bytes -= l.logicalBytes()
 	ls.draft.changes = append(ls.draft.changes, LeaseChange{Lease: l.Lease, Seq: l.seq, Ended: true})
@@ -393,7 +393,7 @@ func (ls *leases) end(l *leaseRow, r *Result) error {
 
 // boundTo returns what a table has for a lease, in order.
 func (ls *leases) boundTo(table byte, id uint64) (keys [][]byte, err error) {
-	err = ls.x.rows.each(table, leaseID(id), func(key, _ []byte) bool {
+	err = ls.x.rows.Each(table, leaseID(id), func(key, _ []byte) bool {
 		keys = append(keys, bytes.Clone(key[leaseIDLen:]))
 		return true
 	})
@@ -427,7 +427,7 @@ func (ls *leases) commit() {
 	d := &ls.draft
 	if d.counted {
 		ls.counts = d.counts
-		ls.x.rows.set(layout.TableCounts, nil, ls.counts.encode())
+		ls.x.rows.Set(layout.TableCounts, nil, ls.counts.encode())
 	}
 	ls.x.now.Logical += d.bytes
 	ls.changes = append(ls.changes, d.changes...)

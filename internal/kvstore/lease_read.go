@@ -10,6 +10,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/rows"
 )
 
 // LeaseInfo is a lease and what is bound to it.
@@ -53,10 +54,10 @@ func (s *Store) Counts() Counts {
 // in order, until fn returns false or an error. Keys are without the table, and valid
 // during the call.
 func (s *Store) rows(table byte, prefix, from []byte, fn func(key, value []byte) (bool, error)) error {
-	lower := []byte(rowKey(table, prefix))
+	lower := []byte(rows.Key(table, prefix))
 	upper := Prefix(lower).End()
 	if bytes.Compare(from, prefix) > 0 {
-		lower = []byte(rowKey(table, from))
+		lower = []byte(rows.Key(table, from))
 	}
 	it, err := s.iter(lower, upper)
 	if err != nil {
@@ -81,7 +82,7 @@ func (s *Store) iter(lower, upper []byte) (engine.Iterator, error) {
 func (s *Store) row(table byte, key []byte) (value []byte, exists bool, err error) {
 	s.swap.RLock()
 	defer s.swap.RUnlock()
-	value, err = s.eng.Get(nil, []byte(rowKey(table, key)))
+	value, err = s.eng.Get(nil, []byte(rows.Key(table, key)))
 	if errors.Is(err, engine.ErrNotFound) {
 		return nil, false, nil
 	}

@@ -74,7 +74,7 @@ func ticketBytes(name []byte, t *ticketRow) int64 {
 
 // head returns the head of a lock with the overlay.
 func (lk locks) head(name []byte) (h lockHead, exists bool, err error) {
-	b, exists, err := lk.ls.x.rows.get(layout.TableLock, name)
+	b, exists, err := lk.ls.x.rows.Get(layout.TableLock, name)
 	if err != nil || !exists {
 		return lockHead{}, false, err
 	}
@@ -84,7 +84,7 @@ func (lk locks) head(name []byte) (h lockHead, exists bool, err error) {
 
 // ticket returns a ticket that must exist, in the form of results.
 func (lk locks) ticket(name []byte, h *lockHead, token uint64) (*LockTicket, error) {
-	b, exists, err := lk.ls.x.rows.get(layout.TableTicket, ticketKey(name, token))
+	b, exists, err := lk.ls.x.rows.Get(layout.TableTicket, ticketKey(name, token))
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +146,7 @@ func (lk locks) again(c *Command, h *lockHead, r *Result) (done bool, err error)
 	if c.Lease == 0 {
 		return false, nil
 	}
-	b, exists, err := lk.ls.x.rows.get(layout.TableLeaseLock, leaseLockKey(c.Lease, c.Key))
+	b, exists, err := lk.ls.x.rows.Get(layout.TableLeaseLock, leaseLockKey(c.Lease, c.Key))
 	if err != nil || !exists {
 		return false, err
 	}
@@ -213,9 +213,9 @@ func (lk locks) add(c *Command, l leaseRow, h lockHead, r *Result) error {
 		h.first = token
 		n.locks++
 	}
-	lk.ls.x.rows.set(layout.TableLock, c.Key, h.encode())
-	lk.ls.x.rows.set(layout.TableTicket, ticketKey(c.Key, token), t.encode())
-	lk.ls.x.rows.set(layout.TableLeaseLock, leaseLockKey(l.ID, c.Key), encodeToken(token))
+	lk.ls.x.rows.Set(layout.TableLock, c.Key, h.encode())
+	lk.ls.x.rows.Set(layout.TableTicket, ticketKey(c.Key, token), t.encode())
+	lk.ls.x.rows.Set(layout.TableLeaseLock, leaseLockKey(l.ID, c.Key), encodeToken(token))
 	l.tickets++
 	lk.ls.set(&l)
 	lk.ls.draft.bytes += ticketBytes(c.Key, &t)
@@ -229,7 +229,7 @@ func (lk locks) unlockOp(c *Command, r *Result) error {
 	if !lk.named(c, r) {
 		return nil
 	}
-	b, exists, err := lk.ls.x.rows.get(layout.TableLeaseLock, leaseLockKey(c.Lease, c.Key))
+	b, exists, err := lk.ls.x.rows.Get(layout.TableLeaseLock, leaseLockKey(c.Lease, c.Key))
 	if err != nil {
 		return err
 	}
@@ -272,7 +272,7 @@ func (lk locks) leave(lease uint64) error {
 		return err
 	}
 	for _, name := range names {
-		b, _, err := lk.ls.x.rows.get(layout.TableLeaseLock, leaseLockKey(lease, name))
+		b, _, err := lk.ls.x.rows.Get(layout.TableLeaseLock, leaseLockKey(lease, name))
 		if err != nil {
 			return err
 		}
@@ -290,7 +290,7 @@ func (lk locks) leave(lease uint64) error {
 // remove takes a ticket out of its queue. If it was the first, the next one holds
 // the lock from now on.
 func (lk locks) remove(name []byte, token uint64) error {
-	b, exists, err := lk.ls.x.rows.get(layout.TableTicket, ticketKey(name, token))
+	b, exists, err := lk.ls.x.rows.Get(layout.TableTicket, ticketKey(name, token))
 	if err != nil || !exists {
 		return orBroken(err, "ticket %d of a queue does not exist", token)
 	}
@@ -302,15 +302,15 @@ func (lk locks) remove(name []byte, token uint64) error {
 	if err != nil || !exists {
 		return orBroken(err, "ticket %d has no lock", token)
 	}
-	lk.ls.x.rows.delete(layout.TableTicket, ticketKey(name, token))
-	lk.ls.x.rows.delete(layout.TableLeaseLock, leaseLockKey(t.lease, name))
+	lk.ls.x.rows.Delete(layout.TableTicket, ticketKey(name, token))
+	lk.ls.x.rows.Delete(layout.TableLeaseLock, leaseLockKey(t.lease, name))
 	lk.ls.draft.bytes -= ticketBytes(name, &t)
 	lk.ls.draft.woken = append(lk.ls.draft.woken, token)
 	n := lk.ls.count()
 	n.tickets--
 	if h.tickets--; h.tickets == 0 {
 		n.locks--
-		lk.ls.x.rows.delete(layout.TableLock, name)
+		lk.ls.x.rows.Delete(layout.TableLock, name)
 		return nil
 	}
 	if h.first == token {
@@ -319,7 +319,7 @@ func (lk locks) remove(name []byte, token uint64) error {
 		}
 		lk.ls.draft.woken = append(lk.ls.draft.woken, h.first)
 	}
-	lk.ls.x.rows.set(layout.TableLock, name, h.encode())
+	lk.ls.x.rows.Set(layout.TableLock, name, h.encode())
 	return nil
 }
 
@@ -334,7 +334,7 @@ func orBroken(err error, format string, args ...any) error {
 // next returns the least token of a queue above one.
 func (lk locks) next(name []byte, above uint64) (token uint64, err error) {
 	prefix := ticketPrefix(name)
-	err = lk.ls.x.rows.eachFrom(layout.TableTicket, prefix, ticketKey(name, above+1), func(key, _ []byte) bool {
+	err = lk.ls.x.rows.EachFrom(layout.TableTicket, prefix, ticketKey(name, above+1), func(key, _ []byte) bool {
 		token = binary.BigEndian.Uint64(key[len(prefix):])
 		return false
 	})

@@ -108,7 +108,7 @@ func (x *executor) commitOverlay() error {
 		o.logical = 0
 	}
 	x.leases.commit()
-	return x.rows.commit(&x.now, x.writes)
+	return x.rows.Commit(&x.now, x.writes)
 }
 
 // dropOverlay forgets the overlay.
@@ -121,7 +121,7 @@ func (x *executor) dropOverlay() {
 	x.changes = x.changes[:o.first]
 	o.logical = 0
 	x.leases.drop()
-	x.rows.drop()
+	x.rows.Drop()
 }
 
 // write adds a change to the writes, the counters and the hash, and makes it the state
@@ -177,7 +177,7 @@ func (x *executor) settle() {
 		x.changes = nil // after a large range delete
 	}
 	x.overlay.first = 0
-	x.rows.settle()
+	x.rows.Settle()
 	x.idempotency.settle()
 }
 

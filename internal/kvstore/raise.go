@@ -29,7 +29,7 @@ func (s *Store) RaiseCounters() error {
 	x.setTimes(x.now.Clock, x.now.Revision)
 	x.leases.count().sequence += RaisedBy
 	x.leases.commit()
-	if err := x.rows.commit(&x.now, x.writes); err != nil {
+	if err := x.rows.Commit(&x.now, x.writes); err != nil {
 		return x.fail(fmt.Errorf("raise counters: %w", err))
 	}
 	if err := x.commit(); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/rows"
 	"github.com/kvd-io/kvd/internal/kvstore/statehash"
 )
 
@@ -121,7 +122,7 @@ func Open(eng engine.Engine, o Options) (*Store, error) {
 	s := &Store{eng: eng, hot: newHotPairs(o.HotBytes), observer: o.Observer, leases: o.Leases}
 	s.exec = executor{
 		eng: eng, timeline: &s.timeline, hot: s.hot, cache: newMetaCache(o.CacheEntries), writes: eng.NewWriteBatch(),
-		rows: newRows(eng), changedRecords: make(map[string][]byte), onSettings: o.OnSettings, observed: o.Observer != nil,
+		rows: rows.New(eng), changedRecords: make(map[string][]byte), onSettings: o.OnSettings, observed: o.Observer != nil,
 	}
 	s.exec.log.Set = s.exec.setChanges
 	if err := s.load(); err != nil {

@@ -51,12 +51,12 @@ func TestFailedTxnLeavesNoTrace(t *testing.T) {
 		fails := txnOf(Txn{If: []Compare{compareMod("a", 5)}, Then: []Command{
 			put("a", "9"), deleteRange("g", "h"), remove("c"), put("new", "9"), incr("b", 1),
 		}})
-		s.exec.rows.set(layout.TableLease, leaseID(1), []byte("row")) // as the operations of a transaction may
+		s.exec.rows.Set(layout.TableLease, leaseID(1), []byte("row")) // as the operations of a transaction may
 		r = do(t, s, fails)
 		if r[0].Outcome != NotANumber || r[0].Detail != "then[4].incr: the value is not a decimal 64-bit integer" || r[0].Revision != 5 || r[0].KV.ModRevision != 3 || len(r[0].Results) > 0 {
 			t.Errorf("%s %q", resultText(&r[0]), r[0].Detail)
 		}
-		if len(s.exec.changes) > 0 || !s.exec.rows.clean() || s.exec.overlay.logical != 0 {
+		if len(s.exec.changes) > 0 || !s.exec.rows.Clean() || s.exec.overlay.logical != 0 {
 			t.Errorf("left in the overlay: %+v", s.exec.overlay)
 		}
 		after := cachedStates(s)

@@ -1,4 +1,4 @@
-package kvstore
+package rows
 
 import (
 	"errors"
@@ -14,13 +14,8 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/statehash"
 )
 
-// rows are the records of the replicated tables beside that of the versions: leases,
-// locks, idempotency records and the like. Such a table is one byte in rowTables and
-// functions that encode its keys and values. Overlay, state hash, engine and snapshot
-// bodies treat all of them alike, so a new table needs no code in any of these.
-//
-// The rows belong to the goroutine that applies, like the executor that has them.
-type rows struct {
+// Rows are the rows of a store. They belong to the goroutine that applies.
+type Rows struct {
 	eng    engine.Engine
 	hasher statehash.Hasher
 	// draft are the changes of the overlay, and pending those that were committed but are
@@ -41,22 +36,24 @@ func rowLess(a, b row) bool { return a.key < b.key }
 // pendingDegree suits a tree that is small and short-lived.
 const pendingDegree = 16
 
-func newRows(eng engine.Engine) rows {
-	return rows{eng: eng, draft: make(map[string][]byte), pending: btree.NewG(pendingDegree, rowLess)}
+// New returns the rows that an engine has, with an empty overlay.
+func New(eng engine.Engine) Rows {
+	return Rows{eng: eng, draft: make(map[string][]byte), pending: btree.NewG(pendingDegree, rowLess)}
 }
 
-// set adds a row to the overlay. The value must not be nil and is not copied.
-func (t *rows) set(table byte, key, value []byte) { t.draft[rowKey(table, key)] = value }
+// Set adds a row to the overlay. The value must not be nil and is not copied.
+func (t *Rows) Set(table byte, key, value []byte) { t.draft[Key(table, key)] = value }
 
-// delete adds the deletion of a row to the overlay.
-func (t *rows) delete(table byte, key []byte) { t.draft[rowKey(table, key)] = nil }
+// Delete adds the deletion of a row to the overlay.
+func (t *Rows) Delete(table byte, key []byte) { t.draft[Key(table, key)] = nil }
 
-func rowKey(table byte, key []byte) string { return string(table) + string(key) }
+// Key returns the key in the engine of a row.
+func Key(table byte, key []byte) string { return string(table) + string(key) }
 
-// get returns a row as the overlay has it, and whether it exists. The value must not
+// Get returns a row as the overlay has it, and whether it exists. The value must not
 // be changed.
-func (t *rows) get(table byte, key []byte) (value []byte, exists bool, err error) {
-	row := rowKey(table, key)
+func (t *Rows) Get(table byte, key []byte) (value []byte, exists bool, err error) {
+	row := Key(table, key)
 	if value, changed := t.draft[row]; changed {
 		return value, value != nil, nil
 	}
@@ -64,7 +61,7 @@ func (t *rows) get(table byte, key []byte) (value []byte, exists bool, err error
 }
 
 // committed returns a row without the overlay.
-func (t *rows) committed(key string) (value []byte, exists bool, err error) {
+func (t *Rows) committed(key string) (value []byte, exists bool, err error) {
 	if r, changed := t.pending.Get(row{key: key}); changed {
 		return r.value, r.value != nil, nil
 	}
@@ -78,17 +75,17 @@ func (t *rows) committed(key string) (value []byte, exists bool, err error) {
 	return value, true, nil
 }
 
-// each calls fn with the rows of a table whose keys begin with the prefix, as the
+// Each calls fn with the rows of a table whose keys begin with the prefix, as the
 // overlay has them, in order, until fn returns false. fn must not change rows.
-func (t *rows) each(table byte, prefix []byte, fn func(key, value []byte) (more bool)) error {
-	return t.eachFrom(table, prefix, prefix, fn)
+func (t *Rows) Each(table byte, prefix []byte, fn func(key, value []byte) (more bool)) error {
+	return t.EachFrom(table, prefix, prefix, fn)
 }
 
-// eachFrom is each without the rows before from, which begins with the prefix.
-func (t *rows) eachFrom(table byte, prefix, from []byte, fn func(key, value []byte) (more bool)) error {
-	within, lower := rowKey(table, prefix), rowKey(table, from)
+// EachFrom is each without the rows before from, which begins with the prefix.
+func (t *Rows) EachFrom(table byte, prefix, from []byte, fn func(key, value []byte) (more bool)) error {
+	within, lower := Key(table, prefix), Key(table, from)
 	changed := t.changed(within, lower)
-	it, err := t.eng.Iter([]byte(lower), Prefix(within).End())
+	it, err := t.eng.Iter([]byte(lower), layout.Prefix(within).End())
 	if err != nil {
 		return fmt.Errorf("read rows: %w", err)
 	}
@@ -119,7 +116,7 @@ func (t *rows) eachFrom(table byte, prefix, from []byte, fn func(key, value []by
 
 // changed returns the rows with a prefix, from a key on, that are not in the engine as
 // they are here, in order.
-func (t *rows) changed(prefix, from string) (out []row) {
+func (t *Rows) changed(prefix, from string) (out []row) {
 	changed := make(map[string][]byte)
 	t.pending.AscendGreaterOrEqual(row{key: from}, func(r row) bool {
 		if !strings.HasPrefix(r.key, prefix) {
@@ -139,9 +136,9 @@ func (t *rows) changed(prefix, from string) (out []row) {
 	return out
 }
 
-// commit adds the rows of the overlay to the writes and the hash.
-func (t *rows) commit(now *layout.Meta, writes engine.WriteBatch) error {
-	if t.clean() {
+// Commit adds the rows of the overlay to the writes and the hash.
+func (t *Rows) Commit(now *layout.Meta, writes engine.WriteBatch) error {
+	if t.Clean() {
 		return nil
 	}
 	// The order does not matter: the hash is a sum, and no key is there twice.
@@ -165,14 +162,14 @@ func (t *rows) commit(now *layout.Meta, writes engine.WriteBatch) error {
 	return nil
 }
 
-// clean reports whether the overlay has no rows.
-func (t *rows) clean() bool { return len(t.draft) == 0 }
+// Clean reports whether the overlay has no rows.
+func (t *Rows) Clean() bool { return len(t.draft) == 0 }
 
-// drop forgets the rows of the overlay.
-func (t *rows) drop() { clear(t.draft) }
+// Drop forgets the rows of the overlay.
+func (t *Rows) Drop() { clear(t.draft) }
 
-// settle forgets the committed rows once they are in the engine.
-func (t *rows) settle() {
+// Settle forgets the committed rows once they are in the engine.
+func (t *Rows) Settle() {
 	if t.pending.Len() > 0 {
 		t.pending.Clear(false)
 	}
