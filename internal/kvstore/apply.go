@@ -11,6 +11,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/changelog"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/hot"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
 	"github.com/kvd-io/kvd/internal/kvstore/rows"
 	"github.com/kvd-io/kvd/internal/kvstore/statehash"
@@ -52,8 +53,8 @@ func (s *Store) Apply(entries []Entry) error {
 // collecting. It is ahead of what readers see by the entries being applied.
 type executor struct {
 	eng      engine.Engine
-	timeline *timeline // of the store
-	hot      *hotPairs // of the store
+	timeline *timeline  // of the store
+	hot      *hot.Pairs // of the store
 	now      layout.Meta
 	settings Settings
 	// settingsGiven is false until any settings were applied.

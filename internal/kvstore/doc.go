@@ -34,7 +34,7 @@
 // Apply would need a read for every write, to learn the version before. A cache
 // of key metadata (cache.go) answers most of them.
 //
-// The newest pairs of keys that are being read are kept in memory (hot.go). A read of
+// The newest pairs of keys that are being read are kept in memory (package hot). A read of
 // one opens no iterator.
 //
 // # Exactly once

@@ -49,20 +49,20 @@ func TestHotPairsAreTheNewest(t *testing.T) {
 func TestHotPairReadBeforeAChange(t *testing.T) {
 	s := newStore(t, "memory")
 	do(t, s, put("a", "old"))
-	shard := s.hot.shard([]byte("a"))
-	_, epoch := shard.get([]byte("a"), s.Revision())
+	shard := s.hot.Shard([]byte("a"))
+	_, epoch := shard.Get([]byte("a"), s.Revision())
 	old, at, err := s.getAt([]byte("a"), 0)
 	must(t, err)
 	do(t, s, put("a", "new"))
-	shard.put(&old, at, epoch)
+	shard.Put(&old, at, epoch)
 	if kv, _, err := s.Get([]byte("a"), 0); err != nil || string(kv.Value) != "new" {
 		t.Errorf("%q %v", kv.Value, err)
 	}
 	// Nor one of a state that was replaced.
-	_, epoch = shard.get([]byte("b"), s.Revision())
+	_, epoch = shard.Get([]byte("b"), s.Revision())
 	body := bodyOf(t, newStore(t, "memory"))
 	must(t, s.Restore(strings.NewReader(string(body))))
-	shard.put(&KV{Key: []byte("a"), Value: []byte("gone"), ModRevision: 1}, 99, epoch)
+	shard.Put(&KV{Key: []byte("a"), Value: []byte("gone"), ModRevision: 1}, 99, epoch)
 	if kv, _, err := s.Get([]byte("a"), 0); err == nil {
 		t.Errorf("%q", kv.Value)
 	}

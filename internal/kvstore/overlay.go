@@ -185,12 +185,12 @@ func (x *executor) settle() {
 func (d *change) warm(x *executor) {
 	x.scratch.plain = append(x.scratch.plain[:0], d.meta.key...)
 	if !d.exists {
-		x.hot.note(x.scratch.plain, d.mod, nil)
+		x.hot.Note(x.scratch.plain, d.mod, nil)
 		return
 	}
 	kv := d.kv()
 	kv.Value = d.value
-	x.hot.note(x.scratch.plain, d.mod, &kv)
+	x.hot.Note(x.scratch.plain, d.mod, &kv)
 }
 
 // keptChanges bounds the memory that is kept for the changes of the next call.

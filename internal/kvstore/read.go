@@ -64,8 +64,8 @@ func (s *Store) Get(key []byte, revision uint64) (KV, uint64, error) {
 		return s.getAt(key, revision)
 	}
 	newest := s.Revision()
-	shard := s.hot.shard(key)
-	hot, epoch := shard.get(key, newest)
+	shard := s.hot.Shard(key)
+	hot, epoch := shard.Get(key, newest)
 	if hot != nil {
 		return *hot, newest, nil
 	}
@@ -73,7 +73,7 @@ func (s *Store) Get(key []byte, revision uint64) (KV, uint64, error) {
 	if err == nil {
 		kept := kv
 		kept.Key = bytes.Clone(key)
-		shard.put(&kept, at, epoch)
+		shard.Put(&kept, at, epoch)
 	}
 	return kv, at, err
 }

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/hot"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
 	"github.com/kvd-io/kvd/internal/kvstore/rows"
 	"github.com/kvd-io/kvd/internal/kvstore/statehash"
@@ -85,7 +86,7 @@ type Store struct {
 	// commit to the engine.
 	visible  atomic.Pointer[visible]
 	timeline timeline
-	hot      *hotPairs
+	hot      *hot.Pairs
 	observer Observer      // may be nil
 	leases   LeaseObserver // may be nil
 	waiters  lockWaiters
@@ -119,7 +120,7 @@ func Open(eng engine.Engine, o Options) (*Store, error) {
 	if o.HotBytes == 0 {
 		o.HotBytes = defaultHotBytes
 	}
-	s := &Store{eng: eng, hot: newHotPairs(o.HotBytes), observer: o.Observer, leases: o.Leases}
+	s := &Store{eng: eng, hot: hot.New(o.HotBytes), observer: o.Observer, leases: o.Leases}
 	s.exec = executor{
 		eng: eng, timeline: &s.timeline, hot: s.hot, cache: newMetaCache(o.CacheEntries), writes: eng.NewWriteBatch(),
 		rows: rows.New(eng), changedRecords: make(map[string][]byte), onSettings: o.OnSettings, observed: o.Observer != nil,
@@ -144,7 +145,7 @@ func (s *Store) load() error {
 		return err
 	}
 	s.timeline.reset(samples)
-	s.hot.reset()
+	s.hot.Reset()
 	return nil
 }
 
