@@ -15,6 +15,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
 	"github.com/kvd-io/kvd/internal/kvstore/rows"
 	"github.com/kvd-io/kvd/internal/kvstore/statehash"
+	"github.com/kvd-io/kvd/internal/kvstore/timeline"
 	"github.com/kvd-io/kvd/internal/limits"
 )
 
@@ -53,8 +54,8 @@ func (s *Store) Apply(entries []Entry) error {
 // collecting. It is ahead of what readers see by the entries being applied.
 type executor struct {
 	eng      engine.Engine
-	timeline *timeline  // of the store
-	hot      *hot.Pairs // of the store
+	timeline *timeline.Timeline // of the store
+	hot      *hot.Pairs         // of the store
 	now      layout.Meta
 	settings Settings
 	// settingsGiven is false until any settings were applied.
@@ -174,10 +175,10 @@ func (x *executor) applyEntry(e *Entry) error {
 		}
 	}
 	x.now.Position = Position{Index: e.Index, Term: e.Term}
-	if keepsHash(e.Index) {
+	if timeline.KeepsHash(e.Index) {
 		x.applyRecords()
 	}
-	x.timeline.noteHash(e.Index, x.now.Hash())
+	x.timeline.NoteHash(e.Index, x.now.Hash())
 	return nil
 }
 
@@ -511,12 +512,12 @@ func (x *executor) tick(c *Command, e *Entry, r *Result) error {
 		return nil
 	}
 	x.setTimes(x.now.Clock+min(max(c.ElapsedMillis, 0), MaxTickMillis), x.now.Compact)
-	added, thinned := x.timeline.add(sample{revision: x.now.Revision, millis: x.now.Clock})
+	added, thinned := x.timeline.Add(timeline.Sample{Revision: x.now.Revision, Millis: x.now.Clock})
 	if added {
 		x.writes.Set(layout.TimeKey(x.now.Revision), binary.AppendVarint([]byte{layout.RecordVersion}, x.now.Clock))
 	}
 	for _, t := range thinned {
-		x.writes.Delete(layout.TimeKey(t.revision))
+		x.writes.Delete(layout.TimeKey(t.Revision))
 	}
 	r.More = x.idempotency.age(x.settings.IdempotencyMillis, &x.now, x.writes)
 	return nil

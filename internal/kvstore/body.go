@@ -10,6 +10,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/changelog"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
 	"github.com/kvd-io/kvd/internal/kvstore/statehash"
+	"github.com/kvd-io/kvd/internal/kvstore/timeline"
 )
 
 // A snapshot body is the whole state in one stream (package body), the same for every
@@ -378,7 +379,7 @@ func (b *bodyReader) decode(key, value []byte) (err error) {
 		_, err = decodeSettings(value)
 	case layout.TableTime:
 		wantLen = 1 + layout.RevisionLen
-		_, err = decodeSample(key, value)
+		_, err = timeline.Decode(key, value)
 	case layout.TableChange:
 		err = b.addChanges(key, value)
 	case layout.TableVersion:

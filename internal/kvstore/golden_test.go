@@ -151,8 +151,8 @@ func TestGoldenBody(t *testing.T) {
 
 func checkSamples(t *testing.T, got, want *Store) {
 	t.Helper()
-	if !reflect.DeepEqual(got.timeline.all(), want.timeline.all()) || len(got.timeline.all()) == 0 {
-		t.Errorf("samples %v, want %v", got.timeline.all(), want.timeline.all())
+	if !reflect.DeepEqual(got.timeline.Samples(), want.timeline.Samples()) || len(got.timeline.Samples()) == 0 {
+		t.Errorf("samples %v, want %v", got.timeline.Samples(), want.timeline.Samples())
 	}
 }
 

@@ -38,7 +38,7 @@ func (s *Store) Aging() bool {
 
 func targetAt(s *Store, millis int64) uint64 {
 	v := s.visible.Load()
-	target := s.timeline.byAge(millis - v.settings.RetentionMillis)
+	target := s.timeline.ByAge(millis - v.settings.RetentionMillis)
 	if v.settings.RetentionRevisions >= v.Revision {
 		target = 0
 	} else {
@@ -91,8 +91,8 @@ func (x *executor) maintain() error {
 	if err := cleanUp(x); err != nil {
 		return err
 	}
-	for _, old := range x.timeline.dropUntil(x.uncleaned.Cleaned()) {
-		x.writes.Delete(layout.TimeKey(old.revision))
+	for _, old := range x.timeline.DropUntil(x.uncleaned.Cleaned()) {
+		x.writes.Delete(layout.TimeKey(old.Revision))
 	}
 	x.writes.Set([]byte{layout.TableHistory}, layout.AppendProgress(nil, x.uncleaned))
 	return x.commit()

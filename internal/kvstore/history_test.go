@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/kvd-io/kvd/internal/kvstore/changelog"
+	"github.com/kvd-io/kvd/internal/kvstore/timeline"
 )
 
 func tick(millis int64) Command { return Command{Op: OpTick, Term: 1, ElapsedMillis: millis} }
@@ -54,18 +55,18 @@ func TestCompactionTarget(t *testing.T) {
 func TestSamplesAreBounded(t *testing.T) {
 	e := newEngine(t, "memory")
 	s := openStore(t, e, Options{})
-	const ticks = 3 * maxSamples
+	const ticks = 3 * timeline.MaxSamples
 	for range ticks {
 		do(t, s, put("a", ""), tick(1), tick(1)) // the second one changes nothing
 	}
-	n := len(s.timeline.all())
-	if n > maxSamples || n < maxSamples/2 || s.timeline.all()[n-1] != (sample{revision: ticks + 1, millis: 2*ticks - 1}) || s.timeline.all()[0].millis != 1 {
-		t.Fatalf("%d samples, %v to %v", n, s.timeline.all()[0], s.timeline.all()[n-1])
+	n := len(s.timeline.Samples())
+	if n > timeline.MaxSamples || n < timeline.MaxSamples/2 || s.timeline.Samples()[n-1] != (timeline.Sample{Revision: ticks + 1, Millis: 2*ticks - 1}) || s.timeline.Samples()[0].Millis != 1 {
+		t.Fatalf("%d samples, %v to %v", n, s.timeline.Samples()[0], s.timeline.Samples()[n-1])
 	}
 	checkSamples(t, openStore(t, e, Options{}), s)
 	do(t, s, Command{Op: OpCompact, Revision: ticks / 2})
 	maintainAll(t, s)
-	if first := s.timeline.all()[:2]; first[0].revision > ticks/2 || first[1].revision <= ticks/2 {
+	if first := s.timeline.Samples()[:2]; first[0].Revision > ticks/2 || first[1].Revision <= ticks/2 {
 		t.Errorf("samples begin with %v at a compact revision of %d", first, ticks/2)
 	}
 	checkSamples(t, openStore(t, e, Options{}), s)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/command"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/timeline"
 )
 
 func conditions(c ...Condition) []Condition { return c }
@@ -318,13 +319,13 @@ func TestRecordsAreHashed(t *testing.T) {
 func TestHashesAreKeptByIndex(t *testing.T) {
 	s := newStore(t, "memory")
 	want := make(map[uint64]uint64)
-	for index := uint64(1); index <= (keptHashes+6)*hashStride; index++ {
+	for index := uint64(1); index <= (timeline.KeptHashes+6)*timeline.HashStride; index++ {
 		e := Entry{Index: index, Term: 1}
-		if index%hashStride == 0 {
+		if index%timeline.HashStride == 0 {
 			e = entryOf(index, put("a", fmt.Sprint(index)))
 		}
 		must(t, s.Apply([]Entry{e}))
-		if _, hash := s.StateHash(); index%hashStride == 0 && index > 6*hashStride {
+		if _, hash := s.StateHash(); index%timeline.HashStride == 0 && index > 6*timeline.HashStride {
 			want[index] = hash
 		}
 	}

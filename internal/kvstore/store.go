@@ -12,6 +12,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
 	"github.com/kvd-io/kvd/internal/kvstore/rows"
 	"github.com/kvd-io/kvd/internal/kvstore/statehash"
+	"github.com/kvd-io/kvd/internal/kvstore/timeline"
 )
 
 // ErrKeyNotFound is returned by Get for a key that is absent at the revision.
@@ -85,7 +86,7 @@ type Store struct {
 	// visible is replaced as a whole by the goroutine that applies, after each
 	// commit to the engine.
 	visible  atomic.Pointer[visible]
-	timeline timeline
+	timeline timeline.Timeline
 	hot      *hot.Pairs
 	observer Observer      // may be nil
 	leases   LeaseObserver // may be nil
@@ -137,14 +138,14 @@ func Open(eng engine.Engine, o Options) (*Store, error) {
 // nothing of the old one behind: hashes by index of the old state would be compared
 // with those of other replicas.
 func (s *Store) load() error {
-	samples, err := readSamples(s.eng)
+	samples, err := timeline.Read(s.eng)
 	if err != nil {
 		return err
 	}
 	if err := s.exec.load(); err != nil {
 		return err
 	}
-	s.timeline.reset(samples)
+	s.timeline.Reset(samples)
 	s.hot.Reset()
 	return nil
 }
@@ -254,7 +255,7 @@ func (s *Store) StateHash() (Position, uint64) {
 // Hashes returns the state hashes at the last 64 log indexes divisible by 1,024
 // that were applied since Open or Restore. Replicas under load are rarely at one
 // index at the same time; these are where they can be compared.
-func (s *Store) Hashes() map[uint64]uint64 { return s.timeline.hashes() }
+func (s *Store) Hashes() map[uint64]uint64 { return s.timeline.Hashes() }
 
 // lowSpacePercent is the share of the quota from which space is low.
 const lowSpacePercent = 80
