@@ -13,6 +13,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/kvstore/hot"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/once"
 	"github.com/kvd-io/kvd/internal/kvstore/rows"
 	"github.com/kvd-io/kvd/internal/kvstore/statehash"
 	"github.com/kvd-io/kvd/internal/kvstore/timeline"
@@ -72,7 +73,7 @@ type executor struct {
 	log            changelog.Logger
 	budget         budget // of the current command
 	rows           rows.Rows
-	idempotency    idempotencyIndex
+	idempotency    once.Index
 	leases         leases
 	scratch        scratch
 	lookups        engine.Iterator // see committed; nil until the entries need one
@@ -102,7 +103,7 @@ func (x *executor) load() (err error) {
 	if x.uncleaned, err = readProgress(x.eng); err != nil {
 		return err
 	}
-	if err := x.idempotency.load(x.eng); err != nil {
+	if err := x.idempotency.Load(x.eng); err != nil {
 		return err
 	}
 	if err := x.leases.load(x); err != nil {
@@ -170,7 +171,7 @@ func (x *executor) applyEntry(e *Entry) error {
 		} else {
 			*r = Result{}
 		}
-		if err := x.applyCommand(b, e, logPlace{index: e.Index, command: uint64(i)}, r); err != nil {
+		if err := x.applyCommand(b, e, once.Place{Index: e.Index, Command: uint64(i)}, r); err != nil {
 			return err
 		}
 	}
@@ -183,7 +184,7 @@ func (x *executor) applyEntry(e *Entry) error {
 }
 
 // applyCommand decodes a command and runs it, at most once if it asks for that.
-func (x *executor) applyCommand(b []byte, e *Entry, place logPlace, r *Result) error {
+func (x *executor) applyCommand(b []byte, e *Entry, place once.Place, r *Result) error {
 	c := &x.scratch.command
 	*c = Command{}
 	if err := c.Decode(b); err != nil {
@@ -519,7 +520,7 @@ func (x *executor) tick(c *Command, e *Entry, r *Result) error {
 	for _, t := range thinned {
 		x.writes.Delete(layout.TimeKey(t.Revision))
 	}
-	r.More = x.idempotency.age(x.settings.IdempotencyMillis, &x.now, x.writes)
+	r.More = x.idempotency.Age(x.settings.IdempotencyMillis, &x.now, x.writes)
 	return nil
 }
 

@@ -41,7 +41,7 @@
 //
 // A command with an idempotency key leaves a record of its result in the write batch
 // of its effects. A repeat, whether it was already under way or comes from another
-// node after a failure, finds the record and returns the result. See idempotency.go.
+// node after a failure, finds the record and returns the result. See package once.
 //
 // # State hash
 //

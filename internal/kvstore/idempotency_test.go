@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/kvd-io/kvd/internal/kvstore/command"
+	"github.com/kvd-io/kvd/internal/kvstore/once"
 )
 
 // keyed gives a command an idempotency key.
@@ -120,7 +121,7 @@ func TestRelease(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	do(t, s, Command{Op: OpForget, Release: []string{"k1", "k2"}})
-	if n := s.exec.idempotency.stats(); n.Bytes != 0 || n.Records != 0 {
+	if n := s.exec.idempotency.Stats(); n.Bytes != 0 || n.Records != 0 {
 		t.Errorf("%d bytes are left", n)
 	}
 	checkHash(t, s)
@@ -161,8 +162,8 @@ func TestRecordsSurvive(t *testing.T) {
 func TestAgeingInSteps(t *testing.T) {
 	s := newStore(t, "memory")
 	var commands []Command
-	for i := range maxAgedRecords + 5 {
-		commands = append(commands, keyed(fmt.Sprintf("k%d", maxAgedRecords+5-i), incrBy("n", 1)))
+	for i := range once.MaxAgedRecords + 5 {
+		commands = append(commands, keyed(fmt.Sprintf("k%d", once.MaxAgedRecords+5-i), incrBy("n", 1)))
 	}
 	do(t, s, commands...)
 	restored := newStore(t, "memory")
@@ -171,7 +172,7 @@ func TestAgeingInSteps(t *testing.T) {
 		if !tickBy(t, s, s.Settings().IdempotencyMillis+MaxTickMillis) {
 			t.Error("nothing is left after the first step")
 		}
-		if n := s.exec.idempotency.stats().Records; n != 5 {
+		if n := s.exec.idempotency.Stats().Records; n != 5 {
 			t.Errorf("%d records are left", n)
 		}
 		checkHash(t, s)
@@ -181,8 +182,8 @@ func TestAgeingInSteps(t *testing.T) {
 			t.Errorf("state hashes %x and %x", a, b)
 		}
 	}
-	if more := do(t, s, Command{Op: OpTick, Term: 1})[0].More; more || s.exec.idempotency.stats().Records != 0 {
-		t.Errorf("more %t, %d left", more, s.exec.idempotency.stats().Records)
+	if more := do(t, s, Command{Op: OpTick, Term: 1})[0].More; more || s.exec.idempotency.Stats().Records != 0 {
+		t.Errorf("more %t, %d left", more, s.exec.idempotency.Stats().Records)
 	}
 }
 

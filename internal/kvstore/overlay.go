@@ -178,7 +178,7 @@ func (x *executor) settle() {
 	}
 	x.overlay.first = 0
 	x.rows.Settle()
-	x.idempotency.settle()
+	x.idempotency.Settle()
 }
 
 // warm tells the newest pairs of the change.

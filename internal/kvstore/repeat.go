@@ -1,27 +1,30 @@
 package kvstore
 
-import "github.com/kvd-io/kvd/internal/kvstore/layout"
+import (
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/once"
+)
 
 // applyOnce runs a command unless it is a repeat, and forgets the keys that it
 // releases. Its results are built even if nobody here waits for them: the record must
 // be the same on every replica.
-func (x *executor) applyOnce(c *Command, e *Entry, size int, place logPlace, r *Result) error {
+func (x *executor) applyOnce(c *Command, e *Entry, size int, place once.Place, r *Result) error {
 	ix := &x.idempotency
 	if c.Idempotency == nil {
 		if err := x.run(c, e, size, e.WantResults, r); err != nil {
 			return err
 		}
-	} else if done, err := ix.replay(c, x.settings.IdempotencyBytes, r); err != nil {
+	} else if done, err := ix.Replay(c, x.settings.IdempotencyBytes, r); err != nil {
 		return err
 	} else if !done {
 		if err := x.run(c, e, size, true, r); err != nil {
 			return err
 		}
-		ix.record(c, place, &x.now, x.writes, r)
+		ix.Record(c, place, &x.now, x.writes, r)
 	} else if !r.Replayed {
 		r.Revision = x.now.Revision
 	}
-	ix.release(c, &x.now, x.writes)
+	ix.Release(c, &x.now, x.writes)
 	return nil
 }
 
@@ -29,7 +32,7 @@ func (x *executor) applyOnce(c *Command, e *Entry, size int, place logPlace, r *
 // written. It is for rows from outside, in a body.
 func checkRow(key, value []byte) error {
 	if key[0] == layout.TableIdempotency {
-		return checkIdempotencyRow(key[1:], value)
+		return once.CheckRow(key[1:], value)
 	}
 	return checkLeaseRow(key, value)
 }

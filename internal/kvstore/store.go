@@ -202,7 +202,7 @@ func (s *Store) publish() {
 	}
 	s.visible.Store(&visible{
 		refused: x.refused > 0, Meta: x.now, counts: x.leases.counts, settings: x.settings, settingsGiven: x.settingsGiven, cleaned: x.uncleaned.Cleaned(), hits: x.cache.hits, misses: x.cache.misses,
-		remembered: x.idempotency.stats(),
+		remembered: x.idempotency.Stats(),
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/command"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/once"
 	"github.com/kvd-io/kvd/internal/kvstore/wire"
 	"github.com/kvd-io/kvd/internal/statemachine"
 )
@@ -48,6 +49,9 @@ type (
 	Position = layout.Position
 	Prefix   = layout.Prefix
 )
+
+// Remembered are figures about the results that are kept for repeated commands.
+type Remembered = once.Remembered
 
 // Comparer orders the keys of the store in Pebble.
 func Comparer() *pebble.Comparer { return layout.Comparer() }
