@@ -21,7 +21,6 @@ const (
 // largePackages may have more non-test lines than maxPackageLines.
 var largePackages = map[string]exception{
 	"internal/httpapi":  {5500, "leases and locks answer through the exchange; they can move out once it has a seam like that of batch"},
-	"internal/kvstore":  {6600, "keys, leases, and locks change in one overlay and one write batch, and the end of a lease changes all three"},
 	"internal/raftnode": {6000, "46 names cross between the core and its loops, and the simulator drives both: a wall there would be all doors"},
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/walk"
 )
 
 // deleteRange runs OpDeleteRange: it deletes all keys of a range, or none if they are
@@ -62,7 +63,7 @@ type liveWalk struct {
 	ahead  keyState // of the key that the engine's walker is on
 	err    error
 
-	engine  walker
+	engine  walk.Walker
 	found   bool      // the engine's walker is on a key that the walk has not passed
 	changed []*change // the newest changes of keys in the range, in order, as far as not passed
 	reverse bool
@@ -80,8 +81,8 @@ func (x *executor) liveWalk(r Range, learn bool) (*liveWalk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("walk over keys: %w", err)
 	}
-	l := &liveWalk{x: x, learn: learn, engine: newWalker(it, r, at, nil), reverse: r.Reverse, changed: x.changedIn(r, at)}
-	l.engine.found = l.noteState
+	l := &liveWalk{x: x, learn: learn, engine: walk.New(it, r, at, nil), reverse: r.Reverse, changed: x.changedIn(r, at)}
+	l.engine.Found = l.noteState
 	l.step()
 	return l, nil
 }
@@ -118,13 +119,13 @@ func (l *liveWalk) noteState(mod uint64, v *layout.Version, stored int) {
 	}
 	l.ahead = stateOf(v, mod)
 	l.ahead.stored = uint32(stored)
-	l.ahead.hash = l.x.hasher.Key(l.engine.key, mod, v)
+	l.ahead.hash = l.x.hasher.Key(l.engine.Key, mod, v)
 }
 
 // step moves the engine's walker.
 func (l *liveWalk) step() {
-	l.found = l.engine.next()
-	l.err = l.engine.err
+	l.found = l.engine.Next()
+	l.err = l.engine.Err
 }
 
 // next moves to the next key. It returns false at the end and after an error.
@@ -135,7 +136,7 @@ func (l *liveWalk) next() bool {
 	for l.err == nil && (l.found || len(l.changed) > 0) {
 		order := l.order()
 		if order < 0 {
-			l.kv, l.state, l.change = l.engine.item.KV, l.ahead, nil
+			l.kv, l.state, l.change = l.engine.Item.KV, l.ahead, nil
 			return true
 		}
 		l.change, l.changed = l.changed[0], l.changed[1:]
@@ -161,7 +162,7 @@ func (l *liveWalk) order() int {
 	case !l.found:
 		return 1
 	}
-	order := strings.Compare(string(l.engine.item.KV.Key), l.changed[0].meta.key)
+	order := strings.Compare(string(l.engine.Item.KV.Key), l.changed[0].meta.key)
 	if l.reverse {
 		return -order
 	}
@@ -179,7 +180,7 @@ func (l *liveWalk) meta() *keyMeta {
 	return m
 }
 
-func (l *liveWalk) close() { l.engine.close() }
+func (l *liveWalk) close() { l.engine.Close() }
 
 func inRange[K string | []byte](key K, start, end []byte) bool {
 	return string(key) >= string(start) && (end == nil || string(key) < string(end))

@@ -7,6 +7,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/walk"
 )
 
 // readAt returns the revision to read at, which is the newest for 0.
@@ -92,7 +93,7 @@ func (s *Store) getAt(key []byte, revision uint64) (KV, uint64, error) {
 		}
 		return KV{}, at, ErrKeyNotFound
 	}
-	v, mod, err := versionAt(it)
+	v, mod, err := walk.VersionAt(it)
 	if err != nil {
 		return KV{}, 0, err
 	}
@@ -115,16 +116,16 @@ func (s *Store) List(ctx context.Context, r Range, fn func(Item) (more bool, err
 	if err != nil {
 		return 0, err
 	}
-	w := newWalker(it, r, at, ctx.Err)
-	defer w.close()
-	for w.next() {
-		more, err := fn(w.item)
+	w := walk.New(it, r, at, ctx.Err)
+	defer w.Close()
+	for w.Next() {
+		more, err := fn(w.Item)
 		if err != nil || !more {
 			return at, err
 		}
 	}
-	if w.err != nil {
-		return 0, fmt.Errorf("read from engine: %w", w.err)
+	if w.Err != nil {
+		return 0, fmt.Errorf("read from engine: %w", w.Err)
 	}
 	return at, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/walk"
 	"github.com/kvd-io/kvd/internal/limits"
 )
 
@@ -438,7 +439,7 @@ func (p *pinned) get(key []byte, revision uint64, _ bool) (kv KV, exists bool, e
 	if !it.First() {
 		return KV{}, false, it.Err()
 	}
-	v, mod, err := versionAt(it)
+	v, mod, err := walk.VersionAt(it)
 	kv = v.KV(mod)
 	kv.Value = bytes.Clone(v.Value)
 	return kv, !v.Deleted, err
@@ -449,12 +450,12 @@ func (p *pinned) walk(r Range, fn func(kv *KV) (bool, error)) error {
 	if err != nil {
 		return fmt.Errorf("read from engine: %w", err)
 	}
-	w := newWalker(it, r, cmp.Or(r.Revision, p.at), p.ctx.Err)
-	defer w.close()
-	for w.next() {
-		if more, err := fn(&w.item.KV); err != nil || !more {
+	w := walk.New(it, r, cmp.Or(r.Revision, p.at), p.ctx.Err)
+	defer w.Close()
+	for w.Next() {
+		if more, err := fn(&w.Item.KV); err != nil || !more {
 			return err
 		}
 	}
-	return w.err
+	return w.Err
 }

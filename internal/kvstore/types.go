@@ -6,6 +6,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/command"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
 	"github.com/kvd-io/kvd/internal/kvstore/once"
+	"github.com/kvd-io/kvd/internal/kvstore/walk"
 	"github.com/kvd-io/kvd/internal/kvstore/wire"
 	"github.com/kvd-io/kvd/internal/statemachine"
 )
@@ -52,6 +53,12 @@ type (
 
 // Remembered are figures about the results that are kept for repeated commands.
 type Remembered = once.Remembered
+
+// Range selects keys, and Item is what is read of one.
+type (
+	Range = walk.Range
+	Item  = walk.Item
+)
 
 // Comparer orders the keys of the store in Pebble.
 func Comparer() *pebble.Comparer { return layout.Comparer() }

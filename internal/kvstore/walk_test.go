@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/walk"
 )
 
 // racingEngine lets something happen right before an iterator opens.
@@ -78,7 +79,7 @@ func (c *countedContext) Err() error {
 // it finds something or passes over what nobody sees.
 func TestWalkEndsWithItsContext(t *testing.T) {
 	s := newStore(t, "memory")
-	const keys = 20 * workPerLook
+	const keys = 20 * walk.WorkPerLook
 	e := Entry{Index: 1, Term: 1}
 	for i := range keys {
 		c := put(fmt.Sprintf("%05d", i), "")
@@ -94,11 +95,11 @@ func TestWalkEndsWithItsContext(t *testing.T) {
 			ctx := &countedContext{Context: context.Background(), until: 3}
 			seen := 0
 			_, err := s.List(ctx, r, func(Item) (bool, error) { seen++; return true, nil })
-			if !errors.Is(err, context.DeadlineExceeded) || ctx.asked != 3 || seen > 3*workPerLook {
+			if !errors.Is(err, context.DeadlineExceeded) || ctx.asked != 3 || seen > 3*walk.WorkPerLook {
 				t.Errorf("%v after %d keys, asked %d times", err, seen, ctx.asked)
 			}
 			ctx = &countedContext{Context: context.Background(), until: keys}
-			if _, _, err := s.Count(ctx, r); err != nil || ctx.asked != keys/workPerLook {
+			if _, _, err := s.Count(ctx, r); err != nil || ctx.asked != keys/walk.WorkPerLook {
 				t.Errorf("%v, asked %d times for %d keys", err, ctx.asked, keys)
 			}
 		})

@@ -1,9 +1,10 @@
-package kvstore
+package walk
 
 import (
 	"bytes"
 	"encoding/binary"
 
+	"github.com/kvd-io/kvd/internal/kvstore/command"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
@@ -27,13 +28,13 @@ type Range struct {
 
 // Item is one result of a range read: a pair, or the common prefix of a group.
 type Item struct {
-	KV    KV
+	KV    command.KV
 	Group []byte // not nil if the item is a group; KV is empty then
 }
 
-// versionAt returns the version that the iterator is on. Its value is valid until the
+// VersionAt returns the version that the iterator is on. Its value is valid until the
 // iterator moves.
-func versionAt(it engine.Iterator) (v layout.Version, mod uint64, err error) {
+func VersionAt(it engine.Iterator) (v layout.Version, mod uint64, err error) {
 	_, mod, err = layout.SplitVersionKey(it.Key())
 	if err != nil {
 		return layout.Version{}, 0, err
@@ -42,56 +43,51 @@ func versionAt(it engine.Iterator) (v layout.Version, mod uint64, err error) {
 	return v, mod, err
 }
 
-// walker walks the keys of a range that exist at one revision.
-//
-// Forward, the versions of a key come newest first: the walker takes the first one
-// that the revision sees and skips the rest. Backward, they come oldest first: it
-// remembers the newest one seen so far until the key changes. In both directions it
-// steps over a few versions and seeks past many: a seek costs as much as a handful
-// of steps, and most keys have one or two versions.
-type walker struct {
+// Walker walks the keys of a range that exist at one revision.
+type Walker struct {
 	it      engine.Iterator
 	r       Range
 	at      uint64
-	item    Item
-	err     error
-	valid   bool // the iterator is on the version to look at next
+	Item    Item  // of the last Next that returned true, valid until the next one
+	Err     error // why Next returned false; nil at the end
+	valid   bool  // the iterator is on the version to look at next
 	started bool
 	prefix  []byte // of the current key in table v
-	key     []byte // the current key as the user wrote it
+	Key     []byte // the current key as the user wrote it
 	value   []byte // a copy, since the iterator moves on before the item is used
 	seek    []byte // scratch for the key of a seek
 	// ended, if not nil, says why the walk should stop. Asking costs as much as a
-	// step, so it is asked once the work since the last time reaches workPerLook.
+	// step, so it is asked once the work since the last time reaches WorkPerLook.
 	ended func() error
 	work  int
-	// found, if not nil, is called with each live version and its size in the
+	// Found, if not nil, is called with each live version and its size in the
 	// engine while the iterator is on it.
-	found func(mod uint64, v *layout.Version, stored int)
+	Found func(mod uint64, v *layout.Version, stored int)
 }
 
-// newWalker returns a walker over what the iterator has, which it closes; ended may be nil.
-func newWalker(it engine.Iterator, r Range, at uint64, ended func() error) walker {
-	return walker{it: it, r: r, at: at, ended: ended}
+// New returns a walker over what the iterator has, which it closes; ended may be nil.
+func New(it engine.Iterator, r Range, at uint64, ended func() error) Walker {
+	return Walker{it: it, r: r, at: at, ended: ended}
 }
 
-// workPerLook is the work between two looks at the context: about a millisecond of
+// WorkPerLook is the work between two looks at the context: about a millisecond of
 // keys, or of copying values.
-const workPerLook = 256
+const WorkPerLook = 256
 
 // checkEnded counts a key, and every 4 KiB of its value as another.
-func (w *walker) checkEnded() error {
-	if w.work += 1 + len(w.value)>>12; w.work < workPerLook || w.ended == nil {
+func (w *Walker) checkEnded() error {
+	if w.work += 1 + len(w.value)>>12; w.work < WorkPerLook || w.ended == nil {
 		return nil
 	}
 	w.work = 0
 	return w.ended()
 }
 
-func (w *walker) close() { _ = w.it.Close() }
+// Close closes the iterator.
+func (w *Walker) Close() { _ = w.it.Close() }
 
-// next moves to the next item. It returns false at the end and after an error.
-func (w *walker) next() bool {
+// Next moves to the next item. It returns false at the end and after an error.
+func (w *Walker) Next() bool {
 	if !w.started {
 		w.started = true
 		if w.r.Reverse {
@@ -102,25 +98,25 @@ func (w *walker) next() bool {
 	}
 	for w.valid {
 		if err := w.checkEnded(); err != nil {
-			w.err = err
+			w.Err = err
 			return false
 		}
 		found, err := w.look()
 		if err != nil {
-			w.err = err
+			w.Err = err
 			return false
 		}
 		if found {
 			return true
 		}
 	}
-	w.err = w.it.Err()
+	w.Err = w.it.Err()
 	return false
 }
 
 // look examines the key that the iterator is on, sets the item if the key exists at
 // the revision, and moves on to the next key.
-func (w *walker) look() (found bool, err error) {
+func (w *Walker) look() (found bool, err error) {
 	prefix, rev, err := layout.SplitVersionKey(w.it.Key())
 	if err != nil {
 		return false, err
@@ -146,18 +142,18 @@ func (w *walker) look() (found bool, err error) {
 		w.skip()
 		return false, nil
 	}
-	w.key = layout.UnescapePrefix(w.key[:0], w.prefix)
+	w.Key = layout.UnescapePrefix(w.Key[:0], w.prefix)
 	if w.takeGroup() {
 		return true, nil
 	}
-	if w.found != nil {
-		w.found(rev, &v, len(w.it.Key())+len(w.it.Value()))
+	if w.Found != nil {
+		w.Found(rev, &v, len(w.it.Key())+len(w.it.Value()))
 	}
-	w.item = Item{KV: v.KV(rev)}
-	w.item.KV.Key = w.key
+	w.Item = Item{KV: v.KV(rev)}
+	w.Item.KV.Key = w.Key
 	if !w.r.KeysOnly {
 		w.value = append(w.value[:0], v.Value...)
-		w.item.KV.Value = w.value
+		w.Item.KV.Value = w.value
 	}
 	w.skip()
 	return true, nil
@@ -165,7 +161,7 @@ func (w *walker) look() (found bool, err error) {
 
 // lookBack is look for the reverse direction. Stepping over all versions of a key
 // leaves the iterator on the key before, without a seek.
-func (w *walker) lookBack(rev uint64) (found bool, err error) {
+func (w *Walker) lookBack(rev uint64) (found bool, err error) {
 	seen, at := false, uint64(0) // the newest version so far that the revision sees
 	for range fewVersions {
 		if rev <= w.at {
@@ -193,7 +189,7 @@ func (w *walker) lookBack(rev uint64) (found bool, err error) {
 
 // takeBack sets the item from the version in w.value, if one was seen. The iterator
 // is on the key before already.
-func (w *walker) takeBack(seen bool, rev uint64) (found bool, err error) {
+func (w *Walker) takeBack(seen bool, rev uint64) (found bool, err error) {
 	if !seen {
 		return false, nil
 	}
@@ -201,33 +197,33 @@ func (w *walker) takeBack(seen bool, rev uint64) (found bool, err error) {
 	if err != nil || v.Deleted {
 		return false, err
 	}
-	w.key = layout.UnescapePrefix(w.key[:0], w.prefix)
+	w.Key = layout.UnescapePrefix(w.Key[:0], w.prefix)
 	if w.takeGroup() {
 		return true, nil
 	}
-	w.item = Item{KV: v.KV(rev)}
-	w.item.KV.Key = w.key
+	w.Item = Item{KV: v.KV(rev)}
+	w.Item.KV.Key = w.Key
 	if !w.r.KeysOnly {
-		w.item.KV.Value = v.Value
+		w.Item.KV.Value = v.Value
 	}
 	return true, nil
 }
 
 // takeGroup sets the item to the group of the current key, if it is in one, and moves
 // past all keys of the group.
-func (w *walker) takeGroup() bool {
+func (w *Walker) takeGroup() bool {
 	group := w.group()
 	if group == nil {
 		return false
 	}
-	w.item = Item{Group: group}
+	w.Item = Item{Group: group}
 	w.skipGroup(group)
 	return true
 }
 
 // seekVersion moves to the newest version of the current key that the revision sees,
 // and reports whether there is one.
-func (w *walker) seekVersion() bool {
+func (w *Walker) seekVersion() bool {
 	w.seek = binary.BigEndian.AppendUint64(append(w.seek[:0], w.prefix...), ^w.at)
 	return w.it.SeekGE(w.seek) && bytes.HasPrefix(w.it.Key(), w.prefix)
 }
@@ -237,7 +233,7 @@ func (w *walker) seekVersion() bool {
 const fewVersions = 4
 
 // skip moves to the next key in a forward walk.
-func (w *walker) skip() {
+func (w *Walker) skip() {
 	for range fewVersions {
 		if w.valid = w.it.Next(); !w.valid || !bytes.HasPrefix(w.it.Key(), w.prefix) {
 			return
@@ -247,7 +243,7 @@ func (w *walker) skip() {
 }
 
 // seekNext moves to the next key, wherever the iterator is now.
-func (w *walker) seekNext() {
+func (w *Walker) seekNext() {
 	if w.r.Reverse {
 		w.valid = w.it.SeekLT(w.prefix)
 		return
@@ -257,24 +253,24 @@ func (w *walker) seekNext() {
 }
 
 // group returns the group of the current key, or nil if it is in none.
-func (w *walker) group() []byte {
-	if len(w.r.Delimiter) == 0 || len(w.key) < w.r.GroupAfter {
+func (w *Walker) group() []byte {
+	if len(w.r.Delimiter) == 0 || len(w.Key) < w.r.GroupAfter {
 		return nil
 	}
-	i := bytes.Index(w.key[w.r.GroupAfter:], w.r.Delimiter)
+	i := bytes.Index(w.Key[w.r.GroupAfter:], w.r.Delimiter)
 	if i < 0 {
 		return nil
 	}
-	return bytes.Clone(w.key[:w.r.GroupAfter+i+len(w.r.Delimiter)])
+	return bytes.Clone(w.Key[:w.r.GroupAfter+i+len(w.r.Delimiter)])
 }
 
 // skipGroup moves past all keys that begin with the group.
-func (w *walker) skipGroup(group []byte) {
+func (w *Walker) skipGroup(group []byte) {
 	first := layout.AppendEscaped([]byte{layout.TableVersion}, group)
 	if w.r.Reverse {
 		w.valid = w.it.SeekLT(first)
 		return
 	}
-	after := Prefix(first).End() // never nil, since the byte of the table is below 0xFF
+	after := layout.Prefix(first).End() // never nil, since the byte of the table is below 0xFF
 	w.valid = w.it.SeekGE(after)
 }
