@@ -51,6 +51,7 @@ func TestLeaseRequestsAreChecked(t *testing.T) {
 		f.do("GET", target, "").problem(400, api.BadRequest)
 	}
 	f.do("PUT", "/v1/kv/a?ttl=1s&lease=1", "").problem(400, api.BadRequest)
+	f.do("GET", "/v1/leases/1/x", "").problem(404, api.NotFound, "/v1/leases/1/x", "does not exist")
 }
 
 // TestLeasePages: lists of leases and of their keys continue where they ended.

@@ -366,16 +366,8 @@ func versionSegment(s string) bool {
 	return strings.Trim(s[1:], "0123456789") == ""
 }
 
-// planned are the parts of the contract that this version does not support.
-var planned = []string{"/v1/leases", "/v1/locks"}
-
 // noRoute returns the error for a reserved path that has no route.
 func noRoute(verb, path string) error {
-	for _, p := range planned {
-		if path == p || strings.HasPrefix(path, p+"/") {
-			return api.Errorf(api.NotFound, "this version of kvd does not support %s", p)
-		}
-	}
 	if verb == http.MethodPut {
 		return reservedKey(path)
 	}
