@@ -9,6 +9,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/budget"
+	"github.com/kvd-io/kvd/internal/httpapi/cursor"
 	"github.com/kvd-io/kvd/internal/httpapi/reply"
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
@@ -148,22 +149,22 @@ func (l *listing) parseDelimiter(q *query) error {
 
 // parseCursor continues where an earlier page of the same listing ended.
 func (l *listing) parseCursor(q *query) error {
-	l.digest = rangeDigest(&l.rng)
+	l.digest = cursor.Digest(&l.rng)
 	text, ok := q.get("cursor")
 	if !ok {
 		return nil
 	}
-	c, err := parseCursor(text)
+	c, err := cursor.Parse(text)
 	if err != nil {
 		return badRequest("invalid parameter \"cursor\"; it must be the \"next\" of an earlier response")
 	}
 	if l.countOnly {
 		return badRequest("count_only counts the whole range; omit \"cursor\"")
 	}
-	if c.digest != l.digest || (l.rng.Revision != 0 && l.rng.Revision != c.revision) {
+	if c.Digest != l.digest || (l.rng.Revision != 0 && l.rng.Revision != c.Revision) {
 		return badRequest("the parameter \"cursor\" belongs to a listing with a different range, direction, delimiter, or revision; repeat the parameters of the first page")
 	}
-	c.resume(&l.rng)
+	c.Resume(&l.rng)
 	return nil
 }
 
@@ -226,7 +227,7 @@ func (p *page) add(it kvstore.Item) (bool, error) {
 		return false, nil
 	}
 	p.count++
-	p.lastItem = boundAfter(&it, p.listing.rng.Reverse)
+	p.lastItem = cursor.After(&it, p.listing.rng.Reverse)
 	switch {
 	case it.Group == nil:
 		p.kvs = append(reply.AppendKV(p.kvs, &it.KV, p.listing.rng.KeysOnly), ',')
@@ -313,7 +314,7 @@ func (l *listing) next(more bool, bound []byte, revision uint64) string {
 	if !more || bound == nil {
 		return ""
 	}
-	c := cursor{revision, l.digest, bound}
+	c := cursor.Cursor{Revision: revision, Digest: l.digest, Bound: bound}
 	return c.String()
 }
 
@@ -411,8 +412,8 @@ func (o *stream) next(ctx context.Context) error {
 		return o.flush()
 	}
 	if o.last != nil {
-		c := cursor{revision: o.listing.rng.Revision, bound: o.last}
-		c.resume(&o.rest)
+		c := cursor.Cursor{Revision: o.listing.rng.Revision, Bound: o.last}
+		c.Resume(&o.rest)
 	}
 	if o.wanted == 0 {
 		return nil
@@ -428,7 +429,7 @@ func (o *stream) add(it kvstore.Item) (bool, error) {
 	}
 	if size := o.size(&it); size > streamChunk {
 		if n := growth(size); o.x.held.memory.Bytes() < streamBytes+n && !o.x.held.memory.Try(streamBytes+n) {
-			o.full, o.wanted, o.last = true, n, boundAt(&it, o.listing.rng.Reverse)
+			o.full, o.wanted, o.last = true, n, cursor.At(&it, o.listing.rng.Reverse)
 			return false, nil
 		}
 	}
@@ -441,7 +442,7 @@ func (o *stream) add(it kvstore.Item) (bool, error) {
 	o.buf = append(o.buf, '\n')
 	o.full = len(o.buf) >= streamChunk
 	if o.full || o.count == o.listing.limit {
-		o.last = boundAfter(&it, o.listing.rng.Reverse)
+		o.last = cursor.After(&it, o.listing.rng.Reverse)
 	}
 	return !o.full, nil
 }

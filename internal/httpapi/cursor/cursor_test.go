@@ -1,4 +1,4 @@
-package httpapi
+package cursor
 
 import (
 	"bytes"
@@ -8,13 +8,13 @@ import (
 )
 
 func TestCursorRoundTrip(t *testing.T) {
-	for _, c := range []cursor{
+	for _, c := range []Cursor{
 		{1, 0, []byte{}},
 		{1<<53 - 1, 1<<64 - 1, []byte("a/b\x00")},
 		{300, 7, bytes.Repeat([]byte{0xff}, kvstore.MaxKeyBytes+1)},
 	} {
-		got, err := parseCursor(c.String())
-		if err != nil || got.revision != c.revision || got.digest != c.digest || !bytes.Equal(got.bound, c.bound) {
+		got, err := Parse(c.String())
+		if err != nil || got.Revision != c.Revision || got.Digest != c.Digest || !bytes.Equal(got.Bound, c.Bound) {
 			t.Errorf("%+v came back as %+v, %v", c, got, err)
 		}
 	}
@@ -22,24 +22,24 @@ func TestCursorRoundTrip(t *testing.T) {
 
 // A cursor with any single character changed is refused.
 func TestCursorDamage(t *testing.T) {
-	text := (&cursor{42, 99, []byte("some/key")}).String()
+	text := (&Cursor{42, 99, []byte("some/key")}).String()
 	for i := range text {
 		for _, c := range []byte("Aa0_-=!") {
 			if text[i] == c {
 				continue
 			}
 			damaged := text[:i] + string(c) + text[i+1:]
-			if _, err := parseCursor(damaged); err == nil {
+			if _, err := Parse(damaged); err == nil {
 				t.Fatalf("%q, damaged at %d, was accepted", damaged, i)
 			}
 		}
-		if _, err := parseCursor(text[:i]); err == nil {
+		if _, err := Parse(text[:i]); err == nil {
 			t.Fatalf("%q, cut at %d, was accepted", text, i)
 		}
 	}
 }
 
-func TestRangeDigestTellsRangesApart(t *testing.T) {
+func TestDigestTellsRangesApart(t *testing.T) {
 	b := func(s string) []byte { return []byte(s) }
 	seen := map[uint64]int{}
 	for i, r := range []kvstore.Range{
@@ -53,7 +53,7 @@ func TestRangeDigestTellsRangesApart(t *testing.T) {
 		{Start: b("a"), End: b("b"), Delimiter: b("/")},
 		{Start: b("a"), End: b("b"), Delimiter: b("/"), GroupAfter: 1},
 	} {
-		d := rangeDigest(&r)
+		d := Digest(&r)
 		if j, ok := seen[d]; ok {
 			t.Errorf("ranges %d and %d have the same digest", i, j)
 		}
@@ -61,20 +61,20 @@ func TestRangeDigestTellsRangesApart(t *testing.T) {
 	}
 }
 
-// FuzzCursor checks that parseCursor does not panic and accepts exactly what String makes.
+// FuzzCursor checks that Parse does not panic and accepts exactly what String makes.
 func FuzzCursor(f *testing.F) {
-	f.Add((&cursor{1, 2, []byte("k")}).String(), uint64(1), uint64(2), []byte("k"))
+	f.Add((&Cursor{1, 2, []byte("k")}).String(), uint64(1), uint64(2), []byte("k"))
 	f.Add("", uint64(1<<53), uint64(0), []byte{})
 	f.Fuzz(func(t *testing.T, text string, revision, digest uint64, bound []byte) {
-		if c, err := parseCursor(text); err == nil && c.String() != text {
+		if c, err := Parse(text); err == nil && c.String() != text {
 			t.Fatalf("%q was accepted, but String makes %q", text, c.String())
 		}
 		if revision == 0 || len(bound) > kvstore.MaxKeyBytes+1 {
 			return
 		}
-		c := cursor{revision, digest, bound}
-		got, err := parseCursor(c.String())
-		if err != nil || got.revision != revision || got.digest != digest || !bytes.Equal(got.bound, bound) {
+		c := Cursor{revision, digest, bound}
+		got, err := Parse(c.String())
+		if err != nil || got.Revision != revision || got.Digest != digest || !bytes.Equal(got.Bound, bound) {
 			t.Fatalf("%+v came back as %+v, %v", c, got, err)
 		}
 	})
