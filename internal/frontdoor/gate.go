@@ -45,7 +45,10 @@ var closeConnection = []string{"close"}
 
 // lastAnswers makes every answer from now on the last of its connection, which
 // sends clients elsewhere without cutting off a request.
-func (g *gate) lastAnswers() { g.last.Store(true) }
+func (g *gate) lastAnswers() {
+	g.last.Store(true)
+	g.current.Load().SendAway()
+}
 
 // State is the replicated state that requests read.
 type State interface {

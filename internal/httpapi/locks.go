@@ -58,8 +58,9 @@ func acquireLock(s *Server, x *exchange) error {
 		a.own = millis(res.Lease.TTLMillis)
 		a.alive = sent.Add(a.own)
 	}
-	// A result that was remembered may say what is not so any more.
-	if a.ticket.Held && !res.Replayed {
+	// A repeat gets the answer of the first request, even if the lock was released since:
+	// so does a client whose answer is late, which is what fencing tokens are for.
+	if a.ticket.Held {
 		return a.granted()
 	}
 	return a.queue()
@@ -114,6 +115,7 @@ func (a *acquiring) queue() error {
 	a.x.held.end()
 	ctx, cancel := context.WithTimeout(a.x.r.Context(), a.wait)
 	defer cancel()
+	defer context.AfterFunc(a.s.waits, cancel)()
 	err := a.await(ctx)
 	a.x.deadline = time.Time{} // what follows has the timeout of a request that begins now
 	a.x.limitWriteTime(0)
@@ -124,6 +126,8 @@ func (a *acquiring) queue() error {
 		return leaseGone(a.ticket.Lease)
 	case a.x.r.Context().Err() != nil:
 		return a.abandon(err) // nobody hears the answer
+	case a.s.waits.Err() != nil:
+		return a.sendAway()
 	case ctx.Err() != nil:
 		return a.giveUp()
 	}
@@ -183,6 +187,16 @@ func (a *acquiring) granted() error {
 	}
 	a.x.writeDocument(jsonType, http.StatusOK, append(doc, '}', '\n'))
 	return nil
+}
+
+// sendAway ends the wait because the node stops. A client that can find its ticket
+// again, by its lease or its idempotency key, keeps its place in the queue.
+func (a *acquiring) sendAway() error {
+	stopping := api.Errorf(api.Stopping, "this node is stopping; wait at another node")
+	if a.own == 0 || a.x.once != nil && a.x.once.key != "" {
+		return stopping
+	}
+	return a.abandon(stopping)
 }
 
 // giveUp leaves the queue at the end of the wait. If the lock was granted meanwhile, it

@@ -152,3 +152,23 @@ type noLeases struct{}
 func (noLeases) AskLease(context.Context, uint64, bool) (api.LeaseTime, error) {
 	return api.LeaseTime{}, api.Errorf(api.LeaseNotFound, "gone")
 }
+
+// A stopping node ends the waits for locks. A client that can name its ticket keeps its
+// place in the queue, and a repeat at another node goes on waiting there; the ticket of
+// one that cannot is given up.
+func TestLockWaitersAreSentAway(t *testing.T) {
+	f := newFixture(t)
+	f.do("POST", "/v1/locks/l?ttl=30s", "").want(200, `"token":2`)
+	answers := make(chan *answer)
+	wait := func(n uint64, target string, headers ...string) {
+		go func() { answers <- f.do("POST", target, "", headers...) }()
+		f.awaitWaiting("l", n)
+	}
+	wait(1, "/v1/locks/l?ttl=30s&wait=60s", "Idempotency-Key: k")
+	wait(2, "/v1/locks/l?ttl=30s&wait=60s")
+	f.server.SendAway()
+	for range 2 {
+		(<-answers).problem(503, api.Stopping, "another node")
+	}
+	f.awaitWaiting("l", 1)
+}

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -82,6 +83,9 @@ type Server struct {
 	counting chan struct{}
 	// lockWaiters counts the requests that wait for a lock.
 	lockWaiters atomic.Int64
+	// waits ends with SendAway, and with it the requests that wait for a lock.
+	waits    context.Context
+	endWaits context.CancelFunc
 	// refusal answers every request that needs the node; nil if the node serves.
 	refusal *api.Error
 }
@@ -111,11 +115,16 @@ func New(opts Options) *Server {
 		places: budget.NewPlaces(opts.MaxInFlight), snapshots: budget.NewPlaces(maxSnapshots),
 		turns: batch.NewTurns(), counting: make(chan struct{}, 1),
 	}
+	s.waits, s.endWaits = context.WithCancel(context.Background())
 	if opts.Observer != nil {
 		s.router.observe(opts.Observer)
 	}
 	return s
 }
+
+// SendAway ends the requests that wait for a lock, so that their clients wait
+// elsewhere. All others are answered as before.
+func (s *Server) SendAway() { s.endWaits() }
 
 // InFlight returns the number of requests that are being handled, not counting
 // probes.
