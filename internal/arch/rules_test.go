@@ -20,7 +20,6 @@ const (
 
 // largePackages may have more non-test lines than maxPackageLines.
 var largePackages = map[string]exception{
-	"internal/httpapi":  {5500, "leases and locks answer through the exchange; they can move out once it has a seam like that of batch"},
 	"internal/raftnode": {6000, "46 names cross between the core and its loops, and the simulator drives both: a wall there would be all doors"},
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/httpapi/batch"
+	"github.com/kvd-io/kvd/internal/httpapi/param"
 )
 
 // streamOps answers POST /v1/batch.
@@ -12,14 +13,14 @@ func streamOps(s *Server, x *exchange) error {
 	if err := wholeBody(x.r.Header); err != nil {
 		return err
 	}
-	if err := refuseConditions(x.r.Header, "an operation has its own in \"if_revision\""); err != nil {
+	if err := param.RefuseConditions(x.r.Header, "an operation has its own in \"if_revision\""); err != nil {
 		return err
 	}
-	timeout, err := x.query.timeout()
+	timeout, err := x.query.Timeout()
 	if err != nil {
 		return err
 	}
-	if pretty, _ := x.query.flag("pretty"); pretty {
+	if pretty, _ := x.query.Flag("pretty"); pretty {
 		return badRequest("the answers are one line each and cannot be indented; omit \"pretty\"")
 	}
 	if err := x.held.memory.Wait(x.r.Context(), batch.Bytes); err != nil {

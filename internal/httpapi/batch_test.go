@@ -19,6 +19,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/budget"
+	"github.com/kvd-io/kvd/internal/httpapi/param"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/limits"
 )
@@ -551,7 +552,7 @@ func TestBatchesWithoutMemory(t *testing.T) {
 		other.Lower(5 * mib)
 		begin := time.Now()
 		wantAnswers(t, run(`{"get":{"key":"none"}}`+"\n"+`{"get":{"key":"big"}}`+"\n"), `404 `, `429 "code":"overloaded"`)
-		if took := time.Since(begin); took != defaultTimeout {
+		if took := time.Since(begin); took != param.DefaultTimeout {
 			t.Errorf("the get waited for %v", took)
 		}
 		time.AfterFunc(time.Second, func() { other.Release() })

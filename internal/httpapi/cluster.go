@@ -194,7 +194,7 @@ func (s *Server) getLeader(x *exchange) error {
 
 // transferLeader answers POST /v1/leader?to=ID.
 func (s *Server) transferLeader(x *exchange) error {
-	to, ok, err := x.query.number("to", 1)
+	to, ok, err := x.query.Number("to", 1)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/httpapi/param"
 )
 
 // Each accepted request makes exactly one call.
@@ -185,7 +186,7 @@ func TestSnapshot(t *testing.T) {
 	}
 	f.do("HEAD", "/v1/snapshot", "").wantBody(200, "")
 	f.do("GET", "/v1/snapshot?consistency=stale&max_staleness=3s", "").want(200)
-	if got, want := f.node.barriers, []freshness{{}, {}, {stale: true, maxStaleness: 3 * time.Second}}; !slices.Equal(got, want) {
+	if got, want := f.node.barriers, []param.Freshness{{}, {}, {Stale: true, MaxStaleness: 3 * time.Second}}; !slices.Equal(got, want) {
 		t.Errorf("the backups were as fresh as %v, want %v", got, want)
 	}
 	f.node.readErr = api.Errorf(api.ReadTimeout, "no quorum")

@@ -9,6 +9,10 @@
 // takes; the request gets a place, if need be once its body has arrived. Then the handler
 // runs. It answers, or returns an error, which becomes a problem document.
 //
+// What stands by itself has a package: parameters and conditions (param), the places where
+// listings continue (cursor), streams of operations and of events (batch, feed), and the
+// text of answers (reply).
+//
 // Handlers reach the node through the small interfaces in ports.go. httpapi takes
 // types, constants and errors from package kvstore, but calls none of its functions,
 // so that tests can run it without a cluster.

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/httpapi/param"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/watch"
 )
@@ -31,11 +32,11 @@ type testNode struct {
 	*kvstore.Store
 	hub      *watch.Hub
 	mu       sync.Mutex
-	index    uint64      // of the last entry
-	doErr    error       // answered to Do instead, if set
-	readErr  error       // answered to Barrier instead, if set
-	barriers []freshness // what reads asked for
-	renewed  int         // keep-alives
+	index    uint64            // of the last entry
+	doErr    error             // answered to Do instead, if set
+	readErr  error             // answered to Barrier instead, if set
+	barriers []param.Freshness // what reads asked for
+	renewed  int               // keep-alives
 	onDo     func(ctx context.Context)
 	onGroup  func(ctx context.Context, commands [][]byte) error // before a group, whose error it can be
 }
@@ -93,14 +94,14 @@ func (n *testNode) Barrier(_ context.Context, note NoteStage) error {
 	if note != nil {
 		note("readindex", 2*time.Millisecond)
 	}
-	return n.noteRead(freshness{})
+	return n.noteRead(param.Freshness{})
 }
 
 func (n *testNode) CheckStaleness(limit time.Duration) error {
-	return n.noteRead(freshness{stale: true, maxStaleness: limit})
+	return n.noteRead(param.Freshness{Stale: true, MaxStaleness: limit})
 }
 
-func (n *testNode) noteRead(f freshness) error {
+func (n *testNode) noteRead(f param.Freshness) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.barriers = append(n.barriers, f)

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/httpapi/param"
 )
 
 // check is one line of /readyz?verbose.
@@ -20,7 +21,7 @@ type check struct {
 // they asked anything of the cluster, a supervisor would restart healthy nodes that
 // merely lack a quorum.
 func (s *Server) getLive(x *exchange) error {
-	verbose, err := x.query.flag("verbose")
+	verbose, err := x.query.Flag("verbose")
 	if err != nil {
 		return err
 	}
@@ -29,7 +30,7 @@ func (s *Server) getLive(x *exchange) error {
 
 // getReady answers /readyz.
 func (s *Server) getReady(x *exchange) error {
-	verbose, err := x.query.flag("verbose")
+	verbose, err := x.query.Flag("verbose")
 	if err != nil {
 		return err
 	}
@@ -45,7 +46,7 @@ func (s *Server) getReady(x *exchange) error {
 	}
 	// An unknown name is ignored, as in Kubernetes: a probe that excludes a check must
 	// not fail when a later version drops that check.
-	excluded := x.query.excluded()
+	excluded := x.query.Excluded()
 	checks = slices.DeleteFunc(checks, func(c check) bool { return slices.Contains(excluded, c.name) })
 	return x.writeChecks(checks, verbose)
 }
@@ -87,23 +88,12 @@ func (s *Server) readiness(x *exchange) (checks []check, err error) {
 // the leader. The answer is 429, as that of Vault's health endpoint on a standby. It
 // is no refusal: nothing is overloaded, waiting does not help, and each probe of each
 // follower gets it. So it is neither counted nor logged as one.
-func (s *Server) standsBy(q *query) (bool, error) {
-	role, ok := q.get("role")
+func (s *Server) standsBy(q *param.Query) (bool, error) {
+	role, ok := q.Get("role")
 	if ok && role != "leader" {
 		return false, badRequest("the parameter \"role\" must be leader, not %.40q", role)
 	}
 	return ok && !s.opts.Health.IsLeader(), nil
-}
-
-// excluded returns the values of exclude, which may be repeated.
-func (q *query) excluded() []string {
-	var names []string
-	for _, p := range q.params {
-		if p.name == "exclude" {
-			names = append(names, strings.Split(p.value, ",")...)
-		}
-	}
-	return names
 }
 
 // writeChecks answers 200 or 503 in the form of Kubernetes' own health endpoints. The
@@ -149,7 +139,7 @@ type etcdHealth struct {
 // getEtcdHealth answers /health as etcd does: healthy means no alarm, a leader, and a
 // read that succeeds. ?serializable=true concerns this node alone.
 func (s *Server) getEtcdHealth(x *exchange) error {
-	serializable, err := x.query.flag("serializable")
+	serializable, err := x.query.Flag("serializable")
 	if err != nil {
 		return err
 	}
@@ -159,7 +149,7 @@ func (s *Server) getEtcdHealth(x *exchange) error {
 	}
 	defer cancel()
 	answer, status := etcdHealth{Health: "true"}, http.StatusOK
-	if reason := s.unhealthy(ctx, serializable, x.query.excluded()); reason != "" {
+	if reason := s.unhealthy(ctx, serializable, x.query.Excluded()); reason != "" {
 		answer, status = etcdHealth{"false", reason}, http.StatusServiceUnavailable
 		x.set("Retry-After", "1")
 	}

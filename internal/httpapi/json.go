@@ -57,7 +57,7 @@ func (x *exchange) writeJSONAs(mediaType string, status int, doc any) error {
 // writeDocument answers with JSON text, in parts, which ends in a newline. It is indented
 // if the query has ?pretty and there is memory for it.
 func (x *exchange) writeDocument(mediaType string, status int, parts ...[]byte) {
-	if pretty, _ := x.query.flag("pretty"); pretty {
+	if pretty, _ := x.query.Flag("pretty"); pretty {
 		parts = indented(&x.held.memory, parts)
 	}
 	x.set("Content-Type", mediaType)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/budget"
+	"github.com/kvd-io/kvd/internal/httpapi/param"
 	"github.com/kvd-io/kvd/internal/httpapi/reply"
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
@@ -51,12 +52,12 @@ func (x *exchange) setCluster() {
 // of a revision that this node has not reached waits like a linearizable one: it
 // would otherwise fail for a revision that exists elsewhere.
 func (x *exchange) freshen(revision uint64) error {
-	f, err := x.query.freshness()
+	f, err := x.query.Freshness()
 	if err != nil {
 		return err
 	}
-	if f.stale && revision <= x.srv.opts.Store.Revision() {
-		return x.srv.opts.Replicator.CheckStaleness(f.maxStaleness)
+	if f.Stale && revision <= x.srv.opts.Store.Revision() {
+		return x.srv.opts.Replicator.CheckStaleness(f.MaxStaleness)
 	}
 	ctx, cancel, err := x.briefContext()
 	if err != nil {
@@ -71,7 +72,7 @@ func (s *Server) getKey(x *exchange) error {
 	if err := checkKey(x.arg); err != nil {
 		return err
 	}
-	revision, _, err := x.query.number("revision", 1)
+	revision, _, err := x.query.Number("revision", 1)
 	if err != nil {
 		return err
 	}
@@ -110,14 +111,14 @@ func (s *Server) getKey(x *exchange) error {
 			return err
 		}
 	}
-	x.set("Etag", etag(kv.ModRevision))
+	x.set("Etag", param.ETag(kv.ModRevision))
 	x.writePair(&kv, asJSON, ttl)
 	return nil
 }
 
 // wantsMeta reports whether a request wants the pair as JSON, not the bare value.
 func wantsMeta(x *exchange) (bool, error) {
-	meta, err := x.query.flag("meta")
+	meta, err := x.query.Flag("meta")
 	if err != nil || meta {
 		return meta, err
 	}
@@ -128,7 +129,7 @@ func wantsMeta(x *exchange) (bool, error) {
 // 0 if it does not exist. If-Match comes first (RFC 9110, section 13.2.2).
 func judgeRead(conds []kvstore.Condition, revision uint64) int {
 	for i := range conds {
-		if holds(&conds[i], revision) {
+		if param.Holds(&conds[i], revision) {
 			continue
 		}
 		if conds[i].Kind == kvstore.IfNoneMatch {
@@ -144,7 +145,7 @@ func (x *exchange) refuseRead(status int, revision uint64) error {
 		return reply.FailedCondition(revision)
 	}
 	if revision > 0 { // otherwise a long poll for the key to exist
-		x.set("Etag", etag(revision))
+		x.set("Etag", param.ETag(revision))
 	}
 	x.WriteHeader(http.StatusNotModified)
 	return nil
@@ -206,8 +207,8 @@ func (x *exchange) do(cmd *kvstore.Command) (kvstore.Result, error) {
 }
 
 // returnPrevious reads return=previous.
-func (q *query) returnPrevious() (bool, error) {
-	v, ok := q.get("return")
+func returnPrevious(q *param.Query) (bool, error) {
+	v, ok := q.Get("return")
 	if ok && v != "previous" {
 		return false, badRequest("the parameter \"return\" must be previous, not %.40q", v)
 	}
@@ -220,29 +221,29 @@ func (x *exchange) keyCommand(op kvstore.Op) (*kvstore.Command, error) {
 	if err := checkKey(x.arg); err != nil {
 		return nil, err
 	}
-	conds, err := writeConditions(x.r.Header, &x.query)
+	conds, err := param.KeyConditions(x.r.Header, &x.query)
 	if err != nil {
 		return nil, err
 	}
-	previous, err := x.query.returnPrevious()
+	previous, err := returnPrevious(&x.query)
 	if err != nil {
 		return nil, err
 	}
 	// Checked here, before a body is read that would be for nothing.
-	if _, err := x.query.timeout(); err != nil {
+	if _, err := x.query.Timeout(); err != nil {
 		return nil, err
 	}
 	cmd := &kvstore.Command{Op: op, Key: []byte(x.arg), Conditions: conds, ReturnPrevious: previous}
-	return cmd, x.query.bind(cmd)
+	return cmd, bind(&x.query, cmd)
 }
 
 // bind reads what the key is to be bound to: a lease, or one of its own for a time.
-func (q *query) bind(cmd *kvstore.Command) error {
-	ttl, hasTTL, err := q.duration("ttl")
+func bind(q *param.Query, cmd *kvstore.Command) error {
+	ttl, hasTTL, err := q.Duration("ttl")
 	if err != nil {
 		return err
 	}
-	lease, hasLease := q.get("lease")
+	lease, hasLease := q.Get("lease")
 	switch {
 	case hasTTL && hasLease:
 		return badRequest("use either \"ttl\" or \"lease\", not both")
@@ -299,11 +300,11 @@ func (s *Server) changeKey(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	appends, err := x.query.flag("append")
+	appends, err := x.query.Flag("append")
 	if err != nil {
 		return err
 	}
-	delta, incr := x.query.get("incr")
+	delta, incr := x.query.Get("incr")
 	switch {
 	case appends == incr:
 		return badRequest("POST of a key requires either ?append, with the bytes to append in the body, or ?incr=N; use PUT to store a value")
@@ -348,7 +349,7 @@ func (x *exchange) writeChanged(cmd *kvstore.Command, res *kvstore.Result) {
 	doc := append((*p)[:0], '{')
 	doc = reply.AppendBytes(doc, "key", cmd.Key)
 	doc = append(reply.AppendChange(doc, cmd.Op, cmd.ReturnPrevious, res), '}', '\n')
-	x.set("Etag", etag(res.KV.ModRevision))
+	x.set("Etag", param.ETag(res.KV.ModRevision))
 	x.writeDocument(jsonType, status, doc)
 	putBuffer(p, doc)
 }

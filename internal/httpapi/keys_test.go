@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/httpapi/param"
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
@@ -292,13 +293,13 @@ func TestConsistencyReachesTheNode(t *testing.T) {
 	f.put("k", "v")
 	for _, c := range []struct {
 		query string
-		want  freshness
+		want  param.Freshness
 	}{
-		{"", freshness{}},
-		{"consistency=stale", freshness{stale: true}},
-		{"consistency=stale&max_staleness=3", freshness{stale: true, maxStaleness: 3e9}},
-		{"consistency=stale&revision=1", freshness{stale: true}},
-		{"consistency=stale&revision=99", freshness{}}, // not here yet: ask
+		{"", param.Freshness{}},
+		{"consistency=stale", param.Freshness{Stale: true}},
+		{"consistency=stale&max_staleness=3", param.Freshness{Stale: true, MaxStaleness: 3e9}},
+		{"consistency=stale&revision=1", param.Freshness{Stale: true}},
+		{"consistency=stale&revision=99", param.Freshness{}}, // not here yet: ask
 	} {
 		for _, target := range []string{"/v1/kv/k?", "/v1/kv?prefix=k&", "/k?"} {
 			f.node.barriers = nil

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/httpapi/param"
 	"github.com/kvd-io/kvd/internal/httpapi/reply"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/opjson"
@@ -96,8 +97,8 @@ func grantLease(s *Server, x *exchange) error {
 }
 
 // pageLimit reads the parameter limit of a list of leases or locks, or of what they have.
-func pageLimit(q *query) (int, error) {
-	limit, ok, err := q.number("limit", 1)
+func pageLimit(q *param.Query) (int, error) {
+	limit, ok, err := q.Number("limit", 1)
 	switch {
 	case err != nil:
 		return 0, err
@@ -110,8 +111,8 @@ func pageLimit(q *query) (int, error) {
 }
 
 // position reads the cursor of a list: where it continues, in the form of its own choice.
-func position(q *query) ([]byte, error) {
-	text, ok := q.get("cursor")
+func position(q *param.Query) ([]byte, error) {
+	text, ok := q.Get("cursor")
 	if !ok {
 		return nil, nil
 	}
@@ -182,7 +183,7 @@ func getLease(s *Server, x *exchange) error {
 	if err != nil {
 		return err
 	}
-	withKeys, err := x.query.flag("keys")
+	withKeys, err := x.query.Flag("keys")
 	if err != nil {
 		return err
 	}
@@ -286,8 +287,8 @@ func revokeLease(_ *Server, x *exchange) error {
 // remaining returns how long the lease of a pair lives on, for an answer that has the
 // pair as JSON. Only the leader knows, whom a stale read does not ask.
 func remaining(x *exchange, kv *kvstore.KV) (time.Duration, error) {
-	f, err := x.query.freshness()
-	if err != nil || f.stale || kv.Lease == 0 {
+	f, err := x.query.Freshness()
+	if err != nil || f.Stale || kv.Lease == 0 {
 		return 0, err
 	}
 	at, err := askLease(x.srv, x, kv.Lease, false)

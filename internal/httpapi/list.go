@@ -10,6 +10,7 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/budget"
 	"github.com/kvd-io/kvd/internal/httpapi/cursor"
+	"github.com/kvd-io/kvd/internal/httpapi/param"
 	"github.com/kvd-io/kvd/internal/httpapi/reply"
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
@@ -59,52 +60,23 @@ func (s *Server) listKeys(x *exchange) error {
 	return s.pageKeys(x, l)
 }
 
-// parseRange reads prefix, or start and end.
-func (q *query) parseRange() (kvstore.Range, error) {
-	var r kvstore.Range
-	prefix, hasPrefix := q.get("prefix")
-	start, hasStart := q.get("start")
-	end, hasEnd := q.get("end")
-	for _, v := range []string{prefix, start, end} {
-		if len(v) > kvstore.MaxKeyBytes {
-			return r, api.Errorf(api.TooLarge, "the prefix, start, or end has %d bytes, but the limit is %d, as for keys", len(v), kvstore.MaxKeyBytes)
-		}
-	}
-	switch {
-	case hasPrefix && (hasStart || hasEnd):
-		return r, badRequest("use either prefix or start and end, not both")
-	case hasPrefix:
-		r.Start, r.End = []byte(prefix), kvstore.Prefix(prefix).End()
-		return r, nil
-	case hasEnd && end == "":
-		return r, badRequest("the parameter \"end\" is empty; omit it to list up to the last key")
-	case hasEnd && end < start:
-		return r, badRequest("the parameter \"end\" is before \"start\"")
-	}
-	r.Start = []byte(start)
-	if hasEnd {
-		r.End = []byte(end)
-	}
-	return r, nil
-}
-
 // parseListing reads the whole query.
-func parseListing(q *query, stream bool) (*listing, error) {
+func parseListing(q *param.Query, stream bool) (*listing, error) {
 	l := &listing{stream: stream}
 	var err error
-	if l.rng, err = q.parseRange(); err != nil {
+	if l.rng, err = q.Range(); err != nil {
 		return nil, err
 	}
-	if l.rng.Reverse, err = q.flag("reverse"); err != nil {
+	if l.rng.Reverse, err = q.Flag("reverse"); err != nil {
 		return nil, err
 	}
-	if l.rng.KeysOnly, err = q.flag("keys_only"); err != nil {
+	if l.rng.KeysOnly, err = q.Flag("keys_only"); err != nil {
 		return nil, err
 	}
-	if l.countOnly, err = q.flag("count_only"); err != nil {
+	if l.countOnly, err = q.Flag("count_only"); err != nil {
 		return nil, err
 	}
-	if l.rng.Revision, _, err = q.number("revision", 1); err != nil {
+	if l.rng.Revision, _, err = q.Number("revision", 1); err != nil {
 		return nil, err
 	}
 	if err := l.parseLimit(q); err != nil {
@@ -116,8 +88,8 @@ func parseListing(q *query, stream bool) (*listing, error) {
 	return l, l.parseCursor(q)
 }
 
-func (l *listing) parseLimit(q *query) error {
-	limit, ok, err := q.number("limit", 1)
+func (l *listing) parseLimit(q *param.Query) error {
+	limit, ok, err := q.Number("limit", 1)
 	switch {
 	case err != nil:
 		return err
@@ -131,8 +103,8 @@ func (l *listing) parseLimit(q *query) error {
 	return nil
 }
 
-func (l *listing) parseDelimiter(q *query) error {
-	d, ok := q.get("delimiter")
+func (l *listing) parseDelimiter(q *param.Query) error {
+	d, ok := q.Get("delimiter")
 	if !ok {
 		return nil
 	}
@@ -142,15 +114,15 @@ func (l *listing) parseDelimiter(q *query) error {
 	if l.countOnly {
 		return badRequest("count_only counts keys, not groups; omit \"delimiter\"")
 	}
-	prefix, _ := q.get("prefix")
+	prefix, _ := q.Get("prefix")
 	l.rng.Delimiter, l.rng.GroupAfter = []byte(d), len(prefix)
 	return nil
 }
 
 // parseCursor continues where an earlier page of the same listing ended.
-func (l *listing) parseCursor(q *query) error {
+func (l *listing) parseCursor(q *param.Query) error {
 	l.digest = cursor.Digest(&l.rng)
-	text, ok := q.get("cursor")
+	text, ok := q.Get("cursor")
 	if !ok {
 		return nil
 	}
@@ -344,7 +316,7 @@ type stream struct {
 // begins, because the header has to name it. The store may compact it away in between;
 // if the client did not ask for that revision, a newer one does as well.
 func (s *Server) streamKeys(x *exchange, l *listing) error {
-	if pretty, _ := x.query.flag("pretty"); pretty {
+	if pretty, _ := x.query.Flag("pretty"); pretty {
 		return badRequest("a stream has one line per entry and cannot be indented; omit \"pretty\"")
 	}
 	// A stream takes as long as its client reads, so only a timeout that the request
@@ -499,16 +471,16 @@ func (o *stream) flush() error {
 // deleteRange answers DELETE /v1/kv. A request without bounds, or with empty ones only
 // (an unset variable in a script: ?prefix=$P), must not delete everything.
 func (s *Server) deleteRange(x *exchange) error {
-	prefix, _ := x.query.get("prefix")
-	start, _ := x.query.get("start")
-	if prefix == "" && start == "" && !x.query.has("end") {
+	prefix, _ := x.query.Get("prefix")
+	start, _ := x.query.Get("start")
+	if prefix == "" && start == "" && !x.query.Has("end") {
 		return badRequest("specify what to delete with a prefix that is not empty (?prefix=P) or with ?start=A&end=B; ?start=%%00 without end deletes everything")
 	}
-	r, err := x.query.parseRange()
+	r, err := x.query.Range()
 	if err != nil {
 		return err
 	}
-	if err := refuseConditions(x.r.Header, "a range cannot be deleted conditionally"); err != nil {
+	if err := param.RefuseConditions(x.r.Header, "a range cannot be deleted conditionally"); err != nil {
 		return err
 	}
 	// A repeat of a request that was carried out gets its answer, whatever there is now.

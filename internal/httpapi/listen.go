@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/httpapi/param"
 )
 
 // The deadlines and limits of a connection bound what a slow or hostile client can
@@ -15,7 +17,7 @@ const (
 	// writeTimeout begins with the request's header. It is the longest timeout that a
 	// request may have, and the time to write its answer. Answers that may take
 	// longer extend it while they make progress.
-	writeTimeout = maxTimeout + time.Minute
+	writeTimeout = param.MaxTimeout + time.Minute
 	// maxHeaderBytes has room for three keys of 4 KiB with every byte
 	// percent-encoded (a cursor, and two bounds), and for the usual headers.
 	maxHeaderBytes = 64 << 10

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/httpapi/param"
 	"github.com/kvd-io/kvd/internal/httpapi/reply"
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
@@ -72,20 +73,20 @@ func (a *acquiring) command() (*kvstore.Command, error) {
 	if err := checkLockName(a.x.arg); err != nil {
 		return nil, err
 	}
-	if err := a.x.query.bind(cmd); err != nil {
+	if err := bind(&a.x.query, cmd); err != nil {
 		return nil, err
 	}
 	if cmd.Lease == 0 && cmd.TTLMillis == 0 {
 		return nil, badRequest("a lock needs ?ttl=15s, for a lease of its own, or ?lease=ID; it is released when the lease ends")
 	}
-	wait, _, err := a.x.query.duration("wait")
+	wait, _, err := a.x.query.Duration("wait")
 	switch {
 	case err != nil:
 		return nil, err
 	case wait > maxWait:
 		return nil, badRequest("the parameter \"wait\" must be at most %v", maxWait)
 	}
-	if _, err := a.x.query.timeout(); err != nil {
+	if _, err := a.x.query.Timeout(); err != nil {
 		return nil, err
 	}
 	a.wait, cmd.Wait = wait, wait > 0
@@ -158,7 +159,7 @@ func (a *acquiring) awaitUntilRenewal(ctx context.Context) error {
 
 // renew keeps the lease alive, or only asks for it if it is the client's.
 func (a *acquiring) renew(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, defaultTimeout)
+	ctx, cancel := context.WithTimeout(ctx, param.DefaultTimeout)
 	defer cancel()
 	sent := time.Now()
 	at, err := a.s.opts.LeaseTimes.AskLease(ctx, a.ticket.Lease, a.own > 0)
@@ -238,7 +239,7 @@ func releaseLock(_ *Server, x *exchange) error {
 	if err := checkLockName(x.arg); err != nil {
 		return err
 	}
-	text, ok := x.query.get("lease")
+	text, ok := x.query.Get("lease")
 	if !ok {
 		return badRequest("the parameter \"lease\" is missing; it is the lease that holds the lock, or waits for it")
 	}

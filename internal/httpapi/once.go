@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/httpapi/param"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/limits"
 	"github.com/kvd-io/kvd/internal/opjson"
@@ -100,8 +101,6 @@ func (x *exchange) markReplayed() {
 // conditions, and body. How long the client waits, and how it wants to see the answer, are
 // not part of it.
 func (o *once) fingerprint(x *exchange) (sum [16]byte) {
-	params := slices.Clone(x.query.params)
-	slices.SortFunc(params, func(a, b param) int { return strings.Compare(a.name, b.name) })
 	h := sha256.New()
 	// Each part with its length: no two requests may become the same bytes.
 	add := func(part string) {
@@ -113,10 +112,10 @@ func (o *once) fingerprint(x *exchange) (sum [16]byte) {
 	add(x.r.Method)
 	add(x.route.pattern)
 	add(x.arg)
-	for _, p := range params {
-		if !slices.Contains(everywhere, p.name) && p.name != "timing" {
-			add(p.name)
-			add(p.value)
+	for name, value := range x.query.Sorted() {
+		if !slices.Contains(param.Everywhere, name) && name != "timing" {
+			add(name)
+			add(value)
 		}
 	}
 	add("conditions")

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/kvd-io/kvd/internal/httpapi/param"
 )
 
 type openAPIDoc struct {
@@ -97,7 +99,7 @@ func compareParams(t *testing.T, doc *openAPIDoc, rt *route, m *method) {
 		t.Errorf("%s %s: %v", m.name, rt.pattern, err)
 		return
 	}
-	want := with(m.params, everywhere)
+	want := with(m.params, param.Everywhere)
 	if m.anyQuery {
 		want = []string{}
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/httpapi/param"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/opjson"
 	"github.com/kvd-io/kvd/internal/pace"
@@ -26,7 +27,7 @@ type compacted struct {
 
 // compact answers POST /v1/compact?revision=R.
 func (s *Server) compact(x *exchange) error {
-	revision, ok, err := x.query.number("revision", 1)
+	revision, ok, err := x.query.Number("revision", 1)
 	if err != nil {
 		return err
 	}
@@ -43,7 +44,7 @@ func (s *Server) compact(x *exchange) error {
 
 // getSettings answers GET and HEAD of /v1/settings.
 func (s *Server) getSettings(x *exchange) error {
-	conds, err := headerConditions(x.r.Header)
+	conds, err := param.HeaderConditions(x.r.Header)
 	if err != nil {
 		return err
 	}
@@ -52,7 +53,7 @@ func (s *Server) getSettings(x *exchange) error {
 	}
 	settings := s.opts.Store.Settings()
 	x.setRevision(s.opts.Store.Revision())
-	x.set("Etag", etag(settings.Tag()))
+	x.set("Etag", param.ETag(settings.Tag()))
 	switch judgeRead(conds, settings.Tag()) {
 	case http.StatusPreconditionFailed:
 		return settingsChanged(settings.Tag())
@@ -65,8 +66,8 @@ func (s *Server) getSettings(x *exchange) error {
 
 // settingsChanged is the 412 for settings that have the tag now.
 func settingsChanged(tag uint64) *api.Error {
-	p := api.Errorf(api.PreconditionFailed, "a condition of the request failed: the settings have the entity tag %s; read them again (GET /v1/settings) before you change them", etag(tag))
-	p.Fields = map[string]any{"etag": etag(tag)}
+	p := api.Errorf(api.PreconditionFailed, "a condition of the request failed: the settings have the entity tag %s; read them again (GET /v1/settings) before you change them", param.ETag(tag))
+	p.Fields = map[string]any{"etag": param.ETag(tag)}
 	return p
 }
 
@@ -74,7 +75,7 @@ func settingsChanged(tag uint64) *api.Error {
 // fields that are given, and every replica merges them when it applies the command:
 // merged here, two changes at the same time would undo each other.
 func (s *Server) changeSettings(x *exchange) error {
-	conds, err := headerConditions(x.r.Header)
+	conds, err := param.HeaderConditions(x.r.Header)
 	if err != nil {
 		return err
 	}
@@ -97,7 +98,7 @@ func (s *Server) changeSettings(x *exchange) error {
 	case err != nil:
 		return err
 	}
-	x.set("Etag", etag(res.Settings.Tag()))
+	x.set("Etag", param.ETag(res.Settings.Tag()))
 	return x.writeJSON(http.StatusOK, res.Settings)
 }
 
@@ -135,7 +136,7 @@ func (s *Server) getSnapshot(x *exchange) error {
 
 // longContext is context for a request that may take any time by default.
 func longContext(x *exchange) (context.Context, context.CancelFunc, error) {
-	if x.query.has("timeout") {
+	if x.query.Has("timeout") {
 		return x.context()
 	}
 	ctx, cancel := context.WithCancel(x.r.Context())

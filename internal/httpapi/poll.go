@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/kvd-io/kvd/internal/httpapi/param"
 	"github.com/kvd-io/kvd/internal/httpapi/reply"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/watch"
@@ -27,13 +28,13 @@ type readConditions struct {
 
 // parseReadConditions reads If-Match, If-None-Match, wait and if_revision.
 func parseReadConditions(x *exchange) (c readConditions, err error) {
-	if c.headers, err = headerConditions(x.r.Header); err != nil {
+	if c.headers, err = param.HeaderConditions(x.r.Header); err != nil {
 		return c, err
 	}
-	if c.known, c.hasKnown, err = x.query.number("if_revision", 0); err != nil {
+	if c.known, c.hasKnown, err = x.query.Number("if_revision", 0); err != nil {
 		return c, err
 	}
-	d, waits, err := x.query.duration("wait")
+	d, waits, err := x.query.Duration("wait")
 	switch {
 	case err != nil:
 		return c, err
@@ -43,7 +44,7 @@ func parseReadConditions(x *exchange) (c readConditions, err error) {
 		return c, nil
 	case d == 0 || d > maxWait:
 		return c, badRequest("the parameter \"wait\" must be greater than 0 and at most %v", maxWait)
-	case x.query.has("revision"):
+	case x.query.Has("revision"):
 		return c, badRequest("a past revision does not change; omit \"wait\" or \"revision\"")
 	case !c.hasKnown && len(x.r.Header["If-None-Match"]) == 0:
 		return c, badRequest("the parameter \"wait\" requires If-None-Match with the ETag that you have, or if_revision=0 for a key that does not exist")

@@ -16,7 +16,7 @@ type handler func(*Server, *exchange) error
 type method struct {
 	name   string
 	handle handler
-	// params are the query parameters it takes, besides those in everywhere.
+	// params are the query parameters it takes, besides those in param.Everywhere.
 	params []string
 	// body marks methods that read a body into memory, by readBody.
 	body bool

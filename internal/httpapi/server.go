@@ -16,6 +16,7 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/budget"
 	"github.com/kvd-io/kvd/internal/httpapi/batch"
+	"github.com/kvd-io/kvd/internal/httpapi/param"
 	"github.com/kvd-io/kvd/internal/httpapi/reply"
 	"github.com/kvd-io/kvd/internal/pace"
 )
@@ -138,7 +139,7 @@ type exchange struct {
 	r      *http.Request
 	srv    *Server
 	route  *route
-	query  query
+	query  param.Query
 	once   *once  // nil for a request that may take effect each time it is sent
 	arg    string // the route's parameter, decoded
 	status int    // 0 until the header has been written
@@ -263,7 +264,7 @@ func (x *exchange) dispatch() error {
 		}
 	}
 	if !m.anyQuery {
-		if err := x.query.parse(x.r.URL.RawQuery, m); err != nil {
+		if err := x.query.Parse(x.r.URL.RawQuery, m.params); err != nil {
 			return err
 		}
 	}

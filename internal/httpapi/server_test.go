@@ -19,6 +19,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/budget"
+	"github.com/kvd-io/kvd/internal/httpapi/param"
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
@@ -122,7 +123,7 @@ func TestRequestsWaitForAPlace(t *testing.T) {
 // The timeout becomes the deadline of the request's context.
 func TestTimeoutIsTheDeadline(t *testing.T) {
 	f := newFixture(t)
-	for query, want := range map[string]time.Duration{"": defaultTimeout, "?timeout=30s": 30 * time.Second, "?timeout=7": 7 * time.Second} {
+	for query, want := range map[string]time.Duration{"": param.DefaultTimeout, "?timeout=30s": 30 * time.Second, "?timeout=7": 7 * time.Second} {
 		var left time.Duration
 		f.node.onDo = func(ctx context.Context) {
 			deadline, _ := ctx.Deadline()

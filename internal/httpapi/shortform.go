@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/httpapi/param"
 )
 
 // putShort answers PUT /{key} with 204 once the value is committed and applied.
@@ -14,7 +15,7 @@ func (s *Server) putShort(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	x.set("Etag", etag(res.KV.ModRevision))
+	x.set("Etag", param.ETag(res.KV.ModRevision))
 	x.WriteHeader(http.StatusNoContent)
 	return nil
 }

@@ -28,7 +28,7 @@ func (t *timing) note(name string, took time.Duration) {
 // parseTiming reads the parameter timing, which the data routes take. x.timing
 // stays nil for a request without it, and nothing is measured.
 func (x *exchange) parseTiming() error {
-	asked, err := x.query.flag("timing")
+	asked, err := x.query.Flag("timing")
 	if err != nil || !asked {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"sync"
 
+	"github.com/kvd-io/kvd/internal/httpapi/param"
 	"github.com/kvd-io/kvd/internal/httpapi/reply"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/limits"
@@ -16,14 +17,14 @@ var parsers = sync.Pool{New: func() any { return new(opjson.Parser) }}
 // runTxn answers POST /v1/txn. A transaction that only reads needs no place in the log,
 // unless its client wants the answer to be remembered.
 func runTxn(s *Server, x *exchange) error {
-	fresh, err := x.query.freshness()
+	fresh, err := x.query.Freshness()
 	if err != nil {
 		return err
 	}
-	if _, err := x.query.timeout(); err != nil {
+	if _, err := x.query.Timeout(); err != nil {
 		return err
 	}
-	if err := refuseConditions(x.r.Header, "those of a transaction are in \"if\""); err != nil {
+	if err := param.RefuseConditions(x.r.Header, "those of a transaction are in \"if\""); err != nil {
 		return err
 	}
 	settings := s.opts.Store.Settings()
@@ -82,11 +83,11 @@ func resultBytes(t *kvstore.Txn, maxValueBytes int64) (n int64) {
 }
 
 // evaluate carries out a transaction.
-func evaluate(s *Server, x *exchange, cmd *kvstore.Command, fresh freshness) (kvstore.Result, error) {
+func evaluate(s *Server, x *exchange, cmd *kvstore.Command, fresh param.Freshness) (kvstore.Result, error) {
 	if x.once == nil && cmd.Txn.ReadOnly() {
 		return readTxn(s, x, cmd.Txn)
 	}
-	if fresh.stale {
+	if fresh.Stale {
 		return kvstore.Result{}, badRequest("only a transaction that does nothing but read can be stale; omit \"consistency\"")
 	}
 	return x.do(cmd)

@@ -52,7 +52,7 @@ func TestTxnThatReads(t *testing.T) {
 	read := `{"if":[{"key":"a","exists":true}],"then":[{"get":{"key":"a"}},{"list":{"prefix":"","keys_only":true}}],"else":[{"get":{"key":"b"}}]}`
 	f.txn(read).want(200, `"succeeded":true,"revision":2`, `"value":"x"`)
 	f.do("POST", "/v1/txn?consistency=stale&max_staleness=3s", read).want(200, `"value":"x"`)
-	if got := fmt.Sprint(f.node.barriers); got != `[{false 0} {true 3000000000}]` {
+	if got := fmt.Sprint(f.node.barriers); got != `[{false 0s} {true 3s}]` {
 		t.Errorf("the reads asked for %s", got)
 	}
 	if f.node.index != entries {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/httpapi/feed"
+	"github.com/kvd-io/kvd/internal/httpapi/param"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/limits"
 	"github.com/kvd-io/kvd/internal/watch"
@@ -118,11 +119,11 @@ func watchProblem(err error) error {
 // needs no proof: it misses nothing, and can resume while there is no leader.
 func (p *watching) freshen(x *exchange) error {
 	from := p.spec.From
-	f, err := x.query.freshness()
+	f, err := x.query.Freshness()
 	if err != nil {
 		return err
 	}
-	if !f.stale && from != 0 && from <= x.srv.opts.Store.Revision()+1 {
+	if !f.Stale && from != 0 && from <= x.srv.opts.Store.Revision()+1 {
 		return nil
 	}
 	return x.freshen(max(from, 1) - 1)
@@ -130,7 +131,7 @@ func (p *watching) freshen(x *exchange) error {
 
 // parseWatch reads the whole query and the header Last-Event-ID.
 func parseWatch(x *exchange) (p watching, err error) {
-	if pretty, _ := x.query.flag("pretty"); pretty {
+	if pretty, _ := x.query.Flag("pretty"); pretty {
 		return p, badRequest("a watch sends one line per event and cannot be indented; omit \"pretty\"")
 	}
 	if err := p.parseKeys(&x.query); err != nil {
@@ -139,11 +140,11 @@ func parseWatch(x *exchange) (p watching, err error) {
 	if err := p.parseEvents(&x.query); err != nil {
 		return p, err
 	}
-	if p.previous, err = x.query.flag("previous"); err != nil {
+	if p.previous, err = x.query.Flag("previous"); err != nil {
 		return p, err
 	}
 	p.events = prefers(x.r.Header["Accept"], eventStreamType, ndjsonType)
-	if p.spec.From, _, err = x.query.number("from_revision", 1); err != nil {
+	if p.spec.From, _, err = x.query.Number("from_revision", 1); err != nil {
 		return p, err
 	}
 	// A browser that reconnects repeats the query of the first time, and adds the header.
@@ -159,9 +160,9 @@ func parseWatch(x *exchange) (p watching, err error) {
 
 // parseKeys reads key, prefix, or start and end. A watch of everything has to be asked
 // for, because it is rarely meant.
-func (p *watching) parseKeys(q *query) error {
-	key, single := q.get("key")
-	ranged := q.has("prefix") || q.has("start") || q.has("end")
+func (p *watching) parseKeys(q *param.Query) error {
+	key, single := q.Get("key")
+	ranged := q.Has("prefix") || q.Has("start") || q.Has("end")
 	switch {
 	case single == ranged:
 		return badRequest("specify what to watch with either ?key=K, ?prefix=P, or ?start=A&end=B; an empty prefix watches all keys")
@@ -169,14 +170,14 @@ func (p *watching) parseKeys(q *query) error {
 		p.spec.Single, p.spec.Start = true, []byte(key)
 		return checkKey(key)
 	}
-	r, err := q.parseRange()
+	r, err := q.Range()
 	p.spec.Start, p.spec.End = r.Start, r.End
 	return err
 }
 
 // parseEvents reads events=put,delete.
-func (p *watching) parseEvents(q *query) error {
-	text, ok := q.get("events")
+func (p *watching) parseEvents(q *param.Query) error {
+	text, ok := q.Get("events")
 	if !ok {
 		return nil
 	}

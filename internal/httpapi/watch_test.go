@@ -225,7 +225,7 @@ func TestWatchFreshness(t *testing.T) {
 	f.watch("key=a&from_revision=3")
 	f.node.readErr = nil
 	f.watch("key=a&consistency=stale&max_staleness=3s")
-	if got := f.node.barriers[len(f.node.barriers)-1]; !got.stale || got.maxStaleness != 3*time.Second {
+	if got := f.node.barriers[len(f.node.barriers)-1]; !got.Stale || got.MaxStaleness != 3*time.Second {
 		t.Errorf("asked for %+v", got)
 	}
 }

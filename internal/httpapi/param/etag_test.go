@@ -1,4 +1,4 @@
-package httpapi
+package param
 
 import (
 	"fmt"
@@ -99,7 +99,7 @@ func TestConditionHolds(t *testing.T) {
 		{kvstore.Condition{Kind: kvstore.IfNoneMatch, Revisions: []uint64{5}}, 6, true},
 		{kvstore.Condition{Kind: kvstore.IfNoneMatch}, 5, true},
 	} {
-		if got := holds(&c.cond, c.rev); got != c.want {
+		if got := Holds(&c.cond, c.rev); got != c.want {
 			t.Errorf("%+v at %d: got %v", c.cond, c.rev, got)
 		}
 	}
@@ -118,7 +118,7 @@ func FuzzETag(f *testing.F) {
 				t.Fatalf("%q: %+v came back as %+v, %v", line, l, again, err)
 			}
 		}
-		own, err := parseTags("If-Match", []string{etag(revision)})
+		own, err := parseTags("If-Match", []string{ETag(revision)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,4 +1,4 @@
-package httpapi
+package param
 
 import (
 	"net/http"
@@ -122,8 +122,8 @@ func (t *entityTag) revision() (uint64, bool) {
 	return rev, err == nil
 }
 
-// headerConditions reads If-Match and If-None-Match.
-func headerConditions(h http.Header) ([]kvstore.Condition, error) {
+// HeaderConditions reads If-Match and If-None-Match.
+func HeaderConditions(h http.Header) ([]kvstore.Condition, error) {
 	var conds []kvstore.Condition
 	for _, c := range [...]struct {
 		name string
@@ -142,23 +142,23 @@ func headerConditions(h http.Header) ([]kvstore.Condition, error) {
 	return conds, nil
 }
 
-// refuseConditions refuses the headers of conditions where there is no single key that
+// RefuseConditions refuses the headers of conditions where there is no single key that
 // they could be about.
-func refuseConditions(h http.Header, instead string) error {
+func RefuseConditions(h http.Header, instead string) error {
 	if len(h["If-Match"])+len(h["If-None-Match"]) > 0 {
 		return badRequest("conditions apply to a single key; %s", instead)
 	}
 	return nil
 }
 
-// writeConditions returns all conditions of a change to one key. Each must hold when
+// KeyConditions returns all conditions of a change to one key. Each must hold when
 // the change is applied.
-func writeConditions(h http.Header, q *query) ([]kvstore.Condition, error) {
-	conds, err := headerConditions(h)
+func KeyConditions(h http.Header, q *Query) ([]kvstore.Condition, error) {
+	conds, err := HeaderConditions(h)
 	if err != nil {
 		return nil, err
 	}
-	rev, ok, err := q.number("if_revision", 0)
+	rev, ok, err := q.Number("if_revision", 0)
 	if err != nil {
 		return nil, err
 	}
@@ -168,9 +168,9 @@ func writeConditions(h http.Header, q *query) ([]kvstore.Condition, error) {
 	return conds, nil
 }
 
-// holds reports whether a condition holds for a key at a revision, 0 if it does not
+// Holds reports whether a condition holds for a key at a revision, 0 if it does not
 // exist.
-func holds(c *kvstore.Condition, revision uint64) bool {
+func Holds(c *kvstore.Condition, revision uint64) bool {
 	matched := c.Any && revision != 0
 	for _, r := range c.Revisions {
 		matched = matched || r == revision
@@ -181,8 +181,8 @@ func holds(c *kvstore.Condition, revision uint64) bool {
 	return matched
 }
 
-// etag returns the entity tag of a revision.
-func etag(revision uint64) string {
+// ETag returns the entity tag of a revision.
+func ETag(revision uint64) string {
 	b := make([]byte, 0, 22)
 	b = append(b, '"')
 	b = strconv.AppendUint(b, revision, 10)
