@@ -292,7 +292,7 @@ type bodyReader struct {
 	meta        layout.Meta // that of the empty store until the section of meta was read
 	hasMeta     bool
 	newest      uint64 // the highest revision of any record
-	versions    versionScan
+	versions    statehash.VersionScan
 	// changes is the sum over hash(change) for the change log, and versions.changes for the
 	// versions. They must be equal: compaction deletes what the log names.
 	changes uint64
@@ -319,7 +319,7 @@ func (b *bodyReader) begin(name string, version byte) error {
 // emptyMeta takes the meta record of an empty store, which has none.
 func (b *bodyReader) emptyMeta() {
 	b.meta = layout.Meta{Revision: layout.FirstRevision, Compact: layout.FirstRevision, Rest: emptyHash()}
-	b.versions.compact = layout.FirstRevision
+	b.versions.Compact = layout.FirstRevision
 }
 
 // record checks a record and passes it on.
@@ -372,7 +372,7 @@ func (b *bodyReader) decode(key, value []byte) (err error) {
 		wantLen = 1
 		b.hasMeta = true
 		b.meta, err = layout.DecodeMeta(value)
-		b.versions.compact = b.meta.Compact
+		b.versions.Compact = b.meta.Compact
 	case layout.TableSetting:
 		wantLen = 1
 		b.hasSettings = true
@@ -383,7 +383,7 @@ func (b *bodyReader) decode(key, value []byte) (err error) {
 	case layout.TableChange:
 		err = b.addChanges(key, value)
 	case layout.TableVersion:
-		err = b.versions.add(key, value)
+		err = b.versions.Add(key, value)
 	case layout.TableRecord:
 	default:
 		return checkRow(key, value)
@@ -421,12 +421,12 @@ func (b *bodyReader) finish(t *body.Trailer) error {
 	if !b.hasSettings {
 		b.scan.Rest += emptyHash()
 	}
-	b.versions.endKey()
+	b.versions.EndKey()
 	if err := b.compare(t); err != nil || !b.hasMeta {
 		return err
 	}
 	m := b.meta
-	m.HistoryBytes, m.HistoryVersions = b.versions.historyBytes, b.versions.historyVersions
+	m.HistoryBytes, m.HistoryVersions = b.versions.HistoryBytes, b.versions.HistoryVersions
 	if err := b.fn([]byte{layout.TableMeta}, layout.AppendMeta(nil, &m)); err != nil {
 		return err
 	}
@@ -447,79 +447,10 @@ func (b *bodyReader) compare(t *body.Trailer) error {
 		return fmt.Errorf("%w: the state hash of its content is %016x, want %016x", ErrBody, sum, t.StateHash)
 	case m.Pairs != b.scan.Pairs || m.Keys != b.scan.Keys || m.Logical != b.scan.Logical:
 		return fmt.Errorf("%w: has %d keys of %d bytes, want %d of %d", ErrBody, b.scan.Keys, b.scan.Logical, m.Keys, m.Logical)
-	case b.changes != b.versions.changes:
+	case b.changes != b.versions.Changes:
 		return fmt.Errorf("%w: its change log does not fit its versions", ErrBody)
 	}
 	return nil
-}
-
-// versionScan computes from the versions what the change log must say, and the size of
-// the history.
-type versionScan struct {
-	hasher          statehash.Hasher
-	compact         uint64
-	changes         uint64
-	historyBytes    int64
-	historyVersions int64
-
-	prefix []byte // of the current key
-	// later is the last version, whose change the next one completes; its revision is 0
-	// at the beginning of a key.
-	later    uint64
-	change   changelog.Change
-	complete bool // no further version of the key may come
-}
-
-// add takes the next version in the order of the engine: those of a key newest first.
-func (s *versionScan) add(key, value []byte) error {
-	if err := layout.CheckVersionKey(key); err != nil {
-		return err
-	}
-	prefix, mod, err := layout.SplitVersionKey(key)
-	if err != nil {
-		return err
-	}
-	v, err := layout.DecodeVersion(mod, value)
-	if err != nil {
-		return err
-	}
-	newest := !bytes.Equal(prefix, s.prefix)
-	if newest {
-		s.endKey()
-		s.prefix = append(s.prefix[:0], prefix...)
-		s.change.Key = layout.UnescapePrefix(s.change.Key[:0], prefix)
-	} else {
-		if s.complete {
-			return fmt.Errorf("%w: a version that no read needs", layout.ErrMalformed)
-		}
-		if !v.Deleted {
-			s.change.Previous, s.change.Stored = mod, int64(len(key)+len(value))
-		}
-		s.endVersion()
-	}
-	if v.Deleted && mod < s.compact {
-		return fmt.Errorf("%w: a deletion that no read needs", layout.ErrMalformed)
-	}
-	if v.Deleted || !newest {
-		s.historyBytes += int64(len(key) + len(value))
-		s.historyVersions++
-	}
-	s.later, s.change.Deleted, s.complete = mod, v.Deleted, mod <= s.compact
-	return nil
-}
-
-// endVersion adds the change that made the last version.
-func (s *versionScan) endVersion() {
-	if s.later >= s.compact && s.later != 0 {
-		s.changes += s.hasher.Change(s.later, &s.change)
-	}
-	s.change.Previous, s.change.Stored = 0, 0
-}
-
-// endKey adds the change that made the oldest version of the key.
-func (s *versionScan) endKey() {
-	s.endVersion()
-	s.later, s.complete = 0, false
 }
 
 // VerifyBody reads and checks a whole snapshot body.

@@ -12,7 +12,7 @@ import (
 // History is compacted in two steps. A compact command moves the compact revision,
 // at the same log index on every replica; reads before it fail from then on.
 // Maintain then removes what no remaining read can see, at each replica's own pace. It
-// walks the change log (changelog.go), which names the engine keys of all that goes, so
+// walks the change log (package changelog), which names the engine keys of all that goes, so
 // that nothing is searched for:
 //
 //   - The version that a change at or before the compact revision replaced.

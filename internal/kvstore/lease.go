@@ -167,7 +167,7 @@ func (ls *leases) used() int64 { return ls.x.now.Logical + ls.x.overlay.logical 
 
 // grantOp runs OpLeaseGrant.
 func (ls *leases) grantOp(c *Command, r *Result) error {
-	l := leaseRow{Lease: Lease{ID: c.Lease, TTLMillis: c.TTLMillis}}
+	l := leaseRow{Lease: Lease{ID: c.Lease, TTLMillis: c.TTLMillis}, owner: ownedByUser}
 	if c.Grant != nil {
 		l.LeaseOptions = *c.Grant
 	}

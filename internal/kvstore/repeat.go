@@ -28,7 +28,7 @@ func (x *executor) applyOnce(c *Command, e *Entry, size int, place once.Place, r
 	return nil
 }
 
-// checkRow refuses a row of one of the rowTables that this package would not have
+// checkRow refuses a row of a table of rows that this package would not have
 // written. It is for rows from outside, in a body.
 func checkRow(key, value []byte) error {
 	if key[0] == layout.TableIdempotency {

@@ -17,4 +17,6 @@
 //     length of its key: no two records consist of the same bytes (TestTermsDiffer).
 //   - A Scan over the records gives the sum that the changes have led to. Kvstore's S3 holds
 //     the two against each other.
+//   - A VersionScan refuses versions that no read needs, and adds up the terms of exactly the
+//     changes that the change log must name (kvstore's S7: TestForgedBody).
 package statehash
