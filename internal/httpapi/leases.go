@@ -246,7 +246,7 @@ func leaseGone(id uint64) error {
 
 // askLease asks the leader within the request's timeout.
 func askLease(s *Server, x *exchange, id uint64, renew bool) (api.LeaseTime, error) {
-	ctx, cancel, err := x.context()
+	ctx, cancel, err := x.briefContext()
 	if err != nil {
 		return api.LeaseTime{}, err
 	}

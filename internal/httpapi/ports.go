@@ -127,7 +127,7 @@ type Locks interface {
 // LeaseTimes asks the leader about leases. Its errors are *api.Error.
 type LeaseTimes interface {
 	// AskLease returns how long a lease lives on; if renew is set, after it was kept
-	// alive.
+	// alive. It does not keep the context after it returns.
 	AskLease(ctx context.Context, lease uint64, renew bool) (api.LeaseTime, error)
 }
 

@@ -45,12 +45,14 @@ type route struct {
 
 // The patterns that the router or Small treat specially.
 const (
-	kvPattern    = "/v1/kv/{key}"
-	shortPattern = "/{key}"
-	kvPrefix     = "/v1/kv/"
-	lockPattern  = "/v1/locks/{name}"
-	lockPrefix   = "/v1/locks/"
-	txnPattern   = "/v1/txn"
+	kvPattern     = "/v1/kv/{key}"
+	shortPattern  = "/{key}"
+	kvPrefix      = "/v1/kv/"
+	leasesPattern = "/v1/leases"
+	leasePrefix   = "/v1/leases/"
+	lockPattern   = "/v1/locks/{name}"
+	lockPrefix    = "/v1/locks/"
+	txnPattern    = "/v1/txn"
 )
 
 // method returns what the route does for an HTTP method, or nil.
@@ -145,16 +147,16 @@ func shortRoute(getKey method, rootMembers bool) *route {
 func leaseRoutes() []*route {
 	pages := []string{"limit", "cursor"}
 	return []*route{
-		{pattern: "/v1/leases", methods: []method{
+		{pattern: leasesPattern, methods: []method{
 			{name: http.MethodGet, handle: listLeases, params: with(readParams, pages)},
 			{name: http.MethodPost, handle: grantLease, body: true, mutates: true, once: true},
 		}},
-		{pattern: "/v1/leases/{id}", methods: []method{
+		{pattern: leasePrefix + "{id}", methods: []method{
 			{name: http.MethodGet, handle: getLease, params: with([]string{"keys"}, pages)},
 			{name: http.MethodDelete, handle: revokeLease, mutates: true, once: true},
 		}},
 		// A keep-alive may be repeated anyway, so it needs no idempotency key.
-		{pattern: "/v1/leases/{id}/keepalive", methods: []method{{name: http.MethodPost, handle: keepLease}}},
+		{pattern: leasePrefix + "{id}/keepalive", methods: []method{{name: http.MethodPost, handle: keepLease}}},
 		{pattern: "/v1/locks", methods: []method{{name: http.MethodGet, handle: listLocks, params: with(readParams, pages)}}},
 		{pattern: lockPattern, methods: []method{
 			{name: http.MethodGet, handle: getLock, params: with(readParams, []string{"limit"})},

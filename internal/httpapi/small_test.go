@@ -1,6 +1,9 @@
 package httpapi
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestSmall(t *testing.T) {
 	for target, want := range map[string]bool{
@@ -10,6 +13,16 @@ func TestSmall(t *testing.T) {
 	} {
 		if got := Small("GET", target); got != want {
 			t.Errorf("GET %s: %v", target, got)
+		}
+	}
+	for request, want := range map[string]bool{
+		"POST /v1/leases": true, "POST /v1/leases/7/keepalive": true, "GET /v1/leases/7": true, "DELETE /v1/leases/7": true,
+		"POST /v1/locks/l?ttl=15s": true, "DELETE /v1/locks/l?lease=7": true,
+		"GET /v1/leases": false, "GET /v1/locks": false, "POST /v1/locks/l?ttl=15s&wait=1m": false, "POST /v1/leases/7/keepalive?timeout=1m": false,
+	} {
+		method, target, _ := strings.Cut(request, " ")
+		if got := Small(method, target); got != want {
+			t.Errorf("%s: %v", request, got)
 		}
 	}
 	// POST and DELETE change keys below /v1/kv/, but the membership at the root.

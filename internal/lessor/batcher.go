@@ -58,8 +58,10 @@ type Batcher struct {
 // question is a request that waits for its answer.
 type question struct {
 	Request
-	ctx    context.Context
-	done   chan Answer // capacity 1
+	done chan Answer // capacity 1
+	// gone is set when Ask has returned, and nobody waits anymore. The queue does
+	// not look at the context instead, which its owner may use anew by then.
+	gone   atomic.Bool
 	failed atomic.Pointer[error]
 }
 
@@ -72,12 +74,13 @@ func NewBatcher(ask func(context.Context, []Request) ([]Answer, error)) *Batcher
 func (b *Batcher) Renewed() uint64 { return b.renewed.Load() }
 
 // Ask returns the leader's answer. A lease that is about to end keeps it waiting
-// until it has ended.
+// until it has ended. The context is not kept after Ask has returned.
 func (b *Batcher) Ask(ctx context.Context, r Request) (Answer, error) {
-	q := &question{Request: r, ctx: ctx, done: make(chan Answer, 1)}
+	q := &question{Request: r, done: make(chan Answer, 1)}
 	if err := b.put(q); err != nil {
 		return Answer{}, err
 	}
+	defer q.gone.Store(true)
 	select {
 	case a := <-q.done:
 		if r.Renew && a.State == Alive {
@@ -138,7 +141,7 @@ func (b *Batcher) take() (batch []*question) {
 			break
 		}
 		taken++
-		if q.ctx.Err() == nil {
+		if !q.gone.Load() {
 			batch = append(batch, q)
 		}
 	}
