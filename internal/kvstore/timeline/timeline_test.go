@@ -24,6 +24,11 @@ func TestThinning(t *testing.T) {
 	if first, last := s[0], s[len(s)-1]; first.Revision != 1 || last.Revision != ticks {
 		t.Errorf("samples of revisions %d to %d, want 1 to %d", first.Revision, last.Revision, ticks)
 	}
+	for i := 1; i < len(s); i++ {
+		if gap := s[i].Revision - s[i-1].Revision; gap > 64 {
+			t.Fatalf("no sample of the %d revisions before %d", gap-1, s[i].Revision)
+		}
+	}
 }
 
 func TestDropUntil(t *testing.T) {
