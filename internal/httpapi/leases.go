@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -59,10 +60,14 @@ func unquoted(text []byte) string {
 	return string(text)
 }
 
+// leaseAnswerBytes is the size of most answers about a lease.
+const leaseAnswerBytes = 64
+
 // appendLeaseHead appends what every answer about a lease begins with.
 func appendLeaseHead(dst []byte, id uint64, ttl time.Duration) []byte {
-	dst = append(dst, '{')
-	dst = append(dst, reply.AppendLease(nil, "id", id)[1:]...) // without the comma
+	begin := len(dst)
+	dst = reply.AppendLease(slices.Grow(dst, leaseAnswerBytes), "id", id)
+	dst[begin] = '{' // in place of the comma
 	return appendTime(dst, "ttl", ttl)
 }
 
