@@ -45,6 +45,9 @@ e2e: ## run the heavy tests against real processes
 huge: ## run the gigabyte test: catch-up by snapshot, restarts, memory (needs 5 GiB of disk)
 	KVD_E2E=huge go test -count=1 -timeout 30m -run Huge -v ./test/e2e
 
+contract: ## compare 20,000 random requests with a plain map, while nodes are killed
+	KVD_E2E=huge go test -count=1 -timeout 60m -run 'TestContract$$' -v ./test/e2e
+
 drills: ## add members under full load while things go wrong, with a gibibyte stored (needs 20 GiB of disk)
 	KVD_E2E=huge go test -count=1 -timeout 60m -run Drills -v ./test/e2e
 
