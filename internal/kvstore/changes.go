@@ -58,10 +58,11 @@ func (c *change) event(e *Event, keys []byte) []byte {
 }
 
 // Bounds of one look at the change log: the changed keys and the bytes of their values
-// after which no further revision is begun.
+// after which no further revision is begun. A watch takes no more in one step, so more would
+// be read for nothing.
 const (
-	lookChanges = 1000
-	lookBytes   = 1 << 20
+	lookChanges = 256
+	lookBytes   = 32 << 10
 )
 
 // Changes calls fn with the changes from a revision on, in order and without a gap, until

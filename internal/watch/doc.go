@@ -45,6 +45,8 @@
 //	    (TestWindowIsBounded).
 //	W6  What a change costs depends on the watches that it concerns, not on their number
 //	    (BenchmarkApplied).
+//	W7  At most diskReaders streams hold a portion from disk. All others wait with nothing
+//	    but their positions (TestFewHoldWhatTheyRead).
 //
 // # Rejected
 //

@@ -20,6 +20,9 @@ type Form struct {
 	// Previous sets Event.Previous for Encode.
 	Previous bool
 	Encode   func(dst []byte, e *kvstore.Event) []byte
+	// Size returns at least the length of what Encode appends. nil means that it is about
+	// as long as the key and the value.
+	Size func(e *kvstore.Event) int
 }
 
 // Event is an event that streams share. Its Previous is not set; see Stream.Previous.
@@ -45,6 +48,8 @@ type change struct {
 	// kept is added to by readers, gone is set by the writer.
 	kept atomic.Int64
 	gone bool
+	// own is set if the change was read from disk for one stream.
+	own bool
 }
 
 const (
@@ -86,7 +91,7 @@ func (h *Hub) previous(e *Event) (*kvstore.KV, error) {
 		if p, err = h.readPrevious(e); err != nil {
 			return nil, err
 		}
-		if h.keep(e.change, len(p.Value)) {
+		if e.change.own || h.keep(e.change, len(p.Value)) {
 			e.previous.Store(p)
 		}
 	}
@@ -111,23 +116,62 @@ func (h *Hub) readPrevious(e *Event) (*kvstore.KV, error) {
 	return nil, fmt.Errorf("read the previous value: %w", err)
 }
 
+// Size returns at least how long the event is in a form. It does not encode it.
+func (s *Stream) Size(e *Event, f *Form) (int, error) {
+	if b := e.forms[f.Slot].Load(); b != nil {
+		return len(*b), nil
+	}
+	plain, err := s.plain(e, f)
+	return f.size(&plain), err
+}
+
+// Append appends the event in a form. What is only this stream's is encoded in place;
+// what the window has is encoded once for all streams, and copied.
+func (s *Stream) Append(dst []byte, e *Event, f *Form) ([]byte, error) {
+	if e.change.own {
+		plain, err := s.plain(e, f)
+		if err != nil {
+			return dst, err
+		}
+		return f.Encode(dst, &plain), nil
+	}
+	b, err := s.Encode(e, f)
+	return append(dst, b...), err
+}
+
 // Encode returns the event in a form. The bytes are shared: they must not be changed.
 func (s *Stream) Encode(e *Event, f *Form) ([]byte, error) {
 	if b := e.forms[f.Slot].Load(); b != nil {
 		return *b, nil
 	}
-	plain := e.Event
-	if f.Previous {
-		var err error
-		if plain.Previous, err = s.hub.previous(e); err != nil {
-			return nil, err
-		}
+	plain, err := s.plain(e, f)
+	if err != nil {
+		return nil, err
 	}
-	b := f.Encode(make([]byte, 0, 192+len(plain.KV.Key)+len(plain.KV.Value)), &plain)
+	b := f.Encode(make([]byte, 0, f.size(&plain)), &plain)
 	if s.hub.keep(e.change, cap(b)) {
 		// Several streams may get here at once and each encode the event. That is
 		// rare, and cheaper than a lock for each event.
 		e.forms[f.Slot].Store(&b)
 	}
 	return b, nil
+}
+
+// plain returns the event as a form wants it.
+func (s *Stream) plain(e *Event, f *Form) (plain kvstore.Event, err error) {
+	plain = e.Event
+	if f.Previous {
+		plain.Previous, err = s.hub.previous(e)
+	}
+	return plain, err
+}
+
+// plainBytes is about how long an event is without its key and its value.
+const plainBytes = 192
+
+func (f *Form) size(e *kvstore.Event) int {
+	if f.Size != nil {
+		return f.Size(e)
+	}
+	return plainBytes + len(e.KV.Key) + len(e.KV.Value)
 }

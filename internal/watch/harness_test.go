@@ -290,6 +290,7 @@ type client struct {
 	stream  *Stream
 	judges  map[*Watch]*judge
 	pending map[*Watch][]record // not judged yet
+	steps   int
 }
 
 // add adds a watch. A watch that cannot begin is no fault if its place is compacted.
@@ -318,8 +319,12 @@ func (c *client) next() (idle bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	defer c.stream.Release()
 	last := make(map[*Watch]uint64)
-	for _, d := range b.Deliveries {
+	for i, d := range b.Deliveries {
+		if i > 0 && c.putBack(b, i) {
+			return false, c.judge()
+		}
 		if d.Revision <= last[d.Watch] {
 			return false, fmt.Errorf("revision %d was split, or came after %d", d.Revision, last[d.Watch])
 		}
@@ -342,6 +347,16 @@ func (c *client) next() (idle bool, err error) {
 		delete(c.pending, e.Watch)
 	}
 	return b.Idle, c.judge()
+}
+
+// putBack puts back what is left of every third portion, where that is allowed.
+func (c *client) putBack(b *Portion, i int) bool {
+	c.steps++
+	if c.steps%3 > 0 || len(c.stream.watches) != 1 || len(c.stream.lagging) > 0 || len(b.Ended) > 0 {
+		return false
+	}
+	c.stream.PutBack(i)
+	return true
 }
 
 // judge judges all watches, once none of them lags.

@@ -46,6 +46,10 @@ const (
 	DefaultMaxWatches = 10_000
 )
 
+// diskReaders is how many streams may hold a portion from disk: more would not read
+// faster, but each holds a step of events, or one revision if that is larger.
+const diskReaders = 4
+
 // firstChange is the lowest revision that a change can have: the empty store is at 1.
 const firstChange = 2
 
@@ -63,6 +67,8 @@ type Options struct {
 type Hub struct {
 	source     Source
 	maxWatches int
+	// disk has a token for each stream that holds what it has read from disk.
+	disk chan struct{}
 
 	// mu protects what follows. Who changes anything holds it for writing: Applied,
 	// and streams that come, change or go. Streams that read hold it for reading.
@@ -93,7 +99,7 @@ func New(o Options) *Hub {
 	if o.MaxWatches == 0 {
 		o.MaxWatches = DefaultMaxWatches
 	}
-	return &Hub{maxWatches: o.MaxWatches, window: window{limit: o.WindowBytes}, streams: make(map[*Stream]struct{})}
+	return &Hub{maxWatches: o.MaxWatches, disk: make(chan struct{}, diskReaders), window: window{limit: o.WindowBytes}, streams: make(map[*Stream]struct{})}
 }
 
 // Attach gives the hub its source, which must not be applied to meanwhile.

@@ -405,6 +405,47 @@ func TestWindowIsBounded(t *testing.T) {
 	}
 }
 
+// TestFewHoldWhatTheyRead: a stream reads from disk only while few others hold what they
+// have read (W7), and who gives up waiting for that has lost nothing.
+func TestFewHoldWhatTheyRead(t *testing.T) {
+	h := newHistory(1, Options{})
+	h.apply(5) // before the first watch: not in the window
+	var streams []*Stream
+	for range diskReaders + 1 {
+		s, err := h.hub.OpenStream()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if _, _, err := s.Add(Spec{From: 2}); err != nil {
+			t.Fatal(err)
+		}
+		streams = append(streams, s)
+	}
+	last := streams[diskReaders]
+	for _, s := range streams[:diskReaders] {
+		if b, err := s.Next(context.Background()); err != nil || len(b.Deliveries) == 0 {
+			t.Fatal(b, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := last.Next(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("one more has read: %v", err)
+	}
+	streams[0].PutBack(0)
+	for _, s := range []*Stream{last, streams[1], streams[0]} {
+		b, err := s.Next(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s != streams[1] && (len(b.Deliveries) != 5 || b.Deliveries[0].Revision != 2) {
+			t.Errorf("got %+v", b.Deliveries)
+		}
+		s.Release()
+	}
+}
+
 // TestFormsAreShared: an event is encoded once for all streams.
 func TestFormsAreShared(t *testing.T) {
 	h := newHistory(1, Options{})

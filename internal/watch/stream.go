@@ -17,8 +17,8 @@ const (
 	// stepChanges bounds the changes that a stream examines in one step, so that it
 	// holds the hub's lock, or an iterator of the store, only briefly.
 	stepChanges = 256
-	// stepBytes is the size of events at which a step ends. A stream whose client does
-	// not read holds about as much.
+	// stepBytes is the size of events at which a step ends. Only a stream that encodes
+	// holds as much; see Stream.PutBack.
 	stepBytes = 32 << 10
 	// fewWatches is the number of watches up to which comparing a key with each of them
 	// is as fast as an index.
@@ -116,6 +116,7 @@ type Portion struct {
 	Idle bool
 
 	events []*Event // backs Deliveries
+	disk   bool     // it has one of the places of Hub.disk
 	window []*change
 	bytes  int
 }
@@ -133,12 +134,33 @@ func (s *Stream) Release() {
 		return
 	}
 	s.portion = nil
+	if b.disk {
+		b.disk = false
+		<-s.hub.disk
+	}
 	clear(b.Deliveries)
 	clear(b.Ended)
 	clear(b.events)
 	clear(b.window)
 	b.Deliveries, b.Ended, b.events, b.window, b.bytes = b.Deliveries[:0], b.Ended[:0], b.events[:0], b.window[:0], 0
 	portions.Put(b)
+}
+
+// PutBack releases the last portion and continues at its delivery i, which the next
+// portion has again: whoever has to wait does so without what it has read. The stream
+// must have no more than one watch. If that has ended with the portion, what was put back
+// is compacted, and does not come again.
+func (s *Stream) PutBack(i int) {
+	if len(s.watches) > 1 || len(s.lagging) > 0 {
+		panic(fmt.Sprintf("put back of a stream with %d watches, %d of them behind", len(s.watches), len(s.lagging)))
+	}
+	back, events := s.portion.Deliveries[i:], 0
+	for _, d := range back {
+		events += len(d.Events)
+	}
+	s.hub.delivered.Add(-uint64(events))
+	s.next, s.through = back[0].Revision, min(s.through, back[0].Revision-1)
+	s.Release()
 }
 
 // Add adds a watch and returns it with the revision that was visible when it was
@@ -206,7 +228,8 @@ func (s *Stream) Close() {
 func (s *Stream) Progress() (uint64, bool) { return s.through, len(s.lagging) == 0 }
 
 // Next returns what comes next, in one bounded step: possibly nothing although the stream
-// is not idle. It does not wait for changes, but may read from disk. The error is
+// is not idle. It does not wait for changes, but may read from disk, for which it waits
+// until few others do: release the portion before you wait for a client. The error is
 // ErrClosed if the node is stopping, otherwise that of the store.
 func (s *Stream) Next(ctx context.Context) (*Portion, error) {
 	s.Release()
@@ -374,6 +397,12 @@ func (s *Stream) examine(from uint64, only *Watch) (next uint64) {
 // readDisk is examine for changes from the disk, up to before the revision to.
 func (s *Stream) readDisk(ctx context.Context, from, to uint64, only *Watch) (next uint64, err error) {
 	s.noteDisk(true)
+	select {
+	case s.hub.disk <- struct{}{}:
+		s.portion.disk = true
+	case <-ctx.Done():
+		return from, ctx.Err()
+	}
 	s.hub.reads.Add(1)
 	next = from
 	left := stepChanges
@@ -388,7 +417,7 @@ func (s *Stream) readDisk(ctx context.Context, from, to uint64, only *Watch) (ne
 		next = c.Revision + 1
 		// The events are this stream's own: others are at other places.
 		own := share([]kvstore.Change{c})
-		own[0].gone = true
+		own[0].gone, own[0].own = true, true
 		s.take(&own[0], only)
 		if s.portion.bytes >= stepBytes {
 			left = 0
