@@ -21,6 +21,8 @@
 //	    (semaphore.Weighted): a large one is not passed over forever.
 //	B3  A claim waits for at most Patience. Then it is refused, and keeps what it had.
 //	B4  A claim returns exactly what it took, to the part that it took it from.
+//	B5  The claims of a Share never keep others waiting for more than half of the large
+//	    part.
 //
 // # Rejected alternatives
 //
