@@ -32,7 +32,7 @@ var allowed = map[string][]string{
 	"internal/httpapi":           {"internal/httpapi/batch", "internal/httpapi/cursor", "internal/httpapi/feed", "internal/httpapi/param", "internal/httpapi/reply", "internal/watch", "internal/opjson", "internal/kvstore", "internal/api", "internal/memberurl", "internal/limits", "internal/budget", "internal/pace"},
 	"internal/httpapi/batch":     {"internal/httpapi/reply", "internal/opjson", "internal/kvstore", "internal/api", "internal/limits", "internal/budget"},
 	"internal/httpapi/cursor":    {"internal/kvstore"},
-	"internal/httpapi/feed":      {"internal/budget", "internal/httpapi/reply", "internal/watch", "internal/kvstore"},
+	"internal/httpapi/feed":      {"internal/budget", "internal/httpapi/reply", "internal/pace", "internal/watch", "internal/kvstore"},
 	"internal/httpapi/param":     {"internal/opjson", "internal/kvstore", "internal/api", "internal/limits"},
 	"internal/httpapi/reply":     {"internal/opjson", "internal/kvstore", "internal/api", "internal/limits", "internal/budget"},
 	"internal/opjson":            {"internal/kvstore", "internal/limits"},

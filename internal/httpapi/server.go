@@ -78,6 +78,8 @@ type Server struct {
 	places    *budget.Places // for requests that are being handled
 	snapshots *budget.Places // for backups that are being sent
 	deadlines pace.Deadlines
+	// watching is what the streams of watches may hold of Options.Memory.
+	watching *budget.Share
 	// turns are those of the streams of operations.
 	turns batch.Turns
 	// counting holds a token for the range delete that counts its many keys.
@@ -114,7 +116,7 @@ func New(opts Options) *Server {
 	s := &Server{
 		opts: opts, log: opts.Logger, router: newRouter(opts.RootMembers), browsers: newBrowserGuard(opts.Hosts),
 		places: budget.NewPlaces(opts.MaxInFlight), snapshots: budget.NewPlaces(maxSnapshots),
-		turns: batch.NewTurns(), counting: make(chan struct{}, 1),
+		watching: opts.Memory.Share(), turns: batch.NewTurns(), counting: make(chan struct{}, 1),
 	}
 	s.waits, s.endWaits = context.WithCancel(context.Background())
 	if opts.Observer != nil {

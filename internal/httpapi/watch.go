@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"strconv"
@@ -68,8 +67,7 @@ func watchKeys(s *Server, x *exchange) error {
 	f := &feed.Feed{
 		W: x, Stream: stream, From: p.spec.From, Events: p.events, Previous: p.previous,
 		Progress: s.opts.WatchProgress, LimitWrite: x.limitWriteTime,
-		Release: x.held.memory.Release,
-		Claim:   func(ctx context.Context, n int64) error { return x.held.memory.WaitFor(ctx, n, writeGrace) },
+		Memory: s.watching.Claim(), Patience: writeGrace,
 	}
 	return endOfWatch(f.Run(ctx))
 }

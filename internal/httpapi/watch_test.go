@@ -430,23 +430,33 @@ func TestWatchLasts(t *testing.T) {
 }
 
 // TestWatchOfAStalledClient: a client that accepts no byte for a minute is disconnected,
-// and leaves nothing behind.
+// and leaves nothing behind. One that holds memory for a large event has less time.
 func TestWatchOfAStalledClient(t *testing.T) {
-	inBubble(t, func(t *testing.T, f *fixture, conn net.Conn) {
-		_, _ = io.WriteString(conn, "GET /v1/watch?key=a HTTP/1.1\r\nHost: x\r\n\r\n")
-		r := bufio.NewReader(conn)
-		if _, err := http.ReadResponse(r, nil); err != nil {
-			t.Fatal(err)
-		}
-		start := time.Now()
-		f.write("a", strings.Repeat("v", 100_000))
-		<-conn.(clientEnd).cut
-		if took := time.Since(start); took < writeGrace || took > writeGrace+2*time.Second {
-			t.Errorf("cut after %v, want %v", took, writeGrace)
-		}
-		synctest.Wait()
-		if n := f.node.hub.Stats().Streams; n != 0 {
-			t.Errorf("%d streams are left", n)
-		}
-	})
+	for name, c := range map[string]struct{ valueBytes, seconds int }{"small": {1000, 60}, "large": {100_000, 10}} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, f *fixture, conn net.Conn) {
+				_, _ = io.WriteString(conn, "GET /v1/watch?key=a HTTP/1.1\r\nHost: x\r\n\r\n")
+				resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if line, err := bufio.NewReader(resp.Body).ReadString('\n'); err != nil {
+					t.Fatal(line, err)
+				}
+				start, grace := time.Now(), time.Duration(c.seconds)*time.Second
+				f.write("a", strings.Repeat("v", c.valueBytes))
+				<-conn.(clientEnd).cut
+				if took := time.Since(start); took < grace || took > grace+2*time.Second {
+					t.Errorf("cut after %v, want %v", took, grace)
+				}
+				synctest.Wait()
+				if n := f.node.hub.Stats().Streams; n != 0 {
+					t.Errorf("%d streams are left", n)
+				}
+				if small, large := f.server.opts.Memory.Taken(); small+large != 0 {
+					t.Errorf("%d bytes are still claimed", small+large)
+				}
+			})
+		})
+	}
 }

@@ -42,6 +42,7 @@ func abuses(factor int) []abuse {
 		{name: "bodies that are only announced", clients: 100 * factor, send: request("PUT /v1/kv/body", fmt.Sprintf("Content-Length: %d", mib))},
 		{name: "batches whose answers nobody reads", clients: 20 * factor, forever: true,
 			send: append(request("POST /v1/batch", "Content-Length: 1000000000000"), bytes.Repeat([]byte(`{"get":{"key":"big1"}}`+"\n"), 1000)...)},
+		{name: "watches that nobody reads", clients: 100 * factor, send: request("GET /v1/watch?prefix=big&from_revision=1")},
 		{name: "silent connections", clients: 300 * factor},
 	}
 }

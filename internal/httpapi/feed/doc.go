@@ -9,6 +9,11 @@
 // streams that want the same form. When there is nothing to send, it gives its buffer
 // back and waits for the stream, or for the time of the next progress.
 //
+// What exceeds a chunk is claimed from the memory for requests before it is encoded. If
+// there is no room, the events are put back to the stream before the claim waits: a Feed
+// that waits holds its position and nothing else. After a piece of a large revision, the
+// rest of it is put back as well.
+//
 // # Invariants
 //
 // The comment on Feed has them, F1 to F3: what a client may conclude from an id, from

@@ -12,6 +12,7 @@ import (
 	"github.com/kvd-io/kvd/internal/budget"
 	"github.com/kvd-io/kvd/internal/httpapi/reply"
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/pace"
 	"github.com/kvd-io/kvd/internal/watch"
 )
 
@@ -22,6 +23,13 @@ const (
 	// chunk is how many bytes are collected before they are written, which is what a
 	// request may hold without a claim.
 	chunk = budget.Free
+	// piece is about how much of a revision is claimed and sent at once if it exceeds a
+	// chunk: after each piece, the whole revision is read again.
+	piece = 1 << 20
+	// framing is more than what a line has around an event.
+	framing = 64
+	// numbers is more than the names and numbers of a pair take.
+	numbers = 256
 	// maxPooled is the size of the largest buffer that is used again.
 	maxPooled = 2 * chunk
 )
@@ -32,13 +40,15 @@ var (
 	ErrGone = errors.New("the client is gone")
 	// ErrNoMemory means that there was no memory for a large event in time.
 	ErrNoMemory = errors.New("no memory for an event")
+	// errNoRoom means that what was collected has to be sent first, or memory claimed.
+	errNoRoom = errors.New("no room")
 )
 
 // forms are the ways in which events are encoded, once for all streams. The closing
 // brace is missing, because what comes before it depends on the stream.
 var (
-	plainForm    = &watch.Form{Slot: 0, Encode: appendEvent}
-	previousForm = &watch.Form{Slot: 1, Previous: true, Encode: appendEventWithPrevious}
+	plainForm    = &watch.Form{Slot: 0, Encode: appendEvent, Size: eventSize}
+	previousForm = &watch.Form{Slot: 1, Previous: true, Encode: appendEventWithPrevious, Size: eventSizeWithPrevious}
 )
 
 // buffers has the buffers of streams that are not writing.
@@ -47,10 +57,11 @@ var buffers = sync.Pool{New: func() any { return new([]byte) }}
 // Feed is the stream of one client: it sends what a watch delivers until the client
 // leaves, the node stops, or the place of the watch is compacted.
 //
-// It collects what a portion delivers, lets go of the portion, and writes: a client that does
-// not read keeps at most a chunk in memory, or one event if that is larger, which is then
-// claimed from the memory for requests. When there is nothing to deliver it holds no buffer at all, and waits for the
-// watch or for the time of the next progress.
+// It collects what fits of a portion, puts the rest back, and writes: a client that does
+// not read keeps at most a chunk in memory, or a piece of a revision if that is larger, which
+// is then claimed before it is encoded. A claim that has to wait does so with nothing but the
+// position: the events are put back and read again. When there is nothing to deliver it holds
+// no buffer at all, and waits for the watch or for the time of the next progress.
 //
 //	F1  All events of a revision but the last have "more", and only the last has an id:
 //	    a client that resumes after the last id never sees half a transaction.
@@ -67,10 +78,9 @@ type Feed struct {
 	Previous bool
 	// Progress is the longest time between two lines; 0 means DefaultProgress.
 	Progress time.Duration
-	// Claim waits for memory for an event that is larger than a chunk; Release gives it
-	// back.
-	Claim   func(ctx context.Context, n int64) error
-	Release func()
+	// Memory is claimed for what is larger than a chunk. A claim waits for at most Patience.
+	Memory   budget.SharedClaim
+	Patience time.Duration
 	// LimitWrite sets the deadline for writing the next size bytes.
 	LimitWrite func(size int)
 
@@ -78,8 +88,11 @@ type Feed struct {
 	out   []byte
 	timer *time.Timer
 	due   bool // the timer has fired since the last line
-	// claimed is set while a large event is collected.
-	claimed bool
+	// sent is how many events of the revision at, which is not complete, were collected.
+	at   uint64
+	sent int
+	// wanted is what has to be claimed before the next event is read again, or 0.
+	wanted int64
 }
 
 // Run sends events. A nil error is an end that the client can see in the last line.
@@ -90,6 +103,7 @@ func (f *Feed) Run(ctx context.Context) error {
 	}
 	f.timer = time.NewTimer(f.Progress)
 	defer f.timer.Stop()
+	defer f.Memory.Release()
 	f.progress(f.From - 1)
 	if err := f.flush(); err != nil {
 		return err
@@ -104,6 +118,12 @@ func (f *Feed) Run(ctx context.Context) error {
 
 // turn sends what one step of the stream brings, and waits if that is nothing.
 func (f *Feed) turn(ctx context.Context) (over bool, err error) {
+	if err := f.claim(ctx); err != nil {
+		if ctx.Err() != nil {
+			return f.ended(ctx)
+		}
+		return true, err
+	}
 	b, err := f.Stream.Next(ctx)
 	switch {
 	case errors.Is(err, watch.ErrClosed):
@@ -116,16 +136,9 @@ func (f *Feed) turn(ctx context.Context) (over bool, err error) {
 	case b.Idle:
 		return f.wait(ctx)
 	}
-	for i := range b.Deliveries {
-		if err := f.deliver(ctx, &b.Deliveries[i]); err != nil {
-			return true, err
-		}
+	if over, err = f.collect(b); err != nil {
+		return true, err
 	}
-	for _, e := range b.Ended {
-		f.compacted(e.CompactRevision)
-		over = true
-	}
-	f.Stream.Release() // before the client is waited for
 	f.notice()
 	if err := f.flush(); err != nil || over {
 		return true, err
@@ -184,46 +197,115 @@ func (f *Feed) say() {
 	}
 }
 
-// deliver collects the events of a revision.
-func (f *Feed) deliver(ctx context.Context, d *watch.Delivery) error {
-	form := plainForm
-	if f.Previous {
-		form = previousForm
+// claim waits for the memory that was missing. Nothing but the position is held meanwhile.
+func (f *Feed) claim(ctx context.Context) error {
+	if f.wanted == 0 {
+		return nil
 	}
-	for i, e := range d.Events {
-		b, err := f.Stream.Encode(e, form)
-		if err != nil {
-			return err
-		}
-		if err := f.makeRoom(ctx, len(b)); err != nil {
-			return err
-		}
-		last := i == len(d.Events)-1
-		f.begin(d.Revision, last)
-		f.out = append(f.out, b...)
-		if !last {
-			f.out = append(f.out, `,"more":true`...)
-		}
-		f.end()
+	n := f.wanted
+	f.wanted = 0
+	if err := f.Memory.WaitFor(ctx, n, f.Patience); err != nil {
+		return fmt.Errorf("%w: %w", ErrNoMemory, err)
 	}
 	return nil
 }
 
-// makeRoom sends what was collected if the next event does not fit in with it, and claims
-// memory for an event that is larger than a chunk.
-func (f *Feed) makeRoom(ctx context.Context, size int) error {
-	if len(f.out) > 0 && len(f.out)+size > chunk {
-		if err := f.flush(); err != nil {
-			return err
+// collect collects what there is room for and lets go of the portion before the client is
+// waited for.
+func (f *Feed) collect(b *watch.Portion) (over bool, err error) {
+	defer f.Stream.Release()
+	i := 0
+	for err == nil && i < len(b.Deliveries) {
+		if err = f.deliver(&b.Deliveries[i]); err == nil {
+			i++
 		}
 	}
-	if size <= chunk {
+	if err != nil && !errors.Is(err, errNoRoom) {
+		return true, err
+	}
+	for _, e := range b.Ended {
+		f.compacted(e.CompactRevision) // what was left is compacted as well
+		over = true
+	}
+	if err != nil && !over {
+		f.Stream.PutBack(i)
+	}
+	return over, nil
+}
+
+// deliver collects the events of a revision, from the first that was not yet. The error
+// errNoRoom means that some are left.
+func (f *Feed) deliver(d *watch.Delivery) error {
+	if f.at != d.Revision {
+		f.at, f.sent = d.Revision, 0
+	}
+	for f.sent < len(d.Events) {
+		n, size, err := f.fit(d.Events[f.sent:])
+		if err != nil {
+			return err
+		}
+		if err := f.makeRoom(size); err != nil {
+			return err
+		}
+		for range n {
+			if err := f.event(d, f.sent); err != nil {
+				return err
+			}
+			f.sent++
+		}
+	}
+	return nil
+}
+
+// fit returns how many events make a piece, at least one, and at most how long that is.
+func (f *Feed) fit(events []*watch.Event) (n, size int, err error) {
+	for _, e := range events {
+		more, err := f.Stream.Size(e, f.form())
+		if err != nil {
+			return 0, 0, err
+		}
+		if more += framing; n > 0 && size+more > piece {
+			break
+		}
+		n, size = n+1, size+more
+	}
+	return n, size, nil
+}
+
+func (f *Feed) form() *watch.Form {
+	if f.Previous {
+		return previousForm
+	}
+	return plainForm
+}
+
+// makeRoom provides for size more bytes. If there is no memory for them, they are wanted,
+// and not even what is known of them is kept.
+func (f *Feed) makeRoom(size int) error {
+	switch {
+	case len(f.out)+size <= chunk:
 		return nil
+	case len(f.out) > 0:
+		return errNoRoom
+	case !f.Memory.Try(int64(size)):
+		f.wanted = int64(size)
+		return errNoRoom
 	}
-	f.claimed = true
-	if err := f.Claim(ctx, int64(size)); err != nil {
-		return fmt.Errorf("%w: %w", ErrNoMemory, err)
+	f.out = make([]byte, 0, size)
+	return nil
+}
+
+// event collects an event.
+func (f *Feed) event(d *watch.Delivery, i int) (err error) {
+	last := i == len(d.Events)-1
+	f.begin(d.Revision, last)
+	if f.out, err = f.Stream.Append(f.out, d.Events[i], f.form()); err != nil {
+		return err
 	}
+	if !last {
+		f.out = append(f.out, `,"more":true`...)
+	}
+	f.end()
 	return nil
 }
 
@@ -269,11 +351,11 @@ func (f *Feed) compacted(revision uint64) {
 
 // flush sends what was collected all the way to the socket, and gives the buffer back.
 func (f *Feed) flush() error {
+	defer f.Memory.Release()
 	if len(f.out) == 0 {
 		return nil
 	}
-	f.LimitWrite(len(f.out))
-	_, err := f.W.Write(f.out)
+	err := f.write()
 	if err == nil {
 		if err = f.conn.Flush(); errors.Is(err, http.ErrNotSupported) {
 			err = nil
@@ -283,10 +365,7 @@ func (f *Feed) flush() error {
 		b := f.out[:0]
 		buffers.Put(&b)
 	}
-	if f.claimed {
-		f.Release()
-	}
-	f.out, f.due, f.claimed = nil, false, false
+	f.out, f.due = nil, false
 	f.timer.Reset(f.Progress)
 	// HTTP/2 would break the stream at the deadline even if nothing is left to send.
 	_ = f.conn.SetWriteDeadline(time.Time{})
@@ -294,6 +373,17 @@ func (f *Feed) flush() error {
 		return fmt.Errorf("%w: %w", ErrGone, err)
 	}
 	return nil
+}
+
+// write writes what was collected. What was claimed is not held for as long as a chunk: a
+// client that accepts nothing gives way to others that want the memory.
+func (f *Feed) write() error {
+	if len(f.out) > chunk {
+		return pace.Write(f.conn, f.W, f.out)
+	}
+	f.LimitWrite(len(f.out))
+	_, err := f.W.Write(f.out)
+	return err
 }
 
 // appendEvent is the text of an event without its closing brace.
@@ -309,4 +399,23 @@ func appendEvent(dst []byte, e *kvstore.Event) []byte {
 
 func appendEventWithPrevious(dst []byte, e *kvstore.Event) []byte {
 	return reply.AppendPrevious(appendEvent(dst, e), e.Previous)
+}
+
+// eventSize is at least the length of appendEvent.
+func eventSize(e *kvstore.Event) int { return pairSize(&e.KV) }
+
+func eventSizeWithPrevious(e *kvstore.Event) int {
+	if e.Previous == nil {
+		return eventSize(e)
+	}
+	return eventSize(e) + pairSize(e.Previous)
+}
+
+// pairSize is at least the length of a pair in JSON. Only what is long is looked at: in
+// JSON, a byte becomes at most six.
+func pairSize(kv *kvstore.KV) int {
+	if n := 6 * (len(kv.Key) + len(kv.Value)); n <= chunk/8 {
+		return numbers + n
+	}
+	return numbers + int(reply.BytesSize(kv.Key)+reply.BytesSize(kv.Value))
 }
