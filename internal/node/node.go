@@ -433,6 +433,11 @@ func (n *Node) servePeers(ctx context.Context) (wait func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for peers on %s (set with --listen-peer or --cluster): %w", u.Host, err)
 	}
+	return n.servePeersOn(ctx, l)
+}
+
+// servePeersOn is servePeers for a listener.
+func (n *Node) servePeersOn(ctx context.Context, l net.Listener) (wait func(), err error) {
 	l = connlimit.Listen(l, connlimit.New(n.cfg.MaxPeerConnections), n.peerRefused)
 	if l, err = n.peering.listener(l, n.cfg.ListenPeer); err != nil {
 		return nil, err
