@@ -207,8 +207,6 @@ func (s *Spec) wants(e *kvstore.Event) bool {
 type record struct {
 	revision uint64
 	events   []kvstore.Event // with Previous
-	// compact is the compact revision before the previous values were read.
-	compact uint64
 }
 
 // judge checks what a client got over all its watches of one specification, which began

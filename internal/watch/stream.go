@@ -328,7 +328,7 @@ func (s *Stream) catchUp(ctx context.Context) error {
 		return err
 	}
 	s.lagging = append(s.lagging[1:], w)
-	next := w.next
+	var next uint64
 	if onDisk {
 		next, err = s.readDisk(ctx, w.next, to, w)
 	} else {
