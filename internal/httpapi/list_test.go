@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/kvd-io/kvd/internal/api"
@@ -343,12 +344,13 @@ func TestBrokenStreamIsCut(t *testing.T) {
 // breakingStore fails after some items, as a disk would.
 type breakingStore struct {
 	Store
-	after, listed int
+	after  int64
+	listed atomic.Int64
 }
 
 func (s *breakingStore) List(ctx context.Context, r kvstore.Range, fn func(kvstore.Item) (bool, error)) (uint64, error) {
 	return s.Store.List(ctx, r, func(it kvstore.Item) (bool, error) {
-		if s.listed++; s.listed > s.after {
+		if s.listed.Add(1) > s.after {
 			return false, fmt.Errorf("input/output error")
 		}
 		return fn(it)

@@ -203,8 +203,9 @@ func TestAwaitLock(t *testing.T) {
 		ended := make(map[uint64]chan error)
 		ctx, cancel := context.WithCancel(t.Context())
 		for lease, token := range tokens {
-			ended[lease] = make(chan error, 1)
-			go func() { ended[lease] <- s.AwaitLock(ctx, []byte("l"), token) }()
+			end := make(chan error, 1)
+			ended[lease] = end
+			go func() { end <- s.AwaitLock(ctx, []byte("l"), token) }()
 		}
 		hears := func(lease uint64, want error) {
 			t.Helper()

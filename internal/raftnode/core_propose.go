@@ -43,8 +43,11 @@ const (
 // proposal is one command on its way through the log, or a group of commands
 // that stays together: in one entry, in order, with nothing in between.
 type proposal struct {
+	// commands belong to the requester until the core moves the stage, and to the core
+	// from then on. size and count do not change, so the core may read them before.
 	commands [][]byte
 	size     int     // bytes of the commands
+	count    int     // number of the commands
 	timing   *Timing // nil if nobody asked for it
 	stage    atomic.Int32
 	done     chan answer // capacity 1: whoever answers never waits
@@ -65,7 +68,7 @@ var proposals = sync.Pool{New: func() any { return &proposal{done: make(chan ans
 
 func newProposal(command []byte) *proposal {
 	p := proposals.Get().(*proposal)
-	p.size = len(command)
+	p.size, p.count = len(command), 1
 	p.one[0] = command
 	p.commands = p.one[:]
 	return p
@@ -73,7 +76,7 @@ func newProposal(command []byte) *proposal {
 
 func newGroup(commands [][]byte) *proposal {
 	p := proposals.Get().(*proposal)
-	p.commands = commands
+	p.commands, p.count = commands, len(commands)
 	for _, c := range commands {
 		p.size += len(c)
 	}
@@ -84,7 +87,7 @@ func newGroup(commands [][]byte) *proposal {
 // then is it certain that the loops hold no reference to it. One that was
 // answered with ErrUnknown may still be answered, or packed, a second time.
 func (p *proposal) release() {
-	p.commands, p.one[0], p.size, p.timing = nil, nil, 0, nil
+	p.commands, p.one[0], p.size, p.count, p.timing = nil, nil, 0, 0, nil
 	p.stage.Store(stageQueued)
 	proposals.Put(p)
 }
@@ -137,7 +140,7 @@ func (p *proposer) add(pr *proposal) error {
 	case p.refused != nil:
 		return p.refused
 	// The followers would refuse its entry, and nothing behind it would commit.
-	case pr.size > limits.MaxProposalBytes || len(pr.commands) > limits.MaxGroupCommands:
+	case pr.size > limits.MaxProposalBytes || pr.count > limits.MaxGroupCommands:
 		return ErrTooLarge
 	// A proposal above the limit is accepted if the queue is empty; otherwise
 	// it could never be.
