@@ -162,8 +162,7 @@ func nodeConfig(s *settings.Settings, log *zap.Logger, v api.Version) node.Confi
 		}
 		cfg.Initial = append(cfg.Initial, node.Peer{ID: uint64(i + 1), Name: name, URL: m.URL})
 	}
-	// Alone, there is no list of members in which --id would be a position: it is
-	// the id itself.
+	// A node alone has no list of members, so --id is the id itself, not a position.
 	if cfg.Alone = !s.Has("cluster") && len(s.JoinURLs) == 0; cfg.Alone {
 		cfg.IDGiven = s.Has("id")
 		cfg.Initial[0].ID, cfg.Initial[0].Name = s.ID, s.Name

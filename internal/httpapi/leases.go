@@ -158,20 +158,30 @@ func listLeases(s *Server, x *exchange) error {
 	if err != nil {
 		return err
 	}
-	doc := []byte(`{"leases":[`)
-	for i := range leases {
+	var next []byte
+	if len(leases) == limit {
+		next = binary.BigEndian.AppendUint64(nil, leases[limit-1].ID)
+	}
+	writePage(x, "leases", leases, appendLeaseInfo, next)
+	return nil
+}
+
+// writePage answers with a page of a list, each item as appendItem gives it without its
+// closing brace, and with the position of the next page unless that is nil.
+func writePage[T any](x *exchange, name string, items []T, appendItem func([]byte, *T) []byte, next []byte) {
+	doc := append(append([]byte(`{"`), name...), `":[`...)
+	for i := range items {
 		if i > 0 {
 			doc = append(doc, ',')
 		}
-		doc = append(appendLeaseInfo(doc, &leases[i]), '}')
+		doc = append(appendItem(doc, &items[i]), '}')
 	}
 	doc = append(doc, ']')
-	if len(leases) == limit {
-		doc = appendNext(doc, binary.BigEndian.AppendUint64(nil, leases[limit-1].ID))
+	if next != nil {
+		doc = appendNext(doc, next)
 	}
-	x.setRevision(s.opts.Store.Revision())
+	x.setRevision(x.srv.opts.Store.Revision())
 	x.writeDocument(jsonType, http.StatusOK, append(doc, '}', '\n'))
-	return nil
 }
 
 func appendLeaseInfo(dst []byte, l *kvstore.LeaseInfo) []byte {

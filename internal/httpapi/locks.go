@@ -316,18 +316,6 @@ func listLocks(s *Server, x *exchange) error {
 	if err != nil {
 		return err
 	}
-	doc := []byte(`{"locks":[`)
-	for i := range locks {
-		if i > 0 {
-			doc = append(doc, ',')
-		}
-		doc = append(appendLock(doc, &locks[i]), '}')
-	}
-	doc = append(doc, ']')
-	if next != nil {
-		doc = appendNext(doc, next)
-	}
-	x.setRevision(s.opts.Store.Revision())
-	x.writeDocument(jsonType, http.StatusOK, append(doc, '}', '\n'))
+	writePage(x, "locks", locks, appendLock, next)
 	return nil
 }
