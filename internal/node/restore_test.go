@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -167,9 +169,12 @@ func TestRestoredTwice(t *testing.T) {
 func TestRestoredMinority(t *testing.T) {
 	b := backUp(t)
 	core, logs := observer.New(zap.WarnLevel)
-	for _, cfg := range restoredCluster(t, b.file, 3, 1, "memory") {
+	for i, cfg := range restoredCluster(t, b.file, 3, 1, "memory") {
 		cfg.Logger = zap.New(core)
 		m := start(t, cfg)
+		if i == 0 { // a majority that cannot reach it does found a cluster
+			awaitListener(t, cfg.ListenPeer)
+		}
 		t.Cleanup(func() {
 			if m.ClusterID() != "" {
 				t.Errorf("member %d has cluster %s", m.cfg.ID, m.ClusterID())
@@ -183,6 +188,19 @@ func TestRestoredMinority(t *testing.T) {
 	}
 	eventually(t, "the empty ones say why", said("and this one was not"))
 	eventually(t, "the restored one says why", said("was not restored from the backup"))
+}
+
+// awaitListener waits until somebody listens at a URL.
+func awaitListener(t *testing.T, address string) {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a listener at "+u.Host, func() bool {
+		conn, err := net.Dial("tcp", u.Host)
+		return err == nil && conn.Close() == nil
+	})
 }
 
 // TestRestoredBesideTheOldCluster: a member of the old cluster still runs. The
