@@ -30,6 +30,8 @@ type Door struct {
 	// speak HTTP/2.
 	whole *http.Server
 	small *http1.Server
+	// peerURLs are those that the node advertises to members.
+	peerURLs []string
 }
 
 // Listen binds the addresses for clients. Where any port would do (port 0), it
@@ -40,7 +42,7 @@ func Listen(s *settings.Settings, bundle *certs.Bundle, log *zap.Logger) (*Door,
 	if err != nil {
 		return nil, err
 	}
-	d := &Door{log: log, limit: newConnectionLimit(s.MaxConnections, spareConnections)}
+	d := &Door{log: log, limit: newConnectionLimit(s.MaxConnections, spareConnections), peerURLs: s.AdvertisePeer}
 	for i, l := range all {
 		l = d.limit.wrap(l)
 		if strings.HasPrefix(s.ListenClient[i], "https:") {
@@ -59,7 +61,7 @@ func (d *Door) Serve(opts httpapi.Options) (failed <-chan error) {
 	if opts.Observer != nil {
 		d.limit.rejected = opts.Observer.Rejected
 	}
-	d.gate = newGate(opts)
+	d.gate = newGate(opts, d.peerURLs)
 	d.whole = httpapi.NewServer(d.limit.guard(d.gate), d.log)
 	d.whole.ConnContext = d.limit.mark
 	new(newcomers).watch(d.whole)

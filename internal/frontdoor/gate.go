@@ -22,12 +22,14 @@ type gate struct {
 	last atomic.Bool
 }
 
-// newGate returns a gate that answers "starting".
-func newGate(opts httpapi.Options) *gate {
+// newGate returns a gate that answers "starting". The answer has the node's peer URLs:
+// whoever adds a node that waits for that may know only where it serves clients.
+func newGate(opts httpapi.Options, peerURLs []string) *gate {
 	g := &gate{opts: opts}
 	g.current.Store(httpapi.NewStandby(opts, &api.Error{
 		Code:   api.Starting,
 		Detail: "the node is starting and has not caught up with its cluster yet; try again soon or use another node",
+		Fields: map[string]any{"peer_urls": peerURLs},
 	}))
 	return g
 }

@@ -64,7 +64,7 @@ func testGate() (*gate, *rejections) {
 	return newGate(httpapi.Options{
 		Health: startingNode{}, Replicator: freshNode{}, Observer: rejected, Version: api.Version{Version: "1.2.3"},
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "metrics") }),
-	}), rejected
+	}, []string{"http://127.0.0.1:12379"}), rejected
 }
 
 func ask(h http.Handler, method, path string) *httptest.ResponseRecorder {

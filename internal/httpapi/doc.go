@@ -10,8 +10,8 @@
 // runs. It answers, or returns an error, which becomes a problem document.
 //
 // What stands by itself has a package: parameters and conditions (param), the places where
-// listings continue (cursor), streams of operations and of events (batch, feed), and the
-// text of answers (reply).
+// listings continue (cursor), streams of operations and of events (batch, feed), the
+// text of answers (reply), and the routes of older systems (dialect).
 //
 // Handlers reach the node through the small interfaces in ports.go. httpapi takes
 // types, constants and errors from package kvstore, but calls none of its functions,

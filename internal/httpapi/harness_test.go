@@ -142,6 +142,10 @@ func (c *testCluster) RemoveMember(_ context.Context, id uint64) error {
 	return c.note("remove %d", id)
 }
 
+func (c *testCluster) PeerURLsOf(_ context.Context, clientURL string) ([]string, error) {
+	return []string{"http://a:4"}, c.note("ask %s", clientURL)
+}
+
 func (c *testCluster) Leader() (api.Leader, error) {
 	return api.Leader{ID: 1, Name: "one", Term: 7}, c.note("leader")
 }
@@ -199,7 +203,7 @@ func newServer(t testing.TB, change ...func(*Options)) (*Server, *fixture) {
 		logs:    logs,
 	}
 	opts := Options{
-		Store: f.node, Transactions: f.node, Replicator: f.node, Members: f.cluster, Leadership: f.cluster, Health: f.health, Inspector: f.health, Leases: f.node, Locks: f.node, LeaseTimes: f.node, Watches: f.node.hub,
+		Store: f.node, Transactions: f.node, Replicator: f.node, Members: f.cluster, Newcomers: f.cluster, Leadership: f.cluster, Health: f.health, Inspector: f.health, Leases: f.node, Locks: f.node, LeaseTimes: f.node, Watches: f.node.hub,
 		Logger: zap.New(core), RootMembers: true, Version: api.Version{Version: "1.2.3", API: []string{"v1"}},
 		Hosts: []string{"x", "elsewhere"}, // what raw requests in tests say
 	}

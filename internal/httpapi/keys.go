@@ -56,6 +56,11 @@ func (x *exchange) freshen(revision uint64) error {
 	if err != nil {
 		return err
 	}
+	return x.freshenAs(f, revision)
+}
+
+// freshenAs is freshen for a freshness that need not be in the query.
+func (x *exchange) freshenAs(f param.Freshness, revision uint64) error {
 	if f.Stale && revision <= x.srv.opts.Store.Revision() {
 		return x.srv.opts.Replicator.CheckStaleness(f.MaxStaleness)
 	}
@@ -122,7 +127,7 @@ func wantsMeta(x *exchange) (bool, error) {
 	if err != nil || meta {
 		return meta, err
 	}
-	return prefers(x.r.Header["Accept"], jsonType, octetStream[0]), nil
+	return param.Prefers(x.r.Header["Accept"], jsonType, octetStream[0]), nil
 }
 
 // judgeRead returns the status that the conditions allow a read of a key at a revision,

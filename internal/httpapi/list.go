@@ -44,7 +44,7 @@ type listing struct {
 
 // listKeys answers GET and HEAD of /v1/kv.
 func (s *Server) listKeys(x *exchange) error {
-	l, err := parseListing(&x.query, prefers(x.r.Header["Accept"], ndjsonType, jsonType))
+	l, err := parseListing(&x.query, param.Prefers(x.r.Header["Accept"], ndjsonType, jsonType))
 	if err != nil {
 		return err
 	}

@@ -87,7 +87,12 @@ func (x *exchange) writeProblem(p *api.Error) {
 	}
 	x.setTiming()
 	setRetryAfter(h, status, p)
-	if err := x.writeJSONAs(problemType, status, doc); err != nil {
+	var body any = doc
+	mediaType := problemType
+	if x.route.refuse != nil {
+		body, mediaType = x.route.refuse(status, p), jsonType
+	}
+	if err := x.writeJSONAs(mediaType, status, body); err != nil {
 		x.srv.log.Error("encoding a problem document failed", x.logFields(err)...)
 		x.WriteHeader(http.StatusInternalServerError)
 	}

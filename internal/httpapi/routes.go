@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/httpapi/dialect"
 )
 
 // handler answers a request to one route by one method, or returns an error.
@@ -39,6 +40,9 @@ type route struct {
 	exempt bool
 	// standby routes are also answered while the node does not serve.
 	standby bool
+	// refuse returns an error's document in the form of a dialect; nil for problem
+	// documents.
+	refuse func(status int, p *api.Error) any
 	// endpoints are told how requests end, by method; nil without an Observer.
 	endpoints [len(methods)]Endpoint
 }
@@ -221,8 +225,9 @@ func probeRoutes() []*route {
 
 // router finds the route of a request on its escaped path (H1). It is immutable.
 type router struct {
-	kv, short *route
+	kv, short *route // short is nil without the dialect that it belongs to
 	lock      *route
+	dialects  []*route
 	static    map[string]*route
 	// params are the routes with one parameter, which is one segment.
 	params []paramRoute
@@ -236,8 +241,12 @@ type paramRoute struct {
 	route          *route
 }
 
-func newRouter(rootMembers bool) *router {
-	t := &router{static: make(map[string]*route), unmatched: &route{pattern: "none"}, all: routeTable(rootMembers)}
+// newRouter returns the router with the routes of the named dialects.
+func newRouter(rootMembers bool, dialects []string) *router {
+	t := &router{static: make(map[string]*route), unmatched: &route{pattern: "none"}, all: routeTable(rootMembers), dialects: dialectRoutes(dialects)}
+	if !slices.Contains(dialects, dialect.Raftexample) {
+		t.all = slices.DeleteFunc(t.all, func(rt *route) bool { return rt.pattern == shortPattern })
+	}
 	for _, rt := range t.all {
 		prefix, rest, found := strings.Cut(rt.pattern, "{")
 		switch {
@@ -254,6 +263,7 @@ func newRouter(rootMembers bool) *router {
 			t.params = append(t.params, paramRoute{prefix, suffix, rt})
 		}
 	}
+	t.all = append(t.all, t.dialects...)
 	return t
 }
 
@@ -294,7 +304,7 @@ func (t *router) find(r *http.Request) (*route, string, error) {
 	}
 	rt, arg := t.match(path)
 	if rt == nil {
-		return nil, "", noRoute(r.Method, r.URL.EscapedPath())
+		return nil, "", t.noRoute(r.Method, r.URL.EscapedPath())
 	}
 	if !escaped {
 		return rt, arg, nil
@@ -314,6 +324,9 @@ func (t *router) match(path string) (*route, string) {
 	}
 	if strings.HasPrefix(path, lockPrefix) { // names are like keys
 		return t.lock, path[len(lockPrefix):]
+	}
+	if rt, arg, taken := t.dialectMatch(path); taken {
+		return rt, arg
 	}
 	// An escaped letter makes a segment that is not reserved: "/%761/x" is the
 	// key "v1/x" (H1).
@@ -368,9 +381,9 @@ func versionSegment(s string) bool {
 	return strings.Trim(s[1:], "0123456789") == ""
 }
 
-// noRoute returns the error for a reserved path that has no route.
-func noRoute(verb, path string) error {
-	if verb == http.MethodPut {
+// noRoute returns the error for a path that has no route.
+func (t *router) noRoute(verb, path string) error {
+	if verb == http.MethodPut && t.short != nil {
 		return reservedKey(path)
 	}
 	return api.Errorf(api.NotFound, "%.200q does not exist; /openapi.yaml lists the routes, and keys are under /v1/kv/", path)

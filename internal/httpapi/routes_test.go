@@ -9,11 +9,12 @@ import (
 	"testing"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/httpapi/dialect"
 )
 
 // The route and the key of each raw path.
 func TestRouterOnEscapedPaths(t *testing.T) {
-	router := newRouter(true)
+	router := newRouter(true, []string{dialect.Raftexample})
 	for _, c := range []struct{ target, pattern, arg string }{
 		{"/v1/kv/a", kvPattern, "a"},
 		{"/v1/kv/", kvPattern, ""},

@@ -16,6 +16,7 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/budget"
 	"github.com/kvd-io/kvd/internal/httpapi/batch"
+	"github.com/kvd-io/kvd/internal/httpapi/dialect"
 	"github.com/kvd-io/kvd/internal/httpapi/param"
 	"github.com/kvd-io/kvd/internal/httpapi/reply"
 	"github.com/kvd-io/kvd/internal/pace"
@@ -37,6 +38,8 @@ type Options struct {
 	Leases       Leases
 	Locks        Locks
 	LeaseTimes   LeaseTimes
+	// Newcomers may be nil unless Dialects has raftd.
+	Newcomers Newcomers
 
 	// Logger receives what an operator should look at; nil discards it.
 	Logger *zap.Logger
@@ -56,6 +59,9 @@ type Options struct {
 	WatchProgress time.Duration
 	// RootMembers allows POST and DELETE of /{id} to change the membership.
 	RootMembers bool
+	// Dialects are the older systems whose routes are served (package dialect); nil
+	// means raftexample alone, whose routes are the short form.
+	Dialects []string
 	// Hosts are the names by which clients reach this node, besides IP addresses
 	// and localhost. On a loopback address, requests
 	// for other names are refused, elsewhere those of browsers.
@@ -113,8 +119,11 @@ func New(opts Options) *Server {
 	if opts.Memory == nil {
 		opts.Memory = budget.New(budget.Default(0))
 	}
+	if opts.Dialects == nil {
+		opts.Dialects = []string{dialect.Raftexample}
+	}
 	s := &Server{
-		opts: opts, log: opts.Logger, router: newRouter(opts.RootMembers), browsers: newBrowserGuard(opts.Hosts),
+		opts: opts, log: opts.Logger, router: newRouter(opts.RootMembers, opts.Dialects), browsers: newBrowserGuard(opts.Hosts),
 		places: budget.NewPlaces(opts.MaxInFlight), snapshots: budget.NewPlaces(maxSnapshots),
 		watching: opts.Memory.Share(), turns: batch.NewTurns(), counting: make(chan struct{}, 1),
 	}

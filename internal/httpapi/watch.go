@@ -141,7 +141,7 @@ func parseWatch(x *exchange) (p watching, err error) {
 	if p.previous, err = x.query.Flag("previous"); err != nil {
 		return p, err
 	}
-	p.events = prefers(x.r.Header["Accept"], eventStreamType, ndjsonType)
+	p.events = param.Prefers(x.r.Header["Accept"], eventStreamType, ndjsonType)
 	if p.spec.From, _, err = x.query.Number("from_revision", 1); err != nil {
 		return p, err
 	}

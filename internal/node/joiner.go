@@ -3,7 +3,6 @@ package node
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -14,7 +13,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/repeat"
 	"github.com/kvd-io/kvd/internal/roster"
@@ -48,13 +46,11 @@ const (
 //
 // A joiner belongs to the goroutine that calls find.
 type joiner struct {
-	cfg   *Config
-	lg    *zap.Logger
-	dir   *datadir.Dir
-	calls *peerCaller
-	// finder asks client URLs for the members. Unlike calls it may use plain
-	// HTTP: client ports may be without TLS where members have it.
-	finder *http.Client
+	cfg    *Config
+	lg     *zap.Logger
+	dir    *datadir.Dir
+	calls  *peerCaller
+	finder *http.Client // asks client URLs for the members
 
 	self identity
 	seed string // the state that the directory was restored with; see datadir.SeedPath
@@ -79,14 +75,12 @@ type place struct {
 }
 
 func newJoiner(n *Node, dir *datadir.Dir) *joiner {
-	plain := n.peering.security()
-	plain.SecureOnly = false
 	return &joiner{
 		cfg:     &n.cfg,
 		lg:      n.lg,
 		dir:     dir,
 		calls:   n.calls,
-		finder:  &http.Client{Transport: callTransport(plain), Timeout: callTimeout},
+		finder:  newFinder(n.peering),
 		self:    *n.identity.Load(),
 		seed:    dir.Seed(),
 		publish: func(self identity) { n.identity.Store(&self) },
@@ -577,25 +571,11 @@ func (j *joiner) findCluster(ctx context.Context) (initialAnswer, error) {
 
 // peerURLsBehind asks a client URL for the members.
 func (j *joiner) peerURLsBehind(ctx context.Context, clientURL string) ([]string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(clientURL, "/")+"/v1/members", nil)
+	b, err := askBehind(ctx, j.finder, clientURL)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := j.finder.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	var answer struct {
-		Members []api.Member `json:"members"`
-	}
-	if err := json.NewDecoder(http.MaxBytesReader(nil, resp.Body, maxCallBytes)).Decode(&answer); err != nil {
-		return nil, fmt.Errorf("decode the members from %s (status %d): %w", clientURL, resp.StatusCode, err)
-	}
-	var urls []string
-	for _, m := range answer.Members {
-		urls = append(urls, m.PeerURLs...)
-	}
+	urls := b.peerURLs()
 	if len(urls) == 0 {
 		return nil, fmt.Errorf("%s lists no members", clientURL)
 	}

@@ -27,6 +27,7 @@ var (
 	plainListenersCodec = codec[[]string]{listOf(parsePlainListener), joinURLs}
 	hostNamesCodec      = codec[[]string]{parseHostNames, joinURLs}
 	membersCodec        = codec[[]Member]{parseMembers, showMembers}
+	dialectsCodec       = codec[[]string]{parseDialects, showDialects}
 )
 
 // parseURL accepts a TCP address: scheme, host and port, and nothing else. A path
@@ -126,6 +127,39 @@ func parseHostNames(text string) ([]string, error) {
 		names = append(names, name)
 	}
 	return names, nil
+}
+
+// Dialects are the older systems whose HTTP a node can serve.
+var Dialects = []string{"raftexample", "raftd", "riot"}
+
+// noDialects stands for an empty list: a setting without a value would read like a
+// mistake.
+const noDialects = "none"
+
+// parseDialects accepts names of Dialects, or noDialects alone.
+func parseDialects(text string) ([]string, error) {
+	names := []string{}
+	if text == noDialects {
+		return names, nil
+	}
+	for part := range strings.SplitSeq(text, ",") {
+		name := strings.TrimSpace(part)
+		switch {
+		case !slices.Contains(Dialects, name):
+			return nil, fmt.Errorf("%q is not one of %s, or %s alone", name, strings.Join(Dialects, ", "), noDialects)
+		case slices.Contains(names, name):
+			return nil, fmt.Errorf("%s is listed twice", name)
+		}
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+func showDialects(names []string) string {
+	if len(names) == 0 {
+		return noDialects
+	}
+	return strings.Join(names, ",")
 }
 
 func joinURLs(urls []string) string { return strings.Join(urls, ",") }

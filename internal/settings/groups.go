@@ -22,7 +22,7 @@ func Groups() []Group {
 		{
 			Title:  "Cluster",
 			Common: []string{"name", "listen-peer", "advertise-client", "advertise-peer", "cluster-token", "heartbeat-interval", "election-timeout"},
-			Rare:   []string{"root-members", "allowed-hosts"},
+			Rare:   []string{"root-members", "dialects", "allowed-hosts"},
 		},
 		{
 			Title: "TLS",

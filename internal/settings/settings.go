@@ -41,6 +41,7 @@ type Settings struct {
 
 	Port        uint64 // raftexample's form of ListenClient; 0 if not given
 	RootMembers bool
+	Dialects    []string // of Dialects; never nil
 
 	TLSCertFile   string
 	TLSKeyFile    string

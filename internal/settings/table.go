@@ -94,6 +94,8 @@ var addressRows = []setting{
 		value: of(func(s *Settings) *int64 { return &s.RequestMemory }, memoryCodec)},
 	{name: "root-members", kind: "on|off", def: "on", bare: "on", help: "allow POST /ID and DELETE /ID to change the membership",
 		value: of(func(s *Settings) *bool { return &s.RootMembers }, switchCodec)},
+	{name: "dialects", kind: "NAME,...", def: "raftexample", help: "older systems whose HTTP is served: raftexample (keys at the root), raftd, riot; or none",
+		value: of(func(s *Settings) *[]string { return &s.Dialects }, dialectsCodec)},
 }
 
 var tlsRows = []setting{

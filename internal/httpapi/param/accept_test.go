@@ -1,4 +1,4 @@
-package httpapi
+package param
 
 import "testing"
 
@@ -25,7 +25,7 @@ func TestPrefers(t *testing.T) {
 		{[]string{"text/html"}, false},
 		{[]string{"", ",,", ";"}, false},
 	} {
-		if got := prefers(c.accept, jsonType, "application/octet-stream"); got != c.want {
+		if got := Prefers(c.accept, "application/json", "application/octet-stream"); got != c.want {
 			t.Errorf("Accept %q: got %v, want %v", c.accept, got, c.want)
 		}
 	}

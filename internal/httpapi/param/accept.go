@@ -1,13 +1,13 @@
-package httpapi
+package param
 
 import (
 	"strconv"
 	"strings"
 )
 
-// prefers reports whether the Accept lines rate a media type higher than the default one.
+// Prefers reports whether the Accept lines rate a media type higher than the default one.
 // A tie goes to the default: a client that lists both, or adds */*, accepts either.
-func prefers(lines []string, media, otherwise string) bool {
+func Prefers(lines []string, media, otherwise string) bool {
 	if len(lines) == 0 {
 		return false
 	}
