@@ -36,6 +36,8 @@ var allowed = map[string][]string{
 	"internal/httpapi/feed":      {"internal/budget", "internal/httpapi/reply", "internal/pace", "internal/watch", "internal/kvstore"},
 	"internal/httpapi/param":     {"internal/opjson", "internal/kvstore", "internal/api", "internal/limits"},
 	"internal/httpapi/reply":     {"internal/opjson", "internal/kvstore", "internal/api", "internal/limits", "internal/budget"},
+	"internal/etcdapi/codec":     {},
+	"internal/etcdapi/watchrpc":  {"internal/etcdapi/codec", "internal/budget", "internal/pace", "internal/watch", "internal/kvstore"},
 	"internal/opjson":            {"internal/kvstore", "internal/limits"},
 	"internal/http1":             {},
 	"internal/loadgen":           {},
@@ -90,6 +92,8 @@ var testsToo = map[string][]string{
 	"client": {"kvdtest"},
 	// They run on a real store, and behind the reader of small requests.
 	"internal/httpapi": {"internal/kvstore/engine", "internal/http1"},
+	// They run on a real store.
+	"internal/etcdapi/watchrpc": {"internal/kvstore/engine"},
 	// A gate that is open answers from a store.
 	"internal/frontdoor": {"internal/kvstore"},
 }

@@ -347,27 +347,40 @@ func (c *client) next() (idle bool, err error) {
 	return b.Idle, c.judge()
 }
 
-// putBack puts back what is left of every third portion, where that is allowed.
+// putBack puts back what is left of a portion now and then.
 func (c *client) putBack(b *Portion, i int) bool {
 	c.steps++
-	if c.steps%3 > 0 || len(c.stream.watches) != 1 || len(c.stream.lagging) > 0 || len(b.Ended) > 0 {
+	if c.steps%3 > 0 {
 		return false
+	}
+	for _, e := range b.Ended {
+		delete(c.judges, e.Watch)
+		delete(c.pending, e.Watch)
 	}
 	c.stream.PutBack(i)
 	return true
 }
 
-// judge judges all watches, once none of them lags.
+// judge judges all watches, once none of them lags. What some have got beyond the progress,
+// because the rest of a portion was put back, is judged later.
 func (c *client) judge() error {
 	through, ok := c.stream.Progress()
 	if !ok {
 		return nil
 	}
 	for w, j := range c.judges {
-		if err := j.check(c.pending[w], max(through, j.through)); err != nil {
+		told := max(through, j.through)
+		records := c.pending[w]
+		n := 0
+		for n < len(records) && records[n].revision <= told {
+			n++
+		}
+		if err := j.check(records[:n], told); err != nil {
 			return err
 		}
-		delete(c.pending, w)
+		if c.pending[w] = records[n:]; n == len(records) {
+			delete(c.pending, w)
+		}
 	}
 	return nil
 }

@@ -180,6 +180,13 @@ func (h *Hub) Close() {
 	}
 }
 
+// Revision returns the newest revision that readers see, as the streams know it.
+func (h *Hub) Revision() uint64 {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.visible
+}
+
 // OpenStream returns a stream without watches. Its owner closes it.
 func (h *Hub) OpenStream() (*Stream, error) {
 	h.mu.Lock()

@@ -116,6 +116,7 @@ type Portion struct {
 	Idle bool
 
 	events []*Event // backs Deliveries
+	only   *Watch   // the lagging watch that it is for; nil if it is for the live ones
 	disk   bool     // it has one of the places of Hub.disk
 	window []*change
 	bytes  int
@@ -142,25 +143,45 @@ func (s *Stream) Release() {
 	clear(b.Ended)
 	clear(b.events)
 	clear(b.window)
+	b.only = nil
 	b.Deliveries, b.Ended, b.events, b.window, b.bytes = b.Deliveries[:0], b.Ended[:0], b.events[:0], b.window[:0], 0
 	portions.Put(b)
 }
 
-// PutBack releases the last portion and continues at its delivery i, which the next
-// portion has again: whoever has to wait does so without what it has read. The stream
-// must have no more than one watch. If that has ended with the portion, what was put back
-// is compacted, and does not come again.
+// PutBack releases the last portion and continues at its delivery i, which comes again
+// with everything after it: whoever has to wait does so without what it has read. A watch
+// that ended with the portion gets nothing again, since what was put back is compacted.
+//
+// What precedes i does not come again. Positions are revisions, and several watches may
+// have events of one, so those that got theirs are moved behind it. Without that, the
+// first watch would get the revision twice when the second had to wait.
 func (s *Stream) PutBack(i int) {
-	if len(s.watches) > 1 || len(s.lagging) > 0 {
-		panic(fmt.Sprintf("put back of a stream with %d watches, %d of them behind", len(s.watches), len(s.lagging)))
-	}
-	back, events := s.portion.Deliveries[i:], 0
-	for _, d := range back {
+	all, only := s.portion.Deliveries, s.portion.only
+	revision, events := all[i].Revision, 0
+	for _, d := range all[i:] {
 		events += len(d.Events)
 	}
 	s.hub.delivered.Add(-uint64(events))
-	s.next, s.through = back[0].Revision, min(s.through, back[0].Revision-1)
+	for j := i - 1; j >= 0 && all[j].Revision == revision; j-- {
+		all[j].Watch.spec.From = revision + 1
+	}
 	s.Release()
+	if only != nil {
+		s.lagAgain(only, revision)
+		return
+	}
+	s.next, s.through = revision, min(s.through, revision-1)
+}
+
+// lagAgain moves a watch back to a revision. It may have joined the live ones.
+func (s *Stream) lagAgain(w *Watch, revision uint64) {
+	if !slices.Contains(s.watches, w) {
+		return // it has ended
+	}
+	if w.next == 0 {
+		s.lagging = append(s.lagging, w)
+	}
+	w.next = revision
 }
 
 // Add adds a watch and returns it with the revision that was visible when it was
@@ -328,6 +349,7 @@ func (s *Stream) catchUp(ctx context.Context) error {
 		return err
 	}
 	s.lagging = append(s.lagging[1:], w)
+	s.portion.only = w
 	var next uint64
 	if onDisk {
 		next, err = s.readDisk(ctx, w.next, to, w)

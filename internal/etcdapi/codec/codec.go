@@ -1,0 +1,68 @@
+// Package codec is how messages become bytes on gRPC connections: protocol buffers as
+// everywhere, except for answers that know their own bytes.
+//
+// Such an answer implements Message. A watch response is one: its events were encoded
+// once for all watches, and gRPC writes those same bytes to every connection.
+//
+// # Rejected
+//
+//   - Events as unknown fields of a WatchResponse, which any codec would encode. Each
+//     stream would copy them, and could not tell when gRPC is done with the memory.
+//   - Registering the codec for the process, as encoding.RegisterCodecV2 does. It would
+//     change the clients in it as well.
+package codec
+
+import (
+	"fmt"
+
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
+	protobuf "google.golang.org/protobuf/proto"
+)
+
+// Message is an answer that encodes itself.
+type Message interface {
+	// Buffers returns the encoded message. gRPC frees the buffers once they are written,
+	// or the connection is gone.
+	Buffers() mem.BufferSlice
+}
+
+// Codec is for grpc.ForceServerCodecV2.
+type Codec struct{ plain encoding.CodecV2 }
+
+// New returns the codec.
+func New() Codec { return Codec{encoding.GetCodecV2(proto.Name)} }
+
+// Marshal implements encoding.CodecV2.
+func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
+	if m, ok := v.(Message); ok {
+		return m.Buffers(), nil
+	}
+	return c.plain.Marshal(v)
+}
+
+// Unmarshal implements encoding.CodecV2.
+func (c Codec) Unmarshal(data mem.BufferSlice, v any) error { return c.plain.Unmarshal(data, v) }
+
+// Name implements encoding.CodecV2.
+func (c Codec) Name() string { return proto.Name }
+
+// Decode turns an answer into a message of protocol buffers: m itself if it is one,
+// otherwise into what Buffers says. It is for receivers in the same process.
+func Decode[T any, P interface {
+	*T
+	protobuf.Message
+}](m any) (P, error) {
+	if p, ok := m.(P); ok {
+		return p, nil
+	}
+	own, ok := m.(Message)
+	if !ok {
+		return nil, fmt.Errorf("a %T cannot be decoded", m)
+	}
+	buffers := own.Buffers()
+	defer buffers.Free()
+	p := P(new(T))
+	return p, protobuf.Unmarshal(buffers.Materialize(), p)
+}
