@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/etcdapi"
 	"github.com/kvd-io/kvd/internal/frontdoor"
 	"github.com/kvd-io/kvd/internal/httpapi"
 	"github.com/kvd-io/kvd/internal/kvstore"
@@ -37,7 +38,9 @@ type daemon struct {
 	node     *node.Node
 	door     *frontdoor.Door
 	side     *frontdoor.SideDoor
-	options  httpapi.Options // for requests; the store is added when the node serves
+	etcd     *frontdoor.EtcdDoor // nil without --listen-etcd
+	calls    *etcdapi.Server     // likewise
+	options  httpapi.Options     // for requests; the store is added when the node serves
 }
 
 // serve runs a node until a signal, its removal from the cluster, or a
@@ -88,13 +91,17 @@ func newDaemon(s *settings.Settings, e environment, log *zap.Logger, sink *logsi
 	if err != nil {
 		return nil, err
 	}
-	side, err := frontdoor.ListenSide(s, log)
+	etcd, err := door.ListenEtcd(s, c.clients)
 	if err != nil {
 		return nil, errors.Join(err, door.Close())
 	}
-	d := &daemon{settings: s, log: log, sink: sink, stderr: e.stderr, exit: e.exit, version: buildVersion(), certs: c, files: files, door: door, side: side}
+	side, err := frontdoor.ListenSide(s, log)
+	if err != nil {
+		return nil, errors.Join(err, door.Close(), etcd.Close())
+	}
+	d := &daemon{settings: s, log: log, sink: sink, stderr: e.stderr, exit: e.exit, version: buildVersion(), certs: c, files: files, door: door, etcd: etcd, side: side}
 	if err := d.assemble(level); err != nil {
-		return nil, errors.Join(err, door.Close(), side.Close())
+		return nil, errors.Join(err, door.Close(), etcd.Close(), side.Close())
 	}
 	return d, nil
 }
@@ -139,6 +146,9 @@ func (d *daemon) assemble(level *logsink.Level) error {
 		Version: d.version, RootMembers: d.settings.RootMembers, Dialects: d.settings.Dialects, MaxInFlight: int(d.settings.MaxInFlight), Memory: meters.memory,
 		Hosts: ownNames(d.settings), LogLevel: level, RequestLog: d.settings.RequestLog,
 	}
+	if d.etcd != nil {
+		return d.assembleEtcd(meters)
+	}
 	return nil
 }
 
@@ -148,7 +158,7 @@ func (d *daemon) assemble(level *logsink.Level) error {
 func nodeConfig(s *settings.Settings, log *zap.Logger, v api.Version) node.Config {
 	cfg := node.Config{
 		ID: s.ID, Name: s.Name, DataDir: s.DataDir, Engine: s.Engine, RebuildStore: s.RebuildStore,
-		ListenPeer: s.ListenPeer, AdvertisePeer: s.AdvertisePeer, AdvertiseClient: s.AdvertiseClient,
+		ListenPeer: s.ListenPeer, AdvertisePeer: s.AdvertisePeer, AdvertiseClient: s.AdvertiseClient, AdvertiseEtcd: s.AdvertiseEtcd,
 		InsecurePeers: s.InsecurePeers,
 		Token:         s.ClusterToken, Join: s.Join, JoinURLs: s.JoinURLs,
 		TickInterval: s.Heartbeat, ElectionTicks: s.ElectionTicks(),
@@ -195,7 +205,7 @@ func (d *daemon) run(signals <-chan os.Signal) error {
 	ended := make(chan error, 1)
 	go func() { ended <- d.node.Run(ctx) }()
 	d.above.watch(d.node)
-	failed := d.door.Serve(d.options)
+	failed, etcdFailed := d.door.Serve(d.options), d.serveEtcd()
 	d.side.Open(d.door, d.settings.Pprof)
 	ready := d.node.Ready()
 	for {
@@ -223,10 +233,14 @@ func (d *daemon) run(signals <-chan os.Signal) error {
 			d.door.Shut()
 			d.door.Finish(finishTimeout)
 			d.door.Cut(cutTimeout)
+			d.etcd.Cut(cutTimeout)
 			return err
 		case err := <-failed:
 			cancel()
 			return errors.Join(fmt.Errorf("serve clients: %w", err), d.wait(ended))
+		case err := <-etcdFailed:
+			cancel()
+			return errors.Join(fmt.Errorf("serve etcd clients: %w", err), d.wait(ended))
 		}
 	}
 }
@@ -253,8 +267,11 @@ func (d *daemon) logStart() {
 // open lets requests through to the node.
 func (d *daemon) open() {
 	d.door.Open(d.node.Store())
+	if d.calls != nil {
+		d.openEtcd()
+	}
 	d.log.Info("ready to serve client requests", zap.Uint64("id", d.node.ID()),
-		zap.Strings("client_urls", d.settings.ListenClient), zap.Strings("metrics_urls", d.settings.ListenMetrics), zap.String("peer_url", d.settings.ListenPeer))
+		zap.Strings("client_urls", d.settings.ListenClient), zap.Strings("etcd_urls", d.settings.ListenEtcd), zap.Strings("metrics_urls", d.settings.ListenMetrics), zap.String("peer_url", d.settings.ListenPeer))
 	d.above.ready()
 }
 

@@ -54,7 +54,7 @@ func crashBySignal() {
 //     nothing was done.
 func (d *daemon) stop(cancel context.CancelFunc, ended <-chan error) error {
 	d.handOver()
-	if err := d.door.SendAway(); err != nil {
+	if err := errors.Join(d.door.SendAway(), d.etcd.SendAway()); err != nil {
 		d.log.Warn("failed to close the listeners", zap.Error(err))
 	}
 	d.node.Watches().Close()
@@ -63,15 +63,24 @@ func (d *daemon) stop(cancel context.CancelFunc, ended <-chan error) error {
 	if !d.node.HasLeader() {
 		limit = lostTimeout
 	}
-	d.door.Finish(limit)
+	d.finish(limit)
 	d.door.Shut()
 	cancel()
 	err := d.wait(ended)
 	d.door.Cut(cutTimeout)
+	d.etcd.Cut(cutTimeout)
 	if err == nil {
 		d.log.Info("stopped")
 	}
 	return err
+}
+
+// finish waits for the requests in progress at both doors.
+func (d *daemon) finish(limit time.Duration) {
+	var finishing sync.WaitGroup
+	finishing.Go(func() { d.etcd.Finish(limit) })
+	d.door.Finish(limit)
+	finishing.Wait()
 }
 
 // handOver moves leadership to another member. Without it, the others would

@@ -95,6 +95,9 @@ type Member struct {
 	Name       string   `json:"name"`
 	PeerURLs   []string `json:"peer_urls"`
 	ClientURLs []string `json:"client_urls"`
+	// EtcdURLs are those at which it serves clients of etcd. Those clients get them in
+	// their own protocol.
+	EtcdURLs []string `json:"-"`
 	// Learner is true if the member does not vote.
 	Learner bool `json:"learner"`
 	// Role is leader, follower, candidate, learner or unknown, as seen from

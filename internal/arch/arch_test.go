@@ -20,12 +20,14 @@ const module = "github.com/kvd-io/kvd"
 // allowed has, for each package, the packages of this module that it may
 // import. A package that is not listed may not exist.
 var allowed = map[string][]string{
-	"cmd/kvd":                    {"internal/budget", "internal/settings", "internal/frontdoor", "internal/logsink", "internal/httpapi", "internal/certs", "internal/node", "internal/metrics", "internal/loadgen", "internal/api"},
+	"cmd/kvd":                    {"internal/etcdapi", "internal/budget", "internal/settings", "internal/frontdoor", "internal/logsink", "internal/httpapi", "internal/certs", "internal/node", "internal/metrics", "internal/loadgen", "internal/api"},
 	"internal/settings":          {"internal/limits", "internal/memberurl"},
 	"internal/connlimit":         {},
 	"internal/budget":            {"internal/limits"},
 	"internal/pace":              {"internal/budget"},
-	"internal/frontdoor":         {"internal/connlimit", "internal/settings", "internal/certs", "internal/http1", "internal/httpapi", "internal/api"},
+	"internal/frontdoor":         {"internal/connlimit", "internal/settings", "internal/certs", "internal/http1", "internal/httpapi", "internal/etcdapi", "internal/api"},
+	"internal/etcdapi":           {"internal/etcdapi/answer", "internal/watch", "internal/kvstore", "internal/api", "internal/budget", "internal/limits", "internal/memberurl"},
+	"internal/etcdapi/answer":    {"internal/kvstore", "internal/api", "internal/budget"},
 	"internal/logsink":           {"internal/settings"},
 	"internal/metrics":           {"internal/node", "internal/raftnode", "internal/api"},
 	"internal/node":              {"internal/lessor", "internal/raftnode", "internal/catchup", "internal/roster", "internal/datadir", "internal/peers", "internal/limits", "internal/certs", "internal/kvstore", "internal/kvstore/engine", "internal/watch", "internal/api", "internal/memberurl", "internal/repeat", "internal/connlimit"},
@@ -81,6 +83,7 @@ var exceptions = map[string][]string{
 	"cmd/kvd/main_test.go":     {"internal/datadir"},
 	"cmd/kvd/metrics_test.go":  {"internal/raftnode"},
 	"cmd/kvd/deploy_test.go":   {"internal/kvstore"},
+	"cmd/kvd/etcd.go":          {"internal/kvstore"},
 	"cmd/kvd/serve.go":         {"internal/kvstore"},
 	"cmd/kvd/snapshot.go":      {"internal/kvstore", "internal/roster"},
 	"cmd/kvd/snapshot_save.go": {"internal/kvstore"},

@@ -85,14 +85,15 @@ func (b *Bundle) base(m *material) *tls.Config {
 func (b *Bundle) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	m := b.current.Load()
 	c := b.base(m)
-	if b.cfg.ClientAuth == Off {
-		return c, nil
-	}
-	c.ClientAuth, c.ClientCAs = b.cfg.ClientAuth.tls(), m.pool
 	conn, ok := hello.Conn.(*tracked)
 	if !ok {
 		return nil, errors.New("connection was not accepted by Bundle.Listen")
 	}
+	conn.offered = hello.SupportedProtos
+	if b.cfg.ClientAuth == Off {
+		return c, nil
+	}
+	c.ClientAuth, c.ClientCAs = b.cfg.ClientAuth.tls(), m.pool
 	c.VerifyConnection = func(s tls.ConnectionState) error {
 		if len(s.PeerCertificates) == 0 && b.cfg.ClientAuth == Request {
 			return nil
@@ -123,7 +124,13 @@ type tracked struct {
 	net.Conn
 	b    *Bundle
 	once sync.Once
+	// offered are the protocols that a client has offered by ALPN. The handshake sets it.
+	offered []string
 }
+
+// Offered returns the protocols that the client of an incoming connection has offered by
+// ALPN, once the handshake is over.
+func (c *tracked) Offered() []string { return c.offered }
 
 // NetConn returns the underlying connection, as tls.Conn does.
 func (c *tracked) NetConn() net.Conn { return c.Conn }

@@ -26,9 +26,15 @@ const staleTimeout = time.Second
 // of it, unless --advertise-client says what to tell them.
 func advertised(s *settings.Settings) func(wanted, got string) {
 	return func(wanted, got string) {
-		if i := slices.Index(s.AdvertiseClient, wanted); i >= 0 && !s.Has("advertise-client") {
-			s.AdvertiseClient[i] = got
+		if !s.Has("advertise-client") {
+			replaceURL(s.AdvertiseClient, wanted, got)
 		}
+	}
+}
+
+func replaceURL(urls []string, wanted, got string) {
+	if i := slices.Index(urls, wanted); i >= 0 {
+		urls[i] = got
 	}
 }
 

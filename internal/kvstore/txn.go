@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
@@ -22,6 +23,9 @@ const maxTxnKeys = 1 << 20
 
 // ErrWrites is returned by ReadTxn for a transaction that could write.
 var ErrWrites = errors.New("the transaction has operations that write")
+
+// ErrNoRoom is returned by Select for a result that has no room.
+var ErrNoRoom = errors.New("there is no room for the result")
 
 // refusal is an outcome on its way to the result.
 type refusal struct {
@@ -57,12 +61,18 @@ type budget struct {
 	resultBytes int  // that are left
 	keys        int  // to walk over that are left
 	deleted     int  // keys, up to MaxRangeDelete
+	// room, if not nil, is asked whether the result may become as large as this. It is
+	// for reads alone: what is applied must not depend on it.
+	room func(resultBytes int64) bool
 }
 
 // add takes a pair of a number of bytes off the size of the result.
 func (b *budget) add(pairBytes int) error {
 	if b.resultBytes -= pairBytes + layout.KeyOverheadBytes; b.resultBytes < 0 {
 		return refusalf(TooLarge, "the result would be larger than %d bytes", limits.MaxResultBytes)
+	}
+	if b.room != nil && !b.room(int64(math.MaxInt-b.resultBytes)) {
+		return ErrNoRoom
 	}
 	return nil
 }
@@ -392,7 +402,7 @@ func (s *Store) ReadTxn(ctx context.Context, txn *Txn) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	t := txnRun{pairs: p, budget: &budget{want: true, resultBytes: limits.MaxResultBytes, keys: int(^uint(0) >> 1)}}
+	t := txnRun{pairs: p, budget: &budget{want: true, resultBytes: limits.MaxResultBytes, keys: math.MaxInt}}
 	var r Result
 	err = t.evaluate(txn, &r)
 	r.Revision = p.at

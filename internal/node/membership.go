@@ -42,6 +42,7 @@ func (m *member) describe(rm roster.Member) api.Member {
 		Name:       rm.Name,
 		PeerURLs:   orEmpty(rm.PeerURLs),
 		ClientURLs: orEmpty(rm.ClientURLs),
+		EtcdURLs:   rm.Faces[roster.FaceEtcd],
 		Learner:    rm.Learner,
 		Role:       roleOf(rm, m.replica.Position(), m.id),
 		Reachable:  rm.ID == m.id || !m.replica.ActiveSince(rm.ID).IsZero(),

@@ -64,6 +64,9 @@ type Config struct {
 	ListenPeer      string
 	AdvertisePeer   []string
 	AdvertiseClient []string
+	// AdvertiseEtcd are the URLs at which clients of etcd reach this node; empty if it
+	// does not serve them.
+	AdvertiseEtcd []string
 	// Initial lists the members of a new cluster, including this one.
 	Initial []Peer
 	// Alone means that the settings list no initial members: Initial has this node
@@ -408,6 +411,7 @@ func (n *Node) replicaConfig() raftnode.Config {
 		Name:               n.cfg.Name,
 		PeerURLs:           n.cfg.AdvertisePeer,
 		ClientURLs:         n.cfg.AdvertiseClient,
+		Faces:              facesOf(&n.cfg),
 		StateMachine:       machine{n.store},
 		VerifyBody:         verifyBody,
 		Logger:             n.lg,

@@ -29,6 +29,8 @@ type Config struct {
 	Name       string
 	PeerURLs   []string
 	ClientURLs []string
+	// Faces are announced too: the URLs for clients of other protocols, by face.
+	Faces map[string][]string
 	// Initial is the members of a cluster that is being bootstrapped. It is
 	// used only if Dir has no log yet, and is empty when joining.
 	Initial []roster.Member

@@ -114,7 +114,7 @@ func (r *Replica) connectCore() (err error) {
 		id: cfg.ID,
 		start: roster.Start{
 			Member: cfg.ID, Nonce: cfg.Nonce, Boot: boot, Starts: cfg.Starts, Name: cfg.Name,
-			PeerURLs: cfg.PeerURLs, ClientURLs: cfg.ClientURLs, Version: roster.PayloadVersion,
+			PeerURLs: cfg.PeerURLs, ClientURLs: cfg.ClientURLs, Faces: cfg.Faces, Version: roster.PayloadVersion,
 		},
 		electionTicks:  cfg.ElectionTicks,
 		heartbeatTicks: 1,

@@ -26,12 +26,20 @@ var (
 	ErrStaleDirectory = errors.New("the data directory is an older copy, or one of two copies")
 )
 
+// The names of faces in Member.Faces.
+const (
+	FaceEtcd = "etcd"
+)
+
 // Member is one member of the cluster in the replicated state.
 type Member struct {
 	ID         uint64   `json:"id"`
 	Name       string   `json:"name,omitempty"`
 	PeerURLs   []string `json:"peer_urls,omitempty"`
 	ClientURLs []string `json:"client_urls,omitempty"`
+	// Faces has the URLs for clients of other protocols that the process of the member
+	// has announced, by the name of the face.
+	Faces map[string][]string `json:"faces,omitempty"`
 	// Learner members receive the log but do not vote.
 	Learner bool `json:"learner,omitempty"`
 	// KeepLearner keeps the leader from promoting a learner automatically.

@@ -174,6 +174,8 @@ type Start struct {
 	Name       string   `json:"name,omitempty"`
 	PeerURLs   []string `json:"peer_urls,omitempty"`
 	ClientURLs []string `json:"client_urls,omitempty"`
+	// Faces are those of Member.Faces, all that the process serves.
+	Faces map[string][]string `json:"faces,omitempty"`
 	// Version is the highest payload version that the binary understands.
 	Version int `json:"version"`
 }

@@ -264,6 +264,9 @@ func (r *Roster) claim(m *Member, st *Start) {
 	if len(st.ClientURLs) > 0 {
 		m.ClientURLs = st.ClientURLs
 	}
+	if st.Boot != "" { // an admission knows nothing of the process to come
+		m.Faces = st.Faces
+	}
 	r.picture = nil
 }
 

@@ -4,7 +4,7 @@ import "strings"
 
 // NormaliseArguments rewrites the argument forms that Go's flag package and
 // raftexample accept into those that pflag understands: a single dash before a long
-// name (-id 1), and a value after --join without an equals sign. pflag takes -id
+// name (-id 1), and a value after --join or --listen-etcd without an equals sign. pflag takes -id
 // for the short flags i and d, and never reads a value after a flag that can do
 // without one.
 func NormaliseArguments(args []string) []string {
@@ -60,8 +60,11 @@ func bareValue(name string) (bare string, ok bool) {
 // refused name may or may not have taken a value in etcd; any is swallowed, so
 // that the error is about the flag and not about a stray argument.
 func takes(name, next string) bool {
-	if name == "join" || refusedNamed(name) != nil {
+	switch {
+	case name == "join" || refusedNamed(name) != nil:
 		return !strings.HasPrefix(next, "-")
+	case name == "listen-etcd":
+		return strings.Contains(next, "://") // subcommands are words
 	}
 	_, err := parseSwitch(next)
 	return err == nil

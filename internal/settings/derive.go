@@ -17,6 +17,8 @@ const (
 	// two lost packets cost a leader its office.
 	maxElection     = 50 * time.Second
 	minElectionBeat = 5 // heartbeat intervals
+	// minWatchProgress is etcd's bound.
+	minWatchProgress = 100 * time.Millisecond
 )
 
 // derive fills in what follows from the settings that were given, and reports
@@ -46,17 +48,36 @@ func (s *Settings) deriveClient(p *problemList) {
 	if len(s.ListenClient) == 0 {
 		s.ListenClient = []string{DefaultClientURL}
 	}
-	if s.Has("advertise-client") {
-		return
+	if !s.Has("advertise-client") {
+		s.AdvertiseClient = reachable(s.ListenClient)
 	}
-	// A socket or a wildcard address means nothing to a client on another machine.
-	// If only those are left, nothing is advertised: no URL is better than one that
-	// leads a client to itself.
-	for _, u := range s.ListenClient {
+	s.deriveEtcd(p)
+}
+
+// deriveEtcd settles what clients of etcd are told and allowed.
+func (s *Settings) deriveEtcd(p *problemList) {
+	switch {
+	case !s.Has("advertise-etcd"):
+		s.AdvertiseEtcd = reachable(s.ListenEtcd)
+	case len(s.ListenEtcd) == 0:
+		p.add("%s has no effect without --listen-etcd: this node does not serve etcd clients", s.Describe("advertise-etcd"))
+	}
+	// Whoever allows etcd's clients larger requests means larger values.
+	if s.Has("max-request-bytes") && !s.Has("max-value-bytes") {
+		s.MaxValueBytes = min(s.MaxRequestBytes, limits.MaxValueBytes)
+	}
+}
+
+// reachable returns the listeners that can be advertised. A socket or a wildcard address
+// means nothing to a client on another machine. If only those are left, nothing is
+// advertised: no URL is better than one that leads a client to itself.
+func reachable(listeners []string) (urls []string) {
+	for _, u := range listeners {
 		if _, unix := IsUnix(u); !unix && !IsWildcard(u) {
-			s.AdvertiseClient = append(s.AdvertiseClient, u)
+			urls = append(urls, u)
 		}
 	}
+	return urls
 }
 
 // derivePeer finds the peer URLs of this node and its position in the cluster. There
@@ -171,6 +192,9 @@ func (s *Settings) checkListeners(p *problemList) {
 	for _, u := range s.ListenClient {
 		all = append(all, listener{"listen-client", u})
 	}
+	for _, u := range s.ListenEtcd {
+		all = append(all, listener{"listen-etcd", u})
+	}
 	for _, u := range s.ListenMetrics {
 		all = append(all, listener{"listen-metrics", u})
 	}
@@ -202,6 +226,15 @@ func (s *Settings) checkLimits(p *problemList) {
 	}
 	if s.MaxWatches < 1 {
 		p.add("%s is 0, but must be at least 1: every watch holds a connection and memory", s.Describe("max-watches"))
+	}
+	if s.MaxRequestBytes < 1 || s.MaxRequestBytes > limits.MaxValueBytes {
+		p.add("%s is %d, but must be from 1 to %s", s.Describe("max-request-bytes"), s.MaxRequestBytes, showSize(limits.MaxValueBytes))
+	}
+	if s.MaxTxnOps < 1 || s.MaxTxnOps > limits.MaxTxnOps {
+		p.add("%s is %d, but must be from 1 to %d", s.Describe("max-txn-ops"), s.MaxTxnOps, limits.MaxTxnOps)
+	}
+	if s.WatchProgress < minWatchProgress {
+		p.add("%s is %v, but must be at least %v", s.Describe("watch-progress-notify-interval"), s.WatchProgress, minWatchProgress)
 	}
 	if s.Has("request-memory") && s.RequestMemory < limits.MinRequestMemory {
 		p.add("%s is %d, but must be at least %s", s.Describe("request-memory"), s.RequestMemory, showSize(limits.MinRequestMemory))

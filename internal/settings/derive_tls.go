@@ -21,9 +21,13 @@ func (s *Settings) deriveTLS(p *problemList) {
 func (s *Settings) checkClientTLS(p *problemList) {
 	needed := s.checkPair(p, "tls-cert-file", "tls-key-file")
 	i := slices.IndexFunc(s.ListenClient, isHTTPS)
+	etcd := slices.IndexFunc(s.ListenEtcd, isHTTPS)
 	switch {
 	case i >= 0 && !needed:
 		p.add("%s has %s, which needs --tls-cert-file and --tls-key-file", s.Describe("listen-client"), s.ListenClient[i])
+	case etcd >= 0 && !needed:
+		p.add("%s has %s, which needs --tls-cert-file and --tls-key-file", s.Describe("listen-etcd"), s.ListenEtcd[etcd])
+	case etcd >= 0:
 	case i < 0 && needed:
 		p.add("%s has no https:// URL that uses %s; use https:// or remove the certificate",
 			s.describeClient(), s.Describe(firstGiven(s, "tls-cert-file", "tls-key-file")))

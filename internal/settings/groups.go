@@ -17,12 +17,12 @@ func Groups() []Group {
 	return []Group{
 		{
 			Title:  "Essential",
-			Common: []string{"id", "cluster", "join", "port", "listen-client", "data-dir", configFile},
+			Common: []string{"id", "cluster", "join", "port", "listen-client", "listen-etcd", "data-dir", configFile},
 		},
 		{
 			Title:  "Cluster",
 			Common: []string{"name", "listen-peer", "advertise-client", "advertise-peer", "cluster-token", "heartbeat-interval", "election-timeout"},
-			Rare:   []string{"root-members", "dialects", "allowed-hosts"},
+			Rare:   []string{"advertise-etcd", "root-members", "dialects", "allowed-hosts"},
 		},
 		{
 			Title: "TLS",
@@ -35,6 +35,7 @@ func Groups() []Group {
 		{
 			Title:  "Limits",
 			Common: []string{"quota", "max-value-bytes", "max-connections", "max-inflight", "max-watches", "request-memory"},
+			Rare:   []string{"max-request-bytes", "max-txn-ops", "watch-progress-notify-interval"},
 		},
 		{
 			Title:  "Storage",

@@ -22,7 +22,7 @@ const (
 	noTracing         = "kvd does not export traces"
 	noPasswords       = "kvd authenticates clients by certificate, not by password"
 	noBbolt           = "kvd does not use bbolt"
-	noGRPC            = "kvd does not serve gRPC"
+	fixedPings        = "the keep-alive of etcd clients' connections is fixed at etcd's defaults"
 	noV2              = "kvd does not serve etcd's v2 API"
 	noLogFiles        = "the log goes to standard error; rotate it with the service manager"
 	ownCertificate    = "a certificate that nobody can verify protects nothing; create one with kvd cert init"
@@ -40,7 +40,6 @@ var refusals = []refusal{
 	{[]string{"wal-dir"}, "the log stays in the data directory, with the state that it belongs to", "--data-dir"},
 	{[]string{"snapshot-catchup-entries"}, "the log kept for lagging members is bounded in bytes", "--snapshot-catch-up-bytes"},
 	{[]string{"unsafe-no-fsync"}, "an acknowledged write is always on the disks of a majority", ""},
-	{[]string{"max-txn-ops"}, "the limit on a transaction is the same on every member and is not a flag", ""},
 	{[]string{"compaction-batch-limit", "compaction-sleep-interval"}, pacedCompaction, ""},
 	{[]string{"backend-batch-interval", "backend-batch-limit", "backend-bbolt-freelist-type", "bootstrap-defrag-threshold-megabytes"}, noBbolt, ""},
 	{[]string{"memory-mlock"}, "kvd does not lock memory; turn off swap for the service (MemorySwapMax=0)", ""},
@@ -79,9 +78,9 @@ var refusals = []refusal{
 
 	// Serving clients.
 	{[]string{"listen-client-http-urls"}, "HTTP is all that kvd serves", "--listen-client"},
-	{[]string{"enable-grpc-gateway"}, "kvd serves its own HTTP API", ""},
+	{[]string{"enable-grpc-gateway"}, "--listen-etcd serves gRPC and its gateway together", "--listen-etcd"},
 	{[]string{"max-concurrent-streams"}, "kvd bounds requests rather than streams", "--max-inflight"},
-	{[]string{"grpc-keepalive-min-time", "grpc-keepalive-interval", "grpc-keepalive-timeout"}, noGRPC, ""},
+	{[]string{"grpc-keepalive-min-time", "grpc-keepalive-interval", "grpc-keepalive-timeout"}, fixedPings, ""},
 	{[]string{"socket-reuse-port"}, "two processes on one port would divide its clients between them", ""},
 	{[]string{"socket-reuse-address"}, "kvd leaves the system's rule for reusing addresses alone", ""},
 

@@ -11,6 +11,7 @@ import (
 // The addresses and the directory of a node without settings.
 const (
 	DefaultClientURL = "http://127.0.0.1:12380"
+	DefaultEtcdURL   = "http://127.0.0.1:2379" // of --listen-etcd without a value
 	DefaultPeerURL   = "http://127.0.0.1:12379"
 	DefaultDataRoot  = "kvd-data"
 )
@@ -33,9 +34,11 @@ type Settings struct {
 	JoinURLs []string
 
 	ListenClient    []string // http, https or unix URLs; never empty
+	ListenEtcd      []string // http, https or unix URLs; empty if etcd's clients are not served
 	ListenPeer      string   // http or https
 	ListenMetrics   []string // http or unix; may be empty
 	AdvertiseClient []string // empty if no address is known that others could use
+	AdvertiseEtcd   []string // as AdvertiseClient
 	AdvertisePeer   []string // never empty
 	AllowedHosts    []string // names for browsers, in lower case
 
@@ -68,8 +71,13 @@ type Settings struct {
 
 	MaxConnections int64 // of clients; 0 means unlimited
 	MaxInFlight    int64 // client requests served at once; at least 1
-	MaxWatches     int64 // watches and long polls at once; at least 1
-	RequestMemory  int64 // bytes that client requests may hold; 0 means a share of the process's memory
+	// MaxRequestBytes, MaxTxnOps, and WatchProgress are about clients of etcd.
+	MaxRequestBytes int64
+	MaxTxnOps       int64
+	WatchProgress   time.Duration // at least 100ms
+
+	MaxWatches    int64 // watches and long polls at once; at least 1
+	RequestMemory int64 // bytes that client requests may hold; 0 means a share of the process's memory
 
 	LogLevel   zapcore.Level
 	LogFormat  string // json, console, or "" to choose by the output

@@ -47,9 +47,9 @@ func TestDefaults(t *testing.T) {
 		Cluster: []Member{{URL: peer1}}, ClusterToken: "kvd",
 		ListenClient: []string{"http://127.0.0.1:12380"}, ListenPeer: peer1,
 		AdvertiseClient: []string{"http://127.0.0.1:12380"}, AdvertisePeer: []string{peer1},
-		RootMembers: true, Dialects: []string{"raftexample"}, QuotaBytes: 8 << 30, MaxValueBytes: 1 << 20, CheckpointBytes: 64 << 20, CatchUpBytes: 16 << 20,
+		RootMembers: true, Dialects: []string{"raftexample"}, QuotaBytes: 8 << 30, MaxValueBytes: 1536 << 10, CheckpointBytes: 64 << 20, CatchUpBytes: 16 << 20,
 		Heartbeat: 100 * time.Millisecond, Election: time.Second,
-		MaxConnections: 10000, MaxInFlight: 4096, MaxWatches: 10000, TLSClientAuth: "off", TLSMinVersion: tls.VersionTLS12,
+		MaxConnections: 10000, MaxInFlight: 4096, MaxWatches: 10000, MaxRequestBytes: 1536 << 10, MaxTxnOps: 128, WatchProgress: 10 * time.Minute, TLSClientAuth: "off", TLSMinVersion: tls.VersionTLS12,
 		LogLevel: zapcore.InfoLevel, RequestLog: "off", Given: Layer{},
 	}
 	if !reflect.DeepEqual(got, want) {

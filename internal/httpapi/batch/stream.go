@@ -24,7 +24,7 @@ import (
 const (
 	// maxGroups bounds the groups of all streams that are in the log at once;
 	// those beyond it wait for their turn. A group has up to maxGroupBytes of
-	// commands and one more line, so with values of at most 1 MiB (the default)
+	// commands and one more line, so with values of at most 1.5 MiB (the default)
 	// they hold about 96 MiB. A larger max_value_bytes raises that in proportion.
 	maxGroups = 64
 	// answerChunk is how many bytes of answers are collected before they are

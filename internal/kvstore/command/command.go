@@ -281,7 +281,7 @@ type LockTicket struct {
 // replica went by its own flags, replicas with different flags would diverge.
 type Settings struct {
 	MaxKeyBytes   int64 `json:"max_key_bytes"`   // 1 to MaxKeyBytes; default 4096
-	MaxValueBytes int64 `json:"max_value_bytes"` // 1 to limits.MaxValueBytes; default 1 MiB
+	MaxValueBytes int64 `json:"max_value_bytes"` // 1 to limits.MaxValueBytes; default 1.5 MiB
 	// QuotaBytes bounds the logical size: the sum over live keys of key, value
 	// and a fixed overhead. 0 means unlimited. Default 8 GiB.
 	QuotaBytes int64 `json:"quota_bytes"`

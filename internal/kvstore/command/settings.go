@@ -14,7 +14,7 @@ import (
 func DefaultSettings() Settings {
 	return Settings{
 		MaxKeyBytes:        MaxKeyBytes,
-		MaxValueBytes:      1 << 20,
+		MaxValueBytes:      1536 << 10,
 		QuotaBytes:         8 << 30,
 		RetentionMillis:    10 * 60 * 1000,
 		RetentionRevisions: 10_000,

@@ -1,0 +1,43 @@
+package main
+
+import (
+	"net/http"
+
+	"github.com/kvd-io/kvd/internal/etcdapi"
+	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/node"
+)
+
+// electionsAllowed is how many election timeouts a call of an etcd client may take beyond
+// etcdapi.CallTime, as in etcd.
+const electionsAllowed = 2
+
+// assembleEtcd makes the server for clients of etcd. It shares the memory for requests
+// with the other clients.
+func (d *daemon) assembleEtcd(meters *instruments) error {
+	s := d.settings
+	metrics := etcdapi.NewMetrics()
+	if err := meters.registry.Register(metrics); err != nil {
+		return err
+	}
+	face := node.Face{Node: d.node}
+	d.calls = etcdapi.New(etcdapi.Options{
+		Replicator: face, Members: face, Member: face, Leadership: face, Inspector: face, LeaseTimes: face, Watches: face.Watches(),
+		Logger: d.log, RequestLog: s.RequestLog, Metrics: metrics, MaxInFlight: int(s.MaxInFlight), Memory: meters.memory,
+		MaxRequestBytes: int(s.MaxRequestBytes), MaxTxnOps: int(s.MaxTxnOps),
+		WatchProgress: s.WatchProgress, RequestTimeout: etcdapi.CallTime + electionsAllowed*s.Election,
+	})
+	return nil
+}
+
+// openEtcd lets calls through to the node.
+func (d *daemon) openEtcd() {
+	store := d.node.Store()
+	d.calls.Open(etcdapi.State{Store: store, Evaluator: kvstore.NewEvaluator(store), Limits: store, Leases: store})
+}
+
+// serveEtcd answers clients of etcd from now on. Requests that are no calls of gRPC go to
+// the gateway.
+func (d *daemon) serveEtcd() (failed <-chan error) {
+	return d.etcd.Serve(d.calls, http.NotFoundHandler())
+}

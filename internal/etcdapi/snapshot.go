@@ -1,0 +1,64 @@
+package etcdapi
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"hash"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+const (
+	// snapshotBlob is the size of the pieces in which a snapshot is sent, as in etcd.
+	snapshotBlob = 32 << 10
+	// snapshotBlock is what the size of a snapshot is a multiple of, before its sum:
+	// etcdctl takes any other for one that was cut off.
+	snapshotBlock = 512
+)
+
+// Snapshot implements pb.MaintenanceServer. The body is kvd's, for kvd snapshot restore,
+// padded with zeros to whole blocks; the last message is the SHA-256 of all before.
+func (s *maintenanceService) Snapshot(_ *pb.SnapshotRequest, stream pb.Maintenance_SnapshotServer) error {
+	ctx := stream.Context()
+	out := &snapshotStream{ctx: ctx, stream: stream, sum: sha256.New()}
+	buffered := bufio.NewWriterSize(out, snapshotBlob)
+	if err := s.opts.Inspector.Snapshot(ctx, buffered); err != nil {
+		return err
+	}
+	if err := buffered.Flush(); err != nil {
+		return err
+	}
+	if n := out.sent % snapshotBlock; n > 0 {
+		if _, err := out.Write(make([]byte, snapshotBlock-n)); err != nil {
+			return err
+		}
+	}
+	return stream.Send(&pb.SnapshotResponse{Blob: out.sum.Sum(nil), Version: StorageVersion})
+}
+
+// snapshotStream sends what is written to it. The goroutine of the call owns it.
+type snapshotStream struct {
+	ctx    context.Context //nolint:containedctx // it lives as long as the call
+	stream pb.Maintenance_SnapshotServer
+	sum    hash.Hash
+	sent   int64
+}
+
+// Write implements io.Writer. gRPC may keep a message after Send, so each has its own
+// bytes.
+func (o *snapshotStream) Write(p []byte) (int, error) {
+	for rest := p; len(rest) > 0; {
+		if err := o.ctx.Err(); err != nil {
+			return 0, err
+		}
+		blob := append([]byte(nil), rest[:min(len(rest), snapshotBlob)]...)
+		rest = rest[len(blob):]
+		_, _ = o.sum.Write(blob) // a hash never fails
+		o.sent += int64(len(blob))
+		if err := o.stream.Send(&pb.SnapshotResponse{Blob: blob, Version: StorageVersion}); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
+}
