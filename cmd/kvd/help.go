@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/kvd-io/kvd/internal/cli"
 	"github.com/kvd-io/kvd/internal/settings"
 )
 
@@ -60,18 +61,31 @@ func writeHelp(cmd *cobra.Command, all bool) error {
 	if cmd.Example != "" {
 		h.section("Examples", func() { h.line(strings.TrimRight(cmd.Example, "\n")) })
 	}
-	if cmd.HasAvailableSubCommands() {
-		h.section("Commands", func() {
-			for _, sub := range cmd.Commands() {
-				if sub.IsAvailableCommand() {
-					h.item(sub.Name(), sub.Short)
-				}
-			}
-		})
+	for _, g := range cmd.Groups() {
+		h.commands(g.Title, cmd, g.ID)
 	}
+	h.commands("Commands", cmd, "")
 	h.flags(cmd, all)
 	_, err := io.WriteString(cmd.OutOrStdout(), h.String())
 	return err
+}
+
+// commands lists the subcommands of a group; "" has those of none.
+func (h *helpText) commands(title string, cmd *cobra.Command, group string) {
+	var found []*cobra.Command
+	for _, sub := range cmd.Commands() {
+		if sub.IsAvailableCommand() && sub.GroupID == group {
+			found = append(found, sub)
+		}
+	}
+	if len(found) == 0 {
+		return
+	}
+	h.section(title, func() {
+		for _, sub := range found {
+			h.item(sub.Name(), sub.Short)
+		}
+	})
 }
 
 // flags lists the command's own flags and, for the root command, the settings
@@ -84,13 +98,16 @@ func (h *helpText) flags(cmd *cobra.Command, all bool) {
 			grouped[name] = true
 		}
 	}
-	var own []*pflag.Flag
+	var own, shared []*pflag.Flag
 	takesSettings := false
-	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		switch {
 		case grouped[f.Name]:
 			takesSettings = true
-		case !f.Hidden:
+		case f.Hidden:
+		case len(f.Annotations[cli.SectionAnnotation]) > 0:
+			shared = append(shared, f)
+		default:
 			own = append(own, f)
 		}
 	})
@@ -116,6 +133,9 @@ func (h *helpText) flags(cmd *cobra.Command, all bool) {
 		return
 	}
 	h.section("Flags", func() { h.flagList(own) })
+	if len(shared) > 0 {
+		h.section(shared[0].Annotations[cli.SectionAnnotation][0], func() { h.flagList(shared) })
+	}
 	if takesSettings {
 		h.line("\nAll settings of a node are flags of this command too; see \"kvd --" + helpAll + "\".")
 	}

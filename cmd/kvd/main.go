@@ -11,12 +11,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kvd-io/kvd/internal/cli"
 	"github.com/kvd-io/kvd/internal/logsink"
 	"github.com/kvd-io/kvd/internal/node"
 	"github.com/kvd-io/kvd/internal/settings"
 )
 
-// The exit codes.
+// The exit codes of a node and of commands that look at data. Package cli has those
+// of commands for users of a cluster; it does not use 3.
 const (
 	exitOK      = 0 // success; also a member that was removed from its cluster
 	exitFailed  = 1
@@ -51,7 +53,8 @@ func run(e environment) int {
 	cmd.SetErr(e.stderr)
 	executed, err := cmd.ExecuteContextC(context.Background())
 	code := exitCode(err)
-	if code != exitOK {
+	var status cli.ExitStatus
+	if code != exitOK && !errors.As(err, &status) {
 		complain(e.stderr, err, code, executed.CommandPath())
 	}
 	return code
@@ -88,10 +91,9 @@ type refusal struct{ error }
 
 func (e refusal) Unwrap() error { return e.error }
 
-// exitCode maps errors to exit codes. It is the only place that does: packages
-// below return errors with a meaning, and do not know of exit codes. A removed
-// member exits with 0, because a restart would only end the same way, and
-// supervisors restart on failure.
+// exitCode maps errors to exit codes. It and cli.ExitCode, for the commands of that
+// package, are the only places that do. A removed member exits with 0, because a
+// restart would only end the same way, and supervisors restart on failure.
 func exitCode(err error) int {
 	var usage usageError
 	switch {
@@ -102,7 +104,7 @@ func exitCode(err error) int {
 	case isRefusal(err):
 		return exitRefused
 	}
-	return exitFailed
+	return cli.ExitCode(err)
 }
 
 // rootCommand builds the whole command line anew for each run, so that tests
@@ -142,5 +144,8 @@ Each setting is a flag, an environment variable (KVD_DATA_DIR for --data-dir), o
 	settings.AddFlags(cmd.Flags())
 	setHelp(cmd)
 	cmd.AddCommand(versionCommand(), doctorCommand(), recoverCommand(e), snapshotCommand(e), certCommand(), healthcheckCommand(e), benchCommand(), configCommand(e))
+	cmd.AddGroup(cli.Groups()...)
+	cmd.AddCommand(cli.Commands(cli.Environment{
+		Environ: e.environ, Stdin: e.stdin, Stdout: e.stdout, Stderr: e.stderr, DefaultEndpoint: settings.DefaultClientURL})...)
 	return cmd
 }

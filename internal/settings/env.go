@@ -12,6 +12,13 @@ const (
 	fileSuffix = "_FILE" // of a variable that names a file holding a secret
 )
 
+// commandVariables belong to the commands for users of a cluster, and to programs
+// that these run. A shell may export them for both, so a node ignores them.
+var commandVariables = []string{
+	"KVD_ENDPOINTS", "KVD_CACERT", "KVD_CLIENT_CERT", "KVD_CLIENT_KEY", "KVD_TIMEOUT", "KVD_OUTPUT",
+	"KVD_KEY", "KVD_KEY_BASE64", "KVD_REVISION", "KVD_EVENT", "KVD_LOCK_TOKEN",
+}
+
 // envName returns the environment variable of a setting.
 func envName(name string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
@@ -55,12 +62,12 @@ func EnvLayer(environ []string) (Layer, error) {
 	return layer, problems.join()
 }
 
-// variables returns the variables of kvd that are not empty.
+// variables returns the variables of a node that are not empty.
 func variables(environ []string) map[string]string {
 	given := make(map[string]string)
 	for _, pair := range environ {
 		name, text, _ := strings.Cut(pair, "=")
-		if strings.HasPrefix(name, envPrefix) && text != "" && !isServiceLink(name, text) {
+		if strings.HasPrefix(name, envPrefix) && text != "" && !isServiceLink(name, text) && !slices.Contains(commandVariables, name) {
 			given[name] = text
 		}
 	}

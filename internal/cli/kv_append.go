@@ -1,0 +1,101 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strconv"
+
+	"github.com/spf13/cobra"
+)
+
+func appendCommand(sh *shell) *cobra.Command {
+	var w writeFlags
+	cmd := &cobra.Command{
+		Use:   "append KEY [VALUE|@FILE|-]",
+		Short: "Append to the value of a key",
+		Long: `Append to the value of a key, and create the key if it does not exist. A lease of the key stays.
+
+With -o value, it prints the new revision of the key. Exits with 5 if a condition does not hold.`,
+		Example: `  kvd kv append log 'it rained
+'
+  uptime | kvd kv append log`,
+		Args:              between(1, 2),
+		ValidArgsFunction: sh.completeKey,
+	}
+	w.all(cmd, false)
+	w.prev(cmd)
+	cmd.RunE = sh.run(func(ctx context.Context, s *session, args []string) error {
+		options, err := w.options(cmd)
+		if err != nil {
+			return err
+		}
+		tail, err := s.value(args[1:])
+		if err != nil {
+			return err
+		}
+		ctx, cancel := s.limited(ctx)
+		defer cancel()
+		written, err := s.Append(ctx, args[0], tail, options...)
+		if err != nil {
+			return err
+		}
+		return s.printWritten(args[0], written, w.previous)
+	})
+	return cmd
+}
+
+func incrCommand(sh *shell) *cobra.Command {
+	var w writeFlags
+	cmd := &cobra.Command{
+		Use:   "incr KEY [N]",
+		Short: "Add to a number, and print the sum",
+		Long: `Add N, by default 1, to a key whose value is a decimal number, and print the sum. A key that does
+not exist counts as 0. A negative number comes after --.
+
+Exits with 5 if the value is not a number, the sum does not fit in 64 bits, or a condition does not
+hold.`,
+		Example: `  kvd kv incr visits
+  kvd kv incr stock/apples -- -5
+  kvd kv incr requests/web1 --ttl 1m`,
+		Args:              between(1, 2),
+		ValidArgsFunction: sh.completeKey,
+	}
+	w.all(cmd, false)
+	cmd.SetFlagErrorFunc(explainNegative)
+	cmd.RunE = sh.run(func(ctx context.Context, s *session, args []string) error {
+		options, err := w.options(cmd)
+		if err != nil {
+			return err
+		}
+		delta := int64(1)
+		if len(args) == 2 {
+			if delta, err = strconv.ParseInt(args[1], 10, 64); err != nil {
+				return usagef("%q is not a whole number of 64 bits", args[1])
+			}
+		}
+		ctx, cancel := s.limited(ctx)
+		defer cancel()
+		sum, err := s.Incr(ctx, args[0], delta, options...)
+		if err != nil {
+			return err
+		}
+		if s.format == formatJSON {
+			doc := map[string]any{"value": strconv.FormatInt(sum, 10)}
+			byteField(doc, "key", args[0])
+			return s.printJSON(doc)
+		}
+		return s.println(fmt.Sprint(sum))
+	})
+	return cmd
+}
+
+var negative = regexp.MustCompile(`unknown shorthand flag: '[0-9]' in (-[0-9]+)`)
+
+// explainNegative says how to give a negative number, which looks like a flag.
+func explainNegative(cmd *cobra.Command, err error) error {
+	if m := negative.FindStringSubmatch(err.Error()); m != nil {
+		return usagef("%s looks like a flag; write a negative number after --, as in: %s KEY -- %s", m[1], cmd.CommandPath(), m[1])
+	}
+	return cmd.Parent().FlagErrorFunc()(cmd, err)
+}
