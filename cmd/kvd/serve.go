@@ -143,7 +143,7 @@ func (d *daemon) assemble(level *logsink.Level) error {
 	d.options = httpapi.Options{
 		Replicator: d.node, Members: d.node, Leadership: d.node, Health: d.node, Inspector: d.node, LeaseTimes: d.node, Newcomers: node.Newcomers{Node: d.node}, Watches: d.node.Watches(),
 		Logger: d.log, Metrics: meters.handler(), Observer: meters.requests,
-		Version: d.version, RootMembers: d.settings.RootMembers, Dialects: d.settings.Dialects, MaxInFlight: int(d.settings.MaxInFlight), Memory: meters.memory,
+		Version: d.version, RootMembers: d.settings.RootMembers, Dialects: d.settings.Dialects, UI: d.settings.UI, MaxInFlight: int(d.settings.MaxInFlight), Memory: meters.memory,
 		Hosts: ownNames(d.settings), LogLevel: level, RequestLog: d.settings.RequestLog,
 	}
 	if d.etcd != nil {

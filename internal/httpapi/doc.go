@@ -4,7 +4,7 @@
 // # The path of a request
 //
 // Server.ServeHTTP makes an exchange, which carries the request and its answer. The
-// router finds the route on the escaped path; the browserGuard refuses what a web
+// router finds the route on the escaped path; a browser.Guard refuses what a web
 // page may have caused; the query is checked against the parameters that the method
 // takes; the request gets a place, if need be once its body has arrived. Then the handler
 // runs. It answers, or returns an error, which becomes a problem document.

@@ -219,6 +219,9 @@ func probeRoutes() []*route {
 		health,
 		get("/version", (*Server).getVersion),
 		get("/openapi.yaml", (*Server).getOpenAPI),
+		get("/ui", toPage),
+		get("/ui/", getPage),
+		get("/ui/{file}", getPage),
 		metrics,
 	}
 }

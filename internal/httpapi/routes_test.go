@@ -69,7 +69,10 @@ func TestRouterOnEscapedPaths(t *testing.T) {
 		{"/v1/./kv/a", "", ""},
 		{"/v0", "", ""},
 		{"/v99/x", "", ""},
-		{"/ui/", "", ""},
+		{"/ui", "/ui", ""},
+		{"/ui/", "/ui/", ""},
+		{"/ui/app.js", "/ui/{file}", "app.js"},
+		{"/ui/a/b", "", ""},
 		{"/debug/pprof/", "", ""},
 		{"/.well-known/x", "", ""},
 		{"/metrics/x", "", ""},
@@ -99,7 +102,7 @@ func TestEveryRouteAndMethod(t *testing.T) {
 	f := newFixture(t, func(o *Options) { o.Metrics = http.NotFoundHandler() })
 	all := []string{"GET", "HEAD", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"}
 	for _, rt := range routeTable(true) {
-		target := strings.NewReplacer("{key}", "k", "{id}", "4", "{check}", "leader").Replace(rt.pattern)
+		target := strings.NewReplacer("{key}", "k", "{id}", "4", "{check}", "leader", "{file}", "app.js").Replace(rt.pattern)
 		for _, method := range all {
 			a := f.do(method, target, "")
 			switch {

@@ -16,9 +16,11 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/budget"
 	"github.com/kvd-io/kvd/internal/httpapi/batch"
+	"github.com/kvd-io/kvd/internal/httpapi/browser"
 	"github.com/kvd-io/kvd/internal/httpapi/dialect"
 	"github.com/kvd-io/kvd/internal/httpapi/param"
 	"github.com/kvd-io/kvd/internal/httpapi/reply"
+	"github.com/kvd-io/kvd/internal/httpapi/ui"
 	"github.com/kvd-io/kvd/internal/pace"
 )
 
@@ -62,6 +64,9 @@ type Options struct {
 	// Dialects are the older systems whose routes are served (package dialect); nil
 	// means raftexample alone, whose routes are the short form.
 	Dialects []string
+	// UI is what is served at /ui/: ui.Read, ui.On, or ui.Off or "" for nothing. With
+	// ui.Read, the changes of all web pages are refused.
+	UI string
 	// Hosts are the names by which clients reach this node, besides IP addresses
 	// and localhost. On a loopback address, requests
 	// for other names are refused, elsewhere those of browsers.
@@ -80,9 +85,10 @@ type Server struct {
 	opts      Options
 	log       *zap.Logger
 	router    *router
-	browsers  *browserGuard
+	browsers  *browser.Guard
 	places    *budget.Places // for requests that are being handled
 	snapshots *budget.Places // for backups that are being sent
+	page      *ui.Page       // nil if there is none
 	deadlines pace.Deadlines
 	// watching is what the streams of watches may hold of Options.Memory.
 	watching *budget.Share
@@ -123,8 +129,8 @@ func New(opts Options) *Server {
 		opts.Dialects = []string{dialect.Raftexample}
 	}
 	s := &Server{
-		opts: opts, log: opts.Logger, router: newRouter(opts.RootMembers, opts.Dialects), browsers: newBrowserGuard(opts.Hosts),
-		places: budget.NewPlaces(opts.MaxInFlight), snapshots: budget.NewPlaces(maxSnapshots),
+		opts: opts, log: opts.Logger, router: newRouter(opts.RootMembers, opts.Dialects), browsers: browser.New(opts.Hosts, opts.UI == ui.Read),
+		places: budget.NewPlaces(opts.MaxInFlight), snapshots: budget.NewPlaces(maxSnapshots), page: ui.Open(opts.UI),
 		watching: opts.Memory.Share(), turns: batch.NewTurns(), counting: make(chan struct{}, 1),
 	}
 	s.waits, s.endWaits = context.WithCancel(context.Background())
@@ -250,7 +256,7 @@ func (s *Server) serve(x *exchange) error {
 	}
 	// From here on the route is known to metrics and the log, also for a refusal.
 	x.route, x.arg = rt, arg
-	if err := s.browsers.refuse(x.r); err != nil {
+	if err := s.browsers.Refuse(x.r); err != nil {
 		return err
 	}
 	return x.dispatch()

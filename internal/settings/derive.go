@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/internal/limits"
+	"github.com/kvd-io/kvd/internal/memberurl"
 )
 
 const (
@@ -48,6 +49,7 @@ func (s *Settings) deriveClient(p *problemList) {
 	if len(s.ListenClient) == 0 {
 		s.ListenClient = []string{DefaultClientURL}
 	}
+	s.deriveUI()
 	if !s.Has("advertise-client") {
 		s.AdvertiseClient = reachable(s.ListenClient)
 	}
@@ -78,6 +80,21 @@ func reachable(listeners []string) (urls []string) {
 		}
 	}
 	return urls
+}
+
+// deriveUI decides what the web page may do where nobody said so. On this machine,
+// whoever reaches the page can run curl as well. Beyond it, somebody may have the page
+// open who only meant to look.
+func (s *Settings) deriveUI() {
+	if s.UI != "" {
+		return
+	}
+	s.UI = "on"
+	for _, u := range s.ListenClient {
+		if _, unix := IsUnix(u); !unix && !memberurl.OnThisMachine(u) {
+			s.UI = "read"
+		}
+	}
 }
 
 // derivePeer finds the peer URLs of this node and its position in the cluster. There

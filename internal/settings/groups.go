@@ -17,7 +17,7 @@ func Groups() []Group {
 	return []Group{
 		{
 			Title:  "Essential",
-			Common: []string{"id", "cluster", "join", "port", "listen-client", "listen-etcd", "data-dir", configFile},
+			Common: []string{"id", "cluster", "join", "port", "listen-client", "listen-etcd", "ui", "data-dir", configFile},
 		},
 		{
 			Title:  "Cluster",

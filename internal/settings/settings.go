@@ -45,6 +45,7 @@ type Settings struct {
 	Port        uint64 // raftexample's form of ListenClient; 0 if not given
 	RootMembers bool
 	Dialects    []string // of Dialects; never nil
+	UI          string   // off, read or on
 
 	TLSCertFile   string
 	TLSKeyFile    string

@@ -47,7 +47,7 @@ func TestDefaults(t *testing.T) {
 		Cluster: []Member{{URL: peer1}}, ClusterToken: "kvd",
 		ListenClient: []string{"http://127.0.0.1:12380"}, ListenPeer: peer1,
 		AdvertiseClient: []string{"http://127.0.0.1:12380"}, AdvertisePeer: []string{peer1},
-		RootMembers: true, Dialects: []string{"raftexample"}, QuotaBytes: 8 << 30, MaxValueBytes: 1536 << 10, CheckpointBytes: 64 << 20, CatchUpBytes: 16 << 20,
+		RootMembers: true, Dialects: []string{"raftexample"}, UI: "on", QuotaBytes: 8 << 30, MaxValueBytes: 1536 << 10, CheckpointBytes: 64 << 20, CatchUpBytes: 16 << 20,
 		Heartbeat: 100 * time.Millisecond, Election: time.Second,
 		MaxConnections: 10000, MaxInFlight: 4096, MaxWatches: 10000, MaxRequestBytes: 1536 << 10, MaxTxnOps: 128, WatchProgress: 10 * time.Minute, TLSClientAuth: "off", TLSMinVersion: tls.VersionTLS12,
 		LogLevel: zapcore.InfoLevel, RequestLog: "off", Given: Layer{},
@@ -107,6 +107,10 @@ func TestSettings(t *testing.T) {
 		}},
 		{"a value that looks like a flag", "--name -id", "", func(s *Settings) bool { return s.Name == "-id" && s.ID == 1 }},
 		{"the same said twice", "--port 7000 --listen-client http://127.0.0.1:7000/", "", func(s *Settings) bool { return reflect.DeepEqual(s.ListenClient, []string{"http://127.0.0.1:7000"}) }},
+		{"the page on loopback and a socket", "--listen-client http://localhost:1,unix:///run/k.sock", "", func(s *Settings) bool { return s.UI == "on" }},
+		{"the page beyond loopback", "--listen-client http://127.0.0.1:1,http://10.0.0.1:1", "", func(s *Settings) bool { return s.UI == "read" }},
+		{"the page on all addresses", "--listen-client http://0.0.0.0:80", "", func(s *Settings) bool { return s.UI == "read" }},
+		{"the page as given", "--listen-client http://0.0.0.0:80 --ui on", "KVD_UI=off", func(s *Settings) bool { return s.UI == "on" }},
 		{"no quota", "--quota 0", "", func(s *Settings) bool { return s.QuotaBytes == 0 }},
 		{"bare numbers are milliseconds", "--heartbeat-interval 50 --election-timeout 500", "", func(s *Settings) bool {
 			return s.Heartbeat == 50*time.Millisecond && s.Election == 500*time.Millisecond

@@ -106,6 +106,8 @@ var addressRows = []setting{
 		value: of(func(s *Settings) *bool { return &s.RootMembers }, switchCodec)},
 	{name: "dialects", kind: "NAME,...", def: "raftexample", help: "older systems whose HTTP is served: raftexample (keys at the root), raftd, riot; or none",
 		value: of(func(s *Settings) *[]string { return &s.Dialects }, dialectsCodec)},
+	{name: "ui", kind: "off|read|on", help: "web page at /ui/; with read, no web page changes anything (default: on for loopback, else read)",
+		value: of(func(s *Settings) *string { return &s.UI }, oneOf("off", "read", "on"))},
 }
 
 var tlsRows = []setting{

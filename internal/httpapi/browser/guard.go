@@ -1,4 +1,4 @@
-package httpapi
+package browser
 
 import (
 	"net"
@@ -9,17 +9,21 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 )
 
-// browserGuard refuses requests that a web page causes a browser to send, where that
+// Guard refuses requests that a web page causes a browser to send, where that
 // browser can reach the node and the page's author cannot: on the machine of the
 // node, in its network, or with a client certificate. Other programs do not notice
 // it. It is immutable.
-type browserGuard struct {
+type Guard struct {
 	names   map[string]bool // of this node, as canonicalName has them
 	origins *http.CrossOriginProtection
+	// readOnly refuses the changes of all pages, also of the node's own.
+	readOnly bool
 }
 
-func newBrowserGuard(hosts []string) *browserGuard {
-	g := &browserGuard{names: make(map[string]bool, len(hosts)), origins: http.NewCrossOriginProtection()}
+// New returns the Guard of a node with these names, besides IP addresses and
+// localhost. A node that is readOnly takes no changes from any page.
+func New(hosts []string, readOnly bool) *Guard {
+	g := &Guard{names: make(map[string]bool, len(hosts)), origins: http.NewCrossOriginProtection(), readOnly: readOnly}
 	for _, h := range hosts {
 		g.names[canonicalName(h)] = true
 	}
@@ -30,7 +34,7 @@ func newBrowserGuard(hosts []string) *browserGuard {
 // case.
 func canonicalName(host string) string { return strings.ToLower(strings.TrimSuffix(host, ".")) }
 
-// refuse returns why a request is refused, or nil.
+// Refuse returns why a request is refused, or nil.
 //
 // The check of origins does not suffice: a page may have its own name resolve to
 // an address of this node (DNS rebinding), and is then of the same origin as this
@@ -38,7 +42,7 @@ func canonicalName(host string) string { return strings.ToLower(strings.TrimSuff
 // whomever. Elsewhere a program may use any name that its network has for the node,
 // and only a browser is held to the known ones. With TLS the certificate vouches for
 // the name, and a unix socket is beyond the reach of a page.
-func (g *browserGuard) refuse(r *http.Request) error {
+func (g *Guard) Refuse(r *http.Request) error {
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok && r.TLS == nil && !g.knows(r.Host) {
 		switch {
 		case local.IP.IsLoopback():
@@ -52,7 +56,21 @@ func (g *browserGuard) refuse(r *http.Request) error {
 	if err := g.origins.Check(r); err != nil {
 		return api.Errorf(api.CrossOrigin, "a web page from another origin caused the request (%v); nothing was done; programs must not send the headers Origin and Sec-Fetch-Site", err)
 	}
+	if g.readOnly && changesFromPage(r) {
+		return api.Errorf(api.PermissionDenied, "this node takes no changes from web pages (--ui=read); nothing was done; use curl or the kvd command, or start the node with --ui=on")
+	}
 	return nil
+}
+
+// changesFromPage reports whether a web page causes a request that may change something.
+// Browsers send Origin with every method but GET and HEAD, and no page can keep them from
+// it. Which page it is does not matter: a value of this node cannot be one, and a page
+// that a proxy serves beside the node is as little wanted as the node's own.
+func changesFromPage(r *http.Request) bool {
+	if r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodOptions {
+		return false
+	}
+	return len(r.Header["Origin"]) > 0 || len(r.Header["Sec-Fetch-Site"]) > 0
 }
 
 // fromBrowser reports whether a browser sent these headers, whatever a page in it does
@@ -70,7 +88,7 @@ func fromBrowser(h http.Header) bool {
 // knows reports whether a request with this host was certainly meant for this node:
 // the host is an IP address, which cannot be rebound, or a name for loopback, or a
 // name of the node. A request without a host does not come from a browser.
-func (g *browserGuard) knows(host string) bool {
+func (g *Guard) knows(host string) bool {
 	name := host
 	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
 		name = host[:i]

@@ -1,0 +1,75 @@
+// The frame of the page: which view is shown, and how the cluster is.
+import { writable, unescape } from './api.js';
+import { $, failure, h, replace, setText } from './dom.js';
+import { nameOf, onLive } from './live.js';
+import * as cluster from './cluster.js';
+
+// Views other than the first are loaded when somebody goes there.
+const views = {
+  cluster: ['Cluster', async () => cluster],
+  keys: ['Keys', () => import('./keys.js')],
+  watch: ['Watch', () => import('./watch.js')],
+  leases: ['Leases', () => import('./leases.js')],
+  metrics: ['Metrics', () => import('./metrics.js')],
+  settings: ['Settings', () => import('./settings.js')],
+  backup: ['Backup', () => import('./backup.js')],
+};
+
+const main = $('#main');
+let current = { name: null, end: new AbortController(), update: null };
+
+// place reads the address: #/keys?prefix=a%2F is the view keys with a parameter.
+function place() {
+  const [path, query = ''] = location.hash.replace(/^#\/?/, '').split('?');
+  const params = {};
+  for (const part of query.split('&')) {
+    const [name, value = ''] = part.split('=');
+    if (name) params[name] = unescape(value);
+  }
+  return { name: path in views ? path : 'cluster', params };
+}
+
+async function navigate(moved) {
+  const { name, params } = place();
+  for (const a of document.querySelectorAll('#nav a')) {
+    if (a.dataset.view === name) a.setAttribute('aria-current', 'page');
+    else a.removeAttribute('aria-current');
+  }
+  if (name === current.name && current.update) {
+    current.update(params);
+    return;
+  }
+  current.end.abort();
+  current = { name, end: new AbortController(), update: null };
+  const mine = current;
+  document.title = `${views[name][0]} – kvd`;
+  main.dataset.view = name;
+  try {
+    const view = await views[name][1]();
+    if (mine !== current) return;
+    const heading = h('h1', { tabindex: -1 }, view.title);
+    replace(main, heading);
+    mine.update = view.open(main, params, mine.end.signal);
+    if (moved) heading.focus({ preventScroll: true });
+  } catch (err) {
+    replace(main, failure(err));
+  }
+}
+
+function pulse({ cluster: c, error }) {
+  const el = $('#pulse');
+  let state = 'ok', text = '';
+  if (error) [state, text] = ['bad', error.code ?? 'no answer'];
+  else if (!c.healthy) [state, text] = ['warn', 'not healthy'];
+  else text = 'healthy';
+  if (c?.hashes_agree === false) [state, text] = ['bad', 'replicas differ'];
+  el.dataset.state = state;
+  setText(el.lastElementChild, c && !error ? `${text} · ${c.leader ? `leader ${nameOf(c.leader)}` : 'no leader'}` : text);
+}
+
+replace($('#nav'), Object.entries(views).map(([name, [title]]) => h('li', {}, h('a', { href: `#/${name}`, 'data-view': name }, title))));
+if (!writable) $('.brand').after(h('span', { class: 'badge', title: 'The node takes no changes from web pages (--ui=read)' }, 'read only'));
+window.addEventListener('hashchange', () => navigate(true));
+$('.skip').addEventListener('click', (event) => { event.preventDefault(); main.focus(); });
+onLive(pulse);
+navigate(false);

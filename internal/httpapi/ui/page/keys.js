@@ -1,0 +1,235 @@
+// Keys as a tree by delimiter. A level shows one page at a time, however many keys it
+// has: what the page holds does not grow with the store.
+import { bytesIn, escape, fromText, getJSON, placeOf, show, textOf, call, once, writable, keyPath } from './api.js';
+import { ask } from './dialog.js';
+import { $, aborted, button, count, explain, field, h, replace, toast } from './dom.js';
+import { live } from './live.js';
+import { openValue } from './value.js';
+
+export const title = 'Keys';
+
+const pageSize = 100;
+
+// entries merges the keys and the groups of a page in the order of bytes.
+function entries(doc) {
+  const list = doc.kvs.map((kv) => ({ name: bytesIn(kv, 'key'), kv }));
+  for (const p of doc.prefixes ?? []) list.push({ name: fromText(p) });
+  for (const p of doc.prefixes_base64 ?? []) list.push({ name: atob(p) });
+  return list.sort((a, b) => a.name < b.name ? -1 : 1);
+}
+
+// Tree is the list of keys with one prefix, with groups that open.
+class Tree {
+  constructor(view, choose, signal) {
+    Object.assign(this, { view, choose, signal });
+    this.root = h('ul', { class: 'tree', role: 'tree', 'aria-label': 'Keys', onkeydown: (e) => this.key(e), onclick: (e) => this.click(e) });
+    const base = view.delimiter ? view.prefix.lastIndexOf(view.delimiter) : -1;
+    this.load({ list: this.root, prefix: view.prefix, base: base < 0 ? 0 : base + view.delimiter.length, level: 0, cursors: [] });
+  }
+
+  // load shows the page of a level that its last cursor names.
+  async load(level, focus) {
+    const { view } = this;
+    const wait = setTimeout(() => level.list.append(h('li', { class: 'wait', role: 'none' }, 'reading…')), 150);
+    level.list.setAttribute('aria-busy', 'true');
+    let doc;
+    try {
+      doc = await getJSON('/v1/kv', {
+        prefix: level.prefix, delimiter: view.delimiter || undefined, keys_only: true, limit: pageSize, cursor: level.cursors.at(-1),
+        revision: view.rev, consistency: view.stale ? 'stale' : undefined,
+      }, this.signal);
+    } catch (err) {
+      clearTimeout(wait);
+      if (!aborted(err)) replace(level.list, h('li', { role: 'none' }, this.trouble(err, level)));
+      return;
+    }
+    clearTimeout(wait);
+    level.list.removeAttribute('aria-busy');
+    const items = entries(doc).map((e) => e.kv ? this.leaf(e, level) : this.group(e.name, level));
+    const first = level.cursors.length * pageSize;
+    if (level.cursors.length) items.unshift(this.pager(level, `‹ previous ${pageSize}`, () => level.cursors.pop()));
+    if (doc.next) items.push(this.pager(level, `${count(first + 1)} to ${count(first + doc.count)} are shown; next ${pageSize} ›`, () => level.cursors.push(doc.next)));
+    replace(level.list, items.length ? items : h('li', { class: 'empty', role: 'none' }, level.prefix ? 'No key begins with this.' : 'The store is empty.'));
+    this.mark(this.chosen);
+    this.rove(focus ? level.list.querySelector('[role=treeitem]') : null, focus);
+  }
+
+  trouble(err, level) {
+    const ways = [button('Try again', () => { level.cursors = []; this.load(level); })];
+    if (['no_leader', 'read_timeout'].includes(err.code)) {
+      ways.push(h('a', { class: 'button', href: placeOf('keys', { ...this.view, stale: '1' }) }, 'Show this node’s own copy'));
+    }
+    return h('div', { class: 'note bad', role: 'alert' }, h('p', {}, explain(err)), h('p', { class: 'row' }, ways));
+  }
+
+  item(level, cls, ...content) {
+    const line = h('div', { class: `line ${cls}` }, content);
+    const el = h('li', { role: 'treeitem', tabindex: -1, 'aria-level': level.level + 1 }, line);
+    line.style.setProperty('--level', level.level);
+    return el;
+  }
+
+  leaf({ name, kv }, level) {
+    const el = this.item(level, '', h('span', { class: 'twist', 'aria-hidden': 'true' }), h('span', { class: 'key' }, show(name.slice(level.base)) || '(the prefix itself)'),
+      h('span', { class: 'rev', title: `last changed at revision ${kv.mod_revision}` }, count(kv.mod_revision)));
+    el.act = () => this.choose(name);
+    el.dataset.key = escape(name);
+    el.setAttribute('aria-selected', 'false');
+    return el;
+  }
+
+  group(name, level) {
+    const twist = h('span', { class: 'twist', 'aria-hidden': 'true' }, '▸');
+    const el = this.item(level, 'group', twist, h('span', { class: 'key' }, show(name.slice(level.base))));
+    const list = h('ul', { role: 'group', hidden: true });
+    el.append(list);
+    el.setAttribute('aria-expanded', 'false');
+    el.toggle = (open) => {
+      el.setAttribute('aria-expanded', String(open));
+      twist.textContent = open ? '▾' : '▸';
+      list.hidden = !open;
+      if (open && !list.firstChild) this.load({ list, prefix: name, base: name.length, level: level.level + 1, cursors: [] });
+    };
+    el.act = () => el.toggle(list.hidden);
+    return el;
+  }
+
+  pager(level, text, move) {
+    const el = this.item(level, 'pager', h('span', { class: 'twist', 'aria-hidden': 'true' }), h('span', { class: 'key' }, text));
+    el.act = () => { move(); this.load(level, true); };
+    return el;
+  }
+
+  visible() { return [...this.root.querySelectorAll('[role=treeitem]')].filter((el) => !el.closest('ul[hidden]')); }
+
+  // rove makes one item the one that Tab reaches.
+  rove(el, focus) {
+    const items = this.visible();
+    el ??= items.find((i) => i.tabIndex === 0) ?? items[0];
+    for (const i of this.root.querySelectorAll('[tabindex="0"]')) i.tabIndex = -1;
+    if (!el) return;
+    el.tabIndex = 0;
+    if (focus) { el.focus(); el.firstChild.scrollIntoView({ block: 'nearest' }); }
+  }
+
+  click(event) {
+    const el = event.target.closest('[role=treeitem]');
+    if (!el) return;
+    this.rove(el, true);
+    el.act();
+  }
+
+  key(event) {
+    const el = event.target.closest('[role=treeitem]');
+    if (!el || event.ctrlKey || event.metaKey || event.altKey) return;
+    const items = this.visible(), i = items.indexOf(el);
+    const open = el.getAttribute('aria-expanded');
+    const moves = {
+      ArrowDown: () => items[i + 1], ArrowUp: () => items[i - 1], Home: () => items[0], End: () => items.at(-1),
+      ArrowRight: () => open === 'false' ? void el.toggle(true) : open ? items[i + 1] : undefined,
+      ArrowLeft: () => open === 'true' ? void el.toggle(false) : el.parentElement.closest('[role=treeitem]'),
+      Enter: () => void el.act(), ' ': () => void el.act(),
+    };
+    if (!moves[event.key]) return;
+    event.preventDefault();
+    const to = moves[event.key]();
+    if (to) this.rove(to, true);
+  }
+
+  // mark highlights the key that is shown beside the tree.
+  mark(key) {
+    this.chosen = key;
+    const name = key === undefined ? null : escape(key);
+    for (const el of this.root.querySelectorAll('[data-key]')) el.setAttribute('aria-selected', String(el.dataset.key === name));
+  }
+}
+
+async function newKey(prefix, done) {
+  const name = h('input', { required: true, autocomplete: 'off', spellcheck: 'false', class: 'mono', value: textOf(prefix) ?? '' });
+  const value = h('textarea', { rows: 6, class: 'code', spellcheck: 'false' });
+  const ttl = h('input', { autocomplete: 'off', placeholder: 'never', class: 'mono' });
+  const made = await ask({
+    title: 'New key', action: 'Create',
+    body: [h('p', {}, 'It is created only if there is no such key yet.'), field('Key', name), field('Value', value), field('Expires after', ttl, 'a duration, for example 30s or 24h')],
+    run: async () => {
+      const key = fromText(name.value);
+      await call('PUT', keyPath(key), { query: { ttl: ttl.value.trim() || undefined }, headers: { 'If-None-Match': '*', ...once() }, body: value.value });
+      return { key };
+    },
+  });
+  if (made) done(made.key);
+}
+
+// pastBar chooses the revision at which everything is read.
+function pastBar(view, go) {
+  const status = live.cluster?.members.find((m) => m.id === live.self?.id)?.status;
+  const low = status?.compact_revision ?? 1, high = Math.max(status?.revision ?? 1, Number(view.rev) || 1);
+  const at = Number(view.rev) || high;
+  const number = h('input', { type: 'number', min: low, max: high, value: at, class: 'mono' });
+  const slide = h('input', { type: 'range', min: low, max: high, value: at, 'aria-label': 'Revision' });
+  slide.addEventListener('input', () => { number.value = slide.value; });
+  slide.addEventListener('change', () => go({ rev: slide.value }));
+  number.addEventListener('change', () => go({ rev: number.value }));
+  return h('div', { class: 'note warn' },
+    h('p', {}, h('strong', {}, `The whole store as of revision ${count(at)}. `), `Revisions from ${count(low)} to ${count(high)} can be read.`),
+    h('div', { class: 'row' }, h('label', { class: 'row' }, 'Revision', number), h('span', { class: 'grow' }, slide), button('Back to now', () => go({ rev: undefined }))));
+}
+
+export function open(main, params, signal) {
+  let view = null, tree = null, pane = new AbortController();
+  const here = (change) => placeOf('keys', { prefix: view.prefix, delimiter: view.delimiter === '/' ? undefined : view.delimiter || 'none', rev: view.rev, stale: view.stale, key: view.key, ...change });
+  const go = (change) => { location.hash = here(change); };
+
+  const search = h('input', { type: 'search', autocomplete: 'off', spellcheck: 'false', placeholder: 'all keys', class: 'mono' });
+  const delimiter = h('input', { size: 3, maxlength: 16, autocomplete: 'off', class: 'mono' });
+  let timer;
+  search.addEventListener('input', () => { clearTimeout(timer); timer = setTimeout(() => location.replace(here({ prefix: fromText(search.value), key: undefined })), 250); });
+  delimiter.addEventListener('change', () => go({ delimiter: fromText(delimiter.value) || 'none' }));
+  const past = h('div');
+  const list = h('div'), detail = h('section', { 'aria-label': 'Key', tabindex: -1 });
+  const split = h('div', { class: 'split' }, list, detail);
+  const pastButton = button('As of revision…', () => go({ rev: live.cluster?.members.find((m) => m.status)?.status.revision ?? 1 }));
+  main.append(
+    h('form', { class: 'bar', role: 'search', onsubmit: (e) => { e.preventDefault(); clearTimeout(timer); location.replace(here({ prefix: fromText(search.value), key: undefined })); list.querySelector('[tabindex="0"]')?.focus(); } },
+      h('div', { class: 'grow' }, field('Prefix', search)), field('Delimiter', delimiter), pastButton,
+      button('Reload', () => rebuild()), writable && button('New key…', () => newKey(view.prefix, (key) => { rebuild(); go({ key }); }), { class: 'primary' })),
+    past, split);
+
+  function rebuild() {
+    tree = new Tree(view, (key) => go({ key }), signal);
+    tree.mark(view.key);
+    replace(list, tree.root);
+  }
+
+  function showKey(focus) {
+    pane.abort();
+    pane = new AbortController();
+    signal.addEventListener('abort', () => pane.abort(), { signal: pane.signal });
+    split.classList.toggle('chosen', view.key !== undefined);
+    if (view.key === undefined) {
+      replace(detail, h('p', { class: 'empty' }, 'Choose a key to see its value and history.'));
+      return;
+    }
+    const back = h('a', { class: 'back', href: here({ key: undefined }) }, '‹ Keys');
+    const body = h('div');
+    replace(detail, back, body);
+    openValue(body, view.key, { revision: view.rev && Number(view.rev), stale: view.stale, prefix: view.prefix, onChange: (gone) => { rebuild(); if (gone) go({ key: undefined }); } }, pane.signal);
+    if (focus) detail.focus({ preventScroll: !matchMedia('(max-width: 900px)').matches });
+  }
+
+  function update(p) {
+    const before = view;
+    view = { prefix: p.prefix ?? '', delimiter: p.delimiter === 'none' ? '' : p.delimiter ?? '/', rev: /^\d+$/.test(p.rev ?? '') ? p.rev : undefined, stale: p.stale, key: p.key };
+    const text = textOf(view.prefix) ?? show(view.prefix);
+    if (document.activeElement !== search) search.value = text;
+    delimiter.value = textOf(view.delimiter) ?? '';
+    const same = (...names) => before && names.every((n) => before[n] === view[n]);
+    if (!same('rev')) replace(past, view.rev && pastBar(view, go));
+    pastButton.hidden = view.rev !== undefined;
+    if (!same('prefix', 'delimiter', 'rev', 'stale')) rebuild();
+    tree.mark(view.key);
+    if (!same('key', 'rev', 'stale')) showKey(before && before.key !== view.key);
+  }
+  update(params);
+  return update;
+}
