@@ -102,6 +102,8 @@ var testsToo = map[string][]string{
 	"internal/httpapi": {"internal/kvstore/engine", "internal/http1"},
 	// They run on a real store.
 	"internal/etcdapi/watchrpc": {"internal/kvstore/engine"},
+	// The simulator runs real stores, with their watches and leases.
+	"internal/raftnode": {"internal/kvstore", "internal/kvstore/engine", "internal/lessor", "internal/watch"},
 	// A gate that is open answers from a store.
 	"internal/frontdoor": {"internal/kvstore"},
 }

@@ -138,10 +138,14 @@ func (l *Lessor) Expired() uint64 { return l.expired.Load() }
 // Run keeps the office until the context ends. Looking for a change of office must
 // not wait for a proposal that hangs because of that change, so it has a goroutine
 // of its own.
+//
+// Run and Serve wait for the cluster between steps that do not wait: TakeOffice;
+// TakeDue and Settle; Renew and Confirm. Who has an event loop instead of goroutines,
+// like the simulator, calls the steps.
 func (l *Lessor) Run(ctx context.Context) {
 	var done sync.WaitGroup
 	done.Go(func() { every(ctx, pace, func() { l.endDue(ctx) }) })
-	every(ctx, pace, func() { l.takeOffice(ctx) })
+	every(ctx, pace, func() { l.TakeOffice(ctx) })
 	done.Wait()
 }
 
@@ -158,10 +162,10 @@ func every(ctx context.Context, d time.Duration, f func()) {
 	}
 }
 
-// takeOffice follows the leadership. On a new term it reads all leases. Changes
+// TakeOffice follows the leadership. On a new term it reads all leases. Changes
 // are noted from before the first read, so that none falls in between: what was
 // applied before is in the table, and what is applied later is reported.
-func (l *Lessor) takeOffice(ctx context.Context) {
+func (l *Lessor) TakeOffice(ctx context.Context) {
 	term := l.cluster.Tenure()
 	if !l.enter(term) {
 		return
@@ -268,26 +272,33 @@ func (o *office) remove(id uint64) {
 // The other way round, a successor could have been in office for a while, and the
 // answer would promise more time than the successor gives (T1).
 func (l *Lessor) Serve(ctx context.Context, requests []Request) ([]Answer, error) {
-	answers := make([]Answer, len(requests))
-	term, err := l.renew(requests, answers)
+	r, err := l.Renew(requests)
 	if err != nil {
 		return nil, err
 	}
-	if err := l.cluster.Prove(ctx, term); err != nil {
+	if err := l.cluster.Prove(ctx, r.Term); err != nil {
 		return nil, err
 	}
-	return answers, l.lookAgain(term, requests, answers)
+	return l.Confirm(r)
 }
 
-// renew moves the deadlines and fills in the answers.
-func (l *Lessor) renew(requests []Request, answers []Answer) (term uint64, err error) {
+// Renewal is what Renew did, and may promise once it is proved that this node led in
+// the term afterwards.
+type Renewal struct {
+	Term     uint64
+	requests []Request
+	answers  []Answer
+}
+
+// Renew moves the deadlines.
+func (l *Lessor) Renew(requests []Request) (Renewal, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	o := &l.mu.office
 	if o.term == 0 || o.loading {
-		return 0, ErrNotLeader
+		return Renewal{}, ErrNotLeader
 	}
-	now := l.nowLocked()
+	now, answers := l.nowLocked(), make([]Answer, len(requests))
 	for i, r := range requests {
 		e := o.leases[r.ID]
 		if e != nil && r.Renew && !e.ending && e.TTL > 0 {
@@ -296,25 +307,25 @@ func (l *Lessor) renew(requests []Request, answers []Answer) (term uint64, err e
 		}
 		answers[i] = e.answer(r, now)
 	}
-	return o.term, nil
+	return Renewal{Term: o.term, requests: requests, answers: answers}, nil
 }
 
-// lookAgain corrects the answers about leases that were unknown or ending before the
-// proof. A lease that another node saw granted may not have been applied here; the
+// Confirm returns the answers after the proof. It corrects those about leases that were
+// unknown or ending before it. A lease that another node saw granted may not have been applied here; the
 // proof made up for that, and such a lease has its full TTL from now on.
-func (l *Lessor) lookAgain(term uint64, requests []Request, answers []Answer) error {
+func (l *Lessor) Confirm(r Renewal) ([]Answer, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.mu.office.term != term {
-		return ErrNotLeader
+	if l.mu.office.term != r.Term {
+		return nil, ErrNotLeader
 	}
 	now := l.nowLocked()
-	for i, r := range requests {
-		if answers[i].State != Alive {
-			answers[i] = l.mu.office.leases[r.ID].answer(r, now)
+	for i, q := range r.requests {
+		if r.answers[i].State != Alive {
+			r.answers[i] = l.mu.office.leases[q.ID].answer(q, now)
 		}
 	}
-	return nil
+	return r.answers, nil
 }
 
 func (e *entry) answer(r Request, now time.Duration) Answer {
@@ -329,41 +340,46 @@ func (e *entry) answer(r Request, now time.Duration) Answer {
 	return Answer{State: Alive, TTL: e.TTL, Remaining: max(e.deadline-now, 0)}
 }
 
-// expiry is what one proposal ends.
-type expiry struct {
-	term, asOf uint64
+// Expiry is what one proposal ends: leases whose grants have a Seq up to AsOf.
+type Expiry struct {
+	Term, AsOf uint64
 	leases     []*entry
+}
+
+// IDs returns the ids of the leases.
+func (b *Expiry) IDs() []uint64 {
+	ids := make([]uint64, len(b.leases))
+	for i, e := range b.leases {
+		ids[i] = e.ID
+	}
+	return ids
 }
 
 // endDue proposes the end of the leases that are due, one entry after the other, so
 // that other commands get in between.
 func (l *Lessor) endDue(ctx context.Context) {
 	for ctx.Err() == nil {
-		b := l.takeDue()
+		b := l.TakeDue()
 		if len(b.leases) == 0 {
 			return
 		}
-		ids := make([]uint64, len(b.leases))
-		for i, e := range b.leases {
-			ids[i] = e.ID
-		}
-		err := l.cluster.Expire(ctx, b.term, b.asOf, ids)
+		err := l.cluster.Expire(ctx, b.Term, b.AsOf, b.IDs())
 		if err != nil {
 			l.report(err)
 		}
-		if l.settle(b) > 0 {
+		if l.Settle(b) > 0 {
 			return // they are tried again at the next look
 		}
 	}
 }
 
-// takeDue takes due leases out of the heap, as many as one entry may end, and marks
+// TakeDue takes due leases out of the heap, as many as one entry may end, and marks
 // them as ending.
-func (l *Lessor) takeDue() expiry {
+func (l *Lessor) TakeDue() Expiry {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	o, now := &l.mu.office, l.nowLocked()
-	b := expiry{term: o.term}
+	b := Expiry{Term: o.term}
 	if o.loading {
 		return b
 	}
@@ -378,25 +394,25 @@ func (l *Lessor) takeDue() expiry {
 		}
 		heap.Pop(&o.due)
 		e.ending = true
-		b.asOf = max(b.asOf, e.Seq)
+		b.AsOf = max(b.AsOf, e.Seq)
 		b.leases = append(b.leases, e)
 	}
 	return b
 }
 
-// settle puts the leases back that a proposal did not end, and returns their number.
+// Settle puts the leases back that a proposal did not end, and returns their number.
 // They stay marked: the proposal may still be on its way.
-func (l *Lessor) settle(b expiry) (left int) {
+func (l *Lessor) Settle(b Expiry) (left int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	o := &l.mu.office
 	for _, e := range b.leases {
-		if o.term == b.term && o.leases[e.ID] == e {
+		if o.term == b.Term && o.leases[e.ID] == e {
 			heap.Push(&o.due, e)
 			left++
 		}
 	}
-	if o.term == b.term {
+	if o.term == b.Term {
 		l.expired.Add(uint64(len(b.leases) - left))
 	}
 	return left

@@ -529,7 +529,7 @@ func TestSuspendedTimeDoesNotCount(t *testing.T) {
 	clock := base
 	table := &fixedTable{leases: []Lease{{ID: 1, TTL: 10 * time.Second}}}
 	l := New(table, table, func() time.Time { return clock }, func(err error) { t.Error(err) })
-	l.takeOffice(t.Context())
+	l.TakeOffice(t.Context())
 	clock = clock.Add(time.Hour) // nobody looked at the clock meanwhile
 	l.endDue(t.Context())
 	if table.expired != 0 {
@@ -658,7 +658,7 @@ func BenchmarkIdleLook(b *testing.B) {
 	l := idleLessor(b, 100_000)
 	b.ReportAllocs()
 	for b.Loop() {
-		l.takeOffice(b.Context())
+		l.TakeOffice(b.Context())
 		l.endDue(b.Context())
 	}
 }
@@ -684,6 +684,6 @@ func idleLessor(b *testing.B, n int) *Lessor {
 		table.leases = append(table.leases, Lease{ID: uint64(i + 1), TTL: time.Hour})
 	}
 	l := New(table, table, time.Now, func(err error) { b.Error(err) })
-	l.takeOffice(b.Context())
+	l.TakeOffice(b.Context())
 	return l
 }

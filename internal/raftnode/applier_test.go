@@ -15,7 +15,7 @@ import (
 func testApplier(t *testing.T) (*applier, *machine) {
 	m := newMachine(false)
 	m.violation = t.Errorf
-	m.ran = func(*Entry, uint64) {}
+	m.observe = func(*Entry, uint64) {}
 	r := roster.New(simCluster, []roster.Member{simMember(1), simMember(2)})
 	r.Membership()
 	return &applier{self: 1, sm: m, roster: r, index: InitialIndex}, m
@@ -56,7 +56,7 @@ func TestApplierAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, p := range ran.proposals {
-		if got, ok := p.answered(); !ok || got.err != nil || len(got.results) != len(p.commands) || got.results[0].(uint64) != 3 {
+		if got, ok := p.answered(); !ok || got.err != nil || len(got.results) != len(p.commands) || got.results[0].(machineResult).index != 3 {
 			t.Errorf("answer %+v %v to %d commands", got, ok, len(p.commands))
 		}
 	}

@@ -73,8 +73,9 @@ func (s *sim) finish() {
 		return
 	}
 	at := probe.node.machine
+	index, _ := at.position()
 	for _, o := range s.known.ops {
-		if o.kind == opWrite && o.outcome == succeeded && o.index <= at.cur.Index && !at.seen[o.id] {
+		if o.kind == opWrite && o.outcome == succeeded && o.index <= index && !at.ran(o.id) {
 			s.violate("S7: command %d was acknowledged in entry %d and is lost", o.id, o.index)
 		}
 	}

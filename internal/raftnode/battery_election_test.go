@@ -49,7 +49,7 @@ func (s *sim) agree(at *simNode, size int, on ...uint64) *op {
 
 func (s *sim) ranOn(id uint64, on ...uint64) bool {
 	for _, n := range on {
-		if !s.nodes[n].machine.seen[id] {
+		if !s.nodes[n].machine.ran(id) {
 			return false
 		}
 	}

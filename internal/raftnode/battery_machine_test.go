@@ -86,7 +86,7 @@ func TestSubmitRestartReplay(t *testing.T) {
 		s.crashAndRestart(s.order...)
 		s.elect()
 		s.must(electionTimeout, "the replay", s.agreed)
-		if n := len(s.leader().machine.cur.IDs); n != 30 {
+		if n := len(s.leader().machine.(*machine).cur.IDs); n != 30 {
 			t.Errorf("%d commands after the replay, want 30", n)
 		}
 		s.agree(s.leader(), 8, s.order...)

@@ -38,7 +38,7 @@ func newRig(t testing.TB, members int, limits func(*coreConfig)) *rig {
 	r := roster.New(simCluster, initial)
 	g := &rig{t: t, machine: newMachine(false)}
 	g.machine.violation = t.Errorf
-	g.machine.ran = func(*Entry, uint64) {}
+	g.machine.observe = func(*Entry, uint64) {}
 	g.applier = &applier{self: 1, sm: g.machine, roster: r, index: InitialIndex}
 	first := roster.NewSnapshot(InitialIndex, initialTerm, r.Membership())
 	hs := &raftpb.HardState{Term: new(uint64(initialTerm)), Commit: new(uint64(InitialIndex))}
@@ -460,7 +460,7 @@ func TestRestartedSingleLeaderDoesNotReadStale(t *testing.T) {
 	p := g.propose(1, 8)
 	g.work()
 	a, _ := p.answered()
-	written := a.results[0].(uint64)
+	written := a.results[0].(machineResult).index
 
 	last, _ := g.log.LastIndex()
 	ents, err := g.log.Entries(InitialIndex+1, last+1, 1<<20)

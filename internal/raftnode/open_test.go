@@ -21,7 +21,7 @@ import (
 )
 
 func openConfig(t *testing.T, dir string, m *machine) Config {
-	m.ran = func(*Entry, uint64) {}
+	m.observe = func(*Entry, uint64) {}
 	m.violation = t.Errorf
 	return Config{ID: 1, ClusterID: 7, Dir: dir, Nonce: "n", StateMachine: m, VerifyBody: verifyMachineBody, Initial: []roster.Member{simMember(1), simMember(2), simMember(3)}}
 }

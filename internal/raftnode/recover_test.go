@@ -33,7 +33,7 @@ func (o *offline) Close() error {
 func opener(t *testing.T, files **machineState) func(string) (OfflineMachine, error) {
 	return func(string) (OfflineMachine, error) {
 		m := newMachine(files == nil)
-		m.ran, m.violation = func(*Entry, uint64) {}, t.Errorf
+		m.observe, m.violation = func(*Entry, uint64) {}, t.Errorf
 		if files != nil {
 			m.reset((*files).clone())
 			m.durable = m.cur.clone()

@@ -29,7 +29,7 @@ type lockedMachine struct {
 
 func newLockedMachine(t *testing.T) *lockedMachine {
 	m := newMachine(false)
-	m.ran = func(*Entry, uint64) {}
+	m.observe = func(*Entry, uint64) {}
 	m.violation = t.Errorf
 	return &lockedMachine{m: m}
 }

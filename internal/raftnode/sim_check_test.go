@@ -255,9 +255,9 @@ func (s *sim) observeRun(n *simNode, e *Entry, hash uint64) {
 
 func (s *sim) observeRestore(n *simNode) {
 	s.known.snapshotsInstalled++
-	m := n.machine.cur
-	if before, ok := s.known.applied[m.Index]; ok && before.hash != m.Hash {
-		s.violate("S4: member %d restored another state at entry %d", n.id, m.Index)
+	index, _ := n.machine.position()
+	if before, ok := s.known.applied[index]; ok && before.hash != n.machine.hash() {
+		s.violate("S4: member %d restored another state at entry %d", n.id, index)
 	}
 }
 

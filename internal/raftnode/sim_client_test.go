@@ -1,7 +1,6 @@
 package raftnode
 
 import (
-	"encoding/binary"
 	"errors"
 	"slices"
 
@@ -39,8 +38,10 @@ type op struct {
 
 	id       uint64 // of a write
 	proposal *proposal
-	index    uint64 // result of a write
-	minIndex uint64 // what it must see (S8)
+	index    uint64 // of the entry of a write
+	result   machineResult
+	minIndex uint64   // what it must see (S8)
+	then     []func() // called when it has ended
 
 	read     *readRequest
 	change   *changeRequest
@@ -49,9 +50,12 @@ type op struct {
 
 // write asks the member to replicate a new command of the given size.
 func (s *sim) write(n *simNode, size int) *op {
+	return s.propose(n, s.opts.command(s.nextCommand+1, size))
+}
+
+// propose asks the member to replicate the next command.
+func (s *sim) propose(n *simNode, cmd []byte) *op {
 	s.nextCommand++
-	cmd := binary.BigEndian.AppendUint64(nil, s.nextCommand)
-	cmd = append(cmd, make([]byte, max(0, size-len(cmd)))...)
 	o := &op{kind: opWrite, node: n, id: s.nextCommand, minIndex: s.known.acked}
 	// Room for two answers, so that a second one shows.
 	o.proposal = newProposal(cmd)
@@ -109,8 +113,7 @@ func (n *simNode) poll() {
 func (n *simNode) dropOps() {
 	n.poll()
 	for _, o := range n.ops {
-		o.outcome = unknown
-		o.err = errors.New("the member crashed")
+		o.end(unknown, errors.New("the member crashed"))
 	}
 	n.ops = nil
 }
@@ -122,23 +125,32 @@ func (o *op) poll() bool {
 	case a := <-o.answers():
 		err = a.err
 		if a.results != nil {
-			o.index = a.results[0].(uint64)
+			o.result = a.results[0].(machineResult)
+			o.index = o.result.index
 		}
 	case err = <-o.errors():
 	default:
 		return false
 	}
-	o.err = err
 	switch {
 	case err == nil:
-		o.outcome = succeeded
 		o.succeed()
+		o.end(succeeded, nil)
 	case errors.Is(err, ErrUnknown):
-		o.outcome = unknown
+		o.end(unknown, err)
 	default:
-		o.outcome = refused
+		o.end(refused, err)
 	}
 	return true
+}
+
+// end ends the operation.
+func (o *op) end(outcome outcome, err error) {
+	o.outcome, o.err = outcome, err
+	for _, f := range o.then {
+		f()
+	}
+	o.then = nil
 }
 
 func (o *op) answers() chan answer {
@@ -183,8 +195,9 @@ func (o *op) succeed() {
 	}
 }
 
-// judge checks S7 against the final state of a member that has everything.
-func (s *sim) judge(n *simNode) {
+// judge checks S7 against the final state of a member that has everything. What began
+// after the given time may still be open.
+func (s *sim) judge(n *simNode, until int64) {
 	for _, o := range s.known.ops {
 		if unread := len(o.answers()) + len(o.errors()); unread > 1 || unread == 1 && !o.withdrawn {
 			s.violate("S7: an operation of kind %d was answered twice", o.kind)
@@ -192,14 +205,14 @@ func (s *sim) judge(n *simNode) {
 		if o.kind != opWrite {
 			continue
 		}
-		ran := n.machine.seen[o.id]
+		ran := n.machine.ran(o.id)
 		if o.outcome == succeeded && !ran {
 			s.violate("S7: command %d was acknowledged in entry %d and is lost", o.id, o.index)
 		}
 		if o.outcome == refused && ran {
 			s.violate("S7: command %d was surely refused (%v) and ran", o.id, o.err)
 		}
-		if o.outcome == open {
+		if o.outcome == open && o.begin < until {
 			s.violate("S7: command %d was never answered by member %d", o.id, o.node.id)
 		}
 	}
@@ -229,7 +242,7 @@ func (s *sim) agreed() bool {
 		if index == 0 {
 			index = st.GetCommit()
 		}
-		if n.applier.index != index || st.GetCommit() != index || !slices.Equal(n.machine.cur.IDs, s.nodes[m.Members[0].ID].machine.cur.IDs) {
+		if n.applier.index != index || st.GetCommit() != index || n.machine.hash() != s.nodes[m.Members[0].ID].machine.hash() {
 			return false
 		}
 	}
@@ -256,11 +269,12 @@ func (s *sim) settle(patience int64) {
 		}
 		return true
 	})
+	answered := s.now
 	s.must(patience, "agreement of all", s.agreed)
 	for _, n := range s.alive() {
 		s.observeConfig(n)
 	}
-	s.judge(s.nodes[s.members().Members[0].ID]) // all have agreed
+	s.judge(s.nodes[s.members().Members[0].ID], answered) // all have agreed
 	if s.violation != nil {
 		s.fatalf("")
 	}

@@ -27,16 +27,34 @@ func (m *machineState) clone() *machineState {
 	return &c
 }
 
+// simMachine is the state machine of a simulated member, with what the simulator
+// wants to know of it.
+type simMachine interface {
+	StateMachine
+	crash() // forgets what was not durable
+	position() (index, term uint64)
+	hash() uint64       // of the whole state
+	ran(id uint64) bool // whether the command with the number was executed
+	verify(body io.Reader) error
+}
+
+// machineResult is the result of a command: the index of its entry, and what the
+// machine has to say beside that.
+type machineResult struct {
+	index uint64
+	value any
+}
+
 // machine is the simulator's StateMachine: a list of command ids. A command is
-// its id in eight bytes, and padding. Its result is the index of its entry.
+// its id in eight bytes, and padding.
 type machine struct {
 	cur     *machineState
 	seen    map[uint64]bool
 	durable *machineState // survives a crash; always nil for one in memory
 	memory  bool
 
-	// ran is called with each entry after it ran.
-	ran func(e *Entry, hash uint64)
+	// observe is called with each entry after it ran.
+	observe func(e *Entry, hash uint64)
 	// violation is called when a command ran twice.
 	violation func(format string, args ...any)
 	// stain, in one control, makes the machine depend on its node.
@@ -47,6 +65,39 @@ func newMachine(memory bool) *machine {
 	m := &machine{memory: memory, stain: func(uint64) uint64 { return 0 }}
 	m.reset(&machineState{Records: map[string][]byte{}})
 	return m
+}
+
+func newModelMachine(n *simNode) simMachine {
+	s, id := n.s, n.id
+	m := newMachine(s.opts.memory)
+	m.violation = func(format string, args ...any) {
+		s.violate("member %d: "+format, append([]any{id}, args...)...)
+	}
+	m.observe = func(e *Entry, hash uint64) { s.observeRun(n, e, hash) }
+	if s.opts.bug == bugNonDeterministicApply {
+		m.stain = func(uint64) uint64 {
+			if s.chance(0.001) {
+				return id
+			}
+			return 0
+		}
+	}
+	return m
+}
+
+// modelCommand makes a command for a machine.
+func modelCommand(id uint64, size int) []byte {
+	cmd := binary.BigEndian.AppendUint64(nil, id)
+	return append(cmd, make([]byte, max(0, size-len(cmd)))...)
+}
+
+func (m *machine) position() (index, term uint64) { return m.cur.Index, m.cur.Term }
+func (m *machine) hash() uint64                   { return m.cur.Hash }
+func (m *machine) ran(id uint64) bool             { return m.seen[id] }
+
+func (m *machine) verify(body io.Reader) error {
+	_, err := verifyMachineBody(body)
+	return err
 }
 
 func (m *machine) reset(s *machineState) {
@@ -86,7 +137,7 @@ func (m *machine) run(e *Entry) {
 		m.cur.IDs = append(m.cur.IDs, id)
 		_ = binary.Write(h, binary.BigEndian, id^m.stain(id))
 		if e.WantResults {
-			e.Results = append(e.Results, e.Index)
+			e.Results = append(e.Results, machineResult{index: e.Index})
 		}
 	}
 	for _, r := range e.Records {
@@ -99,7 +150,7 @@ func (m *machine) run(e *Entry) {
 		}
 	}
 	m.cur.Hash = h.Sum64()
-	m.ran(e, m.cur.Hash)
+	m.observe(e, m.cur.Hash)
 }
 
 func (m *machine) View() (View, error) { return &machineView{m.cur.clone()}, nil }

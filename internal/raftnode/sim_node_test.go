@@ -29,7 +29,7 @@ type simNode struct {
 
 	// What survives a crash.
 	disk    *modelDisk
-	machine *machine
+	machine simMachine
 	bodies  map[uint64][]byte // of received snapshots and checkpoints
 	nonce   string
 	boots   int
@@ -86,19 +86,7 @@ func newSimNode(s *sim, id uint64) *simNode {
 		noVote:   s.opts.bug == bugVoteNotPersisted,
 		observed: func(ents []*raftpb.Entry) { s.observeAppend(n, ents) },
 	}
-	n.machine = newMachine(s.opts.memory)
-	n.machine.violation = func(format string, args ...any) {
-		s.violate("member %d: "+format, append([]any{id}, args...)...)
-	}
-	n.machine.ran = func(e *Entry, hash uint64) { s.observeRun(n, e, hash) }
-	if s.opts.bug == bugNonDeterministicApply {
-		n.machine.stain = func(uint64) uint64 {
-			if s.chance(0.001) {
-				return id
-			}
-			return 0
-		}
-	}
+	n.machine = s.opts.machine(n)
 	return n
 }
 
@@ -125,6 +113,9 @@ func (n *simNode) start() {
 	n.dispatch()
 	n.every(span{simTick, simTick}, n.tick)
 	n.every(span{150 * milli, 250 * milli}, n.snapshotTurn)
+	if n.s.opts.started != nil {
+		n.s.opts.started(n)
+	}
 }
 
 func (n *simNode) boot() error {
@@ -165,15 +156,15 @@ func (n *simNode) recover(st *diskState) error {
 	a := &applier{self: n.id, sm: n.machine, roster: roster.New(simCluster, nil)}
 	n.applier = a
 	meta := st.snapshot.GetMetadata()
-	pos := n.machine.cur
+	index, term := n.machine.position()
 	last := meta.GetIndex() + uint64(len(st.entries))
 	switch {
-	case pos.Index > last:
-		return fmt.Errorf("the machine contains entry %d, but the log ends at %d", pos.Index, last)
-	case pos.Index == 0 && st.snapshot == nil:
+	case index > last:
+		return fmt.Errorf("the machine contains entry %d, but the log ends at %d", index, last)
+	case index == 0 && st.snapshot == nil:
 		return nil
-	case pos.Index >= meta.GetIndex():
-		return a.load(pos.Index, pos.Term)
+	case index >= meta.GetIndex():
+		return a.load(index, term)
 	case meta.GetIndex() == InitialIndex:
 		data, err := roster.DecodeSnapshotData(st.snapshot.GetData())
 		if err != nil {

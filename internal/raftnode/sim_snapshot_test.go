@@ -151,7 +151,7 @@ func (n *simNode) Send(m *raftpb.Message, b *catchup.Body) {
 // receiveBody is what receivedBodies and the transport do.
 func (n *simNode) receiveBody(m *raftpb.Message, index uint64, content []byte) error {
 	if n.s.opts.bug != bugBodyNotVerified {
-		if _, err := verifyMachineBody(bytes.NewReader(content)); err != nil {
+		if err := n.machine.verify(bytes.NewReader(content)); err != nil {
 			n.s.known.bodiesRefused++
 			return err
 		}

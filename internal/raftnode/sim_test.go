@@ -66,6 +66,13 @@ type simOptions struct {
 	electionTicks int
 	// blind leaves out S5 and S6, so that a control shows the damage itself.
 	blind bool
+
+	// machine makes the state machine of a member, and command a command for it with
+	// a number and about a size. By default they are those of machine.
+	machine func(n *simNode) simMachine
+	command func(id uint64, size int) []byte
+	// started is called with a member whenever it has started.
+	started func(n *simNode)
 }
 
 // plantedBug is what a control does wrong.
@@ -87,6 +94,15 @@ const (
 	bugCampaignWithoutPreVote
 	bugBodyNotVerified
 	bugFreshByContact
+
+	// The next ones are planted in the contract.
+	bugWatchBeforeCommit
+	bugResumeOffByOne
+	bugSlowWatcherSkipped
+	bugLeaseEndedByDeposed
+	bugLockWithoutLease
+	bugOnceNotInSnapshot
+	bugOnceBySequence
 )
 
 func newSim(t *testing.T, seed uint64, opts simOptions) *sim {
@@ -115,6 +131,9 @@ func newSim(t *testing.T, seed uint64, opts simOptions) *sim {
 	}
 	if opts.maxQueue == 0 {
 		opts.maxQueue = 1 << 20
+	}
+	if opts.machine == nil {
+		opts.machine, opts.command = newModelMachine, modelCommand
 	}
 	s := &sim{
 		t: t, seed: seed, opts: opts,

@@ -1,0 +1,141 @@
+package raftnode
+
+import (
+	"bytes"
+	"strings"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/roster"
+)
+
+// Bugs are planted in front of the store, by running other commands than those of the
+// log, and around the hub.
+
+// plantedEntry is an entry as a machine with a planted bug runs it.
+type plantedEntry struct {
+	Entry
+	own []int // where the commands of the log are among those that run
+}
+
+// results returns the results of the commands of the log.
+func (p *plantedEntry) results() []*kvstore.Result {
+	out := make([]*kvstore.Result, len(p.own))
+	for i, at := range p.own {
+		out[i] = p.Results[at].(*kvstore.Result)
+	}
+	return out
+}
+
+// plant returns an entry as a machine runs it. A nil machine is that of the replica that
+// judges: it shares what is wrong with all members, but not what is wrong with one.
+func (w *contractWorld) plant(m *storeMachine, e *Entry) plantedEntry {
+	p := plantedEntry{Entry: *e}
+	p.Commands = nil
+	for _, b := range e.Commands {
+		before, b := w.plantCommand(m, e, b)
+		if before != nil {
+			p.Commands = append(p.Commands, before)
+		}
+		p.own = append(p.own, len(p.Commands))
+		p.Commands = append(p.Commands, b)
+	}
+	return p
+}
+
+// plantCommand returns what runs instead of a command, and what runs before it.
+func (w *contractWorld) plantCommand(m *storeMachine, e *Entry, b []byte) (before, instead []byte) {
+	switch w.s.opts.bug {
+	case bugLeaseEndedByDeposed, bugLockWithoutLease, bugOnceBySequence, bugOnceNotInSnapshot:
+	default:
+		return nil, b
+	}
+	c, err := kvstore.DecodeCommand(b)
+	if err != nil {
+		return nil, b
+	}
+	switch bug := w.s.opts.bug; {
+	case bug == bugLeaseEndedByDeposed && c.Op == kvstore.OpLeaseExpire:
+		c.Term = e.Term // whoever proposed it
+	case bug == bugLockWithoutLease && c.Op == kvstore.OpLock && c.Lease != 0:
+		// As if it were enough that the lease existed when the request was made.
+		return kvstore.EncodeCommand(nil, &kvstore.Command{Op: kvstore.OpLeaseGrant, Lease: c.Lease, TTLMillis: 2000}), b
+	case bug == bugOnceBySequence && c.Idempotency != nil:
+		_, sequence, _ := strings.Cut(c.Idempotency.Key, "/")
+		c.Idempotency.Key = sequence
+	case bug == bugOnceNotInSnapshot && m != nil && c.Idempotency != nil && w.truth.keyAt[c.Idempotency.Key] <= m.restored:
+		c.Idempotency.Key += "~" // the member has forgotten the first one
+	}
+	return nil, kvstore.EncodeCommand(nil, &c)
+}
+
+// plantForesight shows the changes of entries to the watches of a member when they are
+// written to its log, and not when they are committed.
+func (m *storeMachine) plantForesight() {
+	if m.w.s.opts.bug != bugWatchBeforeCommit {
+		return
+	}
+	observed := m.n.disk.observed
+	m.n.disk.observed = func(entries []*raftpb.Entry) {
+		observed(entries)
+		if m.n.up && len(entries) > 0 && entries[0].GetIndex() == m.store.Position().Index+1 {
+			if err := m.foresee(entries); err != nil {
+				m.w.s.violate("plant a bug: %v", err)
+			}
+		}
+	}
+}
+
+// foresee applies entries to a copy of the store, whose changes go to the hub.
+func (m *storeMachine) foresee(entries []*raftpb.Entry) error {
+	_, body := m.n.body()
+	sight := foresight{m}
+	store, err := kvstore.Open(engine.NewMemory(), kvstore.Options{Observer: sight})
+	if err != nil {
+		return err
+	}
+	if err := store.Restore(bytes.NewReader(body)); err != nil {
+		return err
+	}
+	v, err := store.View()
+	if err != nil {
+		return err
+	}
+	records, err := v.Records()
+	if err != nil {
+		return err
+	}
+	members, err := roster.Load(records)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		verdict, err := members.Apply(e)
+		if err != nil {
+			return err
+		}
+		own := Entry{Index: e.GetIndex(), Term: e.GetTerm(), Commands: verdict.Commands, Records: verdict.Records}
+		if err := store.Apply([]Entry{own}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// foresight passes changes on to the hub of a member.
+type foresight struct{ m *storeMachine }
+
+func (f foresight) Applied(changes []kvstore.Change, show func()) {
+	show()
+	for len(changes) > 0 && changes[0].Revision <= f.m.foreseen {
+		changes = changes[1:]
+	}
+	if len(changes) > 0 {
+		f.m.foreseen = changes[len(changes)-1].Revision
+		f.m.hub.Applied(changes, func() {})
+	}
+}
+
+func (f foresight) Reset(show func()) { show() }
