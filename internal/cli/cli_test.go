@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/spf13/cobra"
@@ -48,7 +49,29 @@ func (b *bench) run(args ...string) result {
 }
 
 func (b *bench) runContext(ctx context.Context, args ...string) result {
-	var stdout, stderr bytes.Buffer
+	return b.runInto(ctx, new(buffer), args...)
+}
+
+// buffer is an output that can be read while it is written.
+type buffer struct {
+	sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.Lock()
+	defer b.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.Lock()
+	defer b.Unlock()
+	return b.text.String()
+}
+
+func (b *bench) runInto(ctx context.Context, stdout *buffer, args ...string) result {
+	stderr := new(buffer)
 	root := &cobra.Command{Use: "kvd", SilenceErrors: true, SilenceUsage: true}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return UsageError{err} })
 	stdin := b.stdin
@@ -56,13 +79,13 @@ func (b *bench) runContext(ctx context.Context, args ...string) result {
 		stdin = strings.NewReader("")
 	}
 	root.AddGroup(Groups()...)
-	root.AddCommand(Commands(Environment{Environ: b.environ, Stdin: stdin, Stdout: &stdout, Stderr: &stderr, DefaultEndpoint: "http://127.0.0.1:1"})...)
-	root.SetOut(&stdout)
-	root.SetErr(&stderr)
+	root.AddCommand(Commands(Environment{Environ: b.environ, Stdin: stdin, Stdout: stdout, Stderr: stderr, DefaultEndpoint: "http://127.0.0.1:1"})...)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err != nil {
-		stderr.WriteString(err.Error())
+		io.WriteString(stderr, err.Error())
 	}
 	return result{ExitCode(err), stdout.String(), stderr.String()}
 }

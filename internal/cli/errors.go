@@ -155,8 +155,6 @@ func wording(err error, code int) string {
 		return text + "; \"kvd settings\" shows the limits of the cluster"
 	case errors.Is(err, client.ErrNoSpace):
 		return text + "; delete keys, compact, or raise the quota (kvd settings quota_bytes=…)"
-	case errors.Is(err, context.Canceled):
-		return "interrupted"
 	}
 	return text
 }

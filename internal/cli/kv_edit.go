@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -79,13 +80,39 @@ func (s *session) current(ctx context.Context, key string) (*client.KV, error) {
 }
 
 func (s *session) writeBack(ctx context.Context, before *client.KV, text []byte) (*client.Written, error) {
-	options := []client.WriteOption{client.IfRevision(before.ModRevision)}
+	put := map[string]any{"if_revision": before.ModRevision}
+	byteField(put, "key", before.Key)
+	byteField(put, "value", string(text))
 	if before.Lease != 0 {
-		options = append(options, client.WithLease(before.Lease))
+		put["keep_lease"] = true // a plain put would make the key permanent
+	}
+	doc, err := json.Marshal(map[string]any{"then": []any{map[string]any{"put": put}}})
+	if err != nil {
+		return nil, err
 	}
 	ctx, cancel := s.limited(ctx)
 	defer cancel()
-	return s.Put(ctx, before.Key, text, options...)
+	answer, err := s.TxnJSON(ctx, doc)
+	if err != nil {
+		return nil, err
+	}
+	return writtenIn(answer)
+}
+
+// writtenIn returns the result of the only operation of a transaction.
+func writtenIn(answer []byte) (*client.Written, error) {
+	var result struct {
+		Results []struct {
+			CreateRevision uint64 `json:"create_revision"`
+			ModRevision    uint64 `json:"mod_revision"`
+			Version        uint64 `json:"version"`
+		} `json:"results"`
+	}
+	if err := json.Unmarshal(answer, &result); err != nil || len(result.Results) != 1 {
+		return nil, fmt.Errorf("read the answer %s: %w", answer, err)
+	}
+	r := result.Results[0]
+	return &client.Written{Revision: r.ModRevision, CreateRevision: r.CreateRevision, ModRevision: r.ModRevision, Version: r.Version}, nil
 }
 
 // conflictRemedy says how to go on after somebody else has changed the key.

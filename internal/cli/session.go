@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os/signal"
 	"slices"
@@ -43,6 +44,7 @@ func Commands(e Environment) []*cobra.Command {
 	sh := &shell{env: e}
 	return []*cobra.Command{
 		sh.connected(groupData, kvCommand(sh)),
+		sh.connected(groupData, compactCommand(sh)),
 	}
 }
 
@@ -91,7 +93,11 @@ func (sh *shell) run(f func(ctx context.Context, s *session, args []string) erro
 		ctx, restore := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 		defer restore()
 		defer context.AfterFunc(ctx, restore)()
-		return explain(f(ctx, s, args))
+		err = f(ctx, s, args)
+		if ctx.Err() != nil && errors.Is(err, context.Canceled) && !errors.Is(err, client.ErrUnknownOutcome) {
+			return failf(exitFailed, "interrupted")
+		}
+		return explain(err)
 	}
 }
 
