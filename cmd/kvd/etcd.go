@@ -33,7 +33,7 @@ func (d *daemon) assembleEtcd(meters *instruments) error {
 // openEtcd lets calls through to the node.
 func (d *daemon) openEtcd() {
 	store := d.node.Store()
-	d.calls.Open(etcdapi.State{Store: store, Evaluator: kvstore.NewEvaluator(store), Limits: store, Leases: store})
+	d.calls.Open(etcdapi.State{Store: store, Evaluator: kvstore.NewEvaluator(store), Limits: store, LeaseTable: store})
 }
 
 // serveEtcd answers clients of etcd from now on. Requests that are no calls of gRPC go to

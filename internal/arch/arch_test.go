@@ -26,8 +26,10 @@ var allowed = map[string][]string{
 	"internal/budget":            {"internal/limits"},
 	"internal/pace":              {"internal/budget"},
 	"internal/frontdoor":         {"internal/connlimit", "internal/settings", "internal/certs", "internal/http1", "internal/httpapi", "internal/etcdapi", "internal/api"},
-	"internal/etcdapi":           {"internal/etcdapi/answer", "internal/watch", "internal/kvstore", "internal/api", "internal/budget", "internal/limits", "internal/memberurl"},
-	"internal/etcdapi/answer":    {"internal/kvstore", "internal/api", "internal/budget"},
+	"internal/etcdapi":           {"internal/etcdapi/answer", "internal/etcdapi/recipes", "internal/watch", "internal/kvstore", "internal/api", "internal/budget", "internal/limits", "internal/memberurl"},
+	"internal/etcdapi/answer":    {"internal/watch", "internal/kvstore", "internal/api", "internal/budget"},
+	"internal/etcdapi/recipes":   {"internal/watch", "internal/kvstore"},
+	"internal/etcdapi/etcdtest":  {"internal/etcdapi", "internal/frontdoor", "internal/httpapi", "internal/kvstore", "internal/node", "internal/settings"},
 	"internal/logsink":           {"internal/settings"},
 	"internal/metrics":           {"internal/node", "internal/raftnode", "internal/api"},
 	"internal/node":              {"internal/lessor", "internal/raftnode", "internal/catchup", "internal/roster", "internal/datadir", "internal/peers", "internal/limits", "internal/certs", "internal/kvstore", "internal/kvstore/engine", "internal/watch", "internal/api", "internal/memberurl", "internal/repeat", "internal/connlimit"},
@@ -104,6 +106,8 @@ var testsToo = map[string][]string{
 	"internal/etcdapi/watchrpc": {"internal/kvstore/engine"},
 	// The simulator runs real stores, with their watches and leases.
 	"internal/raftnode": {"internal/kvstore", "internal/kvstore/engine", "internal/lessor", "internal/watch"},
+	// They run on real nodes.
+	"internal/etcdapi": {"internal/etcdapi/etcdtest"},
 	// A gate that is open answers from a store.
 	"internal/frontdoor": {"internal/kvstore"},
 }

@@ -41,8 +41,8 @@ type Limits interface {
 	Settings() kvstore.Settings
 }
 
-// Leases reads the leases that exist.
-type Leases interface {
+// LeaseTable reads the leases that exist.
+type LeaseTable interface {
 	// Lease returns a lease, or kvstore.ErrLeaseNotFound.
 	Lease(id uint64) (kvstore.LeaseInfo, error)
 	// Leases returns up to limit leases with ids above after, in order.
@@ -57,7 +57,7 @@ type State struct {
 	Store
 	Evaluator
 	Limits
-	Leases
+	LeaseTable
 }
 
 // NoteStage receives how long a stage of a request took; calls of etcd pass nil.

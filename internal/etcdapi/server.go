@@ -10,6 +10,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/budget"
 	"github.com/kvd-io/kvd/internal/etcdapi/answer"
+	"github.com/kvd-io/kvd/internal/etcdapi/recipes"
 )
 
 // Defaults of Options, as in etcd.
@@ -155,9 +158,15 @@ func New(opts Options) *Server {
 
 // register names the services.
 func (s *Server) register() {
-	pb.RegisterKVServer(s, &kvService{Server: s})
+	kv, leases := &kvService{Server: s}, &leaseService{Server: s}
+	pb.RegisterKVServer(s, kv)
+	pb.RegisterLeaseServer(s, leases)
+	pb.RegisterAuthServer(s, &authService{Server: s})
 	pb.RegisterClusterServer(s, &clusterService{Server: s})
 	pb.RegisterMaintenanceServer(s, &maintenanceService{Server: s})
+	made := recipes.Options{KV: kv, Leases: leases, Watches: s.opts.Watches, Bound: s.withDeadline}
+	v3lockpb.RegisterLockServer(s, &recipes.LockService{Options: made})
+	v3electionpb.RegisterElectionServer(s, &recipes.ElectionService{Options: made})
 	healthpb.RegisterHealthServer(s, &healthService{leaving: s.leaving})
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/budget"
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/watch"
 )
 
 // byCode has what the refusals of the node become. A refusal that is not here is told
@@ -60,14 +61,16 @@ func Error(err error) error {
 		return rpctypes.ErrGRPCCompacted
 	case errors.As(err, &future):
 		return rpctypes.ErrGRPCFutureRev
-	case errors.As(err, &full), errors.Is(err, budget.ErrNoPlace):
+	case errors.As(err, &full), errors.Is(err, budget.ErrNoPlace), errors.Is(err, watch.ErrTooMany):
 		return rpctypes.ErrGRPCRequestTooManyRequests
+	case errors.Is(err, watch.ErrClosed):
+		return rpctypes.ErrGRPCStopped
 	case errors.Is(err, context.Canceled):
 		return rpctypes.ErrGRPCCanceled
 	case errors.Is(err, context.DeadlineExceeded):
 		return rpctypes.ErrGRPCDeadlineExceeded
 	}
-	if s, ok := status.FromError(err); ok && s.Code() != codes.Unknown {
+	if _, ok := status.FromError(err); ok {
 		return err
 	}
 	return status.Error(codes.Internal, err.Error())

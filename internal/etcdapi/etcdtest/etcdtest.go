@@ -1,0 +1,202 @@
+// Package etcdtest runs real nodes that serve clients of etcd inside a test: the shipped
+// parts, put together as the daemon does, with the log in the test's directory and the
+// keys in memory. Package kvdtest does the same for users, without etcd's face.
+package etcdtest
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"strconv"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/etcdapi"
+	"github.com/kvd-io/kvd/internal/frontdoor"
+	"github.com/kvd-io/kvd/internal/httpapi"
+	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/node"
+	"github.com/kvd-io/kvd/internal/settings"
+)
+
+const (
+	tickInterval  = 20 * time.Millisecond
+	electionTicks = 10
+	startTimeout  = 30 * time.Second
+	stopTimeout   = 5 * time.Second
+)
+
+// Config says what a test wants other than the defaults. Its functions may be nil.
+type Config struct {
+	// Settings changes the first values of the replicated settings.
+	Settings func(*kvstore.Settings)
+	// Options changes those of the face, for example to register the watch service.
+	Options func(*etcdapi.Options)
+	// Register adds services before the face serves.
+	Register func(*etcdapi.Server, node.Face)
+	// Web answers what is no call of gRPC.
+	Web func(*etcdapi.Server, node.Face) http.Handler
+}
+
+// Node is a running node.
+type Node struct {
+	node.Face
+	// Etcd and HTTP are the URLs for clients of etcd, and for those of kvd.
+	Etcd, HTTP string
+	Calls      *etcdapi.Server
+
+	t       testing.TB
+	cfg     node.Config
+	want    *Config
+	door    *frontdoor.Door
+	etcd    *frontdoor.EtcdDoor
+	stop    context.CancelFunc
+	ended   chan error
+	stopped bool
+}
+
+// Start starts a cluster of n nodes, which end with the test. It returns once each of them
+// serves. c may be nil.
+func Start(t testing.TB, n int, c *Config) []*Node {
+	t.Helper()
+	if c == nil {
+		c = new(Config)
+	}
+	peers := make([]node.Peer, n)
+	for i, address := range freeAddresses(t, n) {
+		peers[i] = node.Peer{ID: uint64(i + 1), Name: "kvd" + strconv.Itoa(i+1), URL: "http://" + address}
+	}
+	first := kvstore.DefaultSettings()
+	if c.Settings != nil {
+		c.Settings(&first)
+	}
+	nodes := make([]*Node, n)
+	for i := range nodes {
+		nodes[i] = &Node{t: t, want: c, Etcd: "http://127.0.0.1:0", HTTP: "http://127.0.0.1:0", cfg: node.Config{
+			ID: peers[i].ID, Name: peers[i].Name, DataDir: t.TempDir(), Engine: "memory", Initial: peers,
+			ListenPeer: peers[i].URL, AdvertisePeer: []string{peers[i].URL}, Token: "etcdtest", Alone: n == 1, IDGiven: true,
+			TickInterval: tickInterval, ElectionTicks: electionTicks, CheckpointBytes: 16 << 20, CatchUpBytes: 4 << 20,
+			Settings: first, Logger: zap.NewNop(),
+		}}
+		t.Cleanup(nodes[i].Stop)
+		nodes[i].begin()
+	}
+	for _, m := range nodes {
+		m.await()
+	}
+	return nodes
+}
+
+func freeAddresses(t testing.TB, n int) (out []string) {
+	t.Helper()
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close() // all are held until the last is known, so that they differ
+		out = append(out, l.Addr().String())
+	}
+	return out
+}
+
+// Restart starts a node again that was stopped.
+func (n *Node) Restart() {
+	n.t.Helper()
+	n.begin()
+	n.await()
+}
+
+// begin puts a node together without waiting for a leader.
+func (n *Node) begin() {
+	n.t.Helper()
+	n.stopped = false
+	s, err := settings.Resolve(settings.Layer{"listen-client": {Text: n.HTTP, Origin: "etcdtest"}, "listen-etcd": {Text: n.Etcd, Origin: "etcdtest"}})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	if n.door, err = frontdoor.Listen(s, nil, zap.NewNop()); err != nil {
+		n.t.Fatal(err)
+	}
+	if n.etcd, err = n.door.ListenEtcd(s, nil); err != nil {
+		n.t.Fatal(err)
+	}
+	n.HTTP, n.Etcd = s.ListenClient[0], s.ListenEtcd[0]
+	n.cfg.AdvertiseClient, n.cfg.AdvertiseEtcd = s.AdvertiseClient, s.AdvertiseEtcd
+	replica, err := node.New(n.cfg)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.Face = node.Face{Node: replica}
+	var ctx context.Context
+	ctx, n.stop = context.WithCancel(context.Background())
+	n.ended = make(chan error, 1)
+	go func() { n.ended <- replica.Run(ctx) }()
+	n.door.Serve(httpapi.Options{
+		Replicator: replica, Members: replica, Leadership: replica, Health: replica, Inspector: replica,
+		LeaseTimes: replica, Watches: replica.Watches(),
+	})
+	n.serve()
+}
+
+// serve begins to serve clients of etcd.
+func (n *Node) serve() {
+	o := etcdapi.Options{
+		Replicator: n, Members: n, Member: n, Leadership: n, Inspector: n, LeaseTimes: n, Watches: n.Watches(),
+	}
+	if n.want.Options != nil {
+		n.want.Options(&o)
+	}
+	n.Calls = etcdapi.New(o)
+	if n.want.Register != nil {
+		n.want.Register(n.Calls, n.Face)
+	}
+	web := http.NotFoundHandler()
+	if n.want.Web != nil {
+		web = n.want.Web(n.Calls, n.Face)
+	}
+	n.etcd.Serve(n.Calls, web)
+}
+
+// await waits until the node serves.
+func (n *Node) await() {
+	n.t.Helper()
+	timer := time.NewTimer(startTimeout)
+	defer timer.Stop()
+	select {
+	case <-n.Ready():
+		n.door.Open(n.Store())
+		n.Calls.Open(etcdapi.State{Store: n.Store(), Evaluator: kvstore.NewEvaluator(n.Store()), Limits: n.Store(), LeaseTable: n.Store()})
+	case err := <-n.ended:
+		n.ended <- err
+		n.t.Fatalf("node %d ended: %v", n.cfg.ID, err)
+	case <-timer.C:
+		n.t.Fatalf("node %d is not ready after %v", n.cfg.ID, startTimeout)
+	}
+}
+
+// Stop stops the node as the daemon does. Stopping a stopped node does nothing.
+func (n *Node) Stop() {
+	n.t.Helper()
+	if n.stopped {
+		return
+	}
+	n.stopped = true
+	err := errors.Join(n.door.SendAway(), n.etcd.SendAway())
+	n.Watches().Close()
+	n.door.Finish(stopTimeout)
+	n.etcd.Finish(stopTimeout)
+	n.stop()
+	if ended := <-n.ended; ended != nil && !errors.Is(ended, context.Canceled) {
+		err = errors.Join(err, ended)
+	}
+	n.door.Shut()
+	n.door.Cut(stopTimeout)
+	n.etcd.Cut(stopTimeout)
+	if err != nil {
+		n.t.Errorf("stop node %d: %v", n.cfg.ID, err)
+	}
+}
