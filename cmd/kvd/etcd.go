@@ -1,9 +1,8 @@
 package main
 
 import (
-	"net/http"
-
 	"github.com/kvd-io/kvd/internal/etcdapi"
+	"github.com/kvd-io/kvd/internal/etcdapi/gateway"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/node"
 )
@@ -25,7 +24,7 @@ func (d *daemon) assembleEtcd(meters *instruments) error {
 		Replicator: face, Members: face, Member: face, Leadership: face, Inspector: face, LeaseTimes: face, Watches: face.Watches(),
 		Logger: d.log, RequestLog: s.RequestLog, Metrics: metrics, MaxInFlight: int(s.MaxInFlight), Memory: meters.memory,
 		MaxRequestBytes: int(s.MaxRequestBytes), MaxTxnOps: int(s.MaxTxnOps),
-		WatchProgress: s.WatchProgress, RequestTimeout: etcdapi.CallTime + electionsAllowed*s.Election,
+		Election: s.Election, WatchProgress: s.WatchProgress, RequestTimeout: etcdapi.CallTime + electionsAllowed*s.Election,
 	})
 	return nil
 }
@@ -39,5 +38,11 @@ func (d *daemon) openEtcd() {
 // serveEtcd answers clients of etcd from now on. Requests that are no calls of gRPC go to
 // the gateway.
 func (d *daemon) serveEtcd() (failed <-chan error) {
-	return d.etcd.Serve(d.calls, http.NotFoundHandler())
+	if d.etcd == nil {
+		return nil
+	}
+	return d.etcd.Serve(d.calls, gateway.New(gateway.Options{
+		Calls: d.calls, Health: d.calls.Probes(), Memory: d.options.Memory, MaxMessage: d.calls.MaxMessage(), Metrics: d.options.Metrics,
+		Version: gateway.Version{Server: etcdapi.Version, Cluster: etcdapi.ClusterVersion, Storage: etcdapi.StorageVersion},
+	}))
 }

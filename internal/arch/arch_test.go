@@ -20,13 +20,13 @@ const module = "github.com/kvd-io/kvd"
 // allowed has, for each package, the packages of this module that it may
 // import. A package that is not listed may not exist.
 var allowed = map[string][]string{
-	"cmd/kvd":                    {"internal/cli", "internal/etcdapi", "internal/budget", "internal/settings", "internal/frontdoor", "internal/logsink", "internal/httpapi", "internal/certs", "internal/node", "internal/metrics", "internal/loadgen", "internal/api"},
+	"cmd/kvd":                    {"internal/cli", "internal/etcdapi", "internal/etcdapi/gateway", "internal/budget", "internal/settings", "internal/frontdoor", "internal/logsink", "internal/httpapi", "internal/certs", "internal/node", "internal/metrics", "internal/loadgen", "internal/api"},
 	"internal/settings":          {"internal/limits", "internal/memberurl"},
 	"internal/connlimit":         {},
 	"internal/budget":            {"internal/limits"},
 	"internal/pace":              {"internal/budget"},
 	"internal/frontdoor":         {"internal/connlimit", "internal/settings", "internal/certs", "internal/http1", "internal/httpapi", "internal/etcdapi", "internal/api"},
-	"internal/etcdapi":           {"internal/etcdapi/answer", "internal/etcdapi/recipes", "internal/watch", "internal/kvstore", "internal/api", "internal/budget", "internal/limits", "internal/memberurl"},
+	"internal/etcdapi":           {"internal/etcdapi/answer", "internal/etcdapi/codec", "internal/etcdapi/recipes", "internal/etcdapi/watchrpc", "internal/watch", "internal/kvstore", "internal/api", "internal/budget", "internal/limits", "internal/memberurl"},
 	"internal/etcdapi/answer":    {"internal/watch", "internal/kvstore", "internal/api", "internal/budget"},
 	"internal/etcdapi/recipes":   {"internal/watch", "internal/kvstore"},
 	"internal/etcdapi/etcdtest":  {"internal/etcdapi", "internal/frontdoor", "internal/httpapi", "internal/kvstore", "internal/node", "internal/settings"},
@@ -43,6 +43,7 @@ var allowed = map[string][]string{
 	"internal/httpapi/reply":     {"internal/opjson", "internal/kvstore", "internal/api", "internal/limits", "internal/budget"},
 	"internal/httpapi/ui":        {},
 	"internal/etcdapi/codec":     {},
+	"internal/etcdapi/gateway":   {"internal/etcdapi/codec", "internal/budget", "internal/pace"},
 	"internal/etcdapi/watchrpc":  {"internal/etcdapi/codec", "internal/budget", "internal/pace", "internal/watch", "internal/kvstore"},
 	"internal/opjson":            {"internal/kvstore", "internal/limits"},
 	"internal/http1":             {},
@@ -102,6 +103,8 @@ var testsToo = map[string][]string{
 	"internal/cli": {"kvdtest"},
 	// They run on a real store, and behind the reader of small requests.
 	"internal/httpapi": {"internal/kvstore/engine", "internal/http1"},
+	// It runs before a real node.
+	"internal/etcdapi/gateway": {"internal/etcdapi", "internal/node", "internal/kvstore", "internal/api"},
 	// They run on a real store.
 	"internal/etcdapi/watchrpc": {"internal/kvstore/engine"},
 	// The simulator runs real stores, with their watches and leases.

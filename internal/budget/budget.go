@@ -21,7 +21,7 @@
 //	    (semaphore.Weighted): a large one is not passed over forever.
 //	B3  A claim waits for at most Patience. Then it is refused, and keeps what it had.
 //	B4  A claim returns exactly what it took, to the part that it took it from.
-//	B5  The claims of a Share never keep others waiting for more than half of the large
+//	B5  The claims of the Share never keep others waiting for more than half of the large
 //	    part.
 //
 // # Rejected alternatives
@@ -71,6 +71,7 @@ func Default(memoryLimit int64) int64 {
 type Budget struct {
 	limit        int64
 	small, large part
+	share        Share
 	refused      atomic.Uint64
 }
 
@@ -88,6 +89,7 @@ func New(limit int64) *Budget {
 	b := &Budget{limit: max(limit, limits.MinRequestMemory)}
 	b.small.init(b.limit / reservedParts)
 	b.large.init(b.limit - b.small.size)
+	b.share.init(b)
 	return b
 }
 

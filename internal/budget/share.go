@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// Share bounds what the requests of one kind hold of a Budget together: half of its large
-// part. Requests whose clients may stop reading for long have one, so that they wait for
+// Share bounds what the requests of one kind, streams of events, hold of a Budget together:
+// half of its large part. Requests whose clients may stop reading for long have one, so that they wait for
 // each other and not everybody else for them. It is safe for concurrent use.
 //
 // The claims of a share wait for room in it before they wait in the budget, so a queue of
@@ -19,10 +19,13 @@ type Share struct {
 	bytes  *semaphore.Weighted // the owner of what is taken
 }
 
-// Share returns a new share of the budget.
-func (b *Budget) Share() *Share {
-	size := b.large.size / 2
-	return &Share{budget: b, size: size, bytes: semaphore.NewWeighted(size)}
+// Share returns the share of the budget. There is one: two of them, say for watches over
+// different protocols, would together be all of it.
+func (b *Budget) Share() *Share { return &b.share }
+
+func (s *Share) init(b *Budget) {
+	s.budget, s.size = b, b.large.size/2
+	s.bytes = semaphore.NewWeighted(s.size)
 }
 
 // SharedClaim is a Claim that counts in a Share, too. The zero SharedClaim is always

@@ -11,18 +11,18 @@ import (
 
 // handshaken are the credentials of connections that Port has accepted: TLS, if there is
 // any, has shaken hands already. They only tell gRPC, and through it the calls, whom the
-// certificate names.
+// certificate names, and how to end the connection.
 type handshaken struct{}
 
 // ServerHandshake implements credentials.TransportCredentials.
 func (handshaken) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	if secured, ok := tlsOf(c); ok {
-		return c, credentials.TLSInfo{
+		return c, tlsAuth{credentials.TLSInfo{
 			State:          secured.ConnectionState(),
 			CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
-		}, nil
+		}, connection{c}}, nil
 	}
-	return c, plainAuth{credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity}}, nil
+	return c, plainAuth{credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity}, connection{c}}, nil
 }
 
 // tlsOf returns the TLS connection that c is, or reads from.
@@ -34,8 +34,23 @@ func tlsOf(c net.Conn) (*tls.Conn, bool) {
 	return secured, ok
 }
 
+// connection is what a call may do to its connection. It implements watchrpc.Connection.
+type connection struct{ conn net.Conn }
+
+// Cut closes the connection.
+func (c connection) Cut() { _ = c.conn.Close() }
+
+// tlsAuth says what TLS knows about a client.
+type tlsAuth struct {
+	credentials.TLSInfo
+	connection
+}
+
 // plainAuth says that nothing is known about a client.
-type plainAuth struct{ credentials.CommonAuthInfo }
+type plainAuth struct {
+	credentials.CommonAuthInfo
+	connection
+}
 
 // AuthType implements credentials.AuthInfo.
 func (plainAuth) AuthType() string { return "insecure" }

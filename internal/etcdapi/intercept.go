@@ -65,6 +65,8 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	if err := s.admissible(ctx, c, nil); err != nil {
 		return err
 	}
+	ctx, unled := s.whileLed(ctx)
+	defer unled()
 	err = handle(srv, &boundStream{ServerStream: ss, ctx: ctx, metrics: c.metrics})
 	return s.finalError(ctx, err)
 }
@@ -97,8 +99,11 @@ func (b *boundStream) RecvMsg(m any) error {
 	return err
 }
 
-// errLeaving is why the context of a stream ended when the node stops.
-var errLeaving = errors.New("the node is stopping")
+// Why the context of a stream ended.
+var (
+	errLeaving  = errors.New("the node is stopping")
+	errNoLeader = errors.New("this node has known no leader for too long")
+)
 
 // untilLeaving returns a context that ends with the given one, or when the server sends
 // its clients away.
@@ -130,6 +135,8 @@ func (s *Server) finalError(ctx context.Context, err error) error {
 		switch cause := context.Cause(ctx); {
 		case errors.Is(cause, errLeaving):
 			return rpctypes.ErrGRPCStopped
+		case errors.Is(cause, errNoLeader):
+			return rpctypes.ErrGRPCNoLeader
 		case errors.Is(cause, errTimeout):
 			return rpctypes.ErrGRPCTimeout
 		}

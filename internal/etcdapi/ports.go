@@ -7,7 +7,6 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/kvstore"
-	"github.com/kvd-io/kvd/internal/watch"
 )
 
 // Store is the replicated state of this node, as calls about keys read it.
@@ -77,11 +76,6 @@ type LeaseTimes interface {
 	// AskLease returns how long a lease lives on; if renew is set, after it was kept
 	// alive.
 	AskLease(ctx context.Context, lease uint64, renew bool) (api.LeaseTime, error)
-}
-
-// Watches opens streams of events. The errors are those of package watch.
-type Watches interface {
-	OpenStream() (*watch.Stream, error)
 }
 
 // Members reports and changes the membership. Its errors are *api.Error.

@@ -21,7 +21,9 @@ import (
 
 	"github.com/kvd-io/kvd/internal/budget"
 	"github.com/kvd-io/kvd/internal/etcdapi/answer"
+	"github.com/kvd-io/kvd/internal/etcdapi/codec"
 	"github.com/kvd-io/kvd/internal/etcdapi/recipes"
+	"github.com/kvd-io/kvd/internal/etcdapi/watchrpc"
 )
 
 // Defaults of Options, as in etcd.
@@ -29,11 +31,12 @@ const (
 	DefaultMaxRequestBytes = 1536 << 10
 	DefaultMaxTxnOps       = 128
 	DefaultMaxInFlight     = 4096
-	DefaultWatchProgress   = 10 * time.Minute
+	DefaultWatchProgress   = watchrpc.DefaultProgress
+	DefaultElection        = time.Second
 	// CallTime is what a call may take, beside two election timeouts.
 	CallTime = 5 * time.Second
 	// DefaultRequestTimeout is that with an election timeout of a second.
-	DefaultRequestTimeout = CallTime + 2*time.Second
+	DefaultRequestTimeout = CallTime + 2*DefaultElection
 )
 
 // What etcd's clients rely on about connections.
@@ -62,7 +65,7 @@ type Options struct {
 	Leadership Leadership
 	Inspector  Inspector
 	LeaseTimes LeaseTimes
-	Watches    Watches
+	Watches    watchrpc.Watches
 
 	// Logger receives what an operator should look at; nil discards it.
 	Logger *zap.Logger
@@ -83,6 +86,8 @@ type Options struct {
 	// RequestTimeout bounds a call whose client allows it more, or does not say; 0
 	// means DefaultRequestTimeout.
 	RequestTimeout time.Duration
+	// Election is the election timeout; 0 means DefaultElection. See ledStreams.
+	Election time.Duration
 	// WatchProgress is how often a client is notified of the progress of a watch that asks
 	// for it; 0 means DefaultWatchProgress.
 	WatchProgress time.Duration
@@ -102,6 +107,7 @@ func (o *Options) setDefaults() {
 	setDefault(&o.MaxRequestBytes, DefaultMaxRequestBytes)
 	setDefault(&o.MaxTxnOps, DefaultMaxTxnOps)
 	setDefault(&o.RequestTimeout, DefaultRequestTimeout)
+	setDefault(&o.Election, DefaultElection)
 	setDefault(&o.WatchProgress, DefaultWatchProgress)
 }
 
@@ -130,6 +136,7 @@ type Server struct {
 	leaving context.Context
 	leave   context.CancelFunc
 	counts  *countCache
+	led     ledStreams
 }
 
 // New returns a Server without state: it starts nothing.
@@ -139,12 +146,14 @@ func New(opts Options) *Server {
 		opts: opts, log: opts.Logger, places: budget.NewPlaces(opts.MaxInFlight),
 		calls: make(map[string]*call), counts: newCountCache(),
 	}
+	s.led.member, s.led.interval = opts.Member, opts.Election
 	s.headers = answer.NewHeaders(opts.Member, func() uint64 { return s.store().Revision() })
 	s.leaving, s.leave = context.WithCancel(context.Background())
 	s.grpc = grpc.NewServer(
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),
-		grpc.MaxRecvMsgSize(opts.MaxRequestBytes+requestOverhead),
+		grpc.ForceServerCodecV2(codec.New()),
+		grpc.MaxRecvMsgSize(s.MaxMessage()),
 		grpc.MaxSendMsgSize(maxSendBytes),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing}),
@@ -164,6 +173,10 @@ func (s *Server) register() {
 	pb.RegisterAuthServer(s, &authService{Server: s})
 	pb.RegisterClusterServer(s, &clusterService{Server: s})
 	pb.RegisterMaintenanceServer(s, &maintenanceService{Server: s})
+	pb.RegisterWatchServer(s, watchrpc.New(watchrpc.Options{
+		Watches: s.opts.Watches, Header: s.headers.At, Progress: s.opts.WatchProgress,
+		Fragment: s.MaxMessage(), Memory: s.opts.Memory,
+	}))
 	made := recipes.Options{KV: kv, Leases: leases, Watches: s.opts.Watches, Bound: s.withDeadline}
 	v3lockpb.RegisterLockServer(s, &recipes.LockService{Options: made})
 	v3electionpb.RegisterElectionServer(s, &recipes.ElectionService{Options: made})
@@ -203,6 +216,9 @@ func (s *Server) store() *State { return s.state.Load() }
 // SendAway ends the streams, and what waits for a lock or an office, so that clients
 // continue on other nodes. All other calls are answered as before.
 func (s *Server) SendAway() { s.leave() }
+
+// MaxMessage is the size of the largest message that a client may send.
+func (s *Server) MaxMessage() int { return s.opts.MaxRequestBytes + requestOverhead }
 
 // GRPC returns the server for the connections of gRPC.
 func (s *Server) GRPC() *grpc.Server { return s.grpc }

@@ -9,7 +9,7 @@ import (
 // This file has the names that etcd's stock dashboard and alerts read, with
 // etcd's types, units and meaning. The metrics of etcd's own packages for the
 // log, the transport and snapshots are not here: those packages run in kvd and
-// register them. Metrics of gRPC are missing, because kvd does not serve it.
+// register them. Those of gRPC are in package etcdapi, which serves it.
 
 // etcdStatus needs only the status.
 var etcdStatus = []figure{
@@ -33,6 +33,10 @@ var etcdFigures = []figure{
 	}),
 	total("etcd_server_proposals_failed_total", "Alias of kvd_raft_proposals_failed_total.", func(s *sample) uint64 { return s.ProposalsFailed }),
 	total("etcd_server_read_indexes_failed_total", "Alias of kvd_raft_readindex_failed_total.", func(s *sample) uint64 { return s.ReadsFailed }),
+	gauge("etcd_debugging_mvcc_watch_stream_total", "Streams of watches on this member, long polls included.", func(s *sample) float64 { return float64(s.Watches.Streams) }),
+	gauge("etcd_debugging_mvcc_watcher_total", "Alias of kvd_watches.", func(s *sample) float64 { return float64(s.Watches.Watches) }),
+	gauge("etcd_debugging_mvcc_slow_watcher_total", "Alias of kvd_watch_behind, which counts streams.", func(s *sample) float64 { return float64(s.Watches.Behind) }),
+	total("etcd_debugging_mvcc_events_total", "Alias of kvd_watch_events_total.", func(s *sample) uint64 { return s.Watches.Delivered }),
 }
 
 var (

@@ -13,8 +13,6 @@
 package codec
 
 import (
-	"fmt"
-
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
@@ -26,6 +24,8 @@ type Message interface {
 	// Buffers returns the encoded message. gRPC frees the buffers once they are written,
 	// or the connection is gone.
 	Buffers() mem.BufferSlice
+	// Empty returns a message of the type that the buffers encode.
+	Empty() protobuf.Message
 }
 
 // Codec is for grpc.ForceServerCodecV2.
@@ -48,21 +48,14 @@ func (c Codec) Unmarshal(data mem.BufferSlice, v any) error { return c.plain.Unm
 // Name implements encoding.CodecV2.
 func (c Codec) Name() string { return proto.Name }
 
-// Decode turns an answer into a message of protocol buffers: m itself if it is one,
-// otherwise into what Buffers says. It is for receivers in the same process.
-func Decode[T any, P interface {
-	*T
-	protobuf.Message
-}](m any) (P, error) {
-	if p, ok := m.(P); ok {
-		return p, nil
+// Decode turns an answer into a message of protocol buffers, for a receiver in the same
+// process, which calls free when it is done, as gRPC does.
+func Decode(m Message) (p protobuf.Message, free func(), err error) {
+	p = m.Empty()
+	buffers := m.Buffers()
+	if err := protobuf.Unmarshal(buffers.Materialize(), p); err != nil {
+		buffers.Free()
+		return nil, nil, err
 	}
-	own, ok := m.(Message)
-	if !ok {
-		return nil, fmt.Errorf("a %T cannot be decoded", m)
-	}
-	buffers := own.Buffers()
-	defer buffers.Free()
-	p := P(new(T))
-	return p, protobuf.Unmarshal(buffers.Materialize(), p)
+	return p, buffers.Free, nil
 }

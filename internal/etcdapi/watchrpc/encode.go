@@ -3,6 +3,7 @@ package watchrpc
 import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
@@ -144,6 +145,9 @@ func (r *response) Buffers() mem.BufferSlice {
 	tail := r.appendHead(make([]byte, 0, pooled))
 	return append(r.events, mem.NewBuffer(&tail, r.loan))
 }
+
+// Empty implements codec.Message.
+func (r *response) Empty() proto.Message { return new(pb.WatchResponse) }
 
 // pooled is a capacity from which on gRPC counts the references to a buffer.
 const pooled = 2 << 10

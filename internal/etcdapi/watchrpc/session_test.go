@@ -729,11 +729,14 @@ func TestEncoding(t *testing.T) {
 				for _, l := range []*loan{nil, newLoan(budget.SharedClaim{})} {
 					r := &response{header: want.Header, id: 5, fragment: true, loan: l}
 					r.add(b)
-					got, err := codec.Decode[pb.WatchResponse](r)
+					got, free, err := codec.Decode(r)
 					if err != nil || !proto.Equal(got, want) {
-						t.Errorf("got %v, want %v, %v", got, want, err)
+						t.Fatalf("got %v, want %v, %v", got, want, err)
 					}
-					if l != nil && !l.returned() {
+					if l != nil && l.returned() {
+						t.Error("the loan was returned too early")
+					}
+					if free(); l != nil && !l.returned() {
 						t.Error("the loan was not returned")
 					}
 				}
