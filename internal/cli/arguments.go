@@ -48,7 +48,10 @@ func between(low, high int) cobra.PositionalArgs {
 			return nil
 		}
 		number := fmt.Sprint(low)
-		if low < high {
+		switch {
+		case low == 0:
+			number = fmt.Sprint("at most ", high)
+		case low < high:
 			number = fmt.Sprintf("%d to %d", low, high)
 		}
 		return usagef("%s takes %s argument%s, but got %d: %s", cmd.CommandPath(), number, plural(high), len(args), cmd.UseLine())

@@ -126,7 +126,7 @@ func TestPutGetDelete(t *testing.T) {
 	b.prints("red", words("kv get color --rev 2")...)
 	b.prints("4\n", words("kv put color green -o value")...)
 	b.set("KVD_OUTPUT=value").prints("green", words("kv put color pink --prev")...)
-	b.prints(`{"create_revision":2,"key":"color","lease":0,"mod_revision":5,"value":"pink","version":4}`+"\n", words("kv get color -o json")...)
+	b.prints(`{"key":"color","value":"pink","create_revision":2,"mod_revision":5,"version":4,"lease":0}`+"\n", words("kv get color -o json")...)
 	b.expect(exitOK, "changed at   revision 5", words("kv get color -o table")...)
 	b.with("from\nstdin\n").prints("created text at revision 6 (version 1)\n", words("kv put text")...)
 	b.prints("from\nstdin\n", words("kv get text")...)

@@ -12,9 +12,9 @@ func compactCommand(sh *shell) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "compact REVISION",
 		Short: "Discard history before a revision",
-		Long: `Discard the history before a revision, which becomes the oldest one that can be read. Keys as they are
-now are not affected. kvd does this by itself for history that is old enough ("kvd settings" shows
-retention_millis and retention_revisions), so that this is rarely needed.
+		Long: `Discard the history before a revision, which becomes the oldest one that can be read. Keys as they
+are now are not affected. kvd does this by itself for history that is old enough ("kvd settings"
+shows retention_millis and retention_revisions), so that this is rarely needed.
 
 It cannot be undone. With -o value, it prints the oldest readable revision.`,
 		Example: `  kvd compact 1200`,

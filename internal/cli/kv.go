@@ -29,7 +29,7 @@ Nothing is added to it or taken from it.`,
   kvd kv get color -o json --endpoints http://10.0.0.1:12380,http://10.0.0.2:12380`,
 	}
 	cmd.AddCommand(getCommand(sh), putCommand(sh), delCommand(sh), listCommand(sh), watchCommand(sh), appendCommand(sh), incrCommand(sh),
-		editCommand(sh), txnCommand(sh))
+		editCommand(sh), txnCommand(sh), exportCommand(sh), importCommand(sh))
 	return cmd
 }
 
@@ -274,28 +274,23 @@ func (s *session) printValue(value []byte) error {
 	return nil
 }
 
-// document is a pair as the HTTP interface has it.
-func document(kv *client.KV) map[string]any {
-	doc := keyDocument(kv)
-	byteField(doc, "value", string(kv.Value))
-	return doc
+// writtenJSON is the result of a write as the HTTP interface has it.
+type writtenJSON struct {
+	Key            *string   `json:"key,omitempty"`
+	KeyBase64      []byte    `json:"key_base64,omitempty"`
+	Revision       uint64    `json:"revision"`
+	CreateRevision uint64    `json:"create_revision"`
+	ModRevision    uint64    `json:"mod_revision"`
+	Version        uint64    `json:"version"`
+	Lease          leaseID   `json:"lease,omitempty"`
+	Previous       *pairJSON `json:"previous,omitempty"`
 }
 
-// keyDocument is a pair without its value.
-func keyDocument(kv *client.KV) map[string]any {
-	doc := map[string]any{"create_revision": kv.CreateRevision, "mod_revision": kv.ModRevision, "version": kv.Version, "lease": kv.Lease}
-	byteField(doc, "key", kv.Key)
-	return doc
-}
-
-func writtenDocument(key string, w *client.Written) map[string]any {
-	doc := map[string]any{"revision": w.Revision, "create_revision": w.CreateRevision, "mod_revision": w.ModRevision, "version": w.Version}
-	byteField(doc, "key", key)
-	if w.Lease != 0 {
-		doc["lease"] = w.Lease
-	}
+func writtenDocument(key string, w *client.Written) *writtenJSON {
+	doc := &writtenJSON{Revision: w.Revision, CreateRevision: w.CreateRevision, ModRevision: w.ModRevision, Version: w.Version, Lease: leaseID(w.Lease)}
+	doc.Key, doc.KeyBase64 = inJSON(key)
 	if w.Previous != nil {
-		doc["previous"] = document(w.Previous)
+		doc.Previous = document(w.Previous)
 	}
 	return doc
 }

@@ -164,7 +164,7 @@ func TestRanges(t *testing.T) {
 	b.prints("4\n", words("kv list --count")...)
 	b.prints(`{"count":2}`+"\n", words("kv get a/ --prefix --count -o json")...)
 	b.prints("1\n", words("kv list --count --rev 2")...)
-	b.prints(`{"create_revision":5,"key":"c","lease":0,"mod_revision":5,"version":1}`+"\n", words("kv list c --keys-only -o json")...)
+	b.prints(`{"key":"c","create_revision":5,"mod_revision":5,"version":1,"lease":0}`+"\n", words("kv list c --keys-only -o json")...)
 	b.prints("KEY   REVISION   VERSION   LEASE\nc     5          1         -\n", words("kv list c --keys-only --stale --max-staleness 1m")...)
 	b.prints("deleted 2 keys at revision 6\n", words("kv del a/ --prefix")...)
 	b.prints("1\n", words("kv del b --end c -o value")...)
@@ -391,7 +391,7 @@ func TestWatchPrints(t *testing.T) {
 		"-o value":                "one\ntwo\n",
 		"--events delete":         "4        delete  k\n",
 		"--prev --events put":     "2        put     k  one\n3        put     k  two  (was one)\n",
-		"-o json --from 4 --prev": `{"key":"k","mod_revision":4,"previous":{"create_revision":2,"key":"k","lease":0,"mod_revision":3,"value":"two","version":2},"type":"delete"}` + "\n",
+		"-o json --from 4 --prev": `{"type":"delete","key":"k","mod_revision":4,"previous":{"key":"k","value":"two","create_revision":2,"mod_revision":3,"version":2,"lease":0}}` + "\n",
 	} {
 		line := words("kv watch k --from 2 " + args)
 		stdout, stop := b.start(line...)

@@ -14,9 +14,9 @@ func txnCommand(sh *shell) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "txn [@FILE|-]",
 		Short: "Compare, and do several things at once",
-		Long: `Run a transaction that is read from a file or standard input: if all comparisons hold, the operations
-of then are carried out, otherwise those of else. All changes have one revision, and if one operation
-cannot be carried out, none is.
+		Long: `Run a transaction that is read from a file or standard input: if all comparisons hold, the
+operations of then are carried out, otherwise those of else. All changes have one revision, and if
+one operation cannot be carried out, none is.
 
 A transaction is the JSON of POST /v1/txn, or text. In the text, a word with spaces is written in
 quotes, as a string of Go or JSON, and # begins a comment:
@@ -102,29 +102,6 @@ type opResult struct {
 	KVs       []pairJSON `json:"kvs"`
 	Succeeded *bool      `json:"succeeded"`
 	Results   []opResult `json:"results"`
-}
-
-// pairJSON is a pair as JSON has it.
-type pairJSON struct {
-	Key         *string `json:"key"`
-	KeyBase64   []byte  `json:"key_base64"`
-	Value       *string `json:"value"`
-	ValueBase64 []byte  `json:"value_base64"`
-	ModRevision uint64  `json:"mod_revision"`
-	Version     uint64  `json:"version"`
-}
-
-func (p *pairJSON) key() string { return bytesOf(p.Key, p.KeyBase64) }
-
-func (p *pairJSON) value() string { return bytesOf(p.Value, p.ValueBase64) }
-
-func (p *pairJSON) hasValue() bool { return p.Value != nil || p.ValueBase64 != nil }
-
-func bytesOf(plain *string, encoded []byte) string {
-	if plain != nil {
-		return *plain
-	}
-	return string(encoded)
 }
 
 // printResultValues prints each value that was read.

@@ -152,19 +152,22 @@ func (s *session) printEvent(e *client.Event) error {
 	return s.println(shorten(line, columns(s.env.Stdout)))
 }
 
-// eventDocument is an event as the HTTP interface has it.
-func eventDocument(e *client.Event) map[string]any {
-	doc := map[string]any{"mod_revision": e.KV.ModRevision}
-	byteField(doc, "key", e.KV.Key)
-	if !e.Deleted {
-		doc = document(&e.KV)
+// eventJSON is an event as the HTTP interface has it. That of a deletion has no
+// value.
+type eventJSON struct {
+	Type string `json:"type"`
+	*pairJSON
+	Previous *pairJSON `json:"previous,omitempty"`
+	More     bool      `json:"more,omitempty"`
+}
+
+func eventDocument(e *client.Event) *eventJSON {
+	doc := &eventJSON{Type: kind(e), pairJSON: document(&e.KV), More: e.More}
+	if e.Deleted {
+		doc.pairJSON = &pairJSON{Key: doc.Key, KeyBase64: doc.KeyBase64, ModRevision: e.KV.ModRevision}
 	}
-	doc["type"] = kind(e)
 	if e.Previous != nil {
-		doc["previous"] = document(e.Previous)
-	}
-	if e.More {
-		doc["more"] = true
+		doc.Previous = document(e.Previous)
 	}
 	return doc
 }

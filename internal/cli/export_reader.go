@@ -1,0 +1,78 @@
+package cli
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// exportLine is any line of an export.
+type exportLine struct {
+	Type   string `json:"type"`
+	Format int    `json:"format"`
+	Prefix string `json:"prefix"`
+	pairJSON
+	Count    *uint64 `json:"count"`
+	Revision uint64  `json:"revision"`
+	SHA256   string  `json:"sha256"`
+}
+
+// exportReader reads an export, or the NDJSON of GET /v1/kv, whose lines are the
+// same but for the first one and the hash. It checks what the last line promises.
+type exportReader struct {
+	dec    *json.Decoder
+	head   exportHead
+	digest *digest
+	lines  int
+	ended  bool
+}
+
+func newExportReader(r io.Reader) *exportReader {
+	return &exportReader{dec: json.NewDecoder(bufio.NewReaderSize(r, 1<<20)), digest: newDigest()}
+}
+
+// offset returns the end of the last line that was read.
+func (r *exportReader) offset() int64 { return r.dec.InputOffset() }
+
+// next returns the next line. After the last one it returns io.EOF if the export is
+// complete and as it was written.
+func (r *exportReader) next() (*exportLine, error) {
+	line := new(exportLine)
+	err := r.dec.Decode(line)
+	r.lines++
+	switch {
+	case errors.Is(err, io.EOF) && r.ended:
+		return nil, io.EOF
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return nil, fmt.Errorf("it is incomplete: the last line, with the number of keys, is missing after %d keys", r.digest.pairs)
+	case err != nil:
+		return nil, fmt.Errorf("line %d is not a line of an export: %w", r.lines, err)
+	case r.ended:
+		return nil, fmt.Errorf("line %d comes after the end", r.lines)
+	}
+	return line, r.check(line)
+}
+
+func (r *exportReader) check(line *exportLine) error {
+	switch {
+	case line.Type == "kvd-export" && r.lines == 1 && line.Format == exportFormat:
+		r.head = exportHead{line.Type, line.Format, line.Revision, line.Prefix}
+	case line.Type == "kvd-export" && r.lines == 1:
+		return fmt.Errorf("its format is %d, but this version of kvd reads only %d", line.Format, exportFormat)
+	case line.Type == "end" && line.Count != nil:
+		r.ended = true
+		if *line.Count != r.digest.pairs {
+			return fmt.Errorf("it has %d keys, but its last line says %d", r.digest.pairs, *line.Count)
+		}
+		if line.SHA256 != "" && line.SHA256 != r.digest.String() {
+			return fmt.Errorf("it was changed: its sha256 is %s, but its last line says %s", r.digest, line.SHA256)
+		}
+	case line.Type != "" || line.key() == "" || !line.hasValue():
+		return fmt.Errorf("line %d has no key and value", r.lines)
+	default:
+		r.digest.add(line.key(), []byte(line.value()))
+	}
+	return nil
+}

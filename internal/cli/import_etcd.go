@@ -1,0 +1,168 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// etcdReader reads from etcd's JSON gateway: POST /v3/kv/range, see
+// https://etcd.io/docs/v3.6/dev-guide/api_grpc_gateway/. All pages are of one
+// revision.
+type etcdReader struct {
+	base     string // scheme and host
+	http     *http.Client
+	s        *session
+	revision int64
+}
+
+const (
+	// firstPage and maxEtcdPage are numbers of keys. The page grows while answers are
+	// small, because their size is not known before.
+	firstPage       = 64
+	maxEtcdPage     = 2048
+	smallPage       = 512 << 10 // bytes
+	largePage       = 4 << 20
+	maxEtcdResponse = 256 << 20
+)
+
+func (m *importFlags) etcdSource(ctx context.Context, s *session, where string) (*source, error) {
+	u, err := url.Parse(where)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.User != nil {
+		return nil, usagef("--from etcd: %q is not a client URL of etcd (for example, etcd:http://10.0.0.9:2379)", where)
+	}
+	conf, err := tlsConfig(m.ca, m.cert, m.key)
+	if err != nil {
+		return nil, usagef("for etcd: --from-%s", strings.TrimPrefix(err.Error(), "--"))
+	}
+	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: conf}
+	e := &etcdReader{base: u.Scheme + "://" + u.Host, http: &http.Client{Transport: transport}, s: s}
+	first, _, err := e.page(ctx, m.prefix, m.prefix, 1)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", e.base, err)
+	}
+	e.revision = first.Header.Revision
+	return &source{
+		what:  "etcd at " + e.base,
+		pairs: func(ctx context.Context) iter.Seq2[pair, error] { return e.pairs(ctx, m.prefix) },
+		check: func() (int64, error) { return first.Count, nil },
+		close: transport.CloseIdleConnections,
+	}, nil
+}
+
+// etcdPage is an answer. The gateway writes 64-bit numbers as strings.
+type etcdPage struct {
+	Header struct {
+		Revision int64 `json:"revision,string"`
+	} `json:"header"`
+	KVs []struct {
+		Key   []byte `json:"key"`
+		Value []byte `json:"value"`
+		Lease string `json:"lease"`
+	} `json:"kvs"`
+	More  bool  `json:"more"`
+	Count int64 `json:"count,string"`
+}
+
+func (e *etcdReader) pairs(ctx context.Context, prefix string) iter.Seq2[pair, error] {
+	return func(yield func(pair, error) bool) {
+		start, limit := prefix, firstPage
+		for {
+			page, size, err := e.page(ctx, start, prefix, limit)
+			if err != nil {
+				yield(pair{}, err)
+				return
+			}
+			for _, kv := range page.KVs {
+				leased := kv.Lease != "" && kv.Lease != "0"
+				if !yield(pair{string(kv.Key), kv.Value, leased}, nil) {
+					return
+				}
+			}
+			if !page.More || len(page.KVs) == 0 {
+				return
+			}
+			start = string(page.KVs[len(page.KVs)-1].Key) + "\x00"
+			switch {
+			case size < smallPage:
+				limit = min(2*limit, maxEtcdPage)
+			case size > largePage:
+				limit = max(limit/2, 1)
+			}
+		}
+	}
+}
+
+// page reads up to limit keys of the prefix from start on, and returns the size of
+// the answer.
+func (e *etcdReader) page(ctx context.Context, start, prefix string, limit int) (*etcdPage, int, error) {
+	query := struct {
+		Key      []byte `json:"key"`
+		RangeEnd []byte `json:"range_end"`
+		Limit    int    `json:"limit,string"`
+		Revision int64  `json:"revision,string"`
+	}{[]byte(start), []byte(after(prefix)), limit, e.revision}
+	// In etcd, a zero byte stands for no bound, because an empty key means none given.
+	if len(query.Key) == 0 {
+		query.Key = []byte{0}
+	}
+	if len(query.RangeEnd) == 0 {
+		query.RangeEnd = []byte{0}
+	}
+	body, err := json.Marshal(query)
+	if err != nil {
+		return nil, 0, err
+	}
+	ctx, cancel := e.s.limited(ctx)
+	defer cancel()
+	text, err := e.post(ctx, "/v3/kv/range", body)
+	if err != nil {
+		return nil, 0, err
+	}
+	page := new(etcdPage)
+	if err := json.Unmarshal(text, page); err != nil {
+		return nil, 0, fmt.Errorf("the answer is not that of etcd's JSON gateway: %w", err)
+	}
+	return page, len(text), nil
+}
+
+func (e *etcdReader) post(ctx context.Context, path string, body []byte) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, e.base+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := e.http.Do(req)
+	if err != nil {
+		return nil, failf(exitDown, "%w; check that an etcd serves clients there", err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxEtcdResponse+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(text) > maxEtcdResponse:
+		return nil, fmt.Errorf("an answer has more than %d MiB", maxEtcdResponse>>20)
+	case resp.StatusCode != http.StatusOK:
+		return nil, fmt.Errorf("%s: %s", resp.Status, etcdMessage(text))
+	}
+	return text, nil
+}
+
+// etcdMessage returns the message in an error of the gateway.
+func etcdMessage(text []byte) string {
+	var problem struct {
+		Message string `json:"message"`
+		Error   string `json:"error"`
+	}
+	if json.Unmarshal(text, &problem) == nil && problem.Message+problem.Error != "" {
+		return strings.TrimSpace(problem.Message)
+	}
+	return strings.TrimSpace(string(text[:min(len(text), 200)]))
+}
