@@ -75,7 +75,6 @@ func TestMetrics(t *testing.T) {
 		`kvd_raft_batch_commands_sum 3`, `kvd_raft_batch_bytes_sum 300`, `kvd_wal_save_duration_seconds_count 1`,
 		`kvd_apply_duration_seconds_count 2`, `kvd_apply_entries_total 3`, `kvd_apply_commands_total 7`, `kvd_apply_slow_total 1`,
 		`kvd_snapshot_total{result="ok",work="send"} 1`, `kvd_snapshot_total{result="failed",work="send"} 1`,
-		`kvd_snapshot_failures_total{step="send"} 1`,
 		`kvd_snapshot_bytes_total{work="send"} 500`, `kvd_snapshot_duration_seconds_count{work="send"} 1`,
 		`etcd_disk_backend_commit_duration_seconds_count 2`, `etcd_server_slow_apply_total 1`,
 		`# TYPE go_goroutines gauge`,

@@ -34,7 +34,6 @@ type snapshotMetrics struct {
 	took       prometheus.Observer
 	bytes      prometheus.Counter
 	ok, failed prometheus.Counter
-	failures   prometheus.Counter // the same as failed, by step alone
 }
 
 // NewLoops registers the metrics of the loops.
@@ -59,11 +58,8 @@ func NewLoops(reg prometheus.Registerer) (*Loops, error) {
 
 func (l *Loops) registerSnapshots(reg prometheus.Registerer) error {
 	done := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "kvd_snapshot_total", Help: "Snapshot operations by kind of work (checkpoint, build, spool, send, receive, install) and result (ok, failed).",
+		Name: "kvd_snapshot_total", Help: "Snapshot operations by kind of work (checkpoint, build, spool, send, receive, install) and result (ok, or failed, which is tried again).",
 	}, []string{"work", "result"})
-	failures := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "kvd_snapshot_failures_total", Help: "Failed steps of snapshots (checkpoint, build, spool, send, receive, install), which are tried again.",
-	}, []string{"step"})
 	took := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "kvd_snapshot_duration_seconds", Help: "Duration of successful snapshot operations by kind of work.",
 		Buckets: prometheus.ExponentialBuckets(0.001, 2, 20),
@@ -75,10 +71,9 @@ func (l *Loops) registerSnapshots(reg prometheus.Registerer) error {
 		l.snapshots[w] = snapshotMetrics{
 			took: took.WithLabelValues(string(w)), bytes: bytes.WithLabelValues(string(w)),
 			ok: done.WithLabelValues(string(w), "ok"), failed: done.WithLabelValues(string(w), "failed"),
-			failures: failures.WithLabelValues(string(w)),
 		}
 	}
-	return register(reg, done, failures, took, bytes)
+	return register(reg, done, took, bytes)
 }
 
 // Packed implements raftnode.Observer.
@@ -105,7 +100,6 @@ func (l *Loops) Snapshot(work raftnode.SnapshotWork, took time.Duration, bytes i
 	m := l.snapshots[work]
 	if err != nil {
 		m.failed.Inc()
-		m.failures.Inc()
 		return
 	}
 	m.ok.Inc()

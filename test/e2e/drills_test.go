@@ -207,7 +207,7 @@ func TestDrillsFullDisk(t *testing.T) {
 	m := c.add()
 	m.start()
 	eventually(t, "the leader to find no room", func() error {
-		if n := metric(t, sender, `kvd_snapshot_failures_total{step="build"}`); n == "0" {
+		if n := metric(t, sender, `kvd_snapshot_total{result="failed",work="build"}`); n == "0" {
 			return fmt.Errorf("%s builds failed", n)
 		}
 		return nil
