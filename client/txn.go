@@ -236,13 +236,13 @@ func OpList(keys Range, limit int) Op {
 // OpTxn nests a transaction.
 func OpTxn(t *Txn) Op { return Op{"txn", t.doc()} }
 
-// WithLease binds the key of a put to a lease.
+// WithLease binds the key of a put, append, or incr to a lease.
 func (o Op) WithLease(lease int64) Op {
 	o.fields["lease"] = strconv.FormatInt(lease, 10)
 	return o
 }
 
-// WithTTL binds the key of a put to a lease of its own.
+// WithTTL binds the key of a put, append, or incr to a lease of its own.
 func (o Op) WithTTL(ttl time.Duration) Op {
 	o.fields["ttl"] = ttl.String()
 	return o

@@ -258,7 +258,12 @@ func TestLeasesOfKeys(t *testing.T) {
 	for _, q := range []string{"ttl=0", "ttl=-1s", "ttl=soon", "lease=0", "lease=-1", "lease=x", "lease=9223372036854775808", "ttl=1s&lease=1"} {
 		f.do("PUT", "/v1/kv/a?"+q, "x").problem(400, api.BadRequest)
 	}
-	f.do("POST", "/v1/kv/a?append&lease=1", "x").problem(400, api.BadRequest, "unknown parameter")
+	f.do("POST", "/v1/leases", `{"id":50,"ttl":"30s"}`).want(201)
+	f.do("POST", "/v1/kv/b?append&lease=50", "z").want(200, `"lease":50`)
+	f.do("POST", "/v1/kv/n?incr=1&lease=50", "").want(200, `"lease":50`)
+	f.do("POST", "/v1/kv/n?incr=1&lease=77", "").problem(404, api.LeaseNotFound)
+	f.do("POST", "/v1/kv/n?incr=1&lease=50&ttl=1s", "").problem(400, api.BadRequest)
+	f.do("GET", "/v1/leases/50?keys", "").want(200, `"keys":[{"key":"b"},{"key":"n"}]`)
 }
 
 // A route that does not heed the headers of a repetition says so.

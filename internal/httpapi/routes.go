@@ -114,7 +114,7 @@ func keyRoutes(rootMembers bool) []*route {
 		{pattern: kvPattern, methods: []method{
 			getKey,
 			{name: http.MethodPut, handle: (*Server).putKey, body: true, mutates: true, once: true, params: with(keyParams, bindParams)},
-			{name: http.MethodPost, handle: (*Server).changeKey, body: true, mutates: true, once: true, params: with([]string{"append", "incr", "ttl"}, keyParams)},
+			{name: http.MethodPost, handle: (*Server).changeKey, body: true, mutates: true, once: true, params: with([]string{"append", "incr"}, keyParams, bindParams)},
 			{name: http.MethodDelete, handle: (*Server).deleteKey, mutates: true, once: true, params: keyParams},
 		}},
 		shortRoute(getKey, rootMembers),

@@ -108,8 +108,8 @@ var takes = [kinds]field{
 	kindGet:    anyKey | fieldRevision,
 	kindPut:    anyKey | anyValue | fieldIfRevision | fieldReturn | fieldTTL | fieldLease | fieldKeepValue | fieldKeepLease,
 	kindDelete: anyKey | anyRange | fieldIfRevision | fieldReturn,
-	kindAppend: anyKey | anyValue | fieldIfRevision | fieldReturn | fieldTTL,
-	kindIncr:   anyKey | fieldDelta | fieldIfRevision | fieldReturn | fieldTTL,
+	kindAppend: anyKey | anyValue | fieldIfRevision | fieldReturn | fieldTTL | fieldLease,
+	kindIncr:   anyKey | fieldDelta | fieldIfRevision | fieldReturn | fieldTTL | fieldLease,
 	kindList:   anyRange | fieldRevision | fieldLimit | fieldReverse | fieldKeysOnly | fieldCountOnly,
 }
 
