@@ -279,7 +279,7 @@ func TestIdempotencyKeysAreRefused(t *testing.T) {
 			for _, header := range []string{"Idempotency-Key", "Idempotency-Release"} {
 				switch a := f.do(m.name, target, "", header+": a b"); {
 				case m.mutates && !m.once:
-					a.problem(400, api.BadRequest, header, "does not support")
+					a.problem(400, api.BadRequest, header, "does not support", m.instead)
 				case m.mutates:
 					a.problem(400, api.BadRequest, header, "visible ASCII")
 				case strings.Contains(a.body, "Idempotency") && target != "/openapi.yaml":

@@ -38,6 +38,7 @@ func TestLocks(t *testing.T) {
 	f := newFixture(t)
 	f.do("POST", "/v1/locks/l?ttl=30s", "me").wantBody(200, `{"name":"l","lease":1,"token":2,"ttl":"30s"}`+"\n")
 	f.do("POST", "/v1/locks/l?ttl=30s", "you").problem(409, api.LockHeld, `"token":2`)
+	f.do("POST", "/v1/locks/l?lease=77", "you").problem(404, api.LeaseNotFound) // trying again would not help
 	f.do("POST", "/v1/leases", `{"ttl":"30s"}`).want(201, `"id":3`)
 	f.do("POST", "/v1/locks/a%2Fb%FF?lease=3", "").wantBody(200, `{"name_base64":"YS9i/w==","lease":3,"token":4}`+"\n")
 	f.do("POST", "/v1/locks/a/b%FF?lease=3", "").want(200, `"token":4`) // the same name, and the same ticket

@@ -37,7 +37,11 @@ func parseOnce(h http.Header, m *method) (*once, error) {
 		return nil, nil
 	}
 	if !m.once {
-		return nil, badRequest("this request does not support the headers %s and %s; send it without them", idempotencyKey, idempotencyRelease)
+		instead := ""
+		if m.instead != "" {
+			instead = "; " + m.instead
+		}
+		return nil, badRequest("this request does not support the headers %s and %s; send it without them%s", idempotencyKey, idempotencyRelease, instead)
 	}
 	o := new(once)
 	if len(keys) > 1 {

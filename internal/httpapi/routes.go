@@ -23,8 +23,9 @@ type method struct {
 	body bool
 	// mutates marks requests that change something, which Idempotency-Key is for.
 	mutates bool
-	// once marks those that heed it.
-	once bool
+	// once marks those that heed it; instead is what a client does where it is refused.
+	once    bool
+	instead string
 	// anyQuery passes the query to the handler unchecked.
 	anyQuery bool
 }
@@ -125,7 +126,7 @@ func keyRoutes(rootMembers bool) []*route {
 		{pattern: txnPattern, methods: []method{
 			{name: http.MethodPost, handle: runTxn, body: true, mutates: true, once: true, params: with(readParams, []string{"timing"})},
 		}},
-		{pattern: "/v1/batch", methods: []method{{name: http.MethodPost, handle: streamOps, mutates: true, params: []string{"timing"}}}},
+		{pattern: "/v1/batch", methods: []method{{name: http.MethodPost, handle: streamOps, mutates: true, instead: "each line may have an idempotency_key", params: []string{"timing"}}}},
 		{pattern: "/v1/watch", exempt: true, methods: []method{
 			{name: http.MethodGet, handle: watchKeys, params: with([]string{"key"}, rangeParams, []string{"from_revision", "previous", "events"}, readParams)},
 		}},
@@ -159,8 +160,10 @@ func leaseRoutes() []*route {
 			{name: http.MethodGet, handle: getLease, params: with([]string{"keys"}, pages)},
 			{name: http.MethodDelete, handle: revokeLease, mutates: true, once: true},
 		}},
-		// A keep-alive may be repeated anyway, so it needs no idempotency key.
-		{pattern: leasePrefix + "{id}/keepalive", methods: []method{{name: http.MethodPost, handle: keepLease}}},
+		// A keep-alive leaves no record in the log, so there is no first answer to return.
+		{pattern: leasePrefix + "{id}/keepalive", methods: []method{
+			{name: http.MethodPost, handle: keepLease, mutates: true, instead: "a keep-alive may be repeated without harm"},
+		}},
 		{pattern: "/v1/locks", methods: []method{{name: http.MethodGet, handle: listLocks, params: with(readParams, pages)}}},
 		{pattern: lockPattern, methods: []method{
 			{name: http.MethodGet, handle: getLock, params: with(readParams, []string{"limit"})},

@@ -119,7 +119,7 @@ func (lk locks) lockOp(c *Command, r *Result) error {
 		return err
 	}
 	if busy && !c.Wait {
-		return lk.held(c, &head, r)
+		return lk.refuse(c, &head, r)
 	}
 	lease, err := lk.leaseFor(c, r)
 	if err != nil || r.Outcome != OK {
@@ -159,6 +159,17 @@ func (lk locks) again(c *Command, h *lockHead, r *Result) (done bool, err error)
 	}
 	r.Lock, err = lk.ticket(c.Key, h, token)
 	return true, err
+}
+
+// refuse refuses a request that would have to wait. That its lease does not exist is the
+// better reason: another attempt would fail, too.
+func (lk locks) refuse(c *Command, h *lockHead, r *Result) error {
+	if c.TTLMillis == 0 {
+		if _, err := lk.leaseFor(c, r); err != nil || r.Outcome != OK {
+			return err
+		}
+	}
+	return lk.held(c, h, r)
 }
 
 // held refuses with the ticket of the holder.

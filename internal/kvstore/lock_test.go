@@ -65,6 +65,7 @@ func TestLockIsFIFO(t *testing.T) {
 		if again.Lock.Token != last || again.Lock.Held {
 			t.Fatalf("asking again gives %+v, the place has token %d", again.Lock, last)
 		}
+		only(t, s, LeaseNotFound, Command{Op: OpLock, Key: []byte("l"), Lease: 99})
 		r := only(t, s, LockHeld, Command{Op: OpLock, Key: []byte("l"), Lease: 4})
 		if r.Lock == nil || r.Lock.Lease != 1 {
 			t.Fatalf("the holder is %+v", r.Lock)

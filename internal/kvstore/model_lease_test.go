@@ -184,12 +184,12 @@ func (m *model) lock(c *Command) Result {
 		return Result{Outcome: TooLarge, Detail: "-"}
 	case place == 0 || place > 0 && c.Wait:
 		return Result{Lock: m.ticket(name, place)}
-	case len(queue) > 0 && !c.Wait:
-		return Result{Outcome: LockHeld, Detail: "-", Lock: m.ticket(name, 0)}
 	case c.TTLMillis == 0 && c.Lease == 0:
 		return Result{Outcome: Invalid, Detail: "-"}
 	case c.TTLMillis == 0 && (!known || l.owner == ownedByKey):
 		return Result{Outcome: LeaseNotFound, Detail: "-"}
+	case len(queue) > 0 && !c.Wait:
+		return Result{Outcome: LockHeld, Detail: "-", Lock: m.ticket(name, 0)}
 	}
 	before := *m // a refusal must not leave the lease behind
 	before.leases = maps.Clone(m.leases)
