@@ -198,13 +198,28 @@ func TestIdempotencyLimit(t *testing.T) {
 		do(t, s, keyed(fmt.Sprintf("k%d", i), returning))
 	}
 	before := s.Revision()
-	if r := do(t, s, keyed("one more", returning))[0]; r.Outcome != Busy || s.Revision() != before {
-		t.Errorf("%+v", r)
+	full := do(t, s, keyed("one more", returning))[0]
+	if full.Outcome != Busy || s.Revision() != before {
+		t.Errorf("%+v", full)
+	}
+	// It can be known before it is applied.
+	more, again, forgets := keyed("one more", returning), keyed("k1", returning), keyed("one more", returning)
+	forgets.Release = []string{"k1"}
+	if r := mustGet[*Result](t)(NoRoom(s, &more)); r == nil || resultText(r) != resultText(&full) {
+		t.Errorf("%+v, want %+v", r, full)
+	}
+	for _, c := range []Command{again, forgets, returning} {
+		if r := mustGet[*Result](t)(NoRoom(s, &c)); r != nil {
+			t.Errorf("%+v", r)
+		}
 	}
 	if r := do(t, s, keyed("k1", returning))[0]; r.Outcome != OK || !r.Replayed || len(r.Previous.Value) != 1<<19 {
 		t.Errorf("%v replayed %t", r.Outcome, r.Replayed)
 	}
 	do(t, s, Command{Op: OpForget, Release: []string{"k1", "k2", "k3"}})
+	if r := mustGet[*Result](t)(NoRoom(s, &more)); r != nil {
+		t.Errorf("%+v", r)
+	}
 	if r := do(t, s, keyed("one more", returning))[0]; r.Outcome != OK {
 		t.Errorf("%+v", r)
 	}

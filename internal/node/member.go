@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -65,6 +66,9 @@ const encodedBytes = 32
 
 func (m *member) do(ctx context.Context, cmd *kvstore.Command, note func(stage string, took time.Duration)) (kvstore.Result, error) {
 	m.leases.raiseTTL(cmd)
+	if r, err := m.noRoom(ctx, cmd); r != nil || err != nil {
+		return *cmp.Or(r, new(kvstore.Result)), err
+	}
 	w := beginStages(note, writeStages)
 	command := kvstore.EncodeCommand(make([]byte, 0, len(cmd.Key)+len(cmd.Value)+encodedBytes), cmd)
 	result, err := m.replica.ProposeTimed(ctx, command, w.timing)
@@ -74,6 +78,20 @@ func (m *member) do(ctx context.Context, cmd *kvstore.Command, note func(stage s
 		return kvstore.Result{}, writeError(err)
 	}
 	return *result.(*kvstore.Result), nil
+}
+
+// noRoom returns the result of a command that would be refused when it is applied, so that
+// it need not be proposed. This member may be behind: the command may be a repeat, or there
+// may be room by now. So a refusal is checked once more after a barrier.
+func (m *member) noRoom(ctx context.Context, cmd *kvstore.Command) (*kvstore.Result, error) {
+	r, err := kvstore.NoRoom(m.store, cmd)
+	if r == nil || err != nil {
+		return nil, err
+	}
+	if err := m.replica.Barrier(ctx); err != nil {
+		return nil, readError(err)
+	}
+	return kvstore.NoRoom(m.store, cmd)
 }
 
 func (m *member) doGroup(ctx context.Context, commands [][]byte, note func(stage string, took time.Duration)) ([]*kvstore.Result, error) {

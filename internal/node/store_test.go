@@ -149,3 +149,53 @@ func TestAlarmsOfTheQuota(t *testing.T) {
 		t.Errorf("%v, %v", st.Alarms, err)
 	}
 }
+
+// TestNoRoomForResultsIsKnownAtTheDoor: while the results that are remembered fill their
+// limit, a request with a new idempotency key is refused without an entry in the log.
+func TestNoRoomForResultsIsKnownAtTheDoor(t *testing.T) {
+	n, _ := observed(t, Config{})
+	limit := int64(1 << 20)
+	do := func(c kvstore.Command, want kvstore.Outcome) kvstore.Result {
+		t.Helper()
+		r, err := n.Do(testContext(t), &c, nil)
+		if err != nil || r.Outcome != want {
+			t.Fatalf("outcome %d (%s), %v; want %d", r.Outcome, r.Detail, err, want)
+		}
+		return r
+	}
+	put := func(key string) kvstore.Command {
+		c := kvstore.Command{Op: kvstore.OpPut, Key: []byte("a"), Value: make([]byte, 600_000), ReturnPrevious: true}
+		if key != "" {
+			c.Idempotency = &kvstore.Idempotency{Key: key}
+		}
+		return c
+	}
+	do(kvstore.Command{Op: kvstore.OpSettings, Settings: &kvstore.SettingsChange{IdempotencyBytes: &limit}}, kvstore.OK)
+	for _, key := range []string{"", "one", "two"} {
+		do(put(key), kvstore.OK)
+	}
+	before := do(put(""), kvstore.OK).Revision
+	proposed := func() uint64 {
+		t.Helper()
+		stats, err := n.member.Load().replica.Stats(testContext(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stats.ProposalsCommitted
+	}
+	const refusals = 200 // the leader proposes a little by itself
+	from := proposed()
+	for range refusals {
+		do(put("three"), kvstore.Busy)
+	}
+	if n := proposed() - from; n >= refusals {
+		t.Errorf("%d commands were committed meanwhile", n)
+	}
+	if r := do(put("one"), kvstore.OK); !r.Replayed || r.Revision >= before {
+		t.Errorf("a repeat: replayed %t, revision %d", r.Replayed, r.Revision)
+	}
+	releasing := put("three")
+	releasing.Release = []string{"one"}
+	do(releasing, kvstore.Busy) // the key is released after the command was judged
+	do(put("three"), kvstore.OK)
+}

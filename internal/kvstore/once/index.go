@@ -198,7 +198,7 @@ func (ix *Index) Replay(c *command.Command, limit int64, r *command.Result) (don
 	e := ix.records[key]
 	if e == nil {
 		if ix.bytes >= limit {
-			r.Refuse(command.Busy, "the cluster remembers %d bytes about earlier requests, and the limit is %d (idempotency_bytes in the settings); release keys with Idempotency-Release, or try again later", ix.bytes, limit)
+			Refuse(r, ix.bytes, limit)
 			return true, nil
 		}
 		return false, nil
@@ -224,6 +224,14 @@ func (ix *Index) Replay(c *command.Command, limit int64, r *command.Result) (don
 	ix.replayed++
 	return true, nil
 }
+
+// Refuse makes the result that of a command with a new key for which there is no room.
+func Refuse(r *command.Result, bytes, limit int64) {
+	r.Refuse(command.Busy, "the cluster remembers %d bytes about earlier requests, and the limit is %d (idempotency_bytes in the settings); release keys with Idempotency-Release, or try again later", bytes, limit)
+}
+
+// RowKey returns the key of the record of a command in the table.
+func RowKey(c *command.Command) []byte { return []byte(keyOf(c.Origin.Principal, c.Idempotency.Key)) }
 
 // recordable reports whether the command itself decided the outcome.
 func recordable(o command.Outcome) bool {
