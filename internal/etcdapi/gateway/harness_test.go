@@ -25,6 +25,36 @@ type fixture struct {
 	node   *node.Node
 	server *etcdapi.Server
 	web    *httptest.Server
+	self   string // the URL for other members
+}
+
+// begin begins a stream whose first line has to be waited for, which is what the returned
+// function does.
+func (f *fixture) begin(path string, body io.Reader) func() *lines {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(f.t.Context(), 20*time.Second)
+	f.t.Cleanup(cancel)
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, f.web.URL+path, body)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	var answer *http.Response
+	begun := make(chan struct{})
+	go func() {
+		defer close(begun)
+		answer, err = f.web.Client().Do(r)
+	}()
+	return func() *lines {
+		f.t.Helper()
+		if <-begun; err != nil {
+			f.t.Fatal(err)
+		}
+		f.t.Cleanup(func() { answer.Body.Close() })
+		if answer.StatusCode != http.StatusOK || answer.Header.Get("Content-Type") != "application/json" {
+			f.t.Fatal(answer.Status, answer.Header)
+		}
+		return &lines{f, answer.Body, bufio.NewScanner(answer.Body)}
+	}
 }
 
 func newFixture(t *testing.T, change ...func(*Options)) *fixture {
@@ -40,7 +70,7 @@ func newFixture(t *testing.T, change ...func(*Options)) *fixture {
 	}
 	face := node.Face{Node: n}
 	memory := budget.New(16 << 20)
-	f := &fixture{t: t, node: n, server: etcdapi.New(etcdapi.Options{
+	f := &fixture{t: t, self: self.URL, node: n, server: etcdapi.New(etcdapi.Options{
 		Replicator: face, Members: face, Member: face, Leadership: face, Inspector: face, LeaseTimes: face, Watches: face.Watches(),
 		Memory: memory, WatchProgress: time.Minute,
 	})}
@@ -146,21 +176,7 @@ type lines struct {
 // stream begins a stream.
 func (f *fixture) stream(path string, body io.Reader) *lines {
 	f.t.Helper()
-	ctx, cancel := context.WithTimeout(f.t.Context(), 20*time.Second)
-	f.t.Cleanup(cancel)
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, f.web.URL+path, body)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	answer, err := f.web.Client().Do(r)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	f.t.Cleanup(func() { answer.Body.Close() })
-	if answer.StatusCode != http.StatusOK || answer.Header.Get("Content-Type") != "application/json" {
-		f.t.Fatal(answer.Status, answer.Header)
-	}
-	return &lines{f, answer.Body, bufio.NewScanner(answer.Body)}
+	return f.begin(path, body)()
 }
 
 // want reads lines and compares them.

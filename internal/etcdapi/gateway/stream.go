@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -48,7 +50,7 @@ func (g *Gateway) serveStream(w http.ResponseWriter, r *http.Request, c call) {
 	if err := g.opts.Calls.Stream(c.method, s); err != nil {
 		s.fail(status.Convert(err))
 	}
-	_ = s.conn.SetReadDeadline(time.Now()) // nobody reads what else the client may send
+	s.body.close(s.conn)
 }
 
 // fail ends the stream with an error.
@@ -152,18 +154,45 @@ var _ grpc.ServerStream = (*stream)(nil)
 
 var errLongMessage = fmt.Errorf("a message on a stream exceeds %d bytes", budget.Free)
 
-// meter bounds what is read for one message.
+// meter is the body of a stream. It bounds what is read for one message, and lets nobody
+// read once the answer is complete: a service may return while another goroutine of it
+// receives, and net/http does not expect that.
 type meter struct {
 	from io.Reader
 	left int
+	over atomic.Bool // there is nothing more to read
+	busy sync.Mutex  // held while somebody reads
 }
 
 // Read implements io.Reader.
 func (m *meter) Read(p []byte) (int, error) {
-	if m.left <= 0 {
+	m.busy.Lock()
+	defer m.busy.Unlock()
+	switch {
+	case m.over.Load():
+		return 0, io.EOF
+	case m.left <= 0:
 		return 0, errLongMessage
 	}
 	n, err := m.from.Read(p[:min(len(p), m.left)])
 	m.left -= n
+	if err != nil {
+		m.over.Store(true)
+	}
 	return n, err
+}
+
+// close ends the reading, also under somebody who waits for more of the body. What has
+// arrived is read to the end: net/http would do so when the request is over, and, of a
+// stream that reads while it writes, start to look for the next request while it still
+// does. A body that goes on is broken off, and its connection with it.
+func (m *meter) close(conn *http.ResponseController) {
+	if m.over.Load() {
+		return
+	}
+	_ = conn.SetReadDeadline(time.Now())
+	m.busy.Lock()
+	defer m.busy.Unlock()
+	_, _ = io.CopyN(io.Discard, m.from, budget.Free)
+	m.over.Store(true)
 }
