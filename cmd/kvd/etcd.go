@@ -7,10 +7,6 @@ import (
 	"github.com/kvd-io/kvd/internal/node"
 )
 
-// electionsAllowed is how many election timeouts a call of an etcd client may take beyond
-// etcdapi.CallTime, as in etcd.
-const electionsAllowed = 2
-
 // assembleEtcd makes the server for clients of etcd. It shares the memory for requests
 // with the other clients.
 func (d *daemon) assembleEtcd(meters *instruments) error {
@@ -24,7 +20,7 @@ func (d *daemon) assembleEtcd(meters *instruments) error {
 		Replicator: face, Members: face, Member: face, Leadership: face, Inspector: face, LeaseTimes: face, Watches: face.Watches(),
 		Logger: d.log, RequestLog: s.RequestLog, Metrics: metrics, MaxInFlight: int(s.MaxInFlight), Memory: meters.memory,
 		MaxRequestBytes: int(s.MaxRequestBytes), MaxTxnOps: int(s.MaxTxnOps),
-		Election: s.Election, WatchProgress: s.WatchProgress, RequestTimeout: etcdapi.CallTime + electionsAllowed*s.Election,
+		Election: s.Election, WatchProgress: s.WatchProgress,
 	})
 	return nil
 }

@@ -29,7 +29,7 @@ var allowed = map[string][]string{
 	"internal/etcdapi":           {"internal/etcdapi/answer", "internal/etcdapi/codec", "internal/etcdapi/recipes", "internal/etcdapi/watchrpc", "internal/watch", "internal/kvstore", "internal/api", "internal/budget", "internal/limits", "internal/memberurl"},
 	"internal/etcdapi/answer":    {"internal/watch", "internal/kvstore", "internal/api", "internal/budget"},
 	"internal/etcdapi/recipes":   {"internal/watch", "internal/kvstore"},
-	"internal/etcdapi/etcdtest":  {"internal/etcdapi", "internal/frontdoor", "internal/httpapi", "internal/kvstore", "internal/node", "internal/settings"},
+	"internal/etcdapi/etcdtest":  {"internal/certs", "internal/etcdapi", "internal/frontdoor", "internal/httpapi", "internal/kvstore", "internal/node", "internal/settings"},
 	"internal/logsink":           {"internal/settings"},
 	"internal/metrics":           {"internal/node", "internal/raftnode", "internal/api"},
 	"internal/node":              {"internal/lessor", "internal/raftnode", "internal/catchup", "internal/roster", "internal/datadir", "internal/peers", "internal/limits", "internal/certs", "internal/kvstore", "internal/kvstore/engine", "internal/watch", "internal/api", "internal/memberurl", "internal/repeat", "internal/connlimit"},
@@ -110,7 +110,7 @@ var testsToo = map[string][]string{
 	// The simulator runs real stores, with their watches and leases.
 	"internal/raftnode": {"internal/kvstore", "internal/kvstore/engine", "internal/lessor", "internal/watch"},
 	// They run on real nodes.
-	"internal/etcdapi": {"internal/etcdapi/etcdtest"},
+	"internal/etcdapi": {"internal/etcdapi/etcdtest", "internal/certs", "internal/node"},
 	// A gate that is open answers from a store.
 	"internal/frontdoor": {"internal/kvstore"},
 }

@@ -131,15 +131,17 @@ func (s *Server) finalError(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
+	why := err
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.Canceled {
-		switch cause := context.Cause(ctx); {
-		case errors.Is(cause, errLeaving):
-			return rpctypes.ErrGRPCStopped
-		case errors.Is(cause, errNoLeader):
-			return rpctypes.ErrGRPCNoLeader
-		case errors.Is(cause, errTimeout):
-			return rpctypes.ErrGRPCTimeout
-		}
+		why = context.Cause(ctx)
+	}
+	switch {
+	case errors.Is(why, errLeaving):
+		return rpctypes.ErrGRPCStopped
+	case errors.Is(why, errNoLeader):
+		return rpctypes.ErrGRPCNoLeader
+	case errors.Is(why, errTimeout):
+		return rpctypes.ErrGRPCTimeout
 	}
 	return answer.Error(err)
 }

@@ -35,8 +35,6 @@ const (
 	DefaultElection        = time.Second
 	// CallTime is what a call may take, beside two election timeouts.
 	CallTime = 5 * time.Second
-	// DefaultRequestTimeout is that with an election timeout of a second.
-	DefaultRequestTimeout = CallTime + 2*DefaultElection
 )
 
 // What etcd's clients rely on about connections.
@@ -84,7 +82,7 @@ type Options struct {
 	MaxRequestBytes int
 	MaxTxnOps       int
 	// RequestTimeout bounds a call whose client allows it more, or does not say; 0
-	// means DefaultRequestTimeout.
+	// means CallTime and two election timeouts, as in etcd.
 	RequestTimeout time.Duration
 	// Election is the election timeout; 0 means DefaultElection. See ledStreams.
 	Election time.Duration
@@ -106,8 +104,8 @@ func (o *Options) setDefaults() {
 	setDefault(&o.MaxInFlight, DefaultMaxInFlight)
 	setDefault(&o.MaxRequestBytes, DefaultMaxRequestBytes)
 	setDefault(&o.MaxTxnOps, DefaultMaxTxnOps)
-	setDefault(&o.RequestTimeout, DefaultRequestTimeout)
 	setDefault(&o.Election, DefaultElection)
+	setDefault(&o.RequestTimeout, CallTime+2*o.Election)
 	setDefault(&o.WatchProgress, DefaultWatchProgress)
 }
 

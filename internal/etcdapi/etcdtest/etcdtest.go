@@ -4,6 +4,7 @@
 package etcdtest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -14,6 +15,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/kvd-io/kvd/internal/certs"
 	"github.com/kvd-io/kvd/internal/etcdapi"
 	"github.com/kvd-io/kvd/internal/frontdoor"
 	"github.com/kvd-io/kvd/internal/httpapi"
@@ -37,6 +39,10 @@ type Config struct {
 	Options func(*etcdapi.Options)
 	// Register adds services before the face serves.
 	Register func(*etcdapi.Server, node.Face)
+	// Listen is the value of --listen-etcd; the default is a port of 127.0.0.1. Bundle is
+	// for its https URLs.
+	Listen string
+	Bundle *certs.Bundle
 	// Web answers what is no call of gRPC.
 	Web func(*etcdapi.Server, node.Face) http.Handler
 }
@@ -46,6 +52,7 @@ type Node struct {
 	node.Face
 	// Etcd and HTTP are the URLs for clients of etcd, and for those of kvd.
 	Etcd, HTTP string
+	All        []string // URLs of --listen-etcd, Etcd among them
 	Calls      *etcdapi.Server
 
 	t       testing.TB
@@ -114,17 +121,21 @@ func (n *Node) Restart() {
 func (n *Node) begin() {
 	n.t.Helper()
 	n.stopped = false
-	s, err := settings.Resolve(settings.Layer{"listen-client": {Text: n.HTTP, Origin: "etcdtest"}, "listen-etcd": {Text: n.Etcd, Origin: "etcdtest"}})
+	layer := settings.Layer{"listen-client": {Text: n.HTTP, Origin: "etcdtest"}, "listen-etcd": {Text: cmp.Or(n.want.Listen, n.Etcd), Origin: "etcdtest"}}
+	if n.want.Bundle != nil { // which was loaded from files
+		layer["tls-cert-file"], layer["tls-key-file"] = settings.Given{Text: "cert"}, settings.Given{Text: "key"}
+	}
+	s, err := settings.Resolve(layer)
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	if n.door, err = frontdoor.Listen(s, nil, zap.NewNop()); err != nil {
 		n.t.Fatal(err)
 	}
-	if n.etcd, err = n.door.ListenEtcd(s, nil); err != nil {
+	if n.etcd, err = n.door.ListenEtcd(s, n.want.Bundle); err != nil {
 		n.t.Fatal(err)
 	}
-	n.HTTP, n.Etcd = s.ListenClient[0], s.ListenEtcd[0]
+	n.HTTP, n.Etcd, n.All = s.ListenClient[0], s.ListenEtcd[0], s.ListenEtcd
 	n.cfg.AdvertiseClient, n.cfg.AdvertiseEtcd = s.AdvertiseClient, s.AdvertiseEtcd
 	replica, err := node.New(n.cfg)
 	if err != nil {
@@ -146,6 +157,7 @@ func (n *Node) begin() {
 func (n *Node) serve() {
 	o := etcdapi.Options{
 		Replicator: n, Members: n, Member: n, Leadership: n, Inspector: n, LeaseTimes: n, Watches: n.Watches(),
+		Election: electionTicks * tickInterval,
 	}
 	if n.want.Options != nil {
 		n.want.Options(&o)
@@ -185,6 +197,9 @@ func (n *Node) Stop() {
 		return
 	}
 	n.stopped = true
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	n.Drain(ctx)
 	err := errors.Join(n.door.SendAway(), n.etcd.SendAway())
 	n.Watches().Close()
 	n.door.Finish(stopTimeout)
