@@ -157,8 +157,8 @@ func TestKubernetesSettings(t *testing.T) {
 		pod := set.Metadata.Name + "-" + strconv.Itoa(i)
 		s := resolve(t, c.environ(t, pod))
 		own := pod + "." + set.Spec.ServiceName
-		if s.ID != uint64(i+1) || len(s.Cluster) != set.Spec.Replicas || hostsOf([]string{s.Cluster[i].URL})[0] != own {
-			t.Errorf("%s is member %d of %v, and is reached as %s", pod, s.ID, s.Cluster, own)
+		if s.ID != 0 || s.Name != pod || len(s.JoinURLs) != set.Spec.Replicas || hostsOf(s.JoinURLs)[i] != own || s.JoinURLs[i] != s.AdvertisePeer[0] {
+			t.Errorf("%s, named %q, is one of %v, and is reached as %s", pod, s.Name, s.JoinURLs, s.AdvertisePeer)
 		}
 		if s.InsecurePeers || !strings.HasPrefix(s.ListenPeer, "https://") || !strings.Contains(s.AdvertiseClient[0], own) {
 			t.Errorf("%s: peers on %s, clients told %v", pod, s.ListenPeer, s.AdvertiseClient)
@@ -166,16 +166,8 @@ func TestKubernetesSettings(t *testing.T) {
 		c.holdPorts(t, s)
 		c.holdFiles(t, s)
 	}
-	// What docs/deploy.md says once the cluster exists.
-	var joining []string
-	for _, v := range c.environ(t, "kvd-3") {
-		if v, list, ok := strings.Cut(v, "KVD_CLUSTER="); ok {
-			joining = append(joining, "KVD_JOIN="+strings.Split(list[strings.Index(list, "=")+1:], ",")[0])
-		} else {
-			joining = append(joining, v)
-		}
-	}
-	if s := resolve(t, joining); s.ID != 0 || len(s.JoinURLs) != 1 {
+	// A fourth pod is not in the list, and so founds nothing.
+	if s := resolve(t, c.environ(t, "kvd-3")); s.ID != 0 || slices.Contains(s.JoinURLs, s.AdvertisePeer[0]) || len(s.JoinURLs) != set.Spec.Replicas {
 		t.Errorf("a pod that joins: %+v", s)
 	}
 }
@@ -314,10 +306,7 @@ func TestCertificateNamesTheMembers(t *testing.T) {
 	if err := yaml.Unmarshal(b, &m); err != nil {
 		t.Fatal(err)
 	}
-	var hosts []string
-	for _, member := range resolve(t, kubernetes(t)["StatefulSet/kvd"].Spec.Template.Spec.Containers[0].environ(t, "kvd-0")).Cluster {
-		hosts = append(hosts, hostsOf([]string{member.URL})...)
-	}
+	hosts := hostsOf(resolve(t, kubernetes(t)["StatefulSet/kvd"].Spec.Template.Spec.Containers[0].environ(t, "kvd-0")).JoinURLs)
 	if !slices.Equal(m.Spec.DNSNames, hosts) || m.Spec.SecretName != "kvd-tls" {
 		t.Errorf("the certificate in %s is for %v, members are %v", m.Spec.SecretName, m.Spec.DNSNames, hosts)
 	}

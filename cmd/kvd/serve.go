@@ -161,7 +161,8 @@ func nodeConfig(s *settings.Settings, log *zap.Logger, v api.Version) node.Confi
 		ListenPeer: s.ListenPeer, AdvertisePeer: s.AdvertisePeer, AdvertiseClient: s.AdvertiseClient, AdvertiseEtcd: s.AdvertiseEtcd,
 		InsecurePeers: s.InsecurePeers,
 		Token:         s.ClusterToken, Join: s.Join, JoinURLs: s.JoinURLs,
-		TickInterval: s.Heartbeat, ElectionTicks: s.ElectionTicks(),
+		RemoveDeadAfter: s.RemoveDeadAfter,
+		TickInterval:    s.Heartbeat, ElectionTicks: s.ElectionTicks(),
 		CheckpointBytes: s.CheckpointBytes, CatchUpBytes: int(s.CatchUpBytes), MaxWatches: int(s.MaxWatches),
 		Logger: log, Version: v,
 	}

@@ -182,6 +182,8 @@ func (j *joiner) findWithoutLog(ctx context.Context, recorded datadir.Identity) 
 		return j.begin(recorded.Founding.Charter)
 	case recorded.Seed != "" && recorded.ClusterID == 0 && (j.byURL() || j.cfg.Join):
 		return place{}, fmt.Errorf("%w: %s was restored from a backup to begin a new cluster; start it without --join, or join with an empty directory", ErrConfig, absolute(j.cfg.DataDir))
+	case j.byURL() && j.listed() && recorded.ClusterID == 0:
+		return j.rally(ctx)
 	case j.byURL():
 		return j.joinByURL(ctx)
 	case j.cfg.Join || recorded.ClusterID != 0:
@@ -526,20 +528,30 @@ func (j *joiner) joinByURL(ctx context.Context) (place, error) {
 	for {
 		at, err := j.findCluster(ctx)
 		if err == nil {
-			if err = j.ensureMember(ctx, at); err == nil {
-				return j.join(ctx, at)
-			}
+			err = j.ensureMember(ctx, at)
 		}
-		if final(err) {
-			return place{}, fmt.Errorf("join the cluster: %w", err)
+		if err == nil {
+			return j.join(ctx, at)
 		}
-		if j.waiting.Due(time.Now(), "join") {
-			j.lg.Info("waiting to join the cluster", zap.Strings("urls", j.cfg.JoinURLs), zap.Error(err))
+		if err := j.waitToJoin(err); err != nil {
+			return place{}, err
 		}
 		if err := pause(ctx, askPause); err != nil {
 			return place{}, err
 		}
 	}
+}
+
+// waitToJoin returns an error if asking again cannot change the answer, and otherwise
+// says now and then what the node waits for.
+func (j *joiner) waitToJoin(err error) error {
+	if final(err) {
+		return fmt.Errorf("join the cluster: %w", err)
+	}
+	if j.waiting.Due(time.Now(), "join") {
+		j.lg.Info("waiting to join the cluster", zap.Strings("urls", j.cfg.JoinURLs), zap.Error(err))
+	}
+	return nil
 }
 
 // final reports whether asking again cannot change the answer.
@@ -586,15 +598,18 @@ func (j *joiner) peerURLsBehind(ctx context.Context, clientURL string) ([]string
 // it added, and takes over its id.
 func (j *joiner) ensureMember(ctx context.Context, at initialAnswer) error {
 	id := j.self.Member
+	add := roster.Change{Kind: roster.AddMember, By: roster.Requester{RequestID: "join", Client: j.cfg.ListenPeer}, Member: roster.Member{
+		ID: id, Name: j.cfg.Name, PeerURLs: j.cfg.AdvertisePeer, ClientURLs: j.cfg.AdvertiseClient,
+	}}
 	for _, m := range at.info.Members {
-		if m.ID == id || id == 0 && sharesURL(m.PeerURLs, j.cfg.AdvertisePeer) {
+		switch {
+		case id == 0 && j.lost(m):
+			add.Kind, add.Replaces = roster.ReplaceMember, m.ID
+		case m.ID == id || id == 0 && sharesURL(m.PeerURLs, j.cfg.AdvertisePeer):
 			j.takeID(m.ID)
 			return nil
 		}
 	}
-	add := roster.Change{Kind: roster.AddMember, By: roster.Requester{RequestID: "join", Client: j.cfg.ListenPeer}, Member: roster.Member{
-		ID: id, Name: j.cfg.Name, PeerURLs: j.cfg.AdvertisePeer, ClientURLs: j.cfg.AdvertiseClient,
-	}}
 	err := errors.New("the cluster has no members")
 	for _, m := range at.info.Members {
 		var added roster.Member
@@ -607,6 +622,14 @@ func (j *joiner) ensureMember(ctx context.Context, at initialAnswer) error {
 		}
 	}
 	return err
+}
+
+// lost reports whether a member was this node with another directory: it has the same
+// peer URL and the same name. Nobody else can answer at that URL, so the other directory
+// is gone, or its process is down and cannot come back beside this one. Without a name
+// that somebody chose, a machine that got the address of another would pass for it.
+func (j *joiner) lost(m roster.Member) bool {
+	return m.Nonce != "" && m.Nonce != j.dir.Nonce() && j.cfg.Name != "" && (m.Name == "" || m.Name == j.cfg.Name) && sharesURL(m.PeerURLs, j.cfg.AdvertisePeer)
 }
 
 func (j *joiner) takeID(id uint64) {

@@ -78,9 +78,16 @@ type Config struct {
 	// Join means that the cluster already exists: Initial says where to find
 	// it, and this node has been added to it.
 	Join bool
-	// JoinURLs are client or peer URLs of any member. This node asks that
-	// cluster to add it.
+	// JoinURLs are client or peer URLs of any member. This node asks that cluster to
+	// add it. If they are peer URLs and this node's is among them, they are also the
+	// initial members of a cluster to be founded if none exists (rally.go).
 	JoinURLs []string
+	// ReplaceAfter is how long the leader must not have heard from a member whose
+	// directory is lost before it can be replaced; 0 means the default.
+	ReplaceAfter time.Duration
+	// RemoveDeadAfter is the silence after which this node, as the leader, removes a
+	// member; 0 means never.
+	RemoveDeadAfter time.Duration
 	// TLS secures the peer listener and everything that members say to each
 	// other. Without it they use plain HTTP.
 	TLS *certs.Bundle
@@ -197,6 +204,7 @@ func New(cfg Config) (*Node, error) {
 	if len(cfg.AdvertisePeer) == 0 && cfg.ListenPeer != "" {
 		cfg.AdvertisePeer = []string{cfg.ListenPeer}
 	}
+	cfg.listJoining()
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
@@ -420,6 +428,8 @@ func (n *Node) replicaConfig() raftnode.Config {
 		Observer:           n.cfg.Observer,
 		TickInterval:       n.cfg.TickInterval,
 		ElectionTicks:      n.cfg.ElectionTicks,
+		ReplaceAfter:       n.cfg.ReplaceAfter,
+		RemoveDeadAfter:    n.cfg.RemoveDeadAfter,
 		CheckpointBytes:    n.cfg.CheckpointBytes,
 		CheckpointInterval: n.cfg.CheckpointInterval,
 		CatchUpBytes:       n.cfg.CatchUpBytes,

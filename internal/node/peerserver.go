@@ -189,7 +189,7 @@ func (s callServer) fromMember(c caller) error {
 // fromChanger admits members, which pass on changes that they were asked for,
 // and newcomers that ask to be added themselves.
 func (s callServer) fromChanger(c caller, change roster.Change) error {
-	if change.Kind != roster.AddMember || !peers.Anonymous(c.r.Header) {
+	if !change.Adds() || !peers.Anonymous(c.r.Header) {
 		return s.identified(c)
 	}
 	if s.n.peering.tls == nil {

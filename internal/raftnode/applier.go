@@ -106,10 +106,8 @@ func (a *applier) prepare(e *raftpb.Entry, out *appliedWork) error {
 		return err
 	}
 	a.entries = append(a.entries, Entry{Index: e.GetIndex(), Term: e.GetTerm(), Commands: v.Commands, Records: v.Records})
-	if v.ConfChange != nil {
-		out.confChanges = append(out.confChanges, v.ConfChange)
-	}
-	if v.ConfChange != nil {
+	if len(v.ConfChanges) > 0 {
+		out.confChanges = append(out.confChanges, v.ConfChanges...)
 		out.made = append(out.made, v.Change)
 	}
 	switch {

@@ -65,6 +65,12 @@ type Config struct {
 	TickInterval time.Duration
 	// ElectionTicks is the election timeout in ticks. Default 10.
 	ElectionTicks int
+	// ReplaceAfter is how long the leader must not have heard from a member before
+	// another directory can take its place. Default 10 s.
+	ReplaceAfter time.Duration
+	// RemoveDeadAfter is the silence after which the leader removes a member; 0 means
+	// never.
+	RemoveDeadAfter time.Duration
 	// MaxBatchBytes bounds the commands packed into one entry, unless one proposal
 	// alone has more. Default limits.MaxBatchBytes, which is also the maximum.
 	MaxBatchBytes int
@@ -90,11 +96,13 @@ type Config struct {
 const (
 	DefaultTickInterval  = 100 * time.Millisecond
 	DefaultElectionTicks = 10
+	DefaultReplaceAfter  = 10 * time.Second
 )
 
 func (c *Config) setDefaults() {
 	setDefault(&c.TickInterval, DefaultTickInterval)
 	setDefault(&c.ElectionTicks, DefaultElectionTicks)
+	setDefault(&c.ReplaceAfter, DefaultReplaceAfter)
 	setDefault(&c.MaxBatchBytes, limits.MaxBatchBytes)
 	setDefault(&c.MaxQueueBytes, limits.MaxQueueBytes)
 	setDefault(&c.CatchUpBytes, 16<<20)
@@ -107,6 +115,11 @@ func (c *Config) setDefaults() {
 	if c.Observer == nil {
 		c.Observer = discardObserver{}
 	}
+}
+
+// ticks returns a duration in ticks, rounded up: no silence may be taken for a longer one.
+func (c *Config) ticks(d time.Duration) uint64 {
+	return uint64((d + c.TickInterval - 1) / c.TickInterval)
 }
 
 func setDefault[T comparable](v *T, def T) {

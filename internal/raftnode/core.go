@@ -21,12 +21,16 @@ type coreConfig struct {
 	start          roster.Start // announces this process to the replicas
 	electionTicks  int
 	heartbeatTicks int
-	maxBatchBytes  int // limit of one packed entry; a larger command is packed alone
-	maxQueueBytes  int // limit of the commands that wait to be packed
-	log            raft.Storage
-	applied        uint64 // index that the state machine already contains
-	membership     *roster.Membership
-	logger         raft.Logger
+	// replaceTicks is how long the leader must not have heard from a member that is
+	// to be replaced, and removeDeadTicks after what silence it removes a member; 0
+	// means never.
+	replaceTicks, removeDeadTicks uint64
+	maxBatchBytes                 int // limit of one packed entry; a larger command is packed alone
+	maxQueueBytes                 int // limit of the commands that wait to be packed
+	log                           raft.Storage
+	applied                       uint64 // index that the state machine already contains
+	membership                    *roster.Membership
+	logger                        raft.Logger
 	// electionTimeout bounds the pauses between campaigns.
 	electionTimeout time.Duration
 	// random returns a number in [0, n).
@@ -210,7 +214,7 @@ func newCore(cfg coreConfig) (*core, error) {
 	c.roll = newRollCall(shared, c.reads.prefix)
 	c.fresh = newWitness(shared, &c.roll)
 	c.transfers = transferer{coreState: shared, roll: &c.roll}
-	c.changes = changer{coreState: shared, transfers: &c.transfers, roll: &c.roll}
+	c.changes = changer{coreState: shared, transfers: &c.transfers, roll: &c.roll, arrived: make(map[uint64]uint64)}
 	c.seeking = seeker{coreState: shared}
 	if c.last, err = cfg.log.LastIndex(); err != nil {
 		return nil, fmt.Errorf("read the last index of the log: %w", err)
@@ -277,6 +281,7 @@ func (c *core) tick() {
 	c.transfers.expire()
 	c.fresh.tick()
 	c.changes.promoteLearner()
+	c.changes.removeDead()
 	c.leaveWhenDue()
 }
 
@@ -388,6 +393,7 @@ func (c *core) startApplied(a startApplied) {
 }
 
 func (c *core) setMembership(m *roster.Membership) {
+	c.changes.welcome(m)
 	c.membership = m
 	c.out.membership = m
 	c.noteRemoval()

@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"fmt"
+	"maps"
 	"strconv"
 
 	"go.etcd.io/raft/v3"
@@ -63,6 +64,11 @@ type changer struct {
 	// has now, possibly itself. Followers do not hear each other, so a new
 	// leader has heard only from those that voted for it.
 	since uint64
+	// arrived has the tick at which this process learned of a member's directory. A
+	// member that has just been admitted has had no time to be heard.
+	arrived map[uint64]uint64
+	// nextBurial is the tick from which on a dead member may be removed.
+	nextBurial uint64
 }
 
 // learnerLag is the number of entries that a learner may lack and still count
@@ -116,16 +122,50 @@ func (c *changer) admit() {
 // refuse returns why the change cannot be made now. It assigns an id to a new
 // member that has none.
 func (c *changer) refuse(ch *roster.Change) error {
-	if ch.Kind == roster.AddMember && ch.Member.ID == 0 {
+	if ch.Adds() && ch.Member.ID == 0 {
 		ch.Member.ID = c.nextID()
 	}
-	if err := c.membership.Check(ch); err != nil {
+	if err := c.check(ch); err != nil {
 		return err
 	}
 	if c.ticks-c.since <= uint64(c.cfg.electionTicks) {
 		return nil // the roll call decides
 	}
 	return c.checkAlive(ch, c.recentlyHeard) // tells at once what is known already
+}
+
+// check returns why the change is illegal in the membership, or replaces a member that
+// may be alive. One that was heard a moment ago has its disk, so its successor is a
+// mistake: a second machine under the same name and URL. Only time can tell; the rest of
+// the argument (ADR 18) does not depend on it.
+func (c *changer) check(ch *roster.Change) error {
+	if err := c.membership.Check(ch); err != nil || ch.Kind != roster.ReplaceMember {
+		return err
+	}
+	if silent := c.silentFor(ch.Replaces); silent < c.cfg.replaceTicks {
+		return fmt.Errorf("%w: the leader may still hear from member %d; it can be replaced %d heartbeat intervals from now, unless it is heard again",
+			roster.ErrUnsafeChange, ch.Replaces, c.cfg.replaceTicks-silent)
+	}
+	return nil
+}
+
+// silentFor returns for how many ticks this leader has not heard from a member that it
+// could have heard from.
+func (c *changer) silentFor(id uint64) uint64 {
+	if id == c.cfg.id {
+		return 0
+	}
+	return c.ticks - max(c.heard[id], c.arrived[id], c.since)
+}
+
+// welcome notes the members whose directories are new in the next membership.
+func (c *changer) welcome(next *roster.Membership) {
+	for _, m := range next.Members {
+		if before, known := c.membership.Member(m.ID); !known || before.Nonce != m.Nonce {
+			c.arrived[m.ID] = c.ticks
+		}
+	}
+	maps.DeleteFunc(c.arrived, func(id, _ uint64) bool { _, known := next.Member(id); return !known })
 }
 
 // nextID returns the highest id ever used plus one. It counts additions that
@@ -135,7 +175,7 @@ func (c *changer) nextID() uint64 {
 	id := c.membership.HighestID
 	adding := make(map[uint64]bool)
 	for _, r := range c.queue {
-		if r.change.Kind == roster.AddMember {
+		if r.change.Adds() {
 			id = max(id, r.change.Member.ID)
 			adding[r.change.Member.ID] = true
 		}
@@ -152,7 +192,7 @@ func (c *changer) nextID() uint64 {
 
 // votersAfter returns the voters that there are once the change is made.
 func (c *changer) votersAfter(ch *roster.Change) []uint64 {
-	voters := removeIf(c.membership.Voters(), func(v uint64) bool { return ch.Kind == roster.RemoveMember && v == ch.Member.ID })
+	voters := removeIf(c.membership.Voters(), func(v uint64) bool { return v == ch.Removed() })
 	if ch.Kind == roster.PromoteMember {
 		voters = append(voters, ch.Member.ID)
 	}
@@ -208,10 +248,10 @@ func listIDs(ids []uint64) string {
 // begins the roll call that decides about it, and waits for the answers for up
 // to an election timeout.
 func (c *changer) cleared(r *changeRequest) (bool, error) {
-	if err := c.membership.Check(&r.change); err != nil {
+	if err := c.check(&r.change); err != nil {
 		return false, err
 	}
-	if m, _ := c.membership.Member(r.change.Member.ID); r.change.Kind != roster.PromoteMember && (r.change.Kind != roster.RemoveMember || m.Learner) {
+	if m, known := c.membership.Member(r.change.Removed()); r.change.Kind != roster.PromoteMember && (!known || m.Learner) {
 		return true, nil // the voters remain as they are
 	}
 	if r.round == 0 {
@@ -410,6 +450,29 @@ func (c *changer) promoteLearner() {
 		}
 		c.add(&changeRequest{
 			change: roster.Change{Kind: roster.PromoteMember, Member: roster.Member{ID: m.ID}},
+			done:   make(chan error, 1),
+		})
+		return
+	}
+}
+
+// removeDead removes a member from which this leader has not heard for long, if the
+// settings ask for that. One change is made at a time, and like any other it is refused
+// unless those that remain are alive and a quorum. After each attempt, successful or not,
+// there is a pause of an election timeout: a refusal does not change from one tick to the
+// next.
+func (c *changer) removeDead() {
+	if c.cfg.removeDeadTicks == 0 || !c.isLeader() || len(c.queue)+len(c.arriving) > 0 || c.ticks < c.nextBurial {
+		return
+	}
+	for _, m := range c.membership.Members {
+		// A member that was added and never started (no nonce) is expected, not dead.
+		if m.Nonce == "" || c.silentFor(m.ID) < c.cfg.removeDeadTicks {
+			continue
+		}
+		c.nextBurial = c.ticks + uint64(c.cfg.electionTicks)
+		c.add(&changeRequest{
+			change: roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: m.ID}},
 			done:   make(chan error, 1),
 		})
 		return

@@ -252,9 +252,12 @@ func (l *applyLoop) report(out *appliedWork) {
 func (l *applyLoop) logChange(c *roster.Change) {
 	message := map[roster.ChangeKind]string{
 		roster.AddMember: "member added as a learner", roster.PromoteMember: "member promoted to voter",
-		roster.UpdateMember: "member URLs changed", roster.RemoveMember: "member removed",
+		roster.UpdateMember: "member URLs changed", roster.RemoveMember: "member removed", roster.ReplaceMember: "member replaced; its directory was lost",
 	}[c.Kind]
 	fields := []zap.Field{zap.Uint64("member", c.Member.ID)}
+	if c.Replaces != 0 {
+		fields = append(fields, zap.Uint64("replaces", c.Replaces))
+	}
 	if c.Member.Name != "" {
 		fields = append(fields, zap.String("name", c.Member.Name))
 	}

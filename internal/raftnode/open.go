@@ -118,12 +118,16 @@ func (r *Replica) connectCore() (err error) {
 		},
 		electionTicks:  cfg.ElectionTicks,
 		heartbeatTicks: 1,
-		maxBatchBytes:  cfg.MaxBatchBytes,
-		maxQueueBytes:  cfg.MaxQueueBytes,
-		log:            r.log,
-		applied:        r.applier.index,
-		membership:     r.applier.roster.Membership(),
-		logger:         newRaftLogger(cfg.Logger),
+
+		replaceTicks:    cfg.ticks(cfg.ReplaceAfter),
+		removeDeadTicks: cfg.ticks(cfg.RemoveDeadAfter),
+
+		maxBatchBytes: cfg.MaxBatchBytes,
+		maxQueueBytes: cfg.MaxQueueBytes,
+		log:           r.log,
+		applied:       r.applier.index,
+		membership:    r.applier.roster.Membership(),
+		logger:        newRaftLogger(cfg.Logger),
 
 		electionTimeout: time.Duration(cfg.ElectionTicks) * cfg.TickInterval,
 		random:          rand.Int64N,

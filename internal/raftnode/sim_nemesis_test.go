@@ -301,8 +301,24 @@ func (s *sim) faultReplace() {
 	}
 	n.crash()
 	n.ended = errLostDisk
+	if s.chance(0.5) {
+		s.after(5*electionTimeout, "come back without a disk", func() { s.comeBack(n.id) })
+		return
+	}
 	s.reconfigure(l, roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: n.id}})
 	s.faultAdd()
+}
+
+// comeBack has the machine of a member whose disk is lost ask for its place, in one step.
+func (s *sim) comeBack(lost uint64) *op {
+	l := s.leader()
+	old, known := s.members().Member(lost)
+	if l == nil || !known || !s.mayShrink() {
+		return nil
+	}
+	o := s.reconfigure(l, roster.Change{Kind: roster.ReplaceMember, Replaces: lost, Member: roster.Member{Name: old.Name, PeerURLs: old.PeerURLs}})
+	s.startWhenAdded(o)
+	return o
 }
 
 // errLostDisk marks a member whose process never comes back.

@@ -140,6 +140,7 @@ func (n *simNode) boot() error {
 			PeerURLs: simMember(n.id).PeerURLs, Version: roster.PayloadVersion,
 		},
 		electionTicks: n.s.opts.electionTicks, heartbeatTicks: 1,
+		replaceTicks: uint64(2 * n.s.opts.electionTicks), removeDeadTicks: n.s.opts.removeDead,
 		maxBatchBytes: n.s.opts.maxBatch, maxQueueBytes: n.s.opts.maxQueue,
 		log: n.log, applied: n.applier.index, membership: n.applier.roster.Membership(),
 		logger:          quietLogger{},

@@ -64,6 +64,8 @@ type simOptions struct {
 	deaf bool
 	// electionTicks of raft; 0: simElection.
 	electionTicks int
+	// removeDead is the silence, in ticks, after which leaders remove a member; 0: never.
+	removeDead uint64
 	// blind leaves out S5 and S6, so that a control shows the damage itself.
 	blind bool
 

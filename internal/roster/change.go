@@ -17,6 +17,9 @@ const (
 	PromoteMember ChangeKind = "promote"
 	UpdateMember  ChangeKind = "update"
 	RemoveMember  ChangeKind = "remove"
+	// ReplaceMember removes a member whose directory is lost, and adds one with the
+	// same URL under a new id, in one step.
+	ReplaceMember ChangeKind = "replace"
 )
 
 // Change is a membership change.
@@ -25,6 +28,8 @@ type Change struct {
 	// Member is the member to add or to change. PromoteMember and RemoveMember
 	// need only its ID. UpdateMember replaces the URL lists that are not nil.
 	Member Member `json:"member"`
+	// Replaces is the member that ReplaceMember removes.
+	Replaces uint64 `json:"replaces,omitempty"`
 	// Once identifies the request, if a repeat of it must not change anything again.
 	Once Once `json:"once,omitzero"`
 	// By tells the logs of all members who asked for the change. It has no
@@ -74,11 +79,11 @@ func (r Requester) Fields() []zap.Field {
 	return []zap.Field{zap.String("request_id", r.RequestID), zap.String("client", r.Client)}
 }
 
-// ConfChange returns raft's form of the change. An added member is a learner: a
-// voter without the log would count for the quorum and could not acknowledge
-// anything yet.
+// ConfChange returns raft's form of the change, for its entry. An added member is a
+// learner: a voter without the log would count for the quorum and could not
+// acknowledge anything yet.
 func (c *Change) ConfChange(context []byte) *raftpb.ConfChangeV2 {
-	kind := raftpb.ConfChangeUpdateNode
+	kind, id := raftpb.ConfChangeUpdateNode, c.Member.ID
 	switch c.Kind {
 	case AddMember:
 		kind = raftpb.ConfChangeAddLearnerNode
@@ -86,12 +91,44 @@ func (c *Change) ConfChange(context []byte) *raftpb.ConfChangeV2 {
 		kind = raftpb.ConfChangeAddNode
 	case RemoveMember:
 		kind = raftpb.ConfChangeRemoveNode
+	case ReplaceMember:
+		kind, id = raftpb.ConfChangeRemoveNode, c.Replaces
 	}
+	return single(kind, id, context)
+}
+
+func single(kind raftpb.ConfChangeType, id uint64, context []byte) *raftpb.ConfChangeV2 {
 	return &raftpb.ConfChangeV2{
-		Changes: []*raftpb.ConfChangeSingle{{Type: kind.Enum(), NodeId: new(c.Member.ID)}},
+		Changes: []*raftpb.ConfChangeSingle{{Type: kind.Enum(), NodeId: new(id)}},
 		Context: context,
 	}
 }
+
+// confChanges returns what raft is told when the change is applied, in order. The entry
+// of a replacement has the removal alone: raft takes two changes in one entry for a
+// joint configuration, whose end would be a second entry. Adding a learner changes no
+// quorum, so raft may as well learn of it beside the entry, as every replica does at the
+// same index.
+func (c *Change) confChanges(entry *raftpb.ConfChangeV2) []*raftpb.ConfChangeV2 {
+	if c.Kind == ReplaceMember {
+		return []*raftpb.ConfChangeV2{entry, single(raftpb.ConfChangeAddLearnerNode, c.Member.ID, nil)}
+	}
+	return []*raftpb.ConfChangeV2{entry}
+}
+
+// Removed returns the id of the member that the change removes, or 0.
+func (c *Change) Removed() uint64 {
+	switch c.Kind {
+	case RemoveMember:
+		return c.Member.ID
+	case ReplaceMember:
+		return c.Replaces
+	}
+	return 0
+}
+
+// Adds reports whether the change adds a member, under an id that may be chosen late.
+func (c *Change) Adds() bool { return c.Kind == AddMember || c.Kind == ReplaceMember }
 
 // matchesConfChange refuses an entry whose two halves disagree: raft would follow
 // the one, and the roster the other.

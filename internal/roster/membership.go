@@ -138,8 +138,11 @@ func (m *Membership) Check(c *Change) error {
 		return fmt.Errorf("%w: id %d cannot be used again; add the machine under a new id", ErrMemberRemoved, id)
 	}
 	existing, exists := m.Member(id)
-	if c.Kind == AddMember {
+	switch c.Kind {
+	case AddMember:
 		return m.checkAdd(c, exists)
+	case ReplaceMember:
+		return m.checkReplace(c, exists)
 	}
 	if !exists {
 		return fmt.Errorf("%w: %d", ErrMemberNotFound, id)
@@ -174,11 +177,32 @@ func (m *Membership) checkAdd(c *Change, exists bool) error {
 	return m.checkURLs(c)
 }
 
+// checkReplace refuses to replace a member by anybody but the same machine: it has the
+// member's name and one of its URLs. A member that never started has told no name.
+func (m *Membership) checkReplace(c *Change, exists bool) error {
+	old, known := m.Member(c.Replaces)
+	switch {
+	case m.Removed[c.Replaces]:
+		return fmt.Errorf("%w: member %d is not there to be replaced", ErrMemberNotFound, c.Replaces)
+	case !known:
+		return fmt.Errorf("%w: %d", ErrMemberNotFound, c.Replaces)
+	case exists:
+		return fmt.Errorf("%w: id %d is in use", ErrMemberExists, c.Member.ID)
+	case old.Name != "" && old.Name != c.Member.Name:
+		return fmt.Errorf("%w: member %d is named %q, and %q cannot replace it", ErrBadMember, old.ID, old.Name, c.Member.Name)
+	case !slices.ContainsFunc(c.Member.PeerURLs, func(u string) bool { return slices.Contains(old.PeerURLs, u) }):
+		return fmt.Errorf("%w: member %d has other peer URLs than the member to replace it", ErrBadMember, old.ID)
+	case !old.Learner && len(m.Voters()) == 1:
+		return fmt.Errorf("%w: member %d is the last voter", ErrUnsafeChange, old.ID)
+	}
+	return m.checkURLs(c)
+}
+
 // checkURLs refuses a peer URL that another member has: two members behind one
 // address would get each other's messages.
 func (m *Membership) checkURLs(c *Change) error {
 	for _, other := range m.Members {
-		if other.ID == c.Member.ID {
+		if other.ID == c.Member.ID || other.ID == c.Removed() {
 			continue
 		}
 		for _, u := range c.Member.PeerURLs {

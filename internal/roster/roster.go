@@ -125,9 +125,9 @@ func (r *Roster) Alone(clusterID uint64, survivor Member) *Roster {
 type Verdict struct {
 	Commands [][]byte
 	Records  []statemachine.Record
-	// ConfChange must be handed to raft before the entry is acknowledged. It is
-	// nil if the entry changes no configuration.
-	ConfChange *raftpb.ConfChangeV2
+	// ConfChanges must be handed to raft before the entry is acknowledged. There are
+	// none if the entry changes no configuration.
+	ConfChanges []*raftpb.ConfChangeV2
 
 	ID     BatchID // of a batch or change
 	Ran    bool    // the batch runs, the change is new, the start began an incarnation
@@ -290,7 +290,7 @@ func (r *Roster) applyChange(v *Verdict, body []byte, cc *raftpb.ConfChangeV2) e
 	if err := matchesConfChange(c, cc); err != nil {
 		return err
 	}
-	v.ConfChange = cc
+	v.ConfChanges = c.confChanges(cc)
 	v.Records = append(v.Records, r.execute(c)...)
 	v.Records = append(v.Records, r.remember(c)...)
 	return nil
@@ -317,11 +317,9 @@ func (r *Roster) execute(c *Change) []statemachine.Record {
 	r.picture = nil
 	switch c.Kind {
 	case AddMember:
-		m := c.Member
-		m.Learner, m.Nonce = true, ""
-		r.members[id] = &m
-		r.highestID = max(r.highestID, id)
-		return []statemachine.Record{memberRecord(&m)}
+		return []statemachine.Record{r.admit(c.Member)}
+	case ReplaceMember:
+		return append(r.forget(c.Replaces), r.admit(c.Member))
 	case PromoteMember:
 		r.members[id].Learner = false
 	case UpdateMember:
@@ -332,14 +330,27 @@ func (r *Roster) execute(c *Change) []statemachine.Record {
 			r.members[id].ClientURLs = c.Member.ClientURLs
 		}
 	case RemoveMember:
-		delete(r.members, id)
-		delete(r.origins, id)
-		r.removed[id] = true
-		return []statemachine.Record{
-			{Key: recordKey(recordMember, id)},
-			{Key: recordKey(recordOrigin, id)},
-			{Key: recordKey(recordRemoved, id), Value: []byte{recordVersion}},
-		}
+		return r.forget(id)
 	}
 	return []statemachine.Record{memberRecord(r.members[id])}
+}
+
+// admit adds a learner that no directory has claimed.
+func (r *Roster) admit(m Member) statemachine.Record {
+	m.Learner, m.Nonce = true, ""
+	r.members[m.ID] = &m
+	r.highestID = max(r.highestID, m.ID)
+	return memberRecord(&m)
+}
+
+// forget removes a member for good (I1).
+func (r *Roster) forget(id uint64) []statemachine.Record {
+	delete(r.members, id)
+	delete(r.origins, id)
+	r.removed[id] = true
+	return []statemachine.Record{
+		{Key: recordKey(recordMember, id)},
+		{Key: recordKey(recordOrigin, id)},
+		{Key: recordKey(recordRemoved, id), Value: []byte{recordVersion}},
+	}
 }

@@ -222,6 +222,16 @@ func TestChangeRules(t *testing.T) {
 		{"promote unknown", nil, Change{Kind: PromoteMember, Member: Member{ID: 9}}, ErrMemberNotFound},
 		{"update", nil, Change{Kind: UpdateMember, Member: Member{ID: 2, PeerURLs: url}}, nil},
 		{"update to a URL in use", nil, Change{Kind: UpdateMember, Member: Member{ID: 2, PeerURLs: testMember(1).PeerURLs}}, ErrMemberExists},
+		{"replace", nil, Change{Kind: ReplaceMember, Replaces: 2, Member: Member{ID: 4, Name: testMember(2).Name, PeerURLs: testMember(2).PeerURLs}}, nil},
+		{"replace a learner", []Change{{Kind: AddMember, Member: Member{ID: 4, Name: "n", PeerURLs: url}}}, Change{Kind: ReplaceMember, Replaces: 4, Member: Member{ID: 5, Name: "n", PeerURLs: url}}, nil},
+		{"replace under another name", []Change{{Kind: AddMember, Member: Member{ID: 4, Name: "n", PeerURLs: url}}}, Change{Kind: ReplaceMember, Replaces: 4, Member: Member{ID: 5, Name: "o", PeerURLs: url}}, ErrBadMember},
+		{"replace from another URL", nil, Change{Kind: ReplaceMember, Replaces: 2, Member: Member{ID: 4, Name: testMember(2).Name, PeerURLs: url}}, ErrBadMember},
+		{"replace with a URL of a third", nil, Change{Kind: ReplaceMember, Replaces: 2, Member: Member{ID: 4, Name: testMember(2).Name, PeerURLs: append(testMember(1).PeerURLs, testMember(2).PeerURLs...)}}, ErrMemberExists},
+		{"replace by an id in use", nil, Change{Kind: ReplaceMember, Replaces: 2, Member: Member{ID: 3, Name: testMember(2).Name, PeerURLs: testMember(2).PeerURLs}}, ErrMemberExists},
+		{"replace by itself", nil, Change{Kind: ReplaceMember, Replaces: 2, Member: Member{ID: 2, Name: testMember(2).Name, PeerURLs: testMember(2).PeerURLs}}, ErrMemberExists},
+		{"replace unknown", nil, Change{Kind: ReplaceMember, Replaces: 9, Member: Member{ID: 4, PeerURLs: url}}, ErrMemberNotFound},
+		{"replace twice", []Change{{Kind: RemoveMember, Member: Member{ID: 3}}}, Change{Kind: ReplaceMember, Replaces: 3, Member: Member{ID: 4, PeerURLs: testMember(3).PeerURLs}}, ErrMemberNotFound},
+		{"replace the last voter", []Change{{Kind: RemoveMember, Member: Member{ID: 3}}, {Kind: RemoveMember, Member: Member{ID: 2}}}, Change{Kind: ReplaceMember, Replaces: 1, Member: Member{ID: 4, Name: testMember(1).Name, PeerURLs: testMember(1).PeerURLs}}, ErrUnsafeChange},
 		{"unknown kind", nil, Change{Kind: "explode", Member: Member{ID: 2}}, ErrBadMember},
 	} {
 		s := newScript(t, 3)
@@ -229,21 +239,47 @@ func TestChangeRules(t *testing.T) {
 		inc, seq := s.index, uint64(0)
 		for _, b := range c.before {
 			seq++
-			if st := s.change(BatchID{1, inc, seq}, b); st.Err != nil || st.ConfChange == nil {
+			if st := s.change(BatchID{1, inc, seq}, b); st.Err != nil || len(st.ConfChanges) == 0 {
 				t.Fatalf("%s: before: %v", c.name, st.Err)
 			}
 		}
 		before := s.r.Membership()
 		st := s.change(BatchID{1, inc, seq + 1}, c.change)
-		if !errors.Is(st.Err, c.err) || (st.Err == nil) != (c.err == nil) || (st.ConfChange != nil) != (c.err == nil) {
-			t.Errorf("%s: %v, conf change %v, want %v", c.name, st.Err, st.ConfChange != nil, c.err)
+		if !errors.Is(st.Err, c.err) || (st.Err == nil) != (c.err == nil) || (len(st.ConfChanges) > 0) != (c.err == nil) {
+			t.Errorf("%s: %v, conf change %v, want %v", c.name, st.Err, len(st.ConfChanges) > 0, c.err)
 		}
 		if c.err != nil && !reflect.DeepEqual(before, s.r.Membership()) {
 			t.Errorf("%s: refused, and changed the membership", c.name)
 		}
-		if again := s.change(BatchID{1, inc, seq + 1}, c.change); again.Ran || again.ConfChange != nil {
+		if again := s.change(BatchID{1, inc, seq + 1}, c.change); again.Ran || len(again.ConfChanges) > 0 {
 			t.Errorf("%s: its copy ran", c.name)
 		}
+	}
+}
+
+// A replacement is one entry, in which raft sees the removal, and two changes of its
+// configuration. The old id never returns, and the new one has no directory yet.
+func TestReplacementIsOneStep(t *testing.T) {
+	s := newScript(t, 3)
+	s.start(1, "dir", "boot1")
+	s.start(3, "lost", "boot3")
+	old, _ := s.r.Membership().Member(3)
+	v := s.change(BatchID{1, s.index - 1, 1}, Change{Kind: ReplaceMember, Replaces: 3, Member: Member{ID: 4, Name: old.Name, PeerURLs: old.PeerURLs, Nonce: "forged"}})
+	var got []string
+	for _, cc := range v.ConfChanges {
+		for _, one := range cc.GetChanges() {
+			got = append(got, fmt.Sprint(one.GetType(), one.GetNodeId()))
+		}
+	}
+	if want := []string{"ConfChangeRemoveNode 3", "ConfChangeAddLearnerNode 4"}; v.Err != nil || !reflect.DeepEqual(got, want) {
+		t.Fatalf("%v, %q, want %q", v.Err, got, want)
+	}
+	ms := s.r.Membership()
+	if m, ok := ms.Member(4); !ok || !m.Learner || m.Nonce != "" || !ms.Removed[3] || s.r.Origin(3) != (Origin{}) {
+		t.Errorf("%+v, removed %v", m, ms.Removed)
+	}
+	if st := s.start(3, "lost", "boot9"); !errors.Is(st.Err, ErrMemberRemoved) {
+		t.Errorf("the old directory comes back: %v", st.Err)
 	}
 }
 
@@ -304,8 +340,8 @@ func TestMadeChanges(t *testing.T) {
 	if n != maxMade {
 		t.Errorf("%d records are left, want %d", n, maxMade)
 	}
-	if v := update(5); !errors.Is(v.Err, ErrRepeated) || v.ConfChange != nil {
-		t.Errorf("a repeat: %v, conf change %t", v.Err, v.ConfChange != nil)
+	if v := update(5); !errors.Is(v.Err, ErrRepeated) || len(v.ConfChanges) > 0 {
+		t.Errorf("a repeat: %v, conf change %t", v.Err, len(v.ConfChanges) > 0)
 	}
 }
 
@@ -336,7 +372,7 @@ func TestEntriesThatStopTheNode(t *testing.T) {
 		"emptied conf change": {Index: new(uint64(9)), Type: raftpb.EntryNormal.Enum()},
 		"conf change of none": confChangeEntry(t, 9, &raftpb.ConfChangeV2{}),
 	} {
-		if st, err := s.r.Apply(e); err != nil || st.ConfChange != nil {
+		if st, err := s.r.Apply(e); err != nil || len(st.ConfChanges) > 0 {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

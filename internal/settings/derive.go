@@ -20,6 +20,9 @@ const (
 	minElectionBeat = 5 // heartbeat intervals
 	// minWatchProgress is etcd's bound.
 	minWatchProgress = 100 * time.Millisecond
+	// minDeadTimeouts keeps a member that restarts, or a hand-over, from being taken
+	// for a death.
+	minDeadTimeouts = 5 // election timeouts
 )
 
 // derive fills in what follows from the settings that were given, and reports
@@ -122,6 +125,9 @@ func (s *Settings) derivePeer(p *problemList) {
 	// fail to connect, long after this node has started.
 	if i := slices.IndexFunc(s.AdvertisePeer, IsWildcard); i >= 0 {
 		p.add("other members cannot connect to %s; set --advertise-peer to a URL that they can reach", s.AdvertisePeer[i])
+	}
+	if len(s.JoinURLs) == 1 && slices.Contains(s.AdvertisePeer, s.JoinURLs[0]) {
+		p.add("%s names only this node; start the first node of a cluster without it, or list the peer URLs of all initial members", s.Describe("join"))
 	}
 	if !s.Has("cluster") && len(s.JoinURLs) == 0 {
 		s.ID = max(s.ID, 1)
@@ -275,6 +281,9 @@ func (s *Settings) checkTiming(p *problemList) {
 	if s.Election < minElectionBeat*s.Heartbeat {
 		p.add("%s is %v, but must be at least %d times the %v of %s", s.Describe("election-timeout"), s.Election,
 			minElectionBeat, s.Heartbeat, s.Describe("heartbeat-interval"))
+	}
+	if d := s.RemoveDeadAfter; d != 0 && d < minDeadTimeouts*s.Election {
+		p.add("%s is %v, but must be at least %d times %s (%v), or 0s", s.Describe("remove-dead-after"), d, minDeadTimeouts, s.Describe("election-timeout"), s.Election)
 	}
 	if s.Election > maxElection {
 		p.add("%s is %v, but must be at most %v", s.Describe("election-timeout"), s.Election, maxElection)

@@ -22,7 +22,7 @@ func Groups() []Group {
 		{
 			Title:  "Cluster",
 			Common: []string{"name", "listen-peer", "advertise-client", "advertise-peer", "cluster-token", "heartbeat-interval", "election-timeout"},
-			Rare:   []string{"advertise-etcd", "root-members", "dialects", "allowed-hosts"},
+			Rare:   []string{"advertise-etcd", "remove-dead-after", "root-members", "dialects", "allowed-hosts"},
 		},
 		{
 			Title: "TLS",

@@ -36,6 +36,7 @@ var (
 	sizeCodec       = codec[int64]{parseSize, showSize}
 	memoryCodec     = codec[int64]{parseSize, showGivenSize}
 	paceCodec       = codec[time.Duration]{parsePace, showDuration}
+	durationCodec   = codec[time.Duration]{parseDuration, showDuration}
 	levelCodec      = codec[level]{parseLevel, level.String}
 	tlsVersionCodec = codec[uint16]{parseTLSVersion, showTLSVersion}
 	clientAuthCodec = codec[string]{parseClientAuth, same}
@@ -152,6 +153,19 @@ func parsePace(text string) (time.Duration, error) {
 	d, err := time.ParseDuration(text)
 	if err != nil || d <= 0 {
 		return 0, fmt.Errorf("%q is not a positive duration (for example, 500ms)", text)
+	}
+	return d, nil
+}
+
+// parseDuration parses a duration, which may be 0. A bare number is in seconds, as in the
+// HTTP interface.
+func parseDuration(text string) (time.Duration, error) {
+	if n, err := strconv.ParseUint(text, 10, 31); err == nil {
+		text = strconv.FormatUint(n, 10) + "s"
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 {
+		return 0, fmt.Errorf("%q is not a duration (for example, 10m)", text)
 	}
 	return d, nil
 }

@@ -32,6 +32,9 @@ type Settings struct {
 	// is empty.
 	Join     bool
 	JoinURLs []string
+	// RemoveDeadAfter is the silence after which the leader removes a member; 0 means
+	// never.
+	RemoveDeadAfter time.Duration
 
 	ListenClient    []string // http, https or unix URLs; never empty
 	ListenEtcd      []string // http, https or unix URLs; empty if etcd's clients are not served
