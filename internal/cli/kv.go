@@ -57,16 +57,14 @@ func (w *writeFlags) prev(cmd *cobra.Command) {
 }
 
 // all adds the flags of commands that can create a key.
-func (w *writeFlags) all(cmd *cobra.Command, lease bool) {
+func (w *writeFlags) all(cmd *cobra.Command) {
 	w.conditions(cmd)
 	f := cmd.Flags()
 	f.BoolVar(&w.absent, "if-absent", false, "only if the key does not exist")
 	f.DurationVar(&w.ttl, "ttl", 0, "delete the key after this long")
 	exclusive(cmd, "if-absent", "if-match", "if-exists")
-	if lease {
-		f.Int64Var(&w.lease, "lease", 0, "bind the key to the lease with this `ID`")
-		exclusive(cmd, "ttl", "lease")
-	}
+	f.Int64Var(&w.lease, "lease", 0, "bind the key to the lease with this `ID`")
+	exclusive(cmd, "ttl", "lease")
 }
 
 // options returns what the flags mean to the client.
@@ -113,7 +111,7 @@ Exits with 5 if a condition does not hold.`,
 		Args:              between(1, 2),
 		ValidArgsFunction: sh.completeKey,
 	}
-	w.all(cmd, true)
+	w.all(cmd)
 	w.prev(cmd)
 	cmd.RunE = sh.run(func(ctx context.Context, s *session, args []string) error {
 		options, err := w.options(cmd)

@@ -14,7 +14,8 @@ func appendCommand(sh *shell) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "append KEY [VALUE|@FILE|-]",
 		Short: "Append to the value of a key",
-		Long: `Append to the value of a key, and create the key if it does not exist. A lease of the key stays.
+		Long: `Append to the value of a key, and create the key if it does not exist. A lease of the key stays
+unless another one is named.
 
 With -o value, it prints the new revision of the key. Exits with 5 if a condition does not hold.`,
 		Example: `  kvd kv append log 'it rained
@@ -23,7 +24,7 @@ With -o value, it prints the new revision of the key. Exits with 5 if a conditio
 		Args:              between(1, 2),
 		ValidArgsFunction: sh.completeKey,
 	}
-	w.all(cmd, false)
+	w.all(cmd)
 	w.prev(cmd)
 	cmd.RunE = sh.run(func(ctx context.Context, s *session, args []string) error {
 		options, err := w.options(cmd)
@@ -61,7 +62,7 @@ hold.`,
 		Args:              between(1, 2),
 		ValidArgsFunction: sh.completeKey,
 	}
-	w.all(cmd, false)
+	w.all(cmd)
 	cmd.SetFlagErrorFunc(explainNegative)
 	cmd.RunE = sh.run(func(ctx context.Context, s *session, args []string) error {
 		options, err := w.options(cmd)
