@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -16,15 +17,18 @@ type Member struct {
 	Learner    bool     `json:"learner"`   // does not vote
 	Role       string   `json:"role"`      // leader, follower, candidate, learner, unknown
 	Reachable  bool     `json:"reachable"` // from the node that answered
-	Behind     *uint64  `json:"behind"`    // log entries; nil unless the leader answered
+	// Behind is the number of log entries that the member lacks; nil unless the leader
+	// answered, or it is the member that answered.
+	Behind *uint64 `json:"behind"`
 }
 
 // NewMember describes a member to add.
 type NewMember struct {
-	ID       uint64   `json:"id,omitempty"` // 0: the cluster chooses
-	Name     string   `json:"name,omitempty"`
-	PeerURLs []string `json:"peer_urls"`
-	Learner  bool     `json:"learner,omitempty"` // stay a learner
+	ID         uint64   `json:"id,omitempty"` // 0: the cluster chooses
+	Name       string   `json:"name,omitempty"`
+	PeerURLs   []string `json:"peer_urls"`
+	ClientURLs []string `json:"client_urls,omitempty"`
+	Learner    bool     `json:"learner,omitempty"` // stay a learner
 }
 
 // AddedMember is a member that was added, with the command that starts it.
@@ -43,40 +47,79 @@ type Leader struct {
 
 // Status describes one node.
 type Status struct {
-	ID               uint64   `json:"id"`
-	Name             string   `json:"name"`
-	ClusterID        string   `json:"cluster_id"`
-	Role             string   `json:"role"`
-	Term             uint64   `json:"term"`
-	Leader           uint64   `json:"leader"` // 0 if unknown
-	Commit           uint64   `json:"commit"`
-	Applied          uint64   `json:"applied"`
-	StateHash        string   `json:"state_hash"` // equal on all replicas at equal Applied
-	Revision         uint64   `json:"revision"`
-	CompactRevision  uint64   `json:"compact_revision"`
-	Keys             uint64   `json:"keys"`
-	LogSizeBytes     int64    `json:"log_size_bytes"`
-	StoreSizeBytes   int64    `json:"store_size_bytes"`
-	LogicalSizeBytes int64    `json:"logical_size_bytes"` // what the quota counts
-	QuotaBytes       int64    `json:"quota_bytes"`
-	Engine           string   `json:"engine"`
-	Version          string   `json:"version"`
-	Uptime           string   `json:"uptime"`
-	Alarms           []string `json:"alarms"`
+	ID        uint64 `json:"id"`
+	Name      string `json:"name"`
+	ClusterID string `json:"cluster_id"`
+	Role      string `json:"role"`
+	Term      uint64 `json:"term"`
+	Leader    uint64 `json:"leader"` // 0 if unknown
+	Commit    uint64 `json:"commit"`
+	Applied   uint64 `json:"applied"`
+	// Lag is the number of entries that the node knows to be committed and has not
+	// applied. Everything that was committed Staleness ago, a Go duration, is in the
+	// node's state; empty while that is not known.
+	Lag       uint64 `json:"lag"`
+	Staleness string `json:"staleness"`
+	// StateHash is equal on all replicas at equal Applied.
+	StateHash         string   `json:"state_hash"`
+	Revision          uint64   `json:"revision"`
+	CompactRevision   uint64   `json:"compact_revision"`
+	Keys              uint64   `json:"keys"`
+	LogSizeBytes      int64    `json:"log_size_bytes"`
+	StoreSizeBytes    int64    `json:"store_size_bytes"`
+	SnapshotSizeBytes int64    `json:"snapshot_size_bytes"`
+	LogicalSizeBytes  int64    `json:"logical_size_bytes"` // what the quota counts
+	QuotaBytes        int64    `json:"quota_bytes"`
+	Engine            string   `json:"engine"`
+	Version           string   `json:"version"`
+	Uptime            string   `json:"uptime"`
+	Alarms            []string `json:"alarms"`
+	// KeptLog is what the node keeps and does for members that get a snapshot; nil if
+	// there is none.
+	KeptLog *KeptLog `json:"kept_log"`
+}
+
+// KeptLog is the log that a node keeps for members that catch up.
+type KeptLog struct {
+	Entries    uint64             `json:"entries"`
+	Bytes      int64              `json:"bytes"`
+	Building   bool               `json:"building"` // a snapshot is being built
+	Deliveries []SnapshotDelivery `json:"deliveries"`
+	// IntakeLimitBytes is how much the leader takes per second meanwhile; 0 means no
+	// limit.
+	IntakeLimitBytes int64 `json:"intake_limit_bytes"`
+}
+
+// SnapshotDelivery is a snapshot on its way to a member.
+type SnapshotDelivery struct {
+	To          uint64 `json:"to"`
+	State       string `json:"state"` // waiting, sending, paused, catching_up
+	BodyBytes   int64  `json:"body_bytes"`
+	BehindBytes int64  `json:"behind_bytes"` // log after it that the member lacks
+	Since       string `json:"since"`        // how long in this state, a Go duration
+	Failures    int    `json:"failures"`
+	Reason      string `json:"reason"` // of the last failure
+}
+
+// MemberStatus is the status of a member, or why there is none.
+type MemberStatus struct {
+	ID     uint64  `json:"id"`
+	Name   string  `json:"name"`
+	Status *Status `json:"status"` // nil if the member did not answer
+	Error  string  `json:"error"`
 }
 
 // ClusterStatus has the statuses of all members.
 type ClusterStatus struct {
-	ClusterID string `json:"cluster_id"`
-	Leader    uint64 `json:"leader"`
-	Members   []struct {
-		ID     uint64  `json:"id"`
-		Name   string  `json:"name"`
-		Status *Status `json:"status"` // nil if the member did not answer
-		Error  string  `json:"error"`
-	} `json:"members"`
-	Healthy     bool  `json:"healthy"`
-	HashesAgree *bool `json:"hashes_agree"` // nil if no two members could be compared
+	ClusterID string         `json:"cluster_id"`
+	Leader    uint64         `json:"leader"`
+	Members   []MemberStatus `json:"members"`
+	// Healthy is true if there is a leader, every voter answers, and no alarm is
+	// raised.
+	Healthy bool `json:"healthy"`
+	// HashesAgree is nil if no two members could be compared.
+	HashesAgree    *bool `json:"hashes_agree"`
+	HashesCompared int   `json:"hashes_compared"`
 }
 
 func get[T any](ctx context.Context, c *Client, path string) (*T, error) {
@@ -150,7 +193,7 @@ func (c *Client) Leader(ctx context.Context) (*Leader, error) {
 
 // TransferLeader hands the leadership to a member.
 func (c *Client) TransferLeader(ctx context.Context, to uint64) error {
-	// A repeat finds the leadership where it wants it.
+	// It needs no idempotency key: a repeat finds the leadership where it wants it.
 	r := newRequest(http.MethodPost, "/v1/leader")
 	r.query = url.Values{"to": {strconv.FormatUint(to, 10)}}
 	_, err := c.call(ctx, r, nil)
@@ -177,4 +220,14 @@ func (c *Client) Compact(ctx context.Context, revision uint64) (uint64, error) {
 	}
 	_, err := c.call(ctx, r, &out)
 	return out.CompactRevision, err
+}
+
+// Metrics returns what the node that answers measures, in the text format of Prometheus.
+func (c *Client) Metrics(ctx context.Context) ([]byte, error) {
+	resp, err := c.do(ctx, newRequest(http.MethodGet, "/metrics"))
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return io.ReadAll(resp.Body)
 }

@@ -10,7 +10,7 @@
 //	...
 //	_, err = c.Put(ctx, "service/web/1", []byte("10.0.0.7:80"))
 //	kv, err := c.Get(ctx, "service/web/1")
-//	if errors.Is(err, client.ErrNotFound) { ... }
+//	if errors.Is(err, client.ErrKeyNotFound) { ... }
 //
 // # Exactly once
 //
@@ -19,13 +19,29 @@
 // has arrived, the next change tells the cluster to forget the key. If the context
 // ends while the outcome of a change is open, the error is ErrUnknownOutcome.
 //
+// # Errors
+//
+// Each reason for which a node refuses a request has an error to compare with, for
+// errors.Is; *Error has the node's words, and *PreconditionFailedError and
+// *CompactedError the revision that matters. Two are about the way and not the request:
+// ErrUnavailable means that no node could answer before the context ended, and that
+// nothing was done; ErrUnknownOutcome means that nobody knows.
+//
 // # Keys
 //
 // Keys are strings of arbitrary bytes; they need not be valid UTF-8.
 //
 // # Streams
 //
-// List and Watch are iterators. A list is a view of one revision, however long it
+// List, Watch, and Batch are iterators. A list is a view of one revision, however long it
 // takes. A watch resumes on another node where the last one ended, without a gap and
-// without repeating an event, until its context ends or its revision is compacted.
+// without repeating an event, until its context ends or its revision is compacted. A
+// batch sends what has no result again.
+//
+// # Sessions
+//
+// A Session is a lease that is kept alive in the background. Locks, leaderships, and
+// ephemeral keys belong to one. When no node confirms it for its time to live, it is lost,
+// and says so without waiting for an answer. Its holder may still be too late: a process
+// can be suspended at any time, so what a lock protects should look at Lock.Token.
 package client

@@ -7,47 +7,76 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 )
 
-// Errors to compare with errors.Is. An *Error with the details is in the chain.
+// Errors to compare with errors.Is. An *Error with the details is in the chain, unless
+// no node has answered.
 var (
-	ErrNotFound           = errors.New("kvd: not found") // key, lease, lock, or member
+	// ErrNotFound covers the four below and unknown paths.
+	ErrNotFound       = errors.New("kvd: not found")
+	ErrKeyNotFound    = errors.New("kvd: key not found")
+	ErrLeaseNotFound  = errors.New("kvd: lease not found; it may have ended")
+	ErrLockNotFound   = errors.New("kvd: lock not found")
+	ErrMemberNotFound = errors.New("kvd: member not found")
+
+	// ErrBadRequest means that the request makes no sense; Error.Detail says why.
+	ErrBadRequest         = errors.New("kvd: bad request")
+	ErrFutureRevision     = errors.New("kvd: revision does not exist yet")
 	ErrPreconditionFailed = errors.New("kvd: precondition failed")
 	ErrCompacted          = errors.New("kvd: revision is compacted")
 	ErrTooLarge           = errors.New("kvd: too large")
 	ErrNoSpace            = errors.New("kvd: quota is exhausted")
+	ErrLeaseExists        = errors.New("kvd: lease exists")
 	ErrLockHeld           = errors.New("kvd: lock is held")
-	ErrUnauthenticated    = errors.New("kvd: unauthenticated")
-	ErrPermissionDenied   = errors.New("kvd: permission denied")
+	ErrMemberExists       = errors.New("kvd: member exists")
+	ErrMemberRemoved      = errors.New("kvd: member was removed")
+	// ErrUnsafeChange means that a change of the membership would break the cluster.
+	ErrUnsafeChange     = errors.New("kvd: unsafe change")
+	ErrUnauthenticated  = errors.New("kvd: unauthenticated")
+	ErrPermissionDenied = errors.New("kvd: permission denied")
+
 	// ErrUnavailable means that no node could answer. Nothing has changed.
 	ErrUnavailable = errors.New("kvd: unavailable")
 	// ErrUnknownOutcome means that the change may or may not have taken effect.
 	ErrUnknownOutcome = errors.New("kvd: outcome unknown")
+	// ErrLost means that a session, and with it its locks, may have ended.
+	ErrLost = errors.New("kvd: lease may have ended")
 )
 
-// sentinels has the error to compare with for each code.
-var sentinels = map[string]error{
-	"key_not_found":       ErrNotFound,
-	"lease_not_found":     ErrNotFound,
-	"lock_not_found":      ErrNotFound,
-	"member_not_found":    ErrNotFound,
-	"not_found":           ErrNotFound,
-	"precondition_failed": ErrPreconditionFailed,
-	"revision_compacted":  ErrCompacted,
-	"too_large":           ErrTooLarge,
-	"no_space":            ErrNoSpace,
-	"lock_held":           ErrLockHeld,
-	"unauthenticated":     ErrUnauthenticated,
-	"permission_denied":   ErrPermissionDenied,
-	"overloaded":          ErrUnavailable,
-	"no_leader":           ErrUnavailable,
-	"starting":            ErrUnavailable,
-	"stopping":            ErrUnavailable,
-	"read_timeout":        ErrUnavailable,
-	"timeout":             ErrUnknownOutcome,
-	"internal":            ErrUnknownOutcome,
+// sentinels has the errors to compare with for each code.
+var sentinels = map[string][]error{
+	"bad_request":          {ErrBadRequest},
+	"future_revision":      {ErrFutureRevision, ErrBadRequest},
+	"idempotency_mismatch": {ErrBadRequest},
+	"method_not_allowed":   {ErrBadRequest},
+	"key_not_found":        {ErrKeyNotFound, ErrNotFound},
+	"lease_not_found":      {ErrLeaseNotFound, ErrNotFound},
+	"lock_not_found":       {ErrLockNotFound, ErrNotFound},
+	"member_not_found":     {ErrMemberNotFound, ErrNotFound},
+	"not_found":            {ErrNotFound},
+	"member_exists":        {ErrMemberExists},
+	"member_removed":       {ErrMemberRemoved},
+	"lease_exists":         {ErrLeaseExists},
+	"lock_held":            {ErrLockHeld},
+	"unsafe_change":        {ErrUnsafeChange},
+	"precondition_failed":  {ErrPreconditionFailed},
+	"revision_compacted":   {ErrCompacted},
+	"too_large":            {ErrTooLarge},
+	"no_space":             {ErrNoSpace},
+	"unauthenticated":      {ErrUnauthenticated},
+	"permission_denied":    {ErrPermissionDenied},
+	"cross_origin":         {ErrPermissionDenied},
+	"misdirected":          {ErrPermissionDenied},
+	"overloaded":           {ErrUnavailable},
+	"no_leader":            {ErrUnavailable},
+	"starting":             {ErrUnavailable},
+	"stopping":             {ErrUnavailable},
+	"read_timeout":         {ErrUnavailable},
+	"timeout":              {ErrUnknownOutcome},
+	"internal":             {ErrUnknownOutcome},
 }
 
 // Error is a refusal by a node: an RFC 9457 problem document.
@@ -61,6 +90,8 @@ type Error struct {
 	// CompactRevision is the oldest revision that can be read, if Code is
 	// revision_compacted.
 	CompactRevision uint64 `json:"compact_revision"`
+	// Token is the holder's, if Code is lock_held.
+	Token uint64 `json:"token"`
 	// RequestID identifies the request in the node's log, if the node logged it.
 	RequestID string `json:"request_id"`
 	// RetryAfter is how long the node asked to wait; 0 if it did not.
@@ -70,8 +101,31 @@ type Error struct {
 // Error returns the code and the detail.
 func (e *Error) Error() string { return "kvd: " + e.Code + ": " + e.Detail }
 
-// Is reports whether target is the sentinel of the error's code.
-func (e *Error) Is(target error) bool { return sentinels[e.Code] == target }
+// Is reports whether target is one of the errors for the code.
+func (e *Error) Is(target error) bool {
+	if known, ok := sentinels[e.Code]; ok {
+		return slices.Contains(known, target)
+	}
+	return byStatus(e.Status) == target
+}
+
+// byStatus is for codes of later versions, and for what stands between client and node.
+func byStatus(status int) error {
+	switch status {
+	case http.StatusNotFound:
+		return ErrNotFound
+	case http.StatusUnauthorized:
+		return ErrUnauthenticated
+	case http.StatusForbidden:
+		return ErrPermissionDenied
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		return ErrUnavailable
+	}
+	if status >= http.StatusInternalServerError {
+		return ErrUnknownOutcome
+	}
+	return ErrBadRequest
+}
 
 // temporary reports whether the request should be sent again, to this or to another
 // node.
@@ -149,14 +203,15 @@ func readError(resp *http.Response) error {
 	return e
 }
 
-// mayHaveTakenEffect reports whether a change whose attempt ended with err may have
-// been carried out. A node that refuses says so; a connection that was never made
-// carried nothing.
+// mayHaveTakenEffect reports whether a change that was sent, and whose attempt ended
+// with err, may have been carried out. A node that refuses says so.
 func mayHaveTakenEffect(err error) bool {
 	var refused *Error
 	if errors.As(err, &refused) {
 		return refused.Status == http.StatusGatewayTimeout || refused.Status == http.StatusInternalServerError || refused.Status == http.StatusBadGateway
 	}
+	// With TLS 1.3, the other side rejects a certificate after the request was written,
+	// and before anybody has read it.
 	var op *net.OpError
-	return !errors.As(err, &op) || op.Op != "dial"
+	return !errors.As(err, &op) || op.Op != "dial" && op.Op != "remote error"
 }

@@ -5,15 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"log"
-	"testing"
 	"time"
 
 	"github.com/kvd-io/kvd/client"
-	"github.com/kvd-io/kvd/kvdtest"
 )
 
+// The examples run against a node that was started for them.
+
 func connect() *client.Client {
-	c, err := client.New(client.Config{Endpoints: []string{"http://127.0.0.1:12380", "http://127.0.0.1:22380"}})
+	c, err := client.New(client.Config{Endpoints: endpoints})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -24,20 +24,24 @@ func connect() *client.Client {
 func Example() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	c := connect()
+	c, err := client.New(client.Config{Endpoints: endpoints})
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer c.Close()
 	if _, err := c.Put(ctx, "service/web/1", []byte("10.0.0.7:80")); err != nil {
 		log.Fatal(err)
 	}
 	kv, err := c.Get(ctx, "service/web/1")
 	switch {
-	case errors.Is(err, client.ErrNotFound):
+	case errors.Is(err, client.ErrKeyNotFound):
 		fmt.Println("nobody serves")
 	case err != nil:
 		log.Fatal(err)
 	default:
-		fmt.Printf("%s, written at revision %d\n", kv.Value, kv.ModRevision)
+		fmt.Printf("%s, version %d\n", kv.Value, kv.Version)
 	}
+	// Output: 10.0.0.7:80, version 1
 }
 
 // Change a value only if nobody else has changed it since it was read.
@@ -45,305 +49,225 @@ func ExampleIfRevision() {
 	ctx := context.Background()
 	c := connect()
 	defer c.Close()
-	kv, err := c.Get(ctx, "config")
+	w, err := c.Put(ctx, "config/color", []byte("red"))
 	if err != nil {
 		log.Fatal(err)
 	}
-	_, err = c.Put(ctx, "config", append(kv.Value, '!'), client.IfRevision(kv.ModRevision))
+	_, err = c.Put(ctx, "config/color", []byte("blue"), client.IfRevision(w.Revision))
+	fmt.Println("blue:", err)
+	_, err = c.Put(ctx, "config/color", []byte("green"), client.IfRevision(w.Revision))
 	var changed *client.PreconditionFailedError
 	if errors.As(err, &changed) {
-		fmt.Println("somebody was faster, at revision", changed.Revision)
+		fmt.Println("green: somebody was faster:", changed.Revision > w.Revision)
 	}
+	// Output:
+	// blue: <nil>
+	// green: somebody was faster: true
 }
 
-// Follow the changes of a directory.
-func ExampleClient_Watch() {
+// Count something, however many processes do so at the same time.
+func ExampleClient_Incr() {
 	c := connect()
 	defer c.Close()
-	for event, err := range c.Watch(context.Background(), client.Prefix("service/"), client.WatchOptions{}) {
+	for range 3 {
+		if _, err := c.Incr(context.Background(), "visits", 2); err != nil {
+			log.Fatal(err)
+		}
+	}
+	sum, err := c.Incr(context.Background(), "visits", 0)
+	fmt.Println(sum, err)
+	// Output: 6 <nil>
+}
+
+// List a directory, a page at a time, as of one revision.
+func ExampleClient_List() {
+	ctx := context.Background()
+	c := connect()
+	defer c.Close()
+	for _, name := range []string{"ann", "bob", "cid"} {
+		if _, err := c.Put(ctx, "user/"+name, []byte("…")); err != nil {
+			log.Fatal(err)
+		}
+	}
+	for kv, err := range c.List(ctx, client.Prefix("user/"), client.KeysOnly()) {
 		if err != nil {
 			log.Fatal(err)
 		}
-		fmt.Println(event.KV.Key, event.Deleted)
+		fmt.Println(kv.Key)
 	}
+	// Output:
+	// user/ann
+	// user/bob
+	// user/cid
 }
 
-// The tests above show how the client is used; these run it against real nodes.
-
-func TestKeys(t *testing.T) {
-	ctx := t.Context()
-	c := kvdtest.New(t).Client()
-	odd := "a//../\x00\xff ü?#%"
-	w, err := c.Put(ctx, odd, []byte("1\x00\xff"))
-	if err != nil || !w.Created || w.Version != 1 {
-		t.Fatalf("%+v %v", w, err)
+// Move money: both accounts change, or none does.
+func ExampleClient_Txn() {
+	ctx := context.Background()
+	c := connect()
+	defer c.Close()
+	if _, err := c.Txn().Then(client.OpIncr("account/a", 100), client.OpIncr("account/b", 0)).Commit(ctx); err != nil {
+		log.Fatal(err)
 	}
-	kv, err := c.Get(ctx, odd)
-	if err != nil || kv.Key != odd || string(kv.Value) != "1\x00\xff" || kv.ModRevision != w.Revision {
-		t.Fatalf("%+v %v", kv, err)
-	}
-	if _, err := c.Put(ctx, odd, nil, client.IfRevision(0)); !errors.Is(err, client.ErrPreconditionFailed) {
-		t.Errorf("a key that exists: %v", err)
-	}
-	if w, err = c.Append(ctx, odd, []byte("!"), client.IfExists(), client.ReturnPrevious()); err != nil || w.Previous == nil || string(w.Previous.Value) != "1\x00\xff" {
-		t.Errorf("%+v %v", w, err)
-	}
-	if old, err := c.Get(ctx, odd, client.AtRevision(kv.ModRevision)); err != nil || len(old.Value) != 3 {
-		t.Errorf("%+v %v", old, err)
-	}
-	for want := int64(5); want <= 10; want += 5 {
-		if n, err := c.Incr(ctx, "n", 5); n != want || err != nil {
-			t.Errorf("%d %v", n, err)
-		}
-	}
-	if w, err := c.Delete(ctx, odd); err != nil || w.Deleted != 1 {
-		t.Errorf("%+v %v", w, err)
-	}
-	if _, err := c.Get(ctx, odd); !errors.Is(err, client.ErrNotFound) {
-		t.Errorf("a deleted key: %v", err)
-	}
-}
-
-func TestList(t *testing.T) {
-	ctx := t.Context()
-	c := kvdtest.New(t).Client()
-	const n = 25
-	for i := range n {
-		if _, err := c.Put(ctx, fmt.Sprintf("d/%02d", i), []byte{byte(i)}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	i := 0
-	for kv, err := range c.List(ctx, client.Prefix("d/"), client.Limit(10)) {
-		if err != nil || kv.Key != fmt.Sprintf("d/%02d", i) || kv.Value[0] != byte(i) {
-			t.Fatalf("item %d: %+v %v", i, kv, err)
-		}
-		// A list is a view of one revision: what is deleted meanwhile is in it.
-		if _, err := c.Delete(ctx, fmt.Sprintf("d/%02d", n-1)); err != nil {
-			t.Fatal(err)
-		}
-		i++
-	}
-	if count, err := c.Count(ctx, client.Between("d/05", "d/20")); i != n || count != 15 || err != nil {
-		t.Errorf("%d items, count %d, %v", i, count, err)
-	}
-	if w, err := c.DeleteRange(ctx, client.Prefix("d/")); err != nil || w.Deleted != n-1 {
-		t.Errorf("%+v %v", w, err)
-	}
-}
-
-func TestCluster(t *testing.T) {
-	ctx := t.Context()
-	nodes := kvdtest.Cluster(t, 3)
-	c := nodes.Client()
-	members, err := c.Members(ctx)
-	if err != nil || len(members) != 3 {
-		t.Fatalf("%+v %v", members, err)
-	}
-	leader, err := c.Leader(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	to := leader.ID%3 + 1
-	if err := c.TransferLeader(ctx, to); err != nil {
-		t.Fatal(err)
-	}
-	if leader, err = c.Leader(ctx); err != nil || leader.ID != to {
-		t.Errorf("%+v %v", leader, err)
-	}
-	s, err := c.Cluster(ctx)
-	if err != nil || !s.Healthy || len(s.Members) != 3 {
-		t.Errorf("%+v %v", s, err)
-	}
-}
-
-func TestTxn(t *testing.T) {
-	ctx := t.Context()
-	c := kvdtest.New(t).Client()
-	r, err := c.Txn().
-		If(client.Absent("a"), client.Version("b").Equals(0), client.CreateRevision("").In(client.Prefix("p/")).Less(1)).
-		Then(client.OpPut("a", []byte("\xff")), client.OpIncr("n", 3), client.OpPut("p/1", nil)).
+	result, err := c.Txn().
+		If(client.ValueIs("account/a", []byte("100"))).
+		Then(client.OpIncr("account/a", -30), client.OpIncr("account/b", 30)).
+		Else(client.OpGet("account/a")).
 		Commit(ctx)
-	if err != nil || !r.Succeeded || len(r.Results) != 3 || r.Results[1].Sum != 3 || r.Results[0].Version != 1 {
-		t.Fatalf("%+v %v", r, err)
+	if err != nil {
+		log.Fatal(err)
 	}
-	inner := c.Txn().If(client.ValueIs("a", []byte("\xff"))).Then(client.OpList(client.Prefix("p/"), 0), client.OpDelete("a").ReturnPrevious())
-	r, err = c.Txn().If(client.Exists("gone")).Else(client.OpGet("n"), client.OpGet("gone"), client.OpTxn(inner)).Commit(ctx)
-	if err != nil || r.Succeeded || len(r.Results) != 3 {
-		t.Fatalf("%+v %v", r, err)
-	}
-	if kv := r.Results[0].KV; kv == nil || string(kv.Value) != "3" {
-		t.Errorf("get: %+v", r.Results[0])
-	}
-	if r.Results[1].KV != nil {
-		t.Errorf("get of an absent key: %+v", r.Results[1])
-	}
-	nested := r.Results[2].Txn
-	if nested == nil || !nested.Succeeded || len(nested.Results) != 2 {
-		t.Fatalf("nested: %+v", r.Results[2])
-	}
-	if list := nested.Results[0]; len(list.KVs) != 1 || list.KVs[0].Key != "p/1" || list.Count != 1 {
-		t.Errorf("list: %+v", list)
-	}
-	if d := nested.Results[1]; d.Deleted != 1 || d.Previous == nil || string(d.Previous.Value) != "\xff" {
-		t.Errorf("delete: %+v", d)
-	}
+	fmt.Println(result.Succeeded, result.Results[0].Sum, result.Results[1].Sum)
+	// Output: true 70 30
 }
 
-// A watch goes on at another node when its node stops, without a gap and without
-// repeating an event, also within a revision of several events.
-func TestWatchResumes(t *testing.T) {
-	nodes := kvdtest.Cluster(t, 3)
-	c := nodes.Client()
-	const rounds = 30
-	started := make(chan uint64, 1)
-	done := make(chan error, 1)
-	go func() {
-		n := 0
-		o := client.WatchOptions{Previous: true, Progress: func(revision uint64) {
-			select {
-			case started <- revision:
-			default:
-			}
-		}}
-		for e, err := range c.Watch(t.Context(), client.Prefix("w/"), o) {
-			if err != nil {
-				done <- err
-				return
-			}
-			if want := fmt.Sprintf("%d-%d", n/2, n%2); string(e.KV.Value) != want || e.More != (n%2 == 0) || (n >= 2) != (e.Previous != nil) {
-				done <- fmt.Errorf("event %d: %s, want %s: %+v", n, e.KV.Value, want, e)
-				return
-			}
-			if n++; n == 2*rounds {
-				done <- nil
+// Write many keys in one stream.
+func ExampleClient_Batch() {
+	ctx := context.Background()
+	c := connect()
+	defer c.Close()
+	ops := func(yield func(client.Op) bool) {
+		for i := range 1000 {
+			if !yield(client.OpPut(fmt.Sprintf("bulk/%04d", i), []byte("x"))) {
 				return
 			}
 		}
-	}()
-	<-started
-	for i := range rounds {
-		put := func(k int) client.Op { return client.OpPut(fmt.Sprintf("w/%d", k), fmt.Appendf(nil, "%d-%d", i, k)) }
-		if _, err := c.Txn().Then(put(0), put(1)).Commit(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if i%10 == 5 {
-			n := nodes[i/10]
-			n.Stop()
-			n.Start()
+	}
+	written := 0
+	for result, err := range c.Batch(ctx, ops) {
+		switch {
+		case err != nil:
+			log.Fatal(err)
+		case result.Err != nil:
+			log.Printf("operation %d: %v", result.N, result.Err)
+		default:
+			written++
 		}
 	}
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
+	fmt.Println(written)
+	// Output: 1000
 }
 
-func TestWatchOfACompactedRevision(t *testing.T) {
-	ctx := t.Context()
-	c := kvdtest.New(t).Client()
-	for range 3 {
-		if _, err := c.Put(ctx, "a", nil); err != nil {
-			t.Fatal(err)
+// Read a directory, and then follow its changes without a gap.
+func ExampleClient_Watch() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	c := connect()
+	defer c.Close()
+	if _, err := c.Put(ctx, "peers/1", []byte("up")); err != nil {
+		log.Fatal(err)
+	}
+	var at uint64
+	for kv, err := range c.List(ctx, client.Prefix("peers/"), client.ReportRevision(&at)) {
+		if err != nil {
+			log.Fatal(err)
 		}
+		fmt.Printf("%s is %s\n", kv.Key, kv.Value)
 	}
-	if _, err := c.Compact(ctx, 3); err != nil {
-		t.Fatal(err)
+	if _, err := c.Delete(ctx, "peers/1"); err != nil {
+		log.Fatal(err)
 	}
-	for e, err := range c.Watch(ctx, client.Key("a"), client.WatchOptions{From: 2}) {
-		var compacted *client.CompactedError
-		if !errors.As(err, &compacted) || compacted.CompactRevision != 3 {
-			t.Errorf("%+v %v", e, err)
+	for event, err := range c.Watch(ctx, client.Prefix("peers/"), client.WatchOptions{From: at + 1}) {
+		if err != nil {
+			log.Fatal(err)
 		}
-	}
-}
-
-func TestAwait(t *testing.T) {
-	c := kvdtest.New(t).Client()
-	go func() { _, _ = c.Put(context.WithoutCancel(t.Context()), "later", []byte("x")) }()
-	kv, err := c.Await(t.Context(), "later", 0)
-	if err != nil || string(kv.Value) != "x" {
-		t.Fatalf("%+v %v", kv, err)
-	}
-}
-
-func TestLease(t *testing.T) {
-	ctx := t.Context()
-	c := kvdtest.New(t).Client()
-	lease, err := c.Grant(ctx, time.Minute)
-	if err != nil || lease.ID <= 0 || lease.TTL != time.Minute {
-		t.Fatalf("%+v %v", lease, err)
-	}
-	if _, err := c.Put(ctx, "k", nil, client.WithLease(lease.ID)); err != nil {
-		t.Fatal(err)
-	}
-	if kv, err := c.Get(ctx, "k"); err != nil || kv.Lease != lease.ID {
-		t.Errorf("%+v %v", kv, err)
-	}
-	if _, err := c.KeepAliveOnce(ctx, lease.ID); err != nil {
-		t.Error(err)
-	}
-	if info, err := c.LeaseInfo(ctx, lease.ID); err != nil || info.TTL != time.Minute || info.Remaining <= 0 || info.Remaining > time.Minute {
-		t.Errorf("%+v %v", info, err)
-	}
-	if err := c.Revoke(ctx, lease.ID); err != nil {
-		t.Error(err)
-	}
-	if _, err := c.Get(ctx, "k"); !errors.Is(err, client.ErrNotFound) {
-		t.Errorf("the key of an ended lease: %v", err)
-	}
-	if _, err := c.KeepAliveOnce(ctx, lease.ID); !errors.Is(err, client.ErrNotFound) {
-		t.Errorf("an ended lease: %v", err)
-	}
-	// A lease that nobody keeps alive ends.
-	if _, err := c.Put(ctx, "short", nil, client.WithTTL(time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	for e, err := range c.Watch(ctx, client.Key("short"), client.WatchOptions{From: 2, DeletesOnly: true}) {
-		if err != nil || !e.Deleted {
-			t.Errorf("%+v %v", e, err)
-		}
+		fmt.Printf("%s was deleted: %v\n", event.KV.Key, event.Deleted)
 		break
 	}
+	// Output:
+	// peers/1 is up
+	// peers/1 was deleted: true
 }
 
-// A lock goes from holder to holder in the order of their requests, under growing
-// tokens.
-func TestLock(t *testing.T) {
-	ctx := t.Context()
-	nodes := kvdtest.Cluster(t, 3)
-	c := nodes.Client()
-	first, err := c.Lock(ctx, "job", client.LockOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.Lock(ctx, "job", client.LockOptions{Wait: time.Millisecond}); !errors.Is(err, client.ErrLockHeld) {
-		t.Errorf("a lock that is held: %v", err)
-	}
-	second := make(chan *client.Lock, 1)
-	go func() {
-		l, err := nodes[1].Client().Lock(ctx, "job", client.LockOptions{Body: []byte("second")})
-		if err != nil {
-			t.Error(err)
+// Show every value that a key has had.
+func ExampleClient_History() {
+	ctx := context.Background()
+	c := connect()
+	defer c.Close()
+	for _, color := range []string{"red", "green"} {
+		if _, err := c.Put(ctx, "history/color", []byte(color)); err != nil {
+			log.Fatal(err)
 		}
-		second <- l
-	}()
-	if err := first.Unlock(ctx); err != nil {
-		t.Fatal(err)
 	}
-	l := <-second
-	if l == nil {
-		t.FailNow()
+	if _, err := c.Delete(ctx, "history/color"); err != nil {
+		log.Fatal(err)
 	}
-	if l.Token <= first.Token {
-		t.Errorf("token %d after %d", l.Token, first.Token)
+	for event, err := range c.History(ctx, client.Key("history/color")) {
+		switch {
+		case err != nil:
+			log.Fatal(err)
+		case event.Deleted:
+			fmt.Println("deleted")
+		default:
+			fmt.Println(string(event.KV.Value))
+		}
 	}
-	// Somebody takes the lease away: the holder learns that it holds nothing.
-	select {
-	case <-l.Lost():
-		t.Error("lost while it is kept alive")
-	default:
+	// Output:
+	// red
+	// green
+	// deleted
+}
+
+// Register a service under a key that disappears with the process.
+func ExampleClient_NewSession() {
+	ctx := context.Background()
+	c := connect()
+	defer c.Close()
+	session, err := c.NewSession(ctx, 15*time.Second)
+	if err != nil {
+		log.Fatal(err)
 	}
-	if err := l.Unlock(ctx); err != nil {
-		t.Error(err)
+	if _, err := c.Put(ctx, "service/api/1", []byte("10.0.0.8:80"), client.WithLease(session.Lease())); err != nil {
+		log.Fatal(err)
 	}
+	// ... serve until session.Lost() is closed ...
+	if err := session.Close(ctx); err != nil {
+		log.Fatal(err)
+	}
+	_, err = c.Get(ctx, "service/api/1")
+	fmt.Println(errors.Is(err, client.ErrKeyNotFound))
+	// Output: true
+}
+
+// Do something in one process at a time.
+func ExampleClient_Lock() {
+	ctx := context.Background()
+	c := connect()
+	defer c.Close()
+	lock, err := c.Lock(ctx, "nightly-report", client.LockOptions{Text: "host7"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = lock.Unlock(ctx) }()
+	// Work under a context that ends when the lock may have been lost, and pass the
+	// token along with each request to what the lock protects.
+	work, cancel := lock.Session().Context(ctx)
+	defer cancel()
+	fmt.Println(work.Err(), lock.Token > 0)
+	// Output: <nil> true
+}
+
+// Elect a leader, which says where it is.
+func ExampleClient_Election() {
+	ctx := context.Background()
+	c := connect()
+	defer c.Close()
+	election := c.Election("scheduler")
+	office, err := election.Campaign(ctx, []byte("10.0.0.7:9000"), client.LockOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	leader, err := election.Leader(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%s leads\n", leader.Value)
+	if err := office.Resign(ctx); err != nil {
+		log.Fatal(err)
+	}
+	_, err = election.Leader(ctx)
+	fmt.Println("nobody leads:", errors.Is(err, client.ErrKeyNotFound))
+	// Output:
+	// 10.0.0.7:9000 leads
+	// nobody leads: true
 }

@@ -121,7 +121,15 @@ func Stale(maxStaleness time.Duration) ReadOption {
 	}
 }
 
-// Get returns a key. Its errors are ErrNotFound, ErrCompacted, ErrUnavailable, and
+// ReportRevision stores into to the revision that a read saw, also if it found nothing.
+// A watch from the next one on continues it without a gap:
+//
+//	var at uint64
+//	for kv, err := range c.List(ctx, keys, client.ReportRevision(&at)) { ... }
+//	for event, err := range c.Watch(ctx, keys, client.WatchOptions{From: at + 1}) { ... }
+func ReportRevision(to *uint64) ReadOption { return func(r *request) { r.seen = to } }
+
+// Get returns a key. Its errors are ErrKeyNotFound, ErrCompacted, ErrUnavailable, and
 // those of the context.
 func (c *Client) Get(ctx context.Context, key string, options ...ReadOption) (*KV, error) {
 	r := newRequest(http.MethodGet, keyPath(key))
@@ -136,15 +144,18 @@ func (c *Client) Get(ctx context.Context, key string, options ...ReadOption) (*K
 	return out.kv()
 }
 
+// awaitPoll is the length of one long poll.
+const awaitPoll = 30 * time.Second
+
 // Await returns the key as soon as its revision is no longer the given one (0: as
 // soon as it exists), or ErrNotFound once it is deleted. It returns an error when the
 // context ends.
 func (c *Client) Await(ctx context.Context, key string, revision uint64) (*KV, error) {
 	for {
 		r := newRequest(http.MethodGet, keyPath(key))
-		r.stream = true
+		r.wait = awaitPoll
 		r.header.Set("Accept", "application/json")
-		r.query.Set("wait", "30s")
+		r.query.Set("wait", awaitPoll.String())
 		if revision == 0 {
 			r.query.Set("if_revision", "0")
 		} else {
@@ -229,7 +240,7 @@ type wireWritten struct {
 	Previous       *wireKV `json:"previous"`
 }
 
-func (c *Client) write(ctx context.Context, r *request, options []WriteOption) (*Written, string, error) {
+func (c *sender) write(ctx context.Context, r *request, options []WriteOption) (*Written, string, error) {
 	for _, o := range options {
 		o(r)
 	}

@@ -39,7 +39,7 @@ type page struct {
 	Next     string   `json:"next"`
 }
 
-func (c *Client) page(ctx context.Context, keys Range, cursor string, options []ReadOption) (*page, error) {
+func (c *sender) page(ctx context.Context, keys Range, cursor string, options []ReadOption) (*page, error) {
 	r := newRequest(http.MethodGet, "/v1/kv")
 	keys.set(r.query)
 	for _, o := range options {

@@ -74,7 +74,7 @@ type TxnResult struct {
 	Results   []OpResult // one for each operation of the branch that ran
 }
 
-// OpResult is the result of one operation of a transaction.
+// OpResult is the result of one operation of a transaction or a batch.
 type OpResult struct {
 	KV      *KV    // of OpGet, nil if the key is absent
 	KVs     []*KV  // of OpList
@@ -165,7 +165,7 @@ func (w *wireResult) result() (r OpResult, err error) {
 	return r, err
 }
 
-// Op is an operation of a transaction.
+// Op is an operation of a transaction or a batch.
 type Op struct {
 	kind   string
 	fields map[string]any
@@ -245,6 +245,14 @@ func (o Op) WithLease(lease int64) Op {
 // WithTTL binds the key of a put, append, or incr to a lease of its own.
 func (o Op) WithTTL(ttl time.Duration) Op {
 	o.fields["ttl"] = ttl.String()
+	return o
+}
+
+// IfRevision carries out a put, append, incr, or delete of one key only if the key has
+// this mod revision; 0 means that it must not exist. In a transaction, a condition that
+// does not hold fails the whole transaction; see Txn.If for the alternative.
+func (o Op) IfRevision(revision uint64) Op {
+	o.fields["if_revision"] = revision
 	return o
 }
 

@@ -10,6 +10,7 @@ import (
 	"iter"
 	"net/http"
 	"strconv"
+	"time"
 )
 
 // Event is a change of a key.
@@ -90,26 +91,37 @@ type wireEvent struct {
 	CompactRevision uint64 `json:"compact_revision"`
 }
 
+// maxSilence is how long a node may send nothing: it sends progress every 15 s.
+const maxSilence = 40 * time.Second
+
 // stream watches over one connection.
-func (w *watch) stream(ctx context.Context) error {
-	resp, err := w.c.do(ctx, w.request())
+func (w *watch) stream(ctx context.Context) error { return w.read(ctx, w.request()) }
+
+// read sends the request, and takes what the node sends until the stream ends.
+func (w *watch) read(ctx context.Context, r *request) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	resp, err := w.c.do(ctx, r)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
+	silence := time.AfterFunc(maxSilence, func() { cancel(errSilent) })
+	defer silence.Stop()
 	dec := json.NewDecoder(bufio.NewReaderSize(resp.Body, 64<<10))
 	skip := w.partial
 	for {
 		var e wireEvent
-		if err := dec.Decode(&e); err != nil {
-			if errors.Is(err, io.EOF) {
-				return io.ErrUnexpectedEOF // the node stops; another one goes on
-			}
-			return fmt.Errorf("kvd client: read the watch: %w", err)
+		if err := dec.Decode(&e); errors.Is(err, io.EOF) {
+			return io.ErrUnexpectedEOF // the node stops; another one goes on
+		} else if err != nil {
+			return reason(ctx, fmt.Errorf("kvd client: read the watch: %w", err))
 		}
+		silence.Stop() // the consumer may take any time
 		if err := w.take(&e, &skip); err != nil || w.ended {
 			return err
 		}
+		silence.Reset(maxSilence)
 	}
 }
 

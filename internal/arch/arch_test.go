@@ -78,7 +78,7 @@ var allowed = map[string][]string{
 	"internal/arch":              {},
 	"internal/cli":               {"client"},
 	"client":                     {},
-	"kvdtest":                    {"client", "internal/settings", "internal/frontdoor", "internal/httpapi", "internal/node", "internal/kvstore"},
+	"kvdtest":                    {"client", "internal/certs", "internal/settings", "internal/frontdoor", "internal/httpapi", "internal/node", "internal/kvstore"},
 }
 
 // exceptions are single files with imports beyond their package's: the

@@ -93,6 +93,9 @@ type Config struct {
 	TLS *certs.Bundle
 	// InsecurePeers allows member URLs without TLS beyond this machine.
 	InsecurePeers bool
+	// DialPeers replaces how connections to other members are made; nil leaves it.
+	// Package kvdtest cuts nodes off with it.
+	DialPeers func(dial peers.Dial) peers.Dial
 	// Settings are the first values of the replicated settings. The zero value
 	// leaves kvstore's defaults.
 	Settings kvstore.Settings
@@ -208,7 +211,7 @@ func New(cfg Config) (*Node, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	p := peering{tls: cfg.TLS, insecure: cfg.InsecurePeers}
+	p := peering{tls: cfg.TLS, insecure: cfg.InsecurePeers, through: cfg.DialPeers}
 	n := &Node{
 		cfg:     cfg,
 		lg:      cfg.Logger,

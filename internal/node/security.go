@@ -35,16 +35,17 @@ type caller struct {
 
 // peering is how the members of this node's cluster talk to each other.
 type peering struct {
-	tls      *certs.Bundle // nil: plain HTTP
-	insecure bool          // plain HTTP is allowed beyond this machine
+	tls      *certs.Bundle                    // nil: plain HTTP
+	insecure bool                             // plain HTTP is allowed beyond this machine
+	through  func(dial peers.Dial) peers.Dial // how connections are made; nil: the usual way
 }
 
 // security returns the rules for package peers.
 func (p peering) security() peers.Security {
 	if p.tls == nil {
-		return peers.Security{}
+		return peers.Security{Through: p.through}
 	}
-	return peers.Security{Secure: p.tls.Dial, SecureOnly: !p.insecure, Authorize: certs.Names}
+	return peers.Security{Through: p.through, Secure: p.tls.Dial, SecureOnly: !p.insecure, Authorize: certs.Names}
 }
 
 // checkURLs refuses URLs under which a member would be reached in another way

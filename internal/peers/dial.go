@@ -19,6 +19,9 @@ type Dial = func(ctx context.Context, network, addr string) (net.Conn, error)
 // Security is how members authenticate each other. The zero value is no
 // security: they talk in the clear and believe what they are told.
 type Security struct {
+	// Through replaces how connections are made; nil leaves it. Tests cut members off
+	// with it.
+	Through func(dial Dial) Dial
 	// Secure adds TLS to the connections that dial makes, for https URLs. The
 	// certificate of the other side must name the host.
 	Secure func(dial Dial) Dial
@@ -33,6 +36,9 @@ type Security struct {
 // a proxy: members are reached directly or not at all.
 func (s *Security) DialWith(rt *http.Transport, dial Dial) {
 	rt.Proxy = nil
+	if s.Through != nil {
+		dial = s.Through(dial)
+	}
 	rt.DialContext = dial
 	rt.DialTLSContext = nil
 	if s.Secure != nil {
