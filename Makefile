@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X main.commit=$(COMMIT) $(if $(VERSION),-X main.version=$(VERS
 FUZZTIME ?= 10s
 RUNS     ?= 1000
 
-.PHONY: help build test race vet lint fmt fuzz cluster e2e container huge drills abuse sim bench bench-compare bench-micro check clean
+.PHONY: help build test race vet lint fmt fuzz cluster e2e container ui huge drills abuse sim bench bench-compare bench-micro check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,9 @@ cluster: build ## run the three nodes of the Procfile until ^C
 
 e2e: ## run the heavy tests against real processes
 	KVD_E2E=full go test -count=1 -timeout 30m ./test/e2e
+
+ui: ## drive the web page in Chromium; screenshots go to bin/ui-shots
+	KVD_E2E=full KVD_UI_REQUIRED=1 KVD_UI_SHOTS=$(CURDIR)/bin/ui-shots go test -count=1 -timeout 10m -v ./test/ui
 
 huge: ## run the gigabyte test: catch-up by snapshot, restarts, memory (needs 5 GiB of disk)
 	KVD_E2E=huge go test -count=1 -timeout 30m -run Huge -v ./test/e2e

@@ -1,7 +1,7 @@
 // The members side by side, live, and what can be done with them.
 import { once, sendJSON, writable } from './api.js';
 import { ask, tell } from './dialog.js';
-import { button, bytes, copier, count, duration, explain, field, goSeconds, h, plural, replace, setText, toast } from './dom.js';
+import { button, bytes, copier, count, drawn, duration, explain, field, goSeconds, h, plural, replace, setText, toast } from './dom.js';
 import { live, nameOf, onLive, refresh } from './live.js';
 
 export const title = 'Cluster';
@@ -149,15 +149,16 @@ export function open(main, _, signal) {
   const stale = h('p', { class: 'note bad', hidden: true, role: 'alert' });
   const identity = h('p', { class: 'faint' });
   main.append(stale, h('dl', { class: 'tiles' }, Object.values(tiles)), alarms,
-    h('div', { class: 'scroll' }, h('table', { class: 'members stack' }, h('caption', { class: 'unseen' }, 'Members'),
+    h('div', { class: 'scroll' }, h('table', { class: 'members' }, h('caption', { class: 'unseen' }, 'Members'),
       h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, 'Member'), columns.map(([c]) => h('th', { scope: 'col', class: numeric.has(c) ? 'num' : '' }, c)),
         writable && h('th', { scope: 'col' }, h('span', { class: 'unseen' }, 'Actions')))), body)),
     h('p', { class: 'row' }, writable && button('Add member…', add, { class: 'primary' }), identity));
   onLive((state) => {
     stale.hidden = !state.error;
     if (state.error) setText(stale, `${explain(state.error)} What you see is older.`);
-    if (state.cluster && state.members) showMembers(body, state);
     if (!state.cluster || !state.members) return;
+    if (!body.firstChild) drawn();
+    showMembers(body, state);
     showTiles(tiles, state);
     showAlarms(alarms, state.cluster);
     setText(identity, `cluster ${state.cluster.cluster_id}${live.self ? `, shown by ${nameOf(live.self.id)}` : ''}`);

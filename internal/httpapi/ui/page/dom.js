@@ -40,6 +40,9 @@ export const button = (text, onclick, props = {}) => h('button', { type: 'button
 
 let ids = 0;
 
+// drawn marks for whoever measures that a view shows what it is for.
+export const drawn = () => requestAnimationFrame(() => performance.mark('drawn'));
+
 // field makes a labeled control.
 export function field(label, control, hint) {
   control.id ||= `f${++ids}`;

@@ -2,7 +2,7 @@
 // has: what the page holds does not grow with the store.
 import { bytesIn, escape, fromText, getJSON, placeOf, show, textOf, call, once, writable, keyPath } from './api.js';
 import { ask } from './dialog.js';
-import { $, aborted, button, count, explain, field, h, replace, toast } from './dom.js';
+import { $, aborted, button, count, drawn, explain, field, h, replace } from './dom.js';
 import { live } from './live.js';
 import { openValue } from './value.js';
 
@@ -21,7 +21,7 @@ function entries(doc) {
 // Tree is the list of keys with one prefix, with groups that open.
 class Tree {
   constructor(view, choose, signal) {
-    Object.assign(this, { view, choose, signal });
+    Object.assign(this, { view, choose, signal, chosen: view.key });
     this.root = h('ul', { class: 'tree', role: 'tree', 'aria-label': 'Keys', onkeydown: (e) => this.key(e), onclick: (e) => this.click(e) });
     const base = view.delimiter ? view.prefix.lastIndexOf(view.delimiter) : -1;
     this.load({ list: this.root, prefix: view.prefix, base: base < 0 ? 0 : base + view.delimiter.length, level: 0, cursors: [] });
@@ -50,6 +50,7 @@ class Tree {
     if (level.cursors.length) items.unshift(this.pager(level, `‹ previous ${pageSize}`, () => level.cursors.pop()));
     if (doc.next) items.push(this.pager(level, `${count(first + 1)} to ${count(first + doc.count)} are shown; next ${pageSize} ›`, () => level.cursors.push(doc.next)));
     replace(level.list, items.length ? items : h('li', { class: 'empty', role: 'none' }, level.prefix ? 'No key begins with this.' : 'The store is empty.'));
+    drawn();
     this.mark(this.chosen);
     this.rove(focus ? level.list.querySelector('[role=treeitem]') : null, focus);
   }
@@ -72,7 +73,7 @@ class Tree {
   leaf({ name, kv }, level) {
     const el = this.item(level, '', h('span', { class: 'twist', 'aria-hidden': 'true' }), h('span', { class: 'key' }, show(name.slice(level.base)) || '(the prefix itself)'),
       h('span', { class: 'rev', title: `last changed at revision ${kv.mod_revision}` }, count(kv.mod_revision)));
-    el.act = () => this.choose(name);
+    el.act = (entered) => this.choose(name, entered);
     el.dataset.key = escape(name);
     el.setAttribute('aria-selected', 'false');
     return el;
@@ -91,6 +92,7 @@ class Tree {
       if (open && !list.firstChild) this.load({ list, prefix: name, base: name.length, level: level.level + 1, cursors: [] });
     };
     el.act = () => el.toggle(list.hidden);
+    if (this.chosen?.startsWith(name)) el.toggle(true);
     return el;
   }
 
@@ -128,7 +130,7 @@ class Tree {
       ArrowDown: () => items[i + 1], ArrowUp: () => items[i - 1], Home: () => items[0], End: () => items.at(-1),
       ArrowRight: () => open === 'false' ? void el.toggle(true) : open ? items[i + 1] : undefined,
       ArrowLeft: () => open === 'true' ? void el.toggle(false) : el.parentElement.closest('[role=treeitem]'),
-      Enter: () => void el.act(), ' ': () => void el.act(),
+      Enter: () => void el.act(true), ' ': () => void el.act(),
     };
     if (!moves[event.key]) return;
     event.preventDefault();
@@ -185,19 +187,29 @@ export function open(main, params, signal) {
   let timer;
   search.addEventListener('input', () => { clearTimeout(timer); timer = setTimeout(() => location.replace(here({ prefix: fromText(search.value), key: undefined })), 250); });
   delimiter.addEventListener('change', () => go({ delimiter: fromText(delimiter.value) || 'none' }));
-  const past = h('div');
+  const past = h('div'), narrow = matchMedia('(max-width: 900px)');
   const list = h('div'), detail = h('section', { 'aria-label': 'Key', tabindex: -1 });
   const split = h('div', { class: 'split' }, list, detail);
+  detail.addEventListener('keydown', (e) => {
+    if (e.key !== 'Escape' || e.target.closest('textarea, input, select')) return;
+    if (narrow.matches) go({ key: undefined });
+    list.querySelector('[tabindex="0"]')?.focus();
+  });
   const pastButton = button('As of revision…', () => go({ rev: live.cluster?.members.find((m) => m.status)?.status.revision ?? 1 }));
+  const newButton = button('New key…', () => newKey(view.prefix, (key) => { go({ key }); rebuild(); }), { class: 'primary' });
   main.append(
     h('form', { class: 'bar', role: 'search', onsubmit: (e) => { e.preventDefault(); clearTimeout(timer); location.replace(here({ prefix: fromText(search.value), key: undefined })); list.querySelector('[tabindex="0"]')?.focus(); } },
       h('div', { class: 'grow' }, field('Prefix', search)), field('Delimiter', delimiter), pastButton,
-      button('Reload', () => rebuild()), writable && button('New key…', () => newKey(view.prefix, (key) => { rebuild(); go({ key }); }), { class: 'primary' })),
+      button('Reload', () => rebuild()), writable && newButton),
     past, split);
 
+  let entered = false;
   function rebuild() {
-    tree = new Tree(view, (key) => go({ key }), signal);
-    tree.mark(view.key);
+    tree = new Tree(view, (key, byEnter) => {
+      entered = byEnter;
+      if (key !== view.key) go({ key });
+      else if (byEnter) detail.focus();
+    }, signal);
     replace(list, tree.root);
   }
 
@@ -214,7 +226,10 @@ export function open(main, params, signal) {
     const body = h('div');
     replace(detail, back, body);
     openValue(body, view.key, { revision: view.rev && Number(view.rev), stale: view.stale, prefix: view.prefix, onChange: (gone) => { rebuild(); if (gone) go({ key: undefined }); } }, pane.signal);
-    if (focus) detail.focus({ preventScroll: !matchMedia('(max-width: 900px)').matches });
+    // Whoever walks through the tree stays there; Enter goes over to the key, as
+    // everything does where only one of both fits.
+    if (focus && (entered || narrow.matches)) detail.focus({ preventScroll: !narrow.matches });
+    entered = false;
   }
 
   function update(p) {
@@ -225,7 +240,7 @@ export function open(main, params, signal) {
     delimiter.value = textOf(view.delimiter) ?? '';
     const same = (...names) => before && names.every((n) => before[n] === view[n]);
     if (!same('rev')) replace(past, view.rev && pastBar(view, go));
-    pastButton.hidden = view.rev !== undefined;
+    pastButton.hidden = newButton.hidden = view.rev !== undefined;
     if (!same('prefix', 'delimiter', 'rev', 'stale')) rebuild();
     tree.mark(view.key);
     if (!same('key', 'rev', 'stale')) showKey(before && before.key !== view.key);

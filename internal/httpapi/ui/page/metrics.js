@@ -1,7 +1,7 @@
 // Rates and latencies of the node that serves the page, as small charts. The node keeps
 // no past, so the charts begin when the page is opened.
 import { url } from './api.js';
-import { bytes, count, duration, every, explain, h, replace, s, setText } from './dom.js';
+import { bytes, count, duration, every, explain, h, s, setText } from './dom.js';
 import { live, nameOf } from './live.js';
 
 export const title = 'Metrics';
@@ -86,8 +86,8 @@ class Chart {
   }
 
   draw() {
-    const max = Math.max(...this.series.flatMap((x) => x.data.filter((v) => v !== null)), 0) || 1;
-    setText(this.top, `top ${this.format(max)}`);
+    const most = Math.max(...this.series.flatMap((x) => x.data.filter((v) => v !== null)), 0), max = most || 1;
+    setText(this.top, most ? `top ${this.format(most)}` : '');
     for (const { data, path } of this.series) {
       let d = '', gap = true;
       data.forEach((v, i) => {

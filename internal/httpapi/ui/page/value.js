@@ -1,8 +1,8 @@
 // One key: its value in three forms, its metadata, and changes to it.
-import { binary, call, fromText, getJSON, keyPath, once, pairOf, placeOf, show, textOf, toBytes, url, writable } from './api.js';
+import { call, fromText, getJSON, keyPath, once, pairOf, placeOf, show, textOf, toBytes, url, writable } from './api.js';
 import { ask } from './dialog.js';
 import { diffView } from './diff.js';
-import { aborted, button, bytes, copier, count, duration, failure, field, goSeconds, h, plural, replace, toast } from './dom.js';
+import { aborted, button, bytes, copier, count, duration, failure, goSeconds, h, replace, toast } from './dom.js';
 import { openHistory } from './history.js';
 
 const shownText = 256 << 10, shownHex = 16 << 10; // bytes that are shown at first
@@ -139,7 +139,7 @@ class Pane {
     const file = h('input', { type: 'file', class: 'unseen', tabindex: -1, 'aria-hidden': 'true', onchange: () => this.upload(file) });
     const editable = writable && !options.revision;
     replace(this.root, this.heading(), this.notice, this.facts(),
-      h('div', { class: 'row' }, this.tabs(),
+      this.tools = h('div', { class: 'row' }, this.tabs(),
         editable && button('Edit', () => this.edit(), { class: 'primary' }), editable && button('Upload…', () => file.click()), editable && file,
         h('a', { class: 'button', href: url(keyPath(this.key), { revision: options.revision }), download: fileName(this.key) }, 'Download'),
         editable && button('Delete…', () => this.remove()),
@@ -172,6 +172,7 @@ class Pane {
   }
 
   showValue() {
+    this.tools.hidden = false;
     for (const b of this.forms.children) b.setAttribute('aria-pressed', String(b.dataset.form === this.form));
     replace(this.body, valueView(this.kv.value, this.form));
   }
@@ -240,13 +241,15 @@ class Pane {
         else replace(trouble, failure(err));
       }
     };
+    const begun = area.value;
     const form = h('form', { onsubmit: (e) => { e.preventDefault(); save(); } }, area, lease.el, trouble,
       h('div', { class: 'row' }, h('button', { class: 'primary', type: 'submit' }, 'Save'), button('Cancel', () => this.showValue()),
         h('span', { class: 'faint' }, `Saved only if the key is still at revision ${count(base)}.`), hint));
     form.addEventListener('keydown', (e) => {
       if ((e.ctrlKey || e.metaKey) && (e.key === 's' || e.key === 'Enter')) { e.preventDefault(); save(); }
-      if (e.key === 'Escape' && area.value === area.defaultValue) this.showValue();
+      if (e.key === 'Escape' && area.value === begun) { e.stopPropagation(); this.showValue(); this.root.querySelector('button.primary').focus(); }
     });
+    this.tools.hidden = true; // they would replace what is being typed
     replace(this.body, form);
     area.focus();
     area.setSelectionRange(0, 0);

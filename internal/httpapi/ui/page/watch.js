@@ -1,7 +1,8 @@
 // A live watch: Server-Sent Events, filtered, and paused without losing any.
 import { fromText, getJSON, pairOf, placeOf, show, textOf, url } from './api.js';
 import { button, bytes, count, explain, field, h, plural, replace } from './dom.js';
-import { bestForm, valueView } from './value.js';
+import { diffView } from './diff.js';
+import { bestForm, comparable, valueView } from './value.js';
 
 export const title = 'Watch';
 
@@ -84,18 +85,19 @@ class Watching {
       h('td', { class: 'key', 'data-label': 'Key' }, h('a', { href: placeOf('keys', { key: e.key }) }, show(e.key))),
       h('td', { class: 'peek mono faint', 'data-label': removed ? 'Was' : 'Value' }, peek),
       h('td', { class: 'num', 'data-label': 'Size' }, value === undefined ? '' : bytes(value.length)),
-      h('td', { class: 'actions' }, value !== undefined && button('Show', (ev) => this.expand(tr, ev.currentTarget, value), { class: 'quiet', 'aria-expanded': 'false', 'aria-label': `Show the value of ${show(e.key)} at revision ${e.modified}` })));
+      h('td', { class: 'actions' }, value !== undefined && button('Show', (ev) => this.expand(tr, ev.currentTarget, value, removed ? undefined : before), { class: 'quiet', 'aria-expanded': 'false', 'aria-label': `Show the value of ${show(e.key)} at revision ${e.modified}` })));
     tr.text = `${show(e.key)}\n${peek}`.toLowerCase();
     tr.hidden = !tr.text.includes(this.filter);
     return tr;
   }
 
-  expand(tr, b, value) {
+  expand(tr, b, value, before) {
     const open = b.getAttribute('aria-expanded') === 'true';
     b.setAttribute('aria-expanded', String(!open));
     b.textContent = open ? 'Show' : 'Hide';
     if (open) tr.nextElementSibling?.classList.contains('more') && tr.nextElementSibling.remove();
-    else tr.after(h('tr', { class: 'more' }, h('td', { colspan: 6 }, valueView(value, bestForm(value)))));
+    else tr.after(h('tr', { class: 'more' }, h('td', { colspan: 6 }, before?.value === undefined ? valueView(value, bestForm(value))
+      : diffView(comparable(before.value), comparable(value), `before, revision ${count(before.modified)}`, 'this change'))));
   }
 
   narrow(text) {
