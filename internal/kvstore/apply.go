@@ -11,6 +11,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/changelog"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/guard"
 	"github.com/kvd-io/kvd/internal/kvstore/hot"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
 	"github.com/kvd-io/kvd/internal/kvstore/once"
@@ -74,6 +75,7 @@ type executor struct {
 	budget         budget // of the current command
 	rows           rows.Rows
 	idempotency    once.Index
+	guard          guard.Guard
 	leases         leases
 	scratch        scratch
 	lookups        engine.Iterator // see committed; nil until the entries need one
@@ -103,7 +105,7 @@ func (x *executor) load() (err error) {
 	if x.uncleaned, err = readProgress(x.eng); err != nil {
 		return err
 	}
-	if err := x.idempotency.Load(x.eng); err != nil {
+	if err := errors.Join(x.idempotency.Load(x.eng), x.guard.Load(x.eng)); err != nil {
 		return err
 	}
 	if err := x.leases.load(x); err != nil {
@@ -190,6 +192,10 @@ func (x *executor) applyCommand(b []byte, e *Entry, place once.Place, r *Result)
 	if err := c.Decode(b); err != nil {
 		return err
 	}
+	if refused, err := x.guard.Refuse(c, r); err != nil || refused {
+		r.Revision = x.now.Revision
+		return err
+	}
 	if c.Idempotency != nil || c.Release != nil {
 		return x.applyOnce(c, e, len(b), place, r)
 	}
@@ -259,6 +265,8 @@ func (x *executor) execute(c *Command, e *Entry, size int, r *Result) error {
 		return x.leases.locks().lockOp(c, r)
 	case OpUnlock:
 		return x.leases.locks().unlockOp(c, r)
+	case OpRights:
+		x.guard.Change(c, &x.rows, r)
 	case OpForget:
 	default:
 		r.Refuse(Invalid, "operation %d cannot be executed by itself", c.Op)

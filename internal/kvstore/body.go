@@ -44,6 +44,7 @@ var bodySections = []struct {
 	{layout.TableMeta, "meta"},
 	{layout.TableSetting, "settings"},
 	{layout.TableRecord, "records"},
+	{layout.TableRights, "rights"},
 	{layout.TableTime, "times"},
 	{layout.TableVersion, "versions"},
 	{layout.TableChange, "changes"},

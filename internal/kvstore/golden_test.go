@@ -15,6 +15,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/changelog"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
 	"github.com/kvd-io/kvd/internal/kvstore/wire"
+	"github.com/kvd-io/kvd/internal/rights"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -97,6 +98,9 @@ func goldenStore(t *testing.T) *Store {
 	bound.Idempotency = &Idempotency{Key: "once", Fingerprint: [16]byte{1}}
 	do(t, s, Command{Op: OpLeaseGrant, Lease: 7, TTLMillis: 60_000, Grant: &LeaseOptions{Name: "n"}}, bound,
 		Command{Op: OpLock, Key: []byte("lock"), Lease: 7, Value: []byte("me")})
+	do(t, s, Command{Op: OpRights, Rights: &rights.Change{PutUser: &rights.User{Name: "ann", Hash: []byte("hash")}}},
+		Command{Op: OpRights, Rights: &rights.Change{PutRole: &rights.Role{Name: "team", Permissions: []rights.Permission{{Access: rights.Read, Key: []byte("a"), RangeEnd: []byte("b")}}}}},
+		Command{Op: OpRights, Rights: &rights.Change{PutToken: &rights.Token{ID: "t", User: "ann", Label: "label", Sum: [32]byte{1}, Created: 2, Expires: 3}}})
 	maintainAll(t, s)
 	return s
 }
@@ -115,7 +119,7 @@ func TestGoldenTables(t *testing.T) {
 		return nil
 	})
 	must(t, err)
-	if string(tables) != "chiklmnopqrstv" {
+	if string(tables) != "achiklmnopqrstv" {
 		t.Errorf("the store has the tables %q", tables)
 	}
 	for table, b := range content {
@@ -136,7 +140,7 @@ func TestGoldenBody(t *testing.T) {
 	info, err := VerifyBody(bytes.NewReader(stored))
 	must(t, err)
 	at, hash := s.StateHash()
-	want := BodyInfo{Position: at, Revision: s.Revision(), CompactRevision: s.CompactRevision(), Keys: 2, Records: 20, StateHash: hash, Bytes: 614}
+	want := BodyInfo{Position: at, Revision: s.Revision(), CompactRevision: s.CompactRevision(), Keys: 2, Records: 24, StateHash: hash, Bytes: 935}
 	info.Sections = nil
 	if !reflect.DeepEqual(info, want) {
 		t.Errorf("body %+v, want %+v", info, want)

@@ -400,6 +400,11 @@ func (ls *leases) boundTo(table byte, id uint64) (keys [][]byte, err error) {
 	return keys, err
 }
 
+// eachKey calls fn with the keys of a lease until it returns false.
+func (ls *leases) eachKey(id uint64, fn func(key []byte) (more bool)) error {
+	return ls.x.rows.Each(layout.TableLeaseKey, leaseID(id), func(key, _ []byte) bool { return fn(key[leaseIDLen:]) })
+}
+
 const leaseIDLen = 8
 
 // endBinding does to a key what the end of its lease does.

@@ -83,7 +83,7 @@ func (s *Store) AwaitLock(ctx context.Context, name []byte, token uint64) error 
 	wake, leave := s.waiters.add(token) // before the first look, or a change could fall in between
 	defer leave()
 	for {
-		if held, err := s.holds(name, token); held || err != nil {
+		if held, err := holdsTicket(s, name, token); held || err != nil {
 			return err
 		}
 		select {
@@ -94,8 +94,8 @@ func (s *Store) AwaitLock(ctx context.Context, name []byte, token uint64) error 
 	}
 }
 
-// holds reports whether a ticket holds its lock.
-func (s *Store) holds(name []byte, token uint64) (bool, error) {
+// holdsTicket reports whether a ticket holds its lock.
+func holdsTicket(s *Store, name []byte, token uint64) (bool, error) {
 	if _, exists, err := s.row(layout.TableTicket, ticketKey(name, token)); err != nil || !exists {
 		return false, cmp.Or(err, ErrTicketGone)
 	}

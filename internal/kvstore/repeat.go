@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"github.com/kvd-io/kvd/internal/kvstore/guard"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
 	"github.com/kvd-io/kvd/internal/kvstore/once"
 )
@@ -49,8 +50,11 @@ func NoRoom(s *Store, c *Command) (*Result, error) {
 // checkRow refuses a row of a table of rows that this package would not have
 // written. It is for rows from outside, in a body.
 func checkRow(key, value []byte) error {
-	if key[0] == layout.TableIdempotency {
+	switch key[0] {
+	case layout.TableIdempotency:
 		return once.CheckRow(key[1:], value)
+	case layout.TableRights:
+		return guard.CheckRow(key[1:], value)
 	}
 	return checkLeaseRow(key, value)
 }

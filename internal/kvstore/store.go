@@ -13,6 +13,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/rows"
 	"github.com/kvd-io/kvd/internal/kvstore/statehash"
 	"github.com/kvd-io/kvd/internal/kvstore/timeline"
+	"github.com/kvd-io/kvd/internal/rights"
 )
 
 // ErrKeyNotFound is returned by Get for a key that is absent at the revision.
@@ -126,13 +127,16 @@ func Open(eng engine.Engine, o Options) (*Store, error) {
 		eng: eng, timeline: &s.timeline, hot: s.hot, cache: newMetaCache(o.CacheEntries), writes: eng.NewWriteBatch(),
 		rows: rows.New(eng), changedRecords: make(map[string][]byte), onSettings: o.OnSettings, observed: o.Observer != nil,
 	}
-	s.exec.log.Set = s.exec.setChanges
+	s.exec.log.Set, s.exec.guard.LeaseKeys = s.exec.setChanges, s.exec.leases.eachKey
 	if err := s.load(); err != nil {
 		return nil, err
 	}
 	s.publish()
 	return s, nil
 }
+
+// Rights returns the users, roles and tokens as of what was applied here.
+func (s *Store) Rights() *rights.Tables { return s.exec.guard.Tables() }
 
 // load reads from the engine what is kept in memory. A restored state must leave
 // nothing of the old one behind: hashes by index of the old state would be compared

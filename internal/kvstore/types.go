@@ -86,6 +86,7 @@ const (
 	OpLock                 = command.OpLock
 	OpUnlock               = command.OpUnlock
 	OpForget               = command.OpForget
+	OpRights               = command.OpRights
 	IfMatch                = command.IfMatch
 	IfNoneMatch            = command.IfNoneMatch
 	IfRevision             = command.IfRevision

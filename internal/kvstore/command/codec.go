@@ -7,6 +7,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/wire"
 	"github.com/kvd-io/kvd/internal/limits"
+	"github.com/kvd-io/kvd/internal/rights"
 )
 
 // The format of a command:
@@ -228,6 +229,8 @@ func appendOperand(dst []byte, c *Command) []byte {
 		return appendSettingsChange(binary.AppendUvarint(dst, c.Term), c.Settings)
 	case OpTxn:
 		return appendTxn(dst, c.Txn)
+	case OpRights:
+		return append(dst, rights.EncodeChange(c.Rights)...)
 	case OpLeaseGrant:
 		return appendGrant(dst, c.Grant)
 	case OpLeaseExpire:
@@ -474,6 +477,8 @@ func (d *commandDecoder) operand(c *Command) {
 		c.Settings = d.settingsChange()
 	case OpTxn:
 		c.Txn = d.txn()
+	case OpRights:
+		c.Rights = d.rights()
 	case OpLeaseGrant:
 		c.Grant = d.grant()
 	case OpLeaseExpire:
@@ -502,6 +507,12 @@ func (d *commandDecoder) settingsChange() *SettingsChange {
 		c.RetentionRevisions = new(uint64)
 		*c.RetentionRevisions = d.Uvarint()
 	}
+	return c
+}
+
+func (d *commandDecoder) rights() *rights.Change {
+	c, err := rights.DecodeChange(d.Rest())
+	d.FailIf(err != nil)
 	return c
 }
 

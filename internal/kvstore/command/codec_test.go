@@ -16,6 +16,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/wire"
 	"github.com/kvd-io/kvd/internal/limits"
+	"github.com/kvd-io/kvd/internal/rights"
 )
 
 func must(t testing.TB, err error) {
@@ -91,6 +92,7 @@ func goldenCommands() map[string]Command {
 		"lease_late":       {Op: OpLeaseExpire, Key: []byte{}, Term: 3, Sequence: 200, Leases: []uint64{5, 300}},
 		"lock":             {Op: OpLock, Key: []byte("l"), Value: []byte("me"), Lease: 5, Wait: true},
 		"unlock":           {Op: OpUnlock, Key: []byte("l"), Lease: 5, OnlyWaiting: true},
+		"rights":           {Op: OpRights, Key: []byte{}, Rights: &rights.Change{Revision: 3, PutUser: &rights.User{Name: "ann", Hash: []byte("hash"), Roles: []string{"team"}}}},
 		"forget":           {Op: OpForget, Key: []byte{}, Release: []string{"k-1", "k-2"}},
 	}
 }

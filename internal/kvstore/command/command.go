@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/kvd-io/kvd/internal/limits"
+	"github.com/kvd-io/kvd/internal/rights"
 )
 
 // Limits that do not depend on settings.
@@ -45,6 +46,7 @@ const (
 	OpLock        Op = 15 // asks for a lock, or for a place in its queue
 	OpUnlock      Op = 16 // gives up a lock, or the place in its queue
 	OpForget      Op = 17 // does nothing but forget Command.Release
+	OpRights      Op = 18 // changes users, roles, or tokens
 )
 
 // Condition is a precondition on the key of a command, evaluated when the command
@@ -134,6 +136,8 @@ type Command struct {
 	// Settings are the settings to change, for OpSettings. Its Conditions compare
 	// with Settings.Tag.
 	Settings *SettingsChange
+	// Rights is the change of OpRights.
+	Rights *rights.Change
 	// Origin is who asked for the command.
 	Origin Origin
 	// Idempotency makes a repeat of the command return the result of the first

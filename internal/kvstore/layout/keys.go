@@ -12,6 +12,7 @@ import (
 
 // The store consists of these tables in the engine, each under a one-byte prefix:
 //
+//	a  kind, name            → users, roles, tokens; see package rights
 //	c  revision [, part]     → the keys that revisions changed; see package changelog
 //	h                        → progress of removing history, on this replica alone
 //	i  principal, key        → idempotency records: what became of a request
@@ -33,6 +34,7 @@ import (
 // would lie among those of the key "a" FF. The revision follows inverted, so that
 // the newest version comes first and a point read at any revision is one seek.
 const (
+	TableRights      = 'a'
 	TableChange      = 'c'
 	TableHistory     = 'h'
 	TableIdempotency = 'i'
@@ -50,7 +52,7 @@ const (
 )
 
 // rowTables are the replicated tables whose records are rows.
-const rowTables = string(TableIdempotency) + string(TableLeaseKey) + string(TableLease) + string(TableCounts) + string(TableLock) + string(TableLeaseLock) + string(TableTicket)
+const rowTables = string(TableRights) + string(TableIdempotency) + string(TableLeaseKey) + string(TableLease) + string(TableCounts) + string(TableLock) + string(TableLeaseLock) + string(TableTicket)
 
 // IsRowTable reports whether the records of a table are rows.
 func IsRowTable(table byte) bool { return strings.IndexByte(rowTables, table) >= 0 }

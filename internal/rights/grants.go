@@ -1,0 +1,163 @@
+package rights
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+)
+
+// Range is the names in [Start, End), or Start alone. A nil End is open.
+type Range struct {
+	Start, End []byte
+	// One is set for the range of one name, which then needs no End.
+	One bool
+}
+
+// Single returns the range of one name.
+func Single(name []byte) Range { return Range{Start: name, One: true} }
+
+// From returns the range of all names from one on.
+func From(name []byte) Range { return Range{Start: name} }
+
+// String returns the range for a message to the one who named it.
+func (r Range) String() string {
+	switch {
+	case r.One:
+		return fmt.Sprintf("%q", r.Start)
+	case r.End != nil:
+		return fmt.Sprintf("from %q to %q", r.Start, r.End)
+	case len(first(r.Start)) == 1 && first(r.Start)[0] == 0:
+		return "(all)"
+	}
+	return fmt.Sprintf("from %q on", r.Start)
+}
+
+// empty reports whether no name is in the range.
+func (r Range) empty() bool { return !r.One && r.End != nil && bytes.Compare(r.Start, r.End) >= 0 }
+
+// bounds returns the range with an end.
+func (r Range) bounds() Range {
+	if r.One {
+		return Range{Start: r.Start, End: append(bytes.Clone(r.Start), 0)}
+	}
+	return Range{Start: first(r.Start), End: r.End}
+}
+
+// Need is one thing that a request does: access to a range of names or, if Capability is
+// set, that. The zero value needs only somebody whom the tables know.
+type Need struct {
+	Access     Access
+	Space      Space
+	Range      Range
+	Capability Capability
+}
+
+// String returns the need for a message, for example: write key "a".
+func (n Need) String() string {
+	if n.Capability != "" {
+		return fmt.Sprintf("use the capability %q", n.Capability)
+	}
+	if n.Access == 0 {
+		return "do that"
+	}
+	return fmt.Sprintf("%s %s %s", n.Access, n.Space, n.Range)
+}
+
+// Grants is what somebody may do. The zero value may do nothing. It is immutable.
+type Grants struct {
+	all          bool
+	known        bool          // it is about somebody, who may have no rights yet
+	ranges       [2][2][]Range // by space and by access (read, write): sorted, apart
+	capabilities []Capability
+}
+
+// Allow reports whether the need is granted. A range is granted if the union of the
+// permissions covers it; a range without names is always granted.
+func (g *Grants) Allow(n Need) bool {
+	if g.all {
+		return true
+	}
+	if n.Capability != "" {
+		return slices.Contains(g.capabilities, n.Capability)
+	}
+	for i, access := range []Access{Read, Write} {
+		if n.Access&access != 0 && !covered(g.ranges[n.Space][i], n.Range) {
+			return false
+		}
+	}
+	return n.Access != 0 || g.known
+}
+
+// All reports whether everything is granted.
+func (g *Grants) All() bool { return g.all }
+
+// covered reports whether one of the ranges contains r. They neither overlap nor touch, so
+// what two of them cover together leaves a gap.
+func covered(ranges []Range, r Range) bool {
+	if r.empty() {
+		return true
+	}
+	i, exact := slices.BinarySearchFunc(ranges, first(r.Start), func(have Range, start []byte) int { return bytes.Compare(have.Start, start) })
+	if !exact {
+		i--
+	}
+	switch {
+	case i < 0:
+		return false
+	case ranges[i].End == nil:
+		return true
+	case r.One:
+		return bytes.Compare(r.Start, ranges[i].End) < 0
+	}
+	return r.End != nil && bytes.Compare(r.End, ranges[i].End) <= 0
+}
+
+// first returns a start of the same range that is not empty: no name is.
+func first(start []byte) []byte {
+	if len(start) == 0 {
+		return []byte{0}
+	}
+	return start
+}
+
+// grantsOf returns the union of the roles.
+func grantsOf(roles []*Role) *Grants {
+	g := &Grants{known: true}
+	for _, r := range roles {
+		g.capabilities = append(g.capabilities, r.Capabilities...)
+		for _, p := range r.Permissions {
+			for i, access := range []Access{Read, Write} {
+				if p.Access&access != 0 {
+					g.ranges[p.Space][i] = append(g.ranges[p.Space][i], p.Range().bounds())
+				}
+			}
+		}
+	}
+	slices.Sort(g.capabilities)
+	g.capabilities = slices.Compact(g.capabilities)
+	for space := range g.ranges {
+		for access, ranges := range g.ranges[space] {
+			g.ranges[space][access] = merge(ranges)
+		}
+	}
+	return g
+}
+
+// merge sorts ranges with bounds, and makes one of those that overlap or touch.
+func merge(ranges []Range) []Range {
+	slices.SortFunc(ranges, func(a, b Range) int { return bytes.Compare(a.Start, b.Start) })
+	var out []Range
+	for _, r := range ranges {
+		if r.empty() {
+			continue
+		}
+		if n := len(out); n > 0 && (out[n-1].End == nil || bytes.Compare(r.Start, out[n-1].End) <= 0) {
+			if end := out[n-1].End; end != nil && (r.End == nil || bytes.Compare(r.End, end) > 0) {
+				out[n-1].End = r.End
+			}
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}
