@@ -514,7 +514,7 @@ func (s *Store) Restore(r io.Reader) error {
 	} else {
 		s.observer.Reset(s.publish)
 	}
-	s.waiters.wakeAll()
+	s.waiters.WakeAll()
 	if s.leases != nil {
 		s.leases.LeasesReset()
 	}

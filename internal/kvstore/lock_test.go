@@ -233,7 +233,7 @@ func TestAwaitLock(t *testing.T) {
 		if err := s.AwaitLock(ctx, []byte("l"), 99); !errors.Is(err, ErrTicketGone) {
 			t.Errorf("a ticket that never was: %v", err)
 		}
-		if n := len(s.waiters.mu.byToken); n != 0 {
+		if n := s.waiters.Len(); n != 0 {
 			t.Errorf("%d tokens have waiters", n)
 		}
 	})

@@ -13,6 +13,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/rows"
 	"github.com/kvd-io/kvd/internal/kvstore/statehash"
 	"github.com/kvd-io/kvd/internal/kvstore/timeline"
+	"github.com/kvd-io/kvd/internal/kvstore/waiters"
 	"github.com/kvd-io/kvd/internal/rights"
 )
 
@@ -91,7 +92,7 @@ type Store struct {
 	hot      *hot.Pairs
 	observer Observer      // may be nil
 	leases   LeaseObserver // may be nil
-	waiters  lockWaiters
+	waiters  waiters.Waiters
 
 	// swap is held by Restore while it replaces the content of the engine and
 	// what is visible. Readers hold it for reading from choosing a revision until
@@ -227,7 +228,7 @@ func (s *Store) show() {
 func (s *Store) showLeases() {
 	changes, woken := s.exec.leases.take()
 	if len(woken) > 0 {
-		s.waiters.wake(woken)
+		s.waiters.Wake(woken)
 	}
 	if len(changes) > 0 && s.leases != nil {
 		s.leases.LeasesChanged(changes)
