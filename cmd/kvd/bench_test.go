@@ -60,8 +60,8 @@ func TestBenchFailures(t *testing.T) {
 		want string
 	}{
 		{"get", benchOptions{reads: 100}, "404 key_not_found"},
-		{"put", benchOptions{valueSize: 1<<20 + 1}, "413 too_large"},
-		{"batch", benchOptions{valueSize: 1<<20 + 1, lines: 2}, "413 too_large"},
+		{"put", benchOptions{valueSize: 1536<<10 + 1}, "413 too_large"},
+		{"batch", benchOptions{valueSize: 1536<<10 + 1, lines: 2}, "413 too_large"},
 	} {
 		c.o.endpoints, c.o.connections, c.o.keySpace, c.o.lines = []string{address}, 1, 10, max(1, c.o.lines)
 		op, closeOp, err := c.o.load(c.load).Open(0)
@@ -73,7 +73,7 @@ func TestBenchFailures(t *testing.T) {
 		}
 		closeOp()
 	}
-	code, _, stderr := kvd("bench", "get", "--value-size", "1048577", "--endpoints", p.client, "--key-space", "10")
+	code, _, stderr := kvd("bench", "get", "--value-size", "1572865", "--endpoints", p.client, "--key-space", "10")
 	if code != exitFailed || !strings.Contains(stderr, "write keys: the node returned 413 too_large") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}

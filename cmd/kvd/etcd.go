@@ -1,6 +1,10 @@
 package main
 
 import (
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapgrpc"
+	"google.golang.org/grpc/grpclog"
+
 	"github.com/kvd-io/kvd/internal/etcdapi"
 	"github.com/kvd-io/kvd/internal/etcdapi/gateway"
 	"github.com/kvd-io/kvd/internal/kvstore"
@@ -15,6 +19,9 @@ func (d *daemon) assembleEtcd(meters *instruments) error {
 	if err := meters.registry.Register(metrics); err != nil {
 		return err
 	}
+	// gRPC would write lines of its own form to standard error. Below an error they are
+	// about clients that went away.
+	grpclog.SetLoggerV2(zapgrpc.NewLogger(d.log.Named("grpc").WithOptions(zap.IncreaseLevel(zap.ErrorLevel))))
 	face := node.Face{Node: d.node}
 	d.calls = etcdapi.New(etcdapi.Options{
 		Replicator: face, Members: face, Member: face, Leadership: face, Inspector: face, LeaseTimes: face, Watches: face.Watches(),

@@ -26,7 +26,7 @@ var allowed = map[string][]string{
 	"internal/budget":            {"internal/limits"},
 	"internal/pace":              {"internal/budget"},
 	"internal/frontdoor":         {"internal/connlimit", "internal/settings", "internal/certs", "internal/http1", "internal/httpapi", "internal/etcdapi", "internal/api"},
-	"internal/etcdapi":           {"internal/etcdapi/answer", "internal/etcdapi/codec", "internal/etcdapi/recipes", "internal/etcdapi/watchrpc", "internal/watch", "internal/kvstore", "internal/api", "internal/budget", "internal/limits", "internal/memberurl"},
+	"internal/etcdapi":           {"internal/etcdapi/answer", "internal/etcdapi/codec", "internal/etcdapi/recipes", "internal/etcdapi/watchrpc", "internal/watch", "internal/kvstore", "internal/api", "internal/budget", "internal/limits", "internal/memberurl", "internal/pace"},
 	"internal/etcdapi/answer":    {"internal/watch", "internal/kvstore", "internal/api", "internal/budget"},
 	"internal/etcdapi/recipes":   {"internal/watch", "internal/kvstore"},
 	"internal/etcdapi/etcdtest":  {"internal/certs", "internal/etcdapi", "internal/frontdoor", "internal/httpapi", "internal/kvstore", "internal/node", "internal/settings"},

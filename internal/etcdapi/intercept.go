@@ -48,8 +48,10 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		return nil, err
 	}
 	defer s.places.Leave()
-	resp, err = handle(context.WithValue(ctx, claimKey{}, &claim), req)
-	return resp, s.finalError(ctx, err)
+	if resp, err = handle(context.WithValue(ctx, claimKey{}, &claim), req); err != nil {
+		return nil, s.finalError(ctx, err)
+	}
+	return lend(ctx, resp, &claim)
 }
 
 // stream is around every stream. A stream has no place and no deadline: it waits for

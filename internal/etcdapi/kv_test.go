@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -15,6 +16,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/kvd-io/kvd/internal/budget"
+	"github.com/kvd-io/kvd/internal/etcdapi"
 	"github.com/kvd-io/kvd/internal/etcdapi/etcdtest"
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
@@ -342,4 +345,32 @@ func TestLargeRange(t *testing.T) {
 			t.Errorf("%d pairs", len(r.Kvs))
 		}
 	}
+}
+
+// What large answers hold is returned once they are written, and what they cannot have is
+// refused.
+func TestMemoryOfAnswers(t *testing.T) {
+	memory := budget.New(8 << 20)
+	_, c := alone(t, &etcdtest.Config{Options: func(o *etcdapi.Options) { o.Memory = memory }})
+	ctx, value := t.Context(), strings.Repeat("v", 1<<20)
+	for i := range 4 {
+		must[*clientv3.PutResponse](t)(c.Put(ctx, fmt.Sprint("k", i), value, clientv3.WithPrevKV()))
+	}
+	var readers sync.WaitGroup
+	for range 8 {
+		readers.Go(func() {
+			for range 5 {
+				r, err := c.Get(ctx, "k", clientv3.WithPrefix())
+				if err == nil && len(r.Kvs) != 4 || err != nil && !errors.Is(err, rpctypes.ErrTooManyRequests) {
+					t.Errorf("%v %v", r, err)
+				}
+			}
+		})
+	}
+	readers.Wait()
+	must[*clientv3.TxnResponse](t)(c.Txn(ctx).Then(get("k0")).Commit())
+	waitFor(t, "the memory", func() bool {
+		small, large := memory.Taken()
+		return small == 0 && large == 0
+	})
 }

@@ -32,9 +32,9 @@ func TestStreamsEndWithoutLeader(t *testing.T) {
 		defer done()
 		lax, none := s.whileLed(t.Context())
 		defer none()
-		time.Sleep(10 * time.Second)
+		time.Sleep(10500 * time.Millisecond) // between two looks
 		m.led.Store(false)
-		time.Sleep(2500 * time.Millisecond)
+		time.Sleep(2250 * time.Millisecond)
 		m.led.Store(true)
 		time.Sleep(10 * time.Second)
 		if strict.Err() != nil {

@@ -18,12 +18,16 @@ import (
 	"github.com/kvd-io/kvd/internal/http1"
 )
 
-const mib = 1 << 20
+const (
+	mib = 1 << 20
+	// valueLimit is the default of max_value_bytes.
+	valueLimit = 1536 << 10
+)
 
 func TestValueLimit(t *testing.T) {
 	f := newFixture(t)
-	f.do("PUT", "/v1/kv/k", strings.Repeat("v", mib)).want(201)
-	f.do("PUT", "/v1/kv/k", strings.Repeat("v", mib+1)).problem(413, api.TooLarge, "1048576")
+	f.do("PUT", "/v1/kv/k", strings.Repeat("v", valueLimit)).want(201)
+	f.do("PUT", "/v1/kv/k", strings.Repeat("v", valueLimit+1)).problem(413, api.TooLarge, "1572864")
 	f.do("POST", "/v1/kv/k?append", "v").problem(413, api.TooLarge)
 	f.do("PUT", "/v1/settings", `{"max_value_bytes":4}`).want(200)
 	f.do("PUT", "/k", "12345").problem(413, api.TooLarge)
@@ -80,9 +84,9 @@ func TestChunkedBodies(t *testing.T) {
 		}
 		return readAnswer(t, fmt.Sprintf("PUT of %d bytes in chunks", size), resp)
 	}
-	send(mib+1).problem(413, api.TooLarge)
+	send(valueLimit+1).problem(413, api.TooLarge)
 	f.do("GET", "/k", "").problem(404, api.KeyNotFound)
-	send(mib).want(201)
+	send(valueLimit).want(201)
 	send(0).want(200)
 	f.do("GET", "/k", "").wantBody(200, "")
 }

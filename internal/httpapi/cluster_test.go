@@ -125,8 +125,8 @@ func TestStatusAndCluster(t *testing.T) {
 
 func TestSettings(t *testing.T) {
 	f := newFixture(t)
-	f.do("GET", "/v1/settings", "").want(200, `"max_value_bytes":1048576`).wantHeader("Kvd-Revision", "1")
-	f.do("PUT", "/v1/settings", `{"quota_bytes":1048576}`).want(200, `"quota_bytes":1048576`, `"max_value_bytes":1048576`)
+	f.do("GET", "/v1/settings", "").want(200, `"max_value_bytes":1572864`).wantHeader("Kvd-Revision", "1")
+	f.do("PUT", "/v1/settings", `{"quota_bytes":1048576}`).want(200, `"quota_bytes":1048576`, `"max_value_bytes":1572864`)
 	f.do("GET", "/v1/settings", "").want(200, `"quota_bytes":1048576`)
 	f.do("PUT", "/v1/settings", `{"quota":1}`).problem(400, api.BadRequest, "unknown field")
 	f.do("PUT", "/v1/settings", `{"max_key_bytes":5000}`).problem(400, api.BadRequest)

@@ -161,8 +161,8 @@ func TestHTTP2ByPriorKnowledge(t *testing.T) {
 	if _, _, err := f.node.Get([]byte("v1/x"), 0); err != nil {
 		t.Errorf("the key v1/x: %v", err)
 	}
-	send("PUT", "/big", strings.Repeat("v", mib+1)).problem(413, api.TooLarge)
-	send("PUT", "/big", strings.Repeat("v", mib)).want(204)
+	send("PUT", "/big", strings.Repeat("v", valueLimit+1)).problem(413, api.TooLarge)
+	send("PUT", "/big", strings.Repeat("v", valueLimit)).want(204)
 }
 
 func TestHeaderBombIsRefused(t *testing.T) {

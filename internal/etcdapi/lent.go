@@ -1,0 +1,82 @@
+package etcdapi
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/kvd-io/kvd/internal/budget"
+	"github.com/kvd-io/kvd/internal/etcdapi/codec"
+	"github.com/kvd-io/kvd/internal/etcdapi/watchrpc"
+	"github.com/kvd-io/kvd/internal/pace"
+)
+
+// answerGrace is how long a client may take for a large answer, in addition to what its
+// size allows. gRPC cannot drop a part of a stream, so the connection is cut.
+const answerGrace = 60 * time.Second
+
+// lent is an answer on its way to a client of gRPC, with the memory that was claimed for
+// it. gRPC queues a whole answer and writes it as the client reads, long after the call
+// has ended: only the last byte written gives the memory back. It is a codec.Message, and
+// the mem.BufferPool of its own buffer.
+type lent struct {
+	of      protoreflect.MessageType
+	encoded []byte
+	claim   budget.Claim
+	once    sync.Once
+	due     *time.Timer // cuts the connection; nil if nobody can
+}
+
+var _ codec.Message = (*lent)(nil)
+
+// lend returns the answer of a call with what its claim holds, or the answer itself if
+// that is nothing or if the caller is in this process.
+func lend(ctx context.Context, answer any, claim *budget.Claim) (any, error) {
+	m, ok := answer.(proto.Message)
+	if !ok || claim.Bytes() == 0 || grpc.ServerTransportStreamFromContext(ctx) == nil {
+		return answer, nil
+	}
+	// The claim may have been for a request, or for more than the answer became. gRPC
+	// tells nobody when it is done with a small buffer.
+	if proto.Size(m) <= budget.Free {
+		return answer, nil
+	}
+	encoded, err := proto.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	claim.Lower(int64(len(encoded)))
+	l := &lent{of: m.ProtoReflect().Type(), encoded: encoded, claim: *claim}
+	*claim = budget.Claim{} // it is lent
+	if p, ok := peer.FromContext(ctx); ok {
+		if c, ok := p.AuthInfo.(watchrpc.Connection); ok {
+			l.due = time.AfterFunc(answerGrace+pace.TransferTime(l.claim.Bytes()), c.Cut)
+		}
+	}
+	return l, nil
+}
+
+// Buffers implements codec.Message.
+func (l *lent) Buffers() mem.BufferSlice { return mem.BufferSlice{mem.NewBuffer(&l.encoded, l)} }
+
+// Empty implements codec.Message.
+func (l *lent) Empty() proto.Message { return l.of.New().Interface() }
+
+// Get implements mem.BufferPool; nobody allocates from an answer.
+func (l *lent) Get(int) *[]byte { panic("etcdapi: an answer has no buffers to give") }
+
+// Put implements mem.BufferPool: gRPC is done with the answer.
+func (l *lent) Put(*[]byte) {
+	l.once.Do(func() {
+		if l.due != nil {
+			l.due.Stop()
+		}
+		l.claim.Release()
+	})
+}
