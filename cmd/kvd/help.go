@@ -64,7 +64,11 @@ func writeHelp(cmd *cobra.Command, all bool) error {
 	for _, g := range cmd.Groups() {
 		h.commands(g.Title, cmd, g.ID)
 	}
-	h.commands("Commands", cmd, "")
+	rest := "Commands"
+	if len(cmd.Groups()) > 0 {
+		rest = "Commands for nodes and their data"
+	}
+	h.commands(rest, cmd, "")
 	h.flags(cmd, all)
 	_, err := io.WriteString(cmd.OutOrStdout(), h.String())
 	return err

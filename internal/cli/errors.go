@@ -101,6 +101,8 @@ func classify(err error) int {
 		return exitNotFound
 	case errors.Is(err, client.ErrPreconditionFailed), errors.Is(err, client.ErrLockHeld):
 		return exitCondition
+	case distrust(err) != "":
+		return exitFailed // waiting does not help
 	case errors.Is(err, client.ErrUnavailable), isUnreachable(err):
 		return exitDown
 	}
@@ -108,16 +110,27 @@ func classify(err error) int {
 }
 
 // isUnreachable reports whether the last attempt got no answer, or none in time.
-// A certificate that is refused is no outage: waiting does not help.
 func isUnreachable(err error) bool {
 	var refused *client.Error
-	var cert *tls.CertificateVerificationError
 	var transport *url.Error
-	switch {
-	case errors.As(err, &refused), errors.As(err, &cert):
+	if errors.As(err, &refused) {
 		return false
 	}
 	return errors.As(err, &transport) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, client.ErrUnavailable)
+}
+
+// distrust describes why one side does not accept the certificate of the other, or
+// returns "".
+func distrust(err error) string {
+	var cert *tls.CertificateVerificationError
+	var op *net.OpError
+	switch {
+	case errors.As(err, &cert):
+		return fmt.Sprintf("the certificate of the node is not trusted: %v; name the authority that signed it with --cacert", cert.Err)
+	case errors.As(err, &op) && op.Op == "remote error":
+		return fmt.Sprintf("the node refuses the connection: %v; present a client certificate with --cert and --key", op.Err)
+	}
+	return ""
 }
 
 // explain puts an error of the client into words that name the remedy.
@@ -142,6 +155,8 @@ func wording(err error, code int) string {
 		text = refused.Detail
 	case errors.As(err, &compacted):
 		text = fmt.Sprintf("the history before revision %d has been compacted", compacted.CompactRevision)
+	case distrust(err) != "":
+		text = distrust(err)
 	case isUnreachable(err):
 		text = unreachable(err)
 	}

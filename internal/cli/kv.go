@@ -28,7 +28,7 @@ Nothing is added to it or taken from it.`,
   kvd kv watch config/ --prefix --exec ./reload.sh
   kvd kv get color -o json --endpoints http://10.0.0.1:12380,http://10.0.0.2:12380`,
 	}
-	cmd.AddCommand(getCommand(sh), putCommand(sh), delCommand(sh), listCommand(sh), watchCommand(sh), appendCommand(sh), incrCommand(sh),
+	cmd.AddCommand(getCommand(sh), putCommand(sh), delCommand(sh), listCommand(sh), watchCommand(sh), historyCommand(sh), appendCommand(sh), incrCommand(sh),
 		editCommand(sh), txnCommand(sh), exportCommand(sh), importCommand(sh))
 	return cmd
 }

@@ -437,3 +437,40 @@ func TestCompletion(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+func TestHistory(t *testing.T) {
+	b := newBench(t)
+	for _, line := range []string{"kv put k one", "kv put other x", "kv put k two", "kv del k", "kv put k three"} {
+		b.expect(exitOK, "", words(line)...)
+	}
+	b.prints("2        put     k  one\n4        put     k  two\n5        delete  k\n6        put     k  three\n", words("kv history k")...)
+	b.prints("one\ntwo\nthree\n", words("kv history k -o value")...)
+	b.prints("5        delete  k\n6        put     k  three\n", words("kv history k --limit 2")...)
+	b.expect(exitNotFound, "nothing about kk", words("kv history kk")...)
+	b.expect(exitUsage, "--limit is -1", words("kv history k --limit -1")...)
+	b.expect(exitUsage, "takes 1 argument", words("kv history")...)
+	b.expect(exitOK, "", words("compact 4")...)
+	b.prints("4        put     k  two\n5        delete  k\n6        put     k  three\n", words("kv history k")...)
+	b.expect(exitDown, "", "kv", "history", "k", "--endpoints", silent, "--timeout", "50ms")
+}
+
+func TestSettings(t *testing.T) {
+	b := newBench(t)
+	b.expect(exitOK, "max_key_bytes         4096         4.0 KiB", words("settings")...)
+	b.expect(exitOK, "1h0m0s", words("settings max_value_bytes=2MiB retention_millis=1h")...)
+	b.expect(exitOK, "max_value_bytes=2097152\n", words("settings -o value")...)
+	b.expect(exitOK, `"retention_millis":3600000`, words("settings -o json")...)
+	r := b.expect(exitUsage, `"max_value" is not a setting; the names are max_key_bytes,`, words("settings max_value=3 quota_bytes=lots retention_revisions=1x quota_bytes")...)
+	for _, want := range []string{`quota_bytes: "lots" is not a size`, `retention_revisions: "1x" is not a number`, `"quota_bytes" is not NAME=VALUE`} {
+		if !strings.Contains(r.stderr, want) {
+			t.Errorf("%q is missing in %s", want, r.stderr)
+		}
+	}
+	b.expect(exitUsage, "given twice", words("settings quota_bytes=1 quota_bytes=2")...)
+	b.expect(exitFailed, "max_key_bytes", words("settings max_key_bytes=100MiB")...)
+	b.expect(exitDown, "", "settings", "--endpoints", silent, "--timeout", "50ms")
+	b.expect(exitUnknown, "", "settings", "quota_bytes=1GiB", "--endpoints", hole(t, func() {}), "--timeout", "100ms")
+	if r := b.run("__complete", "settings", "max_v"); !strings.Contains(r.stdout, "max_value_bytes=\n") {
+		t.Errorf("%+v", r)
+	}
+}

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"fmt"
 	"io"
 	"time"
 
@@ -27,7 +26,7 @@ func NewBar(w io.Writer, total int64, what, unit string) *Bar {
 		progressbar.OptionSetItsString(unit),
 		progressbar.OptionSpinnerType(14),
 		progressbar.OptionFullWidth(),
-		progressbar.OptionOnCompletion(func() { fmt.Fprintln(w) }),
+		progressbar.OptionClearOnFinish(),
 	}
 	if unit == "bytes" {
 		options = append(options, progressbar.OptionShowBytes(true))

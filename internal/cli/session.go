@@ -45,6 +45,7 @@ func Commands(e Environment) []*cobra.Command {
 	return []*cobra.Command{
 		sh.connected(groupData, kvCommand(sh)),
 		sh.connected(groupData, compactCommand(sh)),
+		sh.connected(groupCluster, settingsCommand(sh)),
 	}
 }
 
