@@ -346,8 +346,13 @@ func (n *Node) openStore() error {
 	return nil
 }
 
-// settingsChanged logs a change of the replicated settings, on every member.
+// settingsChanged logs a change of the replicated settings, on every member. The first
+// ones come from the flags of the first leader; nobody changed them.
 func (n *Node) settingsChanged(before, after kvstore.Settings, by kvstore.Origin) {
+	if by == (kvstore.Origin{}) {
+		n.lg.Info("settings of the cluster", zap.Any("settings", after))
+		return
+	}
 	n.lg.Info("settings changed", zap.Any("before", before), zap.Any("after", after), zap.String("request_id", by.RequestID), zap.String("client", by.Client))
 }
 
