@@ -102,6 +102,18 @@ func TestTree(t *testing.T) {
 	}
 	p.view("#/keys")
 	p.wait("document.querySelectorAll('[role=treeitem]').length === 4")
+	p.fill("Prefix", "app/")
+	p.wait("document.querySelectorAll('[role=treeitem]').length === 1")
+	p.click("Delete these…")
+	p.see("dialog", "Delete 3 keys?", "app/")
+	p.confirm("Delete all 3")
+	p.see(".tree", "No key begins with this.")
+	if got := c.do("GET", "/v1/kv?prefix=app/&count_only", ""); !strings.Contains(got, `"count":0`) {
+		t.Errorf("after the delete: %s", got)
+	}
+	c.fill(0, 3, "app/config/%d")
+	p.view("#/keys")
+	p.wait("document.querySelectorAll('[role=treeitem]').length === 4")
 	p.fill("Delimiter", ".")
 	p.keys("\t")
 	p.see(".tree", "app.", "app/config/0")
@@ -277,6 +289,19 @@ func TestHistory(t *testing.T) {
 	}
 	p.fill("Revision", "3\t")
 	p.see("main", "The key does not exist at revision 3.")
+	// A key that was deleted is found by its name, and comes back.
+	c.do("DELETE", "/v1/kv/other", "")
+	p.view("#/keys?prefix=other")
+	p.click("Look for the history of a key of this name")
+	p.see("main", "The key does not exist now.", "deleted", "created")
+	p.do(chromedp.Click(chromedp.CSS("li[data-type='put'] button.event")))
+	p.see("li[data-type='put'] pre", "x")
+	p.click("Restore…")
+	p.confirm("Restore")
+	p.see(".facts", "Version\n1")
+	if got := c.do("GET", "/v1/kv/other", ""); got != "x" {
+		t.Errorf("the deleted key came back as %q", got)
+	}
 	c.do("POST", "/v1/compact?revision=20", "")
 	p.view("#/keys?key=k")
 	p.see("pre", "value 15")

@@ -105,12 +105,16 @@ export async function* lines(path, query, signal) {
   const res = await call('GET', path, { query, signal, headers: { Accept: 'application/x-ndjson' } });
   const reader = res.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = '';
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    const parts = (rest + value).split('\n');
-    rest = parts.pop();
-    for (const line of parts) if (line) yield JSON.parse(line);
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const parts = (rest + value).split('\n');
+      rest = parts.pop();
+      for (const line of parts) if (line) yield JSON.parse(line);
+    }
+  } finally {
+    reader.cancel().catch(() => {}); // whoever has seen enough ends the stream
   }
 }
 

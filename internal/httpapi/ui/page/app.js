@@ -32,7 +32,7 @@ function place() {
 async function navigate(moved) {
   const { name, params } = place();
   for (const a of document.querySelectorAll('#nav a')) {
-    if (a.dataset.view === name) a.setAttribute('aria-current', 'page');
+    if (a.dataset.view === name) { a.setAttribute('aria-current', 'page'); a.scrollIntoView({ block: 'nearest', inline: 'center' }); }
     else a.removeAttribute('aria-current');
   }
   if (name === current.name && current.update) {

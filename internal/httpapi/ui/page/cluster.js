@@ -155,7 +155,7 @@ export function open(main, _, signal) {
     h('p', { class: 'row' }, writable && button('Add member…', add, { class: 'primary' }), identity));
   onLive((state) => {
     stale.hidden = !state.error;
-    if (state.error) setText(stale, `${explain(state.error)} What you see is older.`);
+    if (state.error) setText(stale, `${explain(state.error)}${state.cluster ? ' What you see is older.' : ''}`);
     if (!state.cluster || !state.members) return;
     if (!body.firstChild) drawn();
     showMembers(body, state);

@@ -1,14 +1,17 @@
 // Keys as a tree by delimiter. A level shows one page at a time, however many keys it
 // has: what the page holds does not grow with the store.
-import { bytesIn, escape, fromText, getJSON, placeOf, show, textOf, call, once, writable, keyPath } from './api.js';
+import { bytesIn, escape, fromText, getJSON, placeOf, sendJSON, show, textOf, call, once, writable, keyPath } from './api.js';
 import { ask } from './dialog.js';
-import { $, aborted, button, count, drawn, explain, field, h, replace } from './dom.js';
+import { $, aborted, button, count, drawn, explain, field, h, plural, replace, toast } from './dom.js';
 import { live } from './live.js';
 import { openValue } from './value.js';
 
 export const title = 'Keys';
 
 const pageSize = 100;
+
+// addressOf returns the address of what a view shows, with a change.
+const addressOf = (view, change) => placeOf('keys', { ...view, delimiter: view.delimiter === '/' ? undefined : view.delimiter || 'none', ...change });
 
 // entries merges the keys and the groups of a page in the order of bytes.
 function entries(doc) {
@@ -49,7 +52,8 @@ class Tree {
     const first = level.cursors.length * pageSize;
     if (level.cursors.length) items.unshift(this.pager(level, `‹ previous ${pageSize}`, () => level.cursors.pop()));
     if (doc.next) items.push(this.pager(level, `${count(first + 1)} to ${count(first + doc.count)} are shown; next ${pageSize} ›`, () => level.cursors.push(doc.next)));
-    replace(level.list, items.length ? items : h('li', { class: 'empty', role: 'none' }, level.prefix ? 'No key begins with this.' : 'The store is empty.'));
+    replace(level.list, items.length ? items : h('li', { class: 'empty', role: 'none' }, !level.prefix ? 'The store is empty.'
+      : ['No key begins with this. ', h('a', { href: addressOf(view, { key: level.prefix }) }, 'Look for the history of a key of this name')]));
     drawn();
     this.mark(this.chosen);
     this.rove(focus ? level.list.querySelector('[role=treeitem]') : null, focus);
@@ -58,7 +62,7 @@ class Tree {
   trouble(err, level) {
     const ways = [button('Try again', () => { level.cursors = []; this.load(level); })];
     if (['no_leader', 'read_timeout'].includes(err.code)) {
-      ways.push(h('a', { class: 'button', href: placeOf('keys', { ...this.view, stale: '1' }) }, 'Show this node’s own copy'));
+      ways.push(h('a', { class: 'button', href: addressOf(this.view, { stale: '1' }) }, 'Show this node’s own copy'));
     }
     return h('div', { class: 'note bad', role: 'alert' }, h('p', {}, explain(err)), h('p', { class: 'row' }, ways));
   }
@@ -162,6 +166,18 @@ async function newKey(prefix, done) {
   if (made) done(made.key);
 }
 
+// clear deletes all keys below a prefix.
+async function clear(prefix, done) {
+  let n;
+  try { ({ count: n } = await getJSON('/v1/kv', { prefix, count_only: true })); } catch (err) { toast(explain(err), true); return; }
+  const deleted = await ask({
+    title: `Delete ${plural(n, 'key')}?`, action: `Delete all ${count(n)}`, danger: true,
+    body: [h('p', {}, 'Every key that begins with ', h('span', { class: 'key' }, show(prefix)), ' is deleted, in one revision, also those that come until then. Their history stays readable until it is compacted. At most 100,000 can be deleted at once.')],
+    run: () => sendJSON('DELETE', '/v1/kv', { query: { prefix }, headers: once() }),
+  });
+  if (deleted) { toast(`${plural(deleted.deleted, 'key')} deleted`); done(); }
+}
+
 // pastBar chooses the revision at which everything is read.
 function pastBar(view, go) {
   const status = live.cluster?.members.find((m) => m.id === live.self?.id)?.status;
@@ -179,7 +195,7 @@ function pastBar(view, go) {
 
 export function open(main, params, signal) {
   let view = null, tree = null, pane = new AbortController();
-  const here = (change) => placeOf('keys', { prefix: view.prefix, delimiter: view.delimiter === '/' ? undefined : view.delimiter || 'none', rev: view.rev, stale: view.stale, key: view.key, ...change });
+  const here = (change) => addressOf(view, change);
   const go = (change) => { location.hash = here(change); };
 
   const search = h('input', { type: 'search', autocomplete: 'off', spellcheck: 'false', placeholder: 'all keys', class: 'mono' });
@@ -197,10 +213,12 @@ export function open(main, params, signal) {
   });
   const pastButton = button('As of revision…', () => go({ rev: live.cluster?.members.find((m) => m.status)?.status.revision ?? 1 }));
   const newButton = button('New key…', () => newKey(view.prefix, (key) => { go({ key }); rebuild(); }), { class: 'primary' });
+  const clearButton = button('Delete these…', () => clear(view.prefix, rebuild));
+  const watchLink = h('a', { class: 'button' }, 'Watch');
   main.append(
     h('form', { class: 'bar', role: 'search', onsubmit: (e) => { e.preventDefault(); clearTimeout(timer); location.replace(here({ prefix: fromText(search.value), key: undefined })); list.querySelector('[tabindex="0"]')?.focus(); } },
       h('div', { class: 'grow' }, field('Prefix', search)), field('Delimiter', delimiter), pastButton,
-      button('Reload', () => rebuild()), writable && newButton),
+      button('Reload', () => rebuild()), watchLink, writable && clearButton, writable && newButton),
     past, split);
 
   let entered = false;
@@ -240,7 +258,9 @@ export function open(main, params, signal) {
     delimiter.value = textOf(view.delimiter) ?? '';
     const same = (...names) => before && names.every((n) => before[n] === view[n]);
     if (!same('rev')) replace(past, view.rev && pastBar(view, go));
-    pastButton.hidden = newButton.hidden = view.rev !== undefined;
+    pastButton.hidden = newButton.hidden = watchLink.hidden = view.rev !== undefined;
+    clearButton.hidden = view.rev !== undefined || view.prefix === '';
+    watchLink.href = placeOf('watch', { prefix: view.prefix });
     if (!same('prefix', 'delimiter', 'rev', 'stale')) rebuild();
     tree.mark(view.key);
     if (!same('key', 'rev', 'stale')) showKey(before && before.key !== view.key);

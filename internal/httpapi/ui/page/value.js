@@ -125,8 +125,9 @@ class Pane {
   missing(err) {
     const gone = err.code === 'key_not_found';
     this.history = h('div');
+    const now = this.options.revision && h('p', {}, h('a', { href: placeOf('keys', { prefix: this.options.prefix, key: this.key }) }, 'The key as it is now'));
     replace(this.root, this.heading(), gone ? h('p', { class: 'note' }, this.options.revision ? `The key does not exist at revision ${count(this.options.revision)}.` : 'The key does not exist now.') : failure(err, button('Try again', () => this.read())),
-      gone && this.history);
+      now, gone && this.history);
     if (gone && !this.options.revision) this.showHistory();
   }
 
@@ -143,6 +144,7 @@ class Pane {
         editable && button('Edit', () => this.edit(), { class: 'primary' }), editable && button('Upload…', () => file.click()), editable && file,
         h('a', { class: 'button', href: url(keyPath(this.key), { revision: options.revision }), download: fileName(this.key) }, 'Download'),
         editable && button('Delete…', () => this.remove()),
+        options.revision ? h('a', { class: 'button', href: placeOf('keys', { prefix: options.prefix, key: this.key }) }, 'As it is now') : h('a', { class: 'button', href: placeOf('watch', { key: this.key }) }, 'Watch'),
         button('History', () => this.showHistory(), { 'aria-expanded': 'false', class: 'history' })),
       this.body, this.history);
     this.showValue();

@@ -110,7 +110,9 @@ export function open(main, params, signal) {
   const status = h('p', { class: 'faint', role: 'status' });
   const trouble = h('div');
   const kind = h('select', {}, h('option', { value: 'prefix' }, 'prefix'), h('option', { value: 'key' }, 'key'));
-  const text = h('input', { type: 'search', autocomplete: 'off', spellcheck: 'false', class: 'mono', placeholder: 'everything', value: textOf(params.prefix ?? params.key ?? '') ?? '' });
+  const given = params.prefix ?? params.key ?? '';
+  const text = h('input', { type: 'search', autocomplete: 'off', spellcheck: 'false', class: 'mono', placeholder: 'everything', value: textOf(given) ?? show(given) });
+  const shown = text.value; // stands for what was given, which may be no text
   const events = h('select', {}, h('option', { value: '' }, 'all changes'), h('option', { value: 'put' }, 'puts'), h('option', { value: 'delete' }, 'deletes'));
   const from = h('input', { inputmode: 'numeric', size: 10, placeholder: 'now', autocomplete: 'off', class: 'mono' });
   const filter = h('input', { type: 'search', autocomplete: 'off', spellcheck: 'false', placeholder: 'text in key or value' });
@@ -126,7 +128,7 @@ export function open(main, params, signal) {
     start.hidden = !!w.source;
   });
   const begin = () => {
-    const query = { [kind.value]: fromText(text.value), events: events.value || undefined, from_revision: from.value.trim() || undefined };
+    const query = { [kind.value]: text.value === shown ? given : fromText(text.value), events: events.value || undefined, from_revision: from.value.trim() || undefined };
     pause.setAttribute('aria-pressed', 'false');
     w.paused = false;
     w.start(query);
@@ -146,7 +148,7 @@ export function open(main, params, signal) {
     field('Watch a', kind), h('div', { class: 'grow' }, field('named', text)), field('Show', events), field('From revision', from),
     start, pause, stop), trouble,
   h('div', { class: 'bar' }, h('div', { class: 'grow' }, field('Filter what is shown', filter)), status, button('Clear', () => replace(w.rows))),
-  h('div', { class: 'scroll' }, h('table', { class: 'stack' }, h('caption', { class: 'unseen' }, 'Changes, newest first'),
+  h('div', { class: 'scroll' }, h('table', { class: 'stack events' }, h('caption', { class: 'unseen' }, 'Changes, newest first'),
     h('thead', {}, h('tr', {}, [['Revision', 'num'], ['Change'], ['Key'], ['Value'], ['Size', 'num']].map(([t, c]) => h('th', { scope: 'col', class: c }, t)), h('th', { scope: 'col' }, h('span', { class: 'unseen' }, 'Actions')))),
     w.rows)));
   begin();
