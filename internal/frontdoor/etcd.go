@@ -110,6 +110,7 @@ func (e *EtcdDoor) Cut(limit time.Duration) {
 	if e == nil {
 		return
 	}
+	_ = e.Close() // a node that ends by itself sends nobody away
 	e.Finish(limit)
 	_ = e.web.Close() // they are cut off
 	e.server.GRPC().Stop()

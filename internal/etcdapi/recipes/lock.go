@@ -60,7 +60,7 @@ func (p *place) lockAfterOthers(ctx context.Context) (*pb.ResponseHeader, error)
 func (s *LockService) Unlock(ctx context.Context, r *v3lockpb.UnlockRequest) (*v3lockpb.UnlockResponse, error) {
 	res, err := s.KV.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: r.GetKey()})
 	if err != nil {
-		return nil, err
+		return nil, asUnknown(err)
 	}
 	return &v3lockpb.UnlockResponse{Header: res.GetHeader()}, nil
 }

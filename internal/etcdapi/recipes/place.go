@@ -8,6 +8,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/watch"
@@ -62,7 +64,19 @@ func (o *Options) leaseFor(ctx context.Context, lease int64) (int64, error) {
 func (o *Options) txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
 	ctx, cancel := o.Bound(ctx)
 	defer cancel()
-	return o.KV.Txn(ctx, r)
+	res, err := o.KV.Txn(ctx, r)
+	return res, asUnknown(err)
+}
+
+// asUnknown gives a refusal the code that it has in etcd, where these services are clients
+// of the others, and the text of an error is all that they pass on. Unavailable stays what
+// it is: clients try another member.
+func asUnknown(err error) error {
+	switch s := status.Convert(err); s.Code() {
+	case codes.InvalidArgument, codes.NotFound, codes.FailedPrecondition, codes.OutOfRange:
+		return status.Error(codes.Unknown, s.Message())
+	}
+	return err
 }
 
 func (o *Options) get(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {

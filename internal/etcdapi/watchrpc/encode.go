@@ -115,6 +115,7 @@ func bytesSize(b []byte) int {
 // response is a WatchResponse with events. It implements codec.Message.
 type response struct {
 	header   *pb.ResponseHeader
+	to       *watcher
 	id       int64
 	fragment bool
 	events   mem.BufferSlice

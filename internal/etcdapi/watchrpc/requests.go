@@ -60,6 +60,7 @@ func (s *session) create(r *pb.WatchCreateRequest) error {
 	case err != nil:
 		return err
 	}
+	w.late = w.from > 0 && w.from <= revision
 	s.watchers[id], s.owners[w.watch] = w, w
 	if w.notify && s.ticker == nil {
 		s.ticker = time.NewTicker(s.server.interval())

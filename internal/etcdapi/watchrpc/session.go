@@ -65,6 +65,8 @@ type watcher struct {
 	previous, fragment, notify bool
 	// quiet is set if there was no event since the last tick.
 	quiet bool
+	// late is set until a watch that began in the past has caught up.
+	late bool
 }
 
 // receive passes the requests on. A client that sends no more may still listen: curl sends
@@ -125,6 +127,7 @@ func (s *session) turn(ctx context.Context) (idle bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	s.arrive()
 	if err := s.flush(); err != nil {
 		return false, err
 	}
@@ -250,7 +253,7 @@ func (s *session) makeRoom(size int) error {
 // encode appends the events as one response, or as several if it is to be split.
 func (s *session) encode(w *watcher, deliveries []watch.Delivery) error {
 	header := s.server.opts.Header(deliveries[len(deliveries)-1].Revision)
-	r := &response{header: header, id: w.id}
+	r := &response{header: header, id: w.id, to: w}
 	s.out = append(s.out, r)
 	for i := range deliveries {
 		for _, e := range deliveries[i].Events {
@@ -260,13 +263,27 @@ func (s *session) encode(w *watcher, deliveries []watch.Delivery) error {
 			}
 			if w.fragment && len(r.events) > 0 && r.size+len(b)+framing > s.server.opts.Fragment {
 				r.fragment = true
-				r = &response{header: header, id: w.id}
+				r = &response{header: header, id: w.id, to: w}
 				s.out = append(s.out, r)
 			}
 			r.add(b)
 		}
 	}
 	return nil
+}
+
+// arrive tells watches that have caught up how far that is: the header of the last response
+// has the revision through which they have got everything, as in etcd, and not only that of
+// the last event.
+func (s *session) arrive() {
+	through, ok := s.stream.Progress()
+	for i := len(s.out) - 1; i >= 0 && ok; i-- {
+		// What was put back may be of the same revision.
+		if r := s.out[i]; r.to.late && uint64(r.header.Revision) <= through {
+			r.to.late = false
+			r.header = s.server.opts.Header(through)
+		}
+	}
 }
 
 // flush sends what was collected. gRPC keeps the order of a stream, so the last response is
