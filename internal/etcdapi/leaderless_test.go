@@ -49,6 +49,7 @@ func TestStreamsEndWithoutLeader(t *testing.T) {
 		if err := s.finalError(strict, context.Canceled); !errors.Is(err, rpctypes.ErrGRPCNoLeader) {
 			t.Errorf("it ended with %v", err)
 		}
+		synctest.Wait() // until the look that has ended the stream is over
 		if lax.Err() != nil || s.led.mu.timer != nil {
 			t.Error("what requires no leader has ended, or the timer still runs")
 		}

@@ -111,7 +111,7 @@ func TestListeners(t *testing.T) {
 
 // Nodes that stop and start one after another cost a client no call.
 func TestRollingRestart(t *testing.T) {
-	nodes := etcdtest.Start(t, 3, nil)
+	nodes := etcdtest.Start(t, 3, &etcdtest.Config{Tick: 100 * time.Millisecond})
 	c := clientOf(t, nodes...)
 	ctx, cancel := context.WithCancel(t.Context())
 	var calls sync.WaitGroup

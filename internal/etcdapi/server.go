@@ -125,6 +125,8 @@ type Server struct {
 	grpc    *grpc.Server
 	headers *answer.Headers
 	places  *budget.Places
+	// snapshots are places for those that are being sent.
+	snapshots *budget.Places
 	// state is set by Open. Until then Port closes the connections of gRPC, so no call
 	// of a client finds it missing; calls by Call are refused.
 	state atomic.Pointer[State]
@@ -141,7 +143,7 @@ type Server struct {
 func New(opts Options) *Server {
 	opts.setDefaults()
 	s := &Server{
-		opts: opts, log: opts.Logger, places: budget.NewPlaces(opts.MaxInFlight),
+		opts: opts, log: opts.Logger, places: budget.NewPlaces(opts.MaxInFlight), snapshots: budget.NewPlaces(maxSnapshots),
 		calls: make(map[string]*call), counts: newCountCache(),
 	}
 	s.led.member, s.led.interval = opts.Member, opts.Election

@@ -7,9 +7,12 @@ import (
 	"hash"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
 
 const (
+	// maxSnapshots bounds the snapshots that are being sent: each reads the whole state.
+	maxSnapshots = 4
 	// snapshotBlob is the size of the pieces in which a snapshot is sent, as in etcd.
 	snapshotBlob = 32 << 10
 	// snapshotBlock is what the size of a snapshot is a multiple of, before its sum:
@@ -20,6 +23,10 @@ const (
 // Snapshot implements pb.MaintenanceServer. The body is kvd's, for kvd snapshot restore,
 // padded with zeros to whole blocks; the last message is the SHA-256 of all before.
 func (s *maintenanceService) Snapshot(_ *pb.SnapshotRequest, stream pb.Maintenance_SnapshotServer) error {
+	if !s.snapshots.Try() {
+		return rpctypes.ErrGRPCRequestTooManyRequests
+	}
+	defer s.snapshots.Leave()
 	ctx := stream.Context()
 	out := &snapshotStream{ctx: ctx, stream: stream, sum: sha256.New()}
 	buffered := bufio.NewWriterSize(out, snapshotBlob)

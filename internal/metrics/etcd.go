@@ -36,6 +36,10 @@ var etcdFigures = []figure{
 	gauge("etcd_debugging_mvcc_watch_stream_total", "Streams of watches on this member, long polls included.", func(s *sample) float64 { return float64(s.Watches.Streams) }),
 	gauge("etcd_debugging_mvcc_watcher_total", "Alias of kvd_watches.", func(s *sample) float64 { return float64(s.Watches.Watches) }),
 	gauge("etcd_debugging_mvcc_slow_watcher_total", "Alias of kvd_watch_behind, which counts streams.", func(s *sample) float64 { return float64(s.Watches.Behind) }),
+	total("etcd_debugging_server_lease_expired_total", "Alias of kvd_lease_expired_total.", func(s *sample) uint64 { return s.LeasesExpired }),
+	gauge("etcd_debugging_mvcc_keys_total", "Alias of kvd_store_keys.", func(s *sample) float64 { return float64(s.Keys) }),
+	gauge("etcd_debugging_mvcc_current_revision", "Alias of kvd_store_revision.", func(s *sample) float64 { return float64(s.Revision) }),
+	gauge("etcd_debugging_mvcc_compact_revision", "Alias of kvd_store_compact_revision.", func(s *sample) float64 { return float64(s.CompactRevision) }),
 	total("etcd_debugging_mvcc_events_total", "Alias of kvd_watch_events_total.", func(s *sample) uint64 { return s.Watches.Delivered }),
 }
 

@@ -172,9 +172,7 @@ func (m *member) change(ctx context.Context, c roster.Change) (roster.Member, er
 			return m.repeated(ctx, once)
 		}
 		if err == nil {
-			// Wait until it is visible here as well. The change is made, even
-			// if that takes too long.
-			_ = m.replica.Barrier(ctx)
+			m.awaitChange(ctx, c, changed)
 			return changed, nil
 		}
 		if !errors.Is(err, raftnode.ErrNotLeader) && !errors.Is(err, raftnode.ErrNoLeader) {
@@ -184,6 +182,40 @@ func (m *member) change(ctx context.Context, c roster.Change) (roster.Member, er
 			return roster.Member{}, writeError(err) // why the last attempt failed
 		}
 	}
+}
+
+// awaitChange waits until a change that was made is visible here as well. It is made, even
+// if that takes too long.
+//
+// The picture of the membership comes from the node loop, which learns of the change a
+// moment after the barrier has passed: without the wait, a list of members that follows
+// the removal of one might still have it.
+func (m *member) awaitChange(ctx context.Context, c roster.Change, changed roster.Member) {
+	if m.replica.Barrier(ctx) != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, changePause)
+	defer cancel()
+	for !m.shows(c, changed) && pause(ctx, time.Millisecond) == nil {
+	}
+}
+
+// shows reports whether the picture of the membership has a change.
+func (m *member) shows(c roster.Change, changed roster.Member) bool {
+	now, exists := m.replica.Membership().Member(changed.ID)
+	switch c.Kind {
+	case roster.AddMember:
+		return exists
+	case roster.RemoveMember:
+		_, exists = m.replica.Membership().Member(c.Member.ID)
+		return !exists
+	case roster.PromoteMember:
+		return !exists || !now.Learner
+	case roster.UpdateMember:
+		return !exists || (c.Member.PeerURLs == nil || slices.Equal(now.PeerURLs, c.Member.PeerURLs)) &&
+			(c.Member.ClientURLs == nil || slices.Equal(now.ClientURLs, c.Member.ClientURLs))
+	}
+	return true
 }
 
 // repeated returns the member that the first request with the key has added or changed.

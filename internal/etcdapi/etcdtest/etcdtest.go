@@ -39,6 +39,9 @@ type Config struct {
 	Options func(*etcdapi.Options)
 	// Register adds services before the face serves.
 	Register func(*etcdapi.Server, node.Face)
+	// Tick is the heartbeat interval, and a tenth of the election timeout; 0 means 20 ms.
+	// Tests in which an election must not happen by itself on a busy machine need more.
+	Tick time.Duration
 	// Listen is the value of --listen-etcd; the default is a port of 127.0.0.1. Bundle is
 	// for its https URLs.
 	Listen string
@@ -46,6 +49,8 @@ type Config struct {
 	// Web answers what is no call of gRPC.
 	Web func(*etcdapi.Server, node.Face) http.Handler
 }
+
+func (c *Config) tick() time.Duration { return cmp.Or(c.Tick, tickInterval) }
 
 // Node is a running node.
 type Node struct {
@@ -85,7 +90,7 @@ func Start(t testing.TB, n int, c *Config) []*Node {
 		nodes[i] = &Node{t: t, want: c, Etcd: "http://127.0.0.1:0", HTTP: "http://127.0.0.1:0", cfg: node.Config{
 			ID: peers[i].ID, Name: peers[i].Name, DataDir: t.TempDir(), Engine: "memory", Initial: peers,
 			ListenPeer: peers[i].URL, AdvertisePeer: []string{peers[i].URL}, Token: "etcdtest", Alone: n == 1, IDGiven: true,
-			TickInterval: tickInterval, ElectionTicks: electionTicks, CheckpointBytes: 16 << 20, CatchUpBytes: 4 << 20,
+			TickInterval: c.tick(), ElectionTicks: electionTicks, CheckpointBytes: 16 << 20, CatchUpBytes: 4 << 20,
 			Settings: first, Logger: zap.NewNop(),
 		}}
 		t.Cleanup(nodes[i].Stop)
@@ -157,7 +162,7 @@ func (n *Node) begin() {
 func (n *Node) serve() {
 	o := etcdapi.Options{
 		Replicator: n, Members: n, Member: n, Leadership: n, Inspector: n, LeaseTimes: n, Watches: n.Watches(),
-		Election: electionTicks * tickInterval,
+		Election: electionTicks * n.want.tick(),
 	}
 	if n.want.Options != nil {
 		n.want.Options(&o)
