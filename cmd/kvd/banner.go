@@ -30,8 +30,21 @@ func banner(s *settings.Settings, v api.Version) string {
 	fmt.Fprintf(&b, "\nkvd %s, member %d (%s)\n\n", v.Version, s.ID, s.Name)
 	fmt.Fprintf(&b, "  data     %s\n", dir)
 	fmt.Fprintf(&b, "  clients  %s\n", strings.Join(s.ListenClient, ", "))
+	if page := pageURL(s); page != "" {
+		fmt.Fprintf(&b, "  page     %s\n", page)
+	}
 	fmt.Fprintf(&b, "  try      %s\n\n", curl(s))
 	return b.String()
+}
+
+// pageURL returns where a browser finds the web page, or "" if it finds none.
+func pageURL(s *settings.Settings) string {
+	for _, listener := range s.ListenClient {
+		if _, unix := settings.IsUnix(listener); !unix && s.UI != "off" {
+			return reachable(listener) + "/ui/"
+		}
+	}
+	return ""
 }
 
 // curl returns a command that writes a key to this node. A listener without

@@ -74,6 +74,9 @@ func (x *exchange) freshenAs(f param.Freshness, revision uint64) error {
 
 // getKey answers GET and HEAD of one key.
 func (s *Server) getKey(x *exchange) error {
+	if x.arg == "" && wantsPage(x) {
+		return toPage(s, x)
+	}
 	if err := checkKey(x.arg); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/httpapi/param"
 )
 
 // getPage answers GET /ui/ and its files. It needs nothing of the node, so the page is
@@ -24,13 +25,20 @@ func getPage(s *Server, x *exchange) error {
 	return nil
 }
 
-// toPage answers GET /ui, for people who forget the slash. The address is relative, so
-// that it holds behind a proxy that adds a prefix.
+// wantsPage reports whether a person with a browser asks for the root, which no key can be.
+func wantsPage(x *exchange) bool {
+	return x.srv.page != nil && x.route == x.srv.router.short && param.Prefers(x.r.Header["Accept"], "text/html", jsonType)
+}
+
+// toPage sends people to the page from /ui and, in a browser, from /. The address is
+// relative, so that it holds behind a proxy that adds a prefix; and browsers do not keep
+// it, since another start may have another --ui.
 func toPage(s *Server, x *exchange) error {
 	if s.page == nil {
 		return getPage(s, x)
 	}
 	x.set("Location", "ui/")
-	x.WriteHeader(http.StatusPermanentRedirect)
+	x.Header()["Vary"] = varyAccept
+	x.WriteHeader(http.StatusTemporaryRedirect)
 	return nil
 }
