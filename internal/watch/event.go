@@ -85,6 +85,9 @@ func share(changes []kvstore.Change) []change {
 func (s *Stream) Previous(e *Event) (*kvstore.KV, error) { return s.hub.previous(e) }
 
 func (h *Hub) previous(e *Event) (*kvstore.KV, error) {
+	if h.orphaned(e) {
+		return nil, nil
+	}
 	p := e.previous.Load()
 	if p == nil {
 		var err error
@@ -99,6 +102,20 @@ func (h *Hub) previous(e *Event) (*kvstore.KV, error) {
 		return nil, nil
 	}
 	return p, nil
+}
+
+// orphaned says that the revision before the event is compacted. The window may
+// still have the pair from then, but whether a stream gets it must not depend on
+// what others have watched.
+func (h *Hub) orphaned(e *Event) bool { return e.KV.ModRevision <= h.source.CompactRevision() }
+
+// encoded returns the event in a form if the window has it, or nil.
+func (h *Hub) encoded(e *Event, f *Form) *[]byte {
+	b := e.forms[f.Slot].Load()
+	if b != nil && f.Previous && h.orphaned(e) {
+		return nil
+	}
+	return b
 }
 
 func (h *Hub) readPrevious(e *Event) (*kvstore.KV, error) {
@@ -118,7 +135,7 @@ func (h *Hub) readPrevious(e *Event) (*kvstore.KV, error) {
 
 // Size returns at least how long the event is in a form. It does not encode it.
 func (s *Stream) Size(e *Event, f *Form) (int, error) {
-	if b := e.forms[f.Slot].Load(); b != nil {
+	if b := s.hub.encoded(e, f); b != nil {
 		return len(*b), nil
 	}
 	plain, err := s.plain(e, f)
@@ -141,7 +158,7 @@ func (s *Stream) Append(dst []byte, e *Event, f *Form) ([]byte, error) {
 
 // Encode returns the event in a form. The bytes are shared: they must not be changed.
 func (s *Stream) Encode(e *Event, f *Form) ([]byte, error) {
-	if b := e.forms[f.Slot].Load(); b != nil {
+	if b := s.hub.encoded(e, f); b != nil {
 		return *b, nil
 	}
 	plain, err := s.plain(e, f)

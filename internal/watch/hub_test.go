@@ -359,6 +359,56 @@ func TestOlderState(t *testing.T) {
 	}
 }
 
+// TestCompactedPrevious: once the revision before an event is compacted, nobody
+// gets the previous pair, not even from the window of those who had it before.
+func TestCompactedPrevious(t *testing.T) {
+	h := newHistory(1, Options{})
+	form := &Form{Slot: 0, Previous: true, Encode: func(dst []byte, e *kvstore.Event) []byte { return fmt.Append(dst, e.Previous != nil) }}
+	watched := func() (previous bool, encoded string) {
+		t.Helper()
+		s, err := h.hub.OpenStream()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if _, _, err := s.Add(Spec{From: 3}); err != nil {
+			t.Fatal(err)
+		}
+		b, err := s.Next(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := b.Deliveries[0].Events[0]
+		kv, err1 := s.Previous(e)
+		text, err2 := s.Encode(e, form)
+		if err := errors.Join(err1, err2); err != nil {
+			t.Fatal(err)
+		}
+		return kv != nil, string(text)
+	}
+	keep, err := h.hub.OpenStream() // the window is filled only while somebody watches
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer keep.Close()
+	if _, _, err := keep.Add(Spec{}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		c := h.store.commit([]string{"k"}, func() bool { return false })
+		h.hub.Applied([]kvstore.Change{c}, h.store.show)
+	}
+	if previous, encoded := watched(); !previous || encoded != "true" {
+		t.Fatalf("previous pair %t, encoded %s", previous, encoded)
+	}
+	h.store.mu.Lock()
+	h.store.compact = 3
+	h.store.mu.Unlock()
+	if previous, encoded := watched(); previous || encoded != "false" {
+		t.Errorf("after the compaction: previous pair %t, encoded %s", previous, encoded)
+	}
+}
+
 // TestWindowIsBounded: neither large changes nor encoded forms exceed the limit (W5).
 func TestWindowIsBounded(t *testing.T) {
 	const limit = 64 << 10
