@@ -280,6 +280,7 @@ func TestRangeStream(t *testing.T) {
 		"no key":       {Key: []byte("x"), RangeEnd: []byte("z")},
 		"a count":      {Key: []byte("k"), RangeEnd: []byte("l"), CountOnly: true},
 		"the past":     {Key: []byte("k"), RangeEnd: []byte("l"), Revision: 2},
+		"by value":     {Key: []byte{0}, RangeEnd: []byte{0}, SortTarget: pb.RangeRequest_VALUE},
 	} {
 		want := must[*pb.RangeResponse](t)(raw.Range(ctx, r))
 		stream := must[pb.KV_RangeStreamClient](t)(raw.RangeStream(ctx, r))

@@ -7,8 +7,6 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
 const (
@@ -35,7 +33,8 @@ func (s *kvService) RangeStream(r *pb.RangeRequest, stream pb.KV_RangeStreamServ
 		return err
 	}
 	newest := s.store().Revision()
-	if q.single || q.empty || q.read.CountOnly {
+	// Pairs that are not in the order of keys can be sorted only together.
+	if q.single || q.empty || q.read.CountOnly || !q.walked {
 		out, at, err := s.find(ctx, &q)
 		if err != nil {
 			return err
@@ -53,7 +52,8 @@ func (s *kvService) RangeStream(r *pb.RangeRequest, stream pb.KV_RangeStreamServ
 }
 
 // streamedQuery checks a request. Clients fall back to Range where a stream is not
-// implemented, as in etcd for anything but the order of keys.
+// implemented, as in etcd for orders that are asked for by name. A target without an
+// order is accepted there, and each chunk is sorted by itself; here, all of it is.
 func streamedQuery(r *pb.RangeRequest) (query, error) {
 	q, err := queryOf(r)
 	if err != nil {
@@ -66,7 +66,6 @@ func streamedQuery(r *pb.RangeRequest) (query, error) {
 	case q.filters():
 		return q, status.Error(codes.Unimplemented, "RangeStream does not support revision filters")
 	}
-	q.read.SortBy, q.read.Reverse, q.walked = kvstore.SortByKey, false, true
 	return q, nil
 }
 
