@@ -7,8 +7,10 @@ LDFLAGS := -s -w -X main.commit=$(COMMIT) $(if $(VERSION),-X main.version=$(VERS
 
 FUZZTIME ?= 10s
 RUNS     ?= 1000
+SUITES   ?=
+NODES    ?= 1,3
 
-.PHONY: help build test race vet lint fmt fuzz cluster e2e container ui huge drills abuse sim bench bench-compare bench-micro check clean
+.PHONY: help build test race vet lint fmt fuzz cluster e2e conformance container ui huge drills abuse sim bench bench-compare bench-micro check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +58,9 @@ drills: ## add members under full load while things go wrong, with a gibibyte st
 
 abuse: ## let clients of all kinds stop in the middle, on a node with 256 MiB, for a minute
 	KVD_E2E=huge go test -count=1 -timeout 10m -run Abuse -v ./test/e2e
+
+conformance: ## run the suites that others wrote for etcd, about 45 minutes (SUITES="clients kubernetes", NODES=3)
+	cd test/conformance && go run . --nodes $(NODES) $(SUITES)
 
 container: ## build the image and run three containers (Docker)
 	KVD_E2E=full go test -count=1 -timeout 15m -v ./test/container
