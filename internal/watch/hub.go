@@ -69,6 +69,7 @@ type Hub struct {
 	maxWatches int
 	// disk has a token for each stream that holds what it has read from disk.
 	disk chan struct{}
+	done chan struct{} // closed by Close
 
 	// mu protects what follows. Who changes anything holds it for writing: Applied,
 	// and streams that come, change or go. Streams that read hold it for reading.
@@ -99,7 +100,7 @@ func New(o Options) *Hub {
 	if o.MaxWatches == 0 {
 		o.MaxWatches = DefaultMaxWatches
 	}
-	return &Hub{maxWatches: o.MaxWatches, disk: make(chan struct{}, diskReaders), window: window{limit: o.WindowBytes}, streams: make(map[*Stream]struct{})}
+	return &Hub{maxWatches: o.MaxWatches, disk: make(chan struct{}, diskReaders), done: make(chan struct{}), window: window{limit: o.WindowBytes}, streams: make(map[*Stream]struct{})}
 }
 
 // Attach gives the hub its source, which must not be applied to meanwhile.
@@ -174,6 +175,9 @@ func (h *Hub) Reset(show func()) {
 func (h *Hub) Close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if !h.closed {
+		close(h.done)
+	}
 	h.closed = true
 	for s := range h.streams {
 		s.signal()

@@ -564,3 +564,43 @@ func TestIndex(t *testing.T) {
 		}
 	}
 }
+
+// TestDeliveredCountsOnce: what is put back is counted when it is delivered for good.
+func TestDeliveredCountsOnce(t *testing.T) {
+	h := newHistory(rand.Uint64(), Options{})
+	s, err := h.hub.OpenStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, _, err := s.Add(Spec{}); err != nil {
+		t.Fatal(err)
+	}
+	var changes []kvstore.Change
+	for range 5 {
+		changes = append(changes, h.store.commit([]string{"a", "b"}, func() bool { return false }))
+	}
+	h.hub.Applied(changes, h.store.show)
+	for _, back := range []int{3, 0, 1} { // of 5, 2, and 2 revisions
+		p, err := s.Next(t.Context())
+		if err != nil || back >= len(p.Deliveries) {
+			t.Fatalf("%+v, %v", p, err)
+		}
+		s.PutBack(back)
+	}
+	if n := h.hub.Stats().Delivered; n != 8 {
+		t.Errorf("%d events count as delivered, want 8", n)
+	}
+	for {
+		p, err := s.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.Idle {
+			break
+		}
+	}
+	if n := h.hub.Stats().Delivered; n != 10 {
+		t.Errorf("%d events count as delivered, want 10", n)
+	}
+}

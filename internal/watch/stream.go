@@ -95,6 +95,9 @@ func (s *Stream) signal() {
 // Ready receives when Next may have something to deliver after it was idle.
 func (s *Stream) Ready() <-chan struct{} { return s.ready }
 
+// Closed is closed when the hub is, for an owner that waits for something else.
+func (s *Stream) Closed() <-chan struct{} { return s.hub.done }
+
 // Delivery is the events of one revision for one watch, in the order of the operations.
 type Delivery struct {
 	Watch    *Watch
@@ -422,6 +425,8 @@ func (s *Stream) readDisk(ctx context.Context, from, to uint64, only *Watch) (ne
 	select {
 	case s.hub.disk <- struct{}{}:
 		s.portion.disk = true
+	case <-s.hub.done:
+		return from, ErrClosed
 	case <-ctx.Done():
 		return from, ctx.Err()
 	}

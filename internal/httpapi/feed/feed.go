@@ -118,13 +118,7 @@ func (f *Feed) Run(ctx context.Context) error {
 
 // turn sends what one step of the stream brings, and waits if that is nothing.
 func (f *Feed) turn(ctx context.Context) (over bool, err error) {
-	if err := f.claim(ctx); err != nil {
-		if ctx.Err() != nil {
-			return f.ended(ctx)
-		}
-		return true, err
-	}
-	b, err := f.Stream.Next(ctx)
+	b, err := f.next(ctx)
 	switch {
 	case errors.Is(err, watch.ErrClosed):
 		f.say()
@@ -144,6 +138,14 @@ func (f *Feed) turn(ctx context.Context) (over bool, err error) {
 		return true, err
 	}
 	return f.ended(ctx)
+}
+
+// next takes a step of the stream, once there is the memory that was missing.
+func (f *Feed) next(ctx context.Context) (*watch.Portion, error) {
+	if err := f.claim(ctx); err != nil {
+		return nil, err
+	}
+	return f.Stream.Next(ctx)
 }
 
 // ended ends the stream if the context has. A client that named a timeout gets a last
@@ -204,10 +206,46 @@ func (f *Feed) claim(ctx context.Context) error {
 	}
 	n := f.wanted
 	f.wanted = 0
-	if err := f.Memory.WaitFor(ctx, n, f.Patience); err != nil {
-		return fmt.Errorf("%w: %w", ErrNoMemory, err)
+	if f.Memory.Try(n) {
+		return nil
 	}
-	return nil
+	// The claim waits beside the stream, and keeps its place in the queue while the stream
+	// says how far it is.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	claimed := make(chan error, 1)
+	go func() { claimed <- f.Memory.WaitFor(ctx, n, f.Patience) }()
+	err := f.attend(claimed)
+	if err == nil {
+		return nil
+	}
+	cancel()
+	if <-claimed == nil {
+		f.Memory.Release()
+	}
+	return err
+}
+
+// attend sends progress while a claim waits. If it returns an error, the end of the claim
+// can still be received.
+func (f *Feed) attend(claimed chan error) error {
+	for {
+		select {
+		case err := <-claimed:
+			if err != nil {
+				claimed <- err
+				return fmt.Errorf("%w: %w", ErrNoMemory, err)
+			}
+			return nil
+		case <-f.Stream.Closed():
+			return watch.ErrClosed
+		case <-f.timer.C:
+			f.say()
+			if err := f.send(); err != nil {
+				return err
+			}
+		}
+	}
 }
 
 // collect collects what there is room for and lets go of the portion before the client is
@@ -349,9 +387,14 @@ func (f *Feed) compacted(revision uint64) {
 	f.end()
 }
 
-// flush sends what was collected all the way to the socket, and gives the buffer back.
+// flush sends what was collected, and gives back what was claimed for it.
 func (f *Feed) flush() error {
 	defer f.Memory.Release()
+	return f.send()
+}
+
+// send sends what was collected all the way to the socket, and gives the buffer back.
+func (f *Feed) send() error {
 	if len(f.out) == 0 {
 		return nil
 	}

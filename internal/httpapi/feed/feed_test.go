@@ -197,3 +197,39 @@ func TestLargeRevisionInPieces(t *testing.T) {
 		s.Close()
 	})
 }
+
+// A stream that waits for memory still says how far it is, and ends with the hub.
+func TestProgressWithoutMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, memory := new(disk), budget.New(4*mib)
+		hub := watch.New(watch.Options{})
+		hub.Attach(store)
+		share := memory.Share()
+		all := share.Claim()
+		for n := int64(4 * mib); n > 0 && !all.Try(n); n /= 2 {
+		}
+		c := &client{gone: t.Context(), reads: make(chan struct{})}
+		end := start(t, hub, share.Claim(), c)
+		time.Sleep(3*DefaultProgress + time.Second) // virtual, and less than the patience of the claim
+		c.mu.Lock()
+		lines, events := bytes.Count(c.got, []byte(`"type":"progress"`)), bytes.Count(c.got, []byte(`"type":"put"`))
+		c.mu.Unlock()
+		if lines != 1+3 || events != 0 {
+			t.Errorf("%d lines of progress and %d events", lines, events)
+		}
+		hub.Close()
+		synctest.Wait()
+		select {
+		case err := <-end:
+			if err != nil {
+				t.Error(err)
+			}
+		default:
+			t.Error("the stream does not end with the hub")
+		}
+		all.Release()
+		if small, large := memory.Taken(); small+large != 0 {
+			t.Errorf("%d bytes are still claimed", small+large)
+		}
+	})
+}
