@@ -21,8 +21,8 @@ func (x *executor) deleteRange(c *Command, b *budget, r *Result) error {
 	defer w.close()
 	var keys []*keyMeta
 	for w.next() {
-		if b.deleted++; b.deleted > MaxRangeDelete {
-			return refusalf(TooLarge, "more than %d keys would be deleted at once; delete them in parts", MaxRangeDelete)
+		if err := b.deletedKey(); err != nil {
+			return err
 		}
 		keys = append(keys, w.meta())
 		if !c.ReturnPrevious {

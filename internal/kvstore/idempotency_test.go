@@ -205,11 +205,11 @@ func TestIdempotencyLimit(t *testing.T) {
 	// It can be known before it is applied.
 	more, again, forgets := keyed("one more", returning), keyed("k1", returning), keyed("one more", returning)
 	forgets.Release = []string{"k1"}
-	if r := mustGet[*Result](t)(NoRoom(s, &more)); r == nil || resultText(r) != resultText(&full) {
+	if r := mustGet[*Result](t)(Refusal(t.Context(), s, &more)); r == nil || resultText(r) != resultText(&full) {
 		t.Errorf("%+v, want %+v", r, full)
 	}
 	for _, c := range []Command{again, forgets, returning} {
-		if r := mustGet[*Result](t)(NoRoom(s, &c)); r != nil {
+		if r := mustGet[*Result](t)(Refusal(t.Context(), s, &c)); r != nil {
 			t.Errorf("%+v", r)
 		}
 	}
@@ -217,7 +217,7 @@ func TestIdempotencyLimit(t *testing.T) {
 		t.Errorf("%v replayed %t", r.Outcome, r.Replayed)
 	}
 	do(t, s, Command{Op: OpForget, Release: []string{"k1", "k2", "k3"}})
-	if r := mustGet[*Result](t)(NoRoom(s, &more)); r != nil {
+	if r := mustGet[*Result](t)(Refusal(t.Context(), s, &more)); r != nil {
 		t.Errorf("%+v", r)
 	}
 	if r := do(t, s, keyed("one more", returning))[0]; r.Outcome != OK {

@@ -29,24 +29,6 @@ func (x *executor) applyOnce(c *Command, e *Entry, size int, place once.Place, r
 	return nil
 }
 
-// NoRoom returns the refusal that a command with a new idempotency key would get, as far
-// as this replica has applied, because too much is remembered already. It returns nil if
-// there is room, if the command makes some, and if it is a repeat.
-func NoRoom(s *Store, c *Command) (*Result, error) {
-	v := s.visible.Load()
-	limit := v.settings.IdempotencyBytes
-	if c.Idempotency == nil || len(c.Release) > 0 || v.remembered.Bytes < limit {
-		return nil, nil
-	}
-	if _, known, err := s.row(layout.TableIdempotency, once.RowKey(c)); known || err != nil {
-		return nil, err
-	}
-	r := new(Result)
-	once.Refuse(r, v.remembered.Bytes, limit)
-	r.Revision = v.Revision
-	return r, nil
-}
-
 // checkRow refuses a row of a table of rows that this package would not have
 // written. It is for rows from outside, in a body.
 func checkRow(key, value []byte) error {

@@ -77,6 +77,13 @@ func (b *budget) add(pairBytes int) error {
 	return nil
 }
 
+func (b *budget) deletedKey() error {
+	if b.deleted++; b.deleted > MaxRangeDelete {
+		return refusalf(TooLarge, "more than %d keys would be deleted at once; delete them in parts", MaxRangeDelete)
+	}
+	return nil
+}
+
 func (b *budget) walkedKey() error {
 	if b.keys--; b.keys < 0 {
 		return refusalf(TooLarge, "the transaction reads more than %d keys", maxTxnKeys)

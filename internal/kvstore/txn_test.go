@@ -219,6 +219,30 @@ func TestRangeDeletesOfATxn(t *testing.T) {
 		t.Errorf("%s", resultText(&r[0]))
 	}
 	checkCounters(t, s)
+	// It can be known before it is applied, with the same words, on the path that is taken.
+	both := []Command{deleteRange("key0", "key05"), {Op: OpTxn, Txn: &Txn{Then: []Command{deleteRange("key05", "l")}}}}
+	for name, c := range map[string]Command{
+		"then": txnOf(Txn{Then: both}),
+		"else": txnOf(Txn{If: []Compare{{Key: []byte("a"), Target: CompareExists, Relation: Equal, Number: 1}}, Else: both}),
+	} {
+		want := do(t, s, c)[0]
+		if got := mustGet[*Result](t)(Refusal(t.Context(), s, &c)); !CountsKeys(&c) || got == nil || resultText(got) != resultText(&want) || got.Detail != want.Detail {
+			t.Errorf("%s: %+v, want %+v", name, got, want)
+		}
+	}
+	repeat := keyed("k", txnOf(Txn{Then: both}))
+	for name, c := range map[string]Command{
+		"not taken": txnOf(Txn{Then: both[:1], Else: both}), "few": txnOf(Txn{Then: both[:1]}), "perhaps a repeat": repeat, "no range": txnOf(Txn{Then: []Command{put("a", "")}}),
+	} {
+		if got := mustGet[*Result](t)(Refusal(t.Context(), s, &c)); got != nil {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Refusal(ended, s, new(txnOf(Txn{Then: both}))); !errors.Is(err, context.Canceled) {
+		t.Errorf("counting for a request that has ended: %v", err)
+	}
 }
 
 func TestReadTxn(t *testing.T) {

@@ -34,6 +34,9 @@ type member struct {
 	calls   *peerCaller
 	peering peering
 	leases  *leases
+	// counting has a token for the request that counts keys before it is proposed. More of
+	// them at once would leave no processor to the others.
+	counting chan struct{}
 
 	alarms alarms
 	counts counts
@@ -52,6 +55,8 @@ func newMember(n *Node, r *raftnode.Replica) *member {
 		replica: r,
 		calls:   n.calls,
 		peering: n.peering,
+
+		counting: make(chan struct{}, 1),
 	}
 	m.leases = newLeases(m)
 	return m
@@ -66,7 +71,7 @@ const encodedBytes = 32
 
 func (m *member) do(ctx context.Context, cmd *kvstore.Command, note func(stage string, took time.Duration)) (kvstore.Result, error) {
 	m.leases.raiseTTL(cmd)
-	if r, err := m.noRoom(ctx, cmd); r != nil || err != nil {
+	if r, err := m.refusal(ctx, cmd); r != nil || err != nil {
 		return *cmp.Or(r, new(kvstore.Result)), err
 	}
 	w := beginStages(note, writeStages)
@@ -80,18 +85,35 @@ func (m *member) do(ctx context.Context, cmd *kvstore.Command, note func(stage s
 	return *result.(*kvstore.Result), nil
 }
 
-// noRoom returns the result of a command that would be refused when it is applied, so that
-// it need not be proposed. This member may be behind: the command may be a repeat, or there
-// may be room by now. So a refusal is checked once more after a barrier.
-func (m *member) noRoom(ctx context.Context, cmd *kvstore.Command) (*kvstore.Result, error) {
-	r, err := kvstore.NoRoom(m.store, cmd)
+// refusal returns the result of a command that would be refused when it is applied, so that
+// it need not be proposed. This member may be behind: the command may be a repeat, or what
+// is in its way may be gone by now. So a refusal is checked once more after a barrier.
+func (m *member) refusal(ctx context.Context, cmd *kvstore.Command) (*kvstore.Result, error) {
+	if kvstore.CountsKeys(cmd) {
+		select {
+		case m.counting <- struct{}{}:
+			defer func() { <-m.counting }()
+		case <-ctx.Done():
+			return nil, writeError(raftnode.ErrOverloaded)
+		}
+	}
+	r, err := kvstore.Refusal(ctx, m.store, cmd)
 	if r == nil || err != nil {
-		return nil, err
+		return nil, doorError(err)
 	}
 	if err := m.replica.Barrier(ctx); err != nil {
 		return nil, readError(err)
 	}
-	return kvstore.NoRoom(m.store, cmd)
+	r, err = kvstore.Refusal(ctx, m.store, cmd)
+	return r, doorError(err)
+}
+
+// doorError is why a command was not judged. Nothing was proposed.
+func doorError(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return retryable(api.Overloaded, "the keys that the transaction would delete could not be counted in time; delete them in parts, or set a longer timeout")
+	}
+	return err
 }
 
 func (m *member) doGroup(ctx context.Context, commands [][]byte, note func(stage string, took time.Duration)) ([]*kvstore.Result, error) {
