@@ -25,6 +25,31 @@ type backedUp struct {
 	file     string
 	revision uint64
 	cluster  string
+	lock     kvstore.LockTicket // of "held", whose holder still has it
+}
+
+// takeLock asks for a lock, with a lease of its own.
+func (n *testNode) takeLock(t *testing.T, name string) kvstore.LockTicket {
+	t.Helper()
+	r, err := n.Do(testContext(t), &kvstore.Command{Op: kvstore.OpLock, Key: []byte(name), TTLMillis: 3_600_000, Wait: true}, nil)
+	if err != nil || r.Outcome != kvstore.OK {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	return *r.Lock
+}
+
+// mustHaveLock demands that the holder of a lock still holds it, and that whoever comes
+// next gets a token above all that the old cluster can have given since the backup.
+func (b *backedUp) mustHaveLock(t *testing.T, m *testNode) {
+	t.Helper()
+	info, _, err := m.Store().Lock(b.lock.Name, 10)
+	if err != nil || info.Holder.Token != b.lock.Token || info.Holder.Lease != b.lock.Lease {
+		t.Errorf("the holder is %+v, %v; want %+v", info.Holder, err, b.lock)
+	}
+	other, waits := m.takeLock(t, "free"), m.takeLock(t, "held")
+	if floor := b.lock.Token + kvstore.RaisedBy; other.Token <= floor || waits.Token <= other.Token || waits.Held {
+		t.Errorf("tokens %d and %d after %d", other.Token, waits.Token, b.lock.Token)
+	}
 }
 
 // backUp runs a cluster of one with some keys, and saves it.
@@ -34,7 +59,8 @@ func backUp(t *testing.T) backedUp {
 	for i := range 20 {
 		m.put(t, fmt.Sprint("k", i%10), fmt.Sprint("v", i))
 	}
-	b := backedUp{file: filepath.Join(t.TempDir(), "backup"), revision: m.Store().Revision(), cluster: m.ClusterID()}
+	holder := m.takeLock(t, "held")
+	b := backedUp{lock: holder, file: filepath.Join(t.TempDir(), "backup"), revision: m.Store().Revision(), cluster: m.ClusterID()}
 	var body bytes.Buffer
 	if err := m.Snapshot(t.Context(), &body); err != nil {
 		t.Fatal(err)
@@ -114,6 +140,7 @@ func TestRestore(t *testing.T) {
 					t.Errorf("clusters %s and %s", m.ClusterID(), members[0].ClusterID())
 				}
 			}
+			b.mustHaveLock(t, members[0])
 			members[0].put(t, "after", "v")
 			if got, want := members[0].Store().Revision(), b.revision+kvstore.RaisedBy+1; got != want {
 				t.Errorf("the next revision is %d, want %d", got, want)

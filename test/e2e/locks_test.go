@@ -4,7 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os/exec"
+	"strconv"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -97,5 +103,83 @@ func TestLockOutlivesPauses(t *testing.T) {
 			return nil
 		})
 		last = next
+	}
+}
+
+// holderScript is a process that holds a lock: it keeps its lease alive and writes to what
+// the lock protects, until that refuses its token.
+const holderScript = `
+set -eu
+lock=$(curl -sS -X POST "$KVD/v1/locks/guard?ttl=2s&wait=30s")
+token=$(echo "$lock" | sed 's/.*"token":\([0-9]*\).*/\1/')
+lease=$(echo "$lock" | sed 's/.*"lease":\([0-9]*\).*/\1/')
+while true; do
+	curl -sS -o /dev/null -X POST "$KVD/v1/leases/$lease/keepalive" || true
+	code=$(curl -sS -o /dev/null -w '%{http_code}' -X POST "$GUARD/$token") || continue
+	if [ "$code" = 409 ]; then exit 9; fi
+	sleep 0.1
+done`
+
+// ServeHTTP takes a write with the token in its path.
+func (g *guarded) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	token, err := strconv.ParseUint(strings.TrimPrefix(r.URL.Path, "/"), 10, 64)
+	if err == nil {
+		err = g.write(token, "the process")
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusConflict)
+	}
+}
+
+func (g *guarded) newest() uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.greatest
+}
+
+// TestPausedHolderIsFenced stops the process that holds a lock (SIGSTOP) for longer than
+// its lease lives. When it continues, in the middle of what it did, its token is refused.
+func TestPausedHolderIsFenced(t *testing.T) {
+	t.Parallel()
+	requireTool(t, "bash")
+	requireTool(t, "curl")
+	c := newCluster(t, 3, quick...)
+	g := &guarded{holders: make(map[uint64]string)}
+	guard := httptest.NewServer(g)
+	t.Cleanup(guard.Close)
+	holder := exec.Command("bash", "-c", holderScript)
+	holder.Env = append(environment(), "KVD="+c.followers()[0].url(), "GUARD="+guard.URL)
+	holder.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // its curl stops with it
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	group := -holder.Process.Pid
+	t.Cleanup(func() {
+		_ = syscall.Kill(group, syscall.SIGKILL) // it may have ended
+		_ = holder.Wait()
+	})
+	eventually(t, "the holder to write", func() error {
+		if g.newest() == 0 {
+			return errors.New("nothing was written")
+		}
+		return nil
+	})
+	first := g.newest()
+	if err := syscall.Kill(group, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	next := takeLock(t, c.followers()[1], "ttl=60s&wait=30s")
+	if err := g.write(next.Token, "the successor"); err != nil || next.Token <= first {
+		t.Fatalf("token %d after %d: %v", next.Token, first, err)
+	}
+	if err := syscall.Kill(group, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	var exit *exec.ExitError
+	if err := holder.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 9 {
+		t.Fatalf("the holder ends with %v, want a refusal of its token", err)
+	}
+	if g.newest() != next.Token {
+		t.Fatalf("the newest token is %d, want %d", g.newest(), next.Token)
 	}
 }
