@@ -76,6 +76,12 @@ func LeaseID(id int64) GrantOption {
 // LeaseName names the lease for people who look at it.
 func LeaseName(name string) GrantOption { return func(doc map[string]any) { doc["name"] = name } }
 
+// LockDelay keeps a lock that the lease holds when it ends closed for a while, so that a
+// holder that was cut off can notice.
+func LockDelay(d time.Duration) GrantOption {
+	return func(doc map[string]any) { doc["lock_delay"] = d.String() }
+}
+
 // Grant creates a lease. The cluster raises a TTL that is too short to survive a change
 // of leaders; Lease.TTL is the one that counts.
 func (c *Client) Grant(ctx context.Context, ttl time.Duration, options ...GrantOption) (*Lease, error) {

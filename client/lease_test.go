@@ -162,7 +162,7 @@ func TestSessionOutlivesItsNode(t *testing.T) {
 func TestListsOfLeasesAndLocks(t *testing.T) {
 	ctx := t.Context()
 	c := kvdtest.New(t).Client()
-	first, err := c.Grant(ctx, time.Minute, client.LeaseID(1<<60), client.LeaseName("first"))
+	first, err := c.Grant(ctx, time.Minute, client.LeaseID(1<<60), client.LeaseName("first"), client.LockDelay(time.Second))
 	if err != nil || first.ID != 1<<60 {
 		t.Fatalf("%+v %v", first, err)
 	}

@@ -22,6 +22,8 @@ type newLease struct {
 	ID   jsonLeaseID `json:"id"`
 	TTL  jsonTTL     `json:"ttl"`
 	Name string      `json:"name"`
+	// LockDelay is how long a lock that the end of the lease frees stays closed.
+	LockDelay jsonTTL `json:"lock_delay"`
 }
 
 // jsonLeaseID is the id of a lease: a number or, as ids from 2^53 on are sent, a string.
@@ -88,8 +90,8 @@ func grantLease(s *Server, x *exchange) error {
 		return badRequest("the field \"ttl\" is missing; it is how long the lease lives without a keep-alive (for example, {\"ttl\":\"30s\"})")
 	}
 	cmd := &kvstore.Command{Op: kvstore.OpLeaseGrant, Lease: uint64(l.ID), TTLMillis: int64(l.TTL)}
-	if l.Name != "" {
-		cmd.Grant = &kvstore.LeaseOptions{Name: l.Name}
+	if l.Name != "" || l.LockDelay > 0 {
+		cmd.Grant = &kvstore.LeaseOptions{Name: l.Name, LockDelayMillis: int64(l.LockDelay)}
 	}
 	res, err := x.do(cmd)
 	if err != nil {
@@ -188,6 +190,9 @@ func appendLeaseInfo(dst []byte, l *kvstore.LeaseInfo) []byte {
 	dst = appendLeaseHead(dst, l.ID, millis(l.TTLMillis))
 	if l.Name != "" {
 		dst = reply.AppendBytes(append(dst, ','), "name", []byte(l.Name))
+	}
+	if l.LockDelayMillis > 0 {
+		dst = appendTime(dst, "lock_delay", millis(l.LockDelayMillis))
 	}
 	return reply.AppendNumber(reply.AppendNumber(dst, "key_count", l.Keys), "lock_count", l.Tickets)
 }

@@ -34,6 +34,21 @@ func (f *fixture) awaitWaiting(name string, n uint64) {
 	}
 }
 
+// TestLockDelay: a lease can keep the locks that its end frees closed for a while.
+func TestLockDelay(t *testing.T) {
+	f := newFixture(t)
+	f.do("POST", "/v1/leases", `{"id":7,"ttl":"30s","lock_delay":"15s"}`).want(201)
+	f.do("GET", "/v1/leases/7", "").want(200, `"lock_delay":"15s"`)
+	f.do("POST", "/v1/locks/l?lease=7", "me").want(200, `"token":2`)
+	f.do("DELETE", "/v1/leases/7", "").want(200)
+	f.do("POST", "/v1/locks/l?ttl=30s", "you").problem(409, api.LockHeld, `"token":2`, "lease 3")
+	f.do("GET", "/v1/leases/3", "").want(200, `"id":3,"ttl":"15s","name":"lock delay"`)
+	f.do("POST", "/v1/locks/l?lease=3", "").problem(404, api.LeaseNotFound, "lock delay")
+	f.do("DELETE", "/v1/leases/3", "").want(200) // who knows better may open it
+	f.do("POST", "/v1/locks/l?ttl=30s", "you").want(200, `"token":5`)
+	f.do("POST", "/v1/leases", `{"ttl":"30s","lock_delay":"-1s"}`).problem(400, api.BadRequest, "lock_delay")
+}
+
 func TestLocks(t *testing.T) {
 	f := newFixture(t)
 	f.do("POST", "/v1/locks/l?ttl=30s", "me").wantBody(200, `{"name":"l","lease":1,"token":2,"ttl":"30s"}`+"\n")

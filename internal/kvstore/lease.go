@@ -36,6 +36,9 @@ const (
 	// ownedByLock is a lease that a lock request made. It ends when the lock is given
 	// up, and with it whatever the holder has bound to it.
 	ownedByLock leaseOwner = 2
+	// ownedByDelay is a lease that keeps a lock closed after the lease of its holder has
+	// ended. It has no keys, and nobody can hold anything with it.
+	ownedByDelay leaseOwner = 3
 )
 
 // leaseRow is a lease as its table has it.
@@ -191,8 +194,8 @@ func (ls *leases) grant(l *leaseRow, r *Result) error {
 	case l.ID > math.MaxInt64 || l.TTLMillis < 0 || l.LockDelayMillis < 0:
 		r.Refuse(Invalid, "lease id, time to live, and lock delay must be from 0 to 2^63-1")
 		return nil
-	case l.TTLMillis > MaxTTLMillis || len(l.Name) > MaxLeaseNameBytes:
-		r.Refuse(TooLarge, "a lease lives for at most %d ms, and its name has at most %d bytes", int64(MaxTTLMillis), MaxLeaseNameBytes)
+	case l.TTLMillis > MaxTTLMillis || l.LockDelayMillis > MaxTTLMillis || len(l.Name) > MaxLeaseNameBytes:
+		r.Refuse(TooLarge, "a lease lives for at most %d ms, as does a lock delay, and its name has at most %d bytes", int64(MaxTTLMillis), MaxLeaseNameBytes)
 		return nil
 	case !ls.fits(l.logicalBytes(), r):
 		return nil
@@ -203,13 +206,18 @@ func (ls *leases) grant(l *leaseRow, r *Result) error {
 		}
 		return err
 	}
+	ls.add(l)
+	lease := l.Lease
+	r.Lease = &lease
+	return nil
+}
+
+// add adds the row of a lease that has its number.
+func (ls *leases) add(l *leaseRow) {
 	ls.set(l)
 	ls.count().leases++
 	ls.draft.bytes += l.logicalBytes()
 	ls.draft.changes = append(ls.draft.changes, LeaseChange{Lease: l.Lease, Seq: l.seq})
-	lease := l.Lease
-	r.Lease = &lease
-	return nil
 }
 
 // number gives a lease its number in the sequence, which is its id too unless a client
@@ -264,12 +272,24 @@ func (ls *leases) bindable(id, before uint64, r *Result) error {
 		return err
 	case !exists:
 		r.Refuse(LeaseNotFound, "lease %d does not exist", id)
-	case l.owner == ownedByKey:
-		r.Refuse(LeaseNotFound, "lease %d was created by a write with a time to live and is for that key alone", id)
+	case l.reserved(r):
 	default:
 		l.roomForOne(r)
 	}
 	return nil
+}
+
+// reserved refuses a lease that was made for something else than what clients bind to it.
+func (l *leaseRow) reserved(r *Result) bool {
+	switch l.owner {
+	case ownedByKey:
+		r.Refuse(LeaseNotFound, "lease %d was created by a write with a time to live and is for that key alone", l.ID)
+	case ownedByDelay:
+		r.Refuse(LeaseNotFound, "lease %d only keeps a lock closed until its lock delay is over", l.ID)
+	default:
+		return false
+	}
+	return true
 }
 
 // roomForOne refuses to bind more to a lease than its end may remove at once.
@@ -383,7 +403,7 @@ func (ls *leases) end(l *leaseRow, r *Result) error {
 		r.Deleted += uint64(len(keys))
 		r.KV.ModRevision = ls.x.next()
 	}
-	if err := ls.locks().leave(l.ID); err != nil {
+	if err := ls.locks().leave(l); err != nil {
 		return err
 	}
 	ls.draft.ending = 0
@@ -523,7 +543,7 @@ func decodeLease(id uint64, b []byte) (leaseRow, error) {
 	l.owner, l.AtEnd = leaseOwner(d.Byte()), LeaseEnd(d.Byte())
 	l.LockDelayMillis = d.Varint()
 	l.Name = string(d.Rest())
-	if d.Failed || l.owner > ownedByLock || l.AtEnd > LeaseReleases {
+	if d.Failed || l.owner > ownedByDelay || l.AtEnd > LeaseReleases {
 		return leaseRow{}, fmt.Errorf("%w: lease record", layout.ErrMalformed)
 	}
 	return l, nil

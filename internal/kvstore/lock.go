@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 
@@ -17,10 +18,16 @@ const MaxLockTextBytes = 4096
 // keeps FIFO order and makes the token of each holder greater than those before it.
 //
 //	L1  A ticket exists only while its lease does: the end of a lease removes its
-//	    tickets in the same entry (TestLockEndsWithItsLease).
+//	    tickets in the same entry (TestLockEndsWithItsLease), or hands the ticket of a
+//	    holder over to the lease of the lock delay (TestLockDelay).
 //	L2  A lease has at most one ticket of a lock, so asking again is harmless.
 //	L3  Tokens only grow (TestTokensGrow).
 //	L4  lockHead.first is the least token of the queue (checked by the model tests).
+//
+// A holder that lost its lease may not know it yet. With a lock delay, the next ticket has
+// to wait until such a holder has noticed: the ticket of the holder stays in front, under a
+// lease that lives for the delay. So the time of the delay is kept by the leader, like
+// that of all leases, and a new leader begins it anew.
 //
 // The tables:
 //
@@ -154,6 +161,9 @@ func (lk locks) again(c *Command, h *lockHead, r *Result) (done bool, err error)
 	if err != nil {
 		return false, err
 	}
+	if l, err := lk.ls.mustGet(c.Lease); err != nil || l.reserved(r) {
+		return true, err
+	}
 	if token != h.first && !c.Wait {
 		return true, lk.held(c, h, r)
 	}
@@ -202,8 +212,7 @@ func (lk locks) leaseFor(c *Command, r *Result) (l leaseRow, err error) {
 		return leaseRow{}, err
 	case !exists:
 		r.Refuse(LeaseNotFound, "lease %d does not exist", id)
-	case l.owner == ownedByKey:
-		r.Refuse(LeaseNotFound, "lease %d was created by a write with a time to live and is for that key alone", id)
+	case l.reserved(r):
 	default:
 		l.roomForOne(r)
 	}
@@ -268,7 +277,7 @@ func (lk locks) giveUp(c *Command, token uint64, r *Result) error {
 	if err != nil {
 		return err
 	}
-	if l.owner == ownedByLock {
+	if l.owner == ownedByLock || l.owner == ownedByDelay {
 		return lk.ls.end(&l, r)
 	}
 	l.tickets--
@@ -276,14 +285,14 @@ func (lk locks) giveUp(c *Command, token uint64, r *Result) error {
 	return lk.remove(c.Key, token)
 }
 
-// leave removes all tickets of a lease (L1).
-func (lk locks) leave(lease uint64) error {
-	names, err := lk.ls.boundTo(layout.TableLeaseLock, lease)
+// leave removes all tickets of a lease that ends (L1).
+func (lk locks) leave(l *leaseRow) error {
+	names, err := lk.ls.boundTo(layout.TableLeaseLock, l.ID)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		b, _, err := lk.ls.x.rows.Get(layout.TableLeaseLock, leaseLockKey(lease, name))
+		b, _, err := lk.ls.x.rows.Get(layout.TableLeaseLock, leaseLockKey(l.ID, name))
 		if err != nil {
 			return err
 		}
@@ -291,10 +300,46 @@ func (lk locks) leave(lease uint64) error {
 		if err != nil {
 			return err
 		}
-		if err := lk.remove(name, token); err != nil {
+		if err := lk.abandon(l, name, token); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// abandon removes a ticket of a lease that ends, or closes the lock for the lock delay.
+func (lk locks) abandon(l *leaseRow, name []byte, token uint64) error {
+	if l.LockDelayMillis > 0 {
+		if h, _, err := lk.head(name); err != nil || h.first == token {
+			return cmp.Or(err, lk.close(l, name, token))
+		}
+	}
+	return lk.remove(name, token)
+}
+
+// delayName is the name of the lease of a lock delay.
+const delayName = "lock delay"
+
+// close hands the ticket of a holder over to a lease that lives for the lock delay. The
+// quota does not matter: the end of a lease cannot be refused.
+func (lk locks) close(l *leaseRow, name []byte, token uint64) error {
+	d := leaseRow{Lease: Lease{TTLMillis: l.LockDelayMillis, LeaseOptions: LeaseOptions{Name: delayName}}, owner: ownedByDelay, tickets: 1}
+	if _, err := lk.ls.number(&d); err != nil {
+		return err
+	}
+	rows := lk.ls.x.rows
+	b, exists, err := rows.Get(layout.TableTicket, ticketKey(name, token))
+	if err != nil || !exists {
+		return orBroken(err, "ticket %d of a queue does not exist", token)
+	}
+	t, err := decodeTicket(b)
+	if err != nil {
+		return err
+	}
+	rows.Set(layout.TableTicket, ticketKey(name, token), (&ticketRow{lease: d.ID, text: bytes.Clone(t.text)}).encode())
+	rows.Delete(layout.TableLeaseLock, leaseLockKey(l.ID, name))
+	rows.Set(layout.TableLeaseLock, leaseLockKey(d.ID, name), encodeToken(token))
+	lk.ls.add(&d)
 	return nil
 }
 

@@ -253,3 +253,53 @@ func BenchmarkLockHandOver(b *testing.B) {
 		})
 	}
 }
+
+// TestLockDelay: the end of a lease with a lock delay leaves the lock that it held closed,
+// and only that one. Then the queue goes on, with the tokens that it had.
+func TestLockDelay(t *testing.T) {
+	onBothEngines(t, func(t *testing.T, s *Store) {
+		grant := func(id uint64, delay int64) {
+			t.Helper()
+			only(t, s, OK, Command{Op: OpLeaseGrant, Lease: id, TTLMillis: 1000, Grant: &LeaseOptions{LockDelayMillis: delay}})
+		}
+		for id := uint64(101); id <= 104; id++ {
+			grant(id, 5000)
+		}
+		first := only(t, s, OK, ask("l", 101)).Lock.Token
+		only(t, s, OK, ask("l", 102))
+		only(t, s, OK, ask("other", 103))
+		only(t, s, OK, ask("other", 101))
+		wantQueue(t, s, "other", 103, 101)
+		only(t, s, OK, Command{Op: OpLeaseRevoke, Lease: 101})
+		wantQueue(t, s, "other", 103) // it only waited there
+		_, queue, err := s.Lock([]byte("l"), 10)
+		must(t, err)
+		info := mustGet[LockInfo](t)(firstOf(s.Lock([]byte("l"), 10)))
+		delay := mustGet[LeaseInfo](t)(s.Lease(info.Holder.Lease))
+		if info.Holder.Token != first || delay.TTLMillis != 5000 || delay.Name != "lock delay" || delay.Tickets != 1 || queue[0].Held {
+			t.Fatalf("the lock is held by %+v with %+v, before %+v", info.Holder, delay, queue)
+		}
+		// The lease of the delay is nobody's.
+		only(t, s, LeaseNotFound, ask("l", delay.ID))
+		only(t, s, LeaseNotFound, ask("new", delay.ID))
+		only(t, s, LeaseNotFound, Command{Op: OpPut, Key: []byte("k"), Lease: delay.ID})
+		only(t, s, LockHeld, Command{Op: OpLock, Key: []byte("l"), Lease: 104})
+		only(t, s, OK, Command{Op: OpLeaseExpire, Term: 1, Sequence: delay.Seq, Leases: []uint64{delay.ID}})
+		wantQueue(t, s, "l", 102)
+		only(t, s, OK, unlock("l", 102)) // whoever gives a lock up knows that it is over
+		if _, _, err := s.Lock([]byte("l"), 10); !errors.Is(err, ErrLockNotFound) {
+			t.Fatalf("after the release: %v", err)
+		}
+		only(t, s, OK, unlock("other", 103))
+		for id := uint64(102); id <= 104; id++ {
+			only(t, s, OK, Command{Op: OpLeaseRevoke, Lease: id})
+		}
+		if n := s.Counts(); n != (Counts{}) {
+			t.Errorf("%+v is left", n)
+		}
+		only(t, s, TooLarge, Command{Op: OpLeaseGrant, TTLMillis: 1, Grant: &LeaseOptions{LockDelayMillis: MaxTTLMillis + 1}})
+		checkCounters(t, s)
+	})
+}
+
+func firstOf[T, U any](v T, _ U, err error) (T, error) { return v, err }

@@ -46,7 +46,7 @@ func (m *model) grant(l modelLease) (modelLease, Result) {
 	switch {
 	case l.ID > 1<<63-1 || l.TTLMillis < 0 || l.LockDelayMillis < 0:
 		return l, Result{Outcome: Invalid, Detail: "-"}
-	case l.TTLMillis > MaxTTLMillis || len(l.Name) > MaxLeaseNameBytes:
+	case l.TTLMillis > MaxTTLMillis || l.LockDelayMillis > MaxTTLMillis || len(l.Name) > MaxLeaseNameBytes:
 		return l, Result{Outcome: TooLarge, Detail: "-"}
 	case m.over(128 + int64(len(l.Name))):
 		return l, Result{Outcome: NoSpace, Detail: "-"}
@@ -85,7 +85,7 @@ func (m *model) leaseFor(c *Command, old *KV) (uint64, Result) {
 		return l.ID, r
 	case c.Lease != 0 && c.KeepLease:
 		return 0, Result{Outcome: Invalid, Detail: "-"}
-	case c.Lease != 0 && c.Lease != has && (!known || l.owner == ownedByKey):
+	case c.Lease != 0 && c.Lease != has && (!known || l.owner == ownedByKey || l.owner == ownedByDelay):
 		return 0, Result{Outcome: LeaseNotFound, Detail: "-"}
 	case c.Lease != 0:
 		return c.Lease, Result{}
@@ -153,11 +153,24 @@ func (m *model) endLease(id uint64, r Result) Result {
 		m.keys[key] = append(m.keys[key], modelVersion{KV: kv})
 		m.note(Event{KV: kv})
 	}
-	for name := range m.locks {
-		m.leave(name, id)
+	for _, name := range slices.Sorted(maps.Keys(m.locks)) {
+		if l.LockDelayMillis > 0 && m.locks[name][0].lease == id {
+			m.closeFor(name, l.LockDelayMillis)
+		} else {
+			m.leave(name, id)
+		}
 	}
 	delete(m.leases, id)
 	return r
+}
+
+// closeFor gives the first place in a queue to the lease of a lock delay.
+func (m *model) closeFor(name string, millis int64) {
+	for m.seq++; m.leases[m.seq].seq != 0; m.seq++ {
+	}
+	m.leases[m.seq] = modelLease{Lease: Lease{ID: m.seq, TTLMillis: millis, LeaseOptions: LeaseOptions{Name: "lock delay"}}, seq: m.seq, owner: ownedByDelay}
+	m.locks[name] = slices.Clone(m.locks[name])
+	m.locks[name][0].lease = m.seq
 }
 
 func (m *model) leave(name string, lease uint64) {
@@ -182,11 +195,13 @@ func (m *model) lock(c *Command) Result {
 		return Result{Outcome: Invalid, Detail: "-"}
 	case int64(len(name)) > m.settings.MaxKeyBytes || len(c.Value) > MaxLockTextBytes:
 		return Result{Outcome: TooLarge, Detail: "-"}
+	case place >= 0 && l.owner == ownedByDelay:
+		return Result{Outcome: LeaseNotFound, Detail: "-"}
 	case place == 0 || place > 0 && c.Wait:
 		return Result{Lock: m.ticket(name, place)}
 	case c.TTLMillis == 0 && c.Lease == 0:
 		return Result{Outcome: Invalid, Detail: "-"}
-	case c.TTLMillis == 0 && (!known || l.owner == ownedByKey):
+	case c.TTLMillis == 0 && (!known || l.owner == ownedByKey || l.owner == ownedByDelay):
 		return Result{Outcome: LeaseNotFound, Detail: "-"}
 	case len(queue) > 0 && !c.Wait:
 		return Result{Outcome: LockHeld, Detail: "-", Lock: m.ticket(name, 0)}
@@ -221,7 +236,7 @@ func (m *model) unlock(c *Command) (r Result) {
 	r.Lock = m.ticket(name, place)
 	switch {
 	case place == 0 && c.OnlyWaiting:
-	case m.leases[c.Lease].owner == ownedByLock:
+	case m.leases[c.Lease].owner == ownedByLock || m.leases[c.Lease].owner == ownedByDelay:
 		r = m.endLease(c.Lease, r)
 	default:
 		m.leave(name, c.Lease)
