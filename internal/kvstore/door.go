@@ -18,7 +18,7 @@ func Refusal(ctx context.Context, s *Store, c *Command) (*Result, error) {
 	if c.Idempotency != nil {
 		return noRoom(s, c) // what else it asks for, it may have got already
 	}
-	if c.Op == OpTxn && deletesRanges(c.Txn) {
+	if c.Op == OpTxn && c.Txn.DeletesRanges() {
 		return tooManyDeletes(ctx, s, c.Txn)
 	}
 	return nil, nil
@@ -26,7 +26,7 @@ func Refusal(ctx context.Context, s *Store, c *Command) (*Result, error) {
 
 // CountsKeys reports whether Refusal may have to count many keys for a command.
 func CountsKeys(c *Command) bool {
-	return c.Op == OpTxn && c.Idempotency == nil && deletesRanges(c.Txn)
+	return c.Op == OpTxn && c.Idempotency == nil && c.Txn.DeletesRanges()
 }
 
 // noRoom returns the refusal that a command with a new idempotency key would get, as far
@@ -45,17 +45,6 @@ func noRoom(s *Store, c *Command) (*Result, error) {
 	once.Refuse(r, v.remembered.Bytes, limit)
 	r.Revision = v.Revision
 	return r, nil
-}
-
-func deletesRanges(t *Txn) bool {
-	for _, branch := range [][]Command{t.Then, t.Else} {
-		for i := range branch {
-			if c := &branch[i]; c.Op == OpDeleteRange || c.Op == OpTxn && deletesRanges(c.Txn) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // tooManyDeletes counts the keys that the range deletes of a transaction would delete on

@@ -9,6 +9,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/ticket"
 )
 
 // Limits of leases and of what is bound to them.
@@ -474,12 +475,7 @@ func rowBytes(key, value []byte) (int64, error) {
 		l, err := decodeLease(0, value)
 		return l.logicalBytes(), err
 	case layout.TableTicket:
-		t, err := decodeTicket(value)
-		if err != nil {
-			return 0, err
-		}
-		name, err := ticketName(key[1:])
-		return ticketBytes(name, &t), err
+		return ticket.RowBytes(key[1:], value)
 	}
 	return 0, nil
 }
@@ -498,14 +494,8 @@ func checkLeaseRow(key, value []byte) (err error) {
 	case layout.TableCounts:
 		ok = n == 0
 		_, err = decodeCounts(value)
-	case layout.TableLock:
-		ok = n > 0
-		_, err = decodeLockHead(value)
-	case layout.TableLeaseLock:
-		ok = n > leaseIDLen
-		_, err = decodeToken(value)
-	case layout.TableTicket:
-		_, err = ticketName(key[1:])
+	default:
+		ok, err = ticket.CheckRow(key, value)
 	}
 	if err == nil && !ok {
 		err = fmt.Errorf("%w: row of %d bytes in table %q", layout.ErrMalformed, n, key[0])

@@ -11,6 +11,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
 	"github.com/kvd-io/kvd/internal/kvstore/rows"
+	"github.com/kvd-io/kvd/internal/kvstore/ticket"
 )
 
 // LeaseInfo is a lease and what is bound to it.
@@ -141,27 +142,27 @@ func (s *Store) LeaseKeys(id uint64, from []byte, limit int) (keys [][]byte, mor
 // Lock returns a lock and up to limit of the tickets behind the holder's, in the order of
 // the queue; LockInfo.Tickets says whether there are more. If nobody holds the lock, the error is ErrLockNotFound.
 func (s *Store) Lock(name []byte, limit int) (info LockInfo, queue []LockTicket, err error) {
-	prefix, size := ticketPrefix(name), 0
+	prefix, size := ticket.Prefix(name), 0
 	head, tickets, err := s.lockHead(name)
 	if err != nil {
 		return LockInfo{}, nil, err
 	}
 	// The holder may leave between the two reads. The queue begins with the first
 	// ticket that is there.
-	err = s.rows(layout.TableTicket, prefix, ticketKey(name, head), func(key, value []byte) (bool, error) {
-		t, err := decodeTicket(value)
+	err = s.rows(layout.TableTicket, prefix, ticket.Key(name, head), func(key, value []byte) (bool, error) {
+		t, err := ticket.Decode(value)
 		if err != nil || len(key) != len(prefix)+layout.RevisionLen {
 			return false, orBroken(err, "ticket key of %d bytes", len(key))
 		}
-		h := lockHead{}
+		h := ticket.Head{}
 		token := binary.BigEndian.Uint64(key[len(prefix):])
 		if info.Holder.Token == 0 {
-			h.first = token
-			info = LockInfo{Holder: *t.ticket(name, &h, token), Tickets: tickets}
+			h.First = token
+			info = LockInfo{Holder: *ticketOf(name, &h, token, &t), Tickets: tickets}
 		} else {
-			queue = append(queue, *t.ticket(name, &h, token))
+			queue = append(queue, *ticketOf(name, &h, token, &t))
 		}
-		size += len(name) + len(t.text)
+		size += len(name) + len(t.Text)
 		return len(queue) < limit && size <= maxReadBytes, nil
 	})
 	if err == nil && info.Holder.Token == 0 {
@@ -176,8 +177,8 @@ func (s *Store) lockHead(name []byte) (first, tickets uint64, err error) {
 	if err != nil || !exists {
 		return 0, 0, cmp.Or(err, ErrLockNotFound)
 	}
-	h, err := decodeLockHead(b)
-	return h.first, h.tickets, err
+	h, err := ticket.DecodeHead(b)
+	return h.First, h.Tickets, err
 }
 
 // Locks returns up to limit locks with names from a name on, in the order of names, and

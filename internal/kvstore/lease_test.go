@@ -8,6 +8,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/ticket"
 )
 
 func grant(id uint64, millis int64) Command {
@@ -288,8 +289,8 @@ func TestForeignRows(t *testing.T) {
 		value []byte
 	}{
 		{"l1234567", l.encode()}, {"l12345678", nil}, {"k12345678", nil}, {"k12345678a", []byte{1}}, {"n1", (&counts{}).encode()},
-		{"n", []byte{1}}, {"o", (&lockHead{1, 1}).encode()}, {"oa", (&lockHead{}).encode()}, {"p12345678", encodeToken(1)},
-		{"p12345678a", nil}, {"qa\x00\x0212345678", (&ticketRow{lease: 1}).encode()}, {"qa\x00\x0112345678", (&ticketRow{}).encode()},
+		{"n", []byte{1}}, {"o", (&ticket.Head{First: 1, Tickets: 1}).Encode()}, {"oa", (&ticket.Head{}).Encode()}, {"p12345678", ticket.EncodeToken(1)},
+		{"p12345678a", nil}, {"qa\x00\x0212345678", (&ticket.Row{Lease: 1}).Encode()}, {"qa\x00\x0112345678", (&ticket.Row{}).Encode()},
 	} {
 		_, scanned := rowBytes([]byte(row.key), row.value)
 		if err := checkLeaseRow([]byte(row.key), row.value); err == nil && scanned == nil {

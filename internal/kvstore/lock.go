@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/ticket"
 )
 
 // MaxLockTextBytes is the longest text of a holder.
@@ -22,91 +23,49 @@ const MaxLockTextBytes = 4096
 //	    holder over to the lease of the lock delay (TestLockDelay).
 //	L2  A lease has at most one ticket of a lock, so asking again is harmless.
 //	L3  Tokens only grow (TestTokensGrow).
-//	L4  lockHead.first is the least token of the queue (checked by the model tests).
+//	L4  Head.First is the least token of the queue (checked by the model tests).
 //
 // A holder that lost its lease may not know it yet. With a lock delay, the next ticket has
 // to wait until such a holder has noticed: the ticket of the holder stays in front, under a
 // lease that lives for the delay. So the time of the delay is kept by the leader, like
 // that of all leases, and a new leader begins it anew.
 //
-// The tables:
-//
-//	o  name                 → lockHead
-//	p  lease, name          → the token of the ticket
-//	q  name, end, token     → the ticket
-//
-// The head could be found by a seek in table q. But a lock that is taken and released
-// a million times leaves a million tombstones there, which the seek would have to step
-// over. From the token of the last holder on there are none but those of waiters.
+// The rows are those of package ticket.
 
 // locks is the part of leases for locks. It owns the tables of queues.
 type locks struct{ ls *leases }
 
 func (ls *leases) locks() locks { return locks{ls} }
 
-// lockHead is the row of a lock.
-type lockHead struct {
-	first   uint64 // the token of the holder
-	tickets uint64
-}
-
-// ticketRow is the row of a ticket.
-type ticketRow struct {
-	lease uint64
-	text  []byte
-}
-
-// ticketPrefix returns the prefix that all tickets of a lock have.
-func ticketPrefix(name []byte) []byte { return layout.AppendTerminated(nil, name) }
-
-func ticketKey(name []byte, token uint64) []byte {
-	return binary.BigEndian.AppendUint64(ticketPrefix(name), token)
-}
-
-// ticketName returns the name of the lock in the key of a ticket.
-func ticketName(key []byte) ([]byte, error) {
-	versioned := append([]byte{layout.TableVersion}, key...) // tickets have the form of versions
-	if err := layout.CheckVersionKey(versioned); err != nil {
-		return nil, err
-	}
-	return layout.UnescapePrefix(nil, versioned[:len(versioned)-layout.RevisionLen]), nil
-}
-
-func leaseLockKey(lease uint64, name []byte) []byte { return append(leaseID(lease), name...) }
-
-// ticketBytes is what the quota counts for a ticket, which is in three tables.
-func ticketBytes(name []byte, t *ticketRow) int64 {
-	return 3*layout.KeyOverheadBytes + int64(3*len(name)+len(t.text))
-}
-
 // head returns the head of a lock with the overlay.
-func (lk locks) head(name []byte) (h lockHead, exists bool, err error) {
+func (lk locks) head(name []byte) (h ticket.Head, exists bool, err error) {
 	b, exists, err := lk.ls.x.rows.Get(layout.TableLock, name)
 	if err != nil || !exists {
-		return lockHead{}, false, err
+		return ticket.Head{}, false, err
 	}
-	h, err = decodeLockHead(b)
+	h, err = ticket.DecodeHead(b)
 	return h, err == nil, err
 }
 
 // ticket returns a ticket that must exist, in the form of results.
-func (lk locks) ticket(name []byte, h *lockHead, token uint64) (*LockTicket, error) {
-	b, exists, err := lk.ls.x.rows.Get(layout.TableTicket, ticketKey(name, token))
+func (lk locks) ticket(name []byte, h *ticket.Head, token uint64) (*LockTicket, error) {
+	b, exists, err := lk.ls.x.rows.Get(layout.TableTicket, ticket.Key(name, token))
 	if err != nil {
 		return nil, err
 	}
 	if !exists {
 		return nil, fmt.Errorf("%w: lock without its ticket %d", layout.ErrMalformed, token)
 	}
-	t, err := decodeTicket(b)
+	t, err := ticket.Decode(b)
 	if err != nil {
 		return nil, err
 	}
-	return t.ticket(name, h, token), nil
+	return ticketOf(name, h, token, &t), nil
 }
 
-func (t *ticketRow) ticket(name []byte, h *lockHead, token uint64) *LockTicket {
-	return &LockTicket{Name: bytes.Clone(name), Token: token, Lease: t.lease, Held: token == h.first, Body: bytes.Clone(t.text)}
+// ticketOf returns a ticket in the form of results.
+func ticketOf(name []byte, h *ticket.Head, token uint64, t *ticket.Row) *LockTicket {
+	return &LockTicket{Name: bytes.Clone(name), Token: token, Lease: t.Lease, Held: token == h.First, Body: bytes.Clone(t.Text)}
 }
 
 // lockOp runs OpLock.
@@ -149,22 +108,22 @@ func (lk locks) named(c *Command, r *Result) bool {
 }
 
 // again answers with the ticket that the lease has already (L2).
-func (lk locks) again(c *Command, h *lockHead, r *Result) (done bool, err error) {
+func (lk locks) again(c *Command, h *ticket.Head, r *Result) (done bool, err error) {
 	if c.Lease == 0 {
 		return false, nil
 	}
-	b, exists, err := lk.ls.x.rows.Get(layout.TableLeaseLock, leaseLockKey(c.Lease, c.Key))
+	b, exists, err := lk.ls.x.rows.Get(layout.TableLeaseLock, ticket.LeaseKey(c.Lease, c.Key))
 	if err != nil || !exists {
 		return false, err
 	}
-	token, err := decodeToken(b)
+	token, err := ticket.DecodeToken(b)
 	if err != nil {
 		return false, err
 	}
 	if l, err := lk.ls.mustGet(c.Lease); err != nil || l.reserved(r) {
 		return true, err
 	}
-	if token != h.first && !c.Wait {
+	if token != h.First && !c.Wait {
 		return true, lk.held(c, h, r)
 	}
 	r.Lock, err = lk.ticket(c.Key, h, token)
@@ -173,7 +132,7 @@ func (lk locks) again(c *Command, h *lockHead, r *Result) (done bool, err error)
 
 // refuse refuses a request that would have to wait. That its lease does not exist is the
 // better reason: another attempt would fail, too.
-func (lk locks) refuse(c *Command, h *lockHead, r *Result) error {
+func (lk locks) refuse(c *Command, h *ticket.Head, r *Result) error {
 	if c.TTLMillis == 0 {
 		if _, err := lk.leaseFor(c, r); err != nil || r.Outcome != OK {
 			return err
@@ -183,8 +142,8 @@ func (lk locks) refuse(c *Command, h *lockHead, r *Result) error {
 }
 
 // held refuses with the ticket of the holder.
-func (lk locks) held(c *Command, h *lockHead, r *Result) error {
-	holder, err := lk.ticket(c.Key, h, h.first)
+func (lk locks) held(c *Command, h *ticket.Head, r *Result) error {
+	holder, err := lk.ticket(c.Key, h, h.First)
 	if err != nil {
 		return err
 	}
@@ -220,26 +179,26 @@ func (lk locks) leaseFor(c *Command, r *Result) (l leaseRow, err error) {
 }
 
 // add appends a ticket to the queue.
-func (lk locks) add(c *Command, l leaseRow, h lockHead, r *Result) error {
-	t := ticketRow{lease: l.ID, text: bytes.Clone(c.Value)}
-	if !lk.ls.fits(ticketBytes(c.Key, &t), r) {
+func (lk locks) add(c *Command, l leaseRow, h ticket.Head, r *Result) error {
+	t := ticket.Row{Lease: l.ID, Text: bytes.Clone(c.Value)}
+	if !lk.ls.fits(ticket.Bytes(c.Key, &t), r) {
 		return nil
 	}
 	n := lk.ls.count()
 	n.sequence++
 	n.tickets++
 	token := n.sequence
-	if h.tickets++; h.tickets == 1 {
-		h.first = token
+	if h.Tickets++; h.Tickets == 1 {
+		h.First = token
 		n.locks++
 	}
-	lk.ls.x.rows.Set(layout.TableLock, c.Key, h.encode())
-	lk.ls.x.rows.Set(layout.TableTicket, ticketKey(c.Key, token), t.encode())
-	lk.ls.x.rows.Set(layout.TableLeaseLock, leaseLockKey(l.ID, c.Key), encodeToken(token))
+	lk.ls.x.rows.Set(layout.TableLock, c.Key, h.Encode())
+	lk.ls.x.rows.Set(layout.TableTicket, ticket.Key(c.Key, token), t.Encode())
+	lk.ls.x.rows.Set(layout.TableLeaseLock, ticket.LeaseKey(l.ID, c.Key), ticket.EncodeToken(token))
 	l.tickets++
 	lk.ls.set(&l)
-	lk.ls.draft.bytes += ticketBytes(c.Key, &t)
-	r.Lock = t.ticket(c.Key, &h, token)
+	lk.ls.draft.bytes += ticket.Bytes(c.Key, &t)
+	r.Lock = ticketOf(c.Key, &h, token, &t)
 	return nil
 }
 
@@ -249,7 +208,7 @@ func (lk locks) unlockOp(c *Command, r *Result) error {
 	if !lk.named(c, r) {
 		return nil
 	}
-	b, exists, err := lk.ls.x.rows.Get(layout.TableLeaseLock, leaseLockKey(c.Lease, c.Key))
+	b, exists, err := lk.ls.x.rows.Get(layout.TableLeaseLock, ticket.LeaseKey(c.Lease, c.Key))
 	if err != nil {
 		return err
 	}
@@ -257,7 +216,7 @@ func (lk locks) unlockOp(c *Command, r *Result) error {
 		r.Refuse(LockNotFound, "lease %d neither holds the lock nor waits for it", c.Lease)
 		return nil
 	}
-	token, err := decodeToken(b)
+	token, err := ticket.DecodeToken(b)
 	if err != nil {
 		return err
 	}
@@ -292,11 +251,11 @@ func (lk locks) leave(l *leaseRow) error {
 		return err
 	}
 	for _, name := range names {
-		b, _, err := lk.ls.x.rows.Get(layout.TableLeaseLock, leaseLockKey(l.ID, name))
+		b, _, err := lk.ls.x.rows.Get(layout.TableLeaseLock, ticket.LeaseKey(l.ID, name))
 		if err != nil {
 			return err
 		}
-		token, err := decodeToken(b)
+		token, err := ticket.DecodeToken(b)
 		if err != nil {
 			return err
 		}
@@ -310,7 +269,7 @@ func (lk locks) leave(l *leaseRow) error {
 // abandon removes a ticket of a lease that ends, or closes the lock for the lock delay.
 func (lk locks) abandon(l *leaseRow, name []byte, token uint64) error {
 	if l.LockDelayMillis > 0 {
-		if h, _, err := lk.head(name); err != nil || h.first == token {
+		if h, _, err := lk.head(name); err != nil || h.First == token {
 			return cmp.Or(err, lk.close(l, name, token))
 		}
 	}
@@ -328,17 +287,17 @@ func (lk locks) close(l *leaseRow, name []byte, token uint64) error {
 		return err
 	}
 	rows := lk.ls.x.rows
-	b, exists, err := rows.Get(layout.TableTicket, ticketKey(name, token))
+	b, exists, err := rows.Get(layout.TableTicket, ticket.Key(name, token))
 	if err != nil || !exists {
 		return orBroken(err, "ticket %d of a queue does not exist", token)
 	}
-	t, err := decodeTicket(b)
+	t, err := ticket.Decode(b)
 	if err != nil {
 		return err
 	}
-	rows.Set(layout.TableTicket, ticketKey(name, token), (&ticketRow{lease: d.ID, text: bytes.Clone(t.text)}).encode())
-	rows.Delete(layout.TableLeaseLock, leaseLockKey(l.ID, name))
-	rows.Set(layout.TableLeaseLock, leaseLockKey(d.ID, name), encodeToken(token))
+	rows.Set(layout.TableTicket, ticket.Key(name, token), (&ticket.Row{Lease: d.ID, Text: bytes.Clone(t.Text)}).Encode())
+	rows.Delete(layout.TableLeaseLock, ticket.LeaseKey(l.ID, name))
+	rows.Set(layout.TableLeaseLock, ticket.LeaseKey(d.ID, name), ticket.EncodeToken(token))
 	lk.ls.add(&d)
 	return nil
 }
@@ -346,11 +305,11 @@ func (lk locks) close(l *leaseRow, name []byte, token uint64) error {
 // remove takes a ticket out of its queue. If it was the first, the next one holds
 // the lock from now on.
 func (lk locks) remove(name []byte, token uint64) error {
-	b, exists, err := lk.ls.x.rows.Get(layout.TableTicket, ticketKey(name, token))
+	b, exists, err := lk.ls.x.rows.Get(layout.TableTicket, ticket.Key(name, token))
 	if err != nil || !exists {
 		return orBroken(err, "ticket %d of a queue does not exist", token)
 	}
-	t, err := decodeTicket(b)
+	t, err := ticket.Decode(b)
 	if err != nil {
 		return err
 	}
@@ -358,24 +317,24 @@ func (lk locks) remove(name []byte, token uint64) error {
 	if err != nil || !exists {
 		return orBroken(err, "ticket %d has no lock", token)
 	}
-	lk.ls.x.rows.Delete(layout.TableTicket, ticketKey(name, token))
-	lk.ls.x.rows.Delete(layout.TableLeaseLock, leaseLockKey(t.lease, name))
-	lk.ls.draft.bytes -= ticketBytes(name, &t)
+	lk.ls.x.rows.Delete(layout.TableTicket, ticket.Key(name, token))
+	lk.ls.x.rows.Delete(layout.TableLeaseLock, ticket.LeaseKey(t.Lease, name))
+	lk.ls.draft.bytes -= ticket.Bytes(name, &t)
 	lk.ls.draft.woken = append(lk.ls.draft.woken, token)
 	n := lk.ls.count()
 	n.tickets--
-	if h.tickets--; h.tickets == 0 {
+	if h.Tickets--; h.Tickets == 0 {
 		n.locks--
 		lk.ls.x.rows.Delete(layout.TableLock, name)
 		return nil
 	}
-	if h.first == token {
-		if h.first, err = lk.next(name, token); err != nil {
+	if h.First == token {
+		if h.First, err = lk.next(name, token); err != nil {
 			return err
 		}
-		lk.ls.draft.woken = append(lk.ls.draft.woken, h.first)
+		lk.ls.draft.woken = append(lk.ls.draft.woken, h.First)
 	}
-	lk.ls.x.rows.Set(layout.TableLock, name, h.encode())
+	lk.ls.x.rows.Set(layout.TableLock, name, h.Encode())
 	return nil
 }
 
@@ -389,63 +348,13 @@ func orBroken(err error, format string, args ...any) error {
 
 // next returns the least token of a queue above one.
 func (lk locks) next(name []byte, above uint64) (token uint64, err error) {
-	prefix := ticketPrefix(name)
-	err = lk.ls.x.rows.EachFrom(layout.TableTicket, prefix, ticketKey(name, above+1), func(key, _ []byte) bool {
+	prefix := ticket.Prefix(name)
+	err = lk.ls.x.rows.EachFrom(layout.TableTicket, prefix, ticket.Key(name, above+1), func(key, _ []byte) bool {
 		token = binary.BigEndian.Uint64(key[len(prefix):])
 		return false
 	})
 	if err != nil || token == 0 {
 		return 0, orBroken(err, "the queue of a lock ends at ticket %d", above)
-	}
-	return token, nil
-}
-
-func (h *lockHead) encode() []byte {
-	return binary.AppendUvarint(binary.AppendUvarint([]byte{layout.RecordVersion}, h.first), h.tickets)
-}
-
-func decodeLockHead(b []byte) (lockHead, error) {
-	d, err := layout.OpenRecord("lock", b)
-	if err != nil {
-		return lockHead{}, err
-	}
-	h := lockHead{first: d.Uvarint(), tickets: d.Uvarint()}
-	if d.Failed || len(d.B) > 0 || h.first == 0 || h.tickets == 0 {
-		return lockHead{}, fmt.Errorf("%w: lock record", layout.ErrMalformed)
-	}
-	return h, nil
-}
-
-func (t *ticketRow) encode() []byte {
-	return append(binary.AppendUvarint([]byte{layout.RecordVersion}, t.lease), t.text...)
-}
-
-// decodeTicket returns a ticket whose text aliases b.
-func decodeTicket(b []byte) (ticketRow, error) {
-	d, err := layout.OpenRecord("ticket", b)
-	if err != nil {
-		return ticketRow{}, err
-	}
-	t := ticketRow{lease: d.Uvarint()}
-	if d.Failed || t.lease == 0 {
-		return ticketRow{}, fmt.Errorf("%w: ticket record", layout.ErrMalformed)
-	}
-	t.text = d.Rest()
-	return t, nil
-}
-
-func encodeToken(token uint64) []byte {
-	return binary.AppendUvarint([]byte{layout.RecordVersion}, token)
-}
-
-func decodeToken(b []byte) (uint64, error) {
-	d, err := layout.OpenRecord("token", b)
-	if err != nil {
-		return 0, err
-	}
-	token := d.Uvarint()
-	if d.Failed || len(d.B) > 0 {
-		return 0, fmt.Errorf("%w: token record", layout.ErrMalformed)
 	}
 	return token, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/ticket"
 )
 
 // AwaitLock returns nil once the ticket holds its lock as far as this node has applied,
@@ -27,7 +28,7 @@ func (s *Store) AwaitLock(ctx context.Context, name []byte, token uint64) error 
 
 // holdsTicket reports whether a ticket holds its lock.
 func holdsTicket(s *Store, name []byte, token uint64) (bool, error) {
-	if _, exists, err := s.row(layout.TableTicket, ticketKey(name, token)); err != nil || !exists {
+	if _, exists, err := s.row(layout.TableTicket, ticket.Key(name, token)); err != nil || !exists {
 		return false, cmp.Or(err, ErrTicketGone)
 	}
 	first, _, err := s.lockHead(name)

@@ -44,6 +44,16 @@ func (t *Txn) ReadOnly() bool {
 	}) == nil
 }
 
+// DeletesRanges reports whether any operation, nested ones included, deletes a range.
+func (t *Txn) DeletesRanges() bool {
+	return t.each(func(c *Command) error {
+		if c.Op == OpDeleteRange {
+			return errWrites
+		}
+		return nil
+	}) != nil
+}
+
 // Writes reports whether the operation of a transaction writes, nested ones aside.
 func (o Op) Writes() bool { return o != OpGet && o != OpList && o != OpTxn }
 
