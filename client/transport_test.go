@@ -112,7 +112,7 @@ func TestSettings(t *testing.T) {
 	ctx := t.Context()
 	c := kvdtest.New(t).Client()
 	before, err := c.Settings(ctx)
-	if err != nil || before.MaxValueBytes != 1<<20 || before.Tag == "" {
+	if err != nil || before.MaxValueBytes == 0 || before.Tag == "" {
 		t.Fatalf("%+v %v", before, err)
 	}
 	after, err := c.ChangeSettings(ctx, client.SettingsChange{MaxValueBytes: new(int64(100)), IfTag: before.Tag})

@@ -85,17 +85,31 @@ type OpResult struct {
 }
 
 // Commit executes the transaction. A transaction whose comparisons do not hold is no
-// error.
+// error. One that only reads never ends with ErrUnknownOutcome.
 func (t *Txn) Commit(ctx context.Context) (*TxnResult, error) {
 	r, err := change(http.MethodPost, "/v1/txn", nil).withJSON(t.doc())
 	if err != nil {
 		return nil, err
 	}
+	r.mutates = !onlyReads(t.then) || !onlyReads(t.otherwise)
 	var out wireTxn
 	if _, err := t.c.call(ctx, r, &out); err != nil {
 		return nil, err
 	}
 	return out.result()
+}
+
+// onlyReads reports whether none of the operations changes anything. One that is a
+// transaction itself counts as a change.
+func onlyReads(ops []map[string]any) bool {
+	for _, op := range ops {
+		for kind := range op {
+			if kind != "get" && kind != "list" {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 type wireTxn struct {

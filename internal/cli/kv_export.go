@@ -104,7 +104,7 @@ func newExporter(s *session, out io.Writer) *exporter {
 
 func (f *exportFlags) toStdout(ctx context.Context, s *session, options []client.ReadOption) error {
 	x := newExporter(s, s.env.Stdout)
-	total, err := f.begin(ctx, x)
+	total, err := f.begin(ctx, x, options)
 	if err == nil {
 		err = x.run(ctx, total, options)
 	}
@@ -122,7 +122,7 @@ func (f *exportFlags) toFile(ctx context.Context, s *session, name string, optio
 	if f.resume {
 		err = x.readBack(file)
 	} else {
-		total, err = f.begin(ctx, x)
+		total, err = f.begin(ctx, x, options)
 	}
 	if err == nil {
 		err = x.run(ctx, total, options)
@@ -157,35 +157,19 @@ func (f *exportFlags) openPartial(name string) (*os.File, error) {
 
 // begin chooses the revision of the export, writes the first line, and returns the
 // number of keys.
-func (f *exportFlags) begin(ctx context.Context, x *exporter) (int64, error) {
-	list := map[string]any{"prefix": f.prefix, "count_only": true}
-	if f.read.revision != 0 {
-		list["revision"] = f.read.revision
-	}
-	doc, err := json.Marshal(map[string]any{"then": []any{map[string]any{"list": list}}})
-	if err != nil {
-		return 0, err
-	}
+func (f *exportFlags) begin(ctx context.Context, x *exporter, options []client.ReadOption) (int64, error) {
 	ctx, cancel := x.s.limited(ctx)
 	defer cancel()
-	answer, err := x.s.TxnJSON(ctx, doc)
+	now := uint64(0)
+	n, err := x.s.Count(ctx, client.Prefix(f.prefix), append(options, client.ReportRevision(&now))...)
 	if err != nil {
 		return 0, err
 	}
-	var now struct {
-		Revision uint64 `json:"revision"`
-		Results  []struct {
-			Count int64 `json:"count"`
-		} `json:"results"`
-	}
-	if err := json.Unmarshal(answer, &now); err != nil || len(now.Results) != 1 {
-		return 0, fmt.Errorf("read the answer %s: %w", answer, err)
-	}
-	x.head = exportHead{"kvd-export", exportFormat, now.Revision, f.prefix}
 	if f.read.revision != 0 {
-		x.head.Revision = f.read.revision
+		now = f.read.revision
 	}
-	return now.Results[0].Count, x.enc.Encode(x.head)
+	x.head = exportHead{"kvd-export", exportFormat, now, f.prefix}
+	return int64(n), x.enc.Encode(x.head)
 }
 
 // readBack reads what an interrupted export wrote, cuts off a line that is not

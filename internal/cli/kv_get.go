@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -112,6 +113,10 @@ func (s *session) printPair(kv *client.KV) error {
 	case formatJSON:
 		return s.printJSON(document(kv))
 	case formatValue:
+		if s.format == formatDefault && isTerminal(s.env.Stdout) && !harmless(kv.Value) {
+			s.note("the value has control characters or is not text; -o value prints it byte for byte")
+			return s.println(strconv.Quote(string(kv.Value)))
+		}
 		return s.printValue(kv.Value)
 	}
 	fields := [][2]string{

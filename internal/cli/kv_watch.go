@@ -26,6 +26,7 @@ type watchFlags struct {
 	from      uint64
 	events    []string
 	previous  bool
+	limit     int
 	exec      string
 	keepGoing bool
 }
@@ -48,8 +49,8 @@ input and these variables:
 KVD_ENDPOINTS and the like are set as well, so that CMD can use kvd without flags. If CMD fails, the
 watch ends, and says from which revision to go on; with --keep-going it only says so.
 
-An interrupt (Ctrl-C, SIGTERM) is how a watch ends, and exits with 0. If the changes to begin with
-are compacted, it exits with 1.`,
+A watch without --limit ends with an interrupt (Ctrl-C, SIGTERM), and exits with 0. If the changes
+to begin with are compacted, it exits with 1.`,
 		Example: `  kvd kv watch color
   kvd kv watch config/ --prefix --exec './reload.sh'
   kvd kv watch config/ --prefix --exec 'echo "$KVD_EVENT $KVD_KEY at $KVD_REVISION: $(cat)"'
@@ -62,6 +63,7 @@ are compacted, it exits with 1.`,
 	f.Uint64Var(&w.from, "from", 0, "begin with the changes of this `REVISION`, instead of the next one")
 	f.StringSliceVar(&w.events, "events", []string{"put", "delete"}, "only these `KINDS` of changes")
 	f.BoolVar(&w.previous, "prev", false, "also print what the key was before")
+	f.IntVar(&w.limit, "limit", 0, "end after this `NUMBER` of changes")
 	f.StringVar(&w.exec, "exec", "", "run this shell `COMMAND` for each change")
 	f.BoolVar(&w.keepGoing, "keep-going", false, "with --exec: go on after a command has failed")
 	cmd.RunE = sh.run(func(ctx context.Context, s *session, args []string) error {
@@ -74,7 +76,7 @@ are compacted, it exits with 1.`,
 		if w.exec != "" {
 			handle = func(e *client.Event) error { return w.execute(ctx, s, e) }
 		}
-		return s.watch(ctx, selected, options, handle)
+		return s.watch(ctx, selected, options, w.limit, handle)
 	})
 	return cmd
 }
@@ -90,6 +92,8 @@ func (w *watchFlags) options(cmd *cobra.Command) (o client.WatchOptions, err err
 	switch {
 	case o.PutsOnly && o.DeletesOnly:
 		return o, usagef("--events is empty; leave it out to see all changes")
+	case w.limit < 0:
+		return o, usagef("--limit is %d, but must not be negative", w.limit)
 	case cmd.Flags().Changed("from") && w.from == 0:
 		return o, usagef("--from is 0, but revisions begin at 1")
 	case w.keepGoing && w.exec == "":
@@ -98,9 +102,10 @@ func (w *watchFlags) options(cmd *cobra.Command) (o client.WatchOptions, err err
 	return o, nil
 }
 
-// watch hands events to a function until that fails or the context ends. Once a
-// connection was made, its loss is no failure: the client looks for another one.
-func (s *session) watch(ctx context.Context, keys client.Range, o client.WatchOptions, handle func(*client.Event) error) error {
+// watch hands events to a function until that fails, the context ends, or there were
+// as many as the limit, if it is not 0. Once a connection was made, its loss is not a
+// failure: the client looks for another one.
+func (s *session) watch(ctx context.Context, keys client.Range, o client.WatchOptions, limit int, handle func(*client.Event) error) error {
 	begin := s.watchdog(ctx)
 	defer begin.stop()
 	o.Progress = func(uint64) { begin.pause() }
@@ -114,6 +119,9 @@ func (s *session) watch(ctx context.Context, keys client.Range, o client.WatchOp
 		}
 		if err != nil {
 			return begin.explain(err)
+		}
+		if limit--; limit == 0 {
+			return nil
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -146,6 +147,13 @@ func printable(b string) string {
 		return b
 	}
 	return strconv.Quote(b)
+}
+
+// harmless reports whether a terminal may be given the value as it is: text without
+// control characters but tabs and ends of lines.
+func harmless(value []byte) bool {
+	odd := func(r rune) bool { return unicode.IsControl(r) && r != '\t' && r != '\n' && r != '\r' }
+	return utf8.Valid(value) && bytes.IndexFunc(value, odd) < 0
 }
 
 // shorten cuts a text to a number of columns.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -61,16 +62,23 @@ func (c *commandLine) document(name string, before func(command string) string) 
 			c.t.Errorf("%s:%d: %s\nprints %s\nwant   %s", name, e.line, e.command, out, e.output)
 		}
 	}
-	if len(all) < 2 {
+	if len(all) < 8 {
 		c.t.Errorf("only %d examples were found in %s", len(all), name)
 	}
 }
 
-// TestCommandLineDocument runs the examples of docs/cli.md.
+// TestCommandLineDocument runs the examples of docs/cli.md against one node and three.
 func TestCommandLineDocument(t *testing.T) {
-	node := newCluster(t, 1).node(1)
-	c := newCommandLine(t, "http://"+loopback(node.clientPort))
-	c.document("docs/cli.md", func(command string) string { return command })
+	for _, n := range []int{1, 3} {
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
+			var endpoints []string
+			for _, m := range newCluster(t, n).nodes {
+				endpoints = append(endpoints, "http://"+loopback(m.clientPort))
+			}
+			c := newCommandLine(t, strings.Join(endpoints, ","))
+			c.document("docs/cli.md", func(command string) string { return command })
+		})
+	}
 }
 
 // TestMigrationDocument runs the examples of docs/migrate.md against a real etcd. In
