@@ -92,6 +92,13 @@ func (r *docRunner) document(path string) (count int) {
 		r.write(f.name, f.text)
 	}
 	all := examples(string(text))
+	r.examples(path, all)
+	return len(all)
+}
+
+// examples runs the examples of a document.
+func (r *docRunner) examples(path string, all []example) {
+	r.t.Helper()
 	for i := range all {
 		e := &all[i]
 		r.t.Logf("%s:%d: %s", path, e.line, e.command)
@@ -99,7 +106,6 @@ func (r *docRunner) document(path string) (count int) {
 			r.t.Errorf("%s:%d: %s\nprints %s\nwant   %s", path, e.line, e.command, got, e.output)
 		}
 	}
-	return len(all)
 }
 
 // docFile is a file in a document: a block of code with a name beside its language.
