@@ -1,6 +1,7 @@
 // The frame of the page: which view is shown, and how the cluster is.
 import { writable, unescape } from './api.js';
-import { $, failure, h, replace, setText } from './dom.js';
+import { tell } from './dialog.js';
+import { $, button, failure, h, replace, setText } from './dom.js';
 import { nameOf, onLive } from './live.js';
 import * as cluster from './cluster.js';
 
@@ -68,7 +69,8 @@ function pulse({ cluster: c, error }) {
 }
 
 replace($('#nav'), Object.entries(views).map(([name, [title]]) => h('li', {}, h('a', { href: `#/${name}`, 'data-view': name }, title))));
-if (!writable) $('.brand').after(h('span', { class: 'badge', title: 'The node takes no changes from web pages (--ui=read)' }, 'read only'));
+if (!writable) $('.brand').after(button('read only', () => tell('Read only', h('p', {}, 'This node takes no changes from web pages. It was started with --ui=read, or serves addresses beyond this machine and was not told otherwise.'),
+    h('p', {}, 'Use curl or the kvd command, or start the node with --ui=on.')), { class: 'badge' }));
 window.addEventListener('hashchange', () => navigate(true));
 $('.skip').addEventListener('click', (event) => { event.preventDefault(); main.focus(); });
 onLive(pulse);

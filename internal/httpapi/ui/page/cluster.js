@@ -68,10 +68,18 @@ async function add() {
   }
 }
 
+// catchingUp says what the leader does for a member that lags too far for its log.
+function catchingUp(m, top) {
+  const d = top?.kept_log?.deliveries?.find((d) => d.to === m.id);
+  if (!d) return null;
+  const words = { waiting: 'waits for a snapshot', sending: `gets a snapshot, ${bytes(d.body_bytes)}`, paused: 'snapshot paused', catching_up: `catches up, ${bytes(d.behind_bytes)} behind` };
+  return (words[d.state] ?? d.state) + (d.reason ? ` (${d.reason})` : '');
+}
+
 // columns of the table: what each shows of a member, its status, and the leader's.
 const columns = [
   ['Role', ({ m, s, c }) => m.id === c.leader ? 'leader' : m.learner ? 'learner' : s?.role ?? m.role],
-  ['Health', ({ m, s, e }) => e ? 'unreachable' : s.alarms?.length ? plural(s.alarms.length, 'alarm') : m.reachable || m.id === live.self?.id ? 'ok' : 'no connection'],
+  ['Health', ({ m, s, e, top }) => catchingUp(m, top) ?? (e ? 'unreachable' : s.alarms?.length ? plural(s.alarms.length, 'alarm') : m.reachable || m.id === live.self?.id ? 'ok' : 'no connection')],
   ['Lag', ({ m, s, top }) => { const n = m.behind ?? (s && top ? Math.max(0, top.commit - s.applied) : undefined); return n === undefined ? '–' : count(n); }],
   ['Applied', ({ s }) => s ? count(s.applied) : '–'],
   ['State hash', ({ s }) => s?.state_hash ?? '–'],
@@ -86,7 +94,7 @@ const numeric = new Set(['Lag', 'Applied', 'Revision', 'Store', 'Log', 'Up']);
 // newRow makes the row of a member. Live updates change texts only: buttons keep the
 // focus.
 function newRow(id) {
-  const name = h('th', { scope: 'row' }, h('span', {}), h('small', {}));
+  const name = h('th', { scope: 'row' }, h('span', {}), h('small', {}), h('small', { class: 'mono' }));
   const cells = columns.map(([label]) => h('td', { 'data-label': label, class: numeric.has(label) ? 'num' : label === 'State hash' ? 'mono' : '' }));
   const find = () => live.members.find((m) => m.id === id);
   const buttons = {
@@ -100,8 +108,8 @@ function newRow(id) {
     const { m, c } = view;
     const leads = m.id === c.leader;
     setText(name.firstChild, m.name || `member ${m.id}`);
-    setText(name.lastChild, `ID ${m.id}${m.id === live.self?.id ? ' · this node' : ''}`);
-    name.title = [...m.peer_urls, ...(m.client_urls ?? [])].join('\n');
+    setText(name.children[1], `ID ${m.id}${m.id === live.self?.id ? ' · this node' : ''}`);
+    setText(name.lastChild, m.peer_urls.join(', '));
     columns.forEach(([, text], i) => setText(cells[i], text(view)));
     row.dataset.state = view.e ? 'bad' : view.s.alarms?.length ? 'warn' : 'ok';
     row.classList.toggle('leads', leads);

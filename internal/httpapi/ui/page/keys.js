@@ -67,15 +67,17 @@ class Tree {
     return h('div', { class: 'note bad', role: 'alert' }, h('p', {}, explain(err)), h('p', { class: 'row' }, ways));
   }
 
-  item(level, cls, ...content) {
+  // item has a label of its own: a screen reader would else read all that is below it.
+  item(level, label, cls, ...content) {
     const line = h('div', { class: `line ${cls}` }, content);
-    const el = h('li', { role: 'treeitem', tabindex: -1, 'aria-level': level.level + 1 }, line);
+    const el = h('li', { role: 'treeitem', tabindex: -1, 'aria-level': level.level + 1, 'aria-label': label }, line);
     line.style.setProperty('--level', level.level);
     return el;
   }
 
   leaf({ name, kv }, level) {
-    const el = this.item(level, '', h('span', { class: 'twist', 'aria-hidden': 'true' }), h('span', { class: 'key' }, show(name.slice(level.base)) || '(the prefix itself)'),
+    const text = show(name.slice(level.base)) || '(the prefix itself)';
+    const el = this.item(level, text, '', h('span', { class: 'twist', 'aria-hidden': 'true' }), h('span', { class: 'key' }, text),
       h('span', { class: 'rev', title: `last changed at revision ${kv.mod_revision}` }, count(kv.mod_revision)));
     el.act = (entered) => this.choose(name, entered);
     el.dataset.key = escape(name);
@@ -85,7 +87,8 @@ class Tree {
 
   group(name, level) {
     const twist = h('span', { class: 'twist', 'aria-hidden': 'true' }, '▸');
-    const el = this.item(level, 'group', twist, h('span', { class: 'key' }, show(name.slice(level.base))));
+    const text = show(name.slice(level.base));
+    const el = this.item(level, text, 'group', twist, h('span', { class: 'key' }, text));
     const list = h('ul', { role: 'group', hidden: true });
     el.append(list);
     el.setAttribute('aria-expanded', 'false');
@@ -101,7 +104,7 @@ class Tree {
   }
 
   pager(level, text, move) {
-    const el = this.item(level, 'pager', h('span', { class: 'twist', 'aria-hidden': 'true' }), h('span', { class: 'key' }, text));
+    const el = this.item(level, text, 'pager', h('span', { class: 'twist', 'aria-hidden': 'true' }), h('span', { class: 'key' }, text));
     el.act = () => { move(); this.load(level, true); };
     return el;
   }
