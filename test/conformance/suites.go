@@ -34,6 +34,8 @@ var suites = []suite{
 	{name: "http", help: "etcd's end-to-end tests of the gateway, health checks, and metrics",
 		args:  []string{"-tags", "e2e", "-run", "TestCurl|TestHTTP|TestMetrics", "go.etcd.io/etcd/tests/v3/e2e"},
 		after: binDir, tools: []string{"etcdctl", "etcdutl"}, timeout: 20 * time.Minute},
+	{name: "sidebyside", help: "400 command lines of etcdctl and requests to the gateway, on etcd and on kvd at once",
+		args: []string{"./sidebyside"}, tools: []string{"etcdctl"}, timeout: 10 * time.Minute},
 	{name: "benchmark", help: "all commands of etcd's benchmark tool",
 		args: []string{"./benchmark"}, tools: []string{"benchmark"}, sized: true, timeout: 10 * time.Minute},
 	{name: "robustness", help: "etcd's traffics and judges, with members killed on the way",
