@@ -80,7 +80,8 @@ var allowed = map[string][]string{
 	"internal/rights":            {},
 	"internal/kvstore/guard":     {"internal/kvstore/command", "internal/kvstore/engine", "internal/kvstore/layout", "internal/kvstore/rows", "internal/rights"},
 	"internal/arch":              {},
-	"internal/cli":               {"client"},
+	"internal/cli":               {"client", "internal/transfer"},
+	"internal/transfer":          {"client"},
 	"client":                     {},
 	"kvdtest":                    {"client", "internal/certs", "internal/settings", "internal/frontdoor", "internal/httpapi", "internal/node", "internal/kvstore"},
 }
@@ -104,7 +105,8 @@ var testsToo = map[string][]string{
 	// Its examples run against real nodes.
 	"client": {"kvdtest"},
 	// So do the tests of the commands.
-	"internal/cli": {"kvdtest"},
+	"internal/cli":      {"kvdtest"},
+	"internal/transfer": {"kvdtest"},
 	// They run on a real store, and behind the reader of small requests.
 	"internal/httpapi": {"internal/kvstore/engine", "internal/http1"},
 	// It runs before a real node.

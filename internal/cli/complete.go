@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kvd-io/kvd/client"
+	"github.com/kvd-io/kvd/internal/transfer"
 )
 
 const (
@@ -42,7 +43,7 @@ func (sh *shell) completeKey(cmd *cobra.Command, args []string, typed string) ([
 // at a time and then skips everything below the same slash, so that a level above
 // millions of keys costs as little as any other.
 func (s *session) level(ctx context.Context, prefix string) (names []string) {
-	start, end := prefix, after(prefix)
+	start, end := prefix, transfer.After(prefix)
 	for len(names) < maxCompletions {
 		key, ok := s.first(ctx, start, end)
 		if !ok {
@@ -51,7 +52,7 @@ func (s *session) level(ctx context.Context, prefix string) (names []string) {
 		start = key + "\x00"
 		if slash := strings.IndexByte(key[len(prefix):], '/'); slash >= 0 {
 			key = key[:len(prefix)+slash+1]
-			start = after(key)
+			start = transfer.After(key)
 		}
 		if printable(key) == key { // no shell could take the others as an argument
 			names = append(names, key)
@@ -73,17 +74,6 @@ func keyOf(kv *client.KV) string {
 		return ""
 	}
 	return kv.Key
-}
-
-// after returns the first key behind all that begin with the prefix; "" if there is
-// no such key.
-func after(prefix string) string {
-	for i := len(prefix) - 1; i >= 0; i-- {
-		if prefix[i] < 0xff {
-			return prefix[:i] + string([]byte{prefix[i] + 1})
-		}
-	}
-	return ""
 }
 
 // completeFormat completes --output.

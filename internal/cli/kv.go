@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kvd-io/kvd/client"
+	"github.com/kvd-io/kvd/internal/transfer"
 )
 
 // kvCommand groups the commands for keys.
@@ -214,7 +215,7 @@ func (s *session) printDeleted(w *client.Written, previous bool) error {
 	case formatJSON:
 		doc := map[string]any{"deleted": w.Deleted, "revision": w.Revision}
 		if w.Previous != nil {
-			doc["previous"] = document(w.Previous)
+			doc["previous"] = transfer.Document(w.Previous)
 		}
 		return s.printJSON(doc)
 	case formatValue:
@@ -274,21 +275,21 @@ func (s *session) printValue(value []byte) error {
 
 // writtenJSON is the result of a write as the HTTP interface has it.
 type writtenJSON struct {
-	Key            *string   `json:"key,omitempty"`
-	KeyBase64      []byte    `json:"key_base64,omitempty"`
-	Revision       uint64    `json:"revision"`
-	CreateRevision uint64    `json:"create_revision"`
-	ModRevision    uint64    `json:"mod_revision"`
-	Version        uint64    `json:"version"`
-	Lease          leaseID   `json:"lease,omitempty"`
-	Previous       *pairJSON `json:"previous,omitempty"`
+	Key            *string            `json:"key,omitempty"`
+	KeyBase64      []byte             `json:"key_base64,omitempty"`
+	Revision       uint64             `json:"revision"`
+	CreateRevision uint64             `json:"create_revision"`
+	ModRevision    uint64             `json:"mod_revision"`
+	Version        uint64             `json:"version"`
+	Lease          transfer.LeaseID   `json:"lease,omitempty"`
+	Previous       *transfer.PairJSON `json:"previous,omitempty"`
 }
 
 func writtenDocument(key string, w *client.Written) *writtenJSON {
-	doc := &writtenJSON{Revision: w.Revision, CreateRevision: w.CreateRevision, ModRevision: w.ModRevision, Version: w.Version, Lease: leaseID(w.Lease)}
-	doc.Key, doc.KeyBase64 = inJSON(key)
+	doc := &writtenJSON{Revision: w.Revision, CreateRevision: w.CreateRevision, ModRevision: w.ModRevision, Version: w.Version, Lease: transfer.LeaseID(w.Lease)}
+	doc.Key, doc.KeyBase64 = transfer.Bytes(key)
 	if w.Previous != nil {
-		doc.Previous = document(w.Previous)
+		doc.Previous = transfer.Document(w.Previous)
 	}
 	return doc
 }

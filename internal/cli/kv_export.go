@@ -1,22 +1,17 @@
 package cli
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kvd-io/kvd/client"
+	"github.com/kvd-io/kvd/internal/transfer"
 )
-
-// exportFormat is the version of the form of exports.
-const exportFormat = 1
 
 // partialSuffix is of the file that an export is written to until it is complete.
 const partialSuffix = ".partial"
@@ -68,47 +63,13 @@ interrupted goes on where it stopped with --resume, while its revision is not co
 	return cmd
 }
 
-// exportHead is the first line of an export.
-type exportHead struct {
-	Type     string `json:"type"` // "kvd-export"
-	Format   int    `json:"format"`
-	Revision uint64 `json:"revision"`
-	Prefix   string `json:"prefix,omitempty"`
-}
-
-// exportEnd is the last line. Without it, an export is incomplete.
-type exportEnd struct {
-	Type     string `json:"type"` // "end"
-	Count    uint64 `json:"count"`
-	Revision uint64 `json:"revision"`
-	SHA256   string `json:"sha256,omitempty"`
-}
-
-// exporter writes one export.
-type exporter struct {
-	s      *session
-	head   exportHead
-	out    *bufio.Writer
-	enc    *json.Encoder
-	digest *digest
-	last   string // key; "" before the first
-	bar    *Bar
-}
-
-func newExporter(s *session, out io.Writer) *exporter {
-	x := &exporter{s: s, out: bufio.NewWriterSize(out, 1<<20), digest: newDigest()}
-	x.enc = json.NewEncoder(x.out)
-	x.enc.SetEscapeHTML(false)
-	return x
-}
-
 func (f *exportFlags) toStdout(ctx context.Context, s *session, options []client.ReadOption) error {
-	x := newExporter(s, s.env.Stdout)
-	total, err := f.begin(ctx, x, options)
+	x := transfer.NewExporter(s.env.Stdout)
+	total, err := f.begin(ctx, s, x, options)
 	if err == nil {
-		err = x.run(ctx, total, options)
+		err = s.export(ctx, x, total, options)
 	}
-	return errors.Join(err, x.out.Flush())
+	return errors.Join(err, x.Flush())
 }
 
 func (f *exportFlags) toFile(ctx context.Context, s *session, name string, options []client.ReadOption) error {
@@ -117,23 +78,23 @@ func (f *exportFlags) toFile(ctx context.Context, s *session, name string, optio
 		return err
 	}
 	defer file.Close()
-	x := newExporter(s, file)
+	x := transfer.NewExporter(file)
 	total := int64(-1)
 	if f.resume {
-		err = x.readBack(file)
+		err = x.Resume(file)
 	} else {
-		total, err = f.begin(ctx, x, options)
+		total, err = f.begin(ctx, s, x, options)
 	}
 	if err == nil {
-		err = x.run(ctx, total, options)
+		err = s.export(ctx, x, total, options)
 	}
-	if err = errors.Join(err, x.out.Flush()); err != nil {
-		return x.unfinished(err, name)
+	if err = errors.Join(err, x.Flush()); err != nil {
+		return unfinished(err, x, name)
 	}
 	if err := errors.Join(file.Sync(), file.Close(), os.Rename(file.Name(), name)); err != nil {
 		return fmt.Errorf("finish the export: %w", err)
 	}
-	return x.report(name)
+	return s.printExported(x.Summary(), name)
 }
 
 // openPartial opens the file to write to. What an interrupted export has left is
@@ -157,93 +118,55 @@ func (f *exportFlags) openPartial(name string) (*os.File, error) {
 
 // begin chooses the revision of the export, writes the first line, and returns the
 // number of keys.
-func (f *exportFlags) begin(ctx context.Context, x *exporter, options []client.ReadOption) (int64, error) {
-	ctx, cancel := x.s.limited(ctx)
+func (f *exportFlags) begin(ctx context.Context, s *session, x *transfer.Exporter, options []client.ReadOption) (int64, error) {
+	ctx, cancel := s.limited(ctx)
 	defer cancel()
 	now := uint64(0)
-	n, err := x.s.Count(ctx, client.Prefix(f.prefix), append(options, client.ReportRevision(&now))...)
+	n, err := s.Count(ctx, client.Prefix(f.prefix), append(options, client.ReportRevision(&now))...)
 	if err != nil {
 		return 0, err
 	}
 	if f.read.revision != 0 {
 		now = f.read.revision
 	}
-	x.head = exportHead{"kvd-export", exportFormat, now, f.prefix}
-	return int64(n), x.enc.Encode(x.head)
+	return int64(n), x.Begin(now, f.prefix)
 }
 
-// readBack reads what an interrupted export wrote, cuts off a line that is not
-// complete, and leaves the file ready to append to.
-func (x *exporter) readBack(file *os.File) error {
-	r := newExportReader(file)
-	end := int64(0)
-	for {
-		line, err := r.next()
-		if err != nil {
-			break // where the writing stopped; what is there before is whole
-		}
-		if line.SHA256 != "" {
-			break // only the new name was missing; the line is written again
-		}
-		if end = r.offset(); line.Type == "" {
-			x.digest.add(line.key(), []byte(line.value()))
-			x.last = line.key()
-		}
-	}
-	x.head = r.head
-	if x.head.Format != exportFormat {
-		return failf(exitFailed, "%s does not begin like an export; remove it, and leave out --resume", file.Name())
-	}
-	if err := file.Truncate(end); err != nil {
-		return fmt.Errorf("resume: %w", err)
-	}
-	if _, err := file.Seek(end, io.SeekStart); err != nil {
-		return fmt.Errorf("resume: %w", err)
-	}
-	_, err := x.out.WriteString("\n") // offsets end before it; empty lines do not matter
-	return err
-}
-
-// run writes the pairs after the last one, and the last line.
-func (x *exporter) run(ctx context.Context, total int64, options []client.ReadOption) error {
-	x.bar = NewBar(x.s.env.Stderr, total, "exporting", "keys")
-	defer x.bar.Done()
-	w := x.s.watchdog(ctx)
+// export writes the pairs that are left, and the last line.
+func (s *session) export(ctx context.Context, x *transfer.Exporter, total int64, options []client.ReadOption) error {
+	bar := NewBar(s.env.Stderr, total, "exporting", "keys")
+	defer bar.Done()
+	w := s.watchdog(ctx)
 	defer w.stop()
-	keys := client.Prefix(x.head.Prefix)
-	if x.last != "" {
-		keys = client.Between(x.last+"\x00", after(x.head.Prefix))
-	}
 	// The revision comes last: it overrides the one of --rev, which it is if given.
-	for kv, err := range x.s.List(w.ctx, keys, append(options, client.AtRevision(x.head.Revision))...) {
+	for kv, err := range s.List(w.ctx, x.Rest(), append(options, client.AtRevision(x.Revision()))...) {
 		w.pause()
 		if err == nil {
-			err = x.enc.Encode(document(kv))
+			err = x.Add(kv)
 		}
 		if err != nil {
 			return w.explain(err)
 		}
-		x.digest.add(kv.Key, kv.Value)
-		x.bar.Add(1)
+		bar.Add(1)
 		w.resume()
 	}
-	return x.enc.Encode(exportEnd{"end", x.digest.pairs, x.head.Revision, x.digest.String()})
+	return x.Finish()
 }
 
 // unfinished says how to go on after an error.
-func (x *exporter) unfinished(err error, name string) error {
+func unfinished(err error, x *transfer.Exporter, name string) error {
 	said := explain(err)
-	return &failure{ExitCode(said), fmt.Sprintf("%v; %d keys are in %s; go on with: kvd kv export %s --resume",
-		said, x.digest.pairs, name+partialSuffix, shellQuote(name)), err}
+	return &failure{ExitCode(said), fmt.Sprintf("%v; keys in %s so far: %d; go on with: kvd kv export %s --resume",
+		said, name+partialSuffix, x.Summary().Count, shellQuote(name)), err}
 }
 
-// report says what was exported to a file.
-func (x *exporter) report(name string) error {
-	switch x.s.formatOr(formatTable) {
+// printExported says what was exported to a file.
+func (s *session) printExported(end transfer.End, name string) error {
+	switch s.formatOr(formatTable) {
 	case formatJSON:
-		return x.s.printJSON(exportEnd{"end", x.digest.pairs, x.head.Revision, x.digest.String()})
+		return s.printJSON(end)
 	case formatValue:
-		return x.s.println(fmt.Sprint(x.digest.pairs))
+		return s.println(fmt.Sprint(end.Count))
 	}
-	return x.s.println(fmt.Sprintf("exported %d key%s of revision %d to %s (sha256 %s)", x.digest.pairs, plural(int(x.digest.pairs)), x.head.Revision, name, x.digest))
+	return s.println(fmt.Sprintf("exported %d key%s of revision %d to %s (sha256 %s)", end.Count, plural(int(end.Count)), end.Revision, name, end.SHA256))
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kvd-io/kvd/client"
+	"github.com/kvd-io/kvd/internal/transfer"
 )
 
 // rangeFlags turn the argument of a command, which is a key, into a range.
@@ -111,7 +112,7 @@ Exits with 4 if the key does not exist.`,
 func (s *session) printPair(kv *client.KV) error {
 	switch s.formatOr(formatValue) {
 	case formatJSON:
-		return s.printJSON(document(kv))
+		return s.printJSON(transfer.Document(kv))
 	case formatValue:
 		if s.format == formatDefault && isTerminal(s.env.Stdout) && !harmless(kv.Value) {
 			s.note("the value has control characters or is not text; -o value prints it byte for byte")

@@ -2,34 +2,15 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"iter"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/kvd-io/kvd/client"
+	"github.com/kvd-io/kvd/internal/transfer"
 )
-
-// A pair of a source.
-type pair struct {
-	key    string
-	value  []byte
-	leased bool // it ends with a lease of the cluster that it comes from
-}
-
-// source is where an import comes from. It can be read more than once, and has the
-// same pairs each time.
-type source struct {
-	// what names it in messages.
-	what string
-	// pairs yields all pairs. After an error it ends.
-	pairs func(ctx context.Context) iter.Seq2[pair, error]
-	// check, if not nil, reads the whole source and finds mistakes in it before
-	// anything is written. It returns the number of pairs.
-	check func() (int64, error)
-	close func()
-}
 
 // importFlags are the flags of kvd kv import.
 type importFlags struct {
@@ -72,210 +53,89 @@ stored as permanent keys.`,
 	f.StringVar(&m.key, "from-key", "", "for etcd: use the key in this PEM `FILE` for --from-cert")
 	cmd.RunE = sh.run(func(ctx context.Context, s *session, args []string) error {
 		from, err := m.source(ctx, s, args)
+		if errors.Is(err, transfer.ErrUnreachable) {
+			return failf(exitDown, "%w", err)
+		}
 		if err != nil {
 			return err
 		}
-		if from.close != nil {
-			defer from.close()
-		}
+		defer from.Close()
 		return m.run(ctx, s, from)
 	})
 	return cmd
 }
 
 // source returns what the arguments name.
-func (m *importFlags) source(ctx context.Context, s *session, args []string) (*source, error) {
+func (m *importFlags) source(ctx context.Context, s *session, args []string) (*transfer.Source, error) {
 	kind, where, _ := strings.Cut(m.from, ":")
 	switch {
 	case m.from == "" && len(args) == 0:
 		return nil, usagef("name the FILE to import, - for standard input, or another source with --from")
 	case m.from == "":
-		return exportSource(s, args[0])
+		return opened(transfer.FromExport(s.env.Stdin, args[0]))
 	case len(args) > 0:
 		return nil, usagef("%q and --from both name a source; give only one of them", args[0])
 	case kind == "etcd":
-		return m.etcdSource(ctx, s, where)
+		return m.etcd(ctx, s, strings.TrimSuffix(where, "/"))
+	case kind == "consul" && where != "":
+		return opened(transfer.FromConsul(s.env.Stdin, where))
 	case kind == "consul":
-		return consulSource(s, where)
+		return nil, usagef("--from consul: lacks the file, as in consul:FILE, or consul:- for standard input")
 	}
 	return nil, usagef("--from is %q, but must be etcd:URL or consul:FILE", m.from)
 }
 
-const (
-	// maxChunkPairs and maxChunkBytes bound the pairs that are read and written at
-	// once. They stay below the smallest limits that make sense for transactions.
-	maxChunkPairs = 128
-	maxChunkBytes = 512 << 10
-)
-
-// chunks yields the pairs of the source that are to be imported, in pieces.
-func (m *importFlags) chunks(ctx context.Context, from *source, skipped *uint64) iter.Seq2[[]pair, error] {
-	return func(yield func([]pair, error) bool) {
-		var chunk []pair
-		bytes := 0
-		for p, err := range from.pairs(ctx) {
-			switch {
-			case err != nil:
-				yield(nil, fmt.Errorf("read %s: %w", from.what, err))
-				return
-			case !strings.HasPrefix(p.key, m.prefix):
-				continue
-			case p.leased && !m.leased:
-				*skipped++
-				continue
-			}
-			if size := len(p.key) + len(p.value); len(chunk) == maxChunkPairs || len(chunk) > 0 && bytes+size > maxChunkBytes {
-				if !yield(chunk, nil) {
-					return
-				}
-				chunk, bytes = nil, 0
-			}
-			chunk = append(chunk, p)
-			bytes += len(p.key) + len(p.value)
-		}
-		if len(chunk) > 0 {
-			yield(chunk, nil)
-		}
+// opened makes a file that is not there a mistake in the command line.
+func opened(from *transfer.Source, err error) (*transfer.Source, error) {
+	if errors.Is(err, os.ErrNotExist) {
+		err = UsageError{err}
 	}
+	return from, err
 }
 
-// imported counts what an import did.
-type imported struct {
-	Keys    uint64 `json:"keys"`    // of the source, without those left out
-	Written uint64 `json:"written"` // those that differed
-	Skipped uint64 `json:"skipped"` // bound to leases
-	SHA256  string `json:"sha256,omitempty"`
+func (m *importFlags) etcd(ctx context.Context, s *session, where string) (*transfer.Source, error) {
+	if !transfer.IsEtcdURL(where) {
+		return nil, usagef("--from etcd: %q is not a client URL of etcd (for example, etcd:http://10.0.0.9:2379)", where)
+	}
+	conf, err := tlsConfig(m.ca, m.cert, m.key)
+	if err != nil {
+		return nil, usagef("for etcd: --from-%s", strings.TrimPrefix(err.Error(), "--"))
+	}
+	return transfer.FromEtcd(ctx, where, conf, m.prefix, s.timeout)
 }
 
 // run stores what differs, and compares everything at the end.
-func (m *importFlags) run(ctx context.Context, s *session, from *source) error {
-	total := int64(-1)
-	if from.check != nil {
-		var err error
-		if total, err = from.check(); err != nil {
-			return failf(exitFailed, "%s cannot be imported: %w; nothing was stored", from.what, err)
-		}
-	}
-	var done imported
-	if err := m.store(ctx, s, from, total, &done); err != nil {
-		said := explain(err)
-		return &failure{ExitCode(said), fmt.Sprintf("%v; keys compared so far: %d, and stored: %d; run the command again to go on", said, done.Keys, done.Written), err}
+func (m *importFlags) run(ctx context.Context, s *session, from *transfer.Source) error {
+	work := transfer.Import{Client: s.Client, Timeout: s.timeout, Prefix: m.prefix, Leased: m.leased, DryRun: m.dryRun,
+		Meter: func(what string, total int64) transfer.Meter { return NewBar(s.env.Stderr, total, what, "keys") }}
+	done, err := work.Store(ctx, from)
+	if err != nil {
+		return unfinishedImport(err, &done)
 	}
 	if !m.dryRun {
-		if err := m.verify(ctx, s, from, &done); err != nil {
+		if err := work.Verify(ctx, from, &done); err != nil {
 			return err
 		}
 	}
 	return m.report(s, &done)
 }
 
-// store compares the source with the cluster, and stores what differs.
-func (m *importFlags) store(ctx context.Context, s *session, from *source, total int64, done *imported) error {
-	bar := NewBar(s.env.Stderr, total, "importing", "keys")
-	defer bar.Done()
-	for chunk, err := range m.chunks(ctx, from, &done.Skipped) {
-		if err != nil {
-			return err
-		}
-		now, err := s.values(ctx, chunk)
-		if err != nil {
-			return err
-		}
-		var differ []pair
-		for i, p := range chunk {
-			if now[i] == nil || string(now[i].Value) != string(p.value) {
-				differ = append(differ, p)
-			}
-		}
-		if !m.dryRun {
-			if err := s.putAll(ctx, differ); err != nil {
-				return err
-			}
-		}
-		done.Keys += uint64(len(chunk))
-		done.Written += uint64(len(differ))
-		bar.Add(int64(len(chunk)))
+// unfinishedImport says how far the import came. The reason names the key, if it is
+// about a single one.
+func unfinishedImport(err error, done *transfer.Imported) error {
+	said := explain(err)
+	text := said.Error()
+	var one *transfer.KeyError
+	if errors.As(err, &one) {
+		text = "store " + printable(one.Key) + ": " + text
 	}
-	return nil
+	if done.Keys > 0 || ExitCode(said) != exitFailed {
+		text += fmt.Sprintf("; keys compared so far: %d, and stored: %d; run the command again to go on", done.Keys, done.Written)
+	}
+	return &failure{ExitCode(said), text, err}
 }
 
-// values reads the keys of a chunk; nil where the cluster does not have one.
-func (s *session) values(ctx context.Context, chunk []pair) ([]*client.KV, error) {
-	ctx, cancel := s.limited(ctx)
-	defer cancel()
-	txn := s.Txn()
-	for _, p := range chunk {
-		txn.Then(client.OpGet(p.key))
-	}
-	result, err := txn.Commit(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if len(result.Results) != len(chunk) {
-		return nil, fmt.Errorf("%d results for %d reads", len(result.Results), len(chunk))
-	}
-	out := make([]*client.KV, len(chunk))
-	for i := range out {
-		out[i] = result.Results[i].KV
-	}
-	return out, nil
-}
-
-// putAll stores pairs in one revision.
-func (s *session) putAll(ctx context.Context, pairs []pair) error {
-	if len(pairs) == 0 {
-		return nil
-	}
-	ctx, cancel := s.limited(ctx)
-	defer cancel()
-	if len(pairs) == 1 { // alone, it may be larger than a transaction
-		_, err := s.Put(ctx, pairs[0].key, pairs[0].value)
-		if err != nil {
-			return fmt.Errorf("store %s: %w", printable(pairs[0].key), explain(err))
-		}
-		return nil
-	}
-	txn := s.Txn()
-	for _, p := range pairs {
-		txn.Then(client.OpPut(p.key, p.value))
-	}
-	_, err := txn.Commit(ctx)
-	return err
-}
-
-// verify reads everything once more, from the source and from the cluster.
-func (m *importFlags) verify(ctx context.Context, s *session, from *source, done *imported) error {
-	bar := NewBar(s.env.Stderr, int64(done.Keys), "verifying", "keys")
-	defer bar.Done()
-	want, got := newDigest(), newDigest()
-	differs, skipped := "", uint64(0)
-	for chunk, err := range m.chunks(ctx, from, &skipped) {
-		if err != nil {
-			return err
-		}
-		now, err := s.values(ctx, chunk)
-		if err != nil {
-			return fmt.Errorf("verify: %w", err)
-		}
-		for i, p := range chunk {
-			want.add(p.key, p.value)
-			if now[i] != nil {
-				got.add(p.key, now[i].Value)
-			}
-			if differs == "" && want.String() != got.String() {
-				differs = p.key
-			}
-		}
-		bar.Add(int64(len(chunk)))
-	}
-	if done.SHA256 = want.String(); done.SHA256 != got.String() {
-		return failf(exitFailed, "the cluster differs from %s: %d of %d keys, sha256 %s instead of %s; the first one is %s. Somebody else may have changed it; run the command again",
-			from.what, got.pairs, want.pairs, got, want, printable(differs))
-	}
-	return nil
-}
-
-func (m *importFlags) report(s *session, done *imported) error {
+func (m *importFlags) report(s *session, done *transfer.Imported) error {
 	switch s.formatOr(formatTable) {
 	case formatJSON:
 		return s.printJSON(done)

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kvd-io/kvd/client"
+	"github.com/kvd-io/kvd/internal/transfer"
 )
 
 const (
@@ -155,9 +156,9 @@ func (p *pairPrinter) add(kv *client.KV) error {
 	switch p.s.formatOr(formatTable) {
 	case formatJSON:
 		if p.keysOnly {
-			return p.s.printJSON(keyDocument(kv))
+			return p.s.printJSON(transfer.KeyDocument(kv))
 		}
-		return p.s.printJSON(document(kv))
+		return p.s.printJSON(transfer.Document(kv))
 	case formatValue:
 		if p.keysOnly {
 			return p.s.println(kv.Key)

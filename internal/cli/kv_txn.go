@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/kvd-io/kvd/internal/transfer"
 )
 
 func txnCommand(sh *shell) *cobra.Command {
@@ -95,26 +97,26 @@ type txnResult struct {
 
 // opResult is the result of any operation. Which fields are there depends on it.
 type opResult struct {
-	pairJSON
-	Revision  *uint64    `json:"revision"`
-	Deleted   *uint64    `json:"deleted"`
-	Count     *uint64    `json:"count"`
-	KVs       []pairJSON `json:"kvs"`
-	Succeeded *bool      `json:"succeeded"`
-	Results   []opResult `json:"results"`
+	transfer.PairJSON
+	Revision  *uint64             `json:"revision"`
+	Deleted   *uint64             `json:"deleted"`
+	Count     *uint64             `json:"count"`
+	KVs       []transfer.PairJSON `json:"kvs"`
+	Succeeded *bool               `json:"succeeded"`
+	Results   []opResult          `json:"results"`
 }
 
 // printResultValues prints each value that was read.
 func (s *session) printResultValues(results []opResult) error {
 	for i := range results {
 		r := &results[i]
-		if r.hasValue() {
-			if err := s.println(r.value()); err != nil {
+		if r.HasValue() {
+			if err := s.println(r.ValueText()); err != nil {
 				return err
 			}
 		}
 		for j := range r.KVs {
-			if err := s.println(r.KVs[j].value()); err != nil {
+			if err := s.println(r.KVs[j].ValueText()); err != nil {
 				return err
 			}
 		}
@@ -156,18 +158,18 @@ func resultRows(path string, results []opResult) (rows [][]string) {
 		case r.ModRevision == 0:
 			rows = append(rows, []string{n, "", "", "", "", "no such key"})
 		case r.Revision != nil:
-			rows = append(rows, pairRow(n, &r.pairJSON, "written"))
+			rows = append(rows, pairRow(n, &r.PairJSON, "written"))
 		default:
-			rows = append(rows, pairRow(n, &r.pairJSON, ""))
+			rows = append(rows, pairRow(n, &r.PairJSON, ""))
 		}
 	}
 	return rows
 }
 
-func pairRow(n string, p *pairJSON, outcome string) []string {
+func pairRow(n string, p *transfer.PairJSON, outcome string) []string {
 	value := ""
-	if p.hasValue() {
-		value = printable(p.value())
+	if p.HasValue() {
+		value = printable(p.ValueText())
 	}
-	return []string{n, printable(p.key()), value, fmt.Sprint(p.ModRevision), fmt.Sprint(p.Version), outcome}
+	return []string{n, printable(p.KeyText()), value, fmt.Sprint(p.ModRevision), fmt.Sprint(p.Version), outcome}
 }

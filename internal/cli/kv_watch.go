@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kvd-io/kvd/client"
+	"github.com/kvd-io/kvd/internal/transfer"
 )
 
 // graceOfCommand is how long a command of --exec may take to end after SIGTERM.
@@ -164,18 +165,18 @@ func (s *session) printEvent(e *client.Event) error {
 // value.
 type eventJSON struct {
 	Type string `json:"type"`
-	*pairJSON
-	Previous *pairJSON `json:"previous,omitempty"`
-	More     bool      `json:"more,omitempty"`
+	*transfer.PairJSON
+	Previous *transfer.PairJSON `json:"previous,omitempty"`
+	More     bool               `json:"more,omitempty"`
 }
 
 func eventDocument(e *client.Event) *eventJSON {
-	doc := &eventJSON{Type: kind(e), pairJSON: document(&e.KV), More: e.More}
+	doc := &eventJSON{Type: kind(e), PairJSON: transfer.Document(&e.KV), More: e.More}
 	if e.Deleted {
-		doc.pairJSON = &pairJSON{Key: doc.Key, KeyBase64: doc.KeyBase64, ModRevision: e.KV.ModRevision}
+		doc.PairJSON = &transfer.PairJSON{Key: doc.Key, KeyBase64: doc.KeyBase64, ModRevision: e.KV.ModRevision}
 	}
 	if e.Previous != nil {
-		doc.Previous = document(e.Previous)
+		doc.Previous = transfer.Document(e.Previous)
 	}
 	return doc
 }

@@ -2,18 +2,14 @@ package cli
 
 import (
 	"bytes"
-	"context"
 	"encoding/base64"
 	"fmt"
-	"io"
-	"iter"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/kvd-io/kvd/client"
 	"github.com/kvd-io/kvd/kvdtest"
 )
 
@@ -208,48 +204,4 @@ func TestImportOfATooLargeValue(t *testing.T) {
 		t.Error(r.stderr)
 	}
 	b.prints("a", words("kv get a")...)
-}
-
-// Somebody changes a key between the import and the comparison at its end.
-func TestImportIsVerified(t *testing.T) {
-	node := kvdtest.New(t)
-	c := node.Client()
-	var stdout bytes.Buffer
-	sh := &shell{env: Environment{Environ: []string{"KVD_ENDPOINTS=" + node.Endpoint}, Stdout: &stdout, Stderr: io.Discard}}
-	cmd := sh.connected(groupData, kvCommand(sh))
-	if err := cmd.ParseFlags(nil); err != nil {
-		t.Fatal(err)
-	}
-	s, err := sh.open(cmd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	for _, change := range []func() error{
-		func() error { _, err := c.Put(t.Context(), "b", []byte("other")); return err },
-		func() error { _, err := c.Delete(t.Context(), "b"); return err },
-	} {
-		passes := 0
-		from := &source{what: "the test", pairs: func(context.Context) iter.Seq2[pair, error] {
-			if passes++; passes == 2 {
-				if err := change(); err != nil {
-					t.Error(err)
-				}
-			}
-			return func(yield func(pair, error) bool) {
-				for _, key := range []string{"a", "b", "c"} {
-					if !yield(pair{key: key, value: []byte(key)}, nil) {
-						return
-					}
-				}
-			}
-		}}
-		err := new(importFlags).run(t.Context(), s, from)
-		if ExitCode(err) != exitFailed || !strings.Contains(err.Error(), "the cluster differs from the test") || !strings.Contains(err.Error(), "the first one is b") {
-			t.Errorf("%v", err)
-		}
-	}
-	if kv, err := c.Get(t.Context(), "c", client.Stale(0)); err != nil || string(kv.Value) != "c" {
-		t.Errorf("%+v %v", kv, err)
-	}
 }

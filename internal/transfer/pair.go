@@ -1,4 +1,4 @@
-package cli
+package transfer
 
 import (
 	"crypto/sha256"
@@ -12,9 +12,9 @@ import (
 	"github.com/kvd-io/kvd/client"
 )
 
-// pairJSON is a pair as the HTTP interface has it: byte strings that are not text
+// PairJSON is a pair as the HTTP interface has it: byte strings that are not text
 // are in base64.
-type pairJSON struct {
+type PairJSON struct {
 	Key            *string `json:"key,omitempty"`
 	KeyBase64      []byte  `json:"key_base64,omitempty"`
 	Value          *string `json:"value,omitempty"`
@@ -23,17 +23,17 @@ type pairJSON struct {
 	ModRevision    uint64  `json:"mod_revision"`
 	Version        uint64  `json:"version,omitempty"`
 	// Lease is nil only in the event of a deletion.
-	Lease *leaseID `json:"lease,omitempty"`
+	Lease *LeaseID `json:"lease,omitempty"`
 }
 
-// leaseID is a string in JSON where a number would lose digits.
-type leaseID int64
+// LeaseID is the id of a lease, a string in JSON where a number would lose digits.
+type LeaseID int64
 
 // maxExact is the first number that JSON readers may round.
 const maxExact = 1 << 53
 
 // MarshalJSON implements json.Marshaler.
-func (id leaseID) MarshalJSON() ([]byte, error) {
+func (id LeaseID) MarshalJSON() ([]byte, error) {
 	text := strconv.FormatInt(int64(id), 10)
 	if id >= maxExact {
 		text = `"` + text + `"`
@@ -42,19 +42,22 @@ func (id leaseID) MarshalJSON() ([]byte, error) {
 }
 
 // UnmarshalJSON implements json.Unmarshaler, for either form.
-func (id *leaseID) UnmarshalJSON(text []byte) error {
+func (id *LeaseID) UnmarshalJSON(text []byte) error {
 	n, err := strconv.ParseInt(strings.Trim(string(text), `"`), 10, 64)
-	*id = leaseID(n)
+	*id = LeaseID(n)
 	return err
 }
 
-func (p *pairJSON) key() string { return textOr(p.Key, p.KeyBase64) }
+// KeyText returns the key.
+func (p *PairJSON) KeyText() string { return textOr(p.Key, p.KeyBase64) }
 
-func (p *pairJSON) value() string { return textOr(p.Value, p.ValueBase64) }
+// ValueText returns the value.
+func (p *PairJSON) ValueText() string { return textOr(p.Value, p.ValueBase64) }
 
-func (p *pairJSON) hasValue() bool { return p.Value != nil || p.ValueBase64 != nil }
+// HasValue reports whether there is a value, which may be empty.
+func (p *PairJSON) HasValue() bool { return p.Value != nil || p.ValueBase64 != nil }
 
-func (p *pairJSON) leased() bool { return p.Lease != nil && *p.Lease != 0 }
+func (p *PairJSON) leased() bool { return p.Lease != nil && *p.Lease != 0 }
 
 func textOr(plain *string, encoded []byte) string {
 	if plain != nil {
@@ -63,23 +66,23 @@ func textOr(plain *string, encoded []byte) string {
 	return string(encoded)
 }
 
-// document is a pair with its value.
-func document(kv *client.KV) *pairJSON {
-	doc := keyDocument(kv)
-	doc.Value, doc.ValueBase64 = inJSON(string(kv.Value))
+// Document is a pair with its value.
+func Document(kv *client.KV) *PairJSON {
+	doc := KeyDocument(kv)
+	doc.Value, doc.ValueBase64 = Bytes(string(kv.Value))
 	return doc
 }
 
-// keyDocument is a pair without its value.
-func keyDocument(kv *client.KV) *pairJSON {
-	lease := leaseID(kv.Lease)
-	doc := &pairJSON{CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version, Lease: &lease}
-	doc.Key, doc.KeyBase64 = inJSON(kv.Key)
+// KeyDocument is a pair without its value.
+func KeyDocument(kv *client.KV) *PairJSON {
+	lease := LeaseID(kv.Lease)
+	doc := &PairJSON{CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version, Lease: &lease}
+	doc.Key, doc.KeyBase64 = Bytes(kv.Key)
 	return doc
 }
 
-// inJSON returns a byte string in the form that suits it.
-func inJSON(b string) (plain *string, encoded []byte) {
+// Bytes returns a byte string in the form that suits it.
+func Bytes(b string) (plain *string, encoded []byte) {
 	if utf8.ValidString(b) {
 		return &b, nil
 	}
@@ -105,3 +108,14 @@ func (d *digest) add(key string, value []byte) {
 
 // String returns the hash of the pairs so far.
 func (d *digest) String() string { return hex.EncodeToString(d.hash.Sum(nil)) }
+
+// After returns the first key behind all that begin with the prefix; "" if there is
+// no such key.
+func After(prefix string) string {
+	for i := len(prefix) - 1; i >= 0; i-- {
+		if prefix[i] < 0xff {
+			return prefix[:i] + string([]byte{prefix[i] + 1})
+		}
+	}
+	return ""
+}

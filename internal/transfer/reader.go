@@ -1,4 +1,4 @@
-package cli
+package transfer
 
 import (
 	"bufio"
@@ -13,7 +13,7 @@ type exportLine struct {
 	Type   string `json:"type"`
 	Format int    `json:"format"`
 	Prefix string `json:"prefix"`
-	pairJSON
+	PairJSON
 	Count    *uint64 `json:"count"`
 	Revision uint64  `json:"revision"`
 	SHA256   string  `json:"sha256"`
@@ -23,7 +23,7 @@ type exportLine struct {
 // same but for the first one and the hash. It checks what the last line promises.
 type exportReader struct {
 	dec    *json.Decoder
-	head   exportHead
+	head   Head
 	digest *digest
 	lines  int
 	ended  bool
@@ -57,10 +57,10 @@ func (r *exportReader) next() (*exportLine, error) {
 
 func (r *exportReader) check(line *exportLine) error {
 	switch {
-	case line.Type == "kvd-export" && r.lines == 1 && line.Format == exportFormat:
-		r.head = exportHead{line.Type, line.Format, line.Revision, line.Prefix}
+	case line.Type == "kvd-export" && r.lines == 1 && line.Format == Format:
+		r.head = Head{line.Type, line.Format, line.Revision, line.Prefix}
 	case line.Type == "kvd-export" && r.lines == 1:
-		return fmt.Errorf("its format is %d, but this version of kvd reads only %d", line.Format, exportFormat)
+		return fmt.Errorf("its format is %d, but this version of kvd reads only %d", line.Format, Format)
 	case line.Type == "end" && line.Count != nil:
 		r.ended = true
 		if *line.Count != r.digest.pairs {
@@ -69,10 +69,10 @@ func (r *exportReader) check(line *exportLine) error {
 		if line.SHA256 != "" && line.SHA256 != r.digest.String() {
 			return fmt.Errorf("it was changed: its sha256 is %s, but its last line says %s", r.digest, line.SHA256)
 		}
-	case line.Type != "" || line.key() == "" || !line.hasValue():
+	case line.Type != "" || line.KeyText() == "" || !line.HasValue():
 		return fmt.Errorf("line %d has no key and value", r.lines)
 	default:
-		r.digest.add(line.key(), []byte(line.value()))
+		r.digest.add(line.KeyText(), []byte(line.ValueText()))
 	}
 	return nil
 }

@@ -1,15 +1,18 @@
-package cli
+package transfer
 
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 )
 
 // etcdReader reads from etcd's JSON gateway: POST /v3/kv/range, see
@@ -18,7 +21,7 @@ import (
 type etcdReader struct {
 	base     string // scheme and host
 	http     *http.Client
-	s        *session
+	timeout  time.Duration // for an answer
 	revision int64
 }
 
@@ -32,28 +35,31 @@ const (
 	maxEtcdResponse = 256 << 20
 )
 
-func (m *importFlags) etcdSource(ctx context.Context, s *session, where string) (*source, error) {
-	u, err := url.Parse(where)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.User != nil {
-		return nil, usagef("--from etcd: %q is not a client URL of etcd (for example, etcd:http://10.0.0.9:2379)", where)
-	}
-	conf, err := tlsConfig(m.ca, m.cert, m.key)
-	if err != nil {
-		return nil, usagef("for etcd: --from-%s", strings.TrimPrefix(err.Error(), "--"))
-	}
+// ErrUnreachable means that the source did not answer.
+var ErrUnreachable = errors.New("source is unreachable")
+
+// FromEtcd reads the keys with a prefix from the etcd whose client URL is base. An
+// answer may take as long as the timeout.
+func FromEtcd(ctx context.Context, base string, conf *tls.Config, prefix string, timeout time.Duration) (*Source, error) {
 	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: conf}
-	e := &etcdReader{base: u.Scheme + "://" + u.Host, http: &http.Client{Transport: transport}, s: s}
-	first, _, err := e.page(ctx, m.prefix, m.prefix, 1)
+	e := &etcdReader{base: base, http: &http.Client{Transport: transport}, timeout: timeout}
+	first, _, err := e.page(ctx, prefix, prefix, 1)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", e.base, err)
 	}
 	e.revision = first.Header.Revision
-	return &source{
-		what:  "etcd at " + e.base,
-		pairs: func(ctx context.Context) iter.Seq2[pair, error] { return e.pairs(ctx, m.prefix) },
+	return &Source{
+		What:  "etcd at " + e.base,
+		pairs: func(ctx context.Context) iter.Seq2[Pair, error] { return e.pairs(ctx, prefix) },
 		check: func() (int64, error) { return first.Count, nil },
-		close: transport.CloseIdleConnections,
+		Close: transport.CloseIdleConnections,
 	}, nil
+}
+
+// IsEtcdURL reports whether the text can be the client URL of an etcd.
+func IsEtcdURL(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.User == nil && u.RawQuery == "" && u.Path == ""
 }
 
 // etcdPage is an answer. The gateway writes 64-bit numbers as strings.
@@ -70,18 +76,18 @@ type etcdPage struct {
 	Count int64 `json:"count,string"`
 }
 
-func (e *etcdReader) pairs(ctx context.Context, prefix string) iter.Seq2[pair, error] {
-	return func(yield func(pair, error) bool) {
+func (e *etcdReader) pairs(ctx context.Context, prefix string) iter.Seq2[Pair, error] {
+	return func(yield func(Pair, error) bool) {
 		start, limit := prefix, firstPage
 		for {
 			page, size, err := e.page(ctx, start, prefix, limit)
 			if err != nil {
-				yield(pair{}, err)
+				yield(Pair{}, err)
 				return
 			}
 			for _, kv := range page.KVs {
 				leased := kv.Lease != "" && kv.Lease != "0"
-				if !yield(pair{string(kv.Key), kv.Value, leased}, nil) {
+				if !yield(Pair{string(kv.Key), kv.Value, leased}, nil) {
 					return
 				}
 			}
@@ -107,7 +113,7 @@ func (e *etcdReader) page(ctx context.Context, start, prefix string, limit int) 
 		RangeEnd []byte `json:"range_end"`
 		Limit    int    `json:"limit,string"`
 		Revision int64  `json:"revision,string"`
-	}{[]byte(start), []byte(after(prefix)), limit, e.revision}
+	}{[]byte(start), []byte(After(prefix)), limit, e.revision}
 	// In etcd, a zero byte stands for no bound, because an empty key means none given.
 	if len(query.Key) == 0 {
 		query.Key = []byte{0}
@@ -119,7 +125,7 @@ func (e *etcdReader) page(ctx context.Context, start, prefix string, limit int) 
 	if err != nil {
 		return nil, 0, err
 	}
-	ctx, cancel := e.s.limited(ctx)
+	ctx, cancel := context.WithTimeout(ctx, e.timeout)
 	defer cancel()
 	text, err := e.post(ctx, "/v3/kv/range", body)
 	if err != nil {
@@ -140,7 +146,7 @@ func (e *etcdReader) post(ctx context.Context, path string, body []byte) ([]byte
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := e.http.Do(req)
 	if err != nil {
-		return nil, failf(exitDown, "%w; check that an etcd serves clients there", err)
+		return nil, fmt.Errorf("%w: %w; check that an etcd serves clients there", ErrUnreachable, err)
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxEtcdResponse+1))

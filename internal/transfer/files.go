@@ -1,4 +1,4 @@
-package cli
+package transfer
 
 import (
 	"bufio"
@@ -13,23 +13,23 @@ import (
 
 // fileSource is a source that reads a file with a function for its form. It is read
 // whole before anything is stored, so that a mistake in its last line does no harm.
-func fileSource(s *session, name string, read func(r io.Reader) iter.Seq2[pair, error]) (*source, error) {
-	out := &source{what: name}
+func fileSource(stdin io.Reader, name string, read func(r io.Reader) iter.Seq2[Pair, error]) (*Source, error) {
+	out := &Source{What: name}
 	var file *os.File
 	var err error
 	if name == "-" {
-		out.what = "standard input"
-		file, err = spool(s.env.Stdin)
+		out.What = "standard input"
+		file, err = spool(stdin)
 	} else if file, err = os.Open(name); err != nil {
-		return nil, UsageError{err}
+		return nil, err
 	}
 	if err != nil {
 		return nil, err
 	}
-	out.close = func() { file.Close() }
-	out.pairs = func(context.Context) iter.Seq2[pair, error] {
+	out.Close = func() { file.Close() }
+	out.pairs = func(context.Context) iter.Seq2[Pair, error] {
 		if _, err := file.Seek(0, io.SeekStart); err != nil {
-			return func(yield func(pair, error) bool) { yield(pair{}, err) }
+			return func(yield func(Pair, error) bool) { yield(Pair{}, err) }
 		}
 		return read(bufio.NewReaderSize(file, 1<<20))
 	}
@@ -59,20 +59,20 @@ func spool(r io.Reader) (*os.File, error) {
 	return file, nil
 }
 
-// exportSource reads an export of kvd.
-func exportSource(s *session, name string) (*source, error) {
-	return fileSource(s, name, func(r io.Reader) iter.Seq2[pair, error] {
-		return func(yield func(pair, error) bool) {
+// FromExport reads an export of kvd. - stands for standard input.
+func FromExport(stdin io.Reader, name string) (*Source, error) {
+	return fileSource(stdin, name, func(r io.Reader) iter.Seq2[Pair, error] {
+		return func(yield func(Pair, error) bool) {
 			for in := newExportReader(r); ; {
 				line, err := in.next()
 				switch {
 				case errors.Is(err, io.EOF):
 					return
 				case err != nil:
-					yield(pair{}, err)
+					yield(Pair{}, err)
 					return
 				case line.Type != "":
-				case !yield(pair{line.key(), []byte(line.value()), line.leased()}, nil):
+				case !yield(Pair{line.KeyText(), []byte(line.ValueText()), line.leased()}, nil):
 					return
 				}
 			}
@@ -80,22 +80,20 @@ func exportSource(s *session, name string) (*source, error) {
 	})
 }
 
-// consulSource reads what consul kv export has written: an array of objects.
-func consulSource(s *session, name string) (*source, error) {
-	if name == "" {
-		return nil, usagef("--from consul: lacks the file, as in consul:FILE, or consul:- for standard input")
-	}
-	return fileSource(s, name, func(r io.Reader) iter.Seq2[pair, error] {
-		return func(yield func(pair, error) bool) {
-			if err := readConsul(json.NewDecoder(r), func(p pair) bool { return yield(p, nil) }); err != nil {
-				yield(pair{}, err)
+// FromConsul reads what consul kv export has written: an array of objects. - stands
+// for standard input.
+func FromConsul(stdin io.Reader, name string) (*Source, error) {
+	return fileSource(stdin, name, func(r io.Reader) iter.Seq2[Pair, error] {
+		return func(yield func(Pair, error) bool) {
+			if err := readConsul(json.NewDecoder(r), func(p Pair) bool { return yield(p, nil) }); err != nil {
+				yield(Pair{}, err)
 			}
 		}
 	})
 }
 
 // readConsul calls use for each entry until it has had enough.
-func readConsul(dec *json.Decoder, use func(pair) bool) error {
+func readConsul(dec *json.Decoder, use func(Pair) bool) error {
 	if start, err := dec.Token(); err != nil || start != json.Delim('[') {
 		return errors.New("it does not begin like the output of consul kv export, with [")
 	}
@@ -111,7 +109,7 @@ func readConsul(dec *json.Decoder, use func(pair) bool) error {
 		if entry.Key == "" {
 			return fmt.Errorf("entry %d has no key", n)
 		}
-		if !use(pair{key: entry.Key, value: entry.Value}) {
+		if !use(Pair{Key: entry.Key, Value: entry.Value}) {
 			return nil
 		}
 	}
