@@ -145,10 +145,17 @@ func (s *clusterService) unsafeReason() error {
 	if err != nil {
 		return err
 	}
+	voters := 0
 	for i := range all {
 		if all[i].Name == "" {
 			return rpctypes.ErrGRPCMemberNotEnoughStarted
 		}
+		if !all[i].Learner {
+			voters++
+		}
+	}
+	if voters == 1 { // removing it leaves nobody
+		return rpctypes.ErrGRPCMemberNotEnoughStarted
 	}
 	return rpctypes.ErrGRPCUnhealthy
 }

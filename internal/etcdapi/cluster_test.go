@@ -54,6 +54,8 @@ func TestMemberChanges(t *testing.T) {
 	_, c := alone(t, nil)
 	ctx := t.Context()
 	const peer = "http://127.0.0.1:1"
+	_, last := c.MemberRemove(ctx, 1)
+	refused(t, "the only member", last, rpctypes.ErrGRPCMemberNotEnoughStarted)
 	_, err := pb.NewClusterClient(c.ActiveConnection()).MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: []string{"no URL"}})
 	refused(t, "a bad URL", err, rpctypes.ErrGRPCMemberBadURLs)
 	added := must[*clientv3.MemberAddResponse](t)(c.MemberAddAsLearner(ctx, []string{peer}))
