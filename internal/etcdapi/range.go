@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -73,7 +74,7 @@ func (s *kvService) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeRes
 	if err != nil {
 		return nil, err
 	}
-	if err := s.freshen(ctx, r.GetSerializable()); err != nil {
+	if err := s.freshen(ctx, r.GetSerializable(), r.GetRevision()); err != nil {
 		return nil, err
 	}
 	// The header names a revision that is at least that of the read: what was visible
@@ -87,12 +88,24 @@ func (s *kvService) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeRes
 	return out, nil
 }
 
-// freshen makes the reads that follow linearizable.
-func (s *Server) freshen(ctx context.Context, serializable bool) error {
-	if serializable {
-		return nil
+// laggardPatience is how long a serializable read may wait for this member to learn of
+// the revision that it names.
+const laggardPatience = time.Second
+
+// freshen makes the reads that follow linearizable. A serializable one does not wait,
+// unless it is to be of a revision that this member does not have: a client that moves
+// from member to member takes revisions along (transactional memory does), and may be
+// faster than the log. If the revision is not there then either, it is a future one.
+func (s *Server) freshen(ctx context.Context, serializable bool, revision int64) error {
+	if !serializable {
+		return s.opts.Replicator.Barrier(ctx, nil)
 	}
-	return s.opts.Replicator.Barrier(ctx, nil)
+	if positive(revision) > s.store().Revision() {
+		ctx, cancel := context.WithTimeout(ctx, laggardPatience)
+		defer cancel()
+		_ = s.opts.Replicator.Barrier(ctx, nil) // without a leader, the read gives the reason
+	}
+	return nil
 }
 
 // find answers a query, without the header, and returns the revision that it was read at.

@@ -29,7 +29,7 @@ func (s *kvService) RangeStream(r *pb.RangeRequest, stream pb.KV_RangeStreamServ
 		return err
 	}
 	ctx := stream.Context()
-	if err := s.freshen(ctx, r.GetSerializable()); err != nil {
+	if err := s.freshen(ctx, r.GetSerializable(), r.GetRevision()); err != nil {
 		return err
 	}
 	newest := s.store().Revision()

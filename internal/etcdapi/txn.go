@@ -38,7 +38,8 @@ func (s *kvService) evaluate(ctx context.Context, r *pb.TxnRequest, txn *kvstore
 		}
 		return s.do(ctx, &kvstore.Command{Op: kvstore.OpTxn, Txn: txn})
 	}
-	if err := s.freshen(ctx, allSerializable(r)); err != nil {
+	serializable, revision := freshness(r)
+	if err := s.freshen(ctx, serializable, revision); err != nil {
 		return nil, err
 	}
 	res, err := s.store().ReadTxn(ctx, txn)
@@ -48,17 +49,18 @@ func (s *kvService) evaluate(ctx context.Context, r *pb.TxnRequest, txn *kvstore
 	return &res, err
 }
 
-// allSerializable reports whether every operation of the transaction may be stale. One
-// with nested transactions never is: etcd puts those into its log.
-func allSerializable(r *pb.TxnRequest) bool {
+// freshness reports whether every operation of the transaction may be stale, and the
+// newest revision that one names. With nested transactions, none may be stale: etcd puts
+// those into its log.
+func freshness(r *pb.TxnRequest) (serializable bool, revision int64) {
+	serializable = true
 	for _, branch := range [][]*pb.RequestOp{r.GetSuccess(), r.GetFailure()} {
 		for _, op := range branch {
-			if !op.GetRequestRange().GetSerializable() {
-				return false
-			}
+			serializable = serializable && op.GetRequestRange().GetSerializable()
+			revision = max(revision, op.GetRequestRange().GetRevision())
 		}
 	}
-	return true
+	return serializable, revision
 }
 
 // claimResults claims memory for the answer before anything is done: a value for each
