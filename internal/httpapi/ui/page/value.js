@@ -232,6 +232,9 @@ class Pane {
     const current = () => asText ? fromText(typed()) : unhex(area.value);
     if (this.form === 'json') area.addEventListener('input', () => { hint.textContent = jsonOf(area.value) === undefined ? 'not valid JSON' : ''; });
     let base = this.kv.modified;
+    const condition = h('span', { class: 'faint' });
+    const state = () => { condition.textContent = base ? `Saved only if the key is still at revision ${count(base)}.` : 'Saved only if there is no such key.'; };
+    state();
     const save = async () => {
       replace(trouble);
       try {
@@ -239,14 +242,14 @@ class Pane {
         await put(this.key, toBytes(value), base, lease.query());
         this.saved('Saved');
       } catch (err) {
-        if (err.code === 'precondition_failed') base = await this.conflict(trouble, current, lease.query);
+        if (err.code === 'precondition_failed') { base = await this.conflict(trouble, current, lease.query); state(); }
         else replace(trouble, failure(err));
       }
     };
     const begun = area.value;
     const form = h('form', { onsubmit: (e) => { e.preventDefault(); save(); } }, area, lease.el, trouble,
       h('div', { class: 'row' }, h('button', { class: 'primary', type: 'submit' }, 'Save'), button('Cancel', () => this.showValue()),
-        h('span', { class: 'faint' }, `Saved only if the key is still at revision ${count(base)}.`), hint));
+        condition, hint));
     form.addEventListener('keydown', (e) => {
       if ((e.ctrlKey || e.metaKey) && (e.key === 's' || e.key === 'Enter')) { e.preventDefault(); save(); }
       if (e.key === 'Escape' && area.value === begun) { e.stopPropagation(); this.showValue(); this.root.querySelector('button.primary').focus(); }
