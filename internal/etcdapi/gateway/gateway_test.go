@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -120,6 +121,36 @@ func TestWatch(t *testing.T) {
 	say(`{"create_request":`)
 	say(`nonsense}`)
 	many.want(`{"error":{"code":3,"message":"invalid character 'o' in literal null (expecting 'u')","grpc_code":3,"http_code":400}}`).end()
+}
+
+// Over HTTP/2, which curl prefers with TLS.
+func TestHTTP2(t *testing.T) {
+	f := newFixture(t).open()
+	plain := f.web
+	defer func() { f.web = plain }()
+	f.web = httptest.NewUnstartedServer(plain.Config.Handler)
+	f.web.EnableHTTP2 = true
+	f.web.StartTLS()
+	defer f.web.Close()
+	body, client := io.Pipe()
+	first := make(chan error, 1)
+	go func() {
+		_, err := io.WriteString(client, `{"create_request":{"key":"Zm9v"}}`)
+		first <- err
+	}()
+	s := f.stream("/v3/watch", body).want(`{"result":{@1,"created":true}}`)
+	if err := <-first; err != nil {
+		t.Fatal(err)
+	}
+	f.want("/v3/kv/put", `{"key":"Zm9v","value":"YmFy"}`, `{@2}`)
+	s.want(`{"result":{@2,"events":[{"kv":{"key":"Zm9v","create_revision":"2","mod_revision":"2","version":"1","value":"YmFy"}}]}}`)
+	if _, err := io.WriteString(client, `{"cancel_request":{"watch_id":"0"}}`); err != nil {
+		t.Fatal(err)
+	}
+	s.want(`{"result":{@2,"canceled":true}}`)
+	f.want("/v3/kv/nothing", `{}`, `404 {"code":5,"message":"Not Found","error":"Not Found"}`)
+	f.server.SendAway()
+	s.want(`{"error":{"code":14,"message":"etcdserver: server stopped","grpc_code":14,"http_code":503}}`).end()
 }
 
 // The stop of a node ends a stream with an error that its client can see.

@@ -750,3 +750,45 @@ func pairOf(kv *kvstore.KV) *mvccpb.KeyValue {
 		Key: kv.Key, Value: kv.Value, CreateRevision: int64(kv.CreateRevision), ModRevision: int64(kv.ModRevision), Version: int64(kv.Version), Lease: int64(kv.Lease),
 	}
 }
+
+// A follower that gets a snapshot loses no events: what its watches have missed is in the
+// change log that came with it, and what follows goes on.
+func TestSnapshotInstalled(t *testing.T) {
+	leader, follower := newFixture(t), newFixture(t)
+	both := func(commands ...*kvstore.Command) { leader.apply(commands...); follower.apply(commands...) }
+	both(put("a", "0"), put("b", "0")) // 2, 3
+	c := follower.open()
+	one, _ := c.created(&pb.WatchCreateRequest{Key: []byte("a"), PrevKv: true})
+	all, _ := c.created(&pb.WatchCreateRequest{RangeEnd: []byte{0}})
+	future, _ := c.created(&pb.WatchCreateRequest{Key: []byte("a"), StartRevision: 7})
+	both(put("a", "1")) // 4
+	c.want(one, "a=1@4<0@2")
+	c.want(all, "a=1@4")
+	leader.apply(put("a", "2"), put("b", "1"), txn(put("c", "0"), remove("a")), put("a", "3")) // 5 to 8
+	var body bytes.Buffer
+	view, err := leader.store.View()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer view.Close()
+	if _, err := view.WriteTo(&body); err != nil {
+		t.Fatal(err)
+	}
+	if err := follower.store.Restore(&body); err != nil {
+		t.Fatal(err)
+	}
+	follower.index = leader.index
+	both(put("a", "4")) // 9
+	got := make(map[int64][]string)
+	for len(got[one]) < 4 || len(got[all]) < 6 || len(got[future]) < 3 {
+		r := c.next()
+		got[r.WatchId] = append(got[r.WatchId], texts(r.Events)...)
+	}
+	if g := fmt.Sprint(got[one], got[all], got[future]); g != "[a=2@5<1@4 -a@7<2@5 a=3@8 a=4@9<3@8] [a=2@5 b=1@6 c=0@7 -a@7 a=3@8 a=4@9] [-a@7 a=3@8 a=4@9]" {
+		t.Errorf("got %v", g)
+	}
+	c.askProgress()
+	if r := c.next(); r.WatchId != -1 || r.Header.Revision != 9 {
+		t.Errorf("progress: %v", r)
+	}
+}
