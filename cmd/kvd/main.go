@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kvd-io/kvd/internal/cli"
+	"github.com/kvd-io/kvd/internal/cli/operator"
 	"github.com/kvd-io/kvd/internal/logsink"
 	"github.com/kvd-io/kvd/internal/node"
 	"github.com/kvd-io/kvd/internal/settings"
@@ -145,7 +146,8 @@ Each setting is a flag, an environment variable (KVD_DATA_DIR for --data-dir), o
 	setHelp(cmd)
 	cmd.AddCommand(versionCommand(), doctorCommand(), recoverCommand(e), snapshotCommand(e), certCommand(), healthcheckCommand(e), benchCommand(), configCommand(e))
 	cmd.AddGroup(cli.Groups()...)
-	cmd.AddCommand(cli.Commands(cli.Environment{
-		Environ: e.environ, Stdin: e.stdin, Stdout: e.stdout, Stderr: e.stderr, DefaultEndpoint: settings.DefaultClientURL})...)
+	users := cli.Environment{Environ: e.environ, Stdin: e.stdin, Stdout: e.stdout, Stderr: e.stderr, DefaultEndpoint: settings.DefaultClientURL}
+	cmd.AddCommand(cli.Commands(users)...)
+	cmd.AddCommand(operator.Commands(users)...)
 	return cmd
 }

@@ -20,7 +20,7 @@ const module = "github.com/kvd-io/kvd"
 // allowed has, for each package, the packages of this module that it may
 // import. A package that is not listed may not exist.
 var allowed = map[string][]string{
-	"cmd/kvd":                    {"internal/cli", "internal/etcdapi", "internal/etcdapi/gateway", "internal/budget", "internal/settings", "internal/frontdoor", "internal/logsink", "internal/httpapi", "internal/certs", "internal/node", "internal/metrics", "internal/loadgen", "internal/api"},
+	"cmd/kvd":                    {"internal/cli", "internal/cli/operator", "internal/etcdapi", "internal/etcdapi/gateway", "internal/budget", "internal/settings", "internal/frontdoor", "internal/logsink", "internal/httpapi", "internal/certs", "internal/node", "internal/metrics", "internal/loadgen", "internal/api"},
 	"internal/settings":          {"internal/limits", "internal/memberurl"},
 	"internal/connlimit":         {},
 	"internal/budget":            {"internal/limits"},
@@ -82,6 +82,7 @@ var allowed = map[string][]string{
 	"internal/arch":              {},
 	"internal/cli":               {"client", "internal/transfer"},
 	"internal/transfer":          {"client"},
+	"internal/cli/operator":      {"internal/cli", "client"},
 	"client":                     {},
 	"kvdtest":                    {"client", "internal/certs", "internal/settings", "internal/frontdoor", "internal/httpapi", "internal/node", "internal/kvstore"},
 }
@@ -105,8 +106,9 @@ var testsToo = map[string][]string{
 	// Its examples run against real nodes.
 	"client": {"kvdtest"},
 	// So do the tests of the commands.
-	"internal/cli":      {"kvdtest"},
-	"internal/transfer": {"kvdtest"},
+	"internal/cli":          {"kvdtest"},
+	"internal/transfer":     {"kvdtest"},
+	"internal/cli/operator": {"kvdtest"},
 	// They run on a real store, and behind the reader of small requests.
 	"internal/httpapi": {"internal/kvstore/engine", "internal/http1"},
 	// It runs before a real node.

@@ -60,7 +60,7 @@ type shell struct {
 func (sh *shell) connected(group string, cmd *cobra.Command) *cobra.Command {
 	cmd.GroupID = group
 	sh.conn.flags(cmd, sh.env.DefaultEndpoint)
-	if cmd.HasSubCommands() {
+	if cmd.HasSubCommands() && cmd.RunE == nil {
 		cmd.RunE = ChooseSubcommand
 	}
 	if cmd.Long == "" {
