@@ -5,11 +5,14 @@ import { $, button, failure, h, replace, setText } from './dom.js';
 import { nameOf, onLive } from './live.js';
 import * as cluster from './cluster.js';
 
-// Views other than the first are loaded when somebody goes there.
+// together loads a view and the modules that it needs at once, not one after another.
+const together = (...modules) => Promise.all(modules).then(([view]) => view);
+
+// Views other than the first are loaded when somebody goes there, or has seen the first.
 const views = {
   cluster: ['Cluster', async () => cluster],
-  keys: ['Keys', () => import('./keys.js')],
-  watch: ['Watch', () => import('./watch.js')],
+  keys: ['Keys', () => together(import('./keys.js'), import('./value.js'), import('./history.js'), import('./diff.js'))],
+  watch: ['Watch', () => together(import('./watch.js'), import('./value.js'), import('./history.js'), import('./diff.js'))],
   leases: ['Leases', () => import('./leases.js')],
   metrics: ['Metrics', () => import('./metrics.js')],
   settings: ['Settings', () => import('./settings.js')],
@@ -75,3 +78,4 @@ window.addEventListener('hashchange', () => navigate(true));
 $('.skip').addEventListener('click', (event) => { event.preventDefault(); main.focus(); });
 onLive(pulse);
 navigate(false);
+setTimeout(() => { for (const [, load] of Object.values(views)) load().catch(() => {}); }, 3000);
