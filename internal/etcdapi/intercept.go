@@ -40,18 +40,18 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		resp, err = handle(ctx, req)
 		return resp, s.finalError(ctx, err)
 	}
-	claim := s.opts.Memory.Claim()
-	defer claim.Release()
 	ctx, cancel := s.withDeadline(ctx)
 	defer cancel()
-	if err := s.enter(ctx, &claim, req); err != nil {
+	held := &callContext{ctx, s.opts.Memory.Claim()}
+	defer held.claim.Release()
+	if err := s.enter(ctx, &held.claim, req); err != nil {
 		return nil, err
 	}
 	defer s.places.Leave()
-	if resp, err = handle(context.WithValue(ctx, claimKey{}, &claim), req); err != nil {
+	if resp, err = handle(held, req); err != nil {
 		return nil, s.finalError(ctx, err)
 	}
-	return lend(ctx, resp, &claim)
+	return lend(ctx, resp, &held.claim)
 }
 
 // stream is around every stream. A stream has no place and no deadline: it waits for
@@ -164,8 +164,22 @@ func (s *Server) enter(ctx context.Context, claim *budget.Claim, req any) error 
 	return answer.Error(s.places.Wait(ctx, deadline))
 }
 
-// claimKey is the context key of what a call has claimed.
+// callContext is the context of a call, with what it has claimed.
+type callContext struct {
+	context.Context
+	claim budget.Claim
+}
+
+// claimKey is the context key of the claim, for contexts that are derived.
 type claimKey struct{}
+
+// Value implements context.Context.
+func (c *callContext) Value(key any) any {
+	if key == (claimKey{}) {
+		return &c.claim
+	}
+	return c.Context.Value(key)
+}
 
 // claimOf returns what the call has claimed, which grows with its answer. Without one
 // (streams) everything is granted.
