@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -51,6 +52,8 @@ func between(low, high int) cobra.PositionalArgs {
 		switch {
 		case low == 0:
 			number = fmt.Sprint("at most ", high)
+		case low+1 == high:
+			number = fmt.Sprintf("%d or %d", low, high)
 		case low < high:
 			number = fmt.Sprintf("%d to %d", low, high)
 		}
@@ -125,4 +128,25 @@ func checkExclusive(cmd *cobra.Command) error {
 		}
 	}
 	return nil
+}
+
+var (
+	negative = regexp.MustCompile(`unknown shorthand flag: '[0-9]' in (-[0-9]+)`)
+	invalid  = regexp.MustCompile(`^invalid argument "(.*)" for "(.*)" flag: (strconv|time)`)
+)
+
+// explainFlag puts the errors of the flag library into words, as far as it does not do
+// so itself.
+func explainFlag(cmd *cobra.Command, err error) error {
+	if m := negative.FindStringSubmatch(err.Error()); m != nil {
+		return usagef("%s looks like a flag; write a negative number after --, as in: %s KEY -- %s", m[1], cmd.CommandPath(), m[1])
+	}
+	if m := invalid.FindStringSubmatch(err.Error()); m != nil {
+		form := "a whole number that fits"
+		if m[3] == "time" {
+			form = "a duration (for example, 30s)"
+		}
+		return usagef("%s: %q is not %s", m[2], m[1], form)
+	}
+	return cmd.Root().FlagErrorFunc()(cmd, err)
 }

@@ -89,6 +89,11 @@ func (c *connection) open() (*client.Client, error) {
 	if c.timeout <= 0 {
 		return nil, usagef("--timeout is %v, but must be above 0", c.timeout)
 	}
+	for _, e := range c.endpoints {
+		if !strings.Contains(e, "://") {
+			return nil, usagef("--endpoints: %q has no scheme; write http://%s, or https://%s if the node has TLS", e, e, e)
+		}
+	}
 	conf, err := tlsConfig(c.ca, c.cert, c.key)
 	if err != nil {
 		return nil, UsageError{err}

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -63,7 +62,6 @@ hold.`,
 		ValidArgsFunction: sh.completeKey,
 	}
 	w.all(cmd)
-	cmd.SetFlagErrorFunc(explainNegative)
 	cmd.RunE = sh.run(func(ctx context.Context, s *session, args []string) error {
 		options, err := w.options(cmd)
 		if err != nil {
@@ -89,14 +87,4 @@ hold.`,
 		return s.println(fmt.Sprint(sum))
 	})
 	return cmd
-}
-
-var negative = regexp.MustCompile(`unknown shorthand flag: '[0-9]' in (-[0-9]+)`)
-
-// explainNegative says how to give a negative number, which looks like a flag.
-func explainNegative(cmd *cobra.Command, err error) error {
-	if m := negative.FindStringSubmatch(err.Error()); m != nil {
-		return usagef("%s looks like a flag; write a negative number after --, as in: %s KEY -- %s", m[1], cmd.CommandPath(), m[1])
-	}
-	return cmd.Parent().FlagErrorFunc()(cmd, err)
 }

@@ -73,6 +73,9 @@ func (f *exportFlags) toStdout(ctx context.Context, s *session, options []client
 }
 
 func (f *exportFlags) toFile(ctx context.Context, s *session, name string, options []client.ReadOption) error {
+	if info, err := os.Stat(name); err == nil && info.IsDir() {
+		return usagef("%s is a directory; name a file to write to", name)
+	}
 	file, err := f.openPartial(name + partialSuffix)
 	if err != nil {
 		return err

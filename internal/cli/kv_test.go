@@ -82,7 +82,7 @@ func TestNobodyListens(t *testing.T) {
 func TestUsage(t *testing.T) {
 	b := newBench(t)
 	for line, want := range map[string]string{
-		"kv put":                              "takes 1 to 2 arguments, but got 0: kvd kv put KEY",
+		"kv put":                              "takes 1 or 2 arguments, but got 0: kvd kv put KEY",
 		"kv put k v --if-match 1 --ttl 0s":    "--ttl is 0s, but must be above 0",
 		"kv put k v --if-absent --if-match 3": "--if-absent and --if-match contradict each other",
 		"kv put k v --lease 3 --ttl 1s":       "--ttl and --lease contradict each other",
@@ -107,12 +107,16 @@ func TestUsage(t *testing.T) {
 		"kv watch k --keep-going":             "only for watches with --exec",
 		"kv incr k -5":                        "kvd kv incr KEY -- -5",
 		"kv incr k five":                      `"five" is not a whole number`,
-		"kv append":                           "takes 1 to 2 arguments",
+		"kv append":                           "takes 1 or 2 arguments",
 		"kv edit":                             "takes 1 argument",
 		"kv txn file":                         "write @file",
 		"kv frob":                             `unknown command "frob" for "kvd kv"`,
 		"kv":                                  "kvd kv needs a subcommand",
 		"compact now":                         `"now" is not a revision`,
+		"kv put k v --if-match x":             `--if-match: "x" is not a whole number`,
+		"kv put k v --ttl soon":               `--ttl: "soon" is not a duration (for example, 30s)`,
+		"kv get k --timout 3s":                "unknown flag: --timout",
+		"kv get k --endpoints a:1":            `"a:1" has no scheme; write http://a:1`,
 		"compact":                             "takes one argument",
 	} {
 		b.expect(exitUsage, want, words(line)...)

@@ -59,6 +59,7 @@ type shell struct {
 // of the connection.
 func (sh *shell) connected(group string, cmd *cobra.Command) *cobra.Command {
 	cmd.GroupID = group
+	cmd.SetFlagErrorFunc(explainFlag)
 	sh.conn.flags(cmd, sh.env.DefaultEndpoint)
 	if cmd.HasSubCommands() && cmd.RunE == nil {
 		cmd.RunE = ChooseSubcommand

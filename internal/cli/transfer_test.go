@@ -171,6 +171,7 @@ func TestTransferUsage(t *testing.T) {
 	for line, want := range map[string]string{
 		"kv export a b":                    "takes at most 1 argument, but got 2",
 		"kv export --resume":               "--resume needs the FILE",
+		"kv export /":                      "/ is a directory",
 		"kv export --rev 0":                "--rev is 0",
 		"kv import":                        "name the FILE to import",
 		"kv import /no/such":               "no such file",
