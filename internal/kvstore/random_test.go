@@ -65,6 +65,9 @@ func randomEngineOptions(rng *rand.Rand) engine.PebbleOptions {
 		MemTableBytes: 16 << (10 + rng.IntN(7)), // to 1 MiB
 		CacheBytes:    1 << (20 + rng.IntN(4)),
 		BlockBytes:    []int{0, 64, 1024, 32 << 10}[rng.IntN(4)],
+		Compaction: engine.Compaction{
+			Runs: rng.IntN(9), BaseBytes: []int64{0, 4 << 10, 256 << 10}[rng.IntN(3)], FileBytes: []int64{0, 16 << 10, 64 << 10}[rng.IntN(3)],
+		},
 	}
 }
 

@@ -25,6 +25,8 @@ type PebbleOptions struct {
 	// BlockBytes is the size of a block of a file before compression, which is what a
 	// read reads. 0 means Pebble's default, 4 KiB.
 	BlockBytes int
+	// Compaction says when Pebble merges files, and into how large ones.
+	Compaction Compaction
 	// Comparer orders the keys and says where the prefix of a key ends, which is the
 	// part that filters are about. Its name is written to disk, and a directory
 	// cannot be opened with a comparer of another name. nil means the order of the
@@ -45,6 +47,15 @@ type PebbleOptions struct {
 	// ReadOnly opens existing files and changes none of them. A directory without
 	// files is an error.
 	ReadOnly bool
+}
+
+// Compaction is a style of compaction. Zero values mean Pebble's defaults.
+type Compaction struct {
+	// Runs is how many sorted runs of the first level start a compaction of it.
+	Runs int
+	// BaseBytes is the size of the level below the first one at which it is compacted
+	// into the next, and FileBytes that of a file of the first level.
+	BaseBytes, FileBytes int64
 }
 
 // Logger takes messages for the operator. A *zap.SugaredLogger is a Logger.

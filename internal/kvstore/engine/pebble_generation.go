@@ -113,7 +113,10 @@ func (e *pebbleEngine) pebbleOptions() *pebble.Options {
 		MemTableStopWritesThreshold: noLimit, // see backlog
 		L0StopWritesThreshold:       noLimit,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
+		L0CompactionThreshold:       e.opts.Compaction.Runs,
+		LBaseMaxBytes:               e.opts.Compaction.BaseBytes,
 	}
+	opts.TargetFileSizes[0] = e.opts.Compaction.FileBytes
 	// Each table of the store (the first byte of its keys) gets files of its own.
 	// The change log and the time samples are written in ascending order, so their
 	// files never overlap and never need merging. A file that held the end of one
