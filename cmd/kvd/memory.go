@@ -54,3 +54,17 @@ func requestMemory(given int64) *budget.Budget {
 	}
 	return budget.New(given)
 }
+
+const (
+	// hotShare is the part of the memory that Go may use for the newest pairs of keys
+	// that are being read: they only save time.
+	hotShare = 16
+	// maxHotBytes is enough for most; minHotBytes is where they stop to be of use.
+	maxHotBytes = 64 << 20
+	minHotBytes = 1 << 20
+)
+
+// hotMemory returns how much memory the store may use for pairs that are being read.
+func hotMemory() int {
+	return int(min(max(debug.SetMemoryLimit(-1)/hotShare, minHotBytes), maxHotBytes))
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"math"
 	"os"
 	"runtime/debug"
 	"testing"
@@ -40,6 +41,17 @@ func TestMemoryLimit(t *testing.T) {
 				t.Errorf("limit %d, want %d; log %v", now, c.want, lines.All())
 			}
 		})
+	}
+}
+
+// TestHotMemory: what saves time takes a small part of a small machine.
+func TestHotMemory(t *testing.T) {
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(-1))
+	for limit, want := range map[int64]int{math.MaxInt64: 64 << 20, 4 << 30: 64 << 20, 256 << 20: 16 << 20, 1 << 20: 1 << 20} {
+		debug.SetMemoryLimit(limit)
+		if got := hotMemory(); got != want {
+			t.Errorf("%d bytes of %d, want %d", got, limit, want)
+		}
 	}
 }
 

@@ -132,6 +132,7 @@ func (d *daemon) assemble(level *logsink.Level) error {
 	}
 	cfg := nodeConfig(d.settings, d.log, d.version)
 	cfg.Observer = meters.loops
+	cfg.HotBytes = hotMemory()
 	cfg.TLS = d.certs.members
 	cfg.MaxOpenFiles, cfg.MaxPeerConnections = d.files.engine, d.files.peers
 	if d.node, err = node.New(cfg); err != nil {

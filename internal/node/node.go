@@ -113,6 +113,9 @@ type Config struct {
 	RebuildStore bool
 	// CacheBytes bounds the engine's block cache. 0 means its default.
 	CacheBytes int64
+	// HotBytes bounds the memory for the newest pairs of keys that are being read. 0
+	// means the default of package kvstore.
+	HotBytes int
 	// MaxWatches bounds the watches on this node; 0 means the default of package watch.
 	MaxWatches int
 	// MaxOpenFiles bounds the files of the engine that are open at the same time,
@@ -339,7 +342,7 @@ func (n *Node) openStore() error {
 		}
 	}
 	var err error
-	if n.store, err = kvstore.Open(eng, kvstore.Options{OnSettings: n.settingsChanged, Observer: n.watches, Leases: leaseObserver{n}}); err != nil {
+	if n.store, err = kvstore.Open(eng, kvstore.Options{HotBytes: n.cfg.HotBytes, OnSettings: n.settingsChanged, Observer: n.watches, Leases: leaseObserver{n}}); err != nil {
 		return errors.Join(storeError(n.cfg.DataDir, err), eng.Close())
 	}
 	n.watches.Attach(n.store)
