@@ -113,10 +113,10 @@ func (g *contractGenerator) acquire(name, path string, id uint64) *contractReque
 	case held != nil && held.lease == id: // asking again
 		out["token"] = number(held.token)
 		return r.outcome(200, out, nil)
-	case held != nil: // whether the lease exists or not
-		return r.outcome(0, nil, &failure{409, "lock_held", object{"token": number(held.token)}})
-	case !g.m.leases[id]:
+	case !g.m.leases[id]: // whether the lock is free or not
 		return r.outcome(0, nil, refusal(404, "lease_not_found"))
+	case held != nil:
+		return r.outcome(0, nil, &failure{409, "lock_held", object{"token": number(held.token)}})
 	}
 	held = &heldLock{lease: id, text: text}
 	g.m.locks[name] = held

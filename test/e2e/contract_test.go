@@ -86,6 +86,9 @@ func (r *contractRun) play(length int) {
 		if r.sent%200 == 100 {
 			r.expire()
 		}
+		if r.sent%200 == 50 {
+			r.step(r.sent / 200)
+		}
 		req := r.g.next()
 		r.counts[req.what]++
 		if req.status < 300 && req.what == "txn" {
@@ -105,7 +108,7 @@ func (r *contractRun) play(length int) {
 		r.counts["snapshot"]++
 	}
 	r.t.Logf("%d requests: %v; revision %d, compacted up to %d", length, r.counts, r.m.revision, r.m.compact)
-	for _, what := range []string{"put", "delete", "append", "incr", "list", "delete range", "batch", "past", "compact", "txn", "txn done", "grant", "revoke", "keep alive", "lock", "release", "expired", "kill", "stop", "transfer"} {
+	for _, what := range []string{"put", "delete", "append", "incr", "list", "delete range", "batch", "past", "compact", "txn", "txn done", "grant", "revoke", "keep alive", "lock", "release", "expired", "queued lock", "released key", "settings", "member", "kill", "stop", "transfer"} {
 		if r.counts[what] == 0 {
 			r.t.Errorf("no %s in %d requests: the run proves too little", what, length)
 		}
