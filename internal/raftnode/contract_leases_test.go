@@ -21,6 +21,9 @@ func (c *client) grant() (id uint64) {
 		c.w.nextLease++
 		cmd.Lease = 1<<40 + c.w.nextLease
 	}
+	if c.w.s.chance(0.3) {
+		cmd.Grant = &kvstore.LeaseOptions{LockDelayMillis: c.w.s.rng.Int64N(2000)}
+	}
 	begin := c.w.s.now
 	r := c.do(c.w.s.anyNode(), &cmd)
 	if r == nil || r.Outcome != kvstore.OK {

@@ -24,6 +24,7 @@ type truth struct {
 	ticketAt map[uint64]uint64
 	newest   uint64            // the newest token
 	holder   map[string]uint64 // the last known holder of each lock
+	closed   map[uint64]int64  // until when the lock of a token is closed by a lock delay
 }
 
 // leaseFate is what is known about a lease.
@@ -38,7 +39,7 @@ type leaseFate struct {
 func newTruth(w *contractWorld) *truth {
 	t := &truth{
 		w: w, results: make(map[uint64][]*kvstore.Result), ranAt: make(map[uint64]uint64), keyAt: make(map[string]uint64),
-		leases: make(map[uint64]*leaseFate), tokens: make(map[uint64]uint64), ticketAt: make(map[uint64]uint64), holder: make(map[string]uint64),
+		leases: make(map[uint64]*leaseFate), tokens: make(map[uint64]uint64), ticketAt: make(map[uint64]uint64), holder: make(map[string]uint64), closed: make(map[uint64]int64),
 	}
 	store, err := kvstore.Open(engine.NewMemory(), kvstore.Options{Observer: t, Leases: t})
 	if err != nil {
@@ -162,7 +163,8 @@ func (t *truth) checkTicket(c *kvstore.Command, r *kvstore.Result, index uint64)
 	t.newest = max(t.newest, ticket.Token)
 }
 
-// checkHolders checks that the token of each next holder is greater.
+// checkHolders checks that the token of each next holder is greater, and that there is
+// none before a lock delay is over.
 func (t *truth) checkHolders() {
 	locks, _, err := t.store.Locks(nil, 100)
 	if err != nil {
@@ -170,11 +172,27 @@ func (t *truth) checkHolders() {
 	}
 	for _, l := range locks {
 		name := string(l.Holder.Name)
+		if before := t.holder[name]; l.Holder.Token != before && t.w.s.now < t.closed[before] {
+			t.w.s.violate("X5: lock %q goes to token %d at %d ms, and is closed until %d ms", name, l.Holder.Token, t.w.s.now/milli, t.closed[before]/milli)
+		}
+		if t.closed[l.Holder.Token] == 0 && l.Holder.Lease != t.tokens[l.Holder.Token] {
+			t.noteClosed(&l.Holder)
+		}
 		if l.Holder.Token < t.holder[name] {
 			t.w.s.violate("X4: lock %q went from token %d back to token %d", name, t.holder[name], l.Holder.Token)
 		}
 		t.holder[name] = l.Holder.Token
 	}
+}
+
+// noteClosed notes that a lock is held by the lease of a lock delay.
+func (t *truth) noteClosed(holder *kvstore.LockTicket) {
+	delay, err := t.store.Lease(holder.Lease)
+	if err != nil {
+		t.w.s.violate("X4: lock %q is held by lease %d: %v", holder.Name, holder.Lease, err)
+	}
+	t.closed[holder.Token] = t.w.s.now + delay.TTLMillis*milli
+	t.w.stats.delays++
 }
 
 // eventsOf returns the events of a revision that a watch wants.

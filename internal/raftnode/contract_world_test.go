@@ -20,7 +20,8 @@ import (
 //	X2  a transaction is atomic: whoever looks sees all of it or nothing
 //	X3  a lease does not end before the time that was promised to its owner
 //	X4  a ticket of a lock has a lease that exists, and tokens grow
-//	X5  a holder whose lease cannot have ended is the only one
+//	X5  a holder whose lease cannot have ended is the only one, and there is none before a
+//	    lock delay is over
 //	X6  a watch gets the events of committed revisions, each once, in order, whole
 //	    revisions, none missing, with the right previous pairs
 //	X7  in the end, what is bound to leases is gone, and everybody has everything
@@ -43,7 +44,7 @@ type contractWorld struct {
 type contractStats struct {
 	transfers, once, repeats, granted, renewed, leasesEnded int
 	locked, staleTokens, events, resumed, diskReads         int
-	compacted, checkedReads                                 int
+	compacted, checkedReads, delays                         int
 }
 
 // newContractWorld returns a cluster with random options, and its clients.
