@@ -37,6 +37,11 @@ const (
 // cannot be reached yet, and it turns to another one; an error would reach whoever
 // called.
 type Port struct {
+	// Refuse reports whether a connection may not carry gRPC, for example because it is
+	// beyond a limit and lives only for a probe; nil means that all may. It is set before
+	// Serve.
+	Refuse func(net.Conn) bool
+
 	server *Server
 	web    *http.Server
 	pages  *queue // of connections for web
@@ -58,6 +63,10 @@ func (p *Port) handler(next http.Handler) http.Handler {
 		if !p.server.Opened() {
 			panic(http.ErrAbortHandler)
 		}
+		// A stream of gRPC lasts as long as its client wants, other than the answers of
+		// net/http. A writer without deadlines has none to lift.
+		conn := http.NewResponseController(w)
+		_ = errors.Join(conn.SetReadDeadline(time.Time{}), conn.SetWriteDeadline(time.Time{}))
 		p.server.grpc.ServeHTTP(w, r)
 	})
 }
@@ -101,9 +110,14 @@ func (p *Port) sort(c net.Conn) {
 	if err == nil {
 		err = c.SetDeadline(time.Time{})
 	}
-	if err != nil || to == p.calls && !p.server.Opened() || !to.put(c) {
+	if err != nil || to == p.calls && !p.takesCalls(c) || !to.put(c) {
 		_ = c.Close() // nothing was sent on it
 	}
+}
+
+// takesCalls reports whether a connection may carry gRPC now.
+func (p *Port) takesCalls(c net.Conn) bool {
+	return p.server.Opened() && (p.Refuse == nil || !p.Refuse(c))
 }
 
 // look finds out what a client speaks.

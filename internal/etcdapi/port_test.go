@@ -109,6 +109,31 @@ func TestListeners(t *testing.T) {
 	}
 }
 
+// Beyond the limit on connections, calls find no node and probes are answered.
+func TestConnectionLimit(t *testing.T) {
+	n := etcdtest.Start(t, 1, &etcdtest.Config{MaxConnections: "1", Web: protocolOf})[0]
+	silent := must[net.Conn](t)(net.Dial("tcp", strings.TrimPrefix(n.Etcd, "http://")))
+	defer silent.Close()
+	web := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	status := func(path string) int {
+		r := must[*http.Response](t)(web.Get(n.Etcd + path))
+		defer r.Body.Close()
+		return r.StatusCode
+	}
+	waitFor(t, "the connection to take the only place", func() bool { return status("/v3/kv/range") == http.StatusTooManyRequests })
+	if got := status("/health"); got != http.StatusOK {
+		t.Errorf("a probe got %d", got)
+	}
+	c := clientOf(t, n)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if r, err := c.Get(ctx, "a"); err == nil {
+		t.Errorf("a call beyond the limit was answered: %v", r)
+	}
+	_ = silent.Close()
+	must[*clientv3.GetResponse](t)(c.Get(t.Context(), "a"))
+}
+
 // Nodes that stop and start one after another cost a client no call.
 func TestRollingRestart(t *testing.T) {
 	nodes := etcdtest.Start(t, 3, &etcdtest.Config{Tick: 100 * time.Millisecond})

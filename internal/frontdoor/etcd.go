@@ -17,6 +17,10 @@ import (
 	"github.com/kvd-io/kvd/internal/settings"
 )
 
+// maxSharedStreams bounds the streams of a connection of HTTP/2 that may carry gRPC. With
+// gRPC's own transport they have no such bound.
+const maxSharedStreams = 10_000
+
 // EtcdDoor serves clients of etcd on --listen-etcd: gRPC, and HTTP for its gateway. It
 // goes through the states of a Door, whose places its connections take. Its methods are
 // for one goroutine, and a nil EtcdDoor, of a node without such clients, does nothing.
@@ -62,7 +66,10 @@ func (e *EtcdDoor) Serve(server *etcdapi.Server, web http.Handler) (failed <-cha
 	e.server, e.web = server, httpapi.NewServer(e.limit.guard(web), e.log)
 	e.web.ConnContext = e.limit.mark
 	new(newcomers).watch(e.web)
+	// Each watch of a client of gRPC that came this way is a stream.
+	e.web.HTTP2.MaxConcurrentStreams = maxSharedStreams
 	port := etcdapi.NewPort(server, e.web)
+	port.Refuse = isExtra
 	ended := make(chan error, 1)
 	e.serving.Go(func() {
 		if err := port.Serve(e.listeners); err != nil {

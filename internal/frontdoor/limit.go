@@ -99,17 +99,25 @@ func (c *extraConn) Close() error {
 // beyondLimit is the context key of requests on connections beyond the limit.
 type beyondLimit struct{}
 
-// mark is for http.Server.ConnContext. Layers above the connection, such as
-// TLS, return the one below from NetConn.
+// mark is for http.Server.ConnContext.
 func (l *connectionLimit) mark(ctx context.Context, c net.Conn) context.Context {
+	if isExtra(c) {
+		return context.WithValue(ctx, beyondLimit{}, true)
+	}
+	return ctx
+}
+
+// isExtra reports whether a connection is beyond the limit. Layers above it, such as TLS,
+// return the one below from NetConn.
+func isExtra(c net.Conn) bool {
 	for {
 		switch layer := c.(type) {
 		case *extraConn:
-			return context.WithValue(ctx, beyondLimit{}, true)
+			return true
 		case interface{ NetConn() net.Conn }:
 			c = layer.NetConn()
 		default:
-			return ctx
+			return false
 		}
 	}
 }
@@ -139,7 +147,7 @@ func (l *connectionLimit) guard(next http.Handler) http.Handler {
 // metrics and the version.
 func forMachines(path string) bool {
 	switch path {
-	case "/metrics", "/livez", "/healthz", "/version", "/readyz":
+	case "/metrics", "/livez", "/healthz", "/health", "/version", "/readyz":
 		return true
 	}
 	return strings.HasPrefix(path, "/readyz/")

@@ -42,6 +42,8 @@ type Config struct {
 	// Tick is the heartbeat interval, and a tenth of the election timeout; 0 means 20 ms.
 	// Tests in which an election must not happen by itself on a busy machine need more.
 	Tick time.Duration
+	// MaxConnections is the value of --max-connections; "" means its default.
+	MaxConnections string
 	// Listen is the value of --listen-etcd; the default is a port of 127.0.0.1. Bundle is
 	// for its https URLs.
 	Listen string
@@ -127,6 +129,9 @@ func (n *Node) begin() {
 	n.t.Helper()
 	n.stopped = false
 	layer := settings.Layer{"listen-client": {Text: n.HTTP, Origin: "etcdtest"}, "listen-etcd": {Text: cmp.Or(n.want.Listen, n.Etcd), Origin: "etcdtest"}}
+	if most := n.want.MaxConnections; most != "" {
+		layer["max-connections"] = settings.Given{Text: most, Origin: "etcdtest"}
+	}
 	if n.want.Bundle != nil { // which was loaded from files
 		layer["tls-cert-file"], layer["tls-key-file"] = settings.Given{Text: "cert"}, settings.Given{Text: "key"}
 	}
