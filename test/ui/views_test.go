@@ -438,3 +438,28 @@ func TestBackup(t *testing.T) {
 	p.see("main [role=alert]", "The node did not answer")
 	p.see("#pulse", "no answer")
 }
+
+// Without a quorum the page says so, and shows what this node has.
+func TestWithoutAQuorum(t *testing.T) {
+	c := startCluster(t, 3)
+	c.put("app/name", "still here")
+	for _, proc := range c.procs[1:] {
+		_ = proc.Process.Kill()
+	}
+	p := openPage(t, c.url(0), "")
+	p.see("#pulse", "not healthy", "no leader")
+	p.see("[aria-label=Alarms]", "kvd2", "kvd3")
+	p.view("#/keys")
+	p.click("Show this node’s own copy")
+	p.see(".tree", "app/")
+	p.choose("app/")
+	p.choose("name")
+	p.see("pre", "still here")
+	p.click("Edit")
+	p.fill("Value", "no chance")
+	p.click("Save")
+	p.see("main .note.bad", "leader")
+	if got := c.do("GET", "/v1/kv/app/name?consistency=stale", ""); got != "still here" {
+		t.Errorf("stored %q", got)
+	}
+}

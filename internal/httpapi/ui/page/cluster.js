@@ -113,7 +113,7 @@ function newRow(id) {
     columns.forEach(([, text], i) => setText(cells[i], text(view)));
     row.dataset.state = view.e ? 'bad' : view.s.alarms?.length ? 'warn' : 'ok';
     row.classList.toggle('leads', leads);
-    buttons.over.hidden = leads || m.learner || !!view.e;
+    buttons.over.hidden = leads || m.learner || !!view.e || !c.leader;
     buttons.promote.hidden = !m.learner;
     for (const [what, b] of Object.entries(buttons)) b.setAttribute('aria-label', `${what === 'over' ? 'Hand leadership over to' : what === 'promote' ? 'Promote' : 'Remove'} ${nameOf(m.id)}`);
   };
