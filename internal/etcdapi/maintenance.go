@@ -24,8 +24,9 @@ func (s *maintenanceService) Status(ctx context.Context, _ *pb.StatusRequest) (*
 	}
 	out := &pb.StatusResponse{
 		Header: s.headers.Now(), Version: Version, StorageVersion: StorageVersion,
-		DbSize: st.StoreSizeBytes, DbSizeInUse: st.LogicalSizeBytes, DbSizeQuota: st.QuotaBytes,
-		Leader: st.Leader, RaftTerm: st.Term, RaftIndex: st.Commit, RaftAppliedIndex: st.Applied,
+		DbSize: st.StoreSizeBytes, DbSizeInUse: max(st.LogicalSizeBytes, 1), // JSON leaves 0 out
+		DbSizeQuota: st.QuotaBytes,
+		Leader:      st.Leader, RaftTerm: st.Term, RaftIndex: st.Commit, RaftAppliedIndex: st.Applied,
 		IsLearner: st.Role == "learner", DowngradeInfo: new(pb.DowngradeInfo),
 	}
 	if st.Leader == 0 {
@@ -105,8 +106,11 @@ func (s *maintenanceService) HashKV(ctx context.Context, r *pb.HashKVRequest) (*
 	}, nil
 }
 
-// fold makes 32 bits of a hash of 64.
-func fold(h uint64) uint32 { return uint32(h>>32) ^ uint32(h) }
+// fold makes 32 bits of a hash of 64. That of an empty store would be 0, which JSON leaves
+// out, and a client would look for it in vain.
+func fold(h uint64) uint32 { return uint32(h>>32) ^ uint32(h) ^ hashOfNothing }
+
+const hashOfNothing = 0x9e3779b9
 
 // MoveLeader implements pb.MaintenanceServer.
 func (s *maintenanceService) MoveLeader(ctx context.Context, r *pb.MoveLeaderRequest) (*pb.MoveLeaderResponse, error) {

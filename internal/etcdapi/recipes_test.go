@@ -69,7 +69,7 @@ func TestLock(t *testing.T) {
 		}
 	}
 	_, err := lock(nodes[0], ctx, 77)
-	refused(t, "an unknown lease", err, rpctypes.ErrGRPCLeaseNotFound)
+	refused(t, "an unknown lease", err, status.Error(codes.Unknown, rpctypes.ErrorDesc(rpctypes.ErrGRPCLeaseNotFound))) // as in etcd
 	own := must[*v3lockpb.LockResponse](t)(v3lockpb.NewLockClient(c.ActiveConnection()).Lock(ctx, &v3lockpb.LockRequest{Name: []byte("own")}))
 	kv := must[*clientv3.GetResponse](t)(c.Get(ctx, string(own.Key))).Kvs[0]
 	if ttl := must[*clientv3.LeaseTimeToLiveResponse](t)(c.TimeToLive(ctx, clientv3.LeaseID(kv.Lease))); ttl.GrantedTTL != 60 {
