@@ -12,6 +12,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/kvd-io/kvd/internal/cli"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/node"
 	"github.com/kvd-io/kvd/internal/roster"
@@ -22,11 +23,11 @@ import (
 // running node.
 func snapshotCommand(e environment) *cobra.Command {
 	cmd := &cobra.Command{Use: "snapshot", Short: "Save, check, and restore backups", RunE: chooseSubcommand}
-	cmd.AddCommand(snapshotSaveCommand(e), snapshotVerifyCommand(), snapshotInspectCommand(), snapshotRestoreCommand(e))
+	cmd.AddCommand(snapshotSaveCommand(e), snapshotVerifyCommand(e), snapshotInspectCommand(e), snapshotRestoreCommand(e))
 	return cmd
 }
 
-func snapshotVerifyCommand() *cobra.Command {
+func snapshotVerifyCommand(e environment) *cobra.Command {
 	return &cobra.Command{
 		Use:   "verify FILE",
 		Short: "Verify a backup from its first byte to its last",
@@ -34,7 +35,7 @@ func snapshotVerifyCommand() *cobra.Command {
 not, and 1 if it cannot be read.`,
 		Args: oneArgument("backup"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, size, err := inspectSnapshot(args[0])
+			c, size, err := inspectSnapshot(e, args[0])
 			if err != nil {
 				return err
 			}
@@ -53,7 +54,7 @@ func printIntact(w io.Writer, name string, size uint64, info *kvstore.BodyInfo) 
 }
 
 // inspectSnapshot reads a backup to its end.
-func inspectSnapshot(name string) (c kvstore.BodyContents, size uint64, err error) {
+func inspectSnapshot(e environment, name string) (c kvstore.BodyContents, size uint64, err error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return c, 0, fmt.Errorf("verify backup: %w", err)
@@ -62,11 +63,21 @@ func inspectSnapshot(name string) (c kvstore.BodyContents, size uint64, err erro
 	if st, err := f.Stat(); err == nil { // a pipe has no size
 		size = uint64(max(0, st.Size()))
 	}
-	c, err = kvstore.InspectBody(f)
+	bar := cli.NewBar(e.stderr, barTotal(size), "verifying", "bytes")
+	c, err = kvstore.InspectBody(bar.Reader(f))
+	bar.Done()
 	if err != nil {
 		err = badBackup(fmt.Errorf("verify backup %s: %w", name, err))
 	}
 	return c, size, err
+}
+
+// barTotal is the total of a bar over a file; -1 if its size is not known.
+func barTotal(size uint64) int64 {
+	if size == 0 {
+		return -1
+	}
+	return int64(size)
 }
 
 // badBackup makes an error a refusal if it is about what is in the backup.
@@ -95,7 +106,7 @@ type backup struct {
 	Settings        kvstore.Settings `json:"settings"`
 }
 
-func snapshotInspectCommand() *cobra.Command {
+func snapshotInspectCommand(e environment) *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
 		Use:   "inspect FILE",
@@ -107,7 +118,7 @@ are not shown. Exits like "kvd snapshot verify".`,
 			if output != "text" && output != "json" {
 				return usageError{fmt.Errorf("--output is %q, but must be text or json", output)}
 			}
-			c, size, err := inspectSnapshot(args[0])
+			c, size, err := inspectSnapshot(e, args[0])
 			if err != nil {
 				return err
 			}
@@ -187,14 +198,14 @@ again.`,
 			if err != nil {
 				return usageError{err}
 			}
-			return restoreSnapshot(cmd.OutOrStdout(), s, args[0])
+			return restoreSnapshot(e, cmd.OutOrStdout(), s, args[0])
 		},
 	}
 	settings.AddFlags(cmd.Flags())
 	return cmd
 }
 
-func restoreSnapshot(out io.Writer, s *settings.Settings, file string) error {
+func restoreSnapshot(e environment, out io.Writer, s *settings.Settings, file string) error {
 	if s.Join || len(s.JoinURLs) > 0 {
 		return usageError{errors.New("a restored directory begins a new cluster and cannot --join one; join with an empty directory, and the cluster sends its content")}
 	}
@@ -203,7 +214,14 @@ func restoreSnapshot(out io.Writer, s *settings.Settings, file string) error {
 	if !cfg.Alone {
 		r.Initial, r.Token = cfg.Initial, cfg.Token
 	}
+	total := int64(-1)
+	if st, err := os.Stat(file); err == nil && st.Mode().IsRegular() {
+		total = node.RestorePasses * st.Size()
+	}
+	bar := cli.NewBar(e.stderr, total, "restoring", "bytes")
+	r.Progress = func(bytes int) { bar.Add(int64(bytes)) }
 	info, err := node.Restore(r)
+	bar.Done()
 	if err != nil {
 		return badBackup(err)
 	}

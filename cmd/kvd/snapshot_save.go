@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kvd-io/kvd/internal/cli"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/node"
 	"github.com/kvd-io/kvd/internal/settings"
@@ -26,13 +27,14 @@ const saveStall = time.Minute
 func snapshotSaveCommand(e environment) *cobra.Command {
 	var files probeFiles
 	var stale bool
+	var endpoints []string
 	cmd := &cobra.Command{
 		Use:   "save [URL...] FILE",
 		Short: "Save a backup of a running cluster",
 		Long: `Save a backup of a running cluster to a file. Any node has all data: the URLs are client URLs,
-which are tried in order. Without a URL, it is the node that the environment describes
-(KVD_LISTEN_CLIENT, or KVD_PORT), or else the default. The file gets its name only after it has been
-read back and verified.
+which are tried in order. Without a URL, they are those of --endpoints or KVD_ENDPOINTS, or the node
+that the environment describes (KVD_LISTEN_CLIENT, or KVD_PORT), or else the default. The file gets
+its name only after it has been read back and verified. On a terminal, a bar shows the progress.
 
 Exits 0 on success and 1 otherwise; then an older FILE is still there.`,
 		Example: `  kvd snapshot save backup.kvd
@@ -40,18 +42,16 @@ Exits 0 on success and 1 otherwise; then an older FILE is still there.`,
   kvd snapshot save --stale http://10.0.0.1:12380 backup.kvd   # without a quorum`,
 		Args: func(_ *cobra.Command, args []string) error { return checkSaveArguments(args) },
 		RunE: func(cmd *cobra.Command, args []string) error {
-			urls, file := args[:len(args)-1], args[len(args)-1]
-			if len(urls) == 0 {
-				s, err := settings.ForClients(e.environ)
-				if err != nil {
-					return usageError{err}
-				}
-				files.own, files.ownKey = s.TLSCertFile, s.TLSKeyFile
-				urls = []string{reachable(s.ListenClient[0])}
+			file := args[len(args)-1]
+			urls, err := saveFrom(e, cmd, args[:len(args)-1], &endpoints, &files)
+			if err != nil {
+				return err
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
-			info, size, err := saveSnapshot(ctx, &files, urls, file, stale)
+			bar := cli.NewBar(e.stderr, -1, "saving", "bytes")
+			info, size, err := saveSnapshot(ctx, &files, urls, file, stale, bar)
+			bar.Done()
 			if err != nil {
 				return err
 			}
@@ -59,10 +59,34 @@ Exits 0 on success and 1 otherwise; then an older FILE is still there.`,
 		},
 	}
 	cmd.Flags().BoolVar(&stale, "stale", false, "save what the node itself has, which may be old; this works without a quorum")
-	cmd.Flags().StringVar(&files.ca, "cacert", "", "trust the authority in this PEM `FILE`")
-	cmd.Flags().StringVar(&files.cert, "cert", "", "present the certificate in this PEM `FILE`")
-	cmd.Flags().StringVar(&files.key, "key", "", "use the key in this PEM `FILE` for --cert")
+	cmd.Flags().StringSliceVar(&endpoints, "endpoints", nil, "client `URLS` of one or more nodes, in place of URL (KVD_ENDPOINTS)")
+	cmd.Flags().StringVar(&files.ca, "cacert", "", "trust the authority in this PEM `FILE` (KVD_CACERT)")
+	cmd.Flags().StringVar(&files.cert, "cert", "", "present the certificate in this PEM `FILE` (KVD_CLIENT_CERT)")
+	cmd.Flags().StringVar(&files.key, "key", "", "use the key in this PEM `FILE` for --cert (KVD_CLIENT_KEY)")
 	return cmd
+}
+
+// saveFrom returns the URLs to save from: those of the command line, else of the variables
+// that all commands for users read, else the node that the environment describes.
+func saveFrom(e environment, cmd *cobra.Command, urls []string, endpoints *[]string, files *probeFiles) ([]string, error) {
+	if cmd.Flags().Changed("endpoints") && len(urls) > 0 {
+		return nil, usageError{errors.New("--endpoints and URL arguments contradict each other; give only one of them")}
+	}
+	if err := cli.FromEnvironment(cmd.Flags(), e.environ); err != nil {
+		return nil, usageError{err}
+	}
+	switch {
+	case len(urls) > 0:
+		return urls, nil
+	case len(*endpoints) > 0:
+		return *endpoints, nil
+	}
+	s, err := settings.ForClients(e.environ)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	files.own, files.ownKey = s.TLSCertFile, s.TLSKeyFile
+	return []string{reachable(s.ListenClient[0])}, nil
 }
 
 func isURL(text string) bool { return strings.Contains(text, "://") }
@@ -83,7 +107,7 @@ func checkSaveArguments(args []string) error {
 
 // saveSnapshot asks one node after the other. The problems of those before the one
 // that had an answer do not matter; if none has, all of them do.
-func saveSnapshot(ctx context.Context, files *probeFiles, urls []string, file string, stale bool) (info kvstore.BodyInfo, size int64, err error) {
+func saveSnapshot(ctx context.Context, files *probeFiles, urls []string, file string, stale bool, bar *cli.Bar) (info kvstore.BodyInfo, size int64, err error) {
 	var problems []error
 	for _, u := range urls {
 		client, err := files.client(u)
@@ -98,7 +122,7 @@ func saveSnapshot(ctx context.Context, files *probeFiles, urls []string, file st
 		if stale {
 			target += "?consistency=stale"
 		}
-		if info, size, err = download(ctx, client, target, file); err == nil {
+		if info, size, err = download(ctx, client, target, file, bar); err == nil {
 			return info, size, nil
 		}
 		problems = append(problems, fmt.Errorf("save backup from %s: %w", u, err))
@@ -107,7 +131,7 @@ func saveSnapshot(ctx context.Context, files *probeFiles, urls []string, file st
 }
 
 // download saves what one node sends.
-func download(ctx context.Context, client *http.Client, target, file string) (info kvstore.BodyInfo, size int64, err error) {
+func download(ctx context.Context, client *http.Client, target, file string, bar *cli.Bar) (info kvstore.BodyInfo, size int64, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stall := time.AfterFunc(saveStall, func() { cancel(fmt.Errorf("no data for %v", saveStall)) })
@@ -127,7 +151,7 @@ func download(ctx context.Context, client *http.Client, target, file string) (in
 	}
 	// The cause says whether a signal or a stall ended it; the error of the reading
 	// only says that it was canceled.
-	info, size, err = node.SaveBackup(file, progressReader{resp.Body, stall})
+	info, size, err = node.SaveBackup(file, bar.Reader(progressReader{resp.Body, stall}))
 	return info, size, errors.Join(err, context.Cause(ctx))
 }
 

@@ -58,12 +58,12 @@ var variables = []struct{ flag, variable string }{
 	{"output", "KVD_OUTPUT"},
 }
 
-// fromEnvironment takes what no flag says from the variables. An empty one counts
-// as not set.
-func fromEnvironment(flags *pflag.FlagSet, environ []string) error {
+// FromEnvironment takes what no flag says from the variables, of those flags that the
+// command has. An empty one counts as not set.
+func FromEnvironment(flags *pflag.FlagSet, environ []string) error {
 	for _, v := range variables {
 		text := variable(environ, v.variable)
-		if text == "" || flags.Changed(v.flag) {
+		if text == "" || flags.Lookup(v.flag) == nil || flags.Changed(v.flag) {
 			continue
 		}
 		if err := flags.Set(v.flag, text); err != nil {

@@ -88,7 +88,9 @@ func ExitCode(err error) int {
 	case errors.As(err, &usage):
 		return exitUsage
 	}
-	return classify(err)
+	// Of the commands here, run has classified every error. The others know only success
+	// and failure: a health check that cannot connect has failed.
+	return exitFailed
 }
 
 // classify maps errors of the client. It is the only place that does. An unknown

@@ -105,7 +105,7 @@ func (sh *shell) run(f func(ctx context.Context, s *session, args []string) erro
 
 // open makes a session of the flags and variables.
 func (sh *shell) open(cmd *cobra.Command) (*session, error) {
-	if err := fromEnvironment(cmd.Flags(), sh.env.Environ); err != nil {
+	if err := FromEnvironment(cmd.Flags(), sh.env.Environ); err != nil {
 		return nil, err
 	}
 	form, err := parseFormat(sh.conn.output)

@@ -23,24 +23,50 @@ type Restoring struct {
 	// the directory accepts any.
 	Initial []Peer
 	Token   string
+	// Progress is told how many bytes more of the file were read, verified, or copied:
+	// RestorePasses times its size in all. nil means that nobody wants to know.
+	Progress func(bytes int)
+}
+
+// RestorePasses is how often Restore goes over the backup: to verify it, to copy it, and
+// to verify the copy.
+const RestorePasses = 3
+
+// counted tells Progress about what is read.
+type counted struct {
+	io.Reader
+	progress func(bytes int)
+}
+
+// Read implements io.Reader.
+func (c counted) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.progress(n)
+	return n, err
 }
 
 // Restore turns a backup into the data directory of a member of a new cluster. The
 // cluster itself begins when its initial members are started (ADR 14). After an error
 // or a crash, no node starts from the directory, and Restore can be called again.
 func Restore(r Restoring) (info kvstore.BodyInfo, err error) {
+	if r.Progress == nil {
+		r.Progress = func(int) {}
+	}
 	f, err := os.Open(r.File)
 	if err != nil {
 		return info, fmt.Errorf("restore: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if info, err = kvstore.VerifyBody(f); err != nil { // before anything is written
+	if info, err = kvstore.VerifyBody(counted{f, r.Progress}); err != nil { // before anything is written
 		return info, fmt.Errorf("restore %s: %w", r.File, err)
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return info, fmt.Errorf("restore: %w", err)
 	}
-	p := datadir.Planting{MemberID: r.ID, Body: f, Verify: func(b io.Reader) error { _, err := kvstore.VerifyBody(b); return err }}
+	p := datadir.Planting{MemberID: r.ID, Body: bodyReader{counted{f, r.Progress}}, Verify: func(b io.Reader) error {
+		_, err := kvstore.VerifyBody(counted{b, r.Progress})
+		return err
+	}}
 	if len(r.Initial) > 0 {
 		p.Rendezvous = rendezvousID(r.Token, r.Initial)
 	}
