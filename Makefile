@@ -43,6 +43,7 @@ cluster: build ## run the three nodes of the Procfile until ^C
 
 e2e: ## run the heavy tests against real processes
 	KVD_E2E=full go test -count=1 -timeout 30m ./test/e2e
+	KVD_E2E=full go test -count=1 -timeout 15m -run Chaos ./client
 
 ui: ## drive the web page in Chromium; screenshots go to bin/ui-shots
 	KVD_E2E=full KVD_UI_REQUIRED=1 KVD_UI_SHOTS=$(CURDIR)/bin/ui-shots go test -count=1 -timeout 10m -v ./test/ui

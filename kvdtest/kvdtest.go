@@ -10,7 +10,7 @@
 // port of its own, keeps its log in the test's temporary directory and its keys in
 // memory, logs nothing, and ends with the test. It starts in about 15 ms.
 //
-// The members of a Cluster can be stopped and started, and cut off from the others:
+// The members of a Cluster can be stopped, killed, and started, and cut off from the others:
 //
 //	nodes := kvdtest.Cluster(t, 3)
 //	nodes[0].Cut()      // a minority of one: its clients must go elsewhere
@@ -265,6 +265,33 @@ func (n *Node) Stop() {
 	if err := i.end(); err != nil {
 		n.t.Errorf("kvdtest: node %d: %v", n.cfg.ID, err)
 	}
+}
+
+// Kill ends the node as the death of its process would: requests in progress get no answer,
+// and nobody takes over from it. What it has on disk stays.
+func (n *Node) Kill() {
+	n.t.Helper()
+	if n.running == nil {
+		return
+	}
+	i := n.running
+	n.running = nil
+	defer n.network.silence(n.cfg.ID)()
+	if err := i.abort(); err != nil {
+		n.t.Errorf("kvdtest: node %d: %v", n.cfg.ID, err)
+	}
+}
+
+// abort breaks all connections before the node ends.
+func (i *instance) abort() error {
+	err := i.door.Close()
+	i.door.Cut(0)
+	i.stop()
+	if ended := <-i.ended; ended != nil && !errors.Is(ended, context.Canceled) {
+		err = errors.Join(err, fmt.Errorf("ended: %w", ended))
+	}
+	i.door.Shut()
+	return err
 }
 
 // end stops serving before the node, so that each request in progress is answered.

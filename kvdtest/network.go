@@ -111,6 +111,21 @@ func (n *network) set(cut bool, links ...link) {
 	}
 }
 
+// silence cuts the links of a member that are not cut, and returns a function that mends
+// them.
+func (n *network) silence(id uint64) (mend func()) {
+	var links []link
+	n.mu.Lock()
+	for _, other := range n.ids {
+		if l := linkOf(id, other); other != id && !n.mu.cut[l] {
+			links = append(links, l)
+		}
+	}
+	n.mu.Unlock()
+	n.set(true, links...)
+	return func() { n.set(false, links...) }
+}
+
 // memberConn is a connection between members.
 type memberConn struct {
 	net.Conn
