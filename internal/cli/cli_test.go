@@ -145,10 +145,10 @@ func TestExitCodes(t *testing.T) {
 	b.expect(exitUsage, "--endpoints", words("kv get k --endpoints 127.0.0.1:1")...)
 	b.expect(exitNotFound, "does not exist", words("kv get absent")...)
 	b.expect(exitCondition, "at revision 2", words("kv put k v --if-absent")...)
-	b.expect(exitDown, "cannot reach http://127.0.0.1:1: connection refused", "kv", "get", "k", "--endpoints", silent, "--timeout", "50ms")
+	b.expect(exitDown, "cannot reach http://127.0.0.1:1: connection refused", "kv", "get", "k", "--endpoints", silent, "--timeout", "1s")
 }
 
 func TestUnixSocketThatIsNotThere(t *testing.T) {
 	b := &bench{t: t}
-	b.expect(exitDown, "cannot reach unix:///nowhere.sock: no such file", words("kv get k --endpoints unix:///nowhere.sock --timeout 50ms")...)
+	b.expect(exitDown, "cannot reach unix:///nowhere.sock: no such file", words("kv get k --endpoints unix:///nowhere.sock --timeout 1s")...)
 }
