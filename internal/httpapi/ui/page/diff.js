@@ -69,7 +69,7 @@ function rowOf([sign, old, now]) {
 
 // diffView shows two texts side by side, or one below the other on a narrow screen.
 export function diffView(old, now, oldLabel, nowLabel) {
-  const a = old.split('\n').slice(0, maxLines), b = now.split('\n').slice(0, maxLines);
+  const all = [old.split('\n'), now.split('\n')], [a, b] = all.map((lines) => lines.slice(0, maxLines));
   const rows = pairs(compare(a, b));
   const out = [h('div', { class: 'pair head' }, h('div', {}, oldLabel), h('div', {}, nowLabel))];
   const near = rows.map((_, i) => rows.slice(Math.max(0, i - context), i + context + 1).some(([sign]) => sign !== '='));
@@ -80,6 +80,7 @@ export function diffView(old, now, oldLabel, nowLabel) {
     out.push(h('div', { class: 'skip-lines' }, rows.some(([sign]) => sign !== '=') ? plural(end - i, 'unchanged line') : 'The values are the same.'));
     i = end - 1;
   }
+  if (all.some((lines) => lines.length > maxLines)) out.push(h('div', { class: 'skip-lines' }, `Only the first ${plural(maxLines, 'line')} are compared.`));
   const changed = rows.filter(([sign]) => sign !== '=').length;
   return h('div', { class: 'diff', role: 'group', tabindex: 0, 'aria-label': `${plural(changed, 'line')} changed between ${oldLabel} and ${nowLabel}` }, out);
 }

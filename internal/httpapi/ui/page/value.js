@@ -34,7 +34,7 @@ export function bestForm(bin) {
 // all that happens.
 export function comparable(bin) {
   const form = bestForm(bin);
-  return form === 'hex' ? hexDump(bin, shownText) : form === 'json' ? indent(textOf(bin)) : textOf(bin);
+  return form === 'hex' ? hexDump(bin, shownText) + (bin.length > shownText ? `\n(the first ${bytes(shownText)} of ${bytes(bin.length)})` : '') : form === 'json' ? indent(textOf(bin)) : textOf(bin);
 }
 
 const tokensOf = (text) => text.match(/"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/g) ?? [];
