@@ -60,6 +60,7 @@ func (s *session) create(r *pb.WatchCreateRequest) error {
 	case err != nil:
 		return err
 	}
+	s.floor = max(s.floor, revision)
 	w.late = w.from > 0 && w.from <= revision
 	s.watchers[id], s.owners[w.watch] = w, w
 	if w.notify && s.ticker == nil {
@@ -144,7 +145,12 @@ func (s *session) ask() {
 			return
 		}
 	}
-	if len(s.watchers) > 0 && s.asked == 0 {
+	switch {
+	case len(s.watchers) == 0:
+	case s.asked == 0:
 		s.asked = visible
+	default:
+		// Who waits already must not wait for longer because others ask, too.
+		s.again = visible
 	}
 }

@@ -44,9 +44,13 @@ type session struct {
 	owners   map[*watch.Watch]*watcher
 	nextID   int64
 	// asked is the revision that must be passed before progress of the whole stream is
-	// sent, and due the one before watches are told that asked for it; 0 if nobody waits.
-	asked, due uint64
-	ticker     *time.Ticker // nil until a watch asks for progress
+	// sent, and again that of the last request since; due is the one before watches are
+	// told that asked for it. 0 means that nobody waits.
+	asked, again, due uint64
+	// floor is the newest revision at which a watch was created. Progress below it would
+	// take that watch back, should its client resume.
+	floor  uint64
+	ticker *time.Ticker // nil until a watch asks for progress
 	// out are the responses that are to be sent, size bytes of events.
 	out  []*response
 	size int
@@ -340,11 +344,13 @@ func (s *session) progress() error {
 		return nil
 	}
 	through, ok := s.stream.Progress()
-	if !ok {
+	if !ok || through < s.floor {
 		return nil
 	}
 	if s.asked > 0 && through >= s.asked {
-		s.asked = 0
+		if s.asked, s.again = s.again, 0; s.asked <= through {
+			s.asked = 0 // this is the answer to both
+		}
 		if err := s.rpc.Send(&pb.WatchResponse{Header: s.server.opts.Header(through), WatchId: wholeStream}); err != nil {
 			return err
 		}
