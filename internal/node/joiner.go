@@ -102,6 +102,9 @@ func (j *joiner) find(ctx context.Context) (place, error) {
 		if self.Rendezvous == 0 && self.Cluster == 0 {
 			self.Rendezvous = j.self.Rendezvous // restored for any settings
 		}
+		if self.Cluster == 0 && j.byURL() {
+			self.Member = j.cfg.ID // it promised something as a founder, under its position in a list
+		}
 		if self.Cluster != 0 && recorded.Founding != nil {
 			self.charter = recorded.Founding.Charter
 		}

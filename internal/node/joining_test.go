@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/datadir"
 )
 
 // joinList returns the configurations of n nodes that start with nothing but the same list
@@ -278,5 +279,32 @@ func TestDeadMemberIsRemovedAutomatically(t *testing.T) {
 	back.awaitReady(t)
 	if got := back.get(t, "k"); got != "v" {
 		t.Errorf("it reads %q", got)
+	}
+}
+
+// A directory that promised something as a founder is no member yet. When a cluster
+// exists in the end, it gets an id there like any other, and not its place in the list.
+func TestFoundersPromiseIsNoMembership(t *testing.T) {
+	configs := joinList(t, 3)
+	dir, err := datadir.Open(configs[1].DataDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	promise := datadir.Founding{Promised: datadir.Ballot{Round: 1, Member: 1}}
+	if err := errors.Join(dir.KeepFounding(2, 1, "pod-1", promise), dir.Close()); err != nil {
+		t.Fatal(err)
+	}
+	others := startCluster(t, 2, nil) // its member 2 is somebody else
+	for _, list := range [][]string{{others[0].cfg.ListenPeer}, {others[0].cfg.ListenPeer, configs[1].ListenPeer}} {
+		cfg := configs[1]
+		cfg.JoinURLs = list
+		m := start(t, cfg)
+		m.awaitReady(t)
+		if got := others[0].named(t, "pod-1"); got.ID != 3 {
+			t.Errorf("joined by %v as %+v", list, got)
+		}
+		if err := m.end(t); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
