@@ -118,7 +118,7 @@ func (o *options) test(ctx context.Context, s suite, nodes int, list []differenc
 		return nil, err
 	}
 	defer log.Close()
-	cmd := exec.CommandContext(ctx, "go", s.command(*o, list)...)
+	cmd := exec.CommandContext(ctx, "go", s.command(*o, list, isolation(ctx))...)
 	cmd.Env = append(os.Environ(), environment(*o, nodes)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 30 * time.Second
@@ -135,6 +135,18 @@ func (o *options) test(ctx context.Context, s suite, nodes int, list []differenc
 		r.broken = true
 	}
 	return r, errors.Join(err, log.Close(), ctx.Err())
+}
+
+// isolation returns a command that runs another one in a network of its own, as go
+// test's -exec takes it, or "". etcd's tests use fixed ports: two runs on one
+// machine would disturb each other. It needs root, or a kernel that lets users
+// make namespaces.
+func isolation(ctx context.Context) string {
+	script, err := filepath.Abs("alone.sh")
+	if err != nil || exec.CommandContext(ctx, "unshare", "--net", "--map-root-user", script, "true").Run() != nil {
+		return ""
+	}
+	return "unshare --net --map-root-user " + script
 }
 
 func ofNodes(n int) string {

@@ -52,11 +52,15 @@ func (s suite) sizes(wanted []int) []int {
 	return []int{0}
 }
 
-// command returns the arguments of the go command for a run of the suite.
-func (s suite) command(o options, list []difference) []string {
+// command returns the arguments of the go command for a run of the suite, whose
+// tests are started by the command alone, if that is not "".
+func (s suite) command(o options, list []difference, alone string) []string {
 	args := []string{"test", "-json", "-count=1", "-timeout", s.timeout.String()}
 	if skip := skipPattern(list); skip != "" {
 		args = append(args, "-skip", skip)
+	}
+	if alone != "" {
+		args = append(args, "-exec", alone)
 	}
 	args = append(args, s.args...)
 	if o.run != "" { // the last -run wins

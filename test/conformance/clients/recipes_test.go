@@ -122,7 +122,7 @@ func TestMutex(t *testing.T) {
 		g.Go(func() error {
 			for range turns {
 				m := concurrency.NewMutex(s, "lock")
-				if err := m.Lock(ctx); err != nil {
+				if err := patiently(ctx, m.Lock); err != nil {
 					return fmt.Errorf("lock: %w", err)
 				}
 				if !mu.TryLock() {

@@ -55,7 +55,13 @@ func TestRobustness(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			load := *s.load
 			load.MinimalQPS = 1 // how fast it is, is not the question here
-			run(t, s.traffic, traffic.Profile{KeyValue: &load, Watch: &traffic.WatchDefault, Compaction: &traffic.CompactionDefault})
+			profile := traffic.Profile{KeyValue: &load, Watch: &traffic.WatchDefault, Compaction: &traffic.CompactionDefault}
+			if cluster.Size(t) == 1 {
+				// While the only member is dead nobody watches, and what is compacted
+				// before the watches are back is missing from the record.
+				profile.Compaction = nil
+			}
+			run(t, s.traffic, profile)
 		})
 	}
 }
