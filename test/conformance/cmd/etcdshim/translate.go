@@ -65,6 +65,9 @@ var rules = map[string]rule{
 	"warning-unary-request-duration": {},
 	"unsafe-no-fsync":                {toggle: true},
 
+	// kvd bounds requests instead of the streams of a connection.
+	"max-concurrent-streams": {},
+
 	// kvd compares its members' states all the time.
 	"corrupt-check-time":      {},
 	"compact-hash-check-time": {},
