@@ -63,8 +63,12 @@ func inspectSnapshot(e environment, name string) (c kvstore.BodyContents, size u
 	if st, err := f.Stat(); err == nil { // a pipe has no size
 		size = uint64(max(0, st.Size()))
 	}
+	body, err := node.BackupIn(f)
+	if err != nil {
+		return c, 0, fmt.Errorf("verify backup: %w", err)
+	}
 	bar := cli.NewBar(e.stderr, barTotal(size), "verifying", "bytes")
-	c, err = kvstore.InspectBody(bar.Reader(f))
+	c, err = kvstore.InspectBody(bar.Reader(body))
 	bar.Done()
 	if err != nil {
 		err = badBackup(fmt.Errorf("verify backup %s: %w", name, err))

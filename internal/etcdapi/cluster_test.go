@@ -1,8 +1,11 @@
 package etcdapi_test
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +20,8 @@ import (
 
 	"github.com/kvd-io/kvd/internal/etcdapi"
 	"github.com/kvd-io/kvd/internal/etcdapi/etcdtest"
+	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/padded"
 )
 
 // membersOf returns a membership, for example "1 kvd1 http://…, 2? http://…".
@@ -208,4 +213,23 @@ func TestHealth(t *testing.T) {
 	}
 	_, err := stream.Recv()
 	refused(t, "the end of the stream", err, rpctypes.ErrGRPCStopped)
+}
+
+// A snapshot that the client library saves is a backup of everything, with the sum that
+// etcdctl checks.
+func TestSnapshot(t *testing.T) {
+	_, c := alone(t, nil)
+	fill(t, c, 100)
+	r := must[*clientv3.SnapshotResponse](t)(c.SnapshotWithVersion(t.Context()))
+	file := must[[]byte](t)(io.ReadAll(r.Snapshot))
+	if r.Version != "3.7.0" || len(file)%512 != sha256.Size {
+		t.Errorf("version %s, %d bytes", r.Version, len(file))
+	}
+	if sum := sha256.Sum256(file[:len(file)-sha256.Size]); !bytes.Equal(sum[:], file[len(file)-sha256.Size:]) {
+		t.Error("the sum is wrong")
+	}
+	body := must[*io.SectionReader](t)(padded.Body(bytes.NewReader(file), int64(len(file))))
+	if info := must[kvstore.BodyInfo](t)(kvstore.VerifyBody(body)); info.Keys != 102 || info.Revision != 4 {
+		t.Errorf("%+v", info)
+	}
 }

@@ -8,6 +8,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"github.com/kvd-io/kvd/internal/padded"
 )
 
 const (
@@ -15,13 +17,10 @@ const (
 	maxSnapshots = 4
 	// snapshotBlob is the size of the pieces in which a snapshot is sent, as in etcd.
 	snapshotBlob = 32 << 10
-	// snapshotBlock is what the size of a snapshot is a multiple of, before its sum:
-	// etcdctl takes any other for one that was cut off.
-	snapshotBlock = 512
 )
 
-// Snapshot implements pb.MaintenanceServer. The body is kvd's, for kvd snapshot restore,
-// padded with zeros to whole blocks; the last message is the SHA-256 of all before.
+// Snapshot implements pb.MaintenanceServer. The body is kvd's, for kvd snapshot restore, in
+// the form of package padded; the last message is the SHA-256 of all before.
 func (s *maintenanceService) Snapshot(_ *pb.SnapshotRequest, stream pb.Maintenance_SnapshotServer) error {
 	if !s.snapshots.Try() {
 		return rpctypes.ErrGRPCRequestTooManyRequests
@@ -36,10 +35,8 @@ func (s *maintenanceService) Snapshot(_ *pb.SnapshotRequest, stream pb.Maintenan
 	if err := buffered.Flush(); err != nil {
 		return err
 	}
-	if n := out.sent % snapshotBlock; n > 0 {
-		if _, err := out.Write(make([]byte, snapshotBlock-n)); err != nil {
-			return err
-		}
+	if _, err := out.Write(padded.Padding(out.sent)); err != nil {
+		return err
 	}
 	return stream.Send(&pb.SnapshotResponse{Blob: out.sum.Sum(nil), Version: StorageVersion})
 }

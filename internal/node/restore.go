@@ -12,6 +12,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/padded"
 )
 
 // Restoring says which backup becomes what.
@@ -57,13 +58,17 @@ func Restore(r Restoring) (info kvstore.BodyInfo, err error) {
 		return info, fmt.Errorf("restore: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if info, err = kvstore.VerifyBody(counted{f, r.Progress}); err != nil { // before anything is written
+	body, err := BackupIn(f)
+	if err != nil {
 		return info, fmt.Errorf("restore %s: %w", r.File, err)
 	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
+	if info, err = kvstore.VerifyBody(counted{body, r.Progress}); err != nil { // before anything is written
+		return info, fmt.Errorf("restore %s: %w", r.File, err)
+	}
+	if _, err := body.Seek(0, io.SeekStart); err != nil {
 		return info, fmt.Errorf("restore: %w", err)
 	}
-	p := datadir.Planting{MemberID: r.ID, Body: bodyReader{counted{f, r.Progress}}, Verify: func(b io.Reader) error {
+	p := datadir.Planting{MemberID: r.ID, Body: bodyReader{counted{body, r.Progress}}, Verify: func(b io.Reader) error {
 		_, err := kvstore.VerifyBody(counted{b, r.Progress})
 		return err
 	}}
@@ -74,6 +79,18 @@ func Restore(r Restoring) (info kvstore.BodyInfo, err error) {
 		return info, fmt.Errorf("restore %s into %s: %w", r.File, r.DataDir, err)
 	}
 	return info, nil
+}
+
+// BackupIn returns the body in the file of a backup, which etcdctl may have written.
+func BackupIn(f *os.File) (io.ReadSeeker, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() { // a pipe has no size
+		return f, nil
+	}
+	return padded.Body(f, st.Size())
 }
 
 // SaveBackup writes a backup to a file, which gets its name only if it is intact. It
