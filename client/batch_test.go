@@ -147,7 +147,7 @@ func TestBatchEndsWithItsContext(t *testing.T) {
 	var last error
 	for r, err := range n.Client().Batch(ctx, count(1_000_000)) {
 		if err == nil && r.N == 100 {
-			n.Stop()
+			n.Kill()
 			cancel()
 		}
 		last = err

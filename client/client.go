@@ -94,7 +94,7 @@ func newEndpoint(text string, cfg *Config) (*endpoint, error) {
 func newTransport(cfg *Config) *http.Transport {
 	t := &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
-		TLSClientConfig:     cfg.TLS,
+		TLSClientConfig:     cfg.TLS.Clone(), // net/http changes it
 		DisableCompression:  true,
 		MaxIdleConnsPerHost: 64,
 		IdleConnTimeout:     90 * time.Second,

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -42,6 +43,13 @@ func (s *script) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(status)
 		fmt.Fprintf(w, `{"status":%d,"code":%q,"detail":"told so","revision":3}`, status, s.codes[status])
 	}
+}
+
+// seen returns the idempotency keys of the requests so far, and those that they released.
+func (s *script) seen() (keys, releases []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.keys), slices.Clone(s.releases)
 }
 
 var codes = map[int]string{404: "key_not_found", 412: "precondition_failed", 429: "overloaded", 503: "no_leader", 504: "timeout", 500: "internal"}
@@ -101,8 +109,10 @@ func TestFailOver(t *testing.T) {
 				t.Fatalf("after %d: %v", first, err)
 			}
 		}
-		if len(nodes[0].keys) != 1 || len(nodes[1].keys) != 2 || nodes[0].keys[0] != nodes[1].keys[0] || nodes[0].keys[0] == "" || nodes[1].keys[0] == nodes[1].keys[1] {
-			t.Errorf("after %d: keys %v, then %v", first, nodes[0].keys, nodes[1].keys)
+		one, _ := nodes[0].seen()
+		two, _ := nodes[1].seen()
+		if len(one) != 1 || len(two) != 2 || one[0] != two[0] || one[0] == "" || two[0] == two[1] {
+			t.Errorf("after %d: keys %v, then %v", first, one, two)
 		}
 	}
 }
@@ -116,12 +126,12 @@ func TestReleaseOnlyWhatHasEnded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	n := nodes[0]
-	if n.releases[1] != n.keys[0] { // the second put, first attempt
-		t.Errorf("releases %v of keys %v", n.releases, n.keys)
+	keys, releases := nodes[0].seen()
+	if releases[1] != keys[0] { // the second put, first attempt
+		t.Errorf("releases %v of keys %v", releases, keys)
 	}
-	if strings.Contains(n.releases[3], n.keys[1]) {
-		t.Errorf("a key was released while a copy of its request was under way: %v of %v", n.releases, n.keys)
+	if strings.Contains(releases[3], keys[1]) {
+		t.Errorf("a key was released while a copy of its request was under way: %v of %v", releases, keys)
 	}
 }
 
