@@ -44,5 +44,5 @@
 //     at a revision.
 //
 // Who asks is not judged here: while there are no users, everybody may watch everything.
-// session.permit will be the place.
+// session.create is where that is to be asked, before a watch is registered.
 package watchrpc
