@@ -47,7 +47,8 @@ func TestExportAndImport(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "all.ndjson")
 	from.expect(exitOK, "exported 304 keys of revision 2 to "+file, "kv", "export", file)
 	text := read(t, file)
-	if !strings.HasPrefix(text, `{"type":"kvd-export","format":1,"revision":2}`+"\n"+`{"key_base64":"AP8=","value_base64":"/gA=","create_revision":2,"mod_revision":2,"version":1,"lease":0}`+"\n") ||
+	if !strings.HasPrefix(text, `{"type":"kvd-export","format":1,"revision":2}`+"\n"+
+		`{"key_base64":"AP8=","value_base64":"/gA=","create_revision":2,"mod_revision":2,"version":1,"lease":0}`+"\n") ||
 		!strings.Contains(text, `"value":"<a&b>"`) || !strings.HasSuffix(text, "\"}\n") {
 		t.Errorf("%.300s", text)
 	}
@@ -191,7 +192,8 @@ func TestTransferUsage(t *testing.T) {
 	text := b.run(words("kv export")...).stdout
 	b.fill(1)
 	full := b.run(words("kv export")...).stdout
-	b.with(full).expect(exitDown, "keys compared so far: 0, and stored: 0; run the command again to go on", "kv", "import", "-", "--endpoints", silent, "--timeout", "50ms")
+	b.with(full).expect(exitDown, "keys compared so far: 0, and stored: 0; run the command again to go on",
+		"kv", "import", "-", "--endpoints", silent, "--timeout", "50ms")
 	b.with(text).expect(exitOK, "imported 0 keys", words("kv import -")...)
 }
 

@@ -216,7 +216,8 @@ func (m *Import) Verify(ctx context.Context, from *Source, done *Imported) error
 		meter.Add(int64(len(chunk)))
 	}
 	if done.SHA256 = want.String(); done.SHA256 != got.String() {
-		return fmt.Errorf("the cluster differs from %s: %d of %d keys, sha256 %s instead of %s; the first one that differs is %q. Somebody else may have changed it; run the command again",
+		return fmt.Errorf("the cluster differs from %s: %d of %d keys, sha256 %s instead of %s; "+
+			"the first one that differs is %q. Somebody else may have changed it; run the command again",
 			from.What, got.pairs, want.pairs, got, want, differs)
 	}
 	return nil
