@@ -47,29 +47,24 @@ type file struct {
 	tag           string // of the plain form, without quotes
 }
 
-// Page is the files of the page in one mode. It is immutable.
+// Page is the files of the page in one mode. They are made ready, which takes some
+// megabytes of memory, when a browser first asks for one.
 type Page struct {
-	files map[string]*file
+	files func() map[string]*file
 }
 
-// pages are made when they are first asked for. Nodes of one process share them.
-var pages = map[string]func() *Page{
-	Off:  func() *Page { return nil },
-	Read: sync.OnceValue(func() *Page { return load(Read) }),
-	On:   sync.OnceValue(func() *Page { return load(On) }),
+// pages are those of each mode. Nodes of one process share them.
+var pages = map[string]*Page{
+	Read: {files: sync.OnceValue(func() map[string]*file { return load(Read) })},
+	On:   {files: sync.OnceValue(func() map[string]*file { return load(On) })},
 }
 
 // Open returns the page in a mode, and nil for Off and for what is no mode.
-func Open(mode string) *Page {
-	if open := pages[mode]; open != nil {
-		return open()
-	}
-	return nil
-}
+func Open(mode string) *Page { return pages[mode] }
 
 // load panics where the binary was built wrong, which every test of the page would show.
-func load(mode string) *Page {
-	p := &Page{files: make(map[string]*file)}
+func load(mode string) map[string]*file {
+	files := make(map[string]*file)
 	entries, err := fs.ReadDir(embedded, "page")
 	if err != nil {
 		panic(fmt.Sprintf("ui: %v", err))
@@ -82,9 +77,9 @@ func load(mode string) *Page {
 		if e.Name() == index {
 			text = bytes.Replace(text, []byte(`data-ui="on"`), []byte(`data-ui="`+mode+`"`), 1)
 		}
-		p.files[e.Name()] = newFile(e.Name(), text)
+		files[e.Name()] = newFile(e.Name(), text)
 	}
-	return p
+	return files
 }
 
 func newFile(name string, text []byte) *file {
@@ -111,7 +106,7 @@ func (p *Page) Answer(name string, request, header http.Header) (status int, bod
 	if name == "" {
 		name = index
 	}
-	f := p.files[name]
+	f := p.files()[name]
 	if f == nil {
 		return 0, nil, false
 	}

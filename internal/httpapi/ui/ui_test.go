@@ -15,13 +15,13 @@ const maxPacked = 100 << 10
 
 func TestSize(t *testing.T) {
 	total := 0
-	for name, f := range Open(On).files {
+	for name, f := range Open(On).files() {
 		total += len(f.packed)
 		if f.mediaType == "" {
 			t.Errorf("%s has no media type", name)
 		}
 	}
-	t.Logf("%d files, %d bytes compressed", len(Open(On).files), total)
+	t.Logf("%d files, %d bytes compressed", len(Open(On).files()), total)
 	if total >= maxPacked {
 		t.Errorf("the page has %d bytes compressed, want less than %d", total, maxPacked)
 	}
@@ -38,7 +38,7 @@ func TestFilesKeepThePolicy(t *testing.T) {
 		"a style attribute":  regexp.MustCompile(`\bstyle: *['"{]`),
 		"a placeholder todo": regexp.MustCompile(`TODO|FIXME|XXX`),
 	}
-	for name, f := range Open(On).files {
+	for name, f := range Open(On).files() {
 		for what, pattern := range refused {
 			if found := pattern.Find(f.plain); found != nil {
 				t.Errorf("%s has %s: %q", name, what, found)
@@ -57,10 +57,10 @@ func TestImportsExist(t *testing.T) {
 	p := Open(On)
 	named := regexp.MustCompile(`(?:from |import\(|href=|src=)['"](?:\./)?([a-z]+\.(?:js|css|svg))['"]`)
 	found := 0
-	for name, f := range p.files {
+	for name, f := range p.files() {
 		for _, m := range named.FindAllSubmatch(f.plain, -1) {
 			found++
-			if p.files[string(m[1])] == nil {
+			if p.files()[string(m[1])] == nil {
 				t.Errorf("%s names %s, which does not exist", name, m[1])
 			}
 		}
