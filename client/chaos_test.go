@@ -31,7 +31,7 @@ const (
 func TestChaos(t *testing.T) {
 	rounds := 5
 	if os.Getenv("KVD_E2E") == "full" {
-		rounds = 100
+		rounds = 40
 	}
 	for name, options := range map[string][]kvdtest.Option{"plain": nil, "TLS": {kvdtest.TLS()}} {
 		t.Run(name, func(t *testing.T) {

@@ -41,14 +41,14 @@ func TestContract(t *testing.T) {
 	}
 }
 
-// contractLength is the number of requests: about half a minute, two, or a quarter of an
+// contractLength is the number of requests: about half a minute, one, or a quarter of an
 // hour on a machine with two cores.
 func contractLength() int {
 	switch runSize {
 	case sizeHuge:
 		return 20_000
 	case sizeFull:
-		return 3000
+		return 1500
 	}
 	return 700
 }
