@@ -55,15 +55,21 @@ func (g *guarded) write(token uint64, by string) error {
 }
 
 // TestLockOutlivesPauses pauses, for longer than the lease lives, first the holder of a
-// lock, which then does nothing, and then the leader. No token has two holders, each one
-// is greater than those before it, and what is protected refuses the old ones.
+// lock, which then does nothing, then the leader, and then the node that the holder
+// uses. No token has two holders, each one is greater than those before it, and what is
+// protected refuses the old ones.
 func TestLockOutlivesPauses(t *testing.T) {
 	c := newCluster(t, 3, quick...)
 	g := &guarded{holders: make(map[uint64]string)}
 	last := held{}
-	for round := range 3 {
-		leader := c.leader()
-		other := c.followers()[round%2]
+	for round, pauses := range []string{"", "leader", "node", "leader"} {
+		leader, followers := c.leader(), c.followers()
+		other := followers[round%2]
+		successor := other
+		paused := leader // and with it the only clock that knows when the lease ends
+		if pauses == "node" {
+			paused, successor = other, followers[1-round%2]
+		}
 		first := takeLock(t, other, "ttl=1s&wait=20s")
 		if err := g.write(first.Token, fmt.Sprintf("holder %d", round)); err != nil {
 			t.Fatal(err)
@@ -71,15 +77,15 @@ func TestLockOutlivesPauses(t *testing.T) {
 		if first.Token <= last.Token {
 			t.Fatalf("token %d after %d", first.Token, last.Token)
 		}
-		if round > 0 {
-			leader.pause() // and with it the only clock that knows when the lease ends
+		if pauses != "" {
+			paused.pause()
 		}
-		next := takeLock(t, other, "ttl=30s&wait=20s")
+		next := takeLock(t, successor, "ttl=30s&wait=20s")
 		if err := g.write(next.Token, fmt.Sprintf("successor %d", round)); err != nil || next.Token <= first.Token {
 			t.Fatalf("token %d after %d: %v", next.Token, first.Token, err)
 		}
-		if round > 0 {
-			leader.resume()
+		if pauses != "" {
+			paused.resume()
 		}
 		// The first holder wakes up and believes that it still holds the lock.
 		if err := g.write(first.Token, fmt.Sprintf("holder %d", round)); !errors.Is(err, errStaleToken) {
