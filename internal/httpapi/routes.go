@@ -26,6 +26,9 @@ type method struct {
 	// once marks those that heed it; instead is what a client does where it is refused.
 	once    bool
 	instead string
+	// unconditional marks those that change something without an entity tag. They refuse
+	// If-Match and If-None-Match, on which their client would rely.
+	unconditional bool
 	// anyQuery passes the query to the handler unchecked.
 	anyQuery bool
 }
@@ -143,8 +146,8 @@ func shortRoute(getKey method, rootMembers bool) *route {
 	if rootMembers {
 		rt.allow = "PUT, GET, POST, DELETE"
 		rt.methods = append(rt.methods,
-			method{name: http.MethodPost, handle: (*Server).addShort, body: true, mutates: true, once: true},
-			method{name: http.MethodDelete, handle: (*Server).removeShort, mutates: true, once: true})
+			method{name: http.MethodPost, handle: (*Server).addShort, body: true, mutates: true, unconditional: true, once: true},
+			method{name: http.MethodDelete, handle: (*Server).removeShort, mutates: true, unconditional: true, once: true})
 	}
 	return rt
 }
@@ -154,21 +157,21 @@ func leaseRoutes() []*route {
 	return []*route{
 		{pattern: leasesPattern, methods: []method{
 			{name: http.MethodGet, handle: listLeases, params: with(readParams, pages)},
-			{name: http.MethodPost, handle: grantLease, body: true, mutates: true, once: true},
+			{name: http.MethodPost, handle: grantLease, body: true, mutates: true, unconditional: true, once: true},
 		}},
 		{pattern: leasePrefix + "{id}", methods: []method{
 			{name: http.MethodGet, handle: getLease, params: with([]string{"keys"}, pages)},
-			{name: http.MethodDelete, handle: revokeLease, mutates: true, once: true},
+			{name: http.MethodDelete, handle: revokeLease, mutates: true, unconditional: true, once: true},
 		}},
 		// A keep-alive leaves no record in the log, so there is no first answer to return.
 		{pattern: leasePrefix + "{id}/keepalive", methods: []method{
-			{name: http.MethodPost, handle: keepLease, mutates: true, instead: "a keep-alive may be repeated without harm"},
+			{name: http.MethodPost, handle: keepLease, mutates: true, unconditional: true, instead: "a keep-alive may be repeated without harm"},
 		}},
 		{pattern: "/v1/locks", methods: []method{{name: http.MethodGet, handle: listLocks, params: with(readParams, pages)}}},
 		{pattern: lockPattern, methods: []method{
 			{name: http.MethodGet, handle: getLock, params: with(readParams, []string{"limit"})},
-			{name: http.MethodPost, handle: acquireLock, body: true, mutates: true, once: true, params: with(bindParams, []string{"wait"})},
-			{name: http.MethodDelete, handle: releaseLock, mutates: true, once: true, params: []string{"lease"}},
+			{name: http.MethodPost, handle: acquireLock, body: true, mutates: true, unconditional: true, once: true, params: with(bindParams, []string{"wait"})},
+			{name: http.MethodDelete, handle: releaseLock, mutates: true, unconditional: true, once: true, params: []string{"lease"}},
 		}},
 	}
 }
@@ -177,23 +180,25 @@ func clusterRoutes() []*route {
 	return []*route{
 		{pattern: "/v1/members", methods: []method{
 			{name: http.MethodGet, handle: (*Server).listMembers},
-			{name: http.MethodPost, handle: (*Server).addMember, body: true, mutates: true, once: true},
+			{name: http.MethodPost, handle: (*Server).addMember, body: true, mutates: true, unconditional: true, once: true},
 		}},
 		{pattern: "/v1/members/{id}", methods: []method{
-			{name: http.MethodPut, handle: (*Server).updateMember, body: true, mutates: true, once: true},
-			{name: http.MethodDelete, handle: (*Server).removeMember, mutates: true, once: true},
+			{name: http.MethodPut, handle: (*Server).updateMember, body: true, mutates: true, unconditional: true, once: true},
+			{name: http.MethodDelete, handle: (*Server).removeMember, mutates: true, unconditional: true, once: true},
 		}},
 		{pattern: "/v1/members/{id}/promote", methods: []method{
-			{name: http.MethodPost, handle: (*Server).promoteMember, mutates: true, once: true},
+			{name: http.MethodPost, handle: (*Server).promoteMember, mutates: true, unconditional: true, once: true},
 		}},
 		{pattern: "/v1/leader", methods: []method{
 			{name: http.MethodGet, handle: (*Server).getLeader},
-			{name: http.MethodPost, handle: (*Server).transferLeader, mutates: true, params: []string{"to"}},
+			{name: http.MethodPost, handle: (*Server).transferLeader, mutates: true, unconditional: true, params: []string{"to"}},
 		}},
 		{pattern: "/v1/status", methods: []method{{name: http.MethodGet, handle: (*Server).getStatus}}},
 		{pattern: "/v1/cluster", methods: []method{{name: http.MethodGet, handle: (*Server).getCluster}}},
 		{pattern: "/v1/snapshot", methods: []method{{name: http.MethodGet, handle: (*Server).getSnapshot, params: readParams}}},
-		{pattern: "/v1/compact", methods: []method{{name: http.MethodPost, handle: (*Server).compact, mutates: true, once: true, params: []string{"revision"}}}},
+		{pattern: "/v1/compact", methods: []method{
+			{name: http.MethodPost, handle: (*Server).compact, mutates: true, unconditional: true, once: true, params: []string{"revision"}},
+		}},
 		{pattern: "/v1/settings", methods: []method{
 			{name: http.MethodGet, handle: (*Server).getSettings, params: readParams},
 			{name: http.MethodPut, handle: (*Server).changeSettings, body: true, mutates: true, once: true},
@@ -201,7 +206,7 @@ func clusterRoutes() []*route {
 		}},
 		{pattern: "/v1/operator/log-level", exempt: true, methods: []method{
 			{name: http.MethodGet, handle: (*Server).getLogLevel},
-			{name: http.MethodPut, handle: (*Server).putLogLevel, body: true, mutates: true},
+			{name: http.MethodPut, handle: (*Server).putLogLevel, body: true, mutates: true, unconditional: true},
 		}},
 	}
 }

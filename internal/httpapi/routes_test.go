@@ -221,3 +221,29 @@ func TestPatternsAreUnique(t *testing.T) {
 		seen = append(seen, rt.pattern)
 	}
 }
+
+// A change that cannot heed a condition is refused with one, on every route: its client
+// relies on the change being made only if the condition holds.
+func TestConditionsAreHeededOrRefused(t *testing.T) {
+	f := newFixture(t)
+	heeded := map[string]bool{kvPattern: true, "PUT " + shortPattern: true, "/v1/settings": true}
+	refused := 0
+	for _, rt := range routeTable(true) {
+		for _, m := range rt.methods {
+			if !m.mutates || heeded[rt.pattern] || heeded[m.name+" "+rt.pattern] {
+				continue
+			}
+			refused++
+			target := strings.NewReplacer("{id}", "4", "{name}", "l", "{key}", "4").Replace(rt.pattern)
+			if target == "/v1/kv" {
+				target += "?prefix=a"
+			}
+			for _, header := range []string{`If-Match: "1"`, "If-None-Match: *"} {
+				f.do(m.name, target, "", header).problem(400, api.BadRequest, "conditions apply to a single key")
+			}
+		}
+	}
+	if refused < 15 {
+		t.Errorf("only %d methods were asked", refused)
+	}
+}

@@ -280,6 +280,11 @@ func (x *exchange) dispatch() error {
 			return err
 		}
 	}
+	if m.unconditional {
+		if err := param.RefuseConditions(x.r.Header, "send this request without If-Match and If-None-Match"); err != nil {
+			return err
+		}
+	}
 	if !m.anyQuery {
 		if err := x.query.Parse(x.r.URL.RawQuery, m.params); err != nil {
 			return err
