@@ -293,6 +293,18 @@ func TestBatchOverTheQuota(t *testing.T) {
 		`503 "code":"no_space"`, `200 "deleted":1|"first_not_attempted":3}`)
 }
 
+// So is a line that finds no room for its result.
+func TestBatchWithoutRoomForResults(t *testing.T) {
+	f := newFixture(t)
+	f.do("PUT", "/v1/settings", `{"idempotency_bytes":1048576}`).want(200)
+	f.put("a", strings.Repeat("v", 600_000))
+	for i := range 2 { // the record of each has the value before
+		f.do("POST", "/v1/kv/a?append&return=previous", "x", fmt.Sprintf("Idempotency-Key: k%d", i)).want(200)
+	}
+	wantAnswers(t, f.batchOf(`{"put":{"key":"b","value":""},"idempotency_key":"new"}`, `{"put":{"key":"c","value":""}}`),
+		`429 "code":"overloaded"`, `201 |"first_not_attempted":3}`)
+}
+
 // A stream waits for a node that has no room, within the timeout.
 func TestBatchWaitsForRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

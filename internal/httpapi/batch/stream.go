@@ -208,10 +208,11 @@ func (o *Stream) execute(g *group) (over bool, err error) {
 	if failed != nil {
 		return true, o.answerFailed(g, reply.Problem(failed))
 	}
-	// A put that found no space ends the stream, because those after it would most
-	// likely fail, too, and a bulk load wants to know where it stopped. But the group
-	// was carried out as one, so its other lines are answered as they went.
-	noSpace := slices.ContainsFunc(results, func(r *kvstore.Result) bool { return r.Outcome == kvstore.NoSpace })
+	// A line that found no space, or no room for its result, ends the stream, because
+	// those after it would most likely fail, too, and a bulk load wants to know where it
+	// stopped. But the group was carried out as one, so its other lines are answered as
+	// they went.
+	full := slices.ContainsFunc(results, func(r *kvstore.Result) bool { return r.Outcome == kvstore.NoSpace || r.Outcome == kvstore.Busy })
 	for i := range g.ops {
 		op := &g.ops[i]
 		o.beginAnswer(op.line)
@@ -229,7 +230,7 @@ func (o *Stream) execute(g *group) (over bool, err error) {
 			}
 			results = results[1:]
 		}
-		if noSpace && i == len(g.ops)-1 && g.end == nil {
+		if full && i == len(g.ops)-1 && g.end == nil {
 			o.out = reply.AppendNumber(o.out, "first_not_attempted", op.line+1)
 		}
 		if err := o.endAnswer(); err != nil {
@@ -237,7 +238,7 @@ func (o *Stream) execute(g *group) (over bool, err error) {
 		}
 	}
 	if g.end == nil {
-		return noSpace, nil
+		return full, nil
 	}
 	return true, o.answerEnd(g.endLine, reply.Problem(g.end))
 }
