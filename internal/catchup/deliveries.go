@@ -2,6 +2,7 @@ package catchup
 
 import (
 	"cmp"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -78,7 +79,11 @@ type Work interface {
 	LimitIntake(bytesPerSecond int64)
 }
 
-// Body is a complete state file.
+// ErrBodyLost is wrapped by the error of a transfer that could not read its body.
+var ErrBodyLost = errors.New("the snapshot body cannot be read")
+
+// Body is a complete state file. No two bodies have the same file, even if they have the
+// same state: each is removed by itself.
 type Body struct {
 	Snapshot *raftpb.Snapshot // raft's description of it
 	Path     string           // of its file; Deliveries does not open it
@@ -144,8 +149,12 @@ func New(lg *zap.Logger, log *raftlog.Store, work Work, catchUpBytes int64) *Del
 }
 
 // Asked is raft's wish for a snapshot. applied is what a body will contain, at
-// least.
+// least. Raft does not ask while there is an offer, so such a wish is older than the
+// offer: it may arrive after the body that was built for it.
 func (d *Deliveries) Asked(now time.Duration, applied uint64) {
+	if d.offered != nil {
+		return
+	}
 	d.wanted = true
 	d.buildIfDue(now, applied)
 }
@@ -309,6 +318,9 @@ func (d *Deliveries) Sent(now time.Duration, to uint64, err error) {
 		return
 	}
 	x.body.used = now
+	if errors.Is(err, ErrBodyLost) && x.body == d.offered {
+		d.offer(nil) // sending it again would fail again
+	}
 	switch {
 	case err == nil:
 		d.lg.Info("snapshot sent", zap.Uint64("to", to), zap.Uint64("index", x.body.Index()), zap.Duration("took", now-x.since))

@@ -110,6 +110,36 @@ func (r *rig) first() uint64 {
 	return first
 }
 
+// TestLateWishBuildsNothing: a wish from before the offer may arrive after it. A second
+// body of the same state would push out the first, which raft may be sending.
+func TestLateWishBuildsNothing(t *testing.T) {
+	r := newRig(t, 3)
+	r.ask()
+	r.d.Built(r.now, r.snapshot(r.position.Applied), nil)
+	r.d.Asked(r.now, r.position.Applied)
+	r.tick(time.Second)
+	if r.builds != 1 || r.removed != 0 {
+		t.Errorf("%d builds, %d bodies removed", r.builds, r.removed)
+	}
+}
+
+// TestLostBodyIsBuiltAgain: a body that cannot be read is not offered again.
+func TestLostBodyIsBuiltAgain(t *testing.T) {
+	r := newRig(t, 3)
+	r.ask()
+	r.d.Built(r.now, r.snapshot(r.position.Applied), nil)
+	r.message(2)
+	r.d.Sent(r.now, 2, fmt.Errorf("%w: no such file", ErrBodyLost))
+	if _, err := r.log.Snapshot(); err == nil {
+		t.Fatal("the lost body is still offered")
+	}
+	r.tick(time.Minute) // the pause is over
+	r.ask()
+	if r.builds != 2 {
+		t.Errorf("%d builds", r.builds)
+	}
+}
+
 // TestDeliveryKeepsTheLog: from the moment a build begins until the member has
 // caught up, the log after the body stays, whatever is written meanwhile.
 func TestDeliveryKeepsTheLog(t *testing.T) {

@@ -27,7 +27,8 @@ import (
 type snapshotter struct {
 	cfg      *Config
 	log      *raftlog.Store
-	outgoing string // directory of bodies, and of the spool
+	outgoing string        // directory of bodies, and of the spool
+	written  atomic.Uint64 // bodies, so that each has a file of its own
 	begin    time.Time
 
 	// transmit sends a body and closes it. Its end arrives at ended.
@@ -190,7 +191,7 @@ func (s *snapshotter) writeBody(ctx context.Context, expected int64) (*catchup.B
 	if err != nil {
 		return nil, err
 	}
-	b := &catchup.Body{Snapshot: snapshot, Path: filepath.Join(s.outgoing, fmt.Sprintf("%016x.body", snapshot.GetMetadata().GetIndex()))}
+	b := &catchup.Body{Snapshot: snapshot, Path: filepath.Join(s.outgoing, fmt.Sprintf("%016x-%d.body", snapshot.GetMetadata().GetIndex(), s.written.Add(1)))}
 	b.Size, err = datadir.WriteBody(b.Path, contextBody{ctx, view})
 	return b, err
 }
@@ -224,7 +225,7 @@ func (s *snapshotter) Send(m *raftpb.Message, b *catchup.Body) {
 	s.lastSize = b.Size
 	f, err := os.Open(b.Path)
 	if err != nil {
-		s.ended(m.GetTo(), fmt.Errorf("open the body: %w", err))
+		s.ended(m.GetTo(), fmt.Errorf("%w: %w", catchup.ErrBodyLost, err))
 		return
 	}
 	s.transmit(m, f, b.Size)
