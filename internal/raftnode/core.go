@@ -324,11 +324,8 @@ func (c *core) plausible(m *raftpb.Message) bool {
 	return validateAgainst(m, c.bound) == nil && validateReadAck(m, c.readAsked) == nil
 }
 
-// unreachable notes that messages to the peer fail.
-func (c *core) unreachable(id uint64) {
-	c.rn.ReportUnreachable(id)
-	c.transfers.end(func(t *transferRequest) bool { return t.to == id }, "is unreachable")
-}
+// unreachable notes that a message to the peer failed.
+func (c *core) unreachable(id uint64) { c.rn.ReportUnreachable(id) }
 
 // reportSnapshot ends a snapshot transfer.
 func (c *core) reportSnapshot(id uint64, ok bool) {

@@ -137,6 +137,9 @@ func TestHandOverToAnybody(t *testing.T) {
 		tr := &transferRequest{to: to, done: make(chan error, 1)}
 		g.core.transfer(tr)
 		g.work()
+		if g.core.unreachable(2); len(tr.done) > 0 {
+			t.Errorf("handing over to %d ends with a message that failed: %v", to, <-tr.done)
+		}
 		g.step(&raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(3)), Commit: new(uint64(0))})
 		select {
 		case err := <-tr.done:

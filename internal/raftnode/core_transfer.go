@@ -21,8 +21,9 @@ type transferRequest struct {
 
 // transferer hands leadership over. Raft reports neither the success nor the
 // failure of a transfer, so the core watches who leads: a request ends when
-// this node no longer leads, when its target becomes unreachable, or after an
-// election timeout, when raft itself gives up.
+// this node no longer leads, or after an election timeout, when raft itself gives
+// up. A message that fails ends nothing: while connections are being made, one may
+// fail and the next arrive.
 //
 // Raft takes no proposals while it hands over. So the target must first answer
 // a roll call and have nearly all of the log: otherwise a dead or slow target
