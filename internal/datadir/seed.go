@@ -156,6 +156,12 @@ type teeTo struct {
 
 func (t teeTo) WriteTo(w io.Writer) (int64, error) { return t.body.WriteTo(io.MultiWriter(w, t.also)) }
 
+// leftByRestore reports whether a file is one that an interrupted restore may leave in a
+// directory that has no identity yet.
+func leftByRestore(name string) bool {
+	return strings.HasPrefix(name, seedFile) || name == filepath.Base(identityPath("")+".tmp")
+}
+
 // checkEmpty refuses a directory with content. A lock file is none, and neither is
 // what file systems put into their root.
 func checkEmpty(path string) error {
@@ -169,7 +175,7 @@ func checkEmpty(path string) error {
 	restoring := !exists(identityPath(path))
 	for _, e := range entries {
 		name := e.Name()
-		if name == filepath.Base(lockPath("")) || name == "lost+found" || restoring && strings.HasPrefix(name, seedFile) {
+		if name == filepath.Base(lockPath("")) || name == "lost+found" || restoring && leftByRestore(name) {
 			continue
 		}
 		return &RefusedError{File: filepath.Join(path, name), Reason: "the directory is not empty", Remedy: "restore into an empty directory"}

@@ -129,10 +129,12 @@ func TestPlantRefuses(t *testing.T) {
 // TestInterruptedRestore: whatever a crash leaves before the identity is there, no node
 // starts with it, and another restore succeeds.
 func TestInterruptedRestore(t *testing.T) {
-	for _, left := range []string{"seed.db.tmp", "seed.db"} {
+	for _, left := range [][]string{{"seed.db.tmp"}, {"seed.db"}, {"seed.db", "member.json.tmp"}} {
 		path := t.TempDir()
-		if err := os.WriteFile(filepath.Join(path, left), []byte("go"), 0o600); err != nil {
-			t.Fatal(err)
+		for _, name := range left {
+			if err := os.WriteFile(filepath.Join(path, name), []byte("go"), 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
 		var refused *RefusedError
 		if _, err := Open(path); !errors.As(err, &refused) || !strings.Contains(refused.Remedy, "restore again") {
