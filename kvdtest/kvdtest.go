@@ -23,7 +23,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"path/filepath"
 	"strconv"
 	"testing"
@@ -33,6 +32,7 @@ import (
 
 	"github.com/kvd-io/kvd/client"
 	"github.com/kvd-io/kvd/internal/certs"
+	"github.com/kvd-io/kvd/internal/freeport"
 	"github.com/kvd-io/kvd/internal/frontdoor"
 	"github.com/kvd-io/kvd/internal/httpapi"
 	"github.com/kvd-io/kvd/internal/kvstore"
@@ -125,18 +125,16 @@ func plan(t testing.TB, n int, o *options) Nodes {
 	return nodes
 }
 
-// freeAddresses returns loopback addresses that nobody listens on. All are held until
-// the last is known, so that they differ.
+// freeAddresses returns loopback addresses that nobody listens on.
 func freeAddresses(t testing.TB, n int) []string {
 	t.Helper()
 	var out []string
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		address, err := freeport.Address()
 		if err != nil {
-			t.Fatalf("kvdtest: find a free port: %v", err)
+			t.Fatalf("kvdtest: %v", err)
 		}
-		defer l.Close()
-		out = append(out, l.Addr().String())
+		out = append(out, address)
 	}
 	return out
 }

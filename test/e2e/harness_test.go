@@ -7,9 +7,10 @@ import (
 	"net"
 	"os"
 	"strconv"
-	"sync"
 	"testing"
 	"time"
+
+	"github.com/kvd-io/kvd/internal/freeport"
 )
 
 const (
@@ -47,63 +48,21 @@ func poll(limit time.Duration, check func() error) error {
 // hopeless is an error of a condition that can no longer come true.
 type hopeless struct{ error }
 
-// The tests use ports below the kernel's ephemeral range: otherwise an outgoing
-// connection could occupy the port of a node that is about to restart. Ports are
-// handed out in blocks. A listener holds the first port of each block for as
-// long as the test process lives, so that two runs on one machine do not share a
-// block.
-const (
-	firstBlock = 11000
-	blockPorts = 50
-	blocks     = 400 // up to port 31000
-)
-
-var ports struct {
-	sync.Mutex
-	next, end int
-	guards    []net.Listener
-}
-
 // freePort returns a port on 127.0.0.1 that no other caller gets.
 func freePort(t testing.TB) int {
 	t.Helper()
-	ports.Lock()
-	defer ports.Unlock()
-	for {
-		if ports.next == ports.end {
-			reserveBlockLocked(t)
-		}
-		port := ports.next
-		ports.next++
-		if portFree(port) {
-			return port
-		}
+	port, err := freeport.Port()
+	if err != nil {
+		t.Fatal(err)
 	}
-}
-
-func reserveBlockLocked(t testing.TB) {
-	t.Helper()
-	for range 1000 {
-		first := firstBlock + rand.IntN(blocks)*blockPorts
-		l, err := net.Listen("tcp", loopback(first))
-		if err != nil {
-			continue
-		}
-		ports.guards = append(ports.guards, l)
-		ports.next, ports.end = first+1, first+blockPorts
-		return
-	}
-	t.Fatalf("no free block of ports between %d and %d", firstBlock, firstBlock+blocks*blockPorts)
+	return port
 }
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
 func portFree(port int) bool {
 	l, err := net.Listen("tcp", loopback(port))
-	if err != nil {
-		return false
-	}
-	return l.Close() == nil
+	return err == nil && l.Close() == nil
 }
 
 // seeded returns a random source and logs its seed. KVD_SEED repeats the choices

@@ -2,10 +2,8 @@ package ui
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -14,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kvd-io/kvd/internal/freeport"
 )
 
 // patience bounds every wait for something that happens soon.
@@ -158,12 +158,8 @@ func until(t *testing.T, what string, holds func() bool) {
 // freePort returns a port that nobody has at the moment.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.Port()
 	if err != nil {
-		t.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	if err := errors.Join(l.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return port

@@ -7,7 +7,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"net"
 	"net/http"
 	"strconv"
 	"testing"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/certs"
 	"github.com/kvd-io/kvd/internal/etcdapi"
+	"github.com/kvd-io/kvd/internal/freeport"
 	"github.com/kvd-io/kvd/internal/frontdoor"
 	"github.com/kvd-io/kvd/internal/httpapi"
 	"github.com/kvd-io/kvd/internal/kvstore"
@@ -107,12 +107,11 @@ func Start(t testing.TB, n int, c *Config) []*Node {
 func freeAddresses(t testing.TB, n int) (out []string) {
 	t.Helper()
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		address, err := freeport.Address()
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close() // all are held until the last is known, so that they differ
-		out = append(out, l.Addr().String())
+		out = append(out, address)
 	}
 	return out
 }
