@@ -92,8 +92,8 @@ func (m *member) add(ctx context.Context, add api.NewMember) (api.AddedMember, e
 	ms := m.replica.Membership()
 	if now, ok := ms.Member(added.ID); ok {
 		added = now
-	} else {
-		added.Learner = true // not applied here yet
+	} else { // not applied here yet, or, of a repeat, removed since
+		added = roster.Member{ID: added.ID, Name: add.Name, PeerURLs: add.PeerURLs, ClientURLs: add.ClientURLs, Learner: true}
 	}
 	return api.AddedMember{Member: m.describe(added), Command: joinCommand(ms, added)}, nil
 }
@@ -136,6 +136,9 @@ func (m *member) changeOne(ctx context.Context, c roster.Change) (api.Member, er
 		return api.Member{}, err
 	}
 	changed, ok := m.replica.Membership().Member(c.Member.ID)
+	if once := api.OnceOf(ctx); !ok && once != nil && once.Replayed {
+		return m.describe(c.Member), nil // removed since; an error would deny what was done
+	}
 	if !ok {
 		return api.Member{}, api.Errorf(api.MemberNotFound, "member %d was removed meanwhile", c.Member.ID)
 	}
@@ -219,7 +222,7 @@ func (m *member) shows(c roster.Change, changed roster.Member) bool {
 }
 
 // repeated returns the member that the first request with the key has added or changed.
-// It is answered as it is now; one that was removed has its id alone.
+// It is answered as it is now, or, if it was removed since, as the request has it.
 func (m *member) repeated(ctx context.Context, once *api.Once) (roster.Member, error) {
 	if err := m.replica.Barrier(ctx); err != nil {
 		return roster.Member{}, readError(err)

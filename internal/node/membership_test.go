@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -120,6 +121,9 @@ func TestRepeatedMembershipChange(t *testing.T) {
 	add := func(n *Node, fingerprint byte) (uint64, bool, error) {
 		once := &api.Once{Key: "add", Fingerprint: [16]byte{fingerprint}}
 		added, err := n.AddMember(api.WithOnce(testContext(t), once), api.NewMember{PeerURLs: []string{url}, Learner: true})
+		if err == nil && (!slices.Equal(added.PeerURLs, []string{url}) || !added.Learner || !strings.Contains(added.Command, url)) {
+			t.Errorf("the answer does not tell what was added: %+v", added)
+		}
 		return added.ID, once.Replayed, err
 	}
 	type outcome struct {
@@ -150,8 +154,20 @@ func TestRepeatedMembershipChange(t *testing.T) {
 	if _, _, err := add(ms[0].Node, 2); errorCode(err) != api.IdempotencyMismatch {
 		t.Errorf("another request under the key: %v", err)
 	}
+	rename := func(n *Node) (api.Member, bool, error) {
+		once := &api.Once{Key: "update", Fingerprint: [16]byte{3}}
+		updated, err := n.UpdateMember(api.WithOnce(testContext(t), once), 4, []string{url}, []string{"http://127.0.0.1:1"})
+		return updated, once.Replayed, err
+	}
+	if m, replayed, err := rename(ms[0].Node); m.ID != 4 || replayed || err != nil {
+		t.Fatalf("update: %+v %t %v", m, replayed, err)
+	}
 	if err := ms[1].RemoveMember(testContext(t), 4); err != nil {
 		t.Fatal(err)
+	}
+	// What was done is not denied, even if it is no more.
+	if m, replayed, err := rename(ms[2].Node); m.ID != 4 || !slices.Equal(m.PeerURLs, []string{url}) || !replayed || err != nil {
+		t.Errorf("update after the removal: %+v %t %v", m, replayed, err)
 	}
 	if id, replayed, err := add(ms[2].Node, 1); id != 4 || !replayed || err != nil {
 		t.Errorf("after the removal: %d %t %v", id, replayed, err)
