@@ -165,7 +165,7 @@ func TestRepeatedMembershipChange(t *testing.T) {
 	if err := ms[1].RemoveMember(testContext(t), 4); err != nil {
 		t.Fatal(err)
 	}
-	// What was done is not denied, even if it is no more.
+	// What was done is not denied, even if the member is gone.
 	if m, replayed, err := rename(ms[2].Node); m.ID != 4 || !slices.Equal(m.PeerURLs, []string{url}) || !replayed || err != nil {
 		t.Errorf("update after the removal: %+v %t %v", m, replayed, err)
 	}
