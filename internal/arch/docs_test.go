@@ -403,3 +403,28 @@ func prefixes(p string) (out []string) {
 	}
 	return out
 }
+
+// namedTest is the name of a test in a document.
+var namedTest = regexp.MustCompile("`((?:Test|Fuzz)[A-Z][A-Za-z0-9_]*)`")
+
+// TestTrackRecordNamesTests: a bug whose test is gone is not held.
+func TestTrackRecordNamesTests(t *testing.T) {
+	const file = "docs/track-record.md"
+	exists := make(map[string]bool)
+	for _, s := range sources(t) {
+		for _, d := range s.tree.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && s.test {
+				exists[f.Name.Name] = true
+			}
+		}
+	}
+	names := namedTest.FindAllStringSubmatch(markdown(t)[file], -1)
+	if len(names) < 15 {
+		t.Errorf("%s names only %d tests", file, len(names))
+	}
+	for _, m := range names {
+		if !exists[m[1]] {
+			t.Errorf("%s names %s, which does not exist", file, m[1])
+		}
+	}
+}
