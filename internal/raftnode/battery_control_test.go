@@ -25,7 +25,7 @@ func TestControlNone(t *testing.T) {
 }
 
 // controlSeeds bounds the number of seeds that a control may need.
-const controlSeeds = 400
+const controlSeeds = 1000
 
 func control(t *testing.T, bug plantedBug, shape func(s *sim)) {
 	t.Helper()

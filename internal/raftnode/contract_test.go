@@ -230,7 +230,7 @@ func TestContractControlSlowWatcherSkipped(t *testing.T) {
 }
 
 func TestContractControlLeaseEndedByDeposedLeader(t *testing.T) {
-	contractControl(t, bugLeaseEndedByDeposed, "X3", contractShape{faults: []func(*sim){isolateLeader, isolateLeader, (*sim).faultTransfer}, clients: (*contractWorld).lodge})
+	contractControl(t, bugLeaseEndedByDeposed, "X3", contractShape{faults: []func(*sim){isolateLeader}, clients: (*contractWorld).lodge})
 }
 
 func TestContractControlLockWithoutLease(t *testing.T) {
