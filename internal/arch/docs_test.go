@@ -428,3 +428,26 @@ func TestTrackRecordNamesTests(t *testing.T) {
 		}
 	}
 }
+
+// TestDockerContext: the builder of the image is sent every package that the daemon is
+// built from.
+func TestDockerContext(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(moduleRoot(t), ".dockerignore"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(string(text), "\n")
+	seen := map[string]bool{"cmd/kvd": true}
+	for queue := []string{"cmd/kvd"}; len(queue) > 0; queue = queue[1:] {
+		top, _, _ := strings.Cut(queue[0], "/")
+		if !slices.Contains(lines, "!"+top) {
+			t.Errorf(".dockerignore leaves out %s", queue[0])
+		}
+		for _, p := range allowed[queue[0]] {
+			if !seen[p] {
+				seen[p] = true
+				queue = append(queue, p)
+			}
+		}
+	}
+}
