@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -96,18 +97,19 @@ func (h *helpText) commands(title string, cmd *cobra.Command, group string) {
 // by group.
 func (h *helpText) flags(cmd *cobra.Command, all bool) {
 	groups := settings.Groups()
+	takesSettings := settings.TakenBy(cmd.Flags())
 	grouped := make(map[string]bool)
-	for _, g := range groups {
-		for _, name := range append(g.Common, g.Rare...) {
-			grouped[name] = true
+	if takesSettings { // otherwise a flag may have the name of a setting, as --name of kvd member add
+		for _, g := range groups {
+			for _, name := range append(g.Common, g.Rare...) {
+				grouped[name] = true
+			}
 		}
 	}
 	var own, shared []*pflag.Flag
-	takesSettings := false
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		switch {
 		case grouped[f.Name]:
-			takesSettings = true
 		case f.Hidden:
 		case len(f.Annotations[cli.SectionAnnotation]) > 0:
 			shared = append(shared, f)
@@ -162,6 +164,9 @@ func (h *helpText) flagList(flags []*pflag.Flag) {
 	}
 }
 
+// zeroValues are defaults that say nothing: the text tells what happens without the flag.
+var zeroValues = []string{"", "false", "0", "0s", "[]"}
+
 // flag writes a flag. A value in brackets may be left out.
 func (h *helpText) flag(f *pflag.Flag) {
 	kind, text := pflag.UnquoteUsage(f)
@@ -179,7 +184,7 @@ func (h *helpText) flag(f *pflag.Flag) {
 	default:
 		left += " " + kind
 	}
-	if shown := f.DefValue; shown != "" && shown != "false" && shown != "0" && shown != "[]" {
+	if shown := f.DefValue; !slices.Contains(zeroValues, shown) {
 		text += " (default " + strings.Trim(shown, "[]") + ")"
 	}
 	h.item(left, text)

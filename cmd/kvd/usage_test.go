@@ -85,6 +85,34 @@ func TestHelpShowsSettings(t *testing.T) {
 	}
 }
 
+// TestHelpShowsFlagsNamedLikeSettings: a command's own --name is not the setting.
+func TestHelpShowsFlagsNamedLikeSettings(t *testing.T) {
+	for _, args := range [][]string{{"member", "add"}, {"lease", "grant"}} {
+		out := printedBy(t, append(args, "--help")...)
+		for _, flag := range []string{"      --id ID ", "      --name NAME "} {
+			if !strings.Contains(out, flag) {
+				t.Errorf("%v: %s is missing:\n%s", args, flag, out)
+			}
+		}
+		if strings.Contains(out, "All settings of a node") {
+			t.Errorf("%v does not take the settings of a node:\n%s", args, out)
+		}
+	}
+	if out := printedBy(t, "snapshot", "restore", "--help"); !strings.Contains(out, "All settings of a node") {
+		t.Errorf("restore takes the settings of a node:\n%s", out)
+	}
+}
+
+// TestHelpTellsNoZeroes: "by default it waits as long as it takes (default 0s)" would be
+// two defaults.
+func TestHelpTellsNoZeroes(t *testing.T) {
+	for _, args := range [][]string{{"lock"}, {"kv", "put"}, {"kv", "get"}} {
+		if out := printedBy(t, append(args, "--help")...); strings.Contains(out, "(default 0") {
+			t.Errorf("%v:\n%s", args, out)
+		}
+	}
+}
+
 func TestWrap(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                      "",

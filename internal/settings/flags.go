@@ -30,6 +30,9 @@ func AddFlags(flags *pflag.FlagSet) {
 	flags.SortFlags = false
 }
 
+// TakenBy reports whether the flags are those of a command that takes the settings.
+func TakenBy(flags *pflag.FlagSet) bool { return flags.Lookup(configFile) != nil }
+
 // flagValue keeps the text of a flag for Resolve to parse, so that flags follow the
 // same rules as other origins (L3).
 type flagValue struct{ kind, text string }
@@ -60,7 +63,7 @@ func ExplainFlag(flags *pflag.FlagSet, err error) error {
 		return err
 	}
 	name := unknown.GetSpecifiedName()
-	if flags.Lookup(configFile) != nil {
+	if TakenBy(flags) {
 		return fmt.Errorf("%w%s", err, nearest(name, func(name string) string { return "--" + name }))
 	}
 	var own []string

@@ -63,7 +63,7 @@ var clusterRows = []setting{
 		value: of(func(s *Settings) *uint64 { return &s.Port }, portCodec)},
 	{name: "join", kind: "URL,...", bare: "true", help: "members to ask for admission; without a value, this member was already added to --cluster",
 		value: value{store: storeJoin, show: showJoin}},
-	{name: "remove-dead-after", kind: "duration", def: "0s", help: "silence after which the leader removes a member, at least 5 election timeouts (0s means never)",
+	{name: "remove-dead-after", kind: "duration", def: "0s", help: "silence after which the leader removes a member, at least 5 election timeouts (default 0s: never)",
 		value: of(func(s *Settings) *time.Duration { return &s.RemoveDeadAfter }, durationCodec)},
 	{name: "name", kind: "text", help: "name of this member (default: its name in --cluster, or kvdID)",
 		value: of(func(s *Settings) *string { return &s.Name }, textCodec)},

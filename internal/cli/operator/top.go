@@ -43,7 +43,7 @@ With --once, it prints one interval and exits.`,
 		Args: cli.NoArguments,
 	}
 	cmd.Flags().BoolVar(&once, "once", false, "print one interval, and exit")
-	cmd.Flags().DurationVar(&interval, "interval", time.Second, "the time cli.Between two views")
+	cmd.Flags().DurationVar(&interval, "interval", time.Second, "the time between two views")
 	cmd.RunE = sh.Run(func(ctx context.Context, s *cli.Session, _ []string) error {
 		if interval < 10*time.Millisecond {
 			return cli.Usagef("--interval is %v, but must be at least 10ms", interval)
