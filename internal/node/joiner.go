@@ -451,9 +451,7 @@ func (j *joiner) join(ctx context.Context, at initialAnswer) (place, error) {
 	if err := j.checkURLs(at.info.Members); err != nil {
 		return place{}, err
 	}
-	if j.cfg.Name == "" {
-		j.cfg.Name = fmt.Sprintf("kvd%d", j.self.Member)
-	}
+	j.cfg.Name = cmp.Or(j.cfg.Name, nameOf(at.info.Members, j.self.Member), fmt.Sprintf("kvd%d", j.self.Member))
 	if err := j.dir.Claim(j.self.Member, j.self.Cluster, j.self.Rendezvous, j.cfg.Name); err != nil {
 		return place{}, err
 	}
@@ -467,6 +465,16 @@ func (j *joiner) join(ctx context.Context, at initialAnswer) (place, error) {
 		known = asMembers(j.founders())
 	}
 	return place{known: known}, nil
+}
+
+// nameOf returns the name that a member was added with, "" if it has none.
+func nameOf(members []roster.Member, id uint64) string {
+	for i := range members {
+		if members[i].ID == id {
+			return members[i].Name
+		}
+	}
+	return ""
 }
 
 // checkURLs refuses to join under other URLs than those that were announced to the

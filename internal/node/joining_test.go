@@ -230,6 +230,30 @@ func TestReplacedDirectoryIsRemoved(t *testing.T) {
 	}
 }
 
+// A node without a name of its own takes the one that its member was added with, and keeps
+// it: a name that an operator chose is what other commands are given.
+func TestMemberTakesTheNameItWasAddedWith(t *testing.T) {
+	first := startCluster(t, 2, nil)[0]
+	url := freeURL(t)
+	added, err := first.AddMember(testContext(t), api.NewMember{Name: "n5", PeerURLs: []string{url}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{DataDir: t.TempDir(), Engine: "pebble", ListenPeer: url, JoinURLs: []string{first.cfg.ListenPeer}, TickInterval: 20 * time.Millisecond}
+	check := func(m *testNode) {
+		m.awaitReady(t)
+		if got := first.named(t, "n5"); got.ID != added.ID {
+			t.Errorf("member %d lost its name; n5 is %+v", added.ID, got)
+		}
+	}
+	m := start(t, cfg)
+	check(m)
+	if err := m.end(t); err != nil {
+		t.Fatal(err)
+	}
+	check(start(t, cfg))
+}
+
 // Only the same name at the same URL is the same machine. Without a name, or under
 // another one, an empty directory is refused as before.
 func TestLostDiskUnderAnotherNameIsRefused(t *testing.T) {

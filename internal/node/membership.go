@@ -104,6 +104,9 @@ func joinCommand(ms *roster.Membership, added roster.Member) string {
 		if m.ID != added.ID && len(m.PeerURLs) > 0 {
 			line := fmt.Sprintf("kvd --id %d --listen-peer %s --listen-client http://HOST:PORT --join %s",
 				added.ID, strings.Join(added.PeerURLs, ","), m.PeerURLs[0])
+			if added.Name != "" {
+				line += " --name " + shellWord(added.Name)
+			}
 			if strings.HasPrefix(m.PeerURLs[0], "https:") {
 				line += " --peer-cert-file CERT --peer-key-file KEY --peer-ca-file CA"
 			}
@@ -115,6 +118,17 @@ func joinCommand(ms *roster.Membership, added roster.Member) string {
 		}
 	}
 	return ""
+}
+
+// shellWord returns a text as a shell reads it as one word.
+func shellWord(text string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-", r)
+	}
+	if strings.IndexFunc(text, func(r rune) bool { return !plain(r) }) < 0 {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
 
 // clearBeyondThisMachine reports whether a member URL makes peer traffic leave

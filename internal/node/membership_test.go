@@ -93,6 +93,17 @@ func TestJoinCommandHasTheFlagsOfTheCluster(t *testing.T) {
 	}
 }
 
+// The member keeps the name that it was added with, and the name stays one word.
+func TestJoinCommandHasTheName(t *testing.T) {
+	ms := &roster.Membership{Members: []roster.Member{{ID: 1, PeerURLs: []string{"http://127.0.0.1:1"}}}}
+	for name, want := range map[string]string{"n4": " --name n4", "a b": " --name 'a b'", "it's": ` --name 'it'\''s'`, "": "http://127.0.0.1:1"} {
+		line := joinCommand(ms, roster.Member{ID: 2, Name: name, PeerURLs: []string{"http://127.0.0.1:2"}})
+		if !strings.HasSuffix(line, want) || strings.Contains(line, "--name") != (name != "") {
+			t.Errorf("%q: %s", name, line)
+		}
+	}
+}
+
 // TestPeerPortTellsClientsWhereToGo instead of a bare 404.
 func TestPeerPortTellsClientsWhereToGo(t *testing.T) {
 	ms := startCluster(t, 1, func(c *Config) { c.AdvertiseClient = []string{"http://127.0.0.1:12380"} })
