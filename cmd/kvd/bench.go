@@ -21,6 +21,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/kvd-io/kvd/internal/cli"
 	"github.com/kvd-io/kvd/internal/loadgen"
 )
 
@@ -111,7 +112,7 @@ func loadCommand(name, short string) *cobra.Command {
 	f.DurationVar(&o.warmup, "warmup", time.Second, "run this long before anything counts; with --count, no warmup unless it is set")
 	f.DurationVar(&o.duration, "duration", 10*time.Second, "measure for this long")
 	f.Uint64Var(&o.count, "count", 0, "stop after this `NUMBER` of operations instead of after --duration")
-	f.StringVar(&o.output, "output", "text", "print as `FORMAT`: text or json")
+	f.StringVarP(&o.output, "output", "o", "text", "print as `FORMAT`: text or json")
 	o.noPrepare = name == "put" || name == "batch"
 	if name == "get" || name == "mixed" {
 		f.StringVar(&o.consistency, "consistency", "linearizable", "read with this `CONSISTENCY`: linearizable or stale")
@@ -213,8 +214,10 @@ func (o *benchOptions) run(ctx context.Context, name string, stdout, stderr io.W
 		}
 	}
 	l := o.load(name)
-	l.Progress = o.progress(stderr)
+	show, hide := o.progress(stderr)
+	l.Progress = show
 	r, err := l.Run(ctx)
+	hide()
 	if r.Ops > 0 || len(r.Errors) > 0 { // otherwise there are no figures, only the error
 		if printing := o.print(stdout, name, r); printing != nil {
 			return printing
@@ -238,10 +241,19 @@ func verdict(r *loadgen.Result, err error) error {
 	return err
 }
 
-// progress returns a function that prints the rate since it was last called.
-func (o *benchOptions) progress(w io.Writer) func(loadgen.Snapshot) {
+// progress returns a function that shows how far the load is, and one that takes away what
+// must not stay: on a terminal there is a bar, elsewhere lines with the rate since the last.
+func (o *benchOptions) progress(w io.Writer) (show func(loadgen.Snapshot), hide func()) {
+	if cli.IsTerminal(w) {
+		bar := cli.NewBar(w, -1, "measuring", "ops")
+		return func(s loadgen.Snapshot) {
+			if s.Ops > 0 && s.Elapsed > 0 { // otherwise it is still warming up
+				bar.Set(o.place(s))
+			}
+		}, bar.Done
+	}
 	var last loadgen.Snapshot
-	return func(s loadgen.Snapshot) {
+	show = func(s loadgen.Snapshot) {
 		if s.Elapsed < time.Second/2 {
 			fmt.Fprintln(w, "warming up")
 			return
@@ -250,6 +262,18 @@ func (o *benchOptions) progress(w io.Writer) func(loadgen.Snapshot) {
 		fmt.Fprintf(w, "%6.1fs %9.0f ops/s %6d errors\n", s.Elapsed.Seconds(), rate, s.Errors)
 		last = s
 	}
+	return show, func() {}
+}
+
+// place returns how many operations are done, of how many. A load that ends with the time
+// has as many to come as it would carry out at the rate so far: then the bar is full when
+// the time is over.
+func (o *benchOptions) place(s loadgen.Snapshot) (done, total int64) {
+	ops, all := s.Ops*uint64(o.lines), o.count
+	if all == 0 {
+		all = uint64(float64(ops) * o.duration.Seconds() / s.Elapsed.Seconds())
+	}
+	return int64(ops), int64(max(ops, all))
 }
 
 // load is the work of all connections.

@@ -36,7 +36,7 @@ func configShowCommand(e environment) *cobra.Command {
 		},
 	}
 	settings.AddFlags(cmd.Flags())
-	cmd.Flags().StringVar(&output, "output", "text", "print as `FORMAT`: text, json, or yaml")
+	cmd.Flags().StringVarP(&output, "output", "o", "text", "print as `FORMAT`: text, json, or yaml")
 	return cmd
 }
 

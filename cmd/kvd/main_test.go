@@ -210,6 +210,7 @@ func TestCommandLines(t *testing.T) {
 		{"snapshot verify " + file + ".none", "", 1, []string{file}},
 		{"snapshot inspect " + file, "", 3, []string{file}},
 		{"snapshot inspect " + file + " --output xml", "", 2, []string{"xml"}},
+		{"snapshot inspect " + file + " -o xml", "", 2, []string{"xml"}},
 		{"snapshot save", "", 2, []string{"the file to write"}},
 		{"snapshot save http://127.0.0.1:1", "", 2, []string{"the file to write"}},
 		{"snapshot save 127.0.0.1:1 backup", "", 2, []string{`"127.0.0.1:1" is not a URL`}},

@@ -139,7 +139,7 @@ are not shown. Exits like "kvd snapshot verify".`,
 			return b.print(cmd.OutOrStdout())
 		},
 	}
-	cmd.Flags().StringVar(&output, "output", "text", "print as `FORMAT`: text or json")
+	cmd.Flags().StringVarP(&output, "output", "o", "text", "print as `FORMAT`: text or json")
 	return cmd
 }
 

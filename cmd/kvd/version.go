@@ -57,7 +57,7 @@ func versionCommand() *cobra.Command {
 			return usageError{fmt.Errorf("--output is %q, but must be text or json", output)}
 		},
 	}
-	cmd.Flags().StringVar(&output, "output", "text", "print as `FORMAT`: text or json")
+	cmd.Flags().StringVarP(&output, "output", "o", "text", "print as `FORMAT`: text or json")
 	return cmd
 }
 
