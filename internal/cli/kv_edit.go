@@ -62,8 +62,12 @@ func (s *session) edit(ctx context.Context, key string) error {
 	}
 	written, err := s.writeBack(ctx, before, text)
 	if err != nil {
+		if errors.Is(err, client.ErrPreconditionFailed) {
+			return failf(exitCondition, "somebody else has changed the key meanwhile; your text is in %s; compare it with the value now (kvd kv get %s), and store it with kvd kv put %s @%s --if-match REVISION",
+				name, shellQuote(key), shellQuote(key), name)
+		}
 		said := explain(err)
-		return &failure{ExitCode(said), said.Error() + "; your text is in " + name + conflictRemedy(err, key), err}
+		return &failure{ExitCode(said), said.Error() + "; your text is in " + name, err}
 	}
 	return errors.Join(discard(name), s.printWritten(key, written, false))
 }
@@ -113,14 +117,6 @@ func writtenIn(answer []byte) (*client.Written, error) {
 	}
 	r := result.Results[0]
 	return &client.Written{Revision: r.ModRevision, CreateRevision: r.CreateRevision, ModRevision: r.ModRevision, Version: r.Version}, nil
-}
-
-// conflictRemedy says how to go on after somebody else has changed the key.
-func conflictRemedy(err error, key string) string {
-	if !errors.Is(err, client.ErrPreconditionFailed) {
-		return ""
-	}
-	return fmt.Sprintf("; compare it with the value now (kvd kv get %s), and store it with kvd kv put --if-match", shellQuote(key))
 }
 
 // editorFile writes the value to a file that only the user can read. Its name ends

@@ -337,6 +337,7 @@ func TestEditConflict(t *testing.T) {
 	if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	b.expectKept(exitCondition, "somebody else has changed the key meanwhile; your text is in", "mine", "EDITOR="+script)
 	b.expectKept(exitCondition, "compare it with the value now (kvd kv get conf/app.yaml)", "mine", "EDITOR="+script)
 	b.prints("theirs", words("kv get conf/app.yaml")...)
 }

@@ -22,14 +22,14 @@ func NewBar(w io.Writer, total int64, what, unit string) *Bar {
 		progressbar.OptionSetDescription(what),
 		progressbar.OptionThrottle(100 * time.Millisecond),
 		progressbar.OptionShowCount(),
-		progressbar.OptionShowIts(),
-		progressbar.OptionSetItsString(unit),
 		progressbar.OptionSpinnerType(14),
 		progressbar.OptionFullWidth(),
 		progressbar.OptionClearOnFinish(),
 	}
-	if unit == "bytes" {
+	if unit == "bytes" { // which also shows the rate
 		options = append(options, progressbar.OptionShowBytes(true))
+	} else {
+		options = append(options, progressbar.OptionShowIts(), progressbar.OptionSetItsString(unit))
 	}
 	return &Bar{progressbar.NewOptions64(total, options...)}
 }

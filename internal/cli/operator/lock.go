@@ -29,8 +29,8 @@ type holdFlags struct {
 func (h *holdFlags) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.DurationVar(&h.ttl, "ttl", client.DefaultTTL, "how long it stays taken after this process was last heard of")
-	f.DurationVar(&h.wait, "wait", 0, "give up after waiting this long; by default it waits as long as it takes")
-	f.StringVar(&h.text, "text", "", "a `TEXT` for whoever looks at who holds it; by default the host and the process id")
+	f.DurationVar(&h.wait, "wait", 0, "give up after waiting this long, with 0s at once; by default it waits as long as it takes")
+	f.StringVar(&h.text, "text", "", "a `TEXT` that says who holds it to those who ask; by default the host and the process id")
 }
 
 func (h *holdFlags) options(cmd *cobra.Command) (*client.LockOptions, error) {
@@ -75,7 +75,7 @@ it still runs 10 s later, and kvd exits with 1.`
 func lockCommand(sh *cli.Shell) *cobra.Command {
 	var h holdFlags
 	cmd := &cobra.Command{
-		Use:   "lock NAME -- CMD...",
+		Use:   "lock NAME [flags] -- CMD...",
 		Short: "Hold a lock while a command runs",
 		Long: `Wait for a lock, hold it while CMD runs, and release it. Those who wait get it in the order in which
 they asked. Without CMD, print the token, and hold the lock until interrupted.
@@ -97,7 +97,7 @@ Exits with 5 if the lock was not free within --wait.`,
 		if err != nil {
 			return err
 		}
-		return hold(ctx, s, o, argv, func() (*client.Lock, error) { return s.Lock(ctx, args[0], *o) })
+		return hold(ctx, s, args[0], o, argv, func() (*client.Lock, error) { return s.Lock(ctx, args[0], *o) })
 	})
 	return cmd
 }
@@ -107,7 +107,7 @@ func electCommand(sh *cli.Shell) *cobra.Command {
 	var value string
 	var watch bool
 	cmd := &cobra.Command{
-		Use:   "elect NAME -- CMD...",
+		Use:   "elect NAME [flags] -- CMD...",
 		Short: "Run a command while this process is the leader",
 		Long: `Wait until this process wins the election NAME, run CMD, and resign. While somebody leads, the key
 NAME exists and has the leader's --value, so that anybody can read or watch who leads. Without CMD,
@@ -139,7 +139,7 @@ while nobody leads.
 		if value == "" {
 			value = o.Text
 		}
-		return hold(ctx, s, o, argv, func() (*client.Lock, error) {
+		return hold(ctx, s, args[0], o, argv, func() (*client.Lock, error) {
 			office, err := s.Election(args[0]).Campaign(ctx, []byte(value), *o)
 			if err != nil {
 				return nil, err
@@ -209,7 +209,7 @@ func commandOf(args []string) ([]string, error) {
 
 // hold takes the lock, runs the command while it is held, and releases it. The end of the
 // lease does that in one step, with the key of an election.
-func hold(ctx context.Context, s *cli.Session, o *client.LockOptions, argv []string, take func() (*client.Lock, error)) (err error) {
+func hold(ctx context.Context, s *cli.Session, name string, o *client.LockOptions, argv []string, take func() (*client.Lock, error)) (err error) {
 	limited, cancel := s.Limited(ctx)
 	o.Session, err = s.NewSession(limited, o.TTL) // waiting takes any time, but not reaching a node
 	cancel()
@@ -225,12 +225,27 @@ func hold(ctx context.Context, s *cli.Session, o *client.LockOptions, argv []str
 	}()
 	lock, err := take()
 	switch {
+	case errors.Is(err, client.ErrLockHeld):
+		return held(ctx, s, name)
 	case err != nil:
 		return err
 	case argv == nil:
 		return holdUntilInterrupted(ctx, s, lock)
 	}
 	return runHolding(s, lock, argv)
+}
+
+// held says who has the lock. The answer of the node names the parameter of a request
+// in place of --wait, and not the text of the holder.
+func held(ctx context.Context, s *cli.Session, name string) error {
+	limited, cancel := s.Limited(ctx)
+	defer cancel()
+	l, err := s.LockInfo(limited, name)
+	if err != nil { // it may be free by now
+		return cli.Failf(cli.ExitCondition, "the lock %s was not free in time; wait longer with --wait, or try again", cli.Printable(name))
+	}
+	return cli.Failf(cli.ExitCondition, "lease %d holds the lock %s (%s), and %d wait for it; wait longer with --wait, or try again",
+		l.Holder.Lease, cli.Printable(name), cli.Printable(l.Holder.Text), l.Waiting)
 }
 
 func holdUntilInterrupted(ctx context.Context, s *cli.Session, lock *client.Lock) error {
@@ -254,7 +269,7 @@ func holdUntilInterrupted(ctx context.Context, s *cli.Session, lock *client.Lock
 }
 
 func lostLock(lock *client.Lock) error {
-	return cli.Failf(cli.ExitFailed, "the lock %s was lost: %w", cli.Printable(lock.Name), lock.Session().Err())
+	return cli.Failf(cli.ExitFailed, "the lock %s was lost: %w", cli.Printable(lock.Name), cli.Explain(lock.Session().Err()))
 }
 
 // passedOn are the signals for the command, beside those that a terminal sends to
@@ -325,7 +340,7 @@ func (r *running) attend(signals <-chan os.Signal, ended <-chan error) error {
 			}
 		case <-lost:
 			lost = nil
-			r.s.Note("the lock %s may be lost (%v); ending the command", cli.Printable(r.lock.Name), r.lock.Session().Err())
+			r.s.Note("the lock %s may be lost (%v); ending the command", cli.Printable(r.lock.Name), cli.Explain(r.lock.Session().Err()))
 			r.signal(syscall.SIGTERM)
 			kill = time.After(graceOfCommand)
 		case <-kill:

@@ -33,7 +33,7 @@ func TestMembers(t *testing.T) {
 	b.expect(cli.ExitOK, "PEER URLS", words("member list")...)
 	b.expect(cli.ExitOK, `{"id":1,"name":"kvd1"`, words("member list -o json")...)
 	b.expect(cli.ExitUsage, "takes 1 to 8 arguments", words("member add")...)
-	b.expect(cli.ExitOK, "added member 4 as a learner; start it with:\nkvd ", words("member add http://127.0.0.1:1 --learner --name spare")...)
+	b.expect(cli.ExitOK, "added member 4 as a learner; start it with:\nkvd --id 4 ", words("member add http://127.0.0.1:1 --learner --name spare")...)
 	b.expect(cli.ExitFailed, "exists", words("member add http://127.0.0.1:1 --id 4")...)
 	b.prints("member 4 has new URLs\n", words("member update spare --peer-urls http://127.0.0.1:2")...)
 	b.expect(cli.ExitUsage, "--peer-urls", words("member update spare")...)
@@ -172,8 +172,9 @@ func TestLockIsHeld(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	out, done := b.background(ctx, words("lock job --text me")...)
 	eventually(t, "the lock is held", func() bool { return out.String() != "" })
-	b.expect(cli.ExitCondition, "holds the lock", words("lock job --wait 0s -- true")...)
-	b.expect(cli.ExitCondition, "", words("lock job --wait 10ms -- true")...)
+	b.expect(cli.ExitCondition, "holds the lock job (me), and 0 wait for it; wait longer with --wait", words("lock job --wait 0s -- true")...)
+	b.expect(cli.ExitCondition, "--wait", words("lock job --wait 10ms -- true")...)
+	b.expect(cli.ExitCondition, "(me)", words("elect job --wait 0s -- true")...)
 	cancel()
 	if r := <-done; r.code != cli.ExitOK {
 		t.Errorf("%+v", r)
@@ -202,7 +203,7 @@ func TestLostLockEndsTheCommand(t *testing.T) {
 	if err := n.Client().Revoke(t.Context(), lease); err != nil {
 		t.Fatal(err)
 	}
-	if r := <-done; r.code != cli.ExitFailed || !strings.Contains(r.stderr, "was lost") || strings.Contains(r.stdout, "not reached") {
+	if r := <-done; r.code != cli.ExitFailed || !strings.Contains(r.stderr, fmt.Sprintf("the lock job was lost: lease %d does not exist", lease)) || strings.Contains(r.stdout, "not reached") {
 		t.Errorf("%+v", r)
 	}
 }
