@@ -247,7 +247,7 @@ func (o *benchOptions) progress(w io.Writer) (show func(loadgen.Snapshot), hide 
 	if cli.IsTerminal(w) {
 		bar := cli.NewBar(w, -1, "measuring", "ops")
 		return func(s loadgen.Snapshot) {
-			if s.Ops > 0 && s.Elapsed > 0 { // otherwise it is still warming up
+			if s.Ops > 0 && s.Elapsed >= time.Second/2 { // otherwise it is warming up
 				bar.Set(o.place(s))
 			}
 		}, bar.Done
