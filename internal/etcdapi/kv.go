@@ -170,14 +170,14 @@ func deleteResponse(h *pb.ResponseHeader, res *kvstore.Result, key []byte) *pb.D
 // revision 1, which nobody can tell apart but by compacting to it: the first such
 // compaction of etcd works, and here all of them do until there was a real one.
 func (s *kvService) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.CompactionResponse, error) {
+	if r.GetRevision() < 0 {
+		return nil, rpctypes.ErrGRPCCompacted
+	}
 	if r.GetRevision() <= 1 && s.store().CompactRevision() <= 1 {
 		if err := s.opts.Replicator.Barrier(ctx, nil); err != nil {
 			return nil, err
 		}
 		return &pb.CompactionResponse{Header: s.headers.Now()}, nil
-	}
-	if r.GetRevision() < 0 {
-		return nil, rpctypes.ErrGRPCCompacted
 	}
 	res, err := s.do(ctx, &kvstore.Command{Op: kvstore.OpCompact, Revision: uint64(r.GetRevision())})
 	if err != nil {

@@ -321,8 +321,10 @@ func TestCompact(t *testing.T) {
 	_, c := alone(t, nil)
 	ctx := t.Context()
 	must[*clientv3.CompactResponse](t)(c.Compact(ctx, 0)) // as for a new etcd
+	_, err := c.Compact(ctx, -1)
+	refused(t, "what is before everything", err, rpctypes.ErrGRPCCompacted)
 	fill(t, c, 10)
-	_, err := c.Compact(ctx, 99)
+	_, err = c.Compact(ctx, 99)
 	refused(t, "a future revision", err, rpctypes.ErrGRPCFutureRev)
 	if r := must[*clientv3.CompactResponse](t)(c.Compact(ctx, 3)); r.Header.Revision != 4 {
 		t.Errorf("the header has revision %d", r.Header.Revision)

@@ -36,7 +36,7 @@ func (s *leaseService) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) 
 	if r.GetTTL() > maxTTLSeconds {
 		return nil, rpctypes.ErrGRPCLeaseTTLTooLarge
 	}
-	ttl := max(r.GetTTL()*time.Second.Milliseconds(), 1)
+	ttl := max(max(r.GetTTL(), 0)*time.Second.Milliseconds(), 1) // a product of what is far below 0 may be anything
 	res, err := s.do(ctx, &kvstore.Command{Op: kvstore.OpLeaseGrant, Lease: uint64(r.GetID()), TTLMillis: ttl})
 	if err != nil {
 		return nil, err

@@ -96,14 +96,15 @@ func (s *kvService) txnOf(r *pb.TxnRequest) (*kvstore.Txn, error) {
 	if err := checkTxn(r, s.opts.MaxTxnOps); err != nil {
 		return nil, err
 	}
+	txn := buildTxn(r)
+	if txn.Check() != nil {
+		return nil, rpctypes.ErrGRPCTooManyOps // nested too deep, or too much in total
+	}
+	// It comes last because it compares every put with every delete.
 	for _, branch := range [][]*pb.RequestOp{r.GetSuccess(), r.GetFailure()} {
 		if err := new(claims).branch(branch); err != nil {
 			return nil, err
 		}
-	}
-	txn := buildTxn(r)
-	if txn.Check() != nil {
-		return nil, rpctypes.ErrGRPCTooManyOps // nested too deep, or too much in total
 	}
 	return txn, nil
 }
