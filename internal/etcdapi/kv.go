@@ -28,14 +28,15 @@ type span struct {
 	empty      bool   // no key can be in it
 }
 
+// spanOf bounds what is kept of it: the cache of counts does, and comparisons of ranges.
 func spanOf(key, end []byte) span {
 	switch {
 	case len(end) == 0:
 		return span{start: key, single: true}
 	case bytes.Equal(end, open):
-		return span{start: key}
+		return span{start: kvstore.Bound(key)}
 	}
-	return span{start: key, end: end, empty: bytes.Compare(end, key) <= 0}
+	return span{start: kvstore.Bound(key), end: kvstore.Bound(end), empty: bytes.Compare(end, key) <= 0}
 }
 
 // checkKey refuses what etcd refuses about a key, and keys that no cluster of kvd takes.

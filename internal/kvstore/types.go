@@ -60,6 +60,9 @@ type (
 	Item  = walk.Item
 )
 
+// Bound shortens a bound of a range that is longer than any key.
+func Bound(key []byte) []byte { return layout.Bound(key) }
+
 // Comparer orders the keys of the store in Pebble.
 func Comparer() *pebble.Comparer { return layout.Comparer() }
 

@@ -36,23 +36,33 @@ func (s *ElectionService) Campaign(ctx context.Context, r *v3electionpb.Campaign
 		return nil, err
 	}
 	p := s.placeOf(r.GetName(), lease)
-	before, res, err := p.take(ctx, r.GetValue())
+	h, err := p.stand(ctx, r.GetValue())
+	r.Value = nil // it is stored, and the wait may be long
 	if err != nil {
 		return nil, err
 	}
-	if before != nil && !bytes.Equal(before.GetValue(), r.GetValue()) {
-		_, err = p.change(ctx, putOp(p.key, r.GetValue(), lease))
-	}
-	if err == nil {
-		err = p.await(ctx)
-	}
-	if err != nil {
+	if err := p.await(ctx); err != nil {
 		p.leave(ctx)
 		return nil, err
 	}
-	return &v3electionpb.CampaignResponse{Header: res.GetHeader(), Leader: &v3electionpb.LeaderKey{
+	return &v3electionpb.CampaignResponse{Header: h, Leader: &v3electionpb.LeaderKey{
 		Name: r.GetName(), Key: []byte(p.key), Rev: p.rev, Lease: lease,
 	}}, nil
+}
+
+// stand takes the place, and sees to it that its key has the value.
+func (p *place) stand(ctx context.Context, value []byte) (*pb.ResponseHeader, error) {
+	before, res, err := p.take(ctx, value)
+	if err != nil {
+		return nil, err
+	}
+	if before != nil && !bytes.Equal(before.GetValue(), value) {
+		if _, err := p.change(ctx, putOp(p.key, value, p.lease)); err != nil {
+			p.leave(ctx)
+			return nil, err
+		}
+	}
+	return res.GetHeader(), nil
 }
 
 // change does something to the key of the place, if it is still the same.

@@ -136,6 +136,7 @@ func (p *place) await(ctx context.Context) error {
 	for {
 		r := under(p.prefix)
 		r.SortTarget, r.SortOrder, r.Limit, r.MaxCreateRevision = pb.RangeRequest_CREATE, pb.RangeRequest_DESCEND, 1, p.rev-1
+		r.KeysOnly = true
 		res, err := p.get(ctx, r)
 		if err != nil || len(res.GetKvs()) == 0 {
 			return err

@@ -87,6 +87,8 @@ func specOf(r *pb.WatchCreateRequest) (spec watch.Spec, err error) {
 	default:
 		spec.End = end
 	}
+	// A watch may stay for long, and a key of a request may be as long as the request.
+	spec.Start, spec.End = kvstore.Bound(spec.Start), kvstore.Bound(spec.End)
 	spec.NoPuts = slices.Contains(r.Filters, pb.WatchCreateRequest_NOPUT)
 	spec.NoDeletes = slices.Contains(r.Filters, pb.WatchCreateRequest_NODELETE)
 	return spec, nil

@@ -7,10 +7,12 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/kvd-io/kvd/internal/kvstore/command"
 	"github.com/kvd-io/kvd/internal/kvstore/wire"
 )
 
@@ -177,6 +179,22 @@ func checkSuccessors(t *testing.T, c *pebble.Comparer, a []byte) {
 	prefix := a[:c.Split(a)]
 	if s := c.ImmediateSuccessor(nil, prefix); c.Compare(s, a) <= 0 || c.Split(s) != len(s) {
 		t.Fatalf("the immediate successor of %x is %x, with %x in between", prefix, s, a)
+	}
+}
+
+// A bound that was shortened stands between the same keys.
+func TestBound(t *testing.T) {
+	longest := strings.Repeat("k", command.MaxKeyBytes)
+	for _, bound := range []string{"", "a", longest, longest + "\x00", longest + "z", longest[1:] + "\xff\xff"} {
+		got := Bound([]byte(bound))
+		if len(got) > command.MaxKeyBytes+1 {
+			t.Errorf("a bound of %d bytes became one of %d", len(bound), len(got))
+		}
+		for _, key := range []string{"a", longest, longest[1:], longest[1:] + "\xfe", longest[1:] + "\xff", longest[2:] + "l"} {
+			if (key < bound) != (key < string(got)) || (key == bound) != (key == string(got)) {
+				t.Errorf("a key of %d bytes is elsewhere beside a bound of %d", len(key), len(bound))
+			}
+		}
 	}
 }
 

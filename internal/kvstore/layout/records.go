@@ -181,6 +181,17 @@ func (p Prefix) End() []byte {
 	return nil
 }
 
+// Bound returns a bound of a range that has the same keys, and is hardly longer than a key
+// can be, so that whoever keeps it keeps little. No key is between two longer bounds that
+// begin with the same command.MaxKeyBytes bytes, and the one that is equal to these is below
+// both.
+func Bound(key []byte) []byte {
+	if len(key) <= command.MaxKeyBytes {
+		return key
+	}
+	return append(key[:command.MaxKeyBytes:command.MaxKeyBytes], 0)
+}
+
 // KeyOverheadBytes is what the quota counts for a key in addition to its bytes and
 // its value: about what the metadata costs. Without it, a billion empty keys would
 // fit into any quota.
