@@ -51,7 +51,7 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	if resp, err = handle(held, req); err != nil {
 		return nil, s.finalError(ctx, err)
 	}
-	return lend(ctx, resp, &held.claim)
+	return s.lend(ctx, resp, &held.claim)
 }
 
 // stream is around every stream. A stream has no place and no deadline: it waits for
@@ -69,7 +69,11 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	}
 	ctx, unled := s.whileLed(ctx)
 	defer unled()
-	err = handle(srv, &boundStream{ServerStream: ss, ctx: ctx, metrics: c.metrics})
+	bound := &boundStream{ServerStream: ss, ctx: ctx, metrics: c.metrics}
+	if !info.IsClientStream {
+		bound.grace = s.opts.Grace
+	}
+	err = handle(srv, bound)
 	return s.finalError(ctx, err)
 }
 
@@ -78,6 +82,11 @@ type boundStream struct {
 	grpc.ServerStream
 	ctx     context.Context //nolint:containedctx // a stream is its context
 	metrics *callMetrics
+	// grace is how long the client may read nothing while a message waits for it; 0 means
+	// forever. The answers to one request hold something that others wait for: memory, or
+	// one of the few places for snapshots. Watches and keep-alives do not (package watchrpc).
+	grace time.Duration
+	ahead int64 // bytes of the message before, which gRPC may still have
 }
 
 // Context implements grpc.ServerStream.
@@ -85,6 +94,13 @@ func (b *boundStream) Context() context.Context { return b.ctx }
 
 // SendMsg implements grpc.ServerStream.
 func (b *boundStream) SendMsg(m any) error {
+	if p, ok := m.(proto.Message); ok && b.grace > 0 {
+		size := int64(proto.Size(p))
+		if due := cutLater(b.ctx, b.grace, b.ahead+size); due != nil {
+			defer due.Stop()
+		}
+		b.ahead = size
+	}
 	err := b.ServerStream.SendMsg(m)
 	if err == nil {
 		b.metrics.sent.Add(1)

@@ -7,7 +7,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/mem"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -16,10 +15,6 @@ import (
 	"github.com/kvd-io/kvd/internal/etcdapi/watchrpc"
 	"github.com/kvd-io/kvd/internal/pace"
 )
-
-// answerGrace is how long a client may take for a large answer, in addition to what its
-// size allows. gRPC cannot drop a part of a stream, so the connection is cut.
-const answerGrace = 60 * time.Second
 
 // lent is an answer on its way to a client of gRPC, with the memory that was claimed for
 // it. gRPC queues a whole answer and writes it as the client reads, long after the call
@@ -37,7 +32,7 @@ var _ codec.Message = (*lent)(nil)
 
 // lend returns the answer of a call with what its claim holds, or the answer itself if
 // that is nothing or if the caller is in this process.
-func lend(ctx context.Context, answer any, claim *budget.Claim) (any, error) {
+func (s *Server) lend(ctx context.Context, answer any, claim *budget.Claim) (any, error) {
 	m, ok := answer.(proto.Message)
 	if !ok || claim.Bytes() == 0 || grpc.ServerTransportStreamFromContext(ctx) == nil {
 		return answer, nil
@@ -54,12 +49,18 @@ func lend(ctx context.Context, answer any, claim *budget.Claim) (any, error) {
 	claim.Lower(int64(len(encoded)))
 	l := &lent{of: m.ProtoReflect().Type(), encoded: encoded, claim: *claim}
 	*claim = budget.Claim{} // it is lent
-	if p, ok := peer.FromContext(ctx); ok {
-		if c, ok := p.AuthInfo.(watchrpc.Connection); ok {
-			l.due = time.AfterFunc(answerGrace+pace.TransferTime(l.claim.Bytes()), c.Cut)
-		}
-	}
+	l.due = cutLater(ctx, s.opts.Grace, l.claim.Bytes())
 	return l, nil
+}
+
+// cutLater cuts the connection of a call once its client has taken too long for size bytes.
+// gRPC cannot drop a part of a stream. The timer is nil if there is no connection.
+func cutLater(ctx context.Context, grace time.Duration, size int64) *time.Timer {
+	c, ok := watchrpc.ConnectionOf(ctx)
+	if !ok {
+		return nil
+	}
+	return time.AfterFunc(grace+pace.TransferTime(size), c.Cut)
 }
 
 // Buffers implements codec.Message.

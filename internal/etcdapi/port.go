@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/kvd-io/kvd/internal/etcdapi/watchrpc"
 )
 
 // preface is what a client of HTTP/2 sends first.
@@ -75,6 +77,7 @@ func (p *Port) handler(next http.Handler) http.Handler {
 // that of the first listener that failed for another reason.
 func (p *Port) Serve(listeners []net.Listener) error {
 	p.web.Handler = p.handler(p.web.Handler)
+	p.web.ConnContext = p.label(p.web.ConnContext)
 	var serving, accepting sync.WaitGroup
 	serving.Go(func() { _ = p.web.Serve(p.pages) })
 	serving.Go(func() { _ = p.server.grpc.Serve(p.calls) })
@@ -87,6 +90,16 @@ func (p *Port) Serve(listeners []net.Listener) error {
 	_ = p.calls.Close()
 	serving.Wait()
 	return errors.Join(errs...)
+}
+
+// label tells the calls on a connection of net/http how to end it.
+func (p *Port) label(next func(context.Context, net.Conn) context.Context) func(context.Context, net.Conn) context.Context {
+	return func(ctx context.Context, c net.Conn) context.Context {
+		if next != nil {
+			ctx = next(ctx, c)
+		}
+		return watchrpc.WithConnection(ctx, connection{c})
+	}
 }
 
 // accept passes on the connections of a listener.

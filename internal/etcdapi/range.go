@@ -114,7 +114,7 @@ func (s *Server) find(ctx context.Context, q *query) (out *pb.RangeResponse, at 
 	case q.empty || len(q.start) > kvstore.MaxKeyBytes && q.single:
 		return s.findNothing(q)
 	case q.single:
-		return s.findOne(q)
+		return s.findOne(ctx, q)
 	case q.read.CountOnly:
 		return s.countRange(ctx, q)
 	case q.walked:
@@ -132,8 +132,22 @@ func (s *Server) findNothing(q *query) (*pb.RangeResponse, uint64, error) {
 	return new(pb.RangeResponse), at, nil
 }
 
-func (s *Server) findOne(q *query) (*pb.RangeResponse, uint64, error) {
+// findOne answers a single key. A large value needs room as a page does: gRPC holds it until
+// its client has read it.
+func (s *Server) findOne(ctx context.Context, q *query) (*pb.RangeResponse, uint64, error) {
+	claim := claimOf(ctx)
 	kv, at, err := s.store().Get(q.start, q.read.Revision)
+	for err == nil && !q.read.KeysOnly && !q.read.CountOnly {
+		n := growth(int64(len(kv.Value)) + pairBytes)
+		if roomFor(claim, n) {
+			break
+		}
+		kv = kvstore.KV{} // a request that waits holds nothing
+		if err := claim.Wait(ctx, n); err != nil {
+			return nil, 0, err
+		}
+		kv, at, err = s.store().Get(q.start, q.read.Revision)
+	}
 	if errors.Is(err, kvstore.ErrKeyNotFound) {
 		return new(pb.RangeResponse), at, nil
 	}

@@ -33,6 +33,7 @@ const (
 	DefaultMaxInFlight     = 4096
 	DefaultWatchProgress   = watchrpc.DefaultProgress
 	DefaultElection        = time.Second
+	DefaultGrace           = watchrpc.DefaultGrace
 	// CallTime is what a call may take, beside two election timeouts.
 	CallTime = 5 * time.Second
 )
@@ -89,6 +90,9 @@ type Options struct {
 	// WatchProgress is how often a client is notified of the progress of a watch that asks
 	// for it; 0 means DefaultWatchProgress.
 	WatchProgress time.Duration
+	// Grace is how long a client may read nothing of what it was sent, in addition to the
+	// time that its size allows, before its connection is cut; 0 means DefaultGrace.
+	Grace time.Duration
 }
 
 func (o *Options) setDefaults() {
@@ -107,6 +111,7 @@ func (o *Options) setDefaults() {
 	setDefault(&o.Election, DefaultElection)
 	setDefault(&o.RequestTimeout, CallTime+2*o.Election)
 	setDefault(&o.WatchProgress, DefaultWatchProgress)
+	setDefault(&o.Grace, DefaultGrace)
 }
 
 func setDefault[T comparable](field *T, def T) {
@@ -175,7 +180,7 @@ func (s *Server) register() {
 	pb.RegisterMaintenanceServer(s, &maintenanceService{Server: s})
 	pb.RegisterWatchServer(s, watchrpc.New(watchrpc.Options{
 		Watches: s.opts.Watches, Header: s.headers.At, Progress: s.opts.WatchProgress,
-		Fragment: s.MaxMessage(), Memory: s.opts.Memory,
+		Fragment: s.MaxMessage(), Memory: s.opts.Memory, Grace: s.opts.Grace,
 	}))
 	made := recipes.Options{KV: kv, Leases: leases, Watches: s.opts.Watches, Bound: s.withDeadline}
 	v3lockpb.RegisterLockServer(s, &recipes.LockService{Options: made})

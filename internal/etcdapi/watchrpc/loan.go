@@ -27,20 +27,35 @@ type loan struct {
 
 func newLoan(claim budget.SharedClaim) *loan { return &loan{claim: claim, done: make(chan struct{})} }
 
-// Connection is what the authentication of a connection (credentials.AuthInfo) may
-// implement.
+// Connection is what a call may do to the connection that it came on.
 type Connection interface {
 	// Cut closes the connection.
 	Cut()
 }
 
+// connectionKey is the context key of a Connection that net/http has accepted.
+type connectionKey struct{}
+
+// WithConnection returns a context for the calls on a connection of net/http.
+func WithConnection(ctx context.Context, c Connection) context.Context {
+	return context.WithValue(ctx, connectionKey{}, c)
+}
+
+// ConnectionOf returns the connection of a call. gRPC's own transport keeps it as the
+// authentication (credentials.AuthInfo), which its handler for net/http makes itself.
+func ConnectionOf(ctx context.Context) (c Connection, ok bool) {
+	if p, known := peer.FromContext(ctx); known {
+		if c, ok = p.AuthInfo.(Connection); ok {
+			return c, true
+		}
+	}
+	c, ok = ctx.Value(connectionKey{}).(Connection)
+	return c, ok
+}
+
 // lend begins the time that the client has for reading size bytes.
 func (l *loan) lend(ctx context.Context, grace time.Duration, size int) {
-	p, ok := peer.FromContext(ctx)
-	if !ok {
-		return
-	}
-	if c, ok := p.AuthInfo.(Connection); ok {
+	if c, ok := ConnectionOf(ctx); ok {
 		l.due = time.AfterFunc(grace+pace.TransferTime(int64(size)), c.Cut)
 	}
 }
