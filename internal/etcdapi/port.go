@@ -69,7 +69,7 @@ func (p *Port) handler(next http.Handler) http.Handler {
 		// net/http. A writer without deadlines has none to lift.
 		conn := http.NewResponseController(w)
 		_ = errors.Join(conn.SetReadDeadline(time.Time{}), conn.SetWriteDeadline(time.Time{}))
-		p.server.grpc.ServeHTTP(w, r)
+		p.server.shared.ServeHTTP(w, r)
 	})
 }
 

@@ -20,11 +20,13 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 
 	"github.com/kvd-io/kvd/internal/certs"
 	"github.com/kvd-io/kvd/internal/etcdapi"
 	"github.com/kvd-io/kvd/internal/etcdapi/etcdtest"
+	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/node"
 )
 
@@ -165,6 +167,62 @@ func TestRollingRestart(t *testing.T) {
 			waitFor(t, "calls after a restart", func() bool { return done[i].Load() > before+1 || t.Failed() })
 		}
 	}
+}
+
+// slowPuts holds puts until they are released.
+type slowPuts struct {
+	etcdapi.Replicator
+	arrived chan struct{}
+	release chan struct{}
+}
+
+// Do implements etcdapi.Replicator.
+func (s *slowPuts) Do(ctx context.Context, cmd *kvstore.Command, note etcdapi.NoteStage) (kvstore.Result, error) {
+	if cmd.Op == kvstore.OpPut {
+		s.arrived <- struct{}{}
+		<-s.release
+	}
+	return s.Replicator.Do(ctx, cmd, note)
+}
+
+// A node that stops answers the calls that it has begun, however they came.
+func TestCallsEndBeforeStop(t *testing.T) {
+	bundle, trust := serverTLS(t)
+	both := trust.Clone()
+	both.NextProtos = []string{"h2", "http/1.1"}
+	slow := &slowPuts{arrived: make(chan struct{}), release: make(chan struct{})}
+	n := etcdtest.Start(t, 1, &etcdtest.Config{
+		Listen: "http://127.0.0.1:0,https://127.0.0.1:0", Bundle: bundle,
+		Options: func(o *etcdapi.Options) { slow.Replicator, o.Replicator = o.Replicator, slow },
+	})[0]
+	var calls sync.WaitGroup
+	var streams []healthpb.Health_WatchClient
+	for what, use := range map[string]struct {
+		url string
+		tls *tls.Config
+	}{"plain": {n.All[0], nil}, "TLS": {n.All[1], trust}, "TLS that offers both": {n.All[1], both}} {
+		c := must[*clientv3.Client](t)(clientv3.New(clientv3.Config{Endpoints: []string{use.url}, TLS: use.tls, Logger: zap.NewNop(), DialTimeout: 10 * time.Second}))
+		t.Cleanup(func() { _ = c.Close() })
+		s := must[healthpb.Health_WatchClient](t)(healthpb.NewHealthClient(c.ActiveConnection()).Watch(t.Context(), new(healthpb.HealthCheckRequest)))
+		must[*healthpb.HealthCheckResponse](t)(s.Recv())
+		streams = append(streams, s)
+		calls.Go(func() {
+			if _, err := c.Put(t.Context(), what, "1"); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+		})
+		<-slow.arrived
+	}
+	var stopping sync.WaitGroup
+	stopping.Go(n.Stop)
+	for _, s := range streams { // their end is the sign that clients were sent away
+		for err := error(nil); err == nil; {
+			_, err = s.Recv()
+		}
+	}
+	close(slow.release)
+	calls.Wait()
+	stopping.Wait()
 }
 
 // A stream of keep-alives ends with a stop, and the client library goes on elsewhere.

@@ -125,9 +125,12 @@ func setDefault[T comparable](field *T, def T) {
 // in package frontdoor: it refuses calls until Open, ends its streams with SendAway, and
 // is closed by Stop.
 type Server struct {
-	opts    Options
-	log     *zap.Logger
-	grpc    *grpc.Server
+	opts Options
+	log  *zap.Logger
+	grpc *grpc.Server
+	// shared is for the connections of net/http, which lets their calls end when it shuts
+	// down. A grpc.Server that stops gracefully breaks them off.
+	shared  *grpc.Server
 	headers *answer.Headers
 	places  *budget.Places
 	// snapshots are places for those that are being sent.
@@ -154,7 +157,13 @@ func New(opts Options) *Server {
 	s.led.member, s.led.interval = opts.Member, opts.Election
 	s.headers = answer.NewHeaders(opts.Member, func() uint64 { return s.store().Revision() })
 	s.leaving, s.leave = context.WithCancel(context.Background())
-	s.grpc = grpc.NewServer(
+	s.grpc, s.shared = s.newGRPC(), s.newGRPC()
+	s.register()
+	return s
+}
+
+func (s *Server) newGRPC() *grpc.Server {
+	return grpc.NewServer(
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),
 		grpc.ForceServerCodecV2(codec.New()),
@@ -166,8 +175,6 @@ func New(opts Options) *Server {
 		grpc.Creds(handshaken{}),
 		grpc.WaitForHandlers(true),
 	)
-	s.register()
-	return s
 }
 
 // register names the services.
@@ -200,6 +207,7 @@ func (s *Server) RegisterService(desc *grpc.ServiceDesc, service any) {
 		s.addCall(desc.ServiceName, m.StreamName, &call{service: service, stream: m, kind: kindOf(m)})
 	}
 	s.grpc.RegisterService(desc, service)
+	s.shared.RegisterService(desc, service)
 }
 
 func (s *Server) addCall(service, method string, c *call) {
@@ -225,8 +233,15 @@ func (s *Server) SendAway() { s.leave() }
 // MaxMessage is the size of the largest message that a client may send.
 func (s *Server) MaxMessage() int { return s.opts.MaxRequestBytes + requestOverhead }
 
-// GRPC returns the server for the connections of gRPC.
-func (s *Server) GRPC() *grpc.Server { return s.grpc }
+// FinishCalls tells the connections of gRPC to begin no further call, and waits until the
+// last one has ended. Those of net/http are told by its Shutdown.
+func (s *Server) FinishCalls() { s.grpc.GracefulStop() }
+
+// Stop breaks off all calls.
+func (s *Server) Stop() {
+	s.grpc.Stop()
+	s.shared.Stop()
+}
 
 // Call carries out a call of one answer in this process, as if it came from a
 // connection. decode fills the request in. The method has the form

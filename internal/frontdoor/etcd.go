@@ -87,7 +87,7 @@ func (e *EtcdDoor) SendAway() error {
 	}
 	err := e.Close()
 	e.server.SendAway()
-	e.serving.Go(e.server.GRPC().GracefulStop)
+	e.serving.Go(e.server.FinishCalls)
 	return err
 }
 
@@ -120,7 +120,7 @@ func (e *EtcdDoor) Cut(limit time.Duration) {
 	_ = e.Close() // a node that ends by itself sends nobody away
 	e.Finish(limit)
 	_ = e.web.Close() // they are cut off
-	e.server.GRPC().Stop()
+	e.server.Stop()
 	e.serving.Wait()
 }
 
