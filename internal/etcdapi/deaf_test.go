@@ -28,7 +28,7 @@ func deaf(t *testing.T, at, method string, request any, calls int, security *tls
 		creds = credentials.NewTLS(security)
 	}
 	u := must[*url.URL](t)(url.Parse(at))
-	// Windows as small as HTTP/2 allows, so that the server has to wait early.
+	// With small windows, the server has to wait early. What fits into one needs no reader.
 	conn := must[*grpc.ClientConn](t)(grpc.NewClient(u.Host, grpc.WithTransportCredentials(creds),
 		grpc.WithStaticStreamWindowSize(64<<10), grpc.WithStaticConnWindowSize(64<<10)))
 	t.Cleanup(func() { _ = conn.Close() })
@@ -51,10 +51,10 @@ func TestDeafReaders(t *testing.T) {
 	memory := budget.New(4 << 20)
 	n := etcdtest.Start(t, 1, &etcdtest.Config{
 		Listen: "http://127.0.0.1:0,https://127.0.0.1:0", Bundle: bundle,
-		Options: func(o *etcdapi.Options) { o.Memory, o.Grace = memory, time.Second },
+		Options: func(o *etcdapi.Options) { o.Memory, o.Grace = memory, 300*time.Millisecond },
 	})[0]
 	c := clientOf(t, n)
-	must[*clientv3.PutResponse](t)(c.Put(t.Context(), "k", strings.Repeat("v", 50<<10)))
+	must[*clientv3.PutResponse](t)(c.Put(t.Context(), "k", strings.Repeat("v", 120<<10)))
 	taken := func() int64 { small, large := memory.Taken(); return small + large }
 	for what, use := range map[string]struct {
 		url string

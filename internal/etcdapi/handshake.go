@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"sync"
 
 	"google.golang.org/grpc/credentials"
 )
@@ -16,7 +17,9 @@ type handshaken struct{}
 
 // ServerHandshake implements credentials.TransportCredentials.
 func (handshaken) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	if secured, ok := tlsOf(c); ok {
+	secured, ok := tlsOf(c)
+	c = &lendingConn{Conn: c}
+	if ok {
 		return c, tlsAuth{credentials.TLSInfo{
 			State:          secured.ConnectionState(),
 			CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
@@ -34,8 +37,58 @@ func tlsOf(c net.Conn) (*tls.Conn, bool) {
 	return secured, ok
 }
 
+// lendingConn knows what its client was lent. gRPC forgets the answers that it has begun to
+// write when a connection ends, so the end of the connection gives them back.
+type lendingConn struct {
+	net.Conn
+	mu struct {
+		sync.Mutex
+		ended bool
+		lent  map[*lent]struct{}
+	}
+}
+
+// Close implements net.Conn.
+func (c *lendingConn) Close() error {
+	err := c.Conn.Close()
+	c.mu.Lock()
+	all := c.mu.lent
+	c.mu.ended, c.mu.lent = true, nil
+	c.mu.Unlock()
+	for l := range all {
+		l.Put(nil)
+	}
+	return err
+}
+
+// add notes an answer, and reports whether the connection may still carry it.
+func (c *lendingConn) add(l *lent) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mu.lent == nil && !c.mu.ended {
+		c.mu.lent = make(map[*lent]struct{})
+	}
+	if !c.mu.ended {
+		c.mu.lent[l] = struct{}{}
+	}
+	return !c.mu.ended
+}
+
+// remove forgets an answer that was written.
+func (c *lendingConn) remove(l *lent) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.mu.lent, l)
+}
+
 // connection is what a call may do to its connection. It implements watchrpc.Connection.
 type connection struct{ conn net.Conn }
+
+// lending returns the connection if it knows what it was lent.
+func (c connection) lending() *lendingConn {
+	l, _ := c.conn.(*lendingConn)
+	return l
+}
 
 // Cut closes the connection.
 func (c connection) Cut() { _ = c.conn.Close() }

@@ -25,7 +25,8 @@ type lent struct {
 	encoded []byte
 	claim   budget.Claim
 	once    sync.Once
-	due     *time.Timer // cuts the connection; nil if nobody can
+	on      *lendingConn // nil for a connection of net/http
+	due     *time.Timer  // cuts the connection; nil if nobody can
 }
 
 var _ codec.Message = (*lent)(nil)
@@ -50,6 +51,15 @@ func (s *Server) lend(ctx context.Context, answer any, claim *budget.Claim) (any
 	l := &lent{of: m.ProtoReflect().Type(), encoded: encoded, claim: *claim}
 	*claim = budget.Claim{} // it is lent
 	l.due = cutLater(ctx, s.opts.Grace, l.claim.Bytes())
+	if c, ok := watchrpc.ConnectionOf(ctx); ok {
+		if at, ok := c.(interface{ lending() *lendingConn }); ok {
+			l.on = at.lending()
+		}
+	}
+	if l.on != nil && !l.on.add(l) { // the client has gone
+		l.Put(nil)
+		return nil, context.Canceled
+	}
 	return l, nil
 }
 
@@ -77,6 +87,9 @@ func (l *lent) Put(*[]byte) {
 	l.once.Do(func() {
 		if l.due != nil {
 			l.due.Stop()
+		}
+		if l.on != nil {
+			l.on.remove(l)
 		}
 		l.claim.Release()
 	})
