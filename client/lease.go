@@ -76,8 +76,8 @@ func LeaseID(id int64) GrantOption {
 // LeaseName names the lease for people who look at it.
 func LeaseName(name string) GrantOption { return func(doc map[string]any) { doc["name"] = name } }
 
-// LockDelay keeps a lock that the lease holds when it ends closed for a while, so that a
-// holder that was cut off can notice.
+// LockDelay keeps a lock that the lease holds when it ends closed for a while, which
+// gives a holder that was cut off time to stop.
 func LockDelay(d time.Duration) GrantOption {
 	return func(doc map[string]any) { doc["lock_delay"] = d.String() }
 }

@@ -38,8 +38,8 @@ func (d *daemon) openEtcd() {
 	d.calls.Open(etcdapi.State{Store: store, Evaluator: kvstore.NewEvaluator(store), Limits: store, LeaseTable: store})
 }
 
-// serveEtcd answers clients of etcd from now on. Requests that are no calls of gRPC go to
-// the gateway.
+// serveEtcd answers clients of etcd from now on. Requests other than gRPC calls go to the
+// gateway.
 func (d *daemon) serveEtcd() (failed <-chan error) {
 	if d.etcd == nil {
 		return nil

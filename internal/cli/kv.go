@@ -112,6 +112,14 @@ Exits with 5 if a condition does not hold.`,
 		Args:              between(1, 2),
 		ValidArgsFunction: sh.completeKey,
 	}
+	runWrite(sh, cmd, &w, (*client.Client).Put)
+	return cmd
+}
+
+// runWrite makes a command with the arguments KEY [VALUE] write the value.
+func runWrite(sh *shell, cmd *cobra.Command, w *writeFlags,
+	write func(*client.Client, context.Context, string, []byte, ...client.WriteOption) (*client.Written, error),
+) {
 	w.all(cmd)
 	w.prev(cmd)
 	cmd.RunE = sh.run(func(ctx context.Context, s *session, args []string) error {
@@ -125,13 +133,12 @@ Exits with 5 if a condition does not hold.`,
 		}
 		ctx, cancel := s.limited(ctx)
 		defer cancel()
-		written, err := s.Put(ctx, args[0], value, options...)
+		written, err := write(s.Client, ctx, args[0], value, options...)
 		if err != nil {
 			return err
 		}
 		return s.printWritten(args[0], written, w.previous)
 	})
-	return cmd
 }
 
 func delCommand(sh *shell) *cobra.Command {

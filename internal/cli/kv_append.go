@@ -6,6 +6,8 @@ import (
 	"strconv"
 
 	"github.com/spf13/cobra"
+
+	"github.com/kvd-io/kvd/client"
 )
 
 func appendCommand(sh *shell) *cobra.Command {
@@ -23,25 +25,7 @@ With -o value, it prints the new revision of the key. Exits with 5 if a conditio
 		Args:              between(1, 2),
 		ValidArgsFunction: sh.completeKey,
 	}
-	w.all(cmd)
-	w.prev(cmd)
-	cmd.RunE = sh.run(func(ctx context.Context, s *session, args []string) error {
-		options, err := w.options(cmd)
-		if err != nil {
-			return err
-		}
-		tail, err := s.value(args[1:])
-		if err != nil {
-			return err
-		}
-		ctx, cancel := s.limited(ctx)
-		defer cancel()
-		written, err := s.Append(ctx, args[0], tail, options...)
-		if err != nil {
-			return err
-		}
-		return s.printWritten(args[0], written, w.previous)
-	})
+	runWrite(sh, cmd, &w, (*client.Client).Append)
 	return cmd
 }
 

@@ -48,7 +48,7 @@ type Config struct {
 	// for its https URLs.
 	Listen string
 	Bundle *certs.Bundle
-	// Web answers what is no call of gRPC.
+	// Web answers requests other than gRPC calls.
 	Web func(*etcdapi.Server, node.Face) http.Handler
 }
 
