@@ -28,8 +28,8 @@
 //
 // Counting requests, which is what --max-inflight does, says nothing about memory: a
 // request of 60 bytes can ask for a page of 4 MiB. Waiting while holding what a
-// request does not need yet lets requests wait for each other, so whoever can drop
-// what it has and make it again (a value that was read) does so first.
+// request does not need yet lets requests wait for each other, so a request that
+// can drop what it has and make it again (a value that was read) does so first.
 package budget
 
 import (

@@ -72,7 +72,7 @@ type Bundle struct {
 	// 1970.
 	refusalLogged atomic.Int64
 
-	// load is held by whoever reads the files: Watch, or Reload.
+	// load is held while the files are read, by Watch or Reload.
 	load struct {
 		sync.Mutex
 		seen     [fileKinds]fileState

@@ -186,7 +186,7 @@ func (b *Bundle) recheck(m *material) {
 	}
 	b.conns.Unlock()
 	for _, c := range refused {
-		_ = c.Close() // whoever uses it gets an error
+		_ = c.Close() // its user gets an error
 	}
 }
 

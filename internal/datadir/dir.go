@@ -34,7 +34,7 @@ func Open(path string) (*Dir, error) {
 	err = d.read()
 	if err == nil {
 		id, _ := d.Identity()
-		err = errors.Join(id.checkOwned(path), id.checkRemoved(path))
+		err = errors.Join(id.checkOwned(path), id.checkUsable(path))
 	}
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
@@ -221,12 +221,20 @@ func (d *Dir) MarkStarted() error {
 
 // MarkRemoved records that the member was removed, and that the directory can
 // never be used again.
-func (d *Dir) MarkRemoved() error {
-	if d.identity == nil || d.identity.State == StateRemoved {
+func (d *Dir) MarkRemoved() error { return d.end(StateRemoved) }
+
+// MarkStale records that the cluster refuses the directory as an older copy, or one of
+// two. The cluster tells copies apart by their counts of starts, and each attempt to
+// start counts: without the record, a later one would pass.
+func (d *Dir) MarkStale() error { return d.end(StateStale) }
+
+// end records a state after which there is no start.
+func (d *Dir) end(state string) error {
+	if d.identity == nil || d.identity.State == state {
 		return nil
 	}
 	id := *d.identity
-	id.State = StateRemoved
+	id.State = state
 	return d.write(id)
 }
 

@@ -71,7 +71,8 @@
 // test of a refusal; D6 TestIdentityIsReplacedAtOnce, TestIdentityEveryByte;
 // D7 TestReplacementCrashAtEachStep; D8 TestGuardPowerLossInOneSave,
 // TestGuardDamageInAnEarlierSave, TestLogEverySaveEndsWithItsNumber;
-// D9 TestInterruptedRestore, TestSeedThatChanged.
+// D9 TestInterruptedRestore, TestSeedThatChanged. TestCorruptionMatrix damages every
+// file in every way, and holds all of them.
 //
 // # Rejected
 //

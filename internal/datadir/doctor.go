@@ -61,7 +61,7 @@ func (r *Report) examine() error {
 	if err := r.refuse(err); err != nil {
 		return err
 	}
-	if err := r.refuse(id.checkRemoved(r.Dir)); err != nil {
+	if err := r.refuse(id.checkUsable(r.Dir)); err != nil {
 		return err
 	}
 	if !hasLog(r.Dir) {

@@ -32,6 +32,7 @@ type guardReport struct {
 
 	segments  []string // names, the oldest first
 	records   int
+	metadata  []byte // of the segments: whose log it is
 	shape     logShape
 	hardState hardStateRecord
 	save      uint64           // number of the last save that is complete (D8)
@@ -298,6 +299,8 @@ func (g *guardReport) take(rec walRecord, n int, first bool) (problem string) {
 	before := g.pending
 	g.pending = nil
 	switch rec.kind {
+	case walMetadata:
+		g.metadata = slices.Clone(rec.data)
 	case walEntry:
 		return g.takeEntry(rec)
 	case walState:

@@ -24,6 +24,9 @@ const (
 	StateAdmitted = "admitted"
 	// StateRemoved: its member was removed from the cluster for good.
 	StateRemoved = "removed"
+	// StateStale: the cluster has refused it, because another copy of it has
+	// been in use since.
+	StateStale = "stale"
 )
 
 // Identity says whose directory it is. It is the content of member.json, next
@@ -167,17 +170,24 @@ func (id Identity) checkOwned(dir string) error {
 	return nil
 }
 
-// checkRemoved refuses the directory of a member that was removed. Its id cannot
-// return: the others refuse its messages, and count no vote of it.
-func (id Identity) checkRemoved(dir string) error {
-	if id.State != StateRemoved {
-		return nil
+// checkUsable refuses the directory of a member that was removed, and one that the
+// cluster has refused for good. The id of a removed member cannot return: the others
+// refuse its messages, and count no vote of it.
+func (id Identity) checkUsable(dir string) error {
+	switch id.State {
+	case StateRemoved:
+		return &RefusedError{
+			File:   identityPath(dir),
+			Reason: fmt.Sprintf("member %d was removed from its cluster, and its id cannot be used again", id.MemberID),
+			Remedy: "add this machine under a new id and start it with an empty directory",
+		}
+	case StateStale:
+		r := refuse(identityPath(dir), "the cluster has refused this directory as an older copy, or one of two copies: "+
+			"entries that member %d has acknowledged may be missing here", id.MemberID)
+		r.Remedy += ". If no other member is left, kvd recover takes this directory"
+		return r
 	}
-	return &RefusedError{
-		File:   identityPath(dir),
-		Reason: fmt.Sprintf("member %d was removed from its cluster, and its id cannot be used again", id.MemberID),
-		Remedy: "add this machine under a new id and start it with an empty directory",
-	}
+	return nil
 }
 
 // readIdentity returns the zero Identity for a directory that is not claimed.
@@ -214,7 +224,7 @@ func (id Identity) check() (problem string) {
 		return "the nonce is not 128 bits in hexadecimal"
 	case id.ClusterID == 0 && id.State != StateNew:
 		return "a member that has taken part has no cluster id"
-	case id.State != StateNew && id.State != StateAdmitted && id.State != StateRemoved:
+	case !slices.Contains([]string{StateNew, StateAdmitted, StateRemoved, StateStale}, id.State):
 		return fmt.Sprintf("unknown state %q", id.State)
 	}
 	return ""

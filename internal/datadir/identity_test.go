@@ -1,12 +1,16 @@
 package datadir
 
 import (
+	"bytes"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+
+	"go.uber.org/zap"
 )
 
 func mustOpenDir(t *testing.T, path string) *Dir {
@@ -115,6 +119,36 @@ func TestAdmittedWithoutALog(t *testing.T) {
 	}
 	if report, derr := Examine(path); derr != nil || report.Refused == nil || report.Refused.Error() != err.Error() {
 		t.Errorf("Examine: %s, %v", report.Verdict(), derr)
+	}
+}
+
+// TestLogOfAnotherMember: a log that was copied from the directory of another member, or
+// of another cluster, is refused by starts and by the doctor, and not touched.
+func TestLogOfAnotherMember(t *testing.T) {
+	for _, other := range []Owner{{MemberID: 8, ClusterID: 0xabc}, {MemberID: 7, ClusterID: 0xdef}} {
+		path := t.TempDir()
+		if err := mustOpenDir(t, path).Claim(7, 0xabc, 0, "seven"); err != nil {
+			t.Fatal(err)
+		}
+		log, _, err := OpenLog(zap.NewNop(), path, other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustSave(t, log, hardStateAt(1, 7, 0), entryAt(1, 1, 10))
+		if err := log.Close(); err != nil {
+			t.Fatal(err)
+		}
+		before := readTree(t, path)
+		var refused *RefusedError
+		if _, _, err := OpenLog(zap.NewNop(), path, Owner{MemberID: 7, ClusterID: 0xabc}); !errors.As(err, &refused) || !strings.Contains(err.Error(), "the log belongs to member") {
+			t.Errorf("the log of member %d of cluster %x: %v", other.MemberID, other.ClusterID, err)
+		}
+		if report, err := Examine(path); err != nil || report.Refused == nil {
+			t.Errorf("the doctor says %s, %v", report.Verdict(), err)
+		}
+		if !maps.EqualFunc(before, readTree(t, path), bytes.Equal) {
+			t.Error("the refused directory was changed")
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package datadir
 
 import (
+	"encoding/json"
 	"errors"
 	"path/filepath"
 	"slices"
@@ -39,6 +40,9 @@ func (x *inspection) read(dir string) (err error) {
 	if x.identity, err = readIdentity(dir); err != nil {
 		return err
 	}
+	if r := x.checkOwner(dir); r != nil {
+		return r
+	}
 	if x.watermark, err = readWatermark(dir); err != nil {
 		return err
 	}
@@ -50,6 +54,19 @@ func (x *inspection) read(dir string) (err error) {
 		return refuse(watermarkPath(dir), "the watermark belongs to member %d, but the directory belongs to member %d", w.Member, x.identity.MemberID)
 	}
 	return x.findSnapshot(dir)
+}
+
+// checkOwner refuses the log of another member, which somebody copied into the directory.
+func (x *inspection) checkOwner(dir string) *RefusedError {
+	var log metadata
+	if json.Unmarshal(x.log.metadata, &log) != nil || log.Version != metadataVersion || x.identity.ClusterID == 0 {
+		return nil // OpenLog judges the format, and whether there has to be an identity
+	}
+	if id := x.identity; log.MemberID != id.MemberID || log.ClusterID != id.ClusterID {
+		return refuse(walDir(dir), "the log belongs to member %d of cluster %016x, but the directory belongs to member %d of cluster %016x",
+			log.MemberID, log.ClusterID, id.MemberID, id.ClusterID)
+	}
+	return nil
 }
 
 // findSnapshot chooses the newest snapshot that the log has and whose file can

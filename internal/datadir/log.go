@@ -410,6 +410,14 @@ func (l *Log) Snapshotter() *snap.Snapshotter { return l.snaps }
 // may call it.
 func (l *Log) BodyPath(index uint64) string { return BodyPath(l.dir, index) }
 
+// KeepBody moves a body to where the one of the snapshot at index belongs, durably.
+func (l *Log) KeepBody(path string, index uint64) error {
+	if err := os.Rename(path, l.BodyPath(index)); err != nil {
+		return err
+	}
+	return syncDir(snapDir(l.dir))
+}
+
 // BodyPath returns where the body of the snapshot at index is in a data directory.
 func BodyPath(dir string, index uint64) string {
 	return filepath.Join(snapDir(dir), fmt.Sprintf("%016x.snap.db", index))

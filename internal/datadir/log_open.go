@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
@@ -161,13 +162,8 @@ func (l *Log) newestSnapshot(x *inspection) (*raftpb.Snapshot, error) {
 // readFrom reads the log after a snapshot. Verify comes first because ReadAll
 // of a WAL opened for writing swallows ErrSnapshotNotFound.
 func (l *Log) readFrom(from *walpb.Snapshot) ([]byte, *raftpb.HardState, []*raftpb.Entry, error) {
-	mismatch := func(err error) error {
-		r := refuse(walDir(l.dir), "the log does not continue from its snapshot at entry %d: %v", from.GetIndex(), err)
-		r.Cause = err
-		return r
-	}
 	if _, err := wal.Verify(l.lg, walDir(l.dir), from); err != nil {
-		return nil, nil, nil, mismatch(err)
+		return nil, nil, nil, l.unread(from.GetIndex(), err)
 	}
 	w, err := wal.Open(l.lg, walDir(l.dir), from)
 	if errors.Is(err, fileutil.ErrLocked) {
@@ -179,9 +175,22 @@ func (l *Log) readFrom(from *walpb.Snapshot) ([]byte, *raftpb.HardState, []*raft
 	l.wal = w
 	metadata, hs, entries, err := w.ReadAll()
 	if err != nil {
-		return nil, nil, nil, mismatch(err)
+		return nil, nil, nil, l.unread(from.GetIndex(), err)
 	}
 	return metadata, hs, entries, nil
+}
+
+// unread is the error of a log that etcd could not read from a snapshot on. The guard has
+// just read all of it, so what the system reports is a circumstance, and no damage: a full
+// or failing disk, on which etcd cannot reserve the rest of the last segment, or too many
+// open files.
+func (l *Log) unread(after uint64, err error) error {
+	if errno := syscall.Errno(0); errors.As(err, &errno) {
+		return fmt.Errorf("read the log in %s: %w", l.dir, err)
+	}
+	r := refuse(walDir(l.dir), "the log does not continue from its snapshot at entry %d: %v", after, err)
+	r.Cause = err
+	return r
 }
 
 // trim drops entries that a received snapshot has replaced and that nothing was

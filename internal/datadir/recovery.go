@@ -260,8 +260,8 @@ func cloneFile(from, to string) error {
 	return errors.Join(err, out.Close())
 }
 
-// syncTree makes the names in a tree durable. Its files already are: clone and
-// whoever worked on the copy have synced them.
+// syncTree makes the names in a tree durable. Its files already are: clone synced
+// them, and so did the steps that worked on the copy.
 func syncTree(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

@@ -1,6 +1,6 @@
 // Package logsink is the log of the process: how lines are encoded, which
 // levels are logged, and how lines reach standard error without ever making
-// the node wait for whoever reads it.
+// the node wait for its reader.
 //
 // # Why a sink of its own
 //

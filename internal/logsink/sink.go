@@ -14,7 +14,7 @@ const (
 	SyncTimeout = time.Second
 )
 
-// Sink takes log lines without waiting for whoever reads them. The package
+// Sink takes log lines without waiting for their reader. The package
 // comment gives its invariants.
 type Sink struct {
 	out io.Writer // only the goroutine of run writes to it

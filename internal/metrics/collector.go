@@ -110,6 +110,7 @@ var nodeFigures = []figure{
 	total("kvd_raft_readindex_retries_total", "ReadIndex rounds repeated because no answer arrived in time.", func(s *sample) uint64 { return s.Raft.ReadRetries }),
 	total("kvd_raft_readindex_failed_total", "Linearizable reads that could not be confirmed within their timeout.", func(s *sample) uint64 { return s.ReadsFailed }),
 	gauge("kvd_raft_memory_log_entries", "Log entries kept in memory for lagging members.", func(s *sample) float64 { return float64(s.Raft.LogEntries) }),
+	gauge("kvd_raft_log_first_index", "Index of the oldest log entry that this member can send to others, which need a snapshot if they lack older ones.", func(s *sample) float64 { return float64(s.Raft.LogFirst) }),
 	gauge("kvd_raft_memory_log_bytes", "Size in bytes of the log entries kept in memory for lagging members.", func(s *sample) float64 { return float64(s.Raft.LogBytes) }),
 	gauge("kvd_store_history_bytes", "Size in bytes of superseded key versions on this member, before compression.", func(s *sample) float64 { return float64(s.Store.HistoryBytes) }),
 	gauge("kvd_store_history_versions", "Number of superseded key versions on this member.", func(s *sample) float64 { return float64(s.Store.HistoryVersions) }),
@@ -131,6 +132,10 @@ var nodeFigures = []figure{
 	total("kvd_watch_disk_reads_total", "Reads of the change log on disk by watch streams.", func(s *sample) uint64 { return s.Watches.DiskReads }),
 	total("kvd_state_hash_compared_total", "Pairs of state hashes that this member has compared as the leader.", func(s *sample) uint64 { return s.HashesCompared }),
 	total("kvd_state_hash_diverged_total", "Comparisons in which members had different state hashes at the same log index.", func(s *sample) uint64 { return s.HashesDiverged }),
+	total("kvd_scrub_bytes_total", "Bytes of the store that the background scrub has read and checked.", func(s *sample) uint64 { return s.Scrub.Bytes }),
+	total("kvd_scrub_passes_total", "Times that the background scrub has read the whole store.", func(s *sample) uint64 { return s.Scrub.Passes }),
+	gauge("kvd_scrub_last_pass_timestamp_seconds", "Unix time at which the last whole pass of the background scrub ended, or 0 if there was none.", func(s *sample) float64 { return float64(s.Scrub.LastPass) }),
+	gauge("kvd_store_damaged_copies", "Damaged stores that were moved aside when the store was rebuilt and are still in the data directory.", func(s *sample) float64 { return float64(s.DamagedStores) }),
 	gauge("kvd_disk_free_bytes", "Free space on the file system of the data directory in bytes.", func(s *sample) float64 { return float64(s.DiskFree) }),
 	gauge("kvd_disk_size_bytes", "Size of the file system of the data directory in bytes.", func(s *sample) float64 { return float64(s.DiskSize) }),
 }
@@ -194,6 +199,7 @@ func (c Collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	collect(ch, s, nodeFigures)
 	collect(ch, s, etcdFigures)
+	collectEtcdFigures(ch, s)
 	for reason, n := range s.Refusals {
 		ch <- prometheus.MustNewConstMetric(refusalsDesc, prometheus.CounterValue, float64(n), reason)
 	}

@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"fmt"
+	"runtime"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -40,12 +41,23 @@ var etcdFigures = []figure{
 	gauge("etcd_debugging_mvcc_keys_total", "Alias of kvd_store_keys.", func(s *sample) float64 { return float64(s.Keys) }),
 	gauge("etcd_debugging_mvcc_current_revision", "Alias of kvd_store_revision.", func(s *sample) float64 { return float64(s.Revision) }),
 	gauge("etcd_debugging_mvcc_compact_revision", "Alias of kvd_store_compact_revision.", func(s *sample) float64 { return float64(s.CompactRevision) }),
+	total("etcd_mvcc_put_total", "Puts of keys that this member has applied.", func(s *sample) uint64 { return s.Watches.Applied.Puts }),
+	total("etcd_mvcc_delete_total", "Deletions of keys that this member has applied.", func(s *sample) uint64 { return s.Watches.Applied.Deletes }),
+	total("etcd_mvcc_txn_total", "Revisions with changes of several keys that this member has applied.", func(s *sample) uint64 { return s.Watches.Applied.Compound }),
+	total("etcd_debugging_lease_granted_total", "Leases granted in log entries that this member has applied.", func(s *sample) uint64 { return s.LeasesGranted.Count }),
+	total("etcd_debugging_lease_revoked_total", "Leases revoked or expired in log entries that this member has applied.", func(s *sample) uint64 { return s.LeasesEnded }),
+	total("etcd_debugging_lease_renewed_total", "Alias of kvd_lease_keepalives_total.", func(s *sample) uint64 { return s.KeepAlives }),
+	total("etcd_server_slow_read_indexes_total", "Alias of kvd_raft_readindex_retries_total.", func(s *sample) uint64 { return s.Raft.ReadRetries }),
+	gauge("etcd_debugging_auth_revision", "Revision of the users and roles, as etcd counts it.", func(s *sample) float64 { return float64(s.RightsEdits) }),
 	total("etcd_debugging_mvcc_events_total", "Alias of kvd_watch_events_total.", func(s *sample) uint64 { return s.Watches.Delivered }),
 }
 
 var (
 	etcdQuota   = desc("etcd_server_quota_backend_bytes", "Alias of kvd_store_quota_bytes; absent if there is no quota, so that alerts do not divide by zero.")
 	etcdID      = desc("etcd_server_id", "Always 1; the label is the ID of this member in hexadecimal.", "server_id")
+	etcdTTLs    = desc("etcd_debugging_lease_ttl_total", "Times to live in seconds of the leases granted in log entries that this member has applied.")
+	etcdPeers   = desc("etcd_network_known_peers", "Always 1, for each other member of the cluster, by their IDs in hexadecimal.", "Local", "Remote")
+	etcdGo      = desc("etcd_server_go_version", "Always 1; the label is the version of Go that kvd was built with.", "server_go_version")
 	etcdVersion = desc("etcd_server_version", "Always 1; the label is the version of kvd.", "server_version")
 )
 
@@ -53,7 +65,7 @@ func describeEtcd(ch chan<- *prometheus.Desc) {
 	for _, f := range etcdStatus {
 		ch <- f.desc
 	}
-	for _, d := range []*prometheus.Desc{etcdQuota, etcdID, etcdVersion} {
+	for _, d := range []*prometheus.Desc{etcdQuota, etcdID, etcdVersion, etcdGo, etcdTTLs, etcdPeers} {
 		ch <- d
 	}
 }
@@ -65,4 +77,14 @@ func collectEtcdStatus(ch chan<- prometheus.Metric, s *sample) {
 	}
 	ch <- prometheus.MustNewConstMetric(etcdID, prometheus.GaugeValue, 1, fmt.Sprintf("%x", s.ID))
 	ch <- prometheus.MustNewConstMetric(etcdVersion, prometheus.GaugeValue, 1, s.Version)
+	ch <- prometheus.MustNewConstMetric(etcdGo, prometheus.GaugeValue, 1, runtime.Version())
+}
+
+// collectEtcdFigures collects what needs a node whose loops run and is no single number.
+func collectEtcdFigures(ch chan<- prometheus.Metric, s *sample) {
+	ttls := &s.LeasesGranted
+	ch <- prometheus.MustNewConstHistogram(etcdTTLs, ttls.Count, ttls.Seconds, ttls.UpTo)
+	for _, p := range s.Peers {
+		ch <- prometheus.MustNewConstMetric(etcdPeers, prometheus.GaugeValue, 1, fmt.Sprintf("%x", s.ID), fmt.Sprintf("%x", p.ID))
+	}
 }

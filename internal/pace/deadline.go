@@ -16,7 +16,7 @@ type Deadlines struct{ pool sync.Pool }
 // channel and context of a standard one, made for each request, cost more than
 // parsing the request.
 //
-// Whoever gets one must not keep it, nor derive another from it, beyond the call:
+// A holder must not keep it, nor derive another from it, beyond the call:
 // after release it belongs to another request.
 type deadline struct {
 	context.Context // for values

@@ -282,8 +282,9 @@ func (l *Store) ApplySnapshot(s *raftpb.Snapshot) {
 	l.giveUpLocked()
 }
 
-// NoteApplied tells how far the log has been applied. Only applied entries are
-// compacted.
+// NoteApplied tells how far raft knows the log to be applied. Only those entries are
+// compacted: before a campaign, raft reads the committed ones after them, and takes
+// it for corruption if they are gone.
 func (l *Store) NoteApplied(index uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
