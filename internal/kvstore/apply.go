@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/kvd-io/kvd/internal/kvstore/changelog"
+	"github.com/kvd-io/kvd/internal/kvstore/command"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/kvstore/guard"
 	"github.com/kvd-io/kvd/internal/kvstore/hot"
@@ -73,7 +74,7 @@ type executor struct {
 	overlay        overlay
 	log            changelog.Logger
 	budget         budget // of the current command
-	rows           rows.Rows
+	rows           *rows.Rows
 	idempotency    once.Index
 	guard          guard.Guard
 	leases         leases
@@ -112,6 +113,7 @@ func (x *executor) load() (err error) {
 		return err
 	}
 	x.cache.clear()
+	x.rows.Reset()
 	x.refused = 0
 	return nil
 }
@@ -266,7 +268,7 @@ func (x *executor) execute(c *Command, e *Entry, size int, r *Result) error {
 	case OpUnlock:
 		return x.leases.locks().unlockOp(c, r)
 	case OpRights:
-		x.guard.Change(c, &x.rows, r)
+		x.guard.Change(c, x.rows, r)
 	case OpForget:
 	default:
 		r.Refuse(Invalid, "operation %d cannot be executed by itself", c.Op)
@@ -290,7 +292,7 @@ func (x *executor) keyOp(c *Command, b *budget, r *Result) error {
 		return err
 	}
 	before := x.state(m)
-	if !holds(c.Conditions, before) {
+	if !command.Hold(c.Conditions, before.current()) {
 		refuseAt(r, before, PreconditionFailed, "a condition on the key does not hold")
 		return nil
 	}
@@ -323,27 +325,6 @@ func (s *keyState) current() uint64 {
 		return 0
 	}
 	return s.mod
-}
-
-// holds reports whether all conditions hold (RFC 9110, section 13.1).
-func holds(conditions []Condition, s *keyState) bool {
-	for i := range conditions {
-		if !conditionHolds(&conditions[i], s) {
-			return false
-		}
-	}
-	return true
-}
-
-func conditionHolds(c *Condition, s *keyState) bool {
-	switch c.Kind {
-	case IfMatch:
-		return s.exists && (c.Any || slices.Contains(c.Revisions, s.mod))
-	case IfNoneMatch:
-		return !s.exists || !c.Any && !slices.Contains(c.Revisions, s.mod)
-	default:
-		return c.Revisions[0] == s.current()
-	}
 }
 
 // value returns the current value of an existing key with the overlay. It is valid

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"syscall"
 	"testing"
 	"time"
@@ -102,6 +103,20 @@ func BenchmarkApplyNew(b *testing.B) {
 	}
 }
 
+// BenchmarkApplyOverwrite writes versions of 100,000 keys in random order, in entries of
+// 200. One operation is a version, with its share of flushes and compactions.
+func BenchmarkApplyOverwrite(b *testing.B) {
+	s := benchStore(b, "pebble", Options{})
+	load := newKeys{store: s, size: 200, random: true, among: 100_000}
+	load.apply(b, 200_000)
+	b.ReportAllocs()
+	b.ResetTimer()
+	before := processCPU(b)
+	load.apply(b, b.N)
+	must(b, s.Flush())
+	b.ReportMetric(float64(processCPU(b)-before)/float64(b.N), "cpu-ns/op")
+}
+
 // processCPU returns the CPU time of the process, which includes flushes, compactions
 // and garbage collection.
 func processCPU(b *testing.B) time.Duration {
@@ -110,16 +125,18 @@ func processCPU(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// newKeys puts keys that do not exist yet.
+// newKeys puts keys that do not exist yet, or those of a number of keys, if it is set.
 type newKeys struct {
 	store  *Store
 	size   int // commands of an entry
 	random bool
+	among  uint64
 	made   uint64
 }
 
 func (l *newKeys) apply(b *testing.B, n int) {
 	var value [256]byte
+	chance := rand.NewChaCha8([32]byte{})
 	var buf []byte
 	var commands [][]byte
 	for n > 0 {
@@ -130,7 +147,10 @@ func (l *newKeys) apply(b *testing.B, n int) {
 			if l.random {
 				id *= 0x9E3779B97F4A7C15
 			}
-			binary.LittleEndian.PutUint64(value[:], id)
+			if l.among > 0 {
+				id %= l.among
+			}
+			_, _ = chance.Read(value[:len(value)/2]) // half of it does not compress
 			c := Command{Op: OpPut, Key: fmt.Appendf(nil, "bench/key-%020d", id), Value: value[:]}
 			from := len(buf)
 			buf = EncodeCommand(buf, &c)
@@ -197,6 +217,39 @@ func BenchmarkList(b *testing.B) {
 			})
 		}
 	}
+}
+
+// BenchmarkHistory reads a store of 100,000 keys with ten versions each, which is five
+// times as large as the block cache: keys in random order, and lists of 1,000 keys.
+func BenchmarkHistory(b *testing.B) {
+	s := benchStore(b, "pebble", Options{})
+	load := newKeys{store: s, size: 200, random: true, among: 100_000}
+	load.apply(b, 1_000_000)
+	must(b, s.Flush())
+	b.Run("get", func(b *testing.B) {
+		before := processCPU(b)
+		for i := 0; b.Loop(); i++ {
+			if _, _, err := s.Get(fmt.Appendf(nil, "bench/key-%020d", i*7919%100_000), 0); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(processCPU(b)-before)/float64(b.N), "cpu-ns/op")
+	})
+	b.Run("list", func(b *testing.B) {
+		before := processCPU(b)
+		for i := 0; b.Loop(); i++ {
+			n := 0
+			from := fmt.Appendf(nil, "bench/key-%020d", i*7919%90_000)
+			_, err := s.List(context.Background(), Range{Start: from}, func(Item) (bool, error) {
+				n++
+				return n < 1000, nil
+			})
+			if must(b, err); n != 1000 {
+				b.Fatalf("%d keys", n)
+			}
+		}
+		b.ReportMetric(float64(processCPU(b)-before)/float64(b.N), "cpu-ns/op")
+	})
 }
 
 func BenchmarkBody(b *testing.B) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/body"
 	"github.com/kvd-io/kvd/internal/kvstore/changelog"
+	"github.com/kvd-io/kvd/internal/kvstore/guard"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
 	"github.com/kvd-io/kvd/internal/kvstore/statehash"
 	"github.com/kvd-io/kvd/internal/kvstore/timeline"
@@ -22,6 +23,8 @@ import (
 //   - The change log begins at the compact revision, and is divided into records as if one
 //     call of Apply had made all changes.
 //   - What is not there needs no progress to be kept, and a restore counts the history.
+//
+// A backup leaves out the values of secrets, too, which leaves the state hash as it is.
 //
 // Each table is a section. The reader checks what can be checked before it lets anything
 // pass for good: that each record decodes, that the hash, the counters, and the revisions
@@ -45,6 +48,7 @@ var bodySections = []struct {
 	{layout.TableSetting, "settings"},
 	{layout.TableRecord, "records"},
 	{layout.TableRights, "rights"},
+	{layout.TableSecret, "secrets"},
 	{layout.TableTime, "times"},
 	{layout.TableVersion, "versions"},
 	{layout.TableChange, "changes"},
@@ -71,13 +75,18 @@ type BodyInfo struct {
 	Sections []body.Section
 }
 
-// WriteTo writes the view as a snapshot body and returns its size.
-func (v *View) WriteTo(w io.Writer) (int64, error) {
+// WriteTo writes the view as a snapshot body for another replica, and returns its size.
+func (v *View) WriteTo(w io.Writer) (int64, error) { return v.write(w, false) }
+
+// WriteBackup is WriteTo for readers that must not learn the secrets.
+func (v *View) WriteBackup(w io.Writer) (int64, error) { return v.write(w, true) }
+
+func (v *View) write(w io.Writer, seal bool) (int64, error) {
 	out, err := body.NewWriter(w)
 	if err != nil {
 		return 0, err
 	}
-	b := bodyWriter{view: v, out: out}
+	b := bodyWriter{view: v, out: out, seal: seal}
 	for _, s := range bodySections {
 		b.name = s.name
 		if err := b.table(s.table); err != nil {
@@ -98,6 +107,7 @@ type bodyWriter struct {
 	out   *body.Writer
 	name  string // of the section
 	begun bool   // a section without records is left out
+	seal  bool   // secrets are left out
 }
 
 // add adds a record to the section, under its key in the engine.
@@ -122,6 +132,10 @@ func (b *bodyWriter) table(table byte) error {
 	switch table {
 	case layout.TableMeta:
 		add = b.addMeta
+	case layout.TableSecret:
+		if b.seal {
+			add = func(key, value []byte) error { return b.add(key, guard.Sealed(value)) }
+		}
 	case layout.TableTime:
 		t := timeNormalizer{bodyWriter: b}
 		add, end = t.add, t.end

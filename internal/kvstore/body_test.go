@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/body"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
 	"github.com/kvd-io/kvd/internal/kvstore/statehash"
+	"github.com/kvd-io/kvd/internal/kvstore/tally"
 )
 
 // bodyStore has several blocks and all tables.
@@ -262,7 +264,7 @@ func TestForgedBody(t *testing.T) {
 // that have removed different parts of the history, write the same bytes.
 func TestEqualStatesHaveEqualBodies(t *testing.T) {
 	rng := testRand(t)
-	h := &history{model: newModel(), records: make(map[string]string)}
+	h := newHistory()
 	for range 300 {
 		h.extend(rng)
 	}
@@ -341,4 +343,24 @@ func (d *fullDisk) Write(p []byte) (int, error) {
 	}
 	d.left -= len(p)
 	return len(p), nil
+}
+
+// TestCountAfterARestore: counts of the old state do not move along the change log of the
+// new one.
+func TestCountAfterARestore(t *testing.T) {
+	onBothEngines(t, func(t *testing.T, s *Store) {
+		s.tally = tally.New(1)
+		from := newStore(t, "memory")
+		for i := range 10 {
+			do(t, s, put(fmt.Sprint("a", i), ""))
+			do(t, from, put(fmt.Sprint("b", i), ""), put(fmt.Sprint("c", i), ""))
+		}
+		for _, want := range []uint64{8, 18} {
+			n, _, err := s.Count(context.Background(), Range{Start: []byte("a2"), End: []byte("c8")})
+			if err != nil || n != want {
+				t.Errorf("counted %d, %v; want %d", n, err, want)
+			}
+			must(t, s.Restore(bytes.NewReader(bodyOf(t, from))))
+		}
+	})
 }

@@ -3,12 +3,10 @@ package kvstore
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 
 	"github.com/kvd-io/kvd/internal/kvstore/changelog"
-	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
 	"github.com/kvd-io/kvd/internal/kvstore/statehash"
 )
@@ -110,66 +108,24 @@ func (p *pinned) changes(from uint64) (out []Change, err error) {
 	if from > p.at {
 		return nil, nil
 	}
-	it, err := p.snapshot.Iter([]byte{layout.TableChange}, []byte{layout.TableChange + 1})
-	if err != nil {
-		return nil, fmt.Errorf("read changes: %w", err)
-	}
-	defer it.Close()
-	l := look{pinned: p, from: from}
-	for ok := seekChanges(it, from); ok && !l.full; ok = it.Next() {
-		if err := l.record(it.Key(), it.Value()); err != nil {
-			return nil, err
-		}
-	}
-	return l.out, it.Err()
-}
-
-// seekChanges moves to the record that a revision is in, or to the first one after it.
-func seekChanges(it engine.Iterator, revision uint64) bool {
-	if !it.SeekLT(layout.ChangeKey(nil, revision+1, 0)) {
-		return it.First()
-	}
-	if binary.BigEndian.Uint64(it.Key()[1:]) == revision {
-		return it.SeekGE(layout.ChangeKey(nil, revision, 0)) // the first part of it
-	}
-	return true
-}
-
-// look collects changes.
-type look struct {
-	*pinned
-	from        uint64
-	out         []Change
-	keys, bytes int
-	full        bool // there is enough, or readers see no more
-}
-
-// record adds the changes of a record.
-func (l *look) record(key, value []byte) error {
-	at, err := layout.SplitChangeKey(key)
-	if err != nil {
-		return err
-	}
-	r := changelog.Read(at.Revision, value)
-	for r.Next() {
-		if r.Revision < l.from {
-			continue
-		}
-		if n := len(l.out); n == 0 || l.out[n-1].Revision != r.Revision {
-			if l.full = r.Revision > l.at || l.keys >= lookChanges || l.bytes >= lookBytes; l.full {
-				return nil
+	keys, size := 0, 0
+	err = changelog.Each(p.snapshot, from, p.at, func(revision uint64, c *changelog.Change) (bool, error) {
+		if n := len(out); n == 0 || out[n-1].Revision != revision {
+			if keys >= lookChanges || size >= lookBytes {
+				return false, nil
 			}
-			l.out = append(l.out, Change{Revision: r.Revision})
+			out = append(out, Change{Revision: revision})
 		}
-		e, err := l.event(r.Revision, &r.Change)
+		e, err := p.event(revision, c)
 		if err != nil {
-			return err
+			return false, err
 		}
-		last := &l.out[len(l.out)-1]
+		last := &out[len(out)-1]
 		last.Events = append(last.Events, e)
-		l.keys, l.bytes = l.keys+1, l.bytes+len(e.KV.Value)
-	}
-	return errors.Join(r.Err, l.ctx.Err())
+		keys, size = keys+1, size+len(e.KV.Value)
+		return true, p.ctx.Err()
+	})
+	return out, err
 }
 
 // event returns a change with the value from table v.

@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/kvd-io/kvd/internal/kvstore/tally"
 )
 
 // The writer of these tests makes revisions whose content follows from the revision
@@ -72,7 +75,7 @@ func (r *ringReader) run(done *atomic.Bool, seed uint64) error {
 		if i%3 > 0 {
 			revision = newest - min(i*7%(compactBehind*2), newest-1)
 		}
-		err := errors.Join(r.list(revision, newest, i%2 == 0), r.get(revision, newest, i), r.count(revision))
+		err := errors.Join(r.list(revision, newest, i%2 == 0), r.get(revision, newest, i), r.count(revision, i))
 		if err != nil {
 			return err
 		}
@@ -127,13 +130,20 @@ func (r *ringReader) get(revision, newest, i uint64) error {
 	return nil
 }
 
-func (r *ringReader) count(revision uint64) error {
-	n, at, err := r.store.Count(context.Background(), Range{Revision: revision})
+func (r *ringReader) count(revision, i uint64) error {
+	start, end := ringKey(i%3), ringKey(ringKeys-1-i%5)
+	n, at, err := r.store.Count(context.Background(), Range{Start: []byte(start), End: []byte(end), Revision: revision})
 	if ok, err := r.answered(revision, at, 0, err); !ok {
 		return err
 	}
-	if want := len(r.want[at]); n != uint64(want) {
-		return fmt.Errorf("count at %d: %d, want %d", at, n, want)
+	want := uint64(0)
+	for key := range r.want[at] {
+		if key >= start && key < end {
+			want++
+		}
+	}
+	if n != want {
+		return fmt.Errorf("count %s to %s at %d: %d, want %d", start, end, at, n, want)
 	}
 	return nil
 }
@@ -142,6 +152,7 @@ func (r *ringReader) count(revision uint64) error {
 // several revisions at a time, compacts, maintains and flushes.
 func TestReadersSeeRevisions(t *testing.T) {
 	onBothEngines(t, func(t *testing.T, s *Store) {
+		s.tally = tally.New(2)
 		r := &ringReader{store: s}
 		for i := range uint64(ringRevisions + revisionsAhead + 1) {
 			r.want = append(r.want, ringAt(i))
@@ -198,7 +209,7 @@ func TestReadersDuringRestore(t *testing.T) {
 		for i, revisions := range []int{20, 90} {
 			from := newStore(t, "memory")
 			for n := range revisions {
-				do(t, from, put(fmt.Sprint("key", n%7), fmt.Sprint("state ", i, n)))
+				do(t, from, put(fmt.Sprint("key", n%(7+i)), fmt.Sprint("state ", i, n)))
 			}
 			do(t, from, Command{Op: OpCompact, Revision: from.Revision()})
 			maintainAll(t, from)
@@ -206,6 +217,7 @@ func TestReadersDuringRestore(t *testing.T) {
 			bodies = append(bodies, bodyOf(t, from))
 		}
 		must(t, s.Restore(bytes.NewReader(bodies[0])))
+		s.tally = tally.New(2)
 		var readers sync.WaitGroup
 		var done atomic.Bool
 		var reads atomic.Int64
@@ -239,6 +251,10 @@ func readWhole(s *Store, content map[uint64]string) error {
 	}
 	if fmt.Sprint(got) != content[at] {
 		return fmt.Errorf("at %d: %s", at, got)
+	}
+	n, at, err := s.Count(context.Background(), Range{})
+	if err != nil || n != uint64(strings.Count(content[at], "key")) {
+		return fmt.Errorf("counted %d at %d: %w", n, at, err)
 	}
 	_, at, err = s.Get([]byte("key0"), 0)
 	if err != nil || content[at] == "" {

@@ -35,7 +35,8 @@
 // of key metadata (cache.go) answers most of them.
 //
 // The newest pairs of keys that are being read are kept in memory (package hot). A read of
-// one opens no iterator.
+// one opens no iterator. So are the numbers of keys in parts of the store that were counted
+// (package tally).
 //
 // # Exactly once
 //

@@ -22,19 +22,19 @@ func NewEvaluator(s *Store) Evaluator { return Evaluator{s} }
 // Result.Revision is the newest revision of that position. The other errors are those of
 // Get and of the context.
 func (e Evaluator) Select(ctx context.Context, start, end []byte, read Read, room func(resultBytes int64) bool) (Result, error) {
-	p, err := pin(ctx, e.store)
+	p, _, err := pinAt(ctx, e.store, read.Revision)
 	if err != nil {
 		return Result{}, err
-	}
-	if read.Revision != 0 {
-		if _, err := (&visible{Meta: layout.Meta{Revision: p.at, Compact: p.compact}}).readAt(read.Revision); err != nil {
-			return Result{}, errors.Join(err, p.snapshot.Close())
-		}
 	}
 	t := txnRun{pairs: p, budget: &budget{want: true, resultBytes: math.MaxInt, keys: math.MaxInt, room: room}}
 	r := Result{Revision: p.at}
 	err = t.list(&Command{Op: OpList, Key: start, End: end, Read: &read}, &r)
 	return r, errors.Join(err, p.snapshot.Close())
+}
+
+// Count is Store.Count.
+func (e Evaluator) Count(ctx context.Context, r Range) (n, revision uint64, err error) {
+	return e.store.Count(ctx, r)
 }
 
 // PairsHash is the hash of the pairs that are live at a revision. It is the same on every

@@ -102,7 +102,7 @@ func FuzzStoreIsTheModel(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, seed1, seed2 uint64, length uint8) {
 		rng := rand.New(rand.NewPCG(seed1, seed2))
-		h := &history{model: newModel(), records: make(map[string]string)}
+		h := newHistory()
 		r := newReplica(t, rng, h, "memory", int(length)%5)
 		for range 4 {
 			for range length / 4 {

@@ -58,7 +58,7 @@ func goldenSettings() Settings {
 func TestGoldenVersions(t *testing.T) {
 	for name, v := range map[string]layout.Version{
 		"version":         {Create: 300, Version: 2, Value: []byte("value")},
-		"version_full":    {Create: 301, Version: 2, Lease: 70_000, Attributes: &Attributes{Flags: 1 << 63, LockIndex: 3, Holder: 70_001}, Value: []byte{}},
+		"version_full":    {Create: 301, Version: 2, Lease: 70_000, Attributes: &Attributes{Flags: 1 << 63, LockIndex: 3, Holder: 70_001}},
 		"version_deleted": {Deleted: true},
 	} {
 		got, err := layout.DecodeVersion(301, golden(t, name, layout.AppendVersion(nil, 301, &v)))
@@ -100,7 +100,8 @@ func goldenStore(t *testing.T) *Store {
 		Command{Op: OpLock, Key: []byte("lock"), Lease: 7, Value: []byte("me")})
 	do(t, s, Command{Op: OpRights, Rights: &rights.Change{PutUser: &rights.User{Name: "ann", Hash: []byte("hash")}}},
 		Command{Op: OpRights, Rights: &rights.Change{PutRole: &rights.Role{Name: "team", Permissions: []rights.Permission{{Access: rights.Read, Key: []byte("a"), RangeEnd: []byte("b")}}}}},
-		Command{Op: OpRights, Rights: &rights.Change{PutToken: &rights.Token{ID: "t", User: "ann", Label: "label", Sum: [32]byte{1}, Created: 2, Expires: 3}}})
+		Command{Op: OpRights, Rights: &rights.Change{PutToken: &rights.Token{ID: "t", User: "ann", Label: "label", Sum: [32]byte{1}, Created: 2, Expires: 3}}},
+		Command{Op: OpRights, Rights: &rights.Change{RotateKey: []byte("key")}})
 	maintainAll(t, s)
 	return s
 }
@@ -119,7 +120,7 @@ func TestGoldenTables(t *testing.T) {
 		return nil
 	})
 	must(t, err)
-	if string(tables) != "achiklmnopqrstv" {
+	if string(tables) != "abchiklmnopqrstv" {
 		t.Errorf("the store has the tables %q", tables)
 	}
 	for table, b := range content {
@@ -140,7 +141,7 @@ func TestGoldenBody(t *testing.T) {
 	info, err := VerifyBody(bytes.NewReader(stored))
 	must(t, err)
 	at, hash := s.StateHash()
-	want := BodyInfo{Position: at, Revision: s.Revision(), CompactRevision: s.CompactRevision(), Keys: 2, Records: 24, StateHash: hash, Bytes: 935}
+	want := BodyInfo{Position: at, Revision: s.Revision(), CompactRevision: s.CompactRevision(), Keys: 2, Records: 25, StateHash: hash, Bytes: 1033}
 	info.Sections = nil
 	if !reflect.DeepEqual(info, want) {
 		t.Errorf("body %+v, want %+v", info, want)

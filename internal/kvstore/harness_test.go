@@ -186,7 +186,15 @@ func kvText(kv *KV) string {
 	if kv.Attributes != nil {
 		text += fmt.Sprintf(" attributes %d", *kv.Attributes)
 	}
-	return text
+	return text + strayText(kv.Value)
+}
+
+// strayText shows a value that is empty and not nil, which no path may return.
+func strayText(value []byte) string {
+	if value != nil && len(value) == 0 {
+		return " (not nil)"
+	}
+	return ""
 }
 
 // resultText is everything of a result but the wording of its detail.

@@ -281,7 +281,7 @@ func FuzzResult(f *testing.F) {
 		{}, {Outcome: TooLarge, Detail: "x", Revision: 7},
 		{Revision: 3, KV: KV{ModRevision: 3, CreateRevision: 2, Version: 2, Lease: 1 << 62, Value: []byte("5")}, Created: true},
 		{Previous: &KV{Key: []byte("k"), Value: []byte("v")}, Deleted: 4, Pairs: []KV{{Key: []byte("a")}}, Count: 9, More: true},
-		{Succeeded: true, Results: []Result{{Results: []Result{{Revision: 1}}}, {Lock: &LockTicket{Name: []byte("l"), Token: 4, Held: true, Body: []byte{}}}}},
+		{Succeeded: true, Results: []Result{{Results: []Result{{Revision: 1}}}, {Lock: &LockTicket{Name: []byte("l"), Token: 4, Held: true}}}},
 		{Lease: &Lease{ID: 5, TTLMillis: 9}, CompactRevision: 3, Settings: new(DefaultSettings())},
 	} {
 		b := command.AppendResult(nil, &r)

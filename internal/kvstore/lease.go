@@ -185,6 +185,7 @@ func (ls *leases) own(c *Command, owner leaseOwner, r *Result) (id uint64, err e
 		return 0, nil
 	}
 	l := leaseRow{Lease: Lease{TTLMillis: c.TTLMillis}, owner: owner}
+	l.LockDelayMillis = c.LockDelayMillis()
 	err = ls.grant(&l, r)
 	return l.ID, err
 }
@@ -196,7 +197,7 @@ func (ls *leases) grant(l *leaseRow, r *Result) error {
 		r.Refuse(Invalid, "lease id, time to live, and lock delay must be from 0 to 2^63-1")
 		return nil
 	case l.TTLMillis > MaxTTLMillis || l.LockDelayMillis > MaxTTLMillis || len(l.Name) > MaxLeaseNameBytes:
-		r.Refuse(TooLarge, "a lease lives for at most %d ms, as does a lock delay, and its name has at most %d bytes", int64(MaxTTLMillis), MaxLeaseNameBytes)
+		r.Refuse(TooLarge, "a lease lives for at most %d seconds, as does a lock delay, and its name has at most %d bytes", int64(MaxTTLMillis/1000), MaxLeaseNameBytes)
 		return nil
 	case !ls.fits(l.logicalBytes(), r):
 		return nil
@@ -419,11 +420,6 @@ func (ls *leases) boundTo(table byte, id uint64) (keys [][]byte, err error) {
 		return true
 	})
 	return keys, err
-}
-
-// eachKey calls fn with the keys of a lease until it returns false.
-func (ls *leases) eachKey(id uint64, fn func(key []byte) (more bool)) error {
-	return ls.x.rows.Each(layout.TableLeaseKey, leaseID(id), func(key, _ []byte) bool { return fn(key[leaseIDLen:]) })
 }
 
 const leaseIDLen = 8

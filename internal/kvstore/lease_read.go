@@ -9,9 +9,11 @@ import (
 	"math"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/guard"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
 	"github.com/kvd-io/kvd/internal/kvstore/rows"
 	"github.com/kvd-io/kvd/internal/kvstore/ticket"
+	"github.com/kvd-io/kvd/internal/rights"
 )
 
 // LeaseInfo is a lease and what is bound to it.
@@ -137,6 +139,13 @@ func (s *Store) LeaseKeys(id uint64, from []byte, limit int) (keys [][]byte, mor
 		return !more, nil
 	})
 	return keys, more, err
+}
+
+// EachBound calls fn with what is bound to a lease, until it returns false.
+func EachBound(s *Store, lease uint64, fn func(space rights.Space, name []byte) (more bool)) error {
+	return guard.EachBound(func(table byte, prefix []byte, fn func(key, value []byte) bool) error {
+		return s.rows(table, prefix, nil, func(key, value []byte) (bool, error) { return fn(key, value), nil })
+	}, lease, fn)
 }
 
 // Lock returns a lock and up to limit of the tickets behind the holder's, in the order of

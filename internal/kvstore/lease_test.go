@@ -298,3 +298,11 @@ func TestForeignRows(t *testing.T) {
 		}
 	}
 }
+
+// TestLongestLease: the limit itself is allowed.
+func TestLongestLease(t *testing.T) {
+	s := newStore(t, "memory")
+	if r := only(t, s, OK, grant(7, MaxTTLMillis)); r.Lease == nil || r.Lease.TTLMillis != MaxTTLMillis {
+		t.Errorf("%+v", r.Lease)
+	}
+}

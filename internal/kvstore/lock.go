@@ -14,7 +14,7 @@ import (
 const MaxLockTextBytes = 4096
 
 // A lock is a queue of tickets, each with a token from counts.sequence and the lease of
-// whoever asked. The ticket with the least token holds the lock. Granting needs no step
+// its client. The ticket with the least token holds the lock. Granting needs no step
 // of its own: the next ticket holds the lock as soon as the first one is gone, which
 // keeps FIFO order and makes the token of each holder greater than those before it.
 //
@@ -230,13 +230,15 @@ func (lk locks) unlockOp(c *Command, r *Result) error {
 	return lk.giveUp(c, token, r)
 }
 
-// giveUp removes a ticket, and with it a lease that was made for it.
+// giveUp removes a ticket, and with its last one a lease that was made for a lock: clients
+// may have bound other locks to it, which keep it.
 func (lk locks) giveUp(c *Command, token uint64, r *Result) error {
 	l, err := lk.ls.mustGet(c.Lease)
 	if err != nil {
 		return err
 	}
-	if l.owner == ownedByLock || l.owner == ownedByDelay {
+	if l.tickets == 1 && (l.owner == ownedByLock || l.owner == ownedByDelay) {
+		l.LockDelayMillis = 0 // whoever releases a lock knows that it does not hold it
 		return lk.ls.end(&l, r)
 	}
 	l.tickets--

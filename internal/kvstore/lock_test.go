@@ -286,7 +286,7 @@ func TestLockDelay(t *testing.T) {
 		only(t, s, LockHeld, Command{Op: OpLock, Key: []byte("l"), Lease: 104})
 		only(t, s, OK, Command{Op: OpLeaseExpire, Term: 1, Sequence: delay.Seq, Leases: []uint64{delay.ID}})
 		wantQueue(t, s, "l", 102)
-		only(t, s, OK, unlock("l", 102)) // whoever gives a lock up knows that it is over
+		only(t, s, OK, unlock("l", 102)) // a client that gives a lock up knows that it is over
 		if _, _, err := s.Lock([]byte("l"), 10); !errors.Is(err, ErrLockNotFound) {
 			t.Fatalf("after the release: %v", err)
 		}
@@ -302,4 +302,69 @@ func TestLockDelay(t *testing.T) {
 	})
 }
 
+// TestLockDelayOfOwnLease: a lease that was made for a lock can have a lock delay, too. The
+// release of the lock ends the lease without it.
+func TestLockDelayOfOwnLease(t *testing.T) {
+	onBothEngines(t, func(t *testing.T, s *Store) {
+		take := Command{Op: OpLock, Key: []byte("l"), TTLMillis: 1000, Wait: true, Grant: &LeaseOptions{LockDelayMillis: 5000}}
+		first, second, third := only(t, s, OK, take).Lock, only(t, s, OK, take).Lock, only(t, s, OK, take).Lock
+		only(t, s, OK, unlock("l", second.Lease)) // it only waited
+		wantQueue(t, s, "l", first.Lease, third.Lease)
+		only(t, s, OK, unlock("l", first.Lease))
+		wantQueue(t, s, "l", third.Lease)
+		only(t, s, OK, Command{Op: OpLeaseExpire, Term: 1, Sequence: third.Token, Leases: []uint64{third.Lease}})
+		holder := mustGet[LockInfo](t)(firstOf(s.Lock([]byte("l"), 1))).Holder
+		delay := mustGet[LeaseInfo](t)(s.Lease(holder.Lease))
+		if holder.Token != third.Token || delay.TTLMillis != 5000 || delay.Name != "lock delay" || delay.LockDelayMillis != 0 {
+			t.Fatalf("the lock is held by %+v with %+v", holder, delay)
+		}
+		only(t, s, OK, Command{Op: OpLeaseExpire, Term: 1, Sequence: delay.Seq, Leases: []uint64{delay.ID}})
+		if n := s.Counts(); n != (Counts{}) {
+			t.Errorf("%+v is left", n)
+		}
+		take.Grant.LockDelayMillis = -1
+		only(t, s, Invalid, take)
+		take.Grant.LockDelayMillis = MaxTTLMillis + 1
+		only(t, s, TooLarge, take)
+		checkCounters(t, s)
+	})
+}
+
+// TestOwnLeaseOfTwoLocks: a lease that was made for one lock, and is given for another one
+// too, ends with the last of them, in either order.
+func TestOwnLeaseOfTwoLocks(t *testing.T) {
+	onBothEngines(t, func(t *testing.T, s *Store) {
+		for _, order := range [][]string{{"b", "a"}, {"a", "b"}} {
+			own := only(t, s, OK, Command{Op: OpLock, Key: []byte("a"), TTLMillis: 1000, Grant: &LeaseOptions{LockDelayMillis: 5000}}).Lock
+			other := only(t, s, OK, Command{Op: OpLock, Key: []byte("b"), TTLMillis: 1000}).Lock
+			only(t, s, OK, Command{Op: OpLock, Key: []byte("b"), Lease: own.Lease, Wait: true})
+			only(t, s, OK, unlock(order[0], own.Lease))
+			mustGet[LeaseInfo](t)(s.Lease(own.Lease))
+			if order[0] == "b" {
+				wantQueue(t, s, "a", own.Lease)
+			} else {
+				wantQueue(t, s, "b", other.Lease, own.Lease)
+			}
+			only(t, s, OK, unlock(order[1], own.Lease))
+			only(t, s, OK, unlock("b", other.Lease))
+			if n := s.Counts(); n != (Counts{}) {
+				t.Errorf("released in the order %v: %+v is left", order, n)
+			}
+		}
+		checkCounters(t, s)
+	})
+}
+
 func firstOf[T, U any](v T, _ U, err error) (T, error) { return v, err }
+
+// TestGivenUpTicketLeavesItsLease: the lease counts the tickets that it still has.
+func TestGivenUpTicketLeavesItsLease(t *testing.T) {
+	onBothEngines(t, func(t *testing.T, s *Store) {
+		withLeases(t, s, 1)
+		do(t, s, ask("l", 1), ask("m", 1), unlock("l", 1))
+		if l := mustGet[LeaseInfo](t)(s.Lease(1)); l.Tickets != 1 {
+			t.Errorf("the lease has %d tickets, want 1", l.Tickets)
+		}
+		checkCounters(t, s)
+	})
+}

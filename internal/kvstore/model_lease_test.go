@@ -69,7 +69,11 @@ func (m *model) ownLease(c *Command, owner leaseOwner) (modelLease, Result) {
 	if c.Lease != 0 || c.KeepLease || c.TTLMillis < 0 {
 		return modelLease{}, Result{Outcome: Invalid, Detail: "-"}
 	}
-	return m.grant(modelLease{Lease: Lease{TTLMillis: c.TTLMillis}, owner: owner})
+	l := modelLease{Lease: Lease{TTLMillis: c.TTLMillis}, owner: owner}
+	if owner == ownedByLock && c.Grant != nil {
+		l.LockDelayMillis = c.Grant.LockDelayMillis
+	}
+	return m.grant(l)
 }
 
 // leaseFor returns the lease that a write binds its key to.
@@ -236,12 +240,25 @@ func (m *model) unlock(c *Command) (r Result) {
 	r.Lock = m.ticket(name, place)
 	switch {
 	case place == 0 && c.OnlyWaiting:
-	case m.leases[c.Lease].owner == ownedByLock || m.leases[c.Lease].owner == ownedByDelay:
+	case m.tickets(c.Lease) == 1 && (m.leases[c.Lease].owner == ownedByLock || m.leases[c.Lease].owner == ownedByDelay):
+		l := m.leases[c.Lease]
+		l.LockDelayMillis = 0
+		m.leases[c.Lease] = l
 		r = m.endLease(c.Lease, r)
 	default:
 		m.leave(name, c.Lease)
 	}
 	return r
+}
+
+// tickets returns in how many queues a lease is.
+func (m *model) tickets(lease uint64) (n int) {
+	for _, queue := range m.locks {
+		if slices.ContainsFunc(queue, func(t modelTicket) bool { return t.lease == lease }) {
+			n++
+		}
+	}
+	return n
 }
 
 // anyLease returns a lease that exists, more often than not.
@@ -282,6 +299,9 @@ func randomLeaseCommand(rng *rand.Rand, m *model) Command {
 		c := Command{Op: OpLock, Key: randomKey(rng)[:1], Value: []byte(fmt.Sprint(rng.IntN(1000))), Wait: rng.IntN(3) > 0}
 		if rng.IntN(2) == 0 {
 			c.TTLMillis = 1000
+		}
+		if rng.IntN(3) == 0 {
+			c.Grant = &LeaseOptions{LockDelayMillis: rng.Int64N(4) - 1}
 		}
 		if c.TTLMillis == 0 || rng.IntN(20) == 0 {
 			c.Lease = anyLease(rng, m)
@@ -410,13 +430,13 @@ func ticketText(t *LockTicket) string {
 	if t == nil {
 		return ""
 	}
-	return fmt.Sprintf("[%q %d lease %d held %t %q]", t.Name, t.Token, t.Lease, t.Held, t.Body)
+	return fmt.Sprintf("[%q %d lease %d held %t %q]", t.Name, t.Token, t.Lease, t.Held, t.Body) + strayText(t.Body)
 }
 
 // TestLeaseModelIsExercised: the random histories reach what they are for.
 func TestLeaseModelIsExercised(t *testing.T) {
 	rng := testRand(t)
-	h := &history{model: newModel(), records: make(map[string]string)}
+	h := newHistory()
 	for range 3000 {
 		h.extend(rng)
 	}

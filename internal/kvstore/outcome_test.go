@@ -333,3 +333,44 @@ func TestHashesAreKeptByIndex(t *testing.T) {
 		t.Errorf("got %x, want %x", got, want)
 	}
 }
+
+// TestUnlessEqualComparesAttributes: a put that would change nothing is none, whatever
+// the pair has beside its value.
+func TestUnlessEqualComparesAttributes(t *testing.T) {
+	s := newStore(t, "memory")
+	with := func(a *Attributes) Command {
+		c := put("k", "v")
+		c.UnlessEqual, c.Attributes = true, a
+		return c
+	}
+	last := s.Revision()
+	for i, step := range []struct {
+		a       *Attributes
+		changes bool
+	}{
+		{&Attributes{Flags: 1}, true}, {&Attributes{Flags: 1}, false}, {&Attributes{Flags: 2}, true}, {nil, true}, {nil, false}, {&Attributes{Flags: 2}, true},
+	} {
+		only(t, s, OK, with(step.a))
+		if changed := s.Revision() != last; changed != step.changes {
+			t.Errorf("step %d: changed %v", i, changed)
+		}
+		last = s.Revision()
+	}
+}
+
+// TestReadPairsHaveTheirOwnKeys: a pair that is kept for the next reader does not share the
+// memory of the request that read it first.
+func TestReadPairsHaveTheirOwnKeys(t *testing.T) {
+	s := newStore(t, "memory")
+	do(t, s, put("key", "v"))
+	for range 3 { // the first readers are not worth keeping it
+		request := []byte("key")
+		if _, _, err := s.Get(request, 0); err != nil {
+			t.Fatal(err)
+		}
+		copy(request, "xxx")
+	}
+	if kv, _, err := s.Get([]byte("key"), 0); err != nil || string(kv.Key) != "key" {
+		t.Errorf("%q, %v", kv.Key, err)
+	}
+}

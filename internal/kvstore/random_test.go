@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strconv"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
 	"github.com/kvd-io/kvd/internal/kvstore/statehash"
+	"github.com/kvd-io/kvd/internal/kvstore/tally"
 )
 
 // replica is a store that follows a history in its own way: with its own sizes of calls
@@ -36,8 +38,13 @@ type replica struct {
 type history struct {
 	entries []Entry
 	want    [][]Result
+	got     map[int][]Result // of the first replica that was asked, by entry
 	records map[string]string
 	model   *model
+}
+
+func newHistory() *history {
+	return &history{model: newModel(), got: make(map[int][]Result), records: make(map[string]string)}
 }
 
 func newReplica(t *testing.T, rng *rand.Rand, h *history, kind string, cache int) *replica {
@@ -56,6 +63,7 @@ func (r *replica) open() {
 		r.engine = engine.NewMemory()
 	}
 	r.store = openStore(r.t, r.engine, Options{CacheEntries: r.cache})
+	r.store.tally = tally.New(int64(1 + r.rng.IntN(4)))
 }
 
 // randomEngineOptions returns options that must not matter. They differ each time that an
@@ -120,6 +128,7 @@ func (r *replica) catchUp() {
 		must(r.t, r.store.Apply(batch))
 		for i := range batch {
 			r.compareResults(&batch[i], r.history.want[from+i])
+			r.compareReplicas(&batch[i], from+i)
 		}
 		r.disturb()
 	}
@@ -147,6 +156,27 @@ func (r *replica) compareResults(e *Entry, want []Result) {
 		if got, want := resultText(e.Results[i].(*Result)), resultText(&want[i]); got != want {
 			c, _ := DecodeCommand(e.Commands[i])
 			r.t.Fatalf("%s: entry %d, command %+v:\n got %s\nwant %s", r.name, e.Index, c, got, want)
+		}
+	}
+}
+
+// compareReplicas demands that the results are those of the other replicas to the last nil:
+// the model and the texts of results know no difference between empty and missing.
+func (r *replica) compareReplicas(e *Entry, at int) {
+	r.t.Helper()
+	if !e.WantResults {
+		return
+	}
+	got := resultsOf(e)
+	first, known := r.history.got[at]
+	if !known {
+		r.history.got[at] = got
+		return
+	}
+	for i := range got {
+		if !reflect.DeepEqual(got[i], first[i]) {
+			c, _ := DecodeCommand(e.Commands[i])
+			r.t.Fatalf("%s: entry %d, command %+v:\n got %#v\nwant %#v", r.name, e.Index, c, got[i], first[i])
 		}
 	}
 }
@@ -235,7 +265,7 @@ func (r *replica) checkReadTxn() {
 	if ops, compares := txn.Count(); !txn.ReadOnly() || int64(max(ops, compares)) > m.settings.MaxTxnOps {
 		return
 	}
-	got, err := r.store.ReadTxn(context.Background(), txn)
+	got, err := r.store.ReadTxn(context.Background(), txn, anyRoom)
 	must(r.t, err)
 	want := m.apply(&Command{Op: OpTxn, Txn: txn}, 1)
 	if got, want := resultText(&got), resultText(&want); got != want {
@@ -470,13 +500,19 @@ func randomCommand(rng *rand.Rand, m *model) Command {
 	case n < 45:
 		c.Op, c.Value = OpPut, []byte(strconv.Itoa(rng.IntN(1000)))
 		if rng.IntN(30) == 0 {
-			c.Value = make([]byte, rng.IntN(200<<10)) // to reach the quota
+			c.Value = make([]byte, 1+rng.IntN(200<<10)) // to reach the quota
 		}
 		randomPutOptions(rng, m, &c)
+		if rng.IntN(8) == 0 {
+			c.Value = nil
+		}
 	case n < 60:
 		c.Op = OpDelete
 	case n < 70:
 		c.Op, c.Value = OpAppend, []byte(strconv.Itoa(rng.IntN(1000)))
+		if rng.IntN(3) == 0 {
+			c.Value = nil
+		}
 	case n < 80:
 		c.Op, c.Delta = OpIncr, int64(rng.Uint64())>>rng.IntN(64)
 	case n < 84:
@@ -545,7 +581,7 @@ func TestRandomHistories(t *testing.T) {
 }
 
 func testRandomHistory(t *testing.T, rng *rand.Rand) {
-	h := &history{model: newModel(), records: make(map[string]string)}
+	h := newHistory()
 	replicas := []*replica{
 		newReplica(t, rng, h, "pebble", 0), newReplica(t, rng, h, "memory", 0),
 		newReplica(t, rng, h, "pebble", 4), newReplica(t, rng, h, "memory", 4),

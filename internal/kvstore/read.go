@@ -7,6 +7,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/tally"
 	"github.com/kvd-io/kvd/internal/kvstore/walk"
 )
 
@@ -131,12 +132,36 @@ func (s *Store) List(ctx context.Context, r Range, fn func(Item) (more bool, err
 }
 
 // Count returns the number of items of a range, which are its keys, or with a
-// delimiter its groups and the keys outside of groups.
+// delimiter its groups and the keys outside of groups. A range of many keys is counted by
+// the tally.
 func (s *Store) Count(ctx context.Context, r Range) (n, revision uint64, err error) {
-	r.KeysOnly = true
-	revision, err = s.List(ctx, r, func(Item) (bool, error) {
-		n++
-		return true, nil
+	lower, upper := layout.VersionBounds(r.Start, r.End)
+	it, at, err := s.iterAt(r.Revision, lower, upper, false)
+	if err != nil {
+		return 0, 0, err
+	}
+	w := walk.New(it, r, at, ctx.Err)
+	if len(r.Delimiter) > 0 {
+		n, err = w.Count()
+	} else {
+		n, err = w.CountUpTo(s.tally.Few())
+	}
+	var ahead []byte
+	if err == nil {
+		ahead, err = w.Ahead()
+	}
+	w.Close()
+	if err != nil {
+		return 0, 0, fmt.Errorf("read from engine: %w", err)
+	}
+	if ahead == nil {
+		return n, at, nil
+	}
+	return s.tally.Count(ctx, r.Start, r.End, func() (tally.Source, error) {
+		p, at, err := pinAt(ctx, s, r.Revision)
+		if err != nil {
+			return tally.Source{}, err
+		}
+		return tally.Source{Snapshot: p.snapshot, Generation: p.generation, Newest: p.at, Compact: p.compact, Keys: p.keys, At: at}, nil
 	})
-	return n, revision, err
 }

@@ -35,8 +35,8 @@ func checkRow(key, value []byte) error {
 	switch key[0] {
 	case layout.TableIdempotency:
 		return once.CheckRow(key[1:], value)
-	case layout.TableRights:
-		return guard.CheckRow(key[1:], value)
+	case layout.TableRights, layout.TableSecret:
+		return guard.CheckRow(key, value)
 	}
 	return checkLeaseRow(key, value)
 }

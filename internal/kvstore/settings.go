@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"github.com/kvd-io/kvd/internal/kvstore/command"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
 )
 
@@ -32,7 +33,7 @@ func (x *executor) applySettings(c *Command, e *Entry, r *Result) {
 		return
 	}
 	before := x.settings
-	if tagged := (keyState{exists: true, mod: before.Tag()}); !holds(c.Conditions, &tagged) {
+	if tagged := (keyState{exists: true, mod: before.Tag()}); !command.Hold(c.Conditions, tagged.mod) {
 		refuseAt(r, &tagged, PreconditionFailed, "a condition on the settings does not hold")
 		return
 	}

@@ -8,10 +8,12 @@ import (
 	"sync/atomic"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/guard"
 	"github.com/kvd-io/kvd/internal/kvstore/hot"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
 	"github.com/kvd-io/kvd/internal/kvstore/rows"
 	"github.com/kvd-io/kvd/internal/kvstore/statehash"
+	"github.com/kvd-io/kvd/internal/kvstore/tally"
 	"github.com/kvd-io/kvd/internal/kvstore/timeline"
 	"github.com/kvd-io/kvd/internal/kvstore/waiters"
 	"github.com/kvd-io/kvd/internal/rights"
@@ -49,6 +51,7 @@ type Options struct {
 	// OnSettings is called on every replica when settings are applied that differ,
 	// by the goroutine that applies; after a crash it may be called again.
 	OnSettings func(before, after Settings, by Origin)
+	OnRights   guard.Observer // likewise, of changes of users, roles, and tokens
 	// Observer, if not nil, is told all changes.
 	Observer Observer
 	// Leases, if not nil, is told of grants and of the ends of leases.
@@ -98,7 +101,10 @@ type Store struct {
 	// what is visible. Readers hold it for reading from choosing a revision until
 	// they have an iterator. Otherwise one could choose revision 900 of the old
 	// state and open its iterator on the new one, which may be at 500.
-	swap sync.RWMutex
+	swap       sync.RWMutex
+	generation uint64 // of the content, counted by load; swap guards it
+
+	tally *tally.Tally
 }
 
 // visible is what readers see: one position and what belongs to it. It does not
@@ -123,12 +129,12 @@ func Open(eng engine.Engine, o Options) (*Store, error) {
 	if o.HotBytes == 0 {
 		o.HotBytes = defaultHotBytes
 	}
-	s := &Store{eng: eng, hot: hot.New(o.HotBytes), observer: o.Observer, leases: o.Leases}
+	s := &Store{eng: eng, hot: hot.New(o.HotBytes), tally: tally.New(tally.Grain), observer: o.Observer, leases: o.Leases}
 	s.exec = executor{
 		eng: eng, timeline: &s.timeline, hot: s.hot, cache: newMetaCache(o.CacheEntries), writes: eng.NewWriteBatch(),
 		rows: rows.New(eng), changedRecords: make(map[string][]byte), onSettings: o.OnSettings, observed: o.Observer != nil,
 	}
-	s.exec.log.Set, s.exec.guard.LeaseKeys = s.exec.setChanges, s.exec.leases.eachKey
+	s.exec.log.Set, s.exec.guard.Rows, s.exec.guard.Observe = s.exec.setChanges, s.exec.rows.Each, o.OnRights
 	if err := s.load(); err != nil {
 		return nil, err
 	}
@@ -138,6 +144,9 @@ func Open(eng engine.Engine, o Options) (*Store, error) {
 
 // Rights returns the users, roles and tokens as of what was applied here.
 func (s *Store) Rights() *rights.Tables { return s.exec.guard.Tables() }
+
+// RightsChanged returns a channel that is closed once the store has other rights than now.
+func RightsChanged(s *Store) <-chan struct{} { return s.exec.guard.Changed() }
 
 // load reads from the engine what is kept in memory. A restored state must leave
 // nothing of the old one behind: hashes by index of the old state would be compared
@@ -152,6 +161,7 @@ func (s *Store) load() error {
 	}
 	s.timeline.Reset(samples)
 	s.hot.Reset()
+	s.generation++
 	return nil
 }
 

@@ -24,7 +24,7 @@ const maxTxnKeys = 1 << 20
 // ErrWrites is returned by ReadTxn for a transaction that could write.
 var ErrWrites = errors.New("the transaction has operations that write")
 
-// ErrNoRoom is returned by Select for a result that has no room.
+// ErrNoRoom is returned by Select and ReadTxn for a result that has no room.
 var ErrNoRoom = errors.New("there is no room for the result")
 
 // refusal is an outcome on its way to the result.
@@ -62,20 +62,23 @@ type budget struct {
 	keys        int  // to walk over that are left
 	deleted     int  // keys, up to MaxRangeDelete
 	// room, if not nil, is asked whether the result may become as large as this. It is
-	// for reads alone: what is applied must not depend on it.
+	// for reads alone: what is applied must not depend on it. size is that of the result.
 	room func(resultBytes int64) bool
+	size int64
 }
 
 // add takes a pair of a number of bytes off the size of the result.
 func (b *budget) add(pairBytes int) error {
-	if b.resultBytes -= pairBytes + layout.KeyOverheadBytes; b.resultBytes < 0 {
+	if b.count(pairBytes + layout.KeyOverheadBytes); b.resultBytes < 0 {
 		return refusalf(TooLarge, "the result would be larger than %d bytes", limits.MaxResultBytes)
 	}
-	if b.room != nil && !b.room(int64(math.MaxInt-b.resultBytes)) {
+	if b.room != nil && !b.room(b.size) {
 		return ErrNoRoom
 	}
 	return nil
 }
+
+func (b *budget) count(n int) { b.resultBytes, b.size = b.resultBytes-n, b.size+int64(n) }
 
 func (b *budget) deletedKey() error {
 	if b.deleted++; b.deleted > MaxRangeDelete {
@@ -339,10 +342,10 @@ func (p *picker) take(kv *KV) error {
 	full := p.read.Limit > 0 && uint64(len(p.kept)) == p.read.Limit
 	p.more = p.more || full
 	switch {
-	case full && (p.read.SortBy == SortByKey || !p.before(kv, &p.kept[0])):
+	case full && (p.read.SortBy == SortByKey || p.read.Compare(kv, &p.kept[0]) >= 0):
 		return nil
 	case full:
-		p.budget.resultBytes += pairBytes(&p.kept[0]) + layout.KeyOverheadBytes
+		p.budget.count(-pairBytes(&p.kept[0]) - layout.KeyOverheadBytes)
 		p.kept[0] = kv.Clone()
 		heap.Fix(p, 0)
 	case p.read.SortBy == SortByKey:
@@ -355,30 +358,9 @@ func (p *picker) take(kv *KV) error {
 
 func pairBytes(kv *KV) int { return len(kv.Key) + len(kv.Value) }
 
-// before reports whether a comes before b in the result.
-func (p *picker) before(a, b *KV) bool { return p.compare(a, b) < 0 }
-
-func (p *picker) compare(a, b *KV) int {
-	var order int
-	switch p.read.SortBy {
-	case SortByVersion:
-		order = cmp.Compare(a.Version, b.Version)
-	case SortByCreateRevision:
-		order = cmp.Compare(a.CreateRevision, b.CreateRevision)
-	case SortByModRevision:
-		order = cmp.Compare(a.ModRevision, b.ModRevision)
-	case SortByValue:
-		order = bytes.Compare(a.Value, b.Value)
-	}
-	if p.read.Reverse {
-		order = -order
-	}
-	return cmp.Or(order, bytes.Compare(a.Key, b.Key))
-}
-
 // The heap of the pairs that are kept.
 func (p *picker) Len() int           { return len(p.kept) }
-func (p *picker) Less(i, j int) bool { return p.before(&p.kept[j], &p.kept[i]) }
+func (p *picker) Less(i, j int) bool { return p.read.Compare(&p.kept[j], &p.kept[i]) < 0 }
 func (p *picker) Swap(i, j int)      { p.kept[i], p.kept[j] = p.kept[j], p.kept[i] }
 func (p *picker) Push(kv any)        { p.kept = append(p.kept, kv.(KV)) }
 
@@ -388,7 +370,7 @@ func (p *picker) Pop() any { panic("kvstore: the pairs of a list are not popped"
 // sorted returns the kept pairs in the order of the result.
 func (p *picker) sorted() []KV {
 	if p.read.SortBy != SortByKey {
-		slices.SortFunc(p.kept, func(a, b KV) int { return p.compare(&a, &b) })
+		slices.SortFunc(p.kept, func(a, b KV) int { return p.read.Compare(&a, &b) })
 	}
 	if p.read.KeysOnly {
 		for i := range p.kept {
@@ -399,9 +381,10 @@ func (p *picker) sorted() []KV {
 }
 
 // ReadTxn evaluates a transaction whose operations only read, without an entry in the
-// log, at one position that was applied. Its error is ErrWrites, that of the context, or
-// one of the engine; what the transaction itself has wrong is the outcome of the result.
-func (s *Store) ReadTxn(ctx context.Context, txn *Txn) (Result, error) {
+// log, at one position that was applied. Its error is ErrWrites, ErrNoRoom if room denies
+// that the result may become as large as it is told, that of the context, or one of the
+// engine; what the transaction itself has wrong is the outcome of the result.
+func (s *Store) ReadTxn(ctx context.Context, txn *Txn, room func(resultBytes int64) bool) (Result, error) {
 	if !txn.ReadOnly() {
 		return Result{}, ErrWrites
 	}
@@ -409,11 +392,14 @@ func (s *Store) ReadTxn(ctx context.Context, txn *Txn) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	t := txnRun{pairs: p, budget: &budget{want: true, resultBytes: limits.MaxResultBytes, keys: math.MaxInt}}
+	t := txnRun{pairs: p, budget: &budget{want: true, resultBytes: limits.MaxResultBytes, keys: math.MaxInt, room: room}}
 	var r Result
 	err = t.evaluate(txn, &r)
+	if err = errors.Join(err, p.snapshot.Close()); err != nil {
+		return Result{}, err // and what was found is not kept
+	}
 	r.Revision = p.at
-	return r, errors.Join(err, p.snapshot.Close())
+	return r, nil
 }
 
 // pinned is the newest revision that was visible at some moment, and what was readable
@@ -422,6 +408,8 @@ type pinned struct {
 	ctx         context.Context //nolint:containedctx // it lives as long as the call that has it
 	snapshot    engine.Snapshot
 	at, compact uint64
+	keys        uint64 // that exist at the newest revision
+	generation  uint64 // of the store
 }
 
 // pin pins the newest revision. The compact revision is read after the snapshot was
@@ -430,15 +418,27 @@ func pin(ctx context.Context, s *Store) (*pinned, error) {
 	s.swap.RLock()
 	defer s.swap.RUnlock()
 	for {
-		at := s.Revision()
-		p := &pinned{ctx: ctx, snapshot: s.eng.Snapshot(), at: at, compact: s.CompactRevision()}
-		if p.compact <= at {
+		v := s.visible.Load()
+		p := &pinned{ctx: ctx, snapshot: s.eng.Snapshot(), at: v.Revision, keys: v.Keys, generation: s.generation, compact: s.CompactRevision()}
+		if p.compact <= p.at {
 			return p, nil
 		}
 		if err := p.snapshot.Close(); err != nil {
 			return nil, fmt.Errorf("read from engine: %w", err)
 		}
 	}
+}
+
+// pinAt is pin for a reader of a revision, and returns which that is.
+func pinAt(ctx context.Context, s *Store, revision uint64) (p *pinned, at uint64, err error) {
+	if p, err = pin(ctx, s); err != nil {
+		return nil, 0, err
+	}
+	at, err = (&visible{Meta: layout.Meta{Revision: p.at, Compact: p.compact}}).readAt(revision)
+	if err != nil {
+		return nil, 0, errors.Join(err, p.snapshot.Close())
+	}
+	return p, at, nil
 }
 
 func (p *pinned) span() (oldest, newest uint64) { return p.compact, p.at }

@@ -245,20 +245,50 @@ func TestRangeDeletesOfATxn(t *testing.T) {
 	}
 }
 
+func anyRoom(int64) bool { return true }
+
 func TestReadTxn(t *testing.T) {
 	onBothEngines(t, func(t *testing.T, s *Store) {
 		do(t, s, put("a", "1"), put("a", "2"), put("b", "3"))
-		if _, err := s.ReadTxn(context.Background(), &Txn{Else: []Command{{Op: OpTxn, Txn: &Txn{Then: []Command{put("a", "3")}}}}}); !errors.Is(err, ErrWrites) {
+		if _, err := s.ReadTxn(context.Background(), &Txn{Else: []Command{{Op: OpTxn, Txn: &Txn{Then: []Command{put("a", "3")}}}}}, anyRoom); !errors.Is(err, ErrWrites) {
 			t.Errorf("a transaction that writes: %v", err)
 		}
 		ended, cancel := context.WithCancel(context.Background())
 		cancel()
-		if _, err := s.ReadTxn(ended, &Txn{Then: []Command{get("a")}}); !errors.Is(err, context.Canceled) {
+		if _, err := s.ReadTxn(ended, &Txn{Then: []Command{get("a")}}, anyRoom); !errors.Is(err, context.Canceled) {
 			t.Errorf("after the context has ended: %v", err)
 		}
-		r := mustGet[Result](t)(s.ReadTxn(context.Background(), &Txn{If: []Compare{compareMod("a", 3)}, Then: []Command{get("b"), {Op: OpGet, Key: []byte("a"), Read: &Read{Revision: 2}}}}))
+		r := mustGet[Result](t)(s.ReadTxn(context.Background(), &Txn{If: []Compare{compareMod("a", 3)}, Then: []Command{get("b"), {Op: OpGet, Key: []byte("a"), Read: &Read{Revision: 2}}}}, anyRoom))
 		if !r.Succeeded || r.Revision != 4 || string(r.Results[0].Pairs[0].Value) != "3" || string(r.Results[1].Pairs[0].Value) != "1" || r.Results[0].Revision != 4 {
 			t.Errorf("%s", resultText(&r))
+		}
+		do(t, s, put("large", strings.Repeat("v", 1000)))
+		var asked []int64
+		limited := func(n int64) bool { asked = append(asked, n); return n < 1000 }
+		if _, err := s.ReadTxn(context.Background(), &Txn{Then: []Command{get("a"), get("large"), get("b")}}, limited); !errors.Is(err, ErrNoRoom) {
+			t.Errorf("without room: %v", err)
+		}
+		if len(asked) != 2 || asked[0] < 2 || asked[0] > 200 || asked[1] < asked[0]+1005 || asked[1] > 1400 {
+			t.Errorf("asked for room for %v bytes", asked)
+		}
+	})
+}
+
+// TestReverseListOfChangedKeys: pairs that are not in the engine yet take their places in
+// a list, in either direction.
+func TestReverseListOfChangedKeys(t *testing.T) {
+	onBothEngines(t, func(t *testing.T, s *Store) {
+		do(t, s, put("b", "stored"), put("e", "stored"))
+		for reverse, want := range map[bool]string{false: "a b c d e f ", true: "f e d c b a "} {
+			list := Command{Op: OpList, Key: []byte("a"), End: []byte("z"), Read: &Read{Reverse: reverse}}
+			r := do(t, s, put("a", "1"), put("d", "1"), put("f", "1"), txnOf(Txn{Then: []Command{put("c", "2"), list}}))[3]
+			got := ""
+			for _, kv := range r.Results[1].Pairs {
+				got += string(kv.Key) + " "
+			}
+			if got != want {
+				t.Errorf("reverse %v: %s", reverse, got)
+			}
 		}
 	})
 }

@@ -44,7 +44,6 @@ type Batcher struct {
 	ask func(context.Context, []Request) ([]Answer, error)
 
 	renewed atomic.Uint64
-	stopped chan struct{} // closed when Run ends
 	wake    chan struct{} // capacity 1
 
 	// mu is held by requests to join or leave the queue, and by Run to take from it,
@@ -52,13 +51,16 @@ type Batcher struct {
 	mu struct {
 		sync.Mutex
 		waiting []*question
+		stopped bool // nothing is taken from the queue anymore
 	}
 }
 
 // question is a request that waits for its answer.
 type question struct {
 	Request
-	done chan Answer // capacity 1
+	reply func(Answer, error) // called at most once; it must not wait
+	// deadline is when it is given up; zero for one of Ask, which looks after itself.
+	deadline time.Time
 	// gone is set when Ask has returned, and nobody waits anymore. The queue does
 	// not look at the context instead, which its owner may use anew by then.
 	gone   atomic.Bool
@@ -67,7 +69,7 @@ type question struct {
 
 // NewBatcher returns a Batcher that asks the leader by the given function.
 func NewBatcher(ask func(context.Context, []Request) ([]Answer, error)) *Batcher {
-	return &Batcher{ask: ask, stopped: make(chan struct{}), wake: make(chan struct{}, 1)}
+	return &Batcher{ask: ask, wake: make(chan struct{}, 1)}
 }
 
 // Renewed returns how many keep-alives this node has answered.
@@ -76,22 +78,31 @@ func (b *Batcher) Renewed() uint64 { return b.renewed.Load() }
 // Ask returns the leader's answer. A lease that is about to end keeps it waiting
 // until it has ended. The context is not kept after Ask has returned.
 func (b *Batcher) Ask(ctx context.Context, r Request) (Answer, error) {
-	q := &question{Request: r, done: make(chan Answer, 1)}
+	type outcome struct {
+		answer Answer
+		err    error
+	}
+	done := make(chan outcome, 1)
+	q := &question{Request: r, reply: func(a Answer, err error) { done <- outcome{a, err} }}
 	if err := b.put(q); err != nil {
 		return Answer{}, err
 	}
 	defer q.gone.Store(true)
 	select {
-	case a := <-q.done:
-		if r.Renew && a.State == Alive {
-			b.renewed.Add(1)
-		}
-		return a, nil
+	case o := <-done:
+		return o.answer, o.err
 	case <-ctx.Done():
 		return Answer{}, q.unanswered()
-	case <-b.stopped:
-		return Answer{}, ErrStopping
 	}
+}
+
+// Post is Ask without waiting: reply gets what Ask would have returned, by the deadline or
+// roundTimeout after it. reply is called once, by the goroutine that answers all requests, so
+// it must not block. If Post returns an error, reply is not called.
+//
+// A stream with many requests under way needs no goroutine for each of them.
+func (b *Batcher) Post(r Request, deadline time.Time, reply func(Answer, error)) error {
+	return b.put(&question{Request: r, deadline: deadline, reply: reply})
 }
 
 // unanswered returns why there is no answer, with the reason of the last call.
@@ -105,7 +116,10 @@ func (q *question) unanswered() error {
 func (b *Batcher) put(q *question) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.mu.waiting) >= maxWaiting {
+	switch {
+	case b.mu.stopped:
+		return ErrStopping
+	case len(b.mu.waiting) >= maxWaiting:
 		return ErrOverloaded
 	}
 	b.mu.waiting = append(b.mu.waiting, q)
@@ -118,16 +132,31 @@ func (b *Batcher) put(q *question) error {
 
 // Run makes the calls until the context ends.
 func (b *Batcher) Run(ctx context.Context) {
-	defer close(b.stopped)
+	defer b.stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-b.wake:
 		}
-		for questions := b.take(); len(questions) > 0 && ctx.Err() == nil; questions = b.take() {
+		for ctx.Err() == nil { // what is taken is answered, or put back
+			questions := b.take()
+			if len(questions) == 0 {
+				break
+			}
 			b.round(ctx, questions)
 		}
+	}
+}
+
+// stop answers the remaining requests.
+func (b *Batcher) stop() {
+	b.mu.Lock()
+	left := b.mu.waiting
+	b.mu.waiting, b.mu.stopped = nil, true
+	b.mu.Unlock()
+	for _, q := range left {
+		q.reply(Answer{}, ErrStopping)
 	}
 }
 
@@ -164,21 +193,33 @@ func (b *Batcher) round(ctx context.Context, questions []*question) {
 		err = fmt.Errorf("the leader gave %d answers to %d requests", len(answers), len(requests))
 	}
 	var open []*question
+	now := time.Now()
 	for i, q := range questions {
-		switch {
-		case err != nil:
-			q.failed.Store(&err)
-			open = append(open, q)
-		case answers[i].State == Ending:
-			open = append(open, q)
-		default:
-			q.done <- answers[i]
+		if err == nil && answers[i].State != Ending {
+			b.answer(q, answers[i])
+			continue
 		}
+		if err != nil {
+			q.failed.Store(&err)
+		}
+		if !q.deadline.IsZero() && now.After(q.deadline) {
+			q.reply(Answer{}, q.unanswered())
+			continue
+		}
+		open = append(open, q)
 	}
 	b.again(open)
 	if len(open) == len(questions) {
 		wait(ctx, retryPause)
 	}
+}
+
+// answer passes on what the leader said.
+func (b *Batcher) answer(q *question, a Answer) {
+	if q.Renew && a.State == Alive {
+		b.renewed.Add(1)
+	}
+	q.reply(a, nil)
 }
 
 // again puts questions back in front: they have waited the longest. They had their

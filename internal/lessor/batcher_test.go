@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -164,4 +165,60 @@ func TestStopping(t *testing.T) {
 	if _, err := b.Ask(t.Context(), Request{ID: 1}); !errors.Is(err, ErrStopping) {
 		t.Errorf("%v", err)
 	}
+}
+
+// TestPost: a request without a goroutine gets its answer, or learns that there is none:
+// when its time is up, and when the batcher stops.
+func TestPost(t *testing.T) {
+	var led atomic.Bool
+	ask := func(_ context.Context, requests []Request) ([]Answer, error) {
+		if !led.Load() {
+			return nil, ErrNotLeader
+		}
+		return alive(requests), nil
+	}
+	type outcome struct {
+		answer Answer
+		err    error
+	}
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBatcher(ask)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var running sync.WaitGroup
+		running.Go(func() { b.Run(ctx) })
+		post := func(id uint64, within time.Duration) chan outcome {
+			got := make(chan outcome, 2)
+			if err := b.Post(Request{ID: id, Renew: true}, time.Now().Add(within), func(a Answer, err error) { got <- outcome{a, err} }); err != nil {
+				t.Fatal(err)
+			}
+			return got
+		}
+		begin := time.Now()
+		if o := <-post(1, time.Second); !errors.Is(o.err, ErrNoAnswer) || !errors.Is(o.err, ErrNotLeader) {
+			t.Errorf("without a leader: %+v", o)
+		}
+		if took := time.Since(begin); took < time.Second || took > time.Second+2*retryPause {
+			t.Errorf("given up after %v", took)
+		}
+		last := post(2, time.Hour)
+		led.Store(true)
+		if o := <-last; o.err != nil || o.answer.TTL != 2 || b.Renewed() != 1 {
+			t.Errorf("with a leader: %+v, %d renewed", o, b.Renewed())
+		}
+		led.Store(false)
+		stopped := post(3, time.Hour)
+		synctest.Wait()
+		cancel()
+		running.Wait()
+		if o := <-stopped; !errors.Is(o.err, ErrStopping) {
+			t.Errorf("stopping: %+v", o)
+		}
+		if err := b.Post(Request{ID: 4}, time.Now(), func(Answer, error) {}); !errors.Is(err, ErrStopping) {
+			t.Errorf("after the stop: %v", err)
+		}
+		if len(stopped)+len(last) != 0 {
+			t.Error("a request was answered twice")
+		}
+	})
 }

@@ -20,8 +20,8 @@
 // # Invariants
 //
 //	T1  No lease ends before its TTL has passed since the last keep-alive that was
-//	    answered, whoever led meanwhile. An answer needs a proof of leadership that
-//	    began after the deadline was moved (Serve): whoever leads next took office
+//	    answered, no matter who led meanwhile. An answer needs a proof of leadership that
+//	    began after the deadline was moved (Serve): the next leader took office
 //	    after the proof, and counts from there (TestKeepAliveNeedsProof,
 //	    TestNewLeaderGivesFullTTL).
 //	T2  What a deposed leader proposes ends nothing: the proposal carries its term,

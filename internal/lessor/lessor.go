@@ -1,9 +1,12 @@
 package lessor
 
 import (
+	"cmp"
 	"container/heap"
 	"context"
 	"errors"
+	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -136,17 +139,45 @@ func New(t Table, c Cluster, clock func() time.Time, report func(error)) *Lessor
 func (l *Lessor) Expired() uint64 { return l.expired.Load() }
 
 // Run keeps the office until the context ends. Looking for a change of office must
-// not wait for a proposal that hangs because of that change, so it has a goroutine
-// of its own.
+// not wait for a proposal that hangs because of that change, so proposals have a
+// goroutine of their own. It sleeps until something is due: an idle node should wake up
+// as seldom as possible.
 //
 // Run and Serve wait for the cluster between steps that do not wait: TakeOffice;
 // TakeDue and Settle; Renew and Confirm. Who has an event loop instead of goroutines,
 // like the simulator, calls the steps.
 func (l *Lessor) Run(ctx context.Context) {
+	due := make(chan struct{}, 1)
 	var done sync.WaitGroup
-	done.Go(func() { every(ctx, pace, func() { l.endDue(ctx) }) })
-	every(ctx, pace, func() { l.TakeOffice(ctx) })
+	done.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-due:
+				l.endDue(ctx)
+			}
+		}
+	})
+	every(ctx, pace, func() {
+		l.TakeOffice(ctx)
+		if !l.anyDue() {
+			return
+		}
+		select {
+		case due <- struct{}{}:
+		default: // it is at work, and looks again at the next pace
+		}
+	})
 	done.Wait()
+}
+
+// anyDue reports whether TakeDue would find a lease.
+func (l *Lessor) anyDue() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	o, now := &l.mu.office, l.nowLocked()
+	return !o.loading && len(o.due) > 0 && o.due[0].deadline <= now
 }
 
 func every(ctx context.Context, d time.Duration, f func()) {
@@ -326,6 +357,32 @@ func (l *Lessor) Confirm(r Renewal) ([]Answer, error) {
 		}
 	}
 	return r.answers, nil
+}
+
+// SortByDeadline sorts leases by when they end, if this node leads. Leases that it does not
+// know and those without an end come last; ties keep their order.
+func (l *Lessor) SortByDeadline(ids []uint64) {
+	type place struct {
+		id       uint64
+		deadline time.Duration
+	}
+	order := make([]place, len(ids))
+	l.mu.Lock()
+	leads := l.mu.office.term != 0 && !l.mu.office.loading
+	for i, id := range ids {
+		order[i] = place{id, math.MaxInt64}
+		if e := l.mu.office.leases[id]; e != nil && e.TTL > 0 {
+			order[i].deadline = e.deadline
+		}
+	}
+	l.mu.Unlock()
+	if !leads {
+		return
+	}
+	slices.SortStableFunc(order, func(a, b place) int { return cmp.Compare(a.deadline, b.deadline) })
+	for i := range order {
+		ids[i] = order[i].id
+	}
 }
 
 func (e *entry) answer(r Request, now time.Duration) Answer {

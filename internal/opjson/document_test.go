@@ -28,8 +28,11 @@ type testPart struct {
 type upper string
 
 func (u *upper) UnmarshalJSON(b []byte) error {
-	if b[0] == '0' {
+	switch {
+	case b[0] == '0':
 		return errors.New("zero is not long")
+	case string(b) == "null": // by the convention of json.Unmarshaler
+		return nil
 	}
 	*u = upper(strings.ToUpper(string(b)))
 	return nil

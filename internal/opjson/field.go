@@ -1,11 +1,15 @@
 package opjson
 
 import (
+	"errors"
+	"fmt"
 	"math/bits"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/limits"
 )
 
@@ -139,17 +143,40 @@ func (s *scan) ttl() (int64, bool) {
 	if !ok {
 		return 0, false
 	}
-	d, err := ParseDuration(string(text))
-	if err != nil || d <= 0 {
-		return 0, s.refuse("expected a duration above 0 (for example, \"30s\") or a number of seconds, found %.40q", text)
+	ms, err := ParseTTL(string(text))
+	if err != nil {
+		return 0, s.refuse("%v", err)
 	}
-	return int64((d + time.Millisecond - 1) / time.Millisecond), true
+	return ms, true
 }
+
+// ParseTTL reads a time to live, a Go duration or a bare number of seconds, and returns it
+// in milliseconds, rounded up: a lease must not end before its time.
+func ParseTTL(s string) (millis int64, err error) {
+	d, err := ParseDuration(s)
+	switch {
+	case errors.Is(err, ErrTooLong), d.Milliseconds() > kvstore.MaxTTLMillis:
+		return 0, fmt.Errorf("expected at most %d seconds (285 years), found %.40q", kvstore.MaxTTLMillis/1000, s)
+	case err != nil || d <= 0:
+		return 0, fmt.Errorf("expected a duration above 0 (for example, \"30s\") or a number of seconds, found %.40q", s)
+	}
+	return int64((d + time.Millisecond - 1) / time.Millisecond), nil
+}
+
+// ErrTooLong means that a duration would have more nanoseconds than 63 bits can count.
+var ErrTooLong = errors.New("a duration has at most 292 years")
+
+// durations are what time.ParseDuration takes, however long it is.
+var durations = regexp.MustCompile(`^[0-9]+(\.[0-9]*)?(([nuµm]?s|m|h)([0-9]+(\.[0-9]*)?([nuµm]?s|m|h))*)$`)
 
 // ParseDuration reads a Go duration; a bare number is seconds.
 func ParseDuration(s string) (time.Duration, error) {
 	if s != "" && strings.Trim(s, "0123456789.") == "" {
 		s += "s"
 	}
-	return time.ParseDuration(s)
+	d, err := time.ParseDuration(s)
+	if err != nil && durations.MatchString(s) {
+		return 0, ErrTooLong
+	}
+	return d, err
 }

@@ -152,7 +152,7 @@ func (s *scan) more(shut byte) bool {
 		return false
 	case s.first:
 		s.first = false
-		return true // whoever reads the element finds what is wrong with it
+		return true // the reader of the element finds what is wrong with it
 	case c == ',':
 		s.at++
 		return true

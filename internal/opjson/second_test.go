@@ -331,7 +331,7 @@ func (s *second) ttl(raw json.RawMessage) int64 {
 		text += "s"
 	}
 	d, err := time.ParseDuration(text)
-	s.require(err == nil && d > 0, "ttl")
+	s.require(err == nil && d > 0 && d.Milliseconds() <= kvstore.MaxTTLMillis, "ttl")
 	millis := d / time.Millisecond
 	if d%time.Millisecond > 0 {
 		millis++

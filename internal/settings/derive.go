@@ -35,6 +35,8 @@ func (s *Settings) derive(p *problemList) {
 	s.deriveTLS(p)
 	s.checkListeners(p)
 	s.checkLimits(p)
+	s.checkRights(p)
+	s.checkAudit(p)
 }
 
 // deriveClient settles where clients are served and which URLs they are told.
@@ -67,7 +69,7 @@ func (s *Settings) deriveEtcd(p *problemList) {
 	case len(s.ListenEtcd) == 0:
 		p.add("%s has no effect without --listen-etcd: this node does not serve etcd clients", s.Describe("advertise-etcd"))
 	}
-	// Whoever allows etcd's clients larger requests means larger values.
+	// Larger requests by etcd's clients imply larger values.
 	if s.Has("max-request-bytes") && !s.Has("max-value-bytes") {
 		s.MaxValueBytes = min(s.MaxRequestBytes, limits.MaxValueBytes)
 	}
@@ -86,7 +88,7 @@ func reachable(listeners []string) (urls []string) {
 }
 
 // deriveUI decides what the web page may do where nobody said so. On this machine,
-// whoever reaches the page can run curl as well. Beyond it, somebody may have the page
+// anyone who reaches the page can run curl as well. Beyond it, somebody may have the page
 // open who only meant to look.
 func (s *Settings) deriveUI() {
 	if s.UI != "" {
@@ -252,6 +254,9 @@ func (s *Settings) checkLimits(p *problemList) {
 	}
 	if s.MaxRequestBytes < 1 || s.MaxRequestBytes > limits.MaxValueBytes {
 		p.add("%s is %d, but must be from 1 to %s", s.Describe("max-request-bytes"), s.MaxRequestBytes, showSize(limits.MaxValueBytes))
+	}
+	if s.MaxLearners < 1 {
+		p.add("%s is %d, but must be at least 1", s.Describe("max-learners"), s.MaxLearners)
 	}
 	if s.MaxTxnOps < 1 || s.MaxTxnOps > limits.MaxTxnOps {
 		p.add("%s is %d, but must be from 1 to %d", s.Describe("max-txn-ops"), s.MaxTxnOps, limits.MaxTxnOps)

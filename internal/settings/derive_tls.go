@@ -100,7 +100,7 @@ func (s *Settings) peerURLs() []peerURL {
 }
 
 // checkExposure refuses peer traffic without TLS beyond this machine. The peer
-// port believes raft's messages: whoever can send one can write any data, so this
+// port believes raft's messages: anyone who can send one can write any data, so this
 // must be a decision and not a default.
 func (s *Settings) checkExposure(p *problemList) {
 	if s.InsecurePeers {

@@ -33,14 +33,22 @@ func Groups() []Group {
 			Rare: []string{"tls-crl-file", "peer-crl-file", "tls-min-version"},
 		},
 		{
+			Title:  "Rights",
+			Common: []string{"root-password-file", "auth-cert-user", "audit-log", "audit-strict"},
+			Rare: []string{
+				"auth-local-root", "auth-metrics", "auth-token-ttl", "auth-token", "bcrypt-cost", "insecure-auth",
+				"audit-keys", "audit-log-max-size", "audit-log-max-age", "audit-log-max-backups",
+			},
+		},
+		{
 			Title:  "Limits",
 			Common: []string{"quota", "max-value-bytes", "max-connections", "max-inflight", "max-watches", "request-memory"},
-			Rare:   []string{"max-request-bytes", "max-txn-ops", "watch-progress-notify-interval"},
+			Rare:   []string{"max-learners", "max-request-bytes", "max-txn-ops", "watch-progress-notify-interval"},
 		},
 		{
 			Title:  "Storage",
 			Common: []string{"engine"},
-			Rare:   []string{"rebuild-store", "snapshot-checkpoint-bytes", "snapshot-catch-up-bytes"},
+			Rare:   []string{"rebuild-store", "scrub-interval", "snapshot-checkpoint-bytes", "snapshot-catch-up-bytes"},
 		},
 		{
 			Title:  "Logging and metrics",

@@ -39,6 +39,7 @@ var (
 	durationCodec   = codec[time.Duration]{parseDuration, showDuration}
 	levelCodec      = codec[level]{parseLevel, level.String}
 	tlsVersionCodec = codec[uint16]{parseTLSVersion, showTLSVersion}
+	authTokenCodec  = codec[string]{parseAuthToken, same}
 	clientAuthCodec = codec[string]{parseClientAuth, same}
 )
 

@@ -20,7 +20,6 @@ const (
 	noDiscovery       = "kvd has no discovery service"
 	noProxy           = "every node serves every request; there is no proxy mode"
 	noTracing         = "kvd does not export traces"
-	noPasswords       = "kvd authenticates clients by certificate, not by password"
 	noBbolt           = "kvd does not use bbolt"
 	fixedPings        = "the keep-alive of etcd clients' connections is fixed at etcd's defaults"
 	noV2              = "kvd does not serve etcd's v2 API"
@@ -48,7 +47,6 @@ var refusals = []refusal{
 	// Cluster.
 	{[]string{"pre-vote"}, "raft's PreVote is always on", ""},
 	{[]string{"initial-election-tick-advance"}, "a cluster that starts elects a leader without waiting for the timeout", ""},
-	{[]string{"max-learners"}, "kvd does not limit the number of learners", ""},
 	{[]string{"force-new-cluster"}, "recovering from a lost quorum is a command of its own", "kvd recover DIR"},
 	{[]string{"discovery", "discovery-token", "discovery-endpoints"}, noDiscovery, joinInstead},
 	{[]string{"discovery-srv", "discovery-srv-name"}, "kvd does not look up members in DNS", joinInstead},
@@ -66,13 +64,12 @@ var refusals = []refusal{
 	{[]string{"self-signed-cert-validity"}, "kvd does not create certificates at startup", "kvd cert init"},
 	{[]string{"peer-skip-client-san-verification"}, memberCertificate, ""},
 	{[]string{"peer-cert-allowed-cn", "peer-cert-allowed-hostname"}, memberCertificate + "; use a CA that signs for members only", "--peer-ca-file"},
-	{[]string{"client-cert-allowed-hostname"}, "clients are judged by their CA alone; use one that signs for permitted clients only", "--tls-ca-file"},
+	{[]string{"client-cert-allowed-hostname"}, "give each client a user (--auth-cert-user) with a role", "--tls-ca-file"},
 	{[]string{"client-cert-file", "client-key-file"}, "a node does not connect to itself as a client", ""},
 	{[]string{"peer-client-cert-file"}, oneCertificate, "--peer-cert-file"},
 	{[]string{"peer-client-key-file"}, oneCertificate, "--peer-key-file"},
 	{[]string{"cipher-suites"}, "kvd uses the cipher suites that Go considers secure", "--tls-min-version"},
 	{[]string{"tls-max-version"}, "kvd always offers the newest version of TLS", "--tls-min-version"},
-	{[]string{"auth-token", "auth-token-ttl", "bcrypt-cost"}, noPasswords, "--tls-ca-file"},
 	{[]string{"cors"}, "kvd always refuses requests from other origins", ""},
 	{[]string{"host-whitelist"}, "kvd checks only the host names that browsers use", "--allowed-hosts"},
 

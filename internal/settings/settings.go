@@ -62,7 +62,24 @@ type Settings struct {
 	PeerCAFile    string
 	PeerCRLFile   string
 	RebuildStore  bool // fill a new store from the log or another member
+	ScrubInterval time.Duration
 	InsecurePeers bool // peer traffic without TLS may leave this machine
+
+	AuthCertUser     string // cn, san-uri, san-email or off
+	AuthLocalRoot    bool   // on a Unix socket, the user of this process is root
+	AuthMetrics      bool   // /metrics needs credentials
+	AuthTokenTTL     time.Duration
+	AuthToken        string // simple, or as ParseJWT takes it
+	BcryptCost       int64
+	InsecureAuth     bool   // credentials without TLS may leave this machine
+	RootPasswordFile string // of a cluster that begins with rights enabled
+
+	AuditLog        string // a file; "" for none
+	AuditMaxSize    int64
+	AuditMaxAge     time.Duration // 0 means forever
+	AuditMaxBackups int64         // 0 means unlimited
+	AuditKeys       string        // plain, hashed or off
+	AuditStrict     bool
 
 	QuotaBytes    int64 // 0 means unlimited
 	MaxValueBytes int64
@@ -75,9 +92,10 @@ type Settings struct {
 
 	MaxConnections int64 // of clients; 0 means unlimited
 	MaxInFlight    int64 // client requests served at once; at least 1
-	// MaxRequestBytes, MaxTxnOps, and WatchProgress are about clients of etcd.
+	// MaxRequestBytes, MaxTxnOps, MaxLearners, and WatchProgress are about clients of etcd.
 	MaxRequestBytes int64
 	MaxTxnOps       int64
+	MaxLearners     int64
 	WatchProgress   time.Duration // at least 100ms
 
 	MaxWatches    int64 // watches and long polls at once; at least 1

@@ -48,8 +48,9 @@ func TestDefaults(t *testing.T) {
 		ListenClient: []string{"http://127.0.0.1:12380"}, ListenPeer: peer1,
 		AdvertiseClient: []string{"http://127.0.0.1:12380"}, AdvertisePeer: []string{peer1},
 		RootMembers: true, Dialects: []string{"raftexample"}, UI: "on", QuotaBytes: 8 << 30, MaxValueBytes: 1536 << 10, CheckpointBytes: 64 << 20, CatchUpBytes: 16 << 20,
-		Heartbeat: 100 * time.Millisecond, Election: time.Second,
-		MaxConnections: 10000, MaxInFlight: 4096, MaxWatches: 10000, MaxRequestBytes: 1536 << 10, MaxTxnOps: 128, WatchProgress: 10 * time.Minute, TLSClientAuth: "off", TLSMinVersion: tls.VersionTLS12,
+		ScrubInterval: 7 * 24 * time.Hour, Heartbeat: 100 * time.Millisecond, Election: time.Second,
+		MaxConnections: 10000, MaxInFlight: 4096, MaxWatches: 10000, MaxRequestBytes: 1536 << 10, MaxTxnOps: 128, MaxLearners: 1, WatchProgress: 10 * time.Minute, TLSClientAuth: "off", TLSMinVersion: tls.VersionTLS12,
+		AuthToken: "simple", AuthCertUser: "cn", AuthLocalRoot: true, AuthTokenTTL: 5 * time.Minute, BcryptCost: 10, AuditMaxSize: 100 << 20, AuditMaxBackups: 10, AuditKeys: "plain",
 		LogLevel: zapcore.InfoLevel, RequestLog: "off", Given: Layer{},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -111,6 +112,20 @@ func TestSettings(t *testing.T) {
 		{"the page beyond loopback", "--listen-client http://127.0.0.1:1,http://10.0.0.1:1", "", func(s *Settings) bool { return s.UI == "read" }},
 		{"the page on all addresses", "--listen-client http://0.0.0.0:80", "", func(s *Settings) bool { return s.UI == "read" }},
 		{"the page as given", "--listen-client http://0.0.0.0:80 --ui on", "KVD_UI=off", func(s *Settings) bool { return s.UI == "on" }},
+		{"a bare number of seconds, as in etcd", "--auth-token-ttl 300 --bcrypt-cost 12 --auth-token simple", "", func(s *Settings) bool {
+			return s.AuthTokenTTL == 5*time.Minute && s.BcryptCost == 12
+		}},
+		{"tokens of others, as in etcd", "--auth-token jwt,pub-key=a.crt,priv-key=a.key,sign-method=RS256,ttl=3s", "", func(s *Settings) bool {
+			j, err := ParseJWT(s.AuthToken)
+			return err == nil && j == JWT{Method: "RS256", KeyFile: "a.crt", TTL: 3 * time.Second} && s.AuthTokenTTL == 3*time.Second
+		}},
+		{"tokens of others, by a private key", "--auth-token jwt,priv-key=a.key,sign-method=ES256,ttl=3s --auth-token-ttl 1m", "", func(s *Settings) bool {
+			j, err := ParseJWT(s.AuthToken)
+			return err == nil && j.KeyFile == "a.key" && s.AuthTokenTTL == time.Minute
+		}},
+		{"exposed listeners", "--listen-client http://10.0.0.1:1,unix:///run/k.sock,http://127.0.0.1:1 --listen-etcd http://0.0.0.0:2 --listen-metrics http://10.0.0.1:3", "", func(s *Settings) bool {
+			return slices.Equal(s.Exposed(), []string{"http://10.0.0.1:1", "http://0.0.0.0:2", "http://10.0.0.1:3"})
+		}},
 		{"no quota", "--quota 0", "", func(s *Settings) bool { return s.QuotaBytes == 0 }},
 		{"bare numbers are milliseconds", "--heartbeat-interval 50 --election-timeout 500", "", func(s *Settings) bool {
 			return s.Heartbeat == 50*time.Millisecond && s.Election == 500*time.Millisecond
@@ -212,6 +227,16 @@ func TestWrongSettings(t *testing.T) {
 		{"bad unit", "--heartbeat-interval 100m5", "", []string{"--heartbeat-interval", "500ms"}},
 		{"election too short", "--election-timeout 300ms", "", []string{"--election-timeout is 300ms", "5 times"}},
 		{"election too long", "--election-timeout 2m", "", []string{"--election-timeout is 2m0s", "at most"}},
+		{"logins for days", "--auth-token-ttl 48h", "", []string{"--auth-token-ttl is 48h0m0s", "24h0m0s"}},
+		{"logins for hours of work", "--bcrypt-cost 31", "", []string{"--bcrypt-cost is 31", "4 to 14"}},
+		{"strict about nothing", "--audit-strict", "", []string{"--audit-strict has no effect without --audit-log"}},
+		{"a tiny audit log", "--audit-log a --audit-log-max-size 1KiB", "", []string{"--audit-log-max-size", "at least 1MiB"}},
+		{"audit keys", "--audit-log a --audit-keys hidden", "", []string{"--audit-keys", "plain, hashed, off"}},
+		{"tokens of others without a method", "--auth-token jwt,pub-key=k", "", []string{"--auth-token", "sign-method"}},
+		{"tokens of others without a key", "--auth-token jwt,sign-method=RS256", "", []string{"--auth-token", "pub-key"}},
+		{"tokens of others with an unknown option", "--auth-token jwt,sign-method=RS256,pub-key=k,kid=1", "", []string{"--auth-token", "kid=1"}},
+		{"tokens of another kind", "--auth-token opaque", "", []string{"--auth-token", "opaque", "simple"}},
+		{"logins that others would keep for days", "--auth-token jwt,sign-method=RS256,pub-key=k,ttl=48h", "", []string{"48h0m0s", "24h0m0s"}},
 		{"empty value", "--name=", "", []string{"--name: the value is empty"}},
 		{"unknown flag", "--nmae x", "", []string{"nmae"}},
 		{"port range", "--port 65536", "", []string{"--port", "65535"}},

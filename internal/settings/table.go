@@ -47,7 +47,7 @@ func of[T any](field func(*Settings) *T, c codec[T]) value {
 
 // table has all settings in the order of docs/configuration.md. Groups orders them
 // for the help.
-var table = slices.Concat(fileRows, clusterRows, addressRows, tlsRows, storeRows, logRows)
+var table = slices.Concat(fileRows, clusterRows, addressRows, tlsRows, rightsRows, storeRows, logRows, auditRows)
 
 var fileRows = []setting{
 	{name: configFile, kind: "file", help: "YAML or JSON file of settings; flags and environment variables override it",
@@ -102,6 +102,8 @@ var addressRows = []setting{
 		value: of(func(s *Settings) *int64 { return &s.MaxRequestBytes }, sizeCodec)},
 	{name: "max-txn-ops", kind: "number", def: "128", help: "maximum number of operations on one level of an etcd client's transaction",
 		value: of(func(s *Settings) *int64 { return &s.MaxTxnOps }, countCodec)},
+	{name: "max-learners", kind: "number", def: "1", help: "maximum number of members that stay learners, for additions by etcd clients",
+		value: of(func(s *Settings) *int64 { return &s.MaxLearners }, countCodec)},
 	{name: "watch-progress-notify-interval", kind: "duration", def: "10m", help: "interval of progress notifications to etcd clients that ask for them, at least 100ms",
 		value: of(func(s *Settings) *time.Duration { return &s.WatchProgress }, paceCodec)},
 	{name: "root-members", kind: "on|off", def: "on", bare: "on", help: "allow POST /ID and DELETE /ID to change the membership",
@@ -133,8 +135,27 @@ var tlsRows = []setting{
 		value: of(func(s *Settings) *string { return &s.PeerCAFile }, textCodec)},
 	{name: "peer-crl-file", kind: "file", help: "list of revoked member certificates, PEM or DER",
 		value: of(func(s *Settings) *string { return &s.PeerCRLFile }, textCodec)},
-	{name: "insecure-peers", kind: "on|off", def: "off", bare: "on", help: "allow peer traffic without TLS beyond this machine; whoever reaches the port controls the data",
+	{name: "insecure-peers", kind: "on|off", def: "off", bare: "on", help: "allow peer traffic without TLS beyond this machine; anyone who reaches the port controls the data",
 		value: of(func(s *Settings) *bool { return &s.InsecurePeers }, switchCodec)},
+}
+
+var rightsRows = []setting{
+	{name: "auth-cert-user", kind: "cn|san-uri|san-email|off", def: "cn", help: "part of a client certificate that names the user, once rights are enabled",
+		value: of(func(s *Settings) *string { return &s.AuthCertUser }, oneOf("cn", "san-uri", "san-email", "off"))},
+	{name: "auth-local-root", kind: "on|off", def: "on", bare: "on", help: "on a Unix socket, give the operating-system user of this process all rights",
+		value: of(func(s *Settings) *bool { return &s.AuthLocalRoot }, switchCodec)},
+	{name: "auth-metrics", kind: "on|off", def: "off", bare: "on", help: "require credentials for /metrics, once rights are enabled",
+		value: of(func(s *Settings) *bool { return &s.AuthMetrics }, switchCodec)},
+	{name: "auth-token-ttl", kind: "duration", def: "5m", help: "how long a login token is valid, from 1s to 24h",
+		value: of(func(s *Settings) *time.Duration { return &s.AuthTokenTTL }, durationCodec)},
+	{name: "auth-token", kind: "simple|jwt,…", def: "simple", help: "jwt,sign-method=RS256,pub-key=FILE also accepts JSON Web Tokens signed elsewhere, as in etcd",
+		value: of(func(s *Settings) *string { return &s.AuthToken }, authTokenCodec)},
+	{name: "bcrypt-cost", kind: "number", def: "10", help: "bcrypt cost of new passwords, from 4 to 14; each step doubles the time of a login",
+		value: of(func(s *Settings) *int64 { return &s.BcryptCost }, countCodec)},
+	{name: "insecure-auth", kind: "on|off", def: "off", bare: "on", help: "accept credentials without TLS beyond this machine; anyone on the network path can steal them",
+		value: of(func(s *Settings) *bool { return &s.InsecureAuth }, switchCodec)},
+	{name: "root-password-file", kind: "file", help: "enable rights when founding a cluster; the file has the password of root",
+		value: of(func(s *Settings) *string { return &s.RootPasswordFile }, textCodec)},
 }
 
 var storeRows = []setting{
@@ -142,6 +163,8 @@ var storeRows = []setting{
 		value: of(func(s *Settings) *string { return &s.Engine }, oneOf("pebble", "memory"))},
 	{name: "rebuild-store", kind: "on|off", def: "off", bare: "on", help: "move a damaged store aside and fill a new one from the log or another member; for one start",
 		value: of(func(s *Settings) *bool { return &s.RebuildStore }, switchCodec)},
+	{name: "scrub-interval", kind: "duration", def: "168h", help: "how often to read the whole store in the background to find damage (0 means never)",
+		value: of(func(s *Settings) *time.Duration { return &s.ScrubInterval }, durationCodec)},
 	{name: "quota", kind: "bytes", def: "8GiB", help: "maximum live data of a new cluster; PUT /v1/settings changes it later (0 means unlimited)",
 		value: of(func(s *Settings) *int64 { return &s.QuotaBytes }, sizeCodec)},
 	{name: "max-value-bytes", kind: "bytes", def: "1536KiB", help: "maximum value size of a new cluster, at most 64MiB; PUT /v1/settings changes it later",
@@ -165,6 +188,21 @@ var logRows = []setting{
 		value: of(func(s *Settings) *string { return &s.RequestLog }, oneOf("off", "errors", "all"))},
 	{name: "pprof", kind: "on|off", def: "off", bare: "on", help: "serve runtime profiles on --listen-metrics",
 		value: of(func(s *Settings) *bool { return &s.Pprof }, switchCodec)},
+}
+
+var auditRows = []setting{
+	{name: "audit-log", kind: "file", help: "append a line for each change, refusal, and administrative read to this file",
+		value: of(func(s *Settings) *string { return &s.AuditLog }, textCodec)},
+	{name: "audit-log-max-size", kind: "bytes", def: "100MiB", help: "size at which the audit log is rotated, in whole MiB",
+		value: of(func(s *Settings) *int64 { return &s.AuditMaxSize }, sizeCodec)},
+	{name: "audit-log-max-age", kind: "duration", def: "0s", help: "age at which rotated audit logs are removed, in whole days (default 0s: never)",
+		value: of(func(s *Settings) *time.Duration { return &s.AuditMaxAge }, durationCodec)},
+	{name: "audit-log-max-backups", kind: "number", def: "10", help: "maximum number of rotated audit logs; older ones are removed (0 means no limit)",
+		value: of(func(s *Settings) *int64 { return &s.AuditMaxBackups }, countCodec)},
+	{name: "audit-keys", kind: "plain|hashed|off", def: "plain", help: "how keys and lock names appear in the audit log",
+		value: of(func(s *Settings) *string { return &s.AuditKeys }, oneOf("plain", "hashed", "off"))},
+	{name: "audit-strict", kind: "on|off", def: "off", bare: "on", help: "refuse changes and administrative reads that cannot be recorded first",
+		value: of(func(s *Settings) *bool { return &s.AuditStrict }, switchCodec)},
 }
 
 // settingNamed returns the row with the name, or nil.

@@ -85,6 +85,7 @@ type Hub struct {
 	closed  bool
 	batch   uint64  // counts the calls of Applied
 	found   []*spot // scratch of Applied
+	applied Applied
 
 	delivered atomic.Uint64
 	behind    atomic.Int64 // streams whose last read was from disk
@@ -122,6 +123,7 @@ func (h *Hub) Applied(changes []kvstore.Change, show func()) {
 	defer h.mu.Unlock()
 	show()
 	h.visible = changes[len(changes)-1].Revision
+	h.applied.add(changes)
 	if !h.used {
 		h.window.reset(h.visible)
 		return
@@ -245,6 +247,29 @@ type Stats struct {
 	// Delivered counts events, once for each watch that got one. DiskReads counts the
 	// steps in which streams read the change log on disk.
 	Delivered, DiskReads uint64
+	Applied              Applied
+}
+
+// Applied counts what the changes that this node has applied did.
+type Applied struct {
+	Puts, Deletes uint64
+	Compound      uint64 // revisions that changed more than one key
+}
+
+func (a *Applied) add(changes []kvstore.Change) {
+	for i := range changes {
+		events := changes[i].Events
+		for j := range events {
+			if events[j].Deleted {
+				a.Deletes++
+			} else {
+				a.Puts++
+			}
+		}
+		if len(events) > 1 {
+			a.Compound++
+		}
+	}
 }
 
 // Stats returns the figures.
@@ -254,6 +279,6 @@ func (h *Hub) Stats() Stats {
 	return Stats{
 		Streams: len(h.streams), Watches: h.watches, Behind: int(h.behind.Load()),
 		WindowBytes: h.window.size + int(h.window.kept.Load()), WindowFloor: h.window.floor,
-		Delivered: h.delivered.Load(), DiskReads: h.reads.Load(),
+		Delivered: h.delivered.Load(), DiskReads: h.reads.Load(), Applied: h.applied,
 	}
 }

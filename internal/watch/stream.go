@@ -152,7 +152,7 @@ func (s *Stream) Release() {
 }
 
 // PutBack releases the last portion and continues at its delivery i, which comes again
-// with everything after it: whoever has to wait does so without what it has read. A watch
+// with everything after it: a stream that has to wait does so without what it has read. A watch
 // that ended with the portion gets nothing again, since what was put back is compacted.
 //
 // What precedes i does not come again. Positions are revisions, and several watches may

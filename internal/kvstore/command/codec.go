@@ -48,7 +48,8 @@ const (
 	optionWait        = 1 << 3
 	optionOnlyWaiting = 1 << 4
 	optionAttributes  = 1 << 5 // and they follow
-	knownOptions      = optionAttributes | optionKeepValue | optionKeepLease | optionUnlessEqual | optionWait | optionOnlyWaiting
+	optionLockDelay   = 1 << 6 // and it follows
+	knownOptions      = optionLockDelay | optionAttributes | optionKeepValue | optionKeepLease | optionUnlessEqual | optionWait | optionOnlyWaiting
 )
 
 // The parts of an envelope.
@@ -87,6 +88,7 @@ func (c *Command) options() (options byte) {
 	setBit(&options, optionWait, c.Wait)
 	setBit(&options, optionOnlyWaiting, c.OnlyWaiting)
 	setBit(&options, optionAttributes, c.Attributes != nil && *c.Attributes != Attributes{})
+	setBit(&options, optionLockDelay, c.LockDelayMillis() != 0)
 	return options
 }
 
@@ -133,6 +135,9 @@ func appendParts(dst []byte, c *Command, flags, options byte) []byte {
 		dst = append(dst, options)
 		if options&optionAttributes != 0 {
 			dst = AppendAttributes(dst, c.Attributes)
+		}
+		if options&optionLockDelay != 0 {
+			dst = binary.AppendVarint(dst, c.LockDelayMillis())
 		}
 	}
 	if flags&flagRead != 0 {
@@ -403,6 +408,10 @@ func (d *commandDecoder) options(c *Command) {
 	if options&optionAttributes != 0 {
 		c.Attributes = DecodeAttributes(&d.Decoder)
 	}
+	if options&optionLockDelay != 0 {
+		c.Grant = &LeaseOptions{LockDelayMillis: d.Varint()}
+		d.FailIf(c.Op != OpLock || c.Grant.LockDelayMillis == 0)
+	}
 }
 
 func (d *commandDecoder) envelope(c *Command) {
@@ -586,7 +595,7 @@ func (d *commandDecoder) compare(c *Compare) {
 		c.End = d.Bytes()
 	}
 	if c.Target == CompareValue {
-		c.Value = d.Bytes()
+		c.Value = d.Value()
 	} else {
 		c.Number = d.Uvarint()
 	}

@@ -3,6 +3,7 @@ package command
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	"github.com/kvd-io/kvd/internal/limits"
 	"github.com/kvd-io/kvd/internal/rights"
@@ -70,6 +71,30 @@ const (
 	IfRevision  ConditionKind = 3 // holds if the mod_revision of the key is Revisions[0]; 0 means absent
 )
 
+// Holds reports whether the condition holds for what has a revision, 0 if it does not
+// exist (RFC 9110, section 13.1).
+func (c *Condition) Holds(revision uint64) bool {
+	matches := revision != 0 && (c.Any || slices.Contains(c.Revisions, revision))
+	switch c.Kind {
+	case IfMatch:
+		return matches
+	case IfNoneMatch:
+		return !matches
+	default:
+		return c.Revisions[0] == revision
+	}
+}
+
+// Hold reports whether all conditions hold.
+func Hold(conditions []Condition, revision uint64) bool {
+	for i := range conditions {
+		if !conditions[i].Holds(revision) {
+			return false
+		}
+	}
+	return true
+}
+
 // Command is one operation on the store in its decoded form. The operations of a
 // transaction are commands as well; of the fields below the line they use none.
 type Command struct {
@@ -113,7 +138,7 @@ type Command struct {
 	// Attributes are those that OpPut gives the key; nil removes them.
 	Attributes *Attributes
 	// Grant is what OpLeaseGrant says beside Lease and TTLMillis; nil means the
-	// defaults.
+	// defaults. OpLock uses its LockDelayMillis, for a new lease of its own.
 	Grant *LeaseOptions
 
 	// Revision is the revision that OpCompact compacts to. Reads at older
@@ -145,6 +170,30 @@ type Command struct {
 	Idempotency *Idempotency
 	// Release has the idempotency keys to forget, whatever the outcome.
 	Release []string
+}
+
+// LockDelayMillis is the lock delay of the lease that OpLock makes, and 0 for others.
+func (c *Command) LockDelayMillis() int64 {
+	if c.Op != OpLock || c.Grant == nil {
+		return 0
+	}
+	return c.Grant.LockDelayMillis
+}
+
+// RaiseTTL raises the times to live that are below the least one, in all operations of the
+// command.
+func (c *Command) RaiseTTL(least int64) {
+	if c.TTLMillis > 0 {
+		c.TTLMillis = max(c.TTLMillis, least)
+	}
+	if c.Txn == nil {
+		return
+	}
+	for _, branch := range [][]Command{c.Txn.Then, c.Txn.Else} {
+		for i := range branch {
+			branch[i].RaiseTTL(least)
+		}
+	}
 }
 
 // Txn is a transaction: if every comparison holds, Then is executed, otherwise

@@ -123,9 +123,8 @@ const (
 	pairHasAttributes = 1 << 1
 )
 
-// appendPair appends a pair. An empty value is recorded like one that was not asked for:
-// whether it is nil depends on where a replica found it, among what it is about to
-// write or in its engine, and a record that depends on that makes replicas diverge.
+// appendPair appends a pair. An empty value is nil (wire.Value), and is recorded like one
+// that was not asked for.
 func appendPair(dst []byte, kv *KV) []byte {
 	var parts byte
 	setBit(&parts, pairHasValue, len(kv.Value) > 0)
@@ -248,17 +247,12 @@ func (d *resultDecoder) count(least int) int {
 
 func (d *resultDecoder) pair(kv *KV) {
 	parts := d.Bits(pairHasValue | pairHasAttributes)
-	if kv.Key = d.Bytes(); len(kv.Key) == 0 {
-		kv.Key = nil
-	}
+	kv.Key = d.Value()
 	for _, n := range [...]*uint64{&kv.CreateRevision, &kv.ModRevision, &kv.Version, &kv.Lease} {
 		*n = d.Uvarint()
 	}
 	if parts&pairHasValue != 0 {
-		kv.Value = d.Bytes()
-	}
-	if len(kv.Value) == 0 {
-		kv.Value = nil // as appendPair sees it
+		kv.Value = d.Value()
 	}
 	if parts&pairHasAttributes != 0 {
 		kv.Attributes = DecodeAttributes(&d.Decoder)
@@ -267,6 +261,6 @@ func (d *resultDecoder) pair(kv *KV) {
 
 func (d *resultDecoder) ticket() *LockTicket {
 	t := &LockTicket{Held: d.Bits(1) == 1, Name: d.Bytes()}
-	t.Token, t.Lease, t.Body = d.Uvarint(), d.Uvarint(), d.Bytes()
+	t.Token, t.Lease, t.Body = d.Uvarint(), d.Uvarint(), d.Value()
 	return t
 }

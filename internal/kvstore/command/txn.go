@@ -150,6 +150,25 @@ func (r Relation) holds(order int) bool {
 	}
 }
 
+// Compare orders the pairs of a result.
+func (r *Read) Compare(a, b *KV) int {
+	var order int
+	switch r.SortBy {
+	case SortByVersion:
+		order = cmp.Compare(a.Version, b.Version)
+	case SortByCreateRevision:
+		order = cmp.Compare(a.CreateRevision, b.CreateRevision)
+	case SortByModRevision:
+		order = cmp.Compare(a.ModRevision, b.ModRevision)
+	case SortByValue:
+		order = bytes.Compare(a.Value, b.Value)
+	}
+	if r.Reverse {
+		order = -order
+	}
+	return cmp.Or(order, bytes.Compare(a.Key, b.Key))
+}
+
 // Excludes reports whether the bounds on revisions leave the pair out.
 func (r *Read) Excludes(kv *KV) bool {
 	return kv.ModRevision < r.MinModRevision || r.MaxModRevision != 0 && kv.ModRevision > r.MaxModRevision ||

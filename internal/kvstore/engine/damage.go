@@ -25,10 +25,11 @@ var circumstances = []syscall.Errno{
 }
 
 // damage marks an error met while existing files were opened as damage, unless the
-// circumstances explain it. Pebble reports a missing or an unreadable file in many
+// circumstances explain it, or the disk did not take something that was to be written:
+// a start may write, and the next one may succeed. Pebble reports a missing or an unreadable file in many
 // ways, and few of them are marked as corruption.
 func damage(err error) error {
-	if err == nil || IsDamage(err) || slices.ContainsFunc(circumstances, func(e syscall.Errno) bool { return errors.Is(err, e) }) {
+	if err == nil || IsDamage(err) || errors.Is(err, errUnwritten) || slices.ContainsFunc(circumstances, func(e syscall.Errno) bool { return errors.Is(err, e) }) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrDamaged, err)

@@ -6,8 +6,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 )
 
 // TestDamageIsTold: missing files are damage, whatever Pebble calls it; what the
@@ -64,6 +71,101 @@ func TestRottenBlockIsDamage(t *testing.T) {
 		t.Errorf("the owner is told %v", err)
 	}
 	_ = e.Close()
+}
+
+// failingSyncs fails all syncs of files and directories.
+type failingSyncs struct{}
+
+func (failingSyncs) String() string { return "fail syncs" }
+
+func (failingSyncs) MaybeError(op errorfs.Op) error {
+	if op.Kind == errorfs.OpFileSync || op.Kind == errorfs.OpFileSyncData {
+		return syscall.EIO
+	}
+	return nil
+}
+
+// TestFailedSyncIsNoDamage: an engine that cannot be opened because the disk does not
+// take something has whole files. Its owner must not give them up.
+func TestFailedSyncIsNoDamage(t *testing.T) {
+	fs := vfs.NewMem()
+	e := mustOpen(t, testDir, PebbleOptions{FS: fs})
+	set(t, e, "a", "1")
+	must(t, e.Close())
+	if _, err := OpenPebble(testDir, PebbleOptions{FS: errorfs.Wrap(fs, failingSyncs{})}); !errors.Is(err, syscall.EIO) || IsDamage(err) {
+		t.Errorf("%v", err)
+	}
+	for _, err := range []error{unwritten(syscall.EIO), fmt.Errorf("open db: %w", unwritten(syscall.EIO))} {
+		if IsDamage(damage(err)) {
+			t.Errorf("%v is called damage", err)
+		}
+	}
+	e = mustOpen(t, testDir, PebbleOptions{FS: fs})
+	wantValue(t, e, "a", "1")
+	must(t, e.Close())
+}
+
+// TestFailedCreateIsNoDamage: neither is a file that cannot be created, named, or removed,
+// whichever of those that an open touches.
+func TestFailedCreateIsNoDamage(t *testing.T) {
+	changes := []errorfs.OpKind{
+		errorfs.OpCreate, errorfs.OpReuseForWrite, errorfs.OpLink, errorfs.OpRename, errorfs.OpRemove, errorfs.OpRemoveAll, errorfs.OpMkdirAll, errorfs.OpOpenDir,
+	}
+	whole := vfs.NewCrashableMem()
+	e := mustOpen(t, testDir, PebbleOptions{FS: whole})
+	set(t, e, "a", "1")
+	must(t, e.Close())
+	failed := 0
+	for n := int64(1); ; n++ {
+		var done atomic.Int64
+		nth := errorfs.InjectorFunc(func(op errorfs.Op) error {
+			if slices.Contains(changes, op.Kind) && done.Add(1) == n {
+				return &os.PathError{Op: "change", Path: op.Path, Err: syscall.EIO}
+			}
+			return nil
+		})
+		fs := whole.CrashClone(vfs.CrashCloneCfg{})
+		e, err := OpenPebble(testDir, PebbleOptions{FS: errorfs.Wrap(fs, nth)})
+		if err == nil {
+			_ = e.Close() // which may meet the n-th change
+		}
+		if done.Load() < n {
+			break
+		}
+		if err != nil {
+			failed++
+		}
+		if IsDamage(err) {
+			t.Errorf("change %d: %v is called damage", n, err)
+		}
+	}
+	if failed < 5 {
+		t.Errorf("only %d changes made an open fail", failed)
+	}
+}
+
+// TestFailedOpenLeavesNothingRunning: nothing may compact a database that could not be
+// opened, and whose files are released.
+func TestFailedOpenLeavesNothingRunning(t *testing.T) {
+	fs := vfs.NewMem()
+	e := mustOpen(t, testDir, PebbleOptions{FS: fs})
+	set(t, e, "a", "1")
+	must(t, e.Close())
+	// The options are written near the end, when the database has its scheduler.
+	noOptions := errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpCreate && strings.HasSuffix(op.Path, ".dbtmp") {
+			return syscall.EIO
+		}
+		return nil
+	})
+	if _, err := OpenPebble(testDir, PebbleOptions{FS: errorfs.Wrap(fs, noOptions)}); !errors.Is(err, syscall.EIO) {
+		t.Error(err)
+	}
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	if bytes.Contains(stacks, []byte("periodicGranter")) {
+		t.Error("the scheduler of Pebble still runs")
+	}
 }
 
 // TestReadOnlyChangesNothing opens an engine as the doctor does.

@@ -23,7 +23,7 @@ type PebbleOptions struct {
 	// 16 MiB.
 	MemTableBytes uint64
 	// BlockBytes is the size of a block of a file before compression, which is what a
-	// read reads. 0 means Pebble's default, 4 KiB.
+	// read reads. 0 means 8 KiB.
 	BlockBytes int
 	// Compaction says when Pebble merges files, and into how large ones.
 	Compaction Compaction
@@ -67,6 +67,8 @@ type Logger interface {
 const (
 	defaultCacheBytes    = 64 << 20
 	defaultMemTableBytes = 16 << 20
+	// defaultBlockBytes is twice Pebble's, because blocks hold all versions of a key.
+	defaultBlockBytes = 8 << 10
 )
 
 func (o PebbleOptions) withDefaults() PebbleOptions {
@@ -75,6 +77,9 @@ func (o PebbleOptions) withDefaults() PebbleOptions {
 	}
 	if o.MemTableBytes == 0 {
 		o.MemTableBytes = defaultMemTableBytes
+	}
+	if o.BlockBytes == 0 {
+		o.BlockBytes = defaultBlockBytes
 	}
 	if o.Comparer == nil {
 		o.Comparer = pebble.DefaultComparer

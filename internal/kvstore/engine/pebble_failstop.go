@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
+	iofs "io/fs"
 	"os"
 	"sync"
 
@@ -61,7 +63,7 @@ func (fs failStopFS) Unwrap() vfs.FS { return fs.FS }
 // is opened to be synced.
 func (fs failStopFS) file(f vfs.File, err error) (vfs.File, error) {
 	if err != nil {
-		return nil, err
+		return nil, unwritten(err)
 	}
 	return failStopFile{f, fs.failure}, nil
 }
@@ -95,35 +97,35 @@ func (fs failStopFS) Link(from, to string) error {
 	if err := fs.failure.get(); err != nil {
 		return err
 	}
-	return fs.FS.Link(from, to)
+	return unwritten(fs.FS.Link(from, to))
 }
 
 func (fs failStopFS) Rename(from, to string) error {
 	if err := fs.failure.get(); err != nil {
 		return err
 	}
-	return fs.FS.Rename(from, to)
+	return unwritten(fs.FS.Rename(from, to))
 }
 
 func (fs failStopFS) Remove(name string) error {
 	if err := fs.failure.get(); err != nil {
 		return err
 	}
-	return fs.FS.Remove(name)
+	return unwritten(fs.FS.Remove(name))
 }
 
 func (fs failStopFS) RemoveAll(name string) error {
 	if err := fs.failure.get(); err != nil {
 		return err
 	}
-	return fs.FS.RemoveAll(name)
+	return unwritten(fs.FS.RemoveAll(name))
 }
 
 func (fs failStopFS) MkdirAll(dir string, perm os.FileMode) error {
 	if err := fs.failure.get(); err != nil {
 		return err
 	}
-	return fs.FS.MkdirAll(dir, perm)
+	return unwritten(fs.FS.MkdirAll(dir, perm))
 }
 
 type failStopFile struct {
@@ -135,14 +137,27 @@ func (f failStopFile) Write(p []byte) (int, error) {
 	if err := f.failure.get(); err != nil {
 		return 0, err
 	}
-	return f.File.Write(p)
+	n, err := f.File.Write(p)
+	return n, unwritten(err)
 }
 
 func (f failStopFile) WriteAt(p []byte, offset int64) (int, error) {
 	if err := f.failure.get(); err != nil {
 		return 0, err
 	}
-	return f.File.WriteAt(p, offset)
+	n, err := f.File.WriteAt(p, offset)
+	return n, unwritten(err)
+}
+
+// errUnwritten marks what the disk did not take. That says nothing about the files that
+// are there, unless one of them is missing.
+var errUnwritten = errors.New("not written")
+
+func unwritten(err error) error {
+	if err == nil || errors.Is(err, iofs.ErrNotExist) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errUnwritten, err)
 }
 
 func (f failStopFile) Sync() error {
@@ -166,7 +181,7 @@ func (f failStopFile) sync(sync func() error) error {
 		return err
 	}
 	if err := sync(); err != nil {
-		err = fmt.Errorf("sync: %w", err)
+		err = unwritten(fmt.Errorf("sync: %w", err))
 		f.failure.report(err)
 		return err
 	}

@@ -243,6 +243,42 @@ func isSync(op errorfs.Op) bool {
 	return op.Kind == errorfs.OpFileSync || op.Kind == errorfs.OpFileSyncData || op.Kind == errorfs.OpFileSyncTo
 }
 
+// TestOpenEndsWhicheverSyncFails: Pebble flushes while it opens, and repeats that until it
+// succeeds. A disk that has failed must end the opening. (If the sync of a directory fails
+// after the switch to a new manifest, Pebble ends the process itself.)
+func TestOpenEndsWhicheverSyncFails(t *testing.T) {
+	mem := vfs.NewCrashableMem()
+	e := mustOpen(t, testDir, PebbleOptions{FS: mem})
+	set(t, e, "a", "1")
+	waitDurable(t, e)
+	set(t, e, "b", "2")
+	for n := int64(1); ; n++ {
+		var syncs atomic.Int64
+		faults := &faultyFS{match: func(op errorfs.Op) bool {
+			return isSync(op) && (strings.Contains(op.Path, "MANIFEST") || strings.HasSuffix(op.Path, ".sst")) && syncs.Add(1) == n
+		}}
+		faults.on.Store(true)
+		crashed := mem.CrashClone(vfs.CrashCloneCfg{})
+		opened, err := OpenPebble(testDir, PebbleOptions{FS: errorfs.Wrap(crashed, faults)})
+		if syncs.Load() < n {
+			must(t, err)
+			faults.on.Store(false) // Close syncs, too
+			must(t, opened.Close())
+			break
+		}
+		t.Logf("sync %d: %v", n, err)
+		if err == nil {
+			if err = opened.Close(); err == nil {
+				t.Errorf("sync %d failed, and nobody was told", n)
+			}
+		}
+		if IsDamage(err) {
+			t.Errorf("sync %d: %v is called damage", n, err)
+		}
+	}
+	must(t, e.Close())
+}
+
 func TestFailedFlushIsFatal(t *testing.T) {
 	for _, test := range []struct {
 		name  string

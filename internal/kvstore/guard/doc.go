@@ -3,7 +3,9 @@
 // user may have lost a right while the command was on its way, and only the order of the
 // log says which came first.
 //
-// The tables are rows of table a, so they are in the state hash and in snapshots. They are
+// The tables are rows of table a, so they are in the state hash and in snapshots. The keys
+// that sign logins are rows of table b: each is named by its hash, which alone is in the
+// state hash, so that a backup can have all rows but no secret (Sealed). The tables are
 // held in memory as a whole (rights.MaxBytes), immutable, and replaced by a change.
 //
 // # Invariants

@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"encoding/binary"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/command"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/layout"
 	"github.com/kvd-io/kvd/internal/rights"
 )
 
@@ -138,9 +140,12 @@ func newModel(t *testing.T, r *rand.Rand) *model {
 	if err := m.guard.Load(engine.NewMemory()); err != nil {
 		t.Fatal(err)
 	}
-	m.guard.LeaseKeys = func(lease uint64, fn func([]byte) bool) error {
-		for _, k := range []byte(m.leases[lease]) {
-			if !fn([]byte{k}) {
+	m.guard.Rows = func(table byte, prefix []byte, fn func(key, value []byte) bool) error {
+		if table != layout.TableLeaseKey {
+			return nil
+		}
+		for _, k := range []byte(m.leases[binary.BigEndian.Uint64(prefix)]) {
+			if !fn(append(slices.Clone(prefix), k), nil) {
 				break
 			}
 		}
@@ -159,7 +164,7 @@ func newModel(t *testing.T, r *rand.Rand) *model {
 		}
 		tables = after
 	}
-	m.guard.tables.Store(tables)
+	m.guard.replace(tables)
 	return m
 }
 

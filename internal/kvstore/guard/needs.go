@@ -32,8 +32,8 @@ func AppendNeeds(dst []rights.Need, c *command.Command) []rights.Need {
 	return dst // OpLeaseRevoke is about keys, and OpForget about records of the principal
 }
 
-// onKey is what a command on one key needs. Whoever learns the pair before, or whether a
-// condition on it holds, reads.
+// onKey is what a command on one key needs. A command that returns the previous pair,
+// or shows whether a condition on it holds, reads the key.
 func onKey(c *command.Command, access rights.Access) rights.Need {
 	if c.ReturnPrevious || len(c.Conditions) > 0 || c.UnlessEqual {
 		access |= rights.Read

@@ -13,6 +13,7 @@ import (
 // The store consists of these tables in the engine, each under a one-byte prefix:
 //
 //	a  kind, name            → users, roles, tokens; see package rights
+//	b  kind, name, hash      → secrets of the rights, by their hash: backups lack them
 //	c  revision [, part]     → the keys that revisions changed; see package changelog
 //	h                        → progress of removing history, on this replica alone
 //	i  principal, key        → idempotency records: what became of a request
@@ -35,6 +36,7 @@ import (
 // the newest version comes first and a point read at any revision is one seek.
 const (
 	TableRights      = 'a'
+	TableSecret      = 'b'
 	TableChange      = 'c'
 	TableHistory     = 'h'
 	TableIdempotency = 'i'
@@ -52,7 +54,7 @@ const (
 )
 
 // rowTables are the replicated tables whose records are rows.
-const rowTables = string(TableRights) + string(TableIdempotency) + string(TableLeaseKey) + string(TableLease) + string(TableCounts) + string(TableLock) + string(TableLeaseLock) + string(TableTicket)
+const rowTables = string(TableRights) + string(TableSecret) + string(TableIdempotency) + string(TableLeaseKey) + string(TableLease) + string(TableCounts) + string(TableLock) + string(TableLeaseLock) + string(TableTicket)
 
 // IsRowTable reports whether the records of a table are rows.
 func IsRowTable(table byte) bool { return strings.IndexByte(rowTables, table) >= 0 }

@@ -82,6 +82,15 @@ func DecodeVersion(mod uint64, b []byte) (Version, error) {
 	return v, nil
 }
 
+// Exists reports whether the key of a version record exists: whether it is not a deletion.
+func Exists(b []byte) (bool, error) {
+	if len(b) == 0 || b[0]&^knownFlags != 0 {
+		_, err := DecodeVersion(0, b)
+		return false, err
+	}
+	return b[0]&VersionDeleted == 0, nil
+}
+
 // decodeRare decodes the parts that most versions do not have.
 func (v *Version) decodeRare(d *wire.Decoder, flags byte) {
 	if flags&versionLease != 0 {
@@ -182,7 +191,7 @@ func (p Prefix) End() []byte {
 }
 
 // Bound returns a bound of a range that has the same keys, and is hardly longer than a key
-// can be, so that whoever keeps it keeps little. No key is between two longer bounds that
+// can be, so that it takes little memory to keep. No key is between two longer bounds that
 // begin with the same command.MaxKeyBytes bytes, and the one that is equal to these is below
 // both.
 func Bound(key []byte) []byte {

@@ -10,5 +10,6 @@
 //
 //   - A row changes the writes and the state hash in Commit alone: what Drop forgets leaves
 //     no trace (TestDroppedRowsLeaveNoTrace; kvstore's S8).
+//   - A row that is remembered from an earlier use is as it is committed (TestRecentRows).
 //   - Each shows every row once and in order, wherever it is (TestEachMerges).
 package rows

@@ -22,6 +22,7 @@ type Rows struct {
 	// not in the engine yet, by engine key. A nil value is a deletion.
 	draft   map[string][]byte
 	pending *btree.BTreeG[row]
+	recent  recent
 }
 
 // row is a row that is not in the engine as it is here. A nil value means that it was
@@ -37,8 +38,8 @@ func rowLess(a, b row) bool { return a.key < b.key }
 const pendingDegree = 16
 
 // New returns the rows that an engine has, with an empty overlay.
-func New(eng engine.Engine) Rows {
-	return Rows{eng: eng, draft: make(map[string][]byte), pending: btree.NewG(pendingDegree, rowLess)}
+func New(eng engine.Engine) *Rows {
+	return &Rows{eng: eng, draft: make(map[string][]byte), pending: btree.NewG(pendingDegree, rowLess)}
 }
 
 // Set adds a row to the overlay. The value must not be nil and is not copied.
@@ -62,17 +63,21 @@ func (t *Rows) Get(table byte, key []byte) (value []byte, exists bool, err error
 
 // committed returns a row without the overlay.
 func (t *Rows) committed(key string) (value []byte, exists bool, err error) {
+	if value, known := t.recent.get(key); known {
+		return value, value != nil, nil
+	}
 	if r, changed := t.pending.Get(row{key: key}); changed {
 		return r.value, r.value != nil, nil
 	}
 	value, err = t.eng.Get([]byte{}, []byte(key))
 	if errors.Is(err, engine.ErrNotFound) {
-		return nil, false, nil
+		value, err = nil, nil
 	}
 	if err != nil {
 		return nil, false, fmt.Errorf("look up row: %w", err)
 	}
-	return value, true, nil
+	t.recent.put(key, value)
+	return value, value != nil, nil
 }
 
 // Each calls fn with the rows of a table whose keys begin with the prefix, as the
@@ -157,6 +162,7 @@ func (t *Rows) Commit(now *layout.Meta, writes engine.WriteBatch) error {
 			writes.Set([]byte(key), value)
 		}
 		t.pending.ReplaceOrInsert(row{key, value})
+		t.recent.put(key, value)
 	}
 	clear(t.draft)
 	return nil
@@ -167,6 +173,9 @@ func (t *Rows) Clean() bool { return len(t.draft) == 0 }
 
 // Drop forgets the rows of the overlay.
 func (t *Rows) Drop() { clear(t.draft) }
+
+// Reset forgets everything, because the whole state was replaced.
+func (t *Rows) Reset() { *t = *New(t.eng) }
 
 // Settle forgets the committed rows once they are in the engine.
 func (t *Rows) Settle() {

@@ -5,10 +5,12 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
+	"github.com/kvd-io/kvd/internal/kvstore/statehash"
 )
 
 const table = layout.TableLease
@@ -64,7 +66,7 @@ func TestEachMerges(t *testing.T) {
 				in = append(in, k+"="+want[k])
 			}
 		}
-		if got := all(t, &rows, prefix, from); !slices.Equal(got, in) {
+		if got := all(t, rows, prefix, from); !slices.Equal(got, in) {
 			t.Fatalf("seed %d, step %d: rows %v, want %v", seed, step, got, in)
 		}
 		if value, exists, err := rows.Get(table, []byte(key)); err != nil || string(value) != want[key] || exists != (want[key] != "") {
@@ -93,7 +95,7 @@ func TestDroppedRowsLeaveNoTrace(t *testing.T) {
 	rows.Set(table, []byte("b"), []byte("2"))
 	rows.Drop()
 	commit()
-	if got := all(t, &rows, "", ""); !rows.Clean() || now != before || !slices.Equal(got, []string{"a=1"}) {
+	if got := all(t, rows, "", ""); !rows.Clean() || now != before || !slices.Equal(got, []string{"a=1"}) {
 		t.Errorf("%v, hash %x, want %x", got, now.Rest, before.Rest)
 	}
 	rows.Delete(table, []byte("a"))
@@ -101,4 +103,70 @@ func TestDroppedRowsLeaveNoTrace(t *testing.T) {
 	if now != (layout.Meta{}) {
 		t.Errorf("no rows have the hash %x", now.Rest)
 	}
+}
+
+// TestRecentRows: rows are remembered within a bound, as they are committed, also those that
+// were deleted, or never existed. After Reset, the rows are those of the engine.
+func TestRecentRows(t *testing.T) {
+	seed := rand.Uint64()
+	rng := rand.New(rand.NewPCG(seed, 0))
+	eng := engine.NewMemory()
+	defer eng.Close()
+	rows, writes := New(eng), eng.NewWriteBatch()
+	var now, fresh layout.Meta
+	want := make(map[string]string)
+	value := func(step int) string { return strings.Repeat(fmt.Sprint(step, " "), 4000+rng.IntN(10_000)) }
+	for step := range 3000 {
+		key := fmt.Sprint(rng.IntN(60))
+		if got, exists, err := rows.Get(table, []byte(key)); err != nil || string(got) != want[key] || exists != (want[key] != "") {
+			t.Fatalf("seed %d, step %d: row %s has %d bytes, %t, %v; want %d", seed, step, key, len(got), exists, err, len(want[key]))
+		}
+		switch n := rng.IntN(8); n {
+		case 0, 1, 2:
+			want[key] = value(step)
+			rows.Set(table, []byte(key), []byte(want[key]))
+		case 3:
+			delete(want, key)
+			rows.Delete(table, []byte(key))
+		case 4:
+			rows.Set(table, []byte(key), []byte("dropped"))
+			delete(want, key)
+			rows.Delete(table, []byte(key))
+		case 5:
+			if err := rows.Commit(&now, writes); err != nil {
+				t.Fatal(err)
+			}
+			if err := writes.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			writes.Reset()
+			rows.Settle()
+		}
+		if size := rows.recent.size(); size > 2*recentBytes+200_000 {
+			t.Fatalf("seed %d, step %d: %d bytes are remembered", seed, step, size)
+		}
+	}
+	rows.Drop()
+	rows.Reset()
+	var hasher statehash.Hasher
+	for key := range 60 {
+		if value, exists, err := rows.Get(table, []byte(fmt.Sprint(key))); err != nil {
+			t.Fatal(err)
+		} else if exists {
+			fresh.Rest += hasher.Row([]byte(Key(table, []byte(fmt.Sprint(key)))), value)
+		}
+	}
+	if fresh.Rest != now.Rest {
+		t.Errorf("seed %d: the rows in the engine have the hash %x, and %x was noted", seed, fresh.Rest, now.Rest)
+	}
+}
+
+// size is what the rows of both generations take.
+func (r *recent) size() (bytes int) {
+	for _, generation := range []map[string][]byte{r.young, r.old} {
+		for key, value := range generation {
+			bytes += rowBytes(key, value)
+		}
+	}
+	return bytes
 }

@@ -1,5 +1,5 @@
 // Package ticket has the rows of locks: queues of tickets, each with a token and the lease of
-// whoever asked. What a lock is, and what happens to it, is the store's business.
+// its client. What a lock is, and what happens to it, is the store's business.
 //
 //	o  name                 → Head
 //	p  lease, name          → the token of the ticket

@@ -5,8 +5,8 @@ package waiters
 import "sync"
 
 // Waiters wakes those who wait for a ticket on this node. Every replica applies
-// everything, so a request can wait on any node. The store owns it; whoever adds waiters
-// bounds their number.
+// everything, so a request can wait on any node. The store owns it; callers that add waiters
+// bound their number.
 type Waiters struct {
 	// mu is held by requests that begin or end their wait, and by the goroutine that
 	// applies. Wake sends only to channels with room, so it never waits under mu.

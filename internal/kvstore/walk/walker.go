@@ -3,6 +3,7 @@ package walk
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 
 	"github.com/kvd-io/kvd/internal/kvstore/command"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
@@ -50,11 +51,12 @@ type Walker struct {
 	at      uint64
 	Item    Item  // of the last Next that returned true, valid until the next one
 	Err     error // why Next returned false; nil at the end
-	valid   bool  // the iterator is on the version to look at next
+	valid   bool  // the iterator is on the version to look at next, unless passing is set
+	passing bool  // it is on the version of the item and has to pass its key first
 	started bool
 	prefix  []byte // of the current key in table v
 	Key     []byte // the current key as the user wrote it
-	value   []byte // a copy, since the iterator moves on before the item is used
+	value   []byte // a copy in the reverse direction, where the iterator has moved on
 	seek    []byte // scratch for the key of a seek
 	// ended, if not nil, says why the walk should stop. Asking costs as much as a
 	// step, so it is asked once the work since the last time reaches WorkPerLook.
@@ -74,9 +76,9 @@ func New(it engine.Iterator, r Range, at uint64, ended func() error) Walker {
 // keys, or of copying values.
 const WorkPerLook = 256
 
-// checkEnded counts a key, and every 4 KiB of its value as another.
+// checkEnded counts a key, and every 4 KiB of the last value as another.
 func (w *Walker) checkEnded() error {
-	if w.work += 1 + len(w.value)>>12; w.work < WorkPerLook || w.ended == nil {
+	if w.work += 1 + len(w.Item.KV.Value)>>12; w.work < WorkPerLook || w.ended == nil {
 		return nil
 	}
 	w.work = 0
@@ -96,6 +98,10 @@ func (w *Walker) Next() bool {
 			w.valid = w.it.First()
 		}
 	}
+	if w.passing {
+		w.passing = false
+		w.skip()
+	}
 	for w.valid {
 		if err := w.checkEnded(); err != nil {
 			w.Err = err
@@ -114,8 +120,69 @@ func (w *Walker) Next() bool {
 	return false
 }
 
-// look examines the key that the iterator is on, sets the item if the key exists at
-// the revision, and moves on to the next key.
+// Count returns how many items the walk has, in place of it.
+func (w *Walker) Count() (n uint64, err error) {
+	if len(w.r.Delimiter) > 0 {
+		w.r.Reverse, w.r.KeysOnly = false, true
+		for w.Next() {
+			n++
+		}
+		return n, w.Err
+	}
+	return w.CountUpTo(math.MaxUint64)
+}
+
+// CountUpTo returns how many keys the walk has, and stops after a number of them: Ahead has
+// what it would go on with, also after it was told to end. It walks forward, without a
+// delimiter, and looks at no more of a version than tells whether the key exists.
+func (w *Walker) CountUpTo(most uint64) (n uint64, err error) {
+	if !w.started {
+		w.r.Reverse, w.started, w.valid = false, true, w.it.First()
+	}
+	for w.valid && n < most {
+		if err := w.checkEnded(); err != nil {
+			return n, err
+		}
+		prefix, rev, err := layout.SplitVersionKey(w.it.Key())
+		if err != nil {
+			return 0, err
+		}
+		w.prefix = append(w.prefix[:0], prefix...)
+		if rev > w.at && !w.seekVersion() { // no version is old enough
+			if err := w.it.Err(); err != nil {
+				return 0, err
+			}
+			w.seekNext()
+			continue
+		}
+		exists, err := layout.Exists(w.it.Value())
+		if err != nil {
+			return 0, err
+		}
+		if exists {
+			n++
+		}
+		w.skip()
+	}
+	return n, w.it.Err()
+}
+
+// Ahead returns the key that comes next, which may not exist at the revision, or nil at the
+// end. It is valid until the walk goes on.
+func (w *Walker) Ahead() ([]byte, error) {
+	if !w.valid {
+		return nil, nil
+	}
+	prefix, _, err := layout.SplitVersionKey(w.it.Key())
+	if err != nil {
+		return nil, err
+	}
+	w.Key = layout.UnescapePrefix(w.Key[:0], prefix)
+	return w.Key, nil
+}
+
+// look examines the key that the iterator is on, and sets the item if the key exists at
+// the revision; else, it moves on to the next key.
 func (w *Walker) look() (found bool, err error) {
 	prefix, rev, err := layout.SplitVersionKey(w.it.Key())
 	if err != nil {
@@ -152,10 +219,9 @@ func (w *Walker) look() (found bool, err error) {
 	w.Item = Item{KV: v.KV(rev)}
 	w.Item.KV.Key = w.Key
 	if !w.r.KeysOnly {
-		w.value = append(w.value[:0], v.Value...)
-		w.Item.KV.Value = w.value
+		w.Item.KV.Value = v.Value
 	}
-	w.skip()
+	w.passing = true // the iterator has the value until then
 	return true, nil
 }
 

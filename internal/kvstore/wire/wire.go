@@ -58,7 +58,21 @@ func (d *Decoder) Byte() byte {
 	return v
 }
 
+// Value returns b, or nil if it is empty. Every value of a pair or a ticket that is decoded
+// or copied into memory of its own passes here, so that the same state reads the same on
+// each path: from a command, from the engine, from memory, from a recorded result. The
+// bounds of ranges do not, because an empty end differs from a missing one.
+func Value(b []byte) []byte {
+	if len(b) == 0 {
+		return nil
+	}
+	return b
+}
+
 func (d *Decoder) Bytes() []byte { return d.Take(d.Uvarint()) }
+
+// Value is Bytes for a value.
+func (d *Decoder) Value() []byte { return Value(d.Bytes()) }
 
 func (d *Decoder) Take(n uint64) []byte {
 	if n > uint64(len(d.B)) {
@@ -70,8 +84,9 @@ func (d *Decoder) Take(n uint64) []byte {
 	return v
 }
 
+// Rest returns all that is left as a value.
 func (d *Decoder) Rest() []byte {
-	v := d.B
+	v := Value(d.B)
 	d.B = nil
 	return v
 }
