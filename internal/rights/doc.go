@@ -6,8 +6,8 @@
 //
 // A Tables has the replicated users, roles and tokens. It compiles what a user may do
 // into a Grants: the union of the permissions of the user's roles, as ranges that neither
-// overlap nor touch. Whoever wants to carry out a request asks the Grants for each Need of
-// it. The same Tables with the same change is the same everywhere: apply judges with it on
+// overlap nor touch. The Grants are asked for each Need of a
+// request. The same Tables with the same change is the same everywhere: apply judges with it on
 // every member, and both faces judge with it at the door.
 //
 // # Invariants
@@ -20,7 +20,9 @@
 //	R4  While rights are enabled there is a user root with the role root
 //	    (TestRootStays).
 //	R5  A refusal names the user, the access and the range that the user asked for, and
-//	    nothing that is stored.
+//	    nothing that is stored. Only who may see the tables is told more.
+//	R6  Without the role root, nobody changes what anybody may do by more than it may
+//	    do itself (CheckChange, TestNobodyGainsByChanging).
 //
 // # Rejected
 //

@@ -19,17 +19,34 @@ func Single(name []byte) Range { return Range{Start: name, One: true} }
 // From returns the range of all names from one on.
 func From(name []byte) Range { return Range{Start: name} }
 
-// String returns the range for a message to the one who named it.
+const allNames = "(all)"
+
+// String returns the range for a message, in the form in which a request most likely named it.
 func (r Range) String() string {
 	switch {
-	case r.One:
+	case r.single():
 		return fmt.Sprintf("%q", r.Start)
+	case len(first(r.Start)) == 1 && first(r.Start)[0] == 0 && r.End == nil:
+		return allNames
+	case r.prefix():
+		return fmt.Sprintf("with the prefix %q", r.Start)
 	case r.End != nil:
 		return fmt.Sprintf("from %q to %q", r.Start, r.End)
-	case len(first(r.Start)) == 1 && first(r.Start)[0] == 0:
-		return "(all)"
 	}
 	return fmt.Sprintf("from %q on", r.Start)
+}
+
+// single reports whether the range has one name.
+func (r Range) single() bool {
+	n := len(r.Start)
+	return r.One || len(r.End) == n+1 && r.End[n] == 0 && bytes.HasPrefix(r.End, r.Start)
+}
+
+// prefix reports whether the range is the names that begin with Start.
+func (r Range) prefix() bool {
+	n := len(r.End) - 1
+	return n >= 0 && n < len(r.Start) && bytes.Equal(r.Start[:n], r.End[:n]) && r.Start[n]+1 == r.End[n] &&
+		len(bytes.TrimRight(r.Start[n+1:], "\xff")) == 0
 }
 
 // empty reports whether no name is in the range.
@@ -52,7 +69,8 @@ type Need struct {
 	Capability Capability
 }
 
-// String returns the need for a message, for example: write key "a".
+// String returns the need for a message, for example: write key "a", or read keys with the
+// prefix "a/".
 func (n Need) String() string {
 	if n.Capability != "" {
 		return fmt.Sprintf("use the capability %q", n.Capability)
@@ -60,7 +78,14 @@ func (n Need) String() string {
 	if n.Access == 0 {
 		return "do that"
 	}
-	return fmt.Sprintf("%s %s %s", n.Access, n.Space, n.Range)
+	switch text := n.Range.String(); {
+	case n.Range.single():
+		return fmt.Sprintf("%s %s %s", n.Access, n.Space, text)
+	case text == allNames:
+		return fmt.Sprintf("%s all %ss", n.Access, n.Space)
+	default:
+		return fmt.Sprintf("%s %ss %s", n.Access, n.Space, text)
+	}
 }
 
 // Grants is what somebody may do. The zero value may do nothing. It is immutable.
@@ -160,4 +185,57 @@ func merge(ranges []Range) []Range {
 		out = append(out, r)
 	}
 	return out
+}
+
+// Permissions returns the granted permissions in order, merged into as few as possible.
+// All rights are one permission in each space.
+func (g *Grants) Permissions() (out []Permission) {
+	if g.all {
+		for _, space := range []Space{Keys, Locks} {
+			out = append(out, Permission{Access: ReadWrite, Space: space, Key: []byte{0}, RangeEnd: []byte{0}})
+		}
+		return out
+	}
+	for space := range g.ranges {
+		reads, writes := g.ranges[space][0], g.ranges[space][1]
+		for _, r := range reads {
+			access := Read
+			if among(writes, r) {
+				access = ReadWrite
+			}
+			out = append(out, r.permission(access, Space(space)))
+		}
+		for _, r := range writes {
+			if !among(reads, r) {
+				out = append(out, r.permission(Write, Space(space)))
+			}
+		}
+	}
+	return out
+}
+
+// Capabilities returns those that are granted, in order.
+func (g *Grants) Capabilities() []Capability {
+	if g.all {
+		return slices.Sorted(slices.Values(Capabilities))
+	}
+	return slices.Clone(g.capabilities)
+}
+
+// among reports whether one of the ranges, sorted and apart, is exactly r.
+func among(ranges []Range, r Range) bool {
+	i, found := slices.BinarySearchFunc(ranges, r.Start, func(have Range, start []byte) int { return bytes.Compare(have.Start, start) })
+	return found && (ranges[i].End == nil) == (r.End == nil) && bytes.Equal(ranges[i].End, r.End)
+}
+
+// permission returns the permission for a range with bounds.
+func (r Range) permission(access Access, space Space) Permission {
+	p := Permission{Access: access, Space: space, Key: r.Start, RangeEnd: r.End}
+	switch {
+	case r.End == nil:
+		p.RangeEnd = []byte{0}
+	case r.single():
+		p.RangeEnd = nil
+	}
+	return p
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"time"
 )
 
 // Root is the name of the role that may do everything, which exists without being made,
@@ -24,10 +26,14 @@ const (
 	MaxUsers       = 10_000
 	MaxRoles       = 10_000
 	MaxTokens      = 100_000
+	MaxUserTokens  = 1_000 // of a user
 	MaxPermissions = 1_000 // of a role
 	MaxUserRoles   = 100   // of a user
 	MaxHashBytes   = 256
-	MaxLabelBytes  = 256
+	// MaxHashCost is the highest cost of a bcrypt hash. Every attempt to log in costs the
+	// node as much work, and each step doubles it: at 14, about a second.
+	MaxHashCost   = 14
+	MaxLabelBytes = 256
 )
 
 // Access is what a permission allows, as bits.
@@ -140,7 +146,8 @@ func (p Permission) Range() Range {
 	return Range{Start: p.Key, End: p.RangeEnd}
 }
 
-func (p Permission) validate() error {
+// Validate reports what is wrong with the permission.
+func (p Permission) Validate() error {
 	r := p.Range()
 	switch {
 	case p.Access == 0 || p.Access > ReadWrite:
@@ -182,6 +189,26 @@ type Token struct {
 	// Created and Expires are Unix times in milliseconds; an Expires of 0 means never.
 	Created int64 `json:"created"`
 	Expires int64 `json:"expires,omitempty"`
+
+	// used is the minute of the last use, in Unix minutes, which this process alone knows:
+	// it is not stored. All tables with this token share it.
+	used *atomic.Int64
+}
+
+// Use notes that the token was used. A use in the minute of the last one costs a load.
+func (t *Token) Use(now time.Time) {
+	if minute := now.Unix() / 60; t.used != nil && t.used.Load() < minute {
+		t.used.Store(minute)
+	}
+}
+
+// LastUsed returns the minute in which this process last saw the token used; the zero time
+// if it has not.
+func (t *Token) LastUsed() time.Time {
+	if t.used == nil || t.used.Load() == 0 {
+		return time.Time{}
+	}
+	return time.Unix(60*t.used.Load(), 0)
 }
 
 // validName refuses names that could not be shown, or sent in a header.
@@ -200,8 +227,9 @@ func validName(what, name string) error {
 // Validate reports everything that is wrong with the user alone.
 func (u *User) Validate() error {
 	problems := []error{validName("user", u.Name)}
-	if strings.Contains(u.Name, ":") {
-		problems = append(problems, errors.New("the name of a user has a colon, which basic authentication cannot send"))
+	// Without a password, the name may be the URI of a client certificate.
+	if len(u.Hash) > 0 && strings.Contains(u.Name, ":") {
+		problems = append(problems, errors.New("the name of a user with a password has a colon, which basic authentication cannot send"))
 	}
 	if len(u.Hash) > MaxHashBytes {
 		problems = append(problems, fmt.Errorf("the password hash has %d bytes, but the limit is %d", len(u.Hash), MaxHashBytes))
@@ -222,7 +250,7 @@ func (r *Role) Validate() error {
 		problems = append(problems, fmt.Errorf("the role has %d permissions, but the limit is %d", len(r.Permissions), MaxPermissions))
 	}
 	for i, p := range r.Permissions {
-		problems = append(problems, p.validate())
+		problems = append(problems, p.Validate())
 		if slices.ContainsFunc(r.Permissions[:i], p.Same) {
 			problems = append(problems, fmt.Errorf("the role has two permissions for %s", p.Range()))
 		}

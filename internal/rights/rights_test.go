@@ -147,6 +147,35 @@ func TestRootStays(t *testing.T) {
 	must(t, tables, Change{DeleteUser: Root})
 }
 
+// TestStepsOfAChange: what a change has takes effect together, once, or not at all.
+func TestStepsOfAChange(t *testing.T) {
+	root := &User{Name: Root, Hash: []byte("h"), Roles: []string{Root}}
+	tables := must(t, New(), Change{Revision: 1, PutUser: root, RotateKey: []byte("key"), Enable: true})
+	if !tables.Enabled() || tables.User(Root) == nil || len(tables.Keys()) != 1 || tables.Revision() != 2 {
+		t.Errorf("%+v", tables.state)
+	}
+	for _, c := range []Change{
+		{},
+		{Revision: 2},
+		{Enable: true, Disable: true},
+		{PutUser: &User{Name: "ann", Roles: []string{"missing"}}, Disable: true},
+		{PutUser: &User{Name: "ann"}, DeleteUser: Root},
+		{DeleteRole: "missing", Disable: true},
+	} {
+		before := tables.state
+		if after, rows, err := tables.Apply(&c); err == nil || after != nil || rows != nil {
+			t.Errorf("%+v: %+v, %v", c, rows, err)
+		}
+		if tables.state.Revision != before.Revision || !tables.Enabled() || tables.User("ann") != nil {
+			t.Errorf("%+v has left %+v", c, tables.state)
+		}
+	}
+	tables = must(t, tables, Change{PutRole: &Role{Name: "team"}, PutUser: &User{Name: "ann"}})
+	if tables.Role("team") == nil || tables.User("ann") == nil {
+		t.Error("a step of the change is missing")
+	}
+}
+
 // TestWhoMayWhat goes through the kinds of users.
 func TestWhoMayWhat(t *testing.T) {
 	tables := withRoot(t)
@@ -196,9 +225,12 @@ func history(t *testing.T, r *rand.Rand, check func(before, after *Tables, rows 
 	name := func() string { return []string{"a", "b", "c", Root, Anonymous, "bad\x01"}[r.IntN(6)] }
 	for range 400 {
 		var c Change
-		switch r.IntN(9) {
+		switch r.IntN(10) {
 		case 0, 1:
-			c.PutUser = &User{Name: name(), Roles: []string{name(), name()}[:r.IntN(3)]}
+			c.PutUser = &User{Name: name(), Hash: []byte{byte(r.IntN(256))}, Roles: []string{name(), name()}[:r.IntN(3)]}
+			c.KeepPassword = r.IntN(2) == 0
+		case 8:
+			c.SetPassword = &Password{User: name(), Hash: []byte{byte(r.IntN(256))}}
 		case 2, 3:
 			c.PutRole = &Role{Name: name(), Permissions: []Permission{randomPermission(r, names()), randomPermission(r, names())}[:r.IntN(3)]}
 		case 4:
@@ -240,7 +272,7 @@ func history(t *testing.T, r *rand.Rand, check func(before, after *Tables, rows 
 func TestRowsAreTheTables(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	stored := make(map[string][]byte)
+	stored := make(map[string]Row)
 	history(t, rand.New(rand.NewPCG(seed, 2)), func(before, after *Tables, rows []Row, err error) {
 		if err != nil {
 			mustEqual(t, before, load(t, stored))
@@ -249,7 +281,7 @@ func TestRowsAreTheTables(t *testing.T) {
 		for _, r := range rows {
 			if r.Value == nil {
 				delete(stored, r.Key)
-			} else if stored[r.Key] = r.Value; CheckRow(r) != nil {
+			} else if stored[r.Key] = r; CheckRow(r) != nil {
 				t.Fatalf("%s: %v", r.Value, CheckRow(r))
 			}
 		}
@@ -261,13 +293,9 @@ func TestRowsAreTheTables(t *testing.T) {
 }
 
 // load loads the rows of a test. Empty tables have none.
-func load(t *testing.T, stored map[string][]byte) *Tables {
+func load(t *testing.T, stored map[string]Row) *Tables {
 	t.Helper()
-	var rows []Row
-	for _, key := range slices.Sorted(maps.Keys(stored)) {
-		rows = append(rows, Row{Key: key, Value: stored[key]})
-	}
-	tables, err := Load(rows)
+	tables, err := Load(slices.Collect(maps.Values(stored)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,8 +309,37 @@ func mustEqual(t *testing.T, got, want *Tables) {
 			t.Fatalf("%s, want %s", got, want)
 		}
 	}
+	if fmt.Sprint(got.keys) != fmt.Sprint(want.keys) {
+		t.Fatalf("keys %v, want %v", got.keys, want.keys)
+	}
 	if got.bytes != want.bytes || len(got.bySum) != len(want.tokens) {
 		t.Fatalf("%d bytes, %d sums; want %d, %d", got.bytes, len(got.bySum), want.bytes, len(want.tokens))
+	}
+}
+
+// TestEditsAreCountedAsInEtcd: enabling, tokens and keys are no edits.
+func TestEditsAreCountedAsInEtcd(t *testing.T) {
+	tables := New()
+	for i, c := range []struct {
+		change Change
+		edit   bool
+	}{
+		{Change{PutUser: &User{Name: Root, Roles: []string{Root}}}, true},
+		{Change{SetPassword: &Password{User: Root, Hash: []byte("h")}}, true},
+		{Change{PutRole: &Role{Name: "team"}}, true},
+		{Change{Enable: true}, false},
+		{Change{RotateKey: []byte("key")}, false},
+		{Change{PutToken: &Token{ID: "t", User: Root}}, false},
+		{Change{DeleteToken: "t"}, false},
+		{Change{DeleteRole: "team"}, true},
+		{Change{Disable: true}, true},
+		{Change{DeleteUser: Root}, true},
+	} {
+		before := tables.Edits()
+		tables = must(t, tables, c.change)
+		if want := before + map[bool]uint64{true: 1}[c.edit]; tables.Edits() != want || tables.Revision() != uint64(i+2) {
+			t.Errorf("%+v: edits %d, revision %d; want %d, %d", c.change, tables.Edits(), tables.Revision(), want, i+2)
+		}
 	}
 }
 
@@ -320,5 +377,30 @@ func TestTheTablesAreBounded(t *testing.T) {
 			return
 		}
 		tables = after
+	}
+}
+
+// A refusal names what was asked for as it was asked for.
+func TestNeedText(t *testing.T) {
+	span := func(start, end string) Range { return Range{Start: []byte(start), End: []byte(end)} }
+	for _, c := range []struct {
+		need Need
+		want string
+	}{
+		{Need{Access: Write, Range: Single([]byte("a"))}, `write key "a"`},
+		{Need{Access: Read, Range: From(nil)}, `read all keys`},
+		{Need{Access: Read, Range: From([]byte{0})}, `read all keys`},
+		{Need{Access: Read, Range: From([]byte("b"))}, `read keys from "b" on`},
+		{Need{Access: ReadWrite, Range: span("a/", "a0")}, `readwrite keys with the prefix "a/"`},
+		{Need{Access: Read, Range: span("a\xff\xff", "b")}, `read keys with the prefix "a\xff\xff"`},
+		{Need{Access: Read, Range: span("a\xff/", "b")}, `read keys from "a\xff/" to "b"`},
+		{Need{Access: Read, Range: span("a", "c")}, `read keys from "a" to "c"`},
+		{Need{Access: Read, Range: span("ab", "b")}, `read keys from "ab" to "b"`},
+		{Need{Access: Read, Range: span("", "b")}, `read keys from "" to "b"`},
+		{Need{Access: Write, Space: Locks, Range: span("job", "joc")}, `write locks with the prefix "job"`},
+	} {
+		if got := c.need.String(); got != c.want {
+			t.Errorf("%s, want %s", got, c.want)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 )
 
 // ErrRow is wrapped by errors about rows that Apply does not produce.
@@ -30,6 +31,8 @@ func CheckRow(r Row) error { return New().add(r) }
 func (t *Tables) add(r Row) error {
 	kind, name, _ := strings.Cut(r.Key, "/")
 	switch {
+	case r.Secret:
+		return t.addKey(r)
 	case r.Key == stateRow:
 		return decode(r, &t.state, func() error { return nil })
 	case kind == "u":
@@ -41,7 +44,7 @@ func (t *Tables) add(r Row) error {
 		t.roles[name] = role
 		return decode(r, role, func() error { return errors.Join(role.Validate(), sameName(name, role.Name)) })
 	case kind == "t":
-		token := new(Token)
+		token := &Token{used: new(atomic.Int64)}
 		err := decode(r, token, func() error { return errors.Join(token.validate(), sameName(name, token.ID)) })
 		t.tokens[name], t.bySum[token.Sum] = token, token
 		return err

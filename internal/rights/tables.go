@@ -11,38 +11,60 @@ import (
 // ErrStale is wrapped by the refusal of a change that was made against other tables.
 var ErrStale = errors.New("the rights were changed meanwhile")
 
-// Change is a change of the tables: of one entry, or of State. Exactly one field beside
-// Revision is set.
+// ErrNotFound is wrapped by the refusal of a change of what does not exist.
+var ErrNotFound = errors.New("not found")
+
+// Change is a change of the tables. The fields that are set take effect in the order of the
+// struct, all or none: one change can add the first user and enable rights.
 type Change struct {
 	// Revision is the revision of the tables that the change was made against; 0 means
 	// any. A change of an entry is the whole entry, so a change against other tables
 	// could undo what another one did.
 	Revision uint64 `json:"revision,omitempty"`
 
-	PutUser     *User  `json:"put_user,omitempty"`
-	DeleteUser  string `json:"delete_user,omitempty"`
-	PutRole     *Role  `json:"put_role,omitempty"`
-	DeleteRole  string `json:"delete_role,omitempty"`
-	PutToken    *Token `json:"put_token,omitempty"`
-	DeleteToken string `json:"delete_token,omitempty"`
-	Enable      bool   `json:"enable,omitempty"`
-	Disable     bool   `json:"disable,omitempty"`
+	PutUser *User `json:"put_user,omitempty"`
+	// KeepPassword leaves the password of PutUser as it is, whatever it is when the
+	// change is applied, so that a change of roles need not know it.
+	KeepPassword bool `json:"keep_password,omitempty"`
+	// SetPassword changes nothing but the hash of a user who exists.
+	SetPassword *Password `json:"set_password,omitempty"`
+	DeleteUser  string    `json:"delete_user,omitempty"`
+	PutRole     *Role     `json:"put_role,omitempty"`
+	DeleteRole  string    `json:"delete_role,omitempty"`
+	PutToken    *Token    `json:"put_token,omitempty"`
+	DeleteToken string    `json:"delete_token,omitempty"`
+	Enable      bool      `json:"enable,omitempty"`
+	Disable     bool      `json:"disable,omitempty"`
 	// RotateKey is the key that signs the tokens of logins from now on.
 	RotateKey []byte `json:"rotate_key,omitempty"`
+}
+
+// Password is the new password of a user, hashed; an empty Hash removes it.
+type Password struct {
+	User string `json:"user"`
+	Hash []byte `json:"hash,omitempty"`
+}
+
+// edits reports whether etcd would count the change.
+func (c *Change) edits() bool {
+	return c.PutUser != nil || c.SetPassword != nil || c.DeleteUser != "" || c.PutRole != nil || c.DeleteRole != "" || c.Disable
 }
 
 // State is the part of the tables that is there once.
 type State struct {
 	Enabled  bool   `json:"enabled"`
 	Revision uint64 `json:"revision"`
-	// Keys sign the tokens of logins: the newest first, and the one before.
-	Keys [][]byte `json:"keys,omitempty"`
+	// Edits is the number of changes of users and roles, and of times that rights were
+	// disabled: what etcd counts.
+	Edits uint64 `json:"edits,omitempty"`
 }
 
 // Row is an entry as it is stored. A nil Value means that the entry is gone.
 type Row struct {
-	Key   string // the kind and the name: u/NAME, r/NAME, t/ID, or s
+	Key   string // the kind and the name: u/NAME, r/NAME, t/ID, k/REVISION/HASH, or s
 	Value []byte
+	// Secret means that backups lack Value, and that Key says which one it is.
+	Secret bool
 }
 
 const stateRow = "s"
@@ -55,7 +77,8 @@ type Tables struct {
 	roles  map[string]*Role
 	tokens map[string]*Token
 	bySum  map[[32]byte]*Token
-	sizes  map[string]int // of the rows in bytes, by key
+	keys   []loginKey     // the newest first, and the one before
+	sizes  map[string]int // of the rows without keys in bytes, by key
 	bytes  int            // the sum of sizes
 	// grants are those of users that were asked for: string to *Grants. They follow
 	// from the rest, which does not change.
@@ -76,8 +99,9 @@ func (t *Tables) Enabled() bool { return t.state.Enabled }
 // Revision is the number of changes, from 1.
 func (t *Tables) Revision() uint64 { return t.state.Revision }
 
-// Keys returns the keys that sign the tokens of logins, the newest first.
-func (t *Tables) Keys() [][]byte { return t.state.Keys }
+// Edits is the revision as etcd counts it, from 1: enabling rights does not raise it, nor do
+// changes of tokens and keys, which etcd does not have. It is only shown to etcd clients.
+func (t *Tables) Edits() uint64 { return 1 + t.state.Edits }
 
 // User returns a user, or nil. It must not be changed.
 func (t *Tables) User(name string) *User { return t.users[name] }
@@ -111,7 +135,7 @@ func (t *Tables) Grants(user string) *Grants {
 		return g.(*Grants)
 	}
 	g, exists := t.compile(user)
-	if exists { // whoever invents names must not fill the memory
+	if exists { // unknown names must not fill the memory
 		t.grants.Store(user, g)
 	}
 	return g
@@ -127,31 +151,36 @@ func (t *Tables) Check(user string, needs ...Need) error {
 			continue
 		}
 		if user == "" {
-			return fmt.Errorf("requests without credentials may not %s; give a token or a password", n)
+			return fmt.Errorf("requests without credentials may not %s; provide a token or a password", n)
 		}
-		return fmt.Errorf("user %q may not %s; ask an administrator for a role that may", user, n)
+		return fmt.Errorf("user %q may not %s; ask an administrator for a role that allows it", user, n)
 	}
 	return nil
 }
 
 // compile works out what a user may do.
 func (t *Tables) compile(user string) (g *Grants, exists bool) {
-	names := []string{Anonymous}
 	if u := t.users[user]; u != nil {
-		names = u.Roles
-	} else if user != "" || t.roles[Anonymous] == nil {
+		return t.union(u.Roles), true
+	}
+	if user != "" || t.roles[Anonymous] == nil {
 		return nothing, false
 	}
+	return t.union([]string{Anonymous}), true
+}
+
+// union returns the rights of a user with these roles.
+func (t *Tables) union(names []string) *Grants {
 	var roles []*Role
 	for _, name := range names {
 		if name == Root {
-			return everything, true
+			return everything
 		}
 		if r := t.roles[name]; r != nil {
 			roles = append(roles, r)
 		}
 	}
-	return grantsOf(roles), true
+	return grantsOf(roles)
 }
 
 // clone returns tables that can be changed without changing these. Entries are shared:
@@ -159,8 +188,35 @@ func (t *Tables) compile(user string) (g *Grants, exists bool) {
 func (t *Tables) clone() *Tables {
 	return &Tables{
 		state: t.state, users: maps.Clone(t.users), roles: maps.Clone(t.roles), tokens: maps.Clone(t.tokens), bySum: maps.Clone(t.bySum),
-		sizes: maps.Clone(t.sizes), bytes: t.bytes,
+		keys: t.keys, sizes: maps.Clone(t.sizes), bytes: t.bytes,
 	}
+}
+
+// EntryRevision returns the revision of the tables if the entry of a change exists, and
+// otherwise 0. Conditions of a change compare with it: entries have no revisions of their own.
+func (t *Tables) EntryRevision(c *Change) uint64 {
+	exists := true
+	switch {
+	case c.Enable || c.Disable: // it is about the state, also if it makes root in the same step
+	case c.PutUser != nil:
+		exists = t.users[c.PutUser.Name] != nil
+	case c.SetPassword != nil:
+		exists = t.users[c.SetPassword.User] != nil
+	case c.DeleteUser != "":
+		exists = t.users[c.DeleteUser] != nil
+	case c.PutRole != nil:
+		exists = t.roles[c.PutRole.Name] != nil
+	case c.DeleteRole != "":
+		exists = t.roles[c.DeleteRole] != nil
+	case c.PutToken != nil:
+		exists = t.tokens[c.PutToken.ID] != nil
+	case c.DeleteToken != "":
+		exists = t.tokens[c.DeleteToken] != nil
+	}
+	if !exists {
+		return 0
+	}
+	return t.state.Revision
 }
 
 // Apply returns the tables after a change, and the rows that differ. The tables stay as
@@ -175,6 +231,9 @@ func (t *Tables) Apply(c *Change) (*Tables, []Row, error) {
 		return nil, nil, err
 	}
 	after.state.Revision++
+	if c.edits() {
+		after.state.Edits++
+	}
 	rows = append(rows, Row{Key: stateRow, Value: mustJSON(&after.state)})
 	for _, r := range rows {
 		after.resize(r)
@@ -185,8 +244,12 @@ func (t *Tables) Apply(c *Change) (*Tables, []Row, error) {
 	return after, rows, nil
 }
 
-// resize counts a row that was stored or deleted.
+// resize counts a row that was stored or deleted. Secrets are few, and do not count: where
+// they are missing, the same change must be refused or not.
 func (t *Tables) resize(r Row) {
+	if r.Secret {
+		return
+	}
 	t.bytes -= t.sizes[r.Key]
 	delete(t.sizes, r.Key)
 	if r.Value != nil {
@@ -196,36 +259,53 @@ func (t *Tables) resize(r Row) {
 }
 
 // change carries out the change, and returns the rows of the entries that differ.
-func (t *Tables) change(c *Change) ([]Row, error) {
+func (t *Tables) change(c *Change) (rows []Row, err error) {
+	step := func(changed []Row, wrong error) {
+		rows, err = append(rows, changed...), errors.Join(err, wrong)
+	}
+	if c.PutUser != nil {
+		step(t.putUser(c.PutUser, c.KeepPassword))
+	}
+	if c.SetPassword != nil {
+		step(t.setPassword(c.SetPassword))
+	}
+	if c.DeleteUser != "" {
+		step(t.deleteUser(c.DeleteUser))
+	}
+	if c.PutRole != nil {
+		step(t.putRole(c.PutRole))
+	}
+	if c.DeleteRole != "" {
+		step(t.deleteRole(c.DeleteRole))
+	}
+	if c.PutToken != nil {
+		step(t.putToken(c.PutToken))
+	}
+	if c.DeleteToken != "" {
+		step(t.deleteToken(c.DeleteToken))
+	}
 	switch {
-	case c.PutUser != nil:
-		return t.putUser(c.PutUser)
-	case c.DeleteUser != "":
-		return t.deleteUser(c.DeleteUser)
-	case c.PutRole != nil:
-		return t.putRole(c.PutRole)
-	case c.DeleteRole != "":
-		return t.deleteRole(c.DeleteRole)
-	case c.PutToken != nil:
-		return t.putToken(c.PutToken)
-	case c.DeleteToken != "":
-		return t.deleteToken(c.DeleteToken)
+	case c.Enable && c.Disable:
+		return nil, errors.New("the change of rights both enables and disables them")
 	case c.Enable || c.Disable:
 		t.state.Enabled = c.Enable
-		return nil, nil
-	case len(c.RotateKey) > 0:
-		t.state.Keys = append([][]byte{c.RotateKey}, t.state.Keys...)
-		t.state.Keys = t.state.Keys[:min(2, len(t.state.Keys))]
-		return nil, nil
+	case len(rows)+len(c.RotateKey) == 0 && err == nil:
+		return nil, errors.New("the change of rights is empty")
 	}
-	return nil, errors.New("the change of rights is empty")
+	if len(c.RotateKey) > 0 {
+		step(t.rotate(c.RotateKey))
+	}
+	return rows, err
 }
 
-func (t *Tables) putUser(u *User) ([]Row, error) {
-	if err := u.Validate(); err != nil {
+func (t *Tables) putUser(u *User, keepPassword bool) ([]Row, error) {
+	put := *u
+	if old := t.users[u.Name]; keepPassword && old != nil {
+		put.Hash = old.Hash
+	}
+	if err := put.Validate(); err != nil {
 		return nil, err
 	}
-	put := *u
 	put.Roles = slices.Compact(slices.Sorted(slices.Values(u.Roles)))
 	for _, name := range put.Roles {
 		if t.roles[name] == nil && name != Root {
@@ -236,9 +316,29 @@ func (t *Tables) putUser(u *User) ([]Row, error) {
 	return []Row{userRow(&put)}, nil
 }
 
+func (t *Tables) setPassword(p *Password) ([]Row, error) {
+	old := t.users[p.User]
+	if old == nil {
+		return nil, noSuch("user", p.User)
+	}
+	put := *old
+	put.Hash = p.Hash
+	return t.putUser(&put, false)
+}
+
+// noSuch returns the error for an entry that does not exist.
+func noSuch(what, name string) error { return &missing{what, name} }
+
+// missing is an ErrNotFound with a name.
+type missing struct{ what, name string }
+
+func (m *missing) Error() string { return fmt.Sprintf("%s %q does not exist", m.what, m.name) }
+
+func (m *missing) Is(target error) bool { return target == ErrNotFound }
+
 func (t *Tables) deleteUser(name string) ([]Row, error) {
 	if t.users[name] == nil {
-		return nil, fmt.Errorf("user %q does not exist", name)
+		return nil, noSuch("user", name)
 	}
 	delete(t.users, name)
 	rows := []Row{{Key: "u/" + name}}
@@ -264,7 +364,7 @@ func (t *Tables) putRole(r *Role) ([]Row, error) {
 // deleteRole takes the role from its users as well.
 func (t *Tables) deleteRole(name string) ([]Row, error) {
 	if t.roles[name] == nil {
-		return nil, fmt.Errorf("role %q does not exist", name)
+		return nil, noSuch("role", name)
 	}
 	delete(t.roles, name)
 	rows := []Row{{Key: "r/" + name}}
@@ -283,35 +383,6 @@ func (t *Tables) deleteRole(name string) ([]Row, error) {
 }
 
 func userRow(u *User) Row { return Row{Key: "u/" + u.Name, Value: mustJSON(u)} }
-
-func (t *Tables) putToken(token *Token) ([]Row, error) {
-	if err := token.validate(); err != nil {
-		return nil, err
-	}
-	if t.users[token.User] == nil {
-		return nil, fmt.Errorf("user %q does not exist", token.User)
-	}
-	if t.tokens[token.ID] != nil || t.bySum[token.Sum] != nil {
-		return nil, fmt.Errorf("token %q exists already", token.ID)
-	}
-	put := *token
-	t.tokens[put.ID], t.bySum[put.Sum] = &put, &put
-	return []Row{{Key: "t/" + put.ID, Value: mustJSON(&put)}}, nil
-}
-
-func (t *Tables) deleteToken(id string) ([]Row, error) {
-	token := t.tokens[id]
-	if token == nil {
-		return nil, fmt.Errorf("token %q does not exist", id)
-	}
-	t.dropToken(token)
-	return []Row{{Key: "t/" + id}}, nil
-}
-
-func (t *Tables) dropToken(token *Token) {
-	delete(t.tokens, token.ID)
-	delete(t.bySum, token.Sum)
-}
 
 // ErrNoRootUser and ErrNoRootRole are why rights cannot be enabled, or why root cannot go
 // while they are.
