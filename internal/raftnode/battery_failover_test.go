@@ -3,6 +3,9 @@ package raftnode
 import (
 	"errors"
 	"testing"
+	"time"
+
+	record "github.com/kvd-io/kvd/internal/proof"
 )
 
 // Stories about a leader whose process dies, or is believed to be dead. If
@@ -10,10 +13,11 @@ import (
 // virtual time, and everything has to be over long before that.
 
 const (
-	failoverSeeds  = 20
 	longElection   = 300 // ticks
 	beforeElection = 10 * second
 )
+
+var failoverSeeds = seedsOf(20)
 
 // busy and idle are the clients' pauses. A busy leader refutes a suspicion
 // within milliseconds, an idle one with its next heartbeat.
@@ -76,7 +80,7 @@ func TestDeadLeaderIsFollowedAtOnce(t *testing.T) {
 		}
 		s.settle(patience)
 	}
-	t.Logf("a new leader for all after %d ms on average, %d ms at most", sum/failoverSeeds/milli, slowest/milli)
+	t.Logf("a new leader for all after %d ms on average, %d ms at most", sum/int64(failoverSeeds)/milli, slowest/milli)
 }
 
 // TestLeaderRestartedUnnoticed: a leader that was restarted before anybody
@@ -214,9 +218,11 @@ func glitches(t *testing.T, seed uint64, bug plantedBug) (s *sim, l *simNode, te
 // TestControlSuspectEveryBreak: a broken connection alone does not prove that
 // the leader is gone.
 func TestControlSuspectEveryBreak(t *testing.T) {
+	begin := time.Now()
 	for seed := uint64(1); seed <= failoverSeeds; seed++ {
 		if s, l, term := glitches(t, seed, bugSuspectEveryBreak); s.leader() != l || l.core.term != term {
 			t.Logf("detected by seed %d: term %d became %d", seed, term, s.leader().core.term)
+			record.Caught(t, controlSuite, bugSuspectEveryBreak.String(), int(seed), begin)
 			return
 		}
 	}
@@ -226,9 +232,11 @@ func TestControlSuspectEveryBreak(t *testing.T) {
 // TestControlCampaignWithoutPreVote: PreVote is what keeps a suspected leader
 // in office.
 func TestControlCampaignWithoutPreVote(t *testing.T) {
+	begin := time.Now()
 	for seed := uint64(1); seed <= failoverSeeds; seed++ {
 		if s, l := fewSuspect(t, seed, bugCampaignWithoutPreVote); s.leader() != l.leader || l.core.term != l.term {
 			t.Logf("detected by seed %d: term %d became %d", seed, l.term, s.leader().core.term)
+			record.Caught(t, controlSuite, bugCampaignWithoutPreVote.String(), int(seed), begin)
 			return
 		}
 	}

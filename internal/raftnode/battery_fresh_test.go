@@ -37,93 +37,98 @@ func (s *sim) freshFor(d int64, ids ...uint64) {
 // TestFreshnessOfHealthyMembers: leader and followers know themselves to be fresh,
 // idle, under writes, and while reads use the contexts of the heartbeats.
 func TestFreshnessOfHealthyMembers(t *testing.T) {
-	s := battery(t, 3)
-	l := s.elect()
-	s.run(2 * second)
-	s.freshFor(20*second, s.order...)
-	s.load(6, span{5 * milli, 40 * milli})
-	s.freshFor(20*second, s.order...)
-	s.must(20*electionTimeout, "a hand-over", func() bool { return s.leader() != nil })
-	if s.leader() != l {
-		t.Error("the leader changed without a failure")
+	for s := range battery(t, 3) {
+		l := s.elect()
+		s.run(2 * second)
+		s.freshFor(20*second, s.order...)
+		s.load(6, span{5 * milli, 40 * milli})
+		s.freshFor(20*second, s.order...)
+		s.must(20*electionTimeout, "a hand-over", func() bool { return s.leader() != nil })
+		if s.leader() != l {
+			t.Error("the leader changed without a failure")
+		}
+		s.settle(patience)
 	}
-	s.settle(patience)
 }
 
 // TestFreshnessOfASlowFollower: a follower whose apply loop hangs hears from its
 // leader all the time, and knows that its state grows old.
 func TestFreshnessOfASlowFollower(t *testing.T) {
-	s := battery(t, 3)
-	l := s.elect()
-	s.run(2 * second)
-	slow := s.nodes[s.others(l.id)[0]]
-	slow.slow = true
-	begin := slow.time()
-	s.agree(l, 8, l.id)
-	s.run(3 * second)
-	if age := slow.freshnessAge(); age < slow.time().Sub(begin)-time.Duration(milli)*time.Microsecond {
-		t.Errorf("with entries that are not applied since %v, the member knows an age of %v", slow.time().Sub(begin), age)
+	for s := range battery(t, 3) {
+		l := s.elect()
+		s.run(2 * second)
+		slow := s.nodes[s.others(l.id)[0]]
+		slow.slow = true
+		begin := slow.time()
+		s.agree(l, 8, l.id)
+		s.run(3 * second)
+		if age := slow.freshnessAge(); age < slow.time().Sub(begin)-time.Duration(milli)*time.Microsecond {
+			t.Errorf("with entries that are not applied since %v, the member knows an age of %v", slow.time().Sub(begin), age)
+		}
+		if p := slow.core.position(); p.Known <= slow.applier.index {
+			t.Errorf("known commit index %d, applied %d: no lag", p.Known, slow.applier.index)
+		}
+		slow.slow = false
+		slow.startApply()
+		s.must(second, "a fresh follower", func() bool { return slow.freshnessAge() < time.Duration(usualAge)*time.Microsecond })
+		s.settle(patience)
 	}
-	if p := slow.core.position(); p.Known <= slow.applier.index {
-		t.Errorf("known commit index %d, applied %d: no lag", p.Known, slow.applier.index)
-	}
-	slow.slow = false
-	slow.startApply()
-	s.must(second, "a fresh follower", func() bool { return slow.freshnessAge() < time.Duration(usualAge)*time.Microsecond })
-	s.settle(patience)
 }
 
 // TestFreshnessOfAnIsolatedLeader: a leader that is cut off grows old from the last
 // contact with a quorum on, and so does a follower that is cut off with it,
 // although both still believe in this leader.
 func TestFreshnessOfAnIsolatedLeader(t *testing.T) {
-	s := battery(t, 5)
-	l := s.elect()
-	s.run(2 * second)
-	rest := s.others(l.id)
-	with := s.nodes[rest[0]]
-	s.partition([]uint64{l.id, with.id}, rest[1:])
-	cut := s.now
-	s.must(4*electionTimeout, "a leader of the others", func() bool { return s.leader() != l })
-	s.agree(s.leader(), 8, rest[1:]...)
-	s.until(10*electionTimeout, func() bool { return !l.core.isLeader() })
-	if limit := time.UnixMicro(cut + 10*milli); l.fresh.confirmed(l.applier.index).After(limit) || with.fresh.confirmed(with.applier.index).After(limit) {
-		t.Errorf("the partition began %v ago, and the two know ages of %v and %v", l.time().Sub(limit), l.freshnessAge(), with.freshnessAge())
+	for s := range battery(t, 5) {
+		l := s.elect()
+		s.run(2 * second)
+		rest := s.others(l.id)
+		with := s.nodes[rest[0]]
+		s.partition([]uint64{l.id, with.id}, rest[1:])
+		cut := s.now
+		s.must(4*electionTimeout, "a leader of the others", func() bool { return s.leader() != l })
+		s.agree(s.leader(), 8, rest[1:]...)
+		s.until(10*electionTimeout, func() bool { return !l.core.isLeader() })
+		if limit := time.UnixMicro(cut + 10*milli); l.fresh.confirmed(l.applier.index).After(limit) || with.fresh.confirmed(with.applier.index).After(limit) {
+			t.Errorf("the partition began %v ago, and the two know ages of %v and %v", l.time().Sub(limit), l.freshnessAge(), with.freshnessAge())
+		}
+		s.heal()
+		s.settle(patience)
 	}
-	s.heal()
-	s.settle(patience)
 }
 
 // TestFreshnessOfASingleVoter: a cluster of one has no heartbeats.
 func TestFreshnessOfASingleVoter(t *testing.T) {
-	s := battery(t, 1)
-	l := s.elect()
-	s.run(second)
-	s.agree(l, 8, l.id)
-	if age := l.freshnessAge(); age > 2*time.Duration(simTick)*time.Microsecond {
-		t.Errorf("a single voter knows an age of %v", age)
+	for s := range battery(t, 1) {
+		l := s.elect()
+		s.run(second)
+		s.agree(l, 8, l.id)
+		if age := l.freshnessAge(); age > 2*time.Duration(simTick)*time.Microsecond {
+			t.Errorf("a single voter knows an age of %v", age)
+		}
+		s.settle(patience)
 	}
-	s.settle(patience)
 }
 
 // TestFreshnessAfterAPause: a member that was paused finds answers in its buffers,
 // and they prove only what was true when it asked.
 func TestFreshnessAfterAPause(t *testing.T) {
-	s := battery(t, 3)
-	l := s.elect()
-	s.run(2 * second)
-	paused := s.nodes[s.others(l.id)[0]]
-	paused.turning = true // nothing schedules a turn anymore, and the inbox fills
-	began := s.now
-	s.run(5 * electionTimeout / 10)
-	s.agree(l, 8, l.id)
-	items := paused.inbox
-	for i := range items { // one by one, as from a socket
-		paused.inbox = items[i : i+1]
-		paused.turn()
-		if at := paused.fresh.confirmed(paused.applier.index); at.UnixMicro() > began && paused.applier.index < l.applier.index {
-			t.Fatalf("after message %d of %d: claims to be as fresh as of %d µs after the pause began", i, len(items), at.UnixMicro()-began)
+	for s := range battery(t, 3) {
+		l := s.elect()
+		s.run(2 * second)
+		paused := s.nodes[s.others(l.id)[0]]
+		paused.turning = true // nothing schedules a turn anymore, and the inbox fills
+		began := s.now
+		s.run(5 * electionTimeout / 10)
+		s.agree(l, 8, l.id)
+		items := paused.inbox
+		for i := range items { // one by one, as from a socket
+			paused.inbox = items[i : i+1]
+			paused.turn()
+			if at := paused.fresh.confirmed(paused.applier.index); at.UnixMicro() > began && paused.applier.index < l.applier.index {
+				t.Fatalf("after message %d of %d: claims to be as fresh as of %d µs after the pause began", i, len(items), at.UnixMicro()-began)
+			}
 		}
+		s.settle(patience)
 	}
-	s.settle(patience)
 }

@@ -21,9 +21,8 @@ const (
 // files of the spool. It is a loop of its own because writing the spool may wait
 // for the disk, and neither the log's readers nor its writer may wait for that.
 type compactor struct {
-	cfg       *Config
-	log       *raftlog.Store
-	snapshots *snapshotter // knows how far the log has been applied
+	cfg *Config
+	log *raftlog.Store
 }
 
 func (c *compactor) run(ctx context.Context) error {
@@ -37,7 +36,6 @@ func (c *compactor) run(ctx context.Context) error {
 		case <-ticker.C:
 		}
 		begin := time.Now()
-		c.log.NoteApplied(c.snapshots.applied.Load())
 		if err := c.log.Compact(); err != nil {
 			c.cfg.Observer.Snapshot(SnapshotSpool, time.Since(begin), 0, err)
 			c.cfg.Logger.Warn("log not kept for a member; it may need another snapshot", zap.Error(err))

@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/kvstore/engine"
 )
 
 // Clients of keys: transactions, and requests that take effect once.
@@ -84,7 +85,10 @@ func (c *client) look(n *simNode) []kvstore.KV {
 	}
 	r, err := storeOf(n).store.ReadTxn(context.Background(), &kvstore.Txn{
 		Then: []kvstore.Command{{Op: kvstore.OpList, Key: []byte("acct/"), End: prefixEnd("acct/")}},
-	})
+	}, func(int64) bool { return true })
+	if engine.IsDamage(err) {
+		return nil
+	}
 	if err != nil || r.Outcome != kvstore.OK {
 		c.w.s.violate("X2: read the accounts: %+v, %v", r, err)
 		return nil
@@ -195,6 +199,7 @@ func (c *client) attempt(key string, cmd kvstore.Command) *op {
 			return
 		}
 		r := o.result.value.(*kvstore.Result)
+		c.w.observeRepeat(o.node, key, r)
 		first := c.w.answers[key]
 		switch {
 		case r.Outcome != kvstore.OK:
@@ -270,4 +275,5 @@ func compacting(c *client) {
 	if r != nil && r.Outcome == kvstore.OK {
 		c.w.stats.compacted++
 	}
+	c.w.s.reachIf(compactRefused, r != nil && r.Outcome == kvstore.Compacted)
 }

@@ -30,7 +30,8 @@ func (c *client) grant() (id uint64) {
 		return 0
 	}
 	c.w.stats.granted++
-	c.w.truth.promise(r.Lease.ID, begin+ttl*milli)
+	c.w.lastLease = r.Lease.ID
+	c.w.truth.promise(r.Lease.ID, begin+c.w.promised(ttl*milli))
 	return r.Lease.ID
 }
 
@@ -38,21 +39,25 @@ func (c *client) grant() (id uint64) {
 func (c *client) alive(lease uint64) bool { return c.w.s.now < c.w.truth.fate(lease).promised }
 
 // keepAlive asks any member to renew a lease, and reports whether it was promised more time.
-func (c *client) keepAlive(id uint64) bool {
+func (c *client) keepAlive(id uint64) bool { return c.keepAliveAt(c.w.s.anyNode(), id) }
+
+func (c *client) keepAliveAt(n *simNode, id uint64) bool {
 	begin := c.w.s.now
 	wake := c.waker()
 	var answer lessor.Answer
-	c.w.askLeader(c.w.s.anyNode(), id, func(a lessor.Answer) {
+	c.w.askLeader(n, id, func(a lessor.Answer) {
 		answer = a
 		wake()
 	})
 	c.w.s.after(c.w.s.between(span{100 * milli, 500 * milli}), "client", wake)
 	c.wait()
+	c.w.s.reachIf(keepAliveAcrossEnd, c.w.truth.fate(id).ended >= begin && c.w.truth.fate(id).ended != 0)
+	c.w.s.reachIf(keepAliveTooLate, answer.State == lessor.Ending)
 	if answer.State != lessor.Alive {
 		return false
 	}
 	c.w.stats.renewed++
-	c.w.truth.promise(id, begin+answer.Remaining.Microseconds())
+	c.w.truth.promise(id, begin+c.w.promised(answer.Remaining.Microseconds()))
 	return true
 }
 
@@ -69,8 +74,17 @@ func (w *contractWorld) askLeader(n *simNode, id uint64, done func(lessor.Answer
 		if err != nil {
 			return
 		}
+		if w.s.opts.bug == bugKeepAliveUnproven {
+			w.carry(l, n, func() {
+				if answers, err := m.lessor.Confirm(r); err == nil {
+					done(answers[0])
+				}
+			})
+			return
+		}
 		proof := w.s.linearizable(l)
 		proof.whenDone(func() {
+			w.s.reachIf(keepAliveUnproven, proof.outcome != succeeded || l.core.term != r.Term)
 			if proof.outcome != succeeded || l.core.lead != l.id || l.core.term != r.Term {
 				return
 			}
@@ -85,6 +99,10 @@ func (w *contractWorld) askLeader(n *simNode, id uint64, done func(lessor.Answer
 func (w *contractWorld) carry(from, to *simNode, do func()) {
 	s := w.s
 	s.after(s.between(s.net.delay), "call", func() {
+		if s.now < to.pausedUntil {
+			to.later(to.pausedUntil-s.now, "call", do)
+			return
+		}
 		if to.up && from.up && !s.net.blocked[link{from.id, to.id}] && !s.chance(s.net.loss) {
 			do()
 		}
@@ -97,15 +115,23 @@ func tenant(c *client) {
 	if lease == 0 {
 		return
 	}
+	home := c.w.s.anyNode()
+	stays := c.w.s.chance(0.5)
 	for range c.w.s.rng.IntN(20) {
+		if !stays {
+			home = c.w.s.anyNode()
+		}
 		if c.w.s.chance(0.2) {
 			key := fmt.Appendf(nil, "lease/%d", c.w.s.rng.IntN(6))
 			c.do(c.w.s.anyNode(), &kvstore.Command{Op: kvstore.OpPut, Key: key, Value: []byte(c.name), Lease: lease})
 		}
-		c.keepAlive(lease)
+		c.keepAliveAt(home, lease)
 		c.pause(span{100 * milli, 1200 * milli})
 	}
-	if c.w.s.chance(0.4) {
+	switch {
+	case c.w.s.chance(0.2):
+		c.grantAgain(lease)
+	case c.w.s.chance(0.4):
 		c.giveUp(lease, kvstore.Command{Op: kvstore.OpLeaseRevoke, Lease: lease})
 	}
 }
@@ -196,6 +222,7 @@ func (c *client) write(name string, lease, token uint64) {
 		return
 	}
 	c.w.stats.staleTokens++
+	c.w.s.reach(tokenStale)
 	if f := c.w.truth.fate(lease); c.alive(lease) && !f.givenUp {
 		c.w.s.violate("X5: the holder of %s with token %d and a lease until %d ms comes after one with token %d", name, token, f.promised/milli, g.token)
 	}

@@ -6,19 +6,26 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/kvstore/engine/crashdisk"
 	"github.com/kvd-io/kvd/internal/lessor"
 	"github.com/kvd-io/kvd/internal/watch"
 )
 
 // storeMachine is the real store as the state machine of a simulated member, with the
-// hub of its watches and the time of its leases. The engine is the one in memory: nothing
-// of it runs in the background, so a seed always gives the same run. What a disk would
-// keep over a crash is a snapshot body, which Flush makes.
+// hub of its watches and the time of its leases. The engine is mostly the one in memory,
+// and what a disk would keep over a crash is a snapshot body, which Flush makes. In some
+// worlds it is Pebble, on a disk whose power is cut. Nothing of it becomes durable but by
+// Flush, which waits for that, so a seed always gives the same run there, too.
 type storeMachine struct {
 	w       *contractWorld
 	n       *simNode
@@ -26,6 +33,9 @@ type storeMachine struct {
 	hub     *watch.Hub
 	lessor  *lessor.Lessor
 	durable []byte
+	disk    *crashdisk.Disk        // nil: the engine is in memory
+	files   engine.Verifier        // of the engine on it
+	met     *atomic.Pointer[error] // the damage that the engine has met
 	// expiring is set while the end of leases is proposed.
 	expiring bool
 
@@ -36,6 +46,9 @@ type storeMachine struct {
 
 func (w *contractWorld) newMachine(n *simNode) simMachine {
 	m := &storeMachine{w: w, n: n}
+	if n.s.opts.onDisk && !n.s.opts.memory {
+		m.disk = crashdisk.New()
+	}
 	m.open()
 	m.plantForesight()
 	return m
@@ -45,8 +58,21 @@ func (w *contractWorld) newMachine(n *simNode) simMachine {
 func (m *storeMachine) open() {
 	m.restored, m.foreseen, m.expiring = 0, 0, false
 	m.hub = watch.New(watch.Options{WindowBytes: m.w.windowBytes})
-	m.lessor = lessor.New(simTable{m}, simOffice{m}, m.n.time, func(error) {})
-	store, err := kvstore.Open(engine.NewMemory(), kvstore.Options{CacheEntries: 32, HotBytes: 16 << 10, Observer: simFeed{m}, Leases: simLeases{m}})
+	m.lessor = lessor.New(simTable{m}, simOffice{m}, m.n.clock, func(error) {})
+	opts := kvstore.Options{CacheEntries: 32, HotBytes: 16 << 10, Observer: simFeed{m}, Leases: simLeases{m}}
+	eng, err := m.engine()
+	var store *kvstore.Store
+	if err == nil {
+		store, err = kvstore.Open(eng, opts)
+	}
+	if engine.IsDamage(err) { // the next start will be refused
+		damage := err
+		m.met.Store(&damage)
+		if eng != nil {
+			_ = eng.Close()
+		}
+		store, err = kvstore.Open(engine.NewMemory(), opts)
+	}
 	if err == nil && m.durable != nil {
 		err = store.Restore(bytes.NewReader(m.durable))
 	}
@@ -57,7 +83,80 @@ func (m *storeMachine) open() {
 	m.hub.Attach(simSource{m})
 }
 
-func (m *storeMachine) crash() { m.open() }
+func (m *storeMachine) engine() (engine.Engine, error) {
+	if m.disk == nil {
+		return engine.NewMemory(), nil
+	}
+	met := new(atomic.Pointer[error])
+	m.met = met
+	eng, err := m.disk.Open(kvstore.Comparer(), func(err error) { met.Store(&err) })
+	if err == nil {
+		m.files = eng.(engine.Verifier)
+	}
+	return eng, err
+}
+
+// crash loses what was not flushed.
+func (m *storeMachine) crash() {
+	if m.disk != nil {
+		m.disk.Cut(m.n.s.source(unit{kind: unitHarm, client: int(m.n.id), number: m.n.boots}))
+		m.w.s.reach(crashOfPebble)
+	}
+	m.close()
+	m.open()
+}
+
+// rot flips a bit in the first block of one of Pebble's tables.
+func (m *storeMachine) rot(rng *rand.Rand) bool {
+	if m.disk == nil {
+		return false // nothing is stored that anybody reads before a start
+	}
+	_, files, err := m.files.Files()
+	if err != nil {
+		m.w.s.violate("member %d: list the files: %v", m.n.id, err)
+	}
+	files = slices.DeleteFunc(files, func(f engine.File) bool { return !strings.HasSuffix(f.Name, ".sst") })
+	if len(files) == 0 {
+		return false
+	}
+	if err := m.disk.Rot(files[rng.IntN(len(files))].Name, rng.IntN(16), rng.IntN(8)); err != nil {
+		m.w.s.violate("member %d: rot: %v", m.n.id, err)
+	}
+	return true
+}
+
+func (m *storeMachine) scrub() error {
+	if m.disk == nil {
+		return nil
+	}
+	_, files, err := m.files.Files()
+	for _, f := range files {
+		err = errors.Join(err, m.files.Verify(f, func(int) error { return nil }))
+	}
+	m.w.s.reachIf(rotOfPebble, err != nil)
+	return err
+}
+
+func (m *storeMachine) failed() error {
+	if m.disk == nil {
+		return nil
+	}
+	if err := m.met.Load(); err != nil {
+		m.w.s.reach(rotOfPebble)
+		return *err
+	}
+	return nil
+}
+
+// close lets go of files and goroutines.
+func (m *storeMachine) close() {
+	if m.disk == nil || m.store == nil {
+		return
+	}
+	if err := m.store.Close(); err != nil && m.failed() == nil {
+		m.w.s.violate("member %d: close the store: %v", m.n.id, err)
+	}
+}
 
 func (m *storeMachine) position() (index, term uint64) {
 	p := m.store.Position()
@@ -132,6 +231,9 @@ func (m *storeMachine) Flush() error {
 	if m.n.s.opts.memory {
 		return nil
 	}
+	if m.disk != nil {
+		return m.flushToDisk()
+	}
 	v, err := m.store.View()
 	if err != nil {
 		return err
@@ -142,11 +244,30 @@ func (m *storeMachine) Flush() error {
 	return errors.Join(err, v.Close())
 }
 
+// flushToDisk waits until a crash would not cost anything that was applied.
+func (m *storeMachine) flushToDisk() error {
+	for {
+		if err := m.store.Flush(); err != nil {
+			return err
+		}
+		v, err := m.store.Durable()
+		if err != nil {
+			return err
+		}
+		index, _ := v.Position()
+		if err := v.Close(); err != nil || index == m.store.Position().Index {
+			return err
+		}
+		runtime.Gosched() // Pebble writes in the background
+	}
+}
+
 func (m *storeMachine) Restore(r io.Reader) error {
 	if err := m.store.Restore(r); err != nil {
 		return err
 	}
 	m.restored = m.store.Position().Index
+	m.observeRestored()
 	return m.Flush()
 }
 
@@ -176,6 +297,7 @@ func (s simSource) Get(key []byte, revision uint64) (kvstore.KV, uint64, error) 
 
 func (s simSource) Changes(ctx context.Context, from uint64, fn func(kvstore.Change) (bool, error)) (uint64, error) {
 	s.m.w.stats.diskReads++
+	s.m.w.s.reach(watchFromDisk)
 	if s.m.w.s.opts.bug == bugSlowWatcherSkipped {
 		return s.m.store.Revision(), nil // as if nothing had happened
 	}

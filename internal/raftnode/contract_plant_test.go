@@ -8,6 +8,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/rights"
 	"github.com/kvd-io/kvd/internal/roster"
 )
 
@@ -48,7 +49,7 @@ func (w *contractWorld) plant(m *storeMachine, e *Entry) plantedEntry {
 // plantCommand returns what runs instead of a command, and what runs before it.
 func (w *contractWorld) plantCommand(m *storeMachine, e *Entry, b []byte) (before, instead []byte) {
 	switch w.s.opts.bug {
-	case bugLeaseEndedByDeposed, bugLockWithoutLease, bugOnceBySequence, bugOnceNotInSnapshot:
+	case bugLeaseEndedByDeposed, bugLockWithoutLease, bugOnceBySequence, bugOnceNotInSnapshot, bugRightsAtTheDoor, bugCompareByValue:
 	default:
 		return nil, b
 	}
@@ -58,10 +59,14 @@ func (w *contractWorld) plantCommand(m *storeMachine, e *Entry, b []byte) (befor
 	}
 	switch bug := w.s.opts.bug; {
 	case bug == bugLeaseEndedByDeposed && c.Op == kvstore.OpLeaseExpire:
-		c.Term = e.Term // whoever proposed it
+		c.Term = e.Term // no matter who proposed it
 	case bug == bugLockWithoutLease && c.Op == kvstore.OpLock && c.Lease != 0:
 		// As if it were enough that the lease existed when the request was made.
 		return kvstore.EncodeCommand(nil, &kvstore.Command{Op: kvstore.OpLeaseGrant, Lease: c.Lease, TTLMillis: 2000}), b
+	case bug == bugRightsAtTheDoor && c.Origin.Principal == guest:
+		c.Origin.Principal = rights.Root // it was let in
+	case bug == bugCompareByValue && c.Op == kvstore.OpTxn:
+		w.compareByValue(c.Txn)
 	case bug == bugOnceBySequence && c.Idempotency != nil:
 		_, sequence, _ := strings.Cut(c.Idempotency.Key, "/")
 		c.Idempotency.Key = sequence
@@ -71,6 +76,28 @@ func (w *contractWorld) plantCommand(m *storeMachine, e *Entry, b []byte) (befor
 	return nil, kvstore.EncodeCommand(nil, &c)
 }
 
+// compareByValue lets transactions compare the value of a pair instead of the revision of
+// its last change. The replica that judges is the first to run an entry; what it finds
+// counts for all.
+func (w *contractWorld) compareByValue(t *kvstore.Txn) {
+	for i := range t.If {
+		q := &t.If[i]
+		if q.Target != kvstore.CompareModRevision || !bytes.Equal(q.Key, swapped) || q.Number == 0 {
+			continue
+		}
+		value, known := w.swaps[q.Number]
+		if !known {
+			if kv, _, err := w.truth.store.Get(q.Key, q.Number); err == nil {
+				value = kv.Value
+			}
+			w.swaps[q.Number] = value
+		}
+		if value != nil {
+			q.Target, q.Value, q.Number = kvstore.CompareValue, value, 0
+		}
+	}
+}
+
 // plantForesight shows the changes of entries to the watches of a member when they are
 // written to its log, and not when they are committed.
 func (m *storeMachine) plantForesight() {
@@ -78,8 +105,8 @@ func (m *storeMachine) plantForesight() {
 		return
 	}
 	observed := m.n.disk.observed
-	m.n.disk.observed = func(entries []*raftpb.Entry) {
-		observed(entries)
+	m.n.disk.observed = func(hs *raftpb.HardState, entries []*raftpb.Entry) {
+		observed(hs, entries)
 		if m.n.up && len(entries) > 0 && entries[0].GetIndex() == m.store.Position().Index+1 {
 			if err := m.foresee(entries); err != nil {
 				m.w.s.violate("plant a bug: %v", err)
@@ -91,6 +118,9 @@ func (m *storeMachine) plantForesight() {
 // foresee applies entries to a copy of the store, whose changes go to the hub.
 func (m *storeMachine) foresee(entries []*raftpb.Entry) error {
 	_, body := m.n.body()
+	if body == nil {
+		return nil
+	}
 	sight := foresight{m}
 	store, err := kvstore.Open(engine.NewMemory(), kvstore.Options{Observer: sight})
 	if err != nil {

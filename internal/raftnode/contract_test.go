@@ -21,7 +21,11 @@ func (w *contractWorld) populate() *contractEnd {
 		w.client("bank", bank)
 		w.client("writer", writer)
 		w.client("tenant", tenant)
+		w.client("composer", composer)
+		w.client("visitor", visitor)
+		w.client("swapper", swapper)
 	}
+	w.client("administrator", administrator)
 	for range 3 {
 		w.client("locker", locker)
 	}
@@ -54,13 +58,8 @@ type contractEnd struct {
 func (e *contractEnd) settle() {
 	w, s := e.w, e.w.s
 	w.stopping = true
-	s.settle(patience)
-	e.finish(func(what string, cond func() bool) bool {
-		s.must(2*patience, what, cond)
-		return true
-	})
-	if s.violation != nil {
-		s.fatalf("")
+	if s.converge(patience); s.violation == nil {
+		e.finish(func(what string, cond func() bool) bool { return s.lively(2*patience, what, cond) })
 	}
 }
 
@@ -98,9 +97,19 @@ type contractShape struct {
 }
 
 // contractRun runs one seed, without an end.
-func contractRun(t *testing.T, seed uint64, bug plantedBug, shape contractShape) *contractEnd {
+func contractRun(t *testing.T, seed uint64, bug plantedBug, shape contractShape, p plan, j *journal) *contractEnd {
 	t.Helper()
-	w := newContractWorld(t, seed, bug, shape.options)
+	w := newContractWorld(t, seed, bug, func(o *simOptions) {
+		o.plan, o.journal = p, j
+		if bug == noBug {
+			o.onDisk = seed%5 == 2
+		} else {
+			o.without = newerNames
+		}
+		if shape.options != nil {
+			shape.options(o)
+		}
+	})
 	w.s.plague()
 	if len(shape.faults) > 0 {
 		afflict(shape.faults...)(w.s)
@@ -112,8 +121,27 @@ func contractRun(t *testing.T, seed uint64, bug plantedBug, shape contractShape)
 		shape.clients = (*contractWorld).populate
 	}
 	e := shape.clients(w)
-	w.s.run(20 * second)
+	w.s.run(w.s.plan.length())
 	return e
+}
+
+// contractRunAndSettle runs one seed, which must not violate anything, and returns its world.
+func contractRunAndSettle(t *testing.T, seed uint64) *contractWorld {
+	t.Helper()
+	var w *contractWorld
+	run := func(p plan, j *journal) *sim {
+		e := contractRun(t, seed, noBug, contractShape{}, p, j)
+		w = e.w
+		if w.s.violation == nil {
+			e.settle()
+		}
+		w.stopClients()
+		return w.s
+	}
+	if s := run(planOf(t), nil); s.violation != nil {
+		report(t, s, run)
+	}
+	return w
 }
 
 // TestContractSimulation runs random clusters of real stores with random faults, and
@@ -121,39 +149,43 @@ func contractRun(t *testing.T, seed uint64, bug plantedBug, shape contractShape)
 func TestContractSimulation(t *testing.T) {
 	first, runs := simSeeds(t, 20)
 	var total contractStats
+	corners := newTally()
 	for seed := first; seed < first+runs; seed++ {
-		e := contractRun(t, seed, noBug, contractShape{})
-		s, faults := e.w.s, e.w.s.nemesis.String()
-		if s.violation == nil {
-			e.settle()
-		}
-		if s.violation != nil {
-			t.Fatalf("seed %d (%d members; %s), at %d ms: %v\nreplay: KVD_SIM_SEED=%d go test -count=1 -run '^TestContractSimulation$' ./internal/raftnode\n%s",
-				seed, s.opts.members, faults, s.now/milli, s.violation, seed, s.describe())
-		}
-		e.w.stopClients()
-		total.add(&e.w.stats)
+		w := contractRunAndSettle(t, seed)
+		total.add(&w.stats)
+		corners.add(w.s)
 	}
 	t.Logf("%d seeds: %+v", runs, total)
-	if runs >= 20 {
-		total.demand(t)
+	if runs >= demandSeeds {
+		total.demand(t, int(runs))
 	}
+	t.Logf("simulated: %d seeds with real stores, %s", runs, corners.speed())
+	t.Logf("the situations:%s", corners.list(replicationSituations+1, situations))
+	corners.demand(t, replicationSituations+1, situations)
+	recordSeeds(t, "simulation of the contract", first, corners, total.transfers+total.checkedReads+total.once+total.granted+total.renewed+total.locked+total.events,
+		"linearizable", "replicas agree", "exactly once", "watch", "leases")
 }
 
-// demand fails a run in which too little happened to prove anything.
-func (a *contractStats) demand(t *testing.T) {
+// demandSeeds is the number of seeds for which the demands were measured.
+const demandSeeds = 20
+
+// demand fails a run in which too little happened to prove anything. What so many seeds do
+// varies: transfers by a factor of four, because some clusters spend most of their time
+// without a leader or on full disks. A demand is what a run misses once in a million, by the
+// mean and deviation of the logarithms of 14 runs, or less.
+func (a *contractStats) demand(t *testing.T, runs int) {
 	t.Helper()
 	for _, m := range []struct {
 		what      string
 		have, min int
 	}{
-		{"transfers", a.transfers, 400}, {"reads of all accounts", a.checkedReads, 600}, {"requests with an idempotency key", a.once, 600},
-		{"repeats", a.repeats, 150}, {"granted leases", a.granted, 100}, {"keep-alives", a.renewed, 500}, {"leases that ended", a.leasesEnded, 250},
-		{"locks", a.locked, 25}, {"events", a.events, 4000}, {"resumed watches", a.resumed, 300},
-		{"reads of the change log", a.diskReads, 50}, {"compactions", a.compacted, 12},
+		{"transfers", a.transfers, 80}, {"reads of all accounts", a.checkedReads, 200}, {"requests with an idempotency key", a.once, 150},
+		{"repeats", a.repeats, 100}, {"granted leases", a.granted, 100}, {"keep-alives", a.renewed, 400}, {"leases that ended", a.leasesEnded, 250},
+		{"locks", a.locked, 25}, {"events", a.events, 2200}, {"resumed watches", a.resumed, 300},
+		{"reads of the change log", a.diskReads, 50}, {"compactions", a.compacted, 10},
 	} {
-		if m.have < m.min {
-			t.Errorf("only %d %s, want at least %d", m.have, m.what, m.min)
+		if least := m.min * runs / demandSeeds; m.have < least {
+			t.Errorf("only %d %s, want at least %d", m.have, m.what, least)
 		}
 	}
 }
@@ -188,22 +220,25 @@ func contractControl(t *testing.T, bug plantedBug, invariant string, shape contr
 	}
 	first, _ := environment(t, "KVD_SIM_SEED", 1)
 	for seed := first; seed < first+controlSeeds; seed++ {
-		e := contractRun(t, seed, bug, shape)
-		s := e.w.s
-		if s.violation == nil {
-			s.calm()
-			e.w.stopping = true
-			e.finish(func(_ string, cond func() bool) bool { return s.until(2*patience, cond) })
+		run := func(p plan, j *journal) *sim {
+			e := contractRun(t, seed, bug, shape, p, j)
+			s := e.w.s
+			if s.violation == nil {
+				s.calm()
+				e.w.stopping = true
+				e.finish(func(_ string, cond func() bool) bool { return s.until(2*patience, cond) })
+			}
+			e.w.stopClients()
+			return s
 		}
-		e.w.stopClients()
+		s := run(plan{}, nil)
 		if s.violation == nil {
 			continue
 		}
-		text, _, _ := strings.Cut(s.violation.Error(), "\n")
-		if !strings.HasPrefix(text, invariant) {
+		if !strings.HasPrefix(s.violation.Error(), invariant) {
 			t.Fatalf("seed %d went red for another reason: %v", seed, s.violation)
 		}
-		t.Logf("detected by seed %d, after %d of them and %v: %s", seed, seed-first+1, time.Since(begin).Round(time.Millisecond), text)
+		detected(t, s, begin, seed-first+1, run)
 		return
 	}
 	t.Fatalf("not detected by %d seeds", controlSeeds)
@@ -249,6 +284,29 @@ func TestContractControlOnceBySequence(t *testing.T) {
 	contractControl(t, bugOnceBySequence, "X1", contractShape{})
 }
 
+func TestContractControlRightsAtTheDoor(t *testing.T) {
+	contractControl(t, bugRightsAtTheDoor, "X8", contractShape{})
+}
+
+func TestContractControlCompareByValue(t *testing.T) {
+	contractControl(t, bugCompareByValue, "X2", contractShape{})
+}
+
+// TestContractControlKeepAliveUnproven: who leads next counts from when it took office,
+// and that was before the answer.
+func TestContractControlKeepAliveUnproven(t *testing.T) {
+	contractControl(t, bugKeepAliveUnproven, "X3", contractShape{faults: []func(*sim){isolateLeader}, clients: (*contractWorld).lodge})
+}
+
+func TestContractControlFastClock(t *testing.T) {
+	contractControl(t, bugFastClock, "X3", contractShape{clients: (*contractWorld).lodge})
+}
+
+// TestContractControlWallClock: leases are measured by the time of day.
+func TestContractControlWallClock(t *testing.T) {
+	contractControl(t, bugWallClock, "X3", contractShape{faults: []func(*sim){(*sim).faultClockSet}, clients: (*contractWorld).lodge})
+}
+
 // TestContractControlNone plants no bug, under the conditions of the other controls.
 func TestContractControlNone(t *testing.T) {
 	for seed := uint64(1); seed <= 5; seed++ {
@@ -256,7 +314,7 @@ func TestContractControlNone(t *testing.T) {
 			e := contractRun(t, seed, noBug, contractShape{
 				faults: []func(*sim){isolateLeader, (*sim).faultIsolate, (*sim).faultTransfer, (*sim).faultCrash}, window: 1 << 10, clients: clients,
 				options: func(o *simOptions) { o.members, o.blind, o.catchUp = 3, true, 3 },
-			})
+			}, plan{}, nil)
 			if e.w.stopClients(); e.w.s.violation != nil {
 				t.Fatalf("seed %d: %v", seed, e.w.s.violation)
 			}
@@ -268,7 +326,7 @@ func TestContractControlNone(t *testing.T) {
 func TestContractIsReplayable(t *testing.T) {
 	var runs [2]*sim
 	for i := range runs {
-		w := contractRun(t, 77, noBug, contractShape{}).w
+		w := contractRun(t, 77, noBug, contractShape{}, plan{}, nil).w
 		w.stopClients()
 		runs[i] = w.s
 	}

@@ -25,6 +25,8 @@ type truth struct {
 	newest   uint64            // the newest token
 	holder   map[string]uint64 // the last known holder of each lock
 	closed   map[uint64]int64  // until when the lock of a token is closed by a lock delay
+	guest    guestRights
+	granting map[uint64]bool // the ids that the entry grants which is applied
 }
 
 // leaseFate is what is known about a lease.
@@ -39,7 +41,7 @@ type leaseFate struct {
 func newTruth(w *contractWorld) *truth {
 	t := &truth{
 		w: w, results: make(map[uint64][]*kvstore.Result), ranAt: make(map[uint64]uint64), keyAt: make(map[string]uint64),
-		leases: make(map[uint64]*leaseFate), tokens: make(map[uint64]uint64), ticketAt: make(map[uint64]uint64), holder: make(map[string]uint64), closed: make(map[uint64]int64),
+		leases: make(map[uint64]*leaseFate), tokens: make(map[uint64]uint64), ticketAt: make(map[uint64]uint64), holder: make(map[string]uint64), granting: make(map[uint64]bool), closed: make(map[uint64]int64),
 	}
 	store, err := kvstore.Open(engine.NewMemory(), kvstore.Options{Observer: t, Leases: t})
 	if err != nil {
@@ -68,6 +70,9 @@ func (t *truth) LeasesChanged(changes []kvstore.LeaseChange) {
 	for _, c := range changes {
 		f := t.fate(c.ID)
 		if !c.Ended {
+			if f.ended != 0 && t.granting[c.ID] { // somebody wanted its id again
+				t.leases[c.ID] = new(leaseFate)
+			}
 			continue
 		}
 		f.ended, f.endIndex = t.w.s.now, t.store.Position().Index
@@ -105,6 +110,7 @@ func (t *truth) apply(e *Entry) error {
 		return nil
 	}
 	commands := make([]kvstore.Command, len(e.Commands))
+	clear(t.granting)
 	for i, b := range e.Commands {
 		c, err := kvstore.DecodeCommand(b)
 		if err != nil {
@@ -113,6 +119,7 @@ func (t *truth) apply(e *Entry) error {
 		commands[i] = c
 		t.noteCommand(&c, e.Index)
 	}
+	t.observeCommands(commands)
 	group := t.w.plant(nil, e)
 	run := []Entry{group.Entry}
 	run[0].WantResults = true
@@ -123,6 +130,8 @@ func (t *truth) apply(e *Entry) error {
 	t.results[e.Index] = group.results()
 	for i, r := range t.results[e.Index] {
 		t.checkTicket(&commands[i], r, e.Index)
+		t.checkRights(&commands[i], r, e.Index)
+		t.observeResult(&commands[i], r)
 	}
 	t.checkHolders()
 	return nil
@@ -137,6 +146,9 @@ func (t *truth) noteCommand(c *kvstore.Command, index uint64) {
 		t.w.s.violate("S7: command %d ran in entry %d and again in entry %d", id, before, index)
 	}
 	t.ranAt[id] = index
+	if c.Op == kvstore.OpLeaseGrant {
+		t.granting[c.Lease] = true
+	}
 	if k := c.Idempotency; k != nil && t.keyAt[k.Key] == 0 {
 		t.keyAt[k.Key] = index
 	}
@@ -178,6 +190,7 @@ func (t *truth) checkHolders() {
 		if t.closed[l.Holder.Token] == 0 && l.Holder.Lease != t.tokens[l.Holder.Token] {
 			t.noteClosed(&l.Holder)
 		}
+		t.w.s.reachIf(lockPassedOn, t.holder[name] != 0 && l.Holder.Token > t.holder[name])
 		if l.Holder.Token < t.holder[name] {
 			t.w.s.violate("X4: lock %q went from token %d back to token %d", name, t.holder[name], l.Holder.Token)
 		}
@@ -191,8 +204,9 @@ func (t *truth) noteClosed(holder *kvstore.LockTicket) {
 	if err != nil {
 		t.w.s.violate("X4: lock %q is held by lease %d: %v", holder.Name, holder.Lease, err)
 	}
-	t.closed[holder.Token] = t.w.s.now + delay.TTLMillis*milli
+	t.closed[holder.Token] = t.w.s.now + t.w.promised(delay.TTLMillis*milli)
 	t.w.stats.delays++
+	t.w.s.reach(lockDelayed)
 }
 
 // eventsOf returns the events of a revision that a watch wants.

@@ -22,6 +22,8 @@ type watcher struct {
 	member *simNode
 	hub    *watch.Hub
 	stream *watch.Stream
+	// restored is the last snapshot that the member had installed.
+	restored uint64
 }
 
 // watchers have different interests and speeds.
@@ -56,11 +58,14 @@ func (v *watcher) use(c *client) {
 // nothing to read.
 func (v *watcher) step() (idle bool) {
 	if v.stream != nil && (!v.member.up || storeOf(v.member).hub != v.hub) {
+		v.c.w.s.reach(watchAcrossCrash)
 		v.stream = nil // the connection broke
 	}
 	if v.stream == nil && !v.connect() {
 		return false
 	}
+	v.c.w.s.reachIf(watchAcrossInstall, storeOf(v.member).restored != v.restored)
+	v.restored = storeOf(v.member).restored
 	p, err := v.stream.Next(context.Background())
 	if err != nil {
 		v.leave()
@@ -70,6 +75,7 @@ func (v *watcher) step() (idle bool) {
 		v.take(&d)
 	}
 	for _, e := range p.Ended {
+		v.c.w.s.reach(compactionInStream)
 		v.compacted(e.CompactRevision)
 	}
 	if len(p.Ended) > 0 {
@@ -102,6 +108,7 @@ func (v *watcher) connect() bool {
 	_, _, err = stream.Add(spec)
 	var gone *kvstore.CompactedError
 	if errors.As(err, &gone) {
+		v.c.w.s.reachIf(compactionInResume, v.again)
 		v.compacted(gone.CompactRevision)
 	}
 	if err != nil {
@@ -110,7 +117,9 @@ func (v *watcher) connect() bool {
 	}
 	if v.again {
 		v.c.w.stats.resumed++
+		v.c.w.s.reachIf(resumeAhead, v.next > storeOf(n).store.Revision()+1)
 	}
+	v.restored = storeOf(n).restored
 	v.member, v.hub, v.stream, v.again = n, hub, stream, true
 	return true
 }
@@ -151,6 +160,7 @@ func (v *watcher) take(d *watch.Delivery) {
 		return
 	}
 	v.c.w.stats.events += len(want)
+	v.c.w.s.reachIf(eventsInOne, len(want) > 1)
 	for i, e := range d.Events {
 		if e.Deleted != want[i].Deleted || !reflect.DeepEqual(e.KV, want[i].KV) {
 			s.violate("X6: event %d of revision %d is %+v, want %+v", i, d.Revision, e.KV, want[i].KV)
@@ -164,7 +174,7 @@ func (v *watcher) take(d *watch.Delivery) {
 func (v *watcher) checkPrevious(e *watch.Event) {
 	got, err := v.stream.Previous(e)
 	if err != nil {
-		v.c.w.s.violate("X6: previous pair: %v", err)
+		v.c.w.s.violateUnlessDamaged("X6: previous pair", err)
 		return
 	}
 	store := v.c.w.truth.store

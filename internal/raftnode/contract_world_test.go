@@ -2,10 +2,13 @@ package raftnode
 
 import (
 	"iter"
+	"math/rand/v2"
 	"strconv"
 	"testing"
 
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/lessor"
+	"github.com/kvd-io/kvd/internal/rights"
 )
 
 // contractWorld is a simulated cluster of real stores, with clients that use all of what
@@ -17,7 +20,7 @@ import (
 //	    same index has the same state (S4)
 //	X1  a request with an idempotency key takes effect once, and all of its answers are
 //	    the same, on whichever member
-//	X2  a transaction is atomic: whoever looks sees all of it or nothing
+//	X2  a transaction is atomic: a reader sees all of it or nothing
 //	X3  a lease does not end before the time that was promised to its owner
 //	X4  a ticket of a lock has a lease that exists, and tokens grow
 //	X5  a holder whose lease cannot have ended is the only one, and there is none before a
@@ -25,6 +28,7 @@ import (
 //	X6  a watch gets the events of committed revisions, each once, in order, whole
 //	    revisions, none missing, with the right previous pairs
 //	X7  in the end, what is bound to leases is gone, and everybody has everything
+//	X8  a command runs if its user may do that at its place in the log, and not otherwise
 type contractWorld struct {
 	s       *sim
 	truth   *truth
@@ -36,6 +40,8 @@ type contractWorld struct {
 	// blindToState leaves out X0 and S4, so that a control shows what clients see.
 	blindToState bool
 	nextLease    uint64
+	lastLease    uint64            // that somebody was granted
+	swaps        map[uint64][]byte // of a planted bug: what a pair was at a revision
 	resources    map[string]*guarded
 	stats        contractStats
 }
@@ -55,7 +61,7 @@ func newContractWorld(t *testing.T, seed uint64, bug plantedBug, shape func(*sim
 	if shape != nil {
 		shape(&opts)
 	}
-	w := &contractWorld{answers: make(map[string]*kvstore.Result), resources: make(map[string]*guarded)}
+	w := &contractWorld{answers: make(map[string]*kvstore.Result), swaps: make(map[uint64][]byte), resources: make(map[string]*guarded)}
 	opts.machine = func(n *simNode) simMachine {
 		if w.truth == nil { // newSim makes the members
 			w.begin(n.s, bug)
@@ -80,6 +86,9 @@ func (w *contractWorld) begin(s *sim, bug plantedBug) {
 // encodeNumbered encodes a command with its number.
 func encodeNumbered(id uint64, c *kvstore.Command) []byte {
 	c.Origin.RequestID = strconv.FormatUint(id, 10)
+	if c.Origin.Principal == "" {
+		c.Origin.Principal = rights.Root
+	}
 	return kvstore.EncodeCommand(nil, c)
 }
 
@@ -96,9 +105,8 @@ func (w *contractWorld) started(n *simNode) {
 	n.every(span{90 * milli, 110 * milli}, m.keepLeases)
 	n.every(span{second, second}, m.tick)
 	n.every(span{50 * milli, 500 * milli}, func() {
-		if _, err := m.Maintain(); err != nil {
-			w.s.violate("member %d: maintain: %v", n.id, err)
-		}
+		_, err := m.Maintain()
+		w.s.violateUnlessDamaged("maintain", err)
 	})
 }
 
@@ -113,14 +121,34 @@ func (m *storeMachine) keepLeases() {
 		return
 	}
 	m.expiring = true
+	if m.w.s.springs(trapExpiry) {
+		m.w.regrant(due.IDs()[0])
+		m.n.later(300*milli, "trap", func() { m.expire(&due) })
+		return
+	}
+	m.expire(&due)
+}
+
+// expire proposes the end of leases.
+func (m *storeMachine) expire(due *lessor.Expiry) {
 	l := m.lessor
 	o := m.w.propose(m.n, &kvstore.Command{Op: kvstore.OpLeaseExpire, Term: due.Term, Sequence: due.AsOf, Leases: due.IDs()})
 	o.whenDone(func() {
 		if m.lessor == l { // the same life
 			m.expiring = false
-			l.Settle(due)
+			l.Settle(*due)
 		}
 	})
+}
+
+// regrant gives a lease up and grants its id anew, and wants the id once more.
+func (w *contractWorld) regrant(lease uint64) {
+	w.truth.fate(lease).givenUp = true
+	n := w.s.anyNode()
+	w.propose(n, &kvstore.Command{Op: kvstore.OpLeaseRevoke, Lease: lease})
+	for range 2 {
+		w.propose(n, &kvstore.Command{Op: kvstore.OpLeaseGrant, Lease: lease, TTLMillis: 2500})
+	}
 }
 
 // tick lets a leader move replicated time.
@@ -132,10 +160,14 @@ func (m *storeMachine) tick() {
 
 // client is somebody who uses the cluster. Its code runs in a coroutine, and so reads from
 // top to bottom: whatever takes time hands control back to the simulator.
+//
+// Its choices are its own, and those of each act of its own, too: what others do changes
+// none of them.
 type client struct {
 	w    *contractWorld
 	name string
-	next func() (struct{}, bool)
+	rng  *rand.Rand
+	next func()
 	stop func()
 	wait func() // hands control back
 	// turn numbers the waits: what would have ended an earlier one does nothing.
@@ -149,8 +181,9 @@ type errStopped struct{}
 // client starts a client, which uses the cluster again and again until it is told to
 // stop. Then it finishes what it has begun.
 func (w *contractWorld) client(name string, use func(c *client)) {
-	c := &client{w: w, name: name, busy: true}
-	c.next, c.stop = iter.Pull(func(yield func(struct{}) bool) {
+	act := unit{kind: unitAct, client: len(w.clients)}
+	c := &client{w: w, name: name, busy: true, rng: w.s.source(act)}
+	next, stop := iter.Pull(func(yield func(struct{}) bool) {
 		defer func() {
 			if r := recover(); r != nil && r != any(errStopped{}) {
 				panic(r)
@@ -162,18 +195,28 @@ func (w *contractWorld) client(name string, use func(c *client)) {
 			}
 		}
 		for c.pause(span{2 * milli, 60 * milli}); !w.stopping; c.pause(span{2 * milli, 60 * milli}) {
-			use(c)
+			act.number++
+			c.rng = w.s.source(act)
+			w.s.rng = c.rng
+			if w.s.happens(act) {
+				use(c)
+			}
 		}
 		c.busy = false
 	})
+	c.next = func() { w.s.within(c.rng, func() { next() }) }
+	c.stop = stop
 	w.clients = append(w.clients, c)
-	w.s.after(0, "client", func() { c.next() })
+	w.s.after(0, "client", c.next)
 }
 
 // stopClients lets go of the clients' coroutines, after the last event.
 func (w *contractWorld) stopClients() {
 	for _, c := range w.clients {
 		c.stop()
+	}
+	for _, n := range w.s.nodes {
+		storeOf(n).close()
 	}
 }
 

@@ -27,7 +27,7 @@ type coreConfig struct {
 	replaceTicks, removeDeadTicks uint64
 	maxBatchBytes                 int // limit of one packed entry; a larger command is packed alone
 	maxQueueBytes                 int // limit of the commands that wait to be packed
-	log                           raft.Storage
+	log                           coreLog
 	applied                       uint64 // index that the state machine already contains
 	membership                    *roster.Membership
 	logger                        raft.Logger
@@ -35,6 +35,13 @@ type coreConfig struct {
 	electionTimeout time.Duration
 	// random returns a number in [0, n).
 	random func(n int64) int64
+}
+
+// coreLog is the log that raft reads. It learns how far raft knows the entries to be
+// applied, because it may drop no others.
+type coreLog interface {
+	raft.Storage
+	NoteApplied(index uint64)
 }
 
 // Limits of raft's own buffers, whose defaults are "no limit", and of the
@@ -220,6 +227,7 @@ func newCore(cfg coreConfig) (*core, error) {
 		return nil, fmt.Errorf("read the last index of the log: %w", err)
 	}
 	c.bound = c.last
+	cfg.log.NoteApplied(cfg.applied)
 	c.observe()
 	c.seeking.reset() // the term it starts in is not a new one
 	c.seeking.follow(false)
@@ -364,6 +372,7 @@ func (c *core) applied(a *appliedWork) {
 		c.restored(a.restored)
 	}
 	c.storageDone(a.responses)
+	c.cfg.log.NoteApplied(a.index)
 }
 
 // reconfigure tells raft about the configuration changes, and checks that raft

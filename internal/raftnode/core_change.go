@@ -15,7 +15,7 @@ import (
 // changeRequest is a membership change that somebody waits for.
 type changeRequest struct {
 	change roster.Change
-	done   chan error // capacity 1: whoever answers never waits
+	done   chan error // capacity 1: the sender never waits
 
 	id      roster.BatchID // zero until it is first proposed
 	data    []byte         // the context it is proposed with; nil until then
@@ -323,7 +323,7 @@ func (c *changer) propose() {
 		return
 	}
 	if r.data == nil && c.leaveOffice(r) {
-		r.round = 0 // whoever is asked again is asked anew
+		r.round = 0 // a member that is asked again is asked anew
 		return
 	}
 	if r.data == nil || r.id.Incarnation != c.incarnation {

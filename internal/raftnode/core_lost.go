@@ -6,6 +6,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/kvd-io/kvd/internal/datadir"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // oneDirectory is the remedy for two copies of one data directory.
@@ -47,5 +48,5 @@ func (l *lostLog) note(m *raftpb.Message, term, last uint64, electionTicks int) 
 		return nil
 	}
 	return fmt.Errorf("%w: the leader, member %d, has seen this member acknowledge entry %d, but the log here ends at entry %d: "+
-		"the data directory is an older copy, or another process runs with a copy of it; %s", ErrRefused, m.GetFrom(), l.commit, last, datadir.RemoveAndReAdd)
+		"%w; %s", ErrRefused, m.GetFrom(), l.commit, last, roster.ErrStaleDirectory, datadir.RemoveAndReAdd)
 }

@@ -31,7 +31,7 @@ var (
 )
 
 // proposalStage is how far a proposal has come. The requester and the core
-// race for it: whoever moves it out of stageQueued wins.
+// race for it: the one that moves it out of stageQueued wins.
 type proposalStage = int32
 
 const (
@@ -50,7 +50,7 @@ type proposal struct {
 	count    int     // number of the commands
 	timing   *Timing // nil if nobody asked for it
 	stage    atomic.Int32
-	done     chan answer // capacity 1: whoever answers never waits
+	done     chan answer // capacity 1: the sender never waits
 	one      [1][]byte   // backs commands if there is only one
 
 	before, after *proposal // in the waiting room, whose lock guards these three

@@ -12,7 +12,7 @@ import (
 // that was acknowledged before the request was made.
 type readRequest struct {
 	cancelled atomic.Bool // its requester left
-	done      chan error  // capacity 1: whoever answers never waits
+	done      chan error  // capacity 1: the sender never waits
 	timing    *Timing     // nil if nobody asked for it
 }
 

@@ -52,6 +52,37 @@ func TestLeaderRefutesASuspicion(t *testing.T) {
 	}
 }
 
+// Raft reads the committed entries that it does not know to be applied before it
+// campaigns. So they stay in the log, however far the apply loop has come.
+func TestCampaignWhileApplyIsAhead(t *testing.T) {
+	g := following(t)
+	g.log.MaxEntries = 1
+	g.hold = true
+	g.replicate(nil, nil, nil)
+	applied, err := g.applier.apply(g.applies)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := func() uint64 {
+		if err := g.log.Compact(); err != nil {
+			t.Fatal(err)
+		}
+		index, _ := g.log.FirstIndex()
+		return index
+	}
+	if got := first(); got > InitialIndex+1 {
+		t.Errorf("the log begins at %d, but raft has applied no entry", got)
+	}
+	g.suspect(2)
+	if g.campaignDue(); len(g.sentOf(raftpb.MsgPreVote)) != 2 {
+		t.Error("it does not campaign")
+	}
+	g.core.applied(applied)
+	if got, last := first(), g.applier.index; got != last {
+		t.Errorf("everything up to %d is applied, one entry stays, and the log begins at %d", last, got)
+	}
+}
+
 // Campaigns without an answer are repeated after pauses that grow up to the
 // election timeout.
 func TestCampaignsGetRarer(t *testing.T) {

@@ -143,7 +143,7 @@ func startRefusal(err error) error {
 		return ErrRemoved
 	}
 	if errors.Is(err, roster.ErrStaleDirectory) {
-		return fmt.Errorf("%w: %w: if another process runs with a copy, stop one of the two; otherwise entries that this member has acknowledged may be missing here: %s",
+		return fmt.Errorf("%w: %w: this directory is not accepted any more; if another process runs with a copy, keep that one; otherwise entries that this member has acknowledged may be missing here: %s",
 			ErrRefused, err, datadir.RemoveAndReAdd)
 	}
 	return fmt.Errorf("%w: %w; %s", ErrRefused, err, datadir.RemoveAndReAdd)

@@ -16,7 +16,7 @@ type transferRequest struct {
 	round  uint64     // of the roll call that the target has to answer
 	handed bool       // raft was told
 	tick   uint64     // when it began, or raft was told
-	done   chan error // capacity 1: whoever answers never waits
+	done   chan error // capacity 1: the sender never waits
 }
 
 // transferer hands leadership over. Raft reports neither the success nor the
@@ -148,7 +148,7 @@ func (t *transferer) settle() {
 		return
 	}
 	for _, r := range t.requests {
-		// Whoever wanted any successor has one, even if another was chosen.
+		// A caller that wanted any successor has one, even if another was chosen.
 		if t.lead == r.to || r.any {
 			r.done <- nil
 		} else {

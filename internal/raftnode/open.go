@@ -165,7 +165,7 @@ func (r *Replica) connectLoops() {
 		work: newMailbox[appendJob](), saving: moment{base: time.Now()},
 	}
 	r.checkpoints.record = r.appends.record
-	r.compactor = &compactor{cfg: &r.cfg, log: r.log, snapshots: r.snapshots}
+	r.compactor = &compactor{cfg: &r.cfg, log: r.log}
 	r.snapshots.transmit = r.transport.SendSnapshot
 	r.snapshots.reportToRaft = func(to uint64, ok bool) { r.events.put(event{snapshotTo: to, snapshotOK: ok}) }
 	r.snapshots.tell = r.tell
@@ -301,17 +301,19 @@ func (a *applier) fetchBody(cfg *Config, d *datadir.Log, state *datadir.LogState
 		return fmt.Errorf("rebuild the store: got the state of cluster %016x at entry %d, want cluster %016x at entry %d or later",
 			ms.ClusterID, index, cfg.ClusterID, meta.GetIndex())
 	}
+	var rest []*raftpb.Entry // of a log that leads on from there
 	if at := index - meta.GetIndex(); at == 0 || at <= uint64(len(state.Entries)) && state.Entries[at-1].GetTerm() == term {
-		return os.Remove(path) // the log leads on from there
+		rest = state.Entries[at:]
 	}
-	if err := os.Rename(path, d.BodyPath(index)); err != nil {
+	// The body is kept: an engine in memory has nothing else to start from next time.
+	if err := d.KeepBody(path, index); err != nil {
 		return err
 	}
 	s := roster.NewSnapshot(index, term, ms)
 	if err := d.SaveSnapshot(s); err != nil {
 		return err
 	}
-	state.Snapshot, state.Entries, state.HardState = s, nil, d.HardState()
+	state.Snapshot, state.Entries, state.HardState = s, rest, d.HardState()
 	return nil
 }
 

@@ -266,7 +266,7 @@ func TestOpenStateBehindTheLogWithoutABody(t *testing.T) {
 
 func TestOpenStateBehindTheLogWithABody(t *testing.T) {
 	dir, atCheckpoint, _ := grownLog(t)
-	v := &machineView{atCheckpoint}
+	v := &machineView{s: atCheckpoint}
 	if _, err := datadir.WriteBody(filepath.Join(dir, "snap", "000000000000000a.snap.db"), v); err != nil {
 		t.Fatal(err)
 	}
@@ -280,11 +280,48 @@ func TestOpenStateBehindTheLogWithABody(t *testing.T) {
 	// snapshot.
 	other := atCheckpoint.clone()
 	other.Index++
-	if _, err := datadir.WriteBody(filepath.Join(dir, "snap", "000000000000000a.snap.db"), &machineView{other}); err != nil {
+	if _, err := datadir.WriteBody(filepath.Join(dir, "snap", "000000000000000a.snap.db"), &machineView{s: other}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := openNode(t, openConfig(t, dir, newMachine(true))); err == nil || !strings.Contains(err.Error(), "index 11") {
 		t.Errorf("a body of another index: %v", err)
+	}
+}
+
+// TestOpenRebuiltTwice: an engine in memory starts again after its state came from another
+// member, although the body that it had started from before is damaged. The log goes on.
+func TestOpenRebuiltTwice(t *testing.T) {
+	dir, atCheckpoint, atEnd := grownLog(t)
+	inside := machineAt(atCheckpoint)
+	inside.observe = func(*Entry, uint64) {}
+	inside.run(&Entry{Index: 11, Term: atEnd.Term})
+	for name, sent := range map[string]*machineState{"of the checkpoint": atCheckpoint, "inside the log": inside.cur} {
+		t.Run(name, func(t *testing.T) {
+			dir := killed(t, dir)
+			if err := os.WriteFile(filepath.Join(dir, "snap", "000000000000000a.snap.db"), []byte("rotten"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			cfg := openConfig(t, dir, newMachine(true))
+			cfg.FetchBody = func(_ []roster.Member, _ uint64, path string) error {
+				_, err := datadir.WriteBody(path, &machineView{s: sent})
+				return err
+			}
+			last := func(n *Replica) uint64 {
+				index, err := n.log.LastIndex()
+				if err != nil {
+					t.Fatal(err)
+				}
+				return index
+			}
+			if n := mustOpenNode(t, cfg); n.applier.index != sent.Index || last(n) != atEnd.Index {
+				t.Errorf("rebuilt at entry %d, and the log ends at %d", n.applier.index, last(n))
+			}
+			m := newMachine(true)
+			n := mustOpenNode(t, openConfig(t, killed(t, dir), m))
+			if m.cur.Hash != sent.Hash || n.applier.index != sent.Index || last(n) != atEnd.Index {
+				t.Errorf("started at entry %d, and the log ends at %d", n.applier.index, last(n))
+			}
+		})
 	}
 }
 

@@ -19,7 +19,7 @@ func TestReceivedBodyIsVerifiedBeforeItIsRecorded(t *testing.T) {
 	state := atCheckpoint.clone()
 	state.Index, state.Term = 50, 2
 	path := n.disk.BodyPath(50)
-	if _, err := datadir.WriteBody(path, &machineView{state}); err != nil {
+	if _, err := datadir.WriteBody(path, &machineView{s: state}); err != nil {
 		t.Fatal(err)
 	}
 	whole, err := os.ReadFile(path)

@@ -33,6 +33,7 @@ type Recovery struct {
 	Term       uint64          // of that entry
 	Commit     uint64          // last entry that this member knew to be committed
 	TornTail   string          // what was cut off the end of the log, or ""
+	Stale      bool            // the cluster had refused the directory as an older copy
 	Backup     string          // where the old files go
 
 	replacement *datadir.Replacement
@@ -61,7 +62,7 @@ func PrepareRecovery(lg *zap.Logger, d *datadir.Dir, open func(dir string) (Offl
 		return nil, err
 	}
 	b := &rebuild{lg: lg, Replacement: copied, open: open, old: id}
-	r := &Recovery{Dir: d.Path(), OldCluster: id.ClusterID, NewCluster: datadir.NewClusterID(), Backup: copied.Backup, replacement: copied}
+	r := &Recovery{Dir: d.Path(), OldCluster: id.ClusterID, NewCluster: datadir.NewClusterID(), Backup: copied.Backup, replacement: copied, Stale: id.State == datadir.StateStale}
 	if err := b.run(r); err != nil {
 		return nil, errors.Join(err, copied.Abandon())
 	}
@@ -167,6 +168,9 @@ func (b *rebuild) begin(r *Recovery) error {
 		id.Original = id.ClusterID
 	}
 	id.ClusterID, id.Nonce, id.Founding = r.NewCluster, datadir.NewNonce(), nil
+	if r.Stale {
+		id.State = datadir.StateAdmitted // the cluster that refused it is left behind
+	}
 	self := r.Member
 	self.Learner, self.KeepLearner, self.Nonce = false, false, id.Nonce
 	next := b.a.roster.Alone(id.ClusterID, self)

@@ -27,22 +27,30 @@ import (
 //	S9  raft's configuration is the membership's
 //	S10 a member that claims to be as fresh as of some time has applied all that
 //	    was committed before that
+//	S11 an empty directory never gets the id of a member that has taken part (sim.askForPlace)
+//	S12 a block of a store that has rotted is mended (sim.mended)
 type knowledge struct {
 	leaders   map[uint64]tenure // by term
 	logged    map[entryKey]loggedEntry
 	committed []uint64 // term by index
 	since     []int64  // when a member first knew it to be committed, by index
+	under     []uint64 // the term of that member then, by index
 	applied   map[uint64]appliedEntry
 	acked     uint64 // greatest index of an acknowledged write
 	ops       []*op
 
 	membership      *roster.Membership
 	membershipIndex uint64
+	votersIndex     uint64 // where its voters last changed
 
 	writes, reads, changes, transfers int // that succeeded
 	snapshotsSent, snapshotsInstalled int
 	bodiesRefused                     int
 	elections, restarts               int
+
+	reached   map[situation]int
+	batches   map[roster.BatchID]bool // that were committed
+	batchesTo uint64                  // up to this index
 }
 
 // tenure identifies a leader, including its restarts: one that forgot its term
@@ -67,12 +75,16 @@ func newKnowledge() knowledge {
 		logged:    make(map[entryKey]loggedEntry),
 		committed: make([]uint64, InitialIndex+1),
 		since:     make([]int64, InitialIndex+1),
+		under:     make([]uint64, InitialIndex+1),
 		applied:   make(map[uint64]appliedEntry),
+		reached:   make(map[situation]int),
+		batches:   make(map[roster.BatchID]bool),
 	}
 }
 
 // observeAppend checks S2 for entries about to be written.
 func (s *sim) observeAppend(n *simNode, ents []*raftpb.Entry) {
+	s.observeOverwriting(n, ents)
 	for i, e := range ents {
 		b, err := proto.Marshal(e)
 		if err != nil {
@@ -185,6 +197,9 @@ func (s *sim) observeLeader(n *simNode, term uint64) {
 	last := uint64(len(s.known.committed) - 1)
 	first, _ := n.log.FirstIndex()
 	for i := last; i >= first && i > InitialIndex; i-- {
+		if term <= s.known.under[i] {
+			continue // won before, and noticed late: it can commit nothing
+		}
 		if t := n.termAt(i); t != s.known.committed[i] {
 			s.violate("S3: member %d leads in term %d without the committed entry %d of term %d (it has term %d)",
 				n.id, term, i, s.known.committed[i], t)
@@ -206,6 +221,7 @@ func (s *sim) observeCommit(n *simNode, commit uint64) {
 			}
 			known.committed = append(known.committed, t)
 			known.since = append(known.since, s.now)
+			known.under = append(known.under, n.core.term)
 			continue
 		}
 		if t != 0 && t != known.committed[i] {

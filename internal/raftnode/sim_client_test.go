@@ -41,6 +41,7 @@ type op struct {
 	index    uint64 // of the entry of a write
 	result   machineResult
 	minIndex uint64   // what it must see (S8)
+	under    uint64   // the leader at its beginning
 	then     []func() // called when it has ended
 
 	read     *readRequest
@@ -99,6 +100,7 @@ func (s *sim) begin(o *op, do func(*core)) *op {
 		o.err = errors.New("the member is down")
 		return o
 	}
+	o.under = o.node.core.lead
 	o.node.ops = append(o.node.ops, o)
 	o.node.post(do)
 	return o
@@ -147,6 +149,7 @@ func (o *op) poll() bool {
 // end ends the operation.
 func (o *op) end(outcome outcome, err error) {
 	o.outcome, o.err = outcome, err
+	o.node.s.observeEnd(o)
 	for _, f := range o.then {
 		f()
 	}
@@ -224,6 +227,12 @@ func (s *sim) members() *roster.Membership { return s.known.membership }
 // noteMembership follows what a member has applied.
 func (s *sim) noteMembership(n *simNode) {
 	if n.applier.index >= s.known.membershipIndex {
+		if n.applier.roster.Membership() != s.known.membership {
+			s.observeMembers(s.known.membership, n.applier.roster.Membership())
+			if s.known.membership != nil && !slices.Equal(s.known.membership.Voters(), n.applier.roster.Membership().Voters()) {
+				s.known.votersIndex = n.applier.index
+			}
+		}
 		s.known.membership, s.known.membershipIndex = n.applier.roster.Membership(), n.applier.index
 	}
 }
@@ -249,35 +258,38 @@ func (s *sim) agreed() bool {
 	return index > 0
 }
 
-// settle ends all faults, and demands that the cluster works (liveness): a
-// write at every member within patience, agreement of all, every operation
-// answered. Then it judges the outcomes.
+// settle is converge, and ends the test after a violation.
 func (s *sim) settle(patience int64) {
 	s.t.Helper()
+	if s.converge(patience); s.violation != nil {
+		s.fatalf("")
+	}
+}
+
+// converge ends all faults, and demands that the cluster works (L1): a write at every
+// member within patience, agreement of all, every operation answered. Then it judges the
+// outcomes.
+func (s *sim) converge(patience int64) {
 	s.calm()
-	s.must(patience, "a leader after the faults", func() bool { return s.leader() != nil })
-	s.bringUp()
-	s.bury(patience)
 	writes := make(map[uint64]*op)
-	s.must(patience, "a write at every member after the faults", func() bool { return s.writeEverywhere(writes) })
-	s.must(patience, "an answer to everything", func() bool {
-		s.bringUp() // stops those removed meanwhile
-		for _, n := range s.alive() {
-			if len(n.ops) > 0 {
-				return false
-			}
-		}
-		return true
-	})
 	answered := s.now
-	s.must(patience, "agreement of all", s.agreed)
+	works := s.lively(patience, "a leader after the faults", func() bool { return s.leader() != nil }) &&
+		s.bury(patience) &&
+		s.lively(patience, "a write at every member after the faults", func() bool { return s.writeEverywhere(writes) }) &&
+		s.lively(patience, "an answer to everything", func() bool {
+			s.bringUp() // stops those removed meanwhile
+			answered = s.now
+			return !slices.ContainsFunc(s.alive(), func(n *simNode) bool { return len(n.ops) > 0 })
+		}) &&
+		s.mended(patience) &&
+		s.lively(patience, "agreement of all", s.agreed)
+	if !works {
+		return
+	}
 	for _, n := range s.alive() {
 		s.observeConfig(n)
 	}
 	s.judge(s.nodes[s.members().Members[0].ID], answered) // all have agreed
-	if s.violation != nil {
-		s.fatalf("")
-	}
 }
 
 // writeEverywhere keeps a write going at each member that had none yet, and
@@ -292,7 +304,7 @@ func (s *sim) writeEverywhere(writes map[uint64]*op) bool {
 		all = false
 		if n := s.nodes[mb.ID]; n == nil || !n.up {
 			s.bringUp()
-		} else if o == nil || o.outcome != open {
+		} else if o == nil || o.outcome != open && s.now-o.begin > 20*milli {
 			writes[mb.ID] = s.write(n, 8)
 		}
 	}
@@ -300,10 +312,10 @@ func (s *sim) writeEverywhere(writes map[uint64]*op) bool {
 }
 
 // bury removes members whose disk is lost.
-func (s *sim) bury(patience int64) {
-	s.t.Helper()
+func (s *sim) bury(patience int64) bool {
+	s.bringUp()
 	var o *op
-	s.must(patience, "the removal of a lost member", func() bool {
+	return s.lively(patience, "the removal of a lost member", func() bool {
 		lost, l := s.lost(), s.leader()
 		if lost != 0 && l != nil && (o == nil || o.outcome != open) {
 			o = s.reconfigure(l, roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: lost}})
@@ -319,15 +331,20 @@ func (s *sim) calm() {
 	s.net.loss, s.net.duplicate, s.net.reorder = 0, 0, 0
 	s.net.damages, s.net.buildFails, s.net.spoolFails = 0, 0, 0
 	s.opts.build = span{milli, 50 * milli}
-	s.net.delay = span{100 * micro, 2 * milli}
+	s.net.delay, s.net.transfer = span{100 * micro, 2 * milli}, span{}
 	s.opts.disk = span{100 * micro, 2 * milli}
 	for _, id := range s.order {
 		n := s.nodes[id]
-		n.disk.failing = false
+		n.disk.failing, n.disk.full = false, false
 		if n.stalled {
 			n.resume()
 		}
+		if n.slow {
+			n.slow = false
+			n.startApply()
+		}
 	}
+	s.makeRoom()
 	s.bringUp()
 }
 
@@ -345,10 +362,14 @@ func (s *sim) bringUp() {
 			s.addNode(mb.ID, nil)
 		}
 	}
+	s.tellRemoved()
+}
+
+// tellRemoved is what the transport of a leader answers members that it knows to be
+// removed (410).
+func (s *sim) tellRemoved() {
 	l := s.leader()
 	for _, id := range s.order {
-		// If the leader knows, its transport tells the removed member
-		// (410).
 		if n := s.nodes[id]; n.up && l != nil && l.core.membership.Removed[id] {
 			n.stop(ErrRemoved)
 		}

@@ -20,48 +20,77 @@ type diskRecord struct {
 	snapshot *raftpb.Snapshot
 }
 
-// modelDisk is a raftlog.Disk with the crash semantics of etcd's WAL: saves that
-// change neither term, vote nor entries are written but not synced, and a
-// crash keeps what was synced and a random part of the rest. Within a record
-// the entries come before the hard state.
+// modelDisk is a raftlog.Disk with the crash semantics of datadir.Log: a commit index
+// alone waits in memory for the next save, and a crash keeps what was synced and a part of
+// the save that was under way. Within a save the entries come before the hard state.
+// TestModelDiskAgainstLog holds it against the real one.
 type modelDisk struct {
 	records []diskRecord
 	synced  int // records that survive any crash
 	// image is the content of the synced records.
 	image diskImage
-	last  *raftpb.HardState // written
+	last  *raftpb.HardState // as of the last save, written or not
+	// unwritten is set while the commit index of last is in no record.
+	unwritten bool
+	end       uint64 // index of the last entry
+	newest    uint64 // snapshot
 
 	failing bool // the next write fails
+	zeroed  int  // the record that is damaged; 0: none
 	half    bool // one of a snapshot fails before its record, not after
+	full    bool // no write fits anymore but for
+	room    int  // these
 
 	// Planted bugs.
 	lies     bool // says that it synced
 	noVote   bool // does not write votes
-	observed func(entries []*raftpb.Entry)
+	noRepair bool // does not repair a torn record
+	noGuard  bool // reads a log up to its first damage
+	observed func(hs *raftpb.HardState, entries []*raftpb.Entry)
 }
 
 func (d *modelDisk) Save(hs *raftpb.HardState, entries []*raftpb.Entry) error {
 	if d.failing {
 		return errModelDisk
 	}
-	d.observed(entries)
-	prev := d.last
-	d.write(hs, entries)
-	if raft.MustSync(d.last, prev, len(entries)) {
-		d.sync()
+	if !d.hasRoom() {
+		return errNoRoom
 	}
+	d.observed(hs, entries)
+	if len(entries) > 0 {
+		d.end = entries[len(entries)-1].GetIndex()
+	}
+	if hs = d.bounded(hs); len(entries) == 0 && !raft.MustSync(hs, d.last, 0) {
+		d.unwritten = d.unwritten || hs.GetCommit() != d.last.GetCommit()
+		d.last = hs
+		return nil
+	}
+	d.write(hs, entries)
+	d.sync()
 	return nil
 }
 
-// write adds a record without syncing it.
+// bounded limits a commit index to the log, and never takes one back.
+func (d *modelDisk) bounded(hs *raftpb.HardState) *raftpb.HardState {
+	if raft.IsEmptyHardState(hs) {
+		return d.last
+	}
+	commit := max(min(hs.GetCommit(), d.end), d.last.GetCommit())
+	return &raftpb.HardState{Term: new(hs.GetTerm()), Vote: new(hs.GetVote()), Commit: new(commit)}
+}
+
+// write adds a record without syncing it. It ends with a hard state, always.
 func (d *modelDisk) write(hs *raftpb.HardState, entries []*raftpb.Entry) {
-	r := diskRecord{}
-	if hs != nil {
-		d.last = hs
-		r.hs = proto.Clone(hs).(*raftpb.HardState)
-		if d.noVote {
-			r.hs.Vote = new(uint64(0))
-		}
+	if hs == nil {
+		hs = d.last
+	}
+	if n := len(entries); n > 0 {
+		hs = datadir.RaiseTerm(hs, entries[n-1].GetTerm())
+	}
+	d.last, d.unwritten = hs, false
+	r := diskRecord{hs: proto.Clone(hs).(*raftpb.HardState)}
+	if d.noVote {
+		r.hs.Vote = new(uint64(0))
 	}
 	for _, e := range entries {
 		r.entries = append(r.entries, proto.Clone(e).(*raftpb.Entry))
@@ -69,23 +98,39 @@ func (d *modelDisk) write(hs *raftpb.HardState, entries []*raftpb.Entry) {
 	d.records = append(d.records, r)
 }
 
-// SaveSnapshot writes the record, and then a commit index that makes it valid.
+// SaveSnapshot writes the record, and then a commit index that makes it valid. It
+// ignores a snapshot that is not newer than the newest.
 func (d *modelDisk) SaveSnapshot(s *raftpb.Snapshot) error {
 	if d.failing && d.half {
 		return errModelDisk
 	}
+	if !d.hasRoom() {
+		return errNoRoom
+	}
 	meta := s.GetMetadata()
+	if meta.GetIndex() <= d.newest {
+		return nil
+	}
+	if d.unwritten {
+		d.write(d.last, nil)
+		d.sync()
+	}
 	d.records = append(d.records, diskRecord{snapshot: proto.Clone(s).(*raftpb.Snapshot)})
 	d.sync()
 	if d.failing {
 		return errModelDisk
 	}
+	vote := d.last.GetVote()
+	if meta.GetTerm() > d.last.GetTerm() {
+		vote = 0 // a term that is new to the member
+	}
 	d.write(&raftpb.HardState{
 		Term:   new(max(d.last.GetTerm(), meta.GetTerm())),
-		Vote:   new(d.last.GetVote()),
+		Vote:   new(vote),
 		Commit: new(max(d.last.GetCommit(), meta.GetIndex())),
 	}, nil)
 	d.sync()
+	d.newest, d.end = meta.GetIndex(), d.image.last
 	return nil
 }
 
@@ -98,18 +143,36 @@ func (d *modelDisk) sync() {
 	}
 }
 
-// crash leaves what a power cut leaves.
-func (d *modelDisk) crash(rng *rand.Rand) {
+// tear leaves the entries of the last record, and not its hard state.
+func (d *modelDisk) tear() {
+	r := &d.records[len(d.records)-1]
+	*r = diskRecord{entries: r.entries}
+	d.sync()
+}
+
+// crash leaves what a power cut leaves. It reports whether something was lost, and
+// whether a record is torn.
+func (d *modelDisk) crash(rng *rand.Rand) (lost, torn bool) {
 	rest := d.records[d.synced:]
 	keep := rng.IntN(len(rest) + 1)
-	torn := keep < len(rest) && len(rest[keep].entries) > 0 && rng.IntN(2) == 0
-	d.records = d.records[:d.synced+keep]
-	if torn {
-		r := rest[keep]
-		d.records = append(d.records, diskRecord{entries: r.entries[:rng.IntN(len(r.entries)+1)]})
+	entries := 0
+	if keep < len(rest) && rng.IntN(2) == 0 {
+		entries = rng.IntN(len(rest[keep].entries) + 1)
+	}
+	d.cut(d.synced+keep, entries)
+	return keep < len(rest), entries > 0
+}
+
+// cut leaves the first records, and of the one after them a number of entries.
+func (d *modelDisk) cut(records, entries int) {
+	rest := d.records[records:]
+	d.records = d.records[:records]
+	if entries > 0 {
+		d.records = append(d.records, diskRecord{entries: rest[0].entries[:entries]})
 	}
 	d.failing = false
-	d.image, d.last = diskImage{}, new(raftpb.HardState)
+	d.dropUnborn()
+	d.image, d.last, d.unwritten, d.newest = diskImage{}, new(raftpb.HardState), false, 0
 	d.sync() // as the first thing after opening
 	if d.image.hs != nil {
 		d.last = d.image.hs
@@ -117,17 +180,35 @@ func (d *modelDisk) crash(rng *rand.Rand) {
 	d.synced = len(d.records)
 }
 
+// dropUnborn drops the snapshots that no hard state has made valid. Their files are
+// removed at the next start, so they stay without effect when a commit index passes them.
+func (d *modelDisk) dropUnborn() {
+	commit := uint64(0)
+	for _, r := range d.records {
+		commit = max(commit, r.hs.GetCommit())
+	}
+	for i := range d.records {
+		if d.records[i].snapshot.GetMetadata().GetIndex() > commit {
+			d.records[i].snapshot = nil
+		}
+	}
+}
+
 // diskState is what is read back at boot.
 type diskState struct {
 	snapshot *raftpb.Snapshot
 	hs       *raftpb.HardState
 	entries  []*raftpb.Entry
+	raised   bool // the term, which a torn save had left behind
 }
 
 // load reads the records like etcd's WAL does: from the newest snapshot that
 // the hard state says is committed.
 func (d *modelDisk) load() (diskState, error) {
 	var st diskState
+	if err := d.guard(); err != nil {
+		return st, err
+	}
 	for _, r := range d.records {
 		if r.hs != nil {
 			st.hs = r.hs
@@ -152,13 +233,14 @@ func (d *modelDisk) load() (diskState, error) {
 		}
 	}
 	st.entries = st.entries[:d.logEnd(st.hs.GetCommit(), start)-start]
+	d.newest, d.end = start, start+uint64(len(st.entries))
 	last := st.snapshot.GetMetadata().GetTerm()
 	if n := len(st.entries); n > 0 {
 		last = st.entries[n-1].GetTerm()
 	}
 	// As a start does, and durably, before raft sees it.
 	if raised := datadir.RaiseTerm(st.hs, last); raised != st.hs {
-		st.hs = raised
+		st.hs, st.raised = raised, true
 		d.write(raised, nil)
 		d.sync()
 	}

@@ -9,6 +9,7 @@ import (
 	"hash/fnv"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"slices"
 )
 
@@ -36,6 +37,10 @@ type simMachine interface {
 	hash() uint64       // of the whole state
 	ran(id uint64) bool // whether the command with the number was executed
 	verify(body io.Reader) error
+	rot(rng *rand.Rand) bool // a stored block rots, if one is stored
+	scrub() error            // reads all that is stored
+	failed() error           // the damage that a read has met, or nil
+	close()
 }
 
 // machineResult is the result of a command: the index of its entry, and what the
@@ -59,6 +64,12 @@ type machine struct {
 	violation func(format string, args ...any)
 	// stain, in one control, makes the machine depend on its node.
 	stain func(id uint64) uint64
+	// rotten is set while a block of what is stored has rotted, and met once it was read.
+	// reads decides whether an access reads the block.
+	rotten, met bool
+	reads       func() bool
+	// served, in one control, reads rotten blocks without noticing.
+	served bool
 }
 
 func newMachine(memory bool) *machine {
@@ -74,6 +85,8 @@ func newModelMachine(n *simNode) simMachine {
 		s.violate("member %d: "+format, append([]any{id}, args...)...)
 	}
 	m.observe = func(e *Entry, hash uint64) { s.observeRun(n, e, hash) }
+	m.reads = func() bool { return s.chance(0.002) }
+	m.served = s.opts.bug == bugRotServed
 	if s.opts.bug == bugNonDeterministicApply {
 		m.stain = func(uint64) uint64 {
 			if s.chance(0.001) {
@@ -108,8 +121,44 @@ func (m *machine) reset(s *machineState) {
 	}
 }
 
+func (m *machine) rot(*rand.Rand) bool {
+	if m.durable != nil && m.served {
+		m.cur.Hash++
+	}
+	m.rotten = m.durable != nil && !m.served
+	return m.durable != nil
+}
+
+func (m *machine) scrub() error {
+	if m.rotten {
+		return errRotten
+	}
+	return nil
+}
+
+func (m *machine) failed() error {
+	if m.met {
+		return errRotten
+	}
+	return nil
+}
+
+// read is an access to what is stored. One to everything meets what has rotted.
+func (m *machine) read(everything bool) error {
+	if m == nil {
+		return nil // a body without a machine
+	}
+	if m.rotten && (everything || m.reads()) {
+		m.met = true
+	}
+	return m.failed()
+}
+
+func (m *machine) close() {}
+
 // crash forgets what was not durable.
 func (m *machine) crash() {
+	m.met = false
 	if m.durable == nil {
 		m.reset(&machineState{Records: map[string][]byte{}})
 		return
@@ -118,6 +167,9 @@ func (m *machine) crash() {
 }
 
 func (m *machine) Apply(entries []Entry) error {
+	if err := m.read(false); err != nil {
+		return err
+	}
 	for i := range entries {
 		m.run(&entries[i])
 	}
@@ -153,16 +205,24 @@ func (m *machine) run(e *Entry) {
 	m.observe(e, m.cur.Hash)
 }
 
-func (m *machine) View() (View, error) { return &machineView{m.cur.clone()}, nil }
+func (m *machine) View() (View, error) {
+	if err := m.failed(); err != nil {
+		return nil, err
+	}
+	return &machineView{m.cur.clone(), m}, nil
+}
 
 func (m *machine) Durable() (View, error) {
 	if m.durable == nil {
 		return nil, nil
 	}
-	return &machineView{m.durable.clone()}, nil
+	return &machineView{m.durable.clone(), m}, nil
 }
 
 func (m *machine) Flush() error {
+	if err := m.failed(); err != nil {
+		return err
+	}
 	if !m.memory {
 		m.durable = m.cur.clone()
 	}
@@ -196,12 +256,16 @@ func (m *machine) Restore(r io.Reader) error {
 		return fmt.Errorf("read the body: %w", err)
 	}
 	m.reset(s)
+	m.rotten, m.met = false, false
 	return m.Flush()
 }
 
 func (m *machine) Maintain() (bool, error) { return false, nil }
 
-type machineView struct{ s *machineState }
+type machineView struct {
+	s  *machineState
+	of *machine
+}
 
 func (v *machineView) Position() (index, term uint64) { return v.s.Index, v.s.Term }
 
@@ -214,6 +278,9 @@ func (v *machineView) Records() ([]Record, error) {
 }
 
 func (v *machineView) WriteTo(w io.Writer) (int64, error) {
+	if err := v.of.read(true); err != nil {
+		return 0, err
+	}
 	b, err := json.Marshal(v.s)
 	if err != nil {
 		return 0, err

@@ -3,6 +3,7 @@ package raftnode
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 
@@ -16,39 +17,50 @@ type fault struct {
 	rate float64 // relative to the others
 }
 
-// nemesis does random things to a cluster while random clients use it.
+// nemesis does random things to a cluster while random clients use it. Which things, and
+// when, is a choice of its own: whatever else happens does not change it.
 type nemesis struct {
+	rng    *rand.Rand
 	faults []fault
 	pause  span // between two things
+	done   int
+	harms  int
 	text   []string
 }
 
 // plague chooses the faults of a seed and starts them.
 func (s *sim) plague() {
-	v := &nemesis{pause: span{20 * milli, 1 + s.rng.Int64N(900)*milli}}
+	v := &nemesis{rng: s.source(unit{kind: unitFault, number: -1}), pause: span{20 * milli, 1 + s.rng.Int64N(900)*milli}}
 	if v.pause.max < v.pause.min {
 		v.pause.max = v.pause.min + milli
 	}
 	for _, f := range allFaults() {
-		if s.chance(0.5) {
-			f.rate = 0.1 + s.rng.Float64()
+		chosen, rate := s.chance(0.5), 0.1+s.rng.Float64()
+		if chosen && !slices.Contains(s.opts.without, f.name) {
+			f.rate = rate * max(f.rate, 1)
+			v.faults = append(v.faults, f)
+			v.text = append(v.text, fmt.Sprintf("%s %.2f", f.name, f.rate))
+		}
+	}
+	own := s.source(unit{kind: unitFault, number: -2})
+	for _, f := range newerFaults() {
+		chosen, rate := own.Float64() < 0.5, 0.1+own.Float64()
+		if chosen && !slices.Contains(s.opts.without, f.name) {
+			f.rate = rate
 			v.faults = append(v.faults, f)
 			v.text = append(v.text, fmt.Sprintf("%s %.2f", f.name, f.rate))
 		}
 	}
 	s.badNetwork(v)
-	s.opts.deaf = s.chance(0.3)
-	s.nemesis = v
-	s.after(s.between(v.pause), "nemesis", func() { s.torment(v) })
+	s.nemesis, s.ailments = v, strings.Join(v.text, ", ")
+	s.torment(v)
 }
 
-// badNetwork chooses the rates at which messages are harmed.
+// badNetwork chooses the rates at which messages and files are harmed.
 func (s *sim) badNetwork(v *nemesis) {
 	rate := func(what string, p *float64, limit float64) {
-		if s.chance(0.4) {
-			*p = limit * s.rng.Float64()
-			v.text = append(v.text, fmt.Sprintf("%s %.3f", what, *p))
-		}
+		chosen, r := s.chance(0.4), s.rng.Float64()
+		s.harm(v, chosen, fmt.Sprintf("%s %.3f", what, limit*r), func() { *p = limit * r })
 	}
 	rate("loss", &s.net.loss, 0.2)
 	rate("duplicate", &s.net.duplicate, 0.2)
@@ -57,42 +69,60 @@ func (s *sim) badNetwork(v *nemesis) {
 	rate("damaged bodies", &s.net.damages, 0.5)
 	rate("builds fail", &s.net.buildFails, 0.5)
 	rate("spools fail", &s.net.spoolFails, 0.3)
-	if s.chance(0.3) {
-		s.net.delay.max = 5*milli + s.rng.Int64N(150)*milli
-		v.text = append(v.text, fmt.Sprintf("delay up to %d ms", s.net.delay.max/milli))
+	slow := func(what string, d *span, least, most int64) {
+		chosen, longest := s.chance(0.3), least+s.rng.Int64N(most)*milli
+		s.harm(v, chosen, fmt.Sprintf("%s up to %d ms", what, longest/milli), func() { d.max = longest })
 	}
-	if s.chance(0.3) {
-		s.opts.build.max = 100*milli + s.rng.Int64N(3000)*milli
-		v.text = append(v.text, fmt.Sprintf("builds up to %d ms", s.opts.build.max/milli))
-	}
-	if s.chance(0.3) {
-		s.opts.disk.max = 5*milli + s.rng.Int64N(200)*milli
-		v.text = append(v.text, fmt.Sprintf("disk up to %d ms", s.opts.disk.max/milli))
-	}
-	if s.chance(0.3) {
-		s.opts.apply.max = 5*milli + s.rng.Int64N(200)*milli
-		v.text = append(v.text, fmt.Sprintf("apply up to %d ms", s.opts.apply.max/milli))
+	slow("delay", &s.net.delay, 5*milli, 150)
+	slow("builds", &s.opts.build, 100*milli, 3000)
+	slow("disk", &s.opts.disk, 5*milli, 200)
+	slow("apply", &s.opts.apply, 5*milli, 200)
+	slow("transfers", &s.net.transfer, 100*milli, 8000)
+	drift := 0.1 * s.rng.Float64()
+	s.harm(v, s.chance(0.3), fmt.Sprintf("clocks drift by up to %.3f", drift), func() { s.opts.drift = drift })
+	s.harm(v, s.chance(0.3), "deaf", func() { s.opts.deaf = true })
+}
+
+// harm does what a seed has chosen, unless the plan leaves it out.
+func (s *sim) harm(v *nemesis, chosen bool, what string, do func()) {
+	v.harms++
+	if chosen && s.happens(unit{kind: unitHarm, number: v.harms}) {
+		v.text = append(v.text, what)
+		do()
 	}
 }
 
-func (v *nemesis) String() string { return strings.Join(v.text, ", ") }
-
+// torment does one thing after the other.
 func (s *sim) torment(v *nemesis) {
-	if s.nemesis != v {
-		return
-	}
+	var pause int64
+	s.within(v.rng, func() { pause = s.between(v.pause) })
+	s.after(pause, "nemesis", func() {
+		if s.nemesis != v {
+			return
+		}
+		v.done++
+		f := v.choose()
+		if u := (unit{kind: unitFault, number: v.done}); f != nil && s.happens(u) {
+			s.note("-- %s: %s", u, f.name)
+			s.within(s.source(u), func() { f.do(s) })
+		}
+		s.torment(v)
+	})
+}
+
+// choose returns one of the faults; nil if there are none.
+func (v *nemesis) choose() *fault {
 	total := 0.0
 	for _, f := range v.faults {
 		total += f.rate
 	}
-	at := s.rng.Float64() * total
-	for _, f := range v.faults {
-		if at -= f.rate; at < 0 {
-			f.do(s)
-			break
+	at := v.rng.Float64() * total
+	for i := range v.faults {
+		if at -= v.faults[i].rate; at < 0 {
+			return &v.faults[i]
 		}
 	}
-	s.after(s.between(v.pause), "nemesis", func() { s.torment(v) })
+	return nil
 }
 
 func allFaults() []fault {
@@ -114,6 +144,9 @@ func allFaults() []fault {
 		{name: "replace", do: (*sim).faultReplace},
 		{name: "late start", do: (*sim).faultLateStart},
 		{name: "slow intake", do: (*sim).faultSlowIntake},
+		{name: "apply hangs", do: (*sim).faultApplyHangs},
+		{name: "pause", do: (*sim).faultPause},
+		{name: "trap", do: (*sim).faultTrap, rate: 3},
 	}
 }
 
@@ -189,18 +222,24 @@ func (s *sim) faultDiskError() {
 // faultDiskHangs makes saves wait. As in the shell, a leader then refuses work
 // and hands over.
 func (s *sim) faultDiskHangs() {
-	n := s.anyNode()
-	if !n.up || n.stalled {
-		return
+	if n := s.anyNode(); n.up && !n.stalled {
+		n.hangDisk(span{50 * milli, 5 * second})
 	}
+}
+
+func (n *simNode) hangDisk(d span) {
 	n.stalled = true
+	n.hangs++
+	hang := n.hangs
 	n.later(2*electionTimeout, "watchdog", func() {
-		if !n.stalled {
-			return
+		if n.stalled && n.hangs == hang {
+			n.post(func(c *core) {
+				n.s.reachIf(stalledLeader, c.isLeader())
+				c.diskStalled()
+			})
 		}
-		n.post(func(c *core) { c.diskStalled() })
 	})
-	n.later(s.between(span{50 * milli, 5 * second}), "disk resumes", func() {
+	n.later(n.s.between(d), "disk resumes", func() {
 		n.post(func(c *core) { c.diskAnswers() })
 		n.resume()
 	})
@@ -248,14 +287,25 @@ func (s *sim) faultRemove() {
 		id = lost // another could cost the quorum
 	}
 	if l := s.leader(); l != nil && s.mayShrink() {
-		s.reconfigure(l, roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: id}})
+		s.remove(l, id)
 	}
+}
+
+func (s *sim) remove(l *simNode, id uint64) {
+	if l.id != id && s.springs(trapRemoved) {
+		s.isolate(id)
+		s.healLater()
+	}
+	s.reconfigure(l, roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: id}})
 }
 
 // mayShrink keeps two voters. From two to one, raft needs the removed member's
 // vote until the other knows that the removal is committed, so faults at that
 // moment can stop the cluster for good (TestShrinkToOne has none).
 func (s *sim) mayShrink() bool {
+	if s.damaged() {
+		return false // what is left may be needed to mend a store
+	}
 	for _, o := range s.known.ops {
 		if o.kind == opChange && (o.outcome == open || o.outcome == unknown) {
 			return false
@@ -296,17 +346,25 @@ func (s *sim) faultReplace() {
 		return
 	}
 	_, member := s.members().Member(n.id)
-	if !member || s.lost() != 0 || !s.mayShrink() {
+	if !member || s.lost() != 0 || !s.mayShrink() || !s.knownWithout(n.id) {
 		return
 	}
 	n.crash()
 	n.ended = errLostDisk
-	if s.chance(0.5) {
-		s.after(5*electionTimeout, "come back without a disk", func() { s.comeBack(n.id) })
+	if s.chance(0.7) {
+		s.after(5*electionTimeout, "come back without a disk", func() { s.comeBackLater(n.id) })
 		return
 	}
 	s.reconfigure(l, roster.Change{Kind: roster.RemoveMember, Member: roster.Member{ID: n.id}})
 	s.faultAdd()
+}
+
+// comeBackLater has a machine ask for its place until it has one.
+func (s *sim) comeBackLater(lost uint64) {
+	if s.nemesis != nil && s.lost() == lost {
+		s.comeBack(lost)
+		s.after(2*second, "come back without a disk", func() { s.comeBackLater(lost) })
+	}
 }
 
 // comeBack has the machine of a member whose disk is lost ask for its place, in one step.
@@ -334,6 +392,24 @@ func (s *sim) faultLateStart() {
 	}
 }
 
+// faultPause stops a process, as SIGSTOP does, or a whole machine with its clock. It goes
+// on as if nothing had happened.
+func (s *sim) faultPause() {
+	n := s.anyNode()
+	if !n.up || n.pausedUntil > s.now {
+		return
+	}
+	d := s.between(span{50 * milli, 5 * second})
+	n.pausedUntil = s.now + d
+	leads, stopped := n.core.isLeader(), s.chance(0.5)
+	n.later(d, "goes on", func() {
+		if stopped {
+			n.clockAt -= d
+		}
+		s.reachIf(pausedLeader, leads && n.core.isLeader() && s.leader() != n)
+	})
+}
+
 // faultSlowIntake has the leader take less for a while, as for a member that
 // cannot keep up.
 func (s *sim) faultSlowIntake() {
@@ -352,35 +428,58 @@ func (s *sim) faultSlowIntake() {
 
 // load makes clients send requests to random members.
 func (s *sim) load(clients int, think span) {
-	for range clients {
-		s.client(think)
+	for i := range clients {
+		s.client(i, think)
 	}
 }
 
-func (s *sim) client(think span) {
-	s.after(s.between(think), "client", func() {
-		if s.nemesis == nil {
-			return
-		}
-		n := s.anyNode()
-		switch {
-		case s.chance(0.3):
-			s.linearizable(n)
-		default:
-			o := s.write(n, 8+s.rng.IntN(64))
-			if s.chance(0.1) {
-				s.withdrawLater(o)
+// client does one thing after the other. What it does, and when, is a choice of its own.
+func (s *sim) client(number int, think span) {
+	rng := s.source(unit{kind: unitAct, client: number, number: -1})
+	done := 0
+	var next func()
+	next = func() {
+		var pause int64
+		s.within(rng, func() { pause = s.between(think) })
+		s.after(pause, "client", func() {
+			if s.nemesis == nil {
+				return
 			}
+			done++
+			if u := (unit{kind: unitAct, client: number, number: done}); s.happens(u) {
+				s.within(s.source(u), s.act)
+			}
+			next()
+		})
+	}
+	next()
+}
+
+// act is a request to a random member.
+func (s *sim) act() {
+	n := s.anyNode()
+	switch {
+	case s.chance(0.3):
+		s.linearizable(n)
+	default:
+		o := s.write(n, 8+s.rng.IntN(64))
+		if s.chance(0.1) {
+			s.withdrawLater(o)
 		}
-		s.client(think)
-	})
+	}
 }
 
 // withdrawLater is a requester that gives up. If the withdrawal succeeds, the
 // command certainly does not run.
 func (s *sim) withdrawLater(o *op) {
 	s.after(s.between(span{0, second}), "withdraw", func() {
-		if o.outcome == open && o.proposal.withdraw() {
+		if o.outcome != open {
+			return
+		}
+		inTime := o.proposal.withdraw()
+		s.reachIf(withdrawnInTime, inTime)
+		s.reachIf(withdrawnTooLate, !inTime)
+		if inTime {
 			o.outcome, o.withdrawn = refused, true
 			o.err = errors.New("withdrawn")
 			o.node.ops = slices.DeleteFunc(o.node.ops, func(other *op) bool { return other == o })

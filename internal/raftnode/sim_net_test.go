@@ -36,6 +36,8 @@ type network struct {
 	// damages is the share of snapshot bodies with a wrong bit; buildFails and
 	// spoolFails are the shares of bodies and spools that cannot be written.
 	damages, buildFails, spoolFails float64
+	// transfer is how long a body takes, beside the delays of a few messages.
+	transfer span
 
 	sent  int
 	bytes int
@@ -65,6 +67,10 @@ func (s *sim) send(n *simNode, m *raftpb.Message) {
 	net.sent++
 	net.bytes += len(b)
 	net.perType[m.GetType()]++
+	if s.trapMessage(m) {
+		return
+	}
+	s.reachIf(spoolRead, m.GetType() == raftpb.MsgApp && len(m.GetEntries()) > 0 && !n.log.InMemory(m.GetIndex()))
 	copies := 1
 	if s.chance(net.duplicate) {
 		copies = 2
@@ -105,12 +111,15 @@ func (s *sim) deliver(from, to uint64, b []byte) {
 	}
 	if err := peers.ValidateMessage(m, to); err != nil {
 		if m.GetFrom() == to && (m.GetType() == raftpb.MsgProp || m.GetType() == raftpb.MsgReadIndex) {
+			s.reach(batchBounced)
 			return // forwarded back to where it came from, after a change of leader
 		}
 		s.violate("the transport refuses what member %d sent: %v", from, err)
 		return
 	}
+	s.noteMessage(m)
 	s.trace(uint64(m.GetType()), from, to, m.GetTerm(), m.GetIndex(), uint64(len(m.GetEntries())))
+	s.observeArrival(n, m)
 	n.receive(m)
 }
 

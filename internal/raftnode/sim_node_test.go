@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/kvd-io/kvd/internal/catchup"
+	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/raftlog"
 	"github.com/kvd-io/kvd/internal/roster"
 )
@@ -33,8 +34,11 @@ type simNode struct {
 	bodies  map[uint64][]byte // of received snapshots and checkpoints
 	nonce   string
 	boots   int
+	// unsynced bodies are lost in a crash, in a control.
+	unsynced map[uint64]bool
 	// promised is the hard state that left the node in an answer.
 	promised promise
+	store    storeDamage
 
 	// What does not survive one.
 	up          bool
@@ -63,11 +67,18 @@ type simNode struct {
 	installing  bool     // raft has taken a snapshot that is not installed yet
 	ops         []*op
 
+	last      glimpse
+	restored  uint64 // the index of the last snapshot that was installed
 	monitor   simMonitor
 	campaigns int // timers set
 
-	stalled bool // the disk hangs
-	slow    bool // the apply loop does not get on
+	clockAt     int64         // what the clock shows at the beginning
+	clockSet    time.Duration // how far its time of day was set forward
+	pausedUntil int64         // nothing runs before that
+	slowDisk    int64         // how much longer than usual saves take
+	stalled     bool          // the disk hangs
+	hangs       int           // so far
+	slow        bool          // the apply loop does not get on
 }
 
 type promise struct{ term, vote uint64 }
@@ -80,14 +91,24 @@ type inboxItem struct {
 
 func newSimNode(s *sim, id uint64) *simNode {
 	n := &simNode{s: s, id: id, bodies: make(map[uint64][]byte), nonce: fmt.Sprintf("dir%d-%d", id, len(s.order))}
-	n.disk = &modelDisk{
-		last:     new(raftpb.HardState),
-		lies:     s.opts.bug == bugFsyncOff,
-		noVote:   s.opts.bug == bugVoteNotPersisted,
-		observed: func(ents []*raftpb.Entry) { s.observeAppend(n, ents) },
-	}
+	n.disk = newModelDisk(n)
 	n.machine = s.opts.machine(n)
 	return n
+}
+
+// newModelDisk returns the empty disk of a member.
+func newModelDisk(n *simNode) *modelDisk {
+	return &modelDisk{
+		last:     new(raftpb.HardState),
+		lies:     n.s.opts.bug == bugFsyncOff,
+		noVote:   n.s.opts.bug == bugVoteNotPersisted,
+		noRepair: n.s.opts.bug == bugNoRepair,
+		noGuard:  n.s.opts.bug == bugGuardOff,
+		observed: func(hs *raftpb.HardState, ents []*raftpb.Entry) {
+			n.noteSave(hs, ents)
+			n.s.observeAppend(n, ents)
+		},
+	}
 }
 
 // bootstrap gives the disk the first snapshot, as Open does.
@@ -101,14 +122,30 @@ func (n *simNode) bootstrap(initial []roster.Member) {
 
 // start boots the member from its disk.
 func (n *simNode) start() {
+	if n.cannotStart() {
+		return
+	}
 	n.life++
 	n.boots++
 	n.s.trace(1, n.id, uint64(n.boots))
-	if err := n.boot(); err != nil {
+	n.s.note("%x starts for the %d. time", n.id, n.boots)
+	switch err := n.boot(); {
+	case errors.Is(err, errLogDamaged):
+		n.s.reach(logRefused)
+		n.ended = errLostDisk
+		return
+	case errors.Is(err, errStoreRefused):
+		n.refuseStore()
+		return
+	case errors.Is(err, errRebuilding), err == nil && n.store.rebuilding && n.crashesInRebuild():
+		n.startLater(errRebuilding)
+		return
+	case err != nil:
 		n.s.violate("member %d cannot start: %v", n.id, err)
 		return
 	}
 	n.up, n.ended = true, nil
+	n.endRebuild()
 	n.observeBoot()
 	n.dispatch()
 	n.every(span{simTick, simTick}, n.tick)
@@ -123,6 +160,7 @@ func (n *simNode) boot() error {
 	if err != nil {
 		return err
 	}
+	n.makeWay()
 	if err := n.recover(&st); err != nil {
 		return err
 	}
@@ -146,6 +184,9 @@ func (n *simNode) boot() error {
 		logger:          quietLogger{},
 		electionTimeout: time.Duration(simElection*simTick) * time.Microsecond, random: n.s.rng.Int64N,
 	})
+	if err == nil {
+		n.s.observeStart(n, &st)
+	}
 	if err == nil && n.s.opts.bug == bugConfChangeTwice {
 		n.replayChanges()
 	}
@@ -157,6 +198,9 @@ func (n *simNode) recover(st *diskState) error {
 	a := &applier{self: n.id, sm: n.machine, roster: roster.New(simCluster, nil)}
 	n.applier = a
 	meta := st.snapshot.GetMetadata()
+	if n.machine.failed() != nil {
+		return errStoreRefused // opening it met a rotten block
+	}
 	index, term := n.machine.position()
 	last := meta.GetIndex() + uint64(len(st.entries))
 	switch {
@@ -177,9 +221,17 @@ func (n *simNode) recover(st *diskState) error {
 		return n.machine.Apply([]Entry{{Index: InitialIndex, Term: initialTerm, Records: a.roster.Records()}})
 	}
 	body, ok := n.bodies[meta.GetIndex()]
-	if !ok {
+	whole := ok && n.machine.verify(bytes.NewReader(body)) == nil
+	switch {
+	case !whole && n.store.rebuilding:
+		return n.fetchBody(st)
+	case !whole && n.store.rotten:
+		n.s.reach(bodyRotten)
+		return errStoreRefused
+	case !ok:
 		return fmt.Errorf("the log begins after %d, and there is no body", meta.GetIndex())
 	}
+	n.s.reach(startFromBody)
 	if err := n.machine.Restore(bytes.NewReader(body)); err != nil {
 		return err
 	}
@@ -208,12 +260,17 @@ func (n *simNode) crash() {
 		return
 	}
 	n.s.trace(2, n.id)
+	n.s.note("%x crashes", n.id)
+	n.s.observeCrash(n)
 	if len(n.appendJob) > 0 && n.s.chance(0.5) {
 		n.writePart() // the save under way may have got somewhere
 	}
 	n.down(errors.New("crashed"))
-	n.disk.crash(n.s.rng)
+	lost, torn := n.disk.crash(n.s.rng)
+	n.s.reachIf(crashTakesUnsynced, lost)
+	n.s.reachIf(crashTearsSave, torn)
 	n.machine.crash()
+	n.loseBodies()
 	n.dropOps()
 }
 
@@ -222,20 +279,27 @@ func (n *simNode) down(why error) {
 	n.life++
 	n.inbox, n.turning, n.unreachable = nil, false, nil
 	n.appendQueue, n.appendJob, n.applyQueue, n.applying = nil, nil, nil, false
-	n.deliveries, n.outgoing, n.installing, n.stalled, n.slowed = nil, nil, false, false, false
-	n.committed = 0
-	n.monitor = simMonitor{}
+	n.deliveries, n.outgoing, n.installing, n.stalled, n.slowed, n.slow = nil, nil, false, false, false, false
+	n.committed, n.restored, n.pausedUntil = 0, 0, 0
+	n.last, n.monitor = glimpse{}, simMonitor{}
 	n.s.breakMonitors(n.id)
 }
 
-// writePart puts the entries of the running save on the disk, unsynced.
+// writePart puts the running save on the disk, unsynced: like the appender, all of its
+// entries and then its last hard state.
 func (n *simNode) writePart() {
+	var hs *raftpb.HardState
+	var entries []*raftpb.Entry
 	for _, m := range n.appendJob {
 		if !raft.IsEmptySnap(m.GetSnapshot()) {
 			return
 		}
-		n.disk.write(raftlog.HardStateOf(m), m.GetEntries())
+		if now := raftlog.HardStateOf(m); now != nil {
+			hs = now
+		}
+		entries = append(entries, m.GetEntries()...)
 	}
+	n.disk.write(hs, entries)
 }
 
 // stop stops the member in an orderly way, with every request answered.
@@ -265,8 +329,13 @@ func (n *simNode) stop(why error) {
 func (n *simNode) later(delay int64, name string, do func()) {
 	life := n.life
 	n.s.after(delay, name, func() {
-		if n.life == life {
+		switch {
+		case n.life != life:
+		case n.s.now < n.pausedUntil:
+			n.later(n.pausedUntil-n.s.now, name, do)
+		default:
 			do()
+			n.noteDamage()
 		}
 	})
 }
@@ -308,6 +377,8 @@ func (n *simNode) turn() {
 }
 
 func (n *simNode) takeApplied(a *appliedWork) {
+	n.s.reachIf(lateChange, n.core.restoring > a.index && len(a.confChanges) > 0)
+	n.s.reachIf(batchSkipped, len(a.skipped) > 0)
 	n.core.applied(a)
 	if a.restored != nil && a.index >= n.core.restoring {
 		n.installing = false // and no later snapshot is on its way
@@ -348,9 +419,13 @@ func (n *simNode) dispatch() {
 		n.deliveries.Asked(n.now(), n.applier.index)
 	default:
 	}
-	for _, m := range out.appends {
-		n.installing = n.installing || !raft.IsEmptySnap(m.GetSnapshot())
+	if installs(out.appends) {
+		n.installing = true
+		if n.s.springs(trapInstall) {
+			n.cutPower()
+		}
 	}
+	n.trapApply(out.applies)
 	n.appendQueue = append(n.appendQueue, out.appends...)
 	n.applyQueue = append(n.applyQueue, out.applies...)
 	for _, b := range out.reads {
@@ -361,6 +436,7 @@ func (n *simNode) dispatch() {
 	}
 	n.follow()
 	n.s.observe(n, out.membership != nil)
+	n.s.observeTurn(n, &out)
 	n.s.observeFreshness(n)
 	if out.fatal != nil {
 		n.s.trace(3, n.id)
@@ -378,8 +454,9 @@ func (n *simNode) startAppend() {
 		return
 	}
 	n.appendJob, n.appendQueue = n.appendQueue, nil
+	n.trapSave()
 	n.leakResponses()
-	n.later(n.s.between(n.s.opts.disk), "append", n.finishAppend)
+	n.later(n.slowDisk+n.s.between(n.s.opts.disk), "append", n.finishAppend)
 }
 
 // leakResponses is two planted bugs: answers that do not wait for the save.
@@ -408,6 +485,11 @@ func (n *simNode) finishAppend() {
 	job := n.appendJob
 	responses, err := n.appender.Append(job)
 	if err != nil {
+		for _, m := range job {
+			n.s.reachIf(diskFailsInSave, len(m.GetEntries()) > 0)
+			n.s.reachIf(diskFailsInSnapshot, !raft.IsEmptySnap(m.GetSnapshot()))
+			n.s.reachIf(diskFullInSave, errors.Is(err, errNoRoom))
+		}
 		n.s.trace(4, n.id)
 		n.crash() // answers nobody
 		n.ended = err
@@ -428,7 +510,14 @@ func (n *simNode) finishAppend() {
 		}
 	}
 	if len(own) > 0 {
-		n.post(func(c *core) { c.storageDone(own) })
+		n.last.unheard = true
+		if n.s.springs(trapUnheardSave) {
+			n.cutPower()
+		}
+		n.post(func(c *core) {
+			n.last.unheard = false
+			c.storageDone(own)
+		})
 	}
 	n.startAppend()
 }
@@ -439,6 +528,7 @@ func (n *simNode) install(s *raftpb.Snapshot) error {
 	n.applyNow(n.applyQueue)
 	n.applyQueue = nil
 	index := s.GetMetadata().GetIndex()
+	n.s.observeInstall(n)
 	out, err := n.applier.restore(&restoreWork{
 		index: index, term: s.GetMetadata().GetTerm(),
 		open: func() (io.ReadCloser, error) {
@@ -455,6 +545,9 @@ func (n *simNode) install(s *raftpb.Snapshot) error {
 	if n.s.opts.bug == bugOriginsNotInSnapshot {
 		n.forgetBatches()
 	}
+	n.restored = out.index
+	n.s.reachIf(rotReplaced, n.store.rotten)
+	n.store.rotten = false
 	n.s.observeRestore(n)
 	n.s.noteMembership(n)
 	n.waiters.advance(out.index)
@@ -507,6 +600,10 @@ func (n *simNode) applyNow(work []applyWork) {
 		n.forgetBatches()
 	}
 	out, err := n.applier.apply(work)
+	if engine.IsDamage(err) {
+		n.applyQueue = append(work, n.applyQueue...) // whose requests are answered at the end
+		return
+	}
 	if err != nil {
 		n.s.violate("member %d: %v", n.id, err)
 		return

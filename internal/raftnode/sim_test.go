@@ -37,9 +37,17 @@ type sim struct {
 	order []uint64 // the keys of nodes, in order of creation
 
 	nextCommand uint64
+	transfers   map[uint64]int // bodies on their way, by receiver
+	initial     []roster.Member
 	nemesis     *nemesis // nil: nothing goes wrong by itself
+	ailments    string   // what goes wrong, in words
+	traps       map[trap]bool
+	silentUntil int64 // until then nobody hears that it should lead
+	plan        plan
+	units       []unit // those whose time came
 	known       knowledge
 	traced      uint64
+	journal     *journal // nil: nobody reads it
 	violation   error
 }
 
@@ -55,11 +63,18 @@ type simOptions struct {
 	catchUp int
 	// memory engines recover from snapshot bodies and the log alone.
 	memory bool
+	// onDisk stores have files, with Pebble; others have a model of that.
+	onDisk bool
 	// checkpoints is how often durable states are recorded; 0: never.
 	checkpoints int64
 	maxBatch    int
 	maxQueue    int
-	bug         plantedBug
+	// drift bounds how much faster or slower than time clocks run.
+	drift   float64
+	bug     plantedBug
+	without []string // faults and harms that are left out
+	plan    plan
+	journal *journal
 	// deaf members do not monitor the connection to their leader.
 	deaf bool
 	// electionTicks of raft; 0: simElection.
@@ -96,6 +111,14 @@ const (
 	bugCampaignWithoutPreVote
 	bugBodyNotVerified
 	bugFreshByContact
+	bugReleasedEarly
+	bugStoreNotFlushed
+	bugRecordBeforeBody
+	bugIDReused
+	bugNoRepair
+	bugGuardOff
+	bugRotNotMended
+	bugRotServed
 
 	// The next ones are planted in the contract.
 	bugWatchBeforeCommit
@@ -105,13 +128,62 @@ const (
 	bugLockWithoutLease
 	bugOnceNotInSnapshot
 	bugOnceBySequence
+	bugRightsAtTheDoor
+	bugCompareByValue
+	bugKeepAliveUnproven
+	bugFastClock
+	bugWallClock
 )
+
+// bugTexts are the names of the bugs in docs/testing.md.
+var bugTexts = map[plantedBug]string{
+	noBug:                        "none",
+	bugFsyncOff:                  "fsync off",
+	bugAckBeforeSave:             "acknowledged before the save",
+	bugFollowerAnswersBeforeSave: "a follower answers before the save",
+	bugVoteNotPersisted:          "vote not persisted",
+	bugLocalReads:                "reads without ReadIndex",
+	bugReadContextReused:         "context of a ReadIndex reused",
+	bugNoDedupe:                  "batches proposed again without their identity",
+	bugNonDeterministicApply:     "apply depends on the member",
+	bugConfChangeTwice:           "membership change applied twice",
+	bugOriginsNotInSnapshot:      "identities of batches missing from snapshots",
+	bugSuspectEveryBreak:         "a broken connection is taken for the end of the leader",
+	bugCampaignWithoutPreVote:    "members that suspect a leader campaign without a pre-vote",
+	bugBodyNotVerified:           "snapshot bodies not verified",
+	bugFreshByContact:            "freshness claimed because the leader was heard",
+	bugReleasedEarly:             "entries leave the memory before raft knows them to be applied",
+	bugStoreNotFlushed:           "log released before the store is on disk",
+	bugRecordBeforeBody:          "snapshot in the log before its body is on disk",
+	bugIDReused:                  "an empty disk runs on under its old id",
+	bugNoRepair:                  "a torn save is not repaired",
+	bugGuardOff:                  "the guard of the log is off, and a sector in the middle is zeroed",
+	bugRotNotMended:              "rotten blocks are not looked for",
+	bugRotServed:                 "a rotten block is taken for a whole one",
+	bugWatchBeforeCommit:         "watch shows uncommitted changes",
+	bugResumeOffByOne:            "watch resumes one revision too late",
+	bugSlowWatcherSkipped:        "slow watch skipped",
+	bugLeaseEndedByDeposed:       "lease ended by a deposed leader",
+	bugLockWithoutLease:          "lock granted without checking the lease",
+	bugOnceNotInSnapshot:         "records of idempotency keys missing from snapshots",
+	bugOnceBySequence:            "records keyed by the sequence only",
+	bugRightsAtTheDoor:           "rights checked only when a request arrives",
+	bugCompareByValue:            "values compared instead of revisions",
+	bugKeepAliveUnproven:         "keep-alive answered without a proof of leadership",
+	bugFastClock:                 "clock runs twice as fast",
+	bugWallClock:                 "leases measured by the time of day",
+}
+
+func (b plantedBug) String() string { return bugTexts[b] }
 
 func newSim(t *testing.T, seed uint64, opts simOptions) *sim {
 	t.Helper()
 	cryptotest.SetGlobalRandom(t, seed)
 	if opts.members == 0 {
 		opts.members = 3
+	}
+	if opts.plan.members != 0 {
+		opts.members = opts.plan.members
 	}
 	if opts.disk == (span{}) {
 		opts.disk = span{100 * micro, 2 * milli}
@@ -142,14 +214,14 @@ func newSim(t *testing.T, seed uint64, opts simOptions) *sim {
 		rng:   rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)),
 		net:   newNetwork(),
 		nodes: make(map[uint64]*simNode),
-		known: newKnowledge(),
+		known: newKnowledge(), transfers: make(map[uint64]int),
+		plan: opts.plan, journal: opts.journal,
 	}
-	var initial []roster.Member
 	for id := uint64(1); id <= uint64(opts.members); id++ {
-		initial = append(initial, simMember(id))
+		s.initial = append(s.initial, simMember(id))
 	}
-	for _, m := range initial {
-		s.addNode(m.ID, initial)
+	for _, m := range s.initial {
+		s.addNode(m.ID, s.initial)
 	}
 	return s
 }
@@ -194,8 +266,15 @@ func (q *eventQueue) Pop() any {
 	return last
 }
 
+// maxPending bounds the events that wait: more of them are a loop that feeds itself.
+const maxPending = 200_000
+
 // after schedules something.
 func (s *sim) after(delay int64, name string, do func()) {
+	if len(s.queue) > maxPending {
+		s.violate("runaway: %d events wait, and the next is %q", len(s.queue), name)
+		return
+	}
 	s.serial++
 	heap.Push(&s.queue, occurrence{at: s.now + delay, serial: s.serial, name: name, do: do})
 }
@@ -214,6 +293,15 @@ func (s *sim) step() bool {
 	}()
 	e.do()
 	return s.violation == nil
+}
+
+// within has something done that takes its choices from a source of its own. Whether it
+// happens changes no choice of anything else.
+func (s *sim) within(rng *rand.Rand, do func()) {
+	before := s.rng
+	s.rng = rng
+	defer func() { s.rng = before }()
+	do()
 }
 
 // run lets virtual time pass.
@@ -243,6 +331,16 @@ func (s *sim) must(d int64, what string, cond func() bool) {
 	}
 }
 
+// lively is until for a condition that a cluster without faults has to reach. It reports
+// whether it did; if not, that is a violation.
+func (s *sim) lively(d int64, what string, cond func() bool) bool {
+	ok := s.until(d, cond)
+	if !ok && s.violation == nil {
+		s.violate("L1: not within %d ms: %s", d/milli, what)
+	}
+	return ok
+}
+
 func (s *sim) fatalf(format string, args ...any) {
 	s.t.Helper()
 	if s.violation != nil {
@@ -254,6 +352,7 @@ func (s *sim) fatalf(format string, args ...any) {
 func (s *sim) violate(format string, args ...any) {
 	if s.violation == nil {
 		s.violation = fmt.Errorf(format, args...)
+		s.note("%v", s.violation)
 	}
 }
 

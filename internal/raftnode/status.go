@@ -104,6 +104,7 @@ type Stats struct {
 	ReadRetries        uint64 // rounds that got no answer in time
 	LogEntries         int    // kept in memory, for members that lag
 	LogBytes           int
+	LogFirst           uint64 // index of the oldest entry that can be sent without a snapshot
 }
 
 // Stats returns the replica's figures.
@@ -113,7 +114,8 @@ func (r *Replica) Stats(ctx context.Context) (Stats, error) {
 		return Stats{}, err
 	}
 	s.LogEntries, s.LogBytes = r.log.Sizes()
-	return s, nil
+	s.LogFirst, err = r.log.FirstIndex()
+	return s, err
 }
 
 // ask has the node loop ask the core.

@@ -30,6 +30,9 @@ type Change struct {
 	Member Member `json:"member"`
 	// Replaces is the member that ReplaceMember removes.
 	Replaces uint64 `json:"replaces,omitempty"`
+	// MaxLearners refuses AddMember of a member that stays a learner if that many are
+	// there already; 0 means no limit.
+	MaxLearners int `json:"max_learners,omitempty"`
 	// Once identifies the request, if a repeat of it must not change anything again.
 	Once Once `json:"once,omitzero"`
 	// By tells the logs of all members who asked for the change. It has no
@@ -50,15 +53,16 @@ type Made struct {
 	Member uint64 `json:"member"` // the id of the member that was added or changed
 }
 
-// maxMade bounds the changes that are remembered. Membership changes are rare: the
-// last ones are those that a client may still repeat.
-const maxMade = 64
+// maxMade bounds the changes that are remembered. The roster has no clock; a client would
+// have to make that many other changes before it repeats one whose answer it lost.
+const maxMade = 512
 
 // Requester names a client's request in the logs of all members. It is empty
 // if the leader acted on its own behalf.
 type Requester struct {
 	RequestID string `json:"request_id,omitempty"`
-	Client    string `json:"client,omitempty"` // its address
+	Client    string `json:"client,omitempty"`    // its address
+	Principal string `json:"principal,omitempty"` // the user; empty while rights are disabled
 }
 
 // maxRequesterBytes bounds what is kept of each field of a Requester.
@@ -68,7 +72,7 @@ const maxRequesterBytes = 128
 // from a client, and the entry goes to all members.
 func (r Requester) Clipped() Requester {
 	clip := func(s string) string { return s[:min(len(s), maxRequesterBytes)] }
-	return Requester{RequestID: clip(r.RequestID), Client: clip(r.Client)}
+	return Requester{RequestID: clip(r.RequestID), Client: clip(r.Client), Principal: clip(r.Principal)}
 }
 
 // Fields returns the requester as fields of a log line.
@@ -76,7 +80,11 @@ func (r Requester) Fields() []zap.Field {
 	if r == (Requester{}) {
 		return []zap.Field{zap.Bool("automatic", true)}
 	}
-	return []zap.Field{zap.String("request_id", r.RequestID), zap.String("client", r.Client)}
+	fields := []zap.Field{zap.String("request_id", r.RequestID), zap.String("client", r.Client)}
+	if r.Principal != "" {
+		fields = append(fields, zap.String("principal", r.Principal))
+	}
+	return fields
 }
 
 // ConfChange returns raft's form of the change, for its entry. An added member is a

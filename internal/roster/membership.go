@@ -18,6 +18,8 @@ var (
 	ErrMemberNotFound = errors.New("member not found")
 	ErrUnsafeChange   = errors.New("unsafe membership change")
 	ErrBadMember      = errors.New("invalid member")
+	// ErrTooManyLearners refuses a member that would stay a learner.
+	ErrTooManyLearners = errors.New("too many learners")
 	// ErrRepeated means that the change was made already, for the same request.
 	ErrRepeated = errors.New("the change was made already")
 	// ErrOtherRequest means that the idempotency key belongs to another request.
@@ -174,7 +176,23 @@ func (m *Membership) checkAdd(c *Change, exists bool) error {
 	if len(c.Member.PeerURLs) == 0 {
 		return fmt.Errorf("%w: a new member needs a peer URL", ErrBadMember)
 	}
-	return m.checkURLs(c)
+	if err := m.checkURLs(c); err != nil {
+		return err
+	}
+	if n := m.keptLearners(); c.Member.KeepLearner && c.MaxLearners > 0 && n >= c.MaxLearners {
+		return fmt.Errorf("%w: %d members stay learners, and the limit of the request is %d (--max-learners)", ErrTooManyLearners, n, c.MaxLearners)
+	}
+	return nil
+}
+
+// keptLearners returns how many learners the leader does not promote.
+func (m *Membership) keptLearners() (n int) {
+	for i := range m.Members {
+		if m.Members[i].Learner && m.Members[i].KeepLearner {
+			n++
+		}
+	}
+	return n
 }
 
 // checkReplace refuses to replace a member by anybody but the same machine: it has the

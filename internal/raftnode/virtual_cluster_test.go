@@ -1,0 +1,412 @@
+package raftnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/peers"
+	"github.com/kvd-io/kvd/internal/roster"
+)
+
+// A cluster of whole replicas in one bubble: goroutines, logs on disk, rafthttp, and net/http
+// are real. Only the sockets are not: a connection is a net.Pipe.
+
+// wire is the network of a bubble.
+type wire struct {
+	mu        sync.Mutex
+	listeners map[string]*pipeListener // by address
+	cut       map[string]bool          // addresses that nobody reaches, and that reach nobody
+	conns     []wireConn
+}
+
+type wireConn struct {
+	net.Conn
+	from, to string
+}
+
+func newWire() *wire {
+	return &wire{listeners: make(map[string]*pipeListener), cut: make(map[string]bool)}
+}
+
+// listen opens the port of a member.
+func (w *wire) listen(addr string) net.Listener {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	l := &pipeListener{addr: addr, accepted: make(chan net.Conn), closed: make(chan struct{})}
+	w.listeners[addr] = l
+	return l
+}
+
+// dialTimeout is that of the transport, which has no part in these dials.
+const dialTimeout = 2 * time.Second
+
+// dialFrom returns how a member dials: what is cut off does not answer, and a port that
+// nobody listens on refuses.
+func (w *wire) dialFrom(from string) func(peers.Dial) peers.Dial {
+	return func(peers.Dial) peers.Dial {
+		return func(ctx context.Context, _, to string) (net.Conn, error) {
+			w.mu.Lock()
+			l, cut := w.listeners[to], w.cut[from] || w.cut[to]
+			w.mu.Unlock()
+			if cut {
+				ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+				defer cancel()
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			refused := &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+			if l == nil {
+				return nil, refused
+			}
+			ours, theirs := net.Pipe()
+			select {
+			case l.accepted <- theirs:
+			case <-l.closed:
+				return nil, refused
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.conns = append(w.conns, wireConn{ours, from, to})
+			return ours, nil
+		}
+	}
+}
+
+// isolate breaks the connections of a member and lets it make no new ones, until heal.
+func (w *wire) isolate(addr string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cut[addr] = true
+	w.conns = slices.DeleteFunc(w.conns, func(c wireConn) bool {
+		broken := c.from == addr || c.to == addr
+		if broken {
+			_ = c.Close()
+		}
+		return broken
+	})
+}
+
+func (w *wire) heal() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.cut)
+}
+
+type pipeListener struct {
+	addr     string
+	accepted chan net.Conn
+	closed   chan struct{}
+	once     sync.Once
+}
+
+func (l *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.accepted:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *pipeListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+func (l *pipeListener) Addr() net.Addr { return pipeAddr(l.addr) }
+
+type pipeAddr string
+
+func (pipeAddr) Network() string  { return "pipe" }
+func (a pipeAddr) String() string { return string(a) }
+
+// virtualMember is a member of a cluster in a bubble.
+type virtualMember struct {
+	*Replica
+	addr  string
+	disk  *faultyDisk
+	sm    *lockedMachine
+	srv   *http.Server
+	stop  context.CancelFunc
+	ended chan error
+}
+
+// virtualCluster has its members' directories outside of the bubble, so that another one
+// can go on with them.
+type virtualCluster struct {
+	*wire
+	members []*virtualMember
+}
+
+// startVirtual starts a member in each directory.
+func startVirtual(t *testing.T, dirs []string) *virtualCluster {
+	t.Helper()
+	c := &virtualCluster{wire: newWire()}
+	var initial []roster.Member
+	for i := range dirs {
+		initial = append(initial, roster.Member{ID: uint64(i + 1), PeerURLs: []string{fmt.Sprintf("http://127.0.0.1:%d", i+1)}})
+	}
+	for i, dir := range dirs {
+		m := &virtualMember{addr: fmt.Sprintf("127.0.0.1:%d", i+1), sm: newLockedMachine(t), ended: make(chan error, 1)}
+		r, err := Open(Config{
+			ID: initial[i].ID, ClusterID: 7, Dir: dir, Nonce: fmt.Sprint("nonce", i), PeerURLs: initial[i].PeerURLs, Initial: initial,
+			StateMachine: m.sm, VerifyBody: verifyMachineBody, Logger: zap.NewNop(), TickInterval: virtualTick, ElectionTicks: 10,
+			Security: peers.Security{Through: c.dialFrom(m.addr)},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Replica, m.disk = r, &faultyDisk{Disk: r.appends.writes}
+		r.appends.writes = m.disk
+		c.members = append(c.members, m)
+	}
+	for _, m := range c.members {
+		m.run(t.Context(), c.listen(m.addr))
+	}
+	return c
+}
+
+func (m *virtualMember) run(ctx context.Context, l net.Listener) {
+	ctx, m.stop = context.WithCancel(ctx)
+	m.srv = &http.Server{Handler: m.Handler(nil)}
+	go func() { _ = m.srv.Serve(l) }()
+	go func() {
+		err := m.Run(ctx)
+		_ = m.srv.Close() // as when the process ends
+		m.ended <- err
+	}()
+}
+
+// end stops everybody and waits for that.
+func (c *virtualCluster) end(t *testing.T) {
+	t.Helper()
+	for _, m := range c.members {
+		m.stop()
+	}
+	for _, m := range c.members {
+		if err := <-m.ended; err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("member %d ended with %v", m.cfg.ID, err)
+		}
+	}
+}
+
+// await waits in virtual time.
+func await(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for begin := time.Now(); !cond(); time.Sleep(virtualTick / 10) {
+		if time.Since(begin) > time.Minute {
+			t.Fatalf("not within a minute of virtual time: %s", what)
+		}
+	}
+}
+
+// leader waits until one of the members leads, and another does not object.
+func (c *virtualCluster) leader(t *testing.T, but ...*virtualMember) *virtualMember {
+	t.Helper()
+	var leader *virtualMember
+	await(t, "a leader", func() bool {
+		for _, m := range c.members {
+			if m.Position().Leader == m.cfg.ID && !slices.Contains(but, m) {
+				leader = m
+				return true
+			}
+		}
+		return false
+	})
+	return leader
+}
+
+// write proposes a command until it is acknowledged.
+func (m *virtualMember) write(t *testing.T, id uint64) {
+	t.Helper()
+	await(t, fmt.Sprintf("an acknowledged write at member %d", m.cfg.ID), func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*virtualTick)
+		defer cancel()
+		_, err := m.Propose(ctx, command(id))
+		id += 1 << 32 // another one, since the outcome may be unknown
+		return err == nil
+	})
+}
+
+// agree waits until all members have the same state.
+func (c *virtualCluster) agree(t *testing.T) {
+	t.Helper()
+	await(t, "agreement", func() bool {
+		for _, m := range c.members[1:] {
+			if m.state() != c.members[0].state() {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func (m *virtualMember) state() [2]uint64 {
+	m.sm.mu.Lock()
+	defer m.sm.mu.Unlock()
+	return [2]uint64{m.sm.m.cur.Index, m.sm.m.cur.Hash}
+}
+
+func (m *virtualMember) has(id uint64) bool {
+	m.sm.mu.Lock()
+	defer m.sm.mu.Unlock()
+	return m.sm.m.seen[id]
+}
+
+func fastDirs(t *testing.T, n int) (dirs []string) {
+	for range n {
+		dirs = append(dirs, fastDir(t))
+	}
+	return dirs
+}
+
+// TestVirtualClusterShutdownInEveryPhase stops one of three members, or all of them, when its
+// n-th save begins, and lets that save take a while: while the first leader is elected, while
+// everybody announces its start, and with commands in flight. Everybody gets an answer, the
+// others go on, and what was acknowledged is everywhere after the next start.
+func TestVirtualClusterShutdownInEveryPhase(t *testing.T) {
+	for n := 1; n <= 10; n++ {
+		all, takes := n%2 == 0, time.Duration(n%3)*2*time.Second
+		t.Run(fmt.Sprintf("save %d takes %v, all stop %t", n, takes, all), func(t *testing.T) {
+			dirs := fastDirs(t, 3)
+			var acked []uint64
+			inBubble(t, func(t *testing.T) { acked = stopClusterAtSave(t, dirs, n, takes, all) })
+			inBubble(t, func(t *testing.T) {
+				c := startVirtual(t, dirs)
+				c.leader(t).write(t, 1<<40)
+				c.agree(t)
+				for _, m := range c.members {
+					for _, id := range acked {
+						if !m.has(id) {
+							t.Errorf("command %d was acknowledged, and member %d does not have it", id, m.cfg.ID)
+						}
+					}
+				}
+				c.end(t)
+			})
+			if n > 6 && len(acked) == 0 {
+				t.Error("nothing was acknowledged: that proves nothing")
+			}
+		})
+	}
+}
+
+func stopClusterAtSave(t *testing.T, dirs []string, n int, takes time.Duration, all bool) []uint64 {
+	c := startVirtual(t, dirs)
+	one := c.members[n%len(c.members)]
+	reached := make(chan struct{})
+	saves := 0
+	before := func([]*raftpb.Entry) {
+		if saves++; saves == n {
+			close(reached)
+			time.Sleep(takes)
+		}
+	}
+	one.disk.before.Store(&before)
+	w := writers{pause: virtualTick / 2}
+	for _, m := range c.members {
+		w.start(t.Context(), m.Replica, 2)
+	}
+	<-reached
+	begin := time.Now()
+	for _, m := range c.members {
+		if all || m == one {
+			m.stop()
+		}
+	}
+	<-one.ended
+	if took := time.Since(begin); took > takes+time.Minute {
+		t.Errorf("the stop took %v of virtual time", took)
+	}
+	one.ended <- nil // for end
+	if !all {
+		c.leader(t, one).write(t, 1<<50) // the others go on
+	}
+	c.end(t)
+	w.Wait() // everybody was answered
+	return w.acked
+}
+
+// TestVirtualClusterLeaderCutOff: a leader that nobody hears acknowledges nothing, the others
+// elect another one within a few election timeouts, and after that everybody agrees.
+func TestVirtualClusterLeaderCutOff(t *testing.T) {
+	dirs := fastDirs(t, 3)
+	inBubble(t, func(t *testing.T) {
+		c := startVirtual(t, dirs)
+		old := c.leader(t)
+		old.write(t, 1)
+		c.isolate(old.addr)
+		begin := time.Now()
+		lost := make(chan error, 1)
+		go func() {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			_, err := old.Propose(ctx, command(2))
+			lost <- err
+		}()
+		c.leader(t, old).write(t, 3)
+		if took := time.Since(begin); took > 6*10*virtualTick {
+			t.Errorf("writes resumed after %v", took)
+		}
+		select {
+		case err := <-lost:
+			if err == nil {
+				t.Error("a leader that is cut off has acknowledged a write")
+			}
+		default:
+		}
+		c.heal()
+		if err := <-lost; err == nil && !old.has(2) {
+			t.Error("a write was acknowledged and is not there")
+		}
+		old.write(t, 4)
+		c.agree(t)
+		c.end(t)
+	})
+}
+
+// TestVirtualClusterDiskStall: a leader whose disk hangs hands over, although it still sends
+// heartbeats. The write that the hang caught gets its answer, and the member catches up.
+func TestVirtualClusterDiskStall(t *testing.T) {
+	dirs := fastDirs(t, 3)
+	inBubble(t, func(t *testing.T) {
+		c := startVirtual(t, dirs)
+		old := c.leader(t)
+		old.write(t, 1)
+		hang := make(chan struct{})
+		old.disk.hang.Store(&hang)
+		begin := time.Now()
+		caught := make(chan error, 1)
+		go func() {
+			_, err := old.Propose(t.Context(), command(2))
+			caught <- err
+		}()
+		c.leader(t, old).write(t, 3)
+		if took := time.Since(begin); took > 6*10*virtualTick {
+			t.Errorf("writes resumed after %v", took)
+		}
+		old.disk.hang.Store(nil)
+		close(hang)
+		if err := <-caught; err == nil && !old.has(2) {
+			t.Error("a write was acknowledged and is not there")
+		}
+		synctest.Wait()
+		old.write(t, 4)
+		c.agree(t)
+		c.end(t)
+	})
+}
