@@ -136,7 +136,7 @@ const (
 	// bodyLifetime is how long a body that nobody uses waits for another member.
 	bodyLifetime = 30 * time.Second
 	// staleBytes is how much log after a body makes a new one the better choice for
-	// whoever asks next, unless the body is larger.
+	// the next member that asks, unless the body is larger.
 	staleBytes = 64 << 20
 	// maxSends is the number of transfers at the same time, as the transport allows.
 	maxSends = 2
@@ -181,7 +181,7 @@ func (d *Deliveries) Built(now time.Duration, b *Body, err error) {
 	b.used = now
 	d.bodies = append(d.bodies, b)
 	d.offer(b)
-	d.wanted = false // whoever asked in the meantime gets this one
+	d.wanted = false // members that asked in the meantime get this one
 }
 
 // offer lets raft send a body from now on; nil withdraws the last one.
@@ -217,7 +217,7 @@ func (d *Deliveries) inUse(b *Body) bool {
 }
 
 // pin keeps the part of the log that somebody needs. What is gone already counts
-// for nothing: whoever needed it gets another body.
+// for nothing: the member that needed it gets another body.
 func (d *Deliveries) pin() {
 	pin := uint64(0)
 	need := func(index uint64) {
@@ -396,7 +396,7 @@ func (d *Deliveries) Tick(now time.Duration, at Place) {
 	d.adjustIntake()
 }
 
-// outdated reports whether a new body is the better choice for whoever asks next.
+// outdated reports whether a new body is the better choice for the next member that asks.
 func (d *Deliveries) outdated(b *Body) bool {
 	return !d.log.Continues(b.Index()) || d.log.BytesAfter(b.Index()) > max(staleBytes, b.Size)
 }

@@ -45,6 +45,9 @@ type Conn struct {
 	once   sync.Once // net/http closes a connection more than once
 }
 
+// NetConn returns the connection below, as tls.Conn does.
+func (c *Conn) NetConn() net.Conn { return c.Conn }
+
 // Close implements net.Conn.
 func (c *Conn) Close() error {
 	c.once.Do(func() { c.places.taken.Add(-1) })

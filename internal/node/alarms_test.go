@@ -25,7 +25,7 @@ import (
 func TestAlarmsAreDocumented(t *testing.T) {
 	raised := regexp.MustCompile("^([a-z]+_[a-z_]+): ")
 	found := 0
-	for _, dir := range []string{".", "../raftnode", "../catchup", "../kvstore"} {
+	for _, dir := range []string{".", "../raftnode", "../catchup", "../kvstore", "../scrub"} {
 		for _, text := range literals(t, dir) {
 			if name := raised.FindStringSubmatch(text); name != nil {
 				found++

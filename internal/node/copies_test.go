@@ -5,6 +5,10 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/datadir"
 )
 
 // copyOf returns a copy of a member's data directory, as it is now. With the
@@ -31,15 +35,26 @@ func acknowledged(t *testing.T, by *testNode, on *testNode, key string) {
 func mustRefuseStart(t *testing.T, cfg Config, want string) {
 	t.Helper()
 	err := start(t, cfg).awaitEnd(t)
-	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "remove and re-add") {
+	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "remove and re-add") || !strings.Contains(err.Error(), cfg.DataDir) {
 		t.Fatalf("the copy ended with %v", err)
+	}
+	// Each start counts, so that later ones would look like those of the member.
+	for range 3 {
+		var refused *datadir.RefusedError
+		if err := start(t, cfg).awaitEnd(t); !errors.As(err, &refused) || !strings.Contains(err.Error(), "older copy") {
+			t.Fatalf("another start ended with %v", err)
+		}
+	}
+	report, err := Examine(cfg.DataDir)
+	if err != nil || report.Refused == nil {
+		t.Errorf("the doctor says %s, %v", report.Verdict(), err)
 	}
 }
 
 func memoryEngine(c *Config) { c.Engine = "memory" }
 
 // A directory is replaced by a copy from before its last start. The cluster knows
-// how often the directory was started, whoever leads, and says in its status that
+// how often the directory was started, no matter who leads, and says in its status that
 // a start was refused.
 func TestDirectoryFromBeforeTheLastStartIsRefused(t *testing.T) {
 	ms := startCluster(t, 3, memoryEngine)
@@ -92,6 +107,28 @@ func TestDirectoryFromBeforeAnAcknowledgmentIsRefused(t *testing.T) {
 	cfg := follower.cfg
 	cfg.DataDir = old
 	mustRefuseStart(t, cfg, "the log here ends at entry")
+
+	// Where nothing else is left, the copy can be made a cluster of its own.
+	for _, m := range []*testNode{ms[0], ms[1], ms[2]} {
+		if m != follower {
+			if err := m.end(t); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	r, _, err := PrepareRecovery(zap.NewNop(), old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !r.Stale {
+		t.Error("the recovery does not know that the cluster refused the directory")
+	}
+	if err := errors.Join(r.Complete(), r.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if got := start(t, cfg).get(t, "before"); got != "v" {
+		t.Errorf("read %q", got)
+	}
 }
 
 // A second process runs on a copy of a running member's directory. It ends, and

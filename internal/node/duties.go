@@ -25,19 +25,6 @@ const (
 	dutyTimeout = 5 * time.Second
 )
 
-// announceReady waits until this node has applied its own start entry, and with
-// it everything committed before. A new cluster gets its settings before its
-// first request.
-func (m *member) announceReady(ctx context.Context) {
-	select {
-	case <-m.replica.Ready():
-		m.proposeFirstSettings(ctx)
-		m.warnOfIgnoredSettings()
-		close(m.life.ready)
-	case <-ctx.Done():
-	}
-}
-
 // leaderDuties lets replicated time pass and compacts the history. Both commands
 // carry this leader's term: if another leader is elected before they commit, they
 // do nothing (N6).
@@ -49,7 +36,6 @@ func (m *member) leaderDuties(ctx context.Context) {
 		if pos.Leader != m.id || m.life.leaving.Load() {
 			continue
 		}
-		m.proposeFirstSettings(ctx)
 		elapsed := tenure.step(pos.Term, time.Now())
 		if rev := m.store.Revision(); rev != ticked || m.store.Aging() {
 			m.tick(ctx, pos.Term, elapsed)
@@ -88,31 +74,6 @@ func (t *tenure) step(term uint64, now time.Time) time.Duration {
 	return elapsed
 }
 
-// proposeFirstSettings gives a new cluster the settings that its leader was
-// started with. From then on they are replicated, and flags no longer matter.
-func (m *member) proposeFirstSettings(ctx context.Context) {
-	pos := m.replica.Position()
-	if pos.Leader != m.id || m.store.SettingsGiven() || m.cfg.Settings == (kvstore.Settings{}) {
-		return
-	}
-	m.propose(ctx, &kvstore.Command{Op: kvstore.OpSettings, Term: pos.Term, Settings: m.cfg.Settings.Change()})
-}
-
-// warnOfIgnoredSettings names the settings that this node was given and that
-// differ from those in force: they count only when a cluster is created, and
-// whoever restarts a node with another quota believes to have changed it.
-func (m *member) warnOfIgnoredSettings() {
-	inForce := m.store.Settings()
-	for _, g := range m.cfg.GivenSettings {
-		value, force := g.Value(&m.cfg.Settings), g.Value(&inForce)
-		if value == force || !m.store.SettingsGiven() {
-			continue
-		}
-		m.lg.Warn(g.Flag+" has no effect: it is fixed when the cluster is created; change the replicated setting with PUT /v1/settings",
-			zap.String("field", g.Field), zap.Int64("ignored", value), zap.Int64("in_force", force))
-	}
-}
-
 // alarmPace is how often a node looks for alarms that started or ended.
 const alarmPace = time.Second
 
@@ -120,11 +81,13 @@ const alarmPace = time.Second
 // its own, so each logs them.
 func (m *member) watchAlarms(ctx context.Context) {
 	active := make(map[string]bool)
-	var misplaced, leaderless repeat.Pace
+	var misplaced, leaderless, unlisted repeat.Pace
 	led := time.Now()
 	for pause(ctx, alarmPace) == nil {
+		m.health.Note(m.rebuildObstacle())
 		active = m.logAlarms(active, m.activeAlarms())
 		m.warnOfOtherURLs(&misplaced, time.Now())
+		warnOfUnlisted(m, &unlisted, time.Now())
 		if m.freshness().checkLeader() == nil {
 			led = time.Now()
 		}

@@ -1,6 +1,8 @@
 package node
 
 import (
+	"time"
+
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/roster"
 )
@@ -39,6 +41,24 @@ func (f Face) Term() uint64 {
 		return 0
 	}
 	return m.replica.Position().Term
+}
+
+// SortLeases sorts leases by when they end, if this node leads.
+func (f Face) SortLeases(ids []uint64) {
+	if m := f.member.Load(); m != nil {
+		m.leases.lessor.SortByDeadline(ids)
+	}
+}
+
+// RenewLease is AskLease for a keep-alive, without waiting: done gets the outcome, at the
+// latest soon after the given time has passed. It may be called at once, and must not wait.
+func (f Face) RenewLease(lease uint64, within time.Duration, done func(api.LeaseTime, error)) {
+	m, err := f.serving()
+	if err != nil {
+		done(api.LeaseTime{}, err)
+		return
+	}
+	m.leases.renew(lease, within, done)
 }
 
 // facesOf returns the URLs for clients of other protocols than kvd's own.

@@ -6,9 +6,12 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
+	"github.com/kvd-io/kvd/internal/lessor"
 	"github.com/kvd-io/kvd/internal/raftnode"
+	"github.com/kvd-io/kvd/internal/scrub"
 	"github.com/kvd-io/kvd/internal/watch"
 )
 
@@ -18,6 +21,8 @@ type counts struct {
 	readsFailed     atomic.Uint64
 	hashesCompared  atomic.Uint64
 	hashesDiverged  atomic.Uint64
+	leasesGranted   lessor.TTLs
+	leasesEnded     atomic.Uint64
 }
 
 // Figures are what the metrics show about a node beside its status.
@@ -31,6 +36,11 @@ type Figures struct {
 	// KeepAlives counts those that this node answered, and LeasesExpired the leases
 	// that it ended as the leader.
 	KeepAlives, LeasesExpired uint64
+	// LeasesGranted and LeasesEnded count what this node has applied, no matter which node was asked.
+	LeasesGranted lessor.TTLCounts
+	LeasesEnded   uint64
+	// RightsEdits is how often users and roles were changed, as etcd counts.
+	RightsEdits uint64
 	// Peers are the other members.
 	Peers []PeerFigures
 	// ProposalsFailed and ReadsFailed count requests that failed.
@@ -40,6 +50,10 @@ type Figures struct {
 	HashesCompared, HashesDiverged uint64
 	// Refusals counts what other members sent and this node refused, by reason.
 	Refusals map[string]uint64
+	// Scrub is what the background reading of the store has done.
+	Scrub scrub.Figures
+	// DamagedStores is how many damaged stores were moved aside and are still there.
+	DamagedStores int
 	// DiskFree and DiskSize are the bytes of the data directory's file system;
 	// 0 if they are unknown.
 	DiskFree, DiskSize uint64
@@ -69,9 +83,14 @@ func (m *member) figures(ctx context.Context) (Figures, error) {
 		Leases:          m.store.Counts(),
 		KeepAlives:      m.leases.batcher.Renewed(),
 		LeasesExpired:   m.leases.lessor.Expired(),
+		LeasesGranted:   m.counts.leasesGranted.Counts(),
+		RightsEdits:     m.store.Rights().Edits(),
+		LeasesEnded:     m.counts.leasesEnded.Load(),
 		HashesCompared:  m.counts.hashesCompared.Load(),
 		HashesDiverged:  m.counts.hashesDiverged.Load(),
 		Refusals:        m.replica.Refusals(),
+		Scrub:           m.health.Figures(),
+		DamagedStores:   datadir.DamagedStores(m.cfg.DataDir),
 	}
 	var err error
 	if f.Raft, err = m.replica.Stats(ctx); err != nil {

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
@@ -76,5 +77,16 @@ func TestTimingOfAStuckWrite(t *testing.T) {
 	}
 	if n := m.member.Load().counts.proposalsFailed.Load(); n != 1 {
 		t.Errorf("%d proposals failed, want 1", n)
+	}
+}
+
+// Each member tells how far behind each is, as long as there is a leader.
+func TestMembersTellWhoIsBehind(t *testing.T) {
+	members := startCluster(t, 3, nil)
+	for _, at := range members {
+		eventually(t, "all lags are known, and none is left", func() bool {
+			list, err := at.Members(testContext(t))
+			return err == nil && len(list) == 3 && !slices.ContainsFunc(list, func(m api.Member) bool { return m.Behind == nil || *m.Behind != 0 })
+		})
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/datadir"
+	"github.com/kvd-io/kvd/internal/founding"
 	"github.com/kvd-io/kvd/internal/repeat"
 	"github.com/kvd-io/kvd/internal/roster"
 )
@@ -57,7 +58,7 @@ type joiner struct {
 	// publish makes self visible to the calls of other members.
 	publish func(identity)
 	// found makes an acceptor visible to them.
-	found func(*acceptor)
+	found func(*founding.Acceptor)
 
 	strangers map[string]*repeat.Pace // warnings about members of other clusters, by URL
 	waiting   repeat.Pace             // lines that say what the node waits for
@@ -196,8 +197,8 @@ func (j *joiner) findWithoutLog(ctx context.Context, recorded datadir.Identity) 
 	case len(j.cfg.Initial) == 1:
 		return j.foundAlone()
 	}
-	a := newAcceptor(j.self, j.cfg.Name, j.dir)
-	defer a.close()
+	a := founding.NewAcceptor(j.self.Member, j.self.Rendezvous, j.cfg.Name, j.dir)
+	defer a.Close()
 	j.found(a)
 	return j.await(ctx, a)
 }
@@ -231,8 +232,8 @@ func (j *joiner) founders() []datadir.Founder { return founders(j.cfg.Initial) }
 
 // await asks the initial members until there is a cluster. If there is an
 // acceptor, this member may found it.
-func (j *joiner) await(ctx context.Context, a *acceptor) (place, error) {
-	f := &founder{self: a, initial: j.founders(), seed: j.seed, ask: j.askFounding, draw: datadir.NewClusterID, patience: somePatience()}
+func (j *joiner) await(ctx context.Context, a *founding.Acceptor) (place, error) {
+	f := founding.NewFounder(a, j.founders(), j.seed, j.askFounding)
 	for {
 		answers := j.askInitial(ctx)
 		if err := cmp.Or(j.refuseRecovered(answers), j.refuseStranger(answers), j.refuseSeed(answers)); err != nil {
@@ -241,20 +242,20 @@ func (j *joiner) await(ctx context.Context, a *acceptor) (place, error) {
 		existing, fresh := j.judge(answers)
 		var err error
 		switch {
-		case existing != nil && a != nil && a.names(existing.info.Charter):
-			_, err = a.handle(foundingRequest{Rendezvous: j.self.Rendezvous, Seed: j.seed, Step: stepAdopt, Charter: existing.info.Charter})
+		case existing != nil && a != nil && a.Names(existing.info.Charter):
+			_, err = a.Handle(founding.Request{Rendezvous: j.self.Rendezvous, Seed: j.seed, Step: founding.Adopt, Charter: existing.info.Charter})
 		case existing != nil:
-			if c := a.close(); c != nil {
+			if c := a.Close(); c != nil {
 				return j.begin(c)
 			}
 			return j.join(ctx, *existing)
-		case a != nil && f.turn(fresh):
-			err = f.attempt(ctx, fresh)
+		case a != nil && f.Turn(fresh):
+			err = f.Attempt(ctx, fresh)
 		}
 		if err != nil {
 			return place{}, err
 		}
-		if c := a.chosen(); c != nil {
+		if c := a.Chosen(); c != nil {
 			return j.begin(c)
 		}
 		if j.waiting.Due(time.Now(), fmt.Sprint(fresh)) {
@@ -264,20 +265,20 @@ func (j *joiner) await(ctx context.Context, a *acceptor) (place, error) {
 		select {
 		case <-ctx.Done():
 			return place{}, context.Cause(ctx)
-		case <-a.done():
-			return j.begin(a.chosen())
+		case <-a.Done():
+			return j.begin(a.Chosen())
 		case <-time.After(askPause):
 		}
 	}
 }
 
 // askFounding sends a founder's request to other initial members, all at once.
-func (j *joiner) askFounding(ctx context.Context, members []uint64, r foundingRequest) map[uint64]foundingAnswer {
+func (j *joiner) askFounding(ctx context.Context, members []uint64, r founding.Request) map[uint64]founding.Answer {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	var mu sync.Mutex // guards answers while the calls are under way
 	var asked sync.WaitGroup
-	answers := make(map[uint64]foundingAnswer)
+	answers := make(map[uint64]founding.Answer)
 	for _, p := range j.cfg.Initial {
 		if !slices.Contains(members, p.ID) {
 			continue

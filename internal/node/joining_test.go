@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +16,8 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/datadir"
+	"github.com/kvd-io/kvd/internal/founding"
+	"github.com/kvd-io/kvd/internal/repeat"
 )
 
 // joinList returns the configurations of n nodes that start with nothing but the same list
@@ -151,6 +154,152 @@ func TestJoinListNeverFoundsASecondCluster(t *testing.T) {
 	}
 	if err := c.Barrier(shortContext(t), nil); err == nil {
 		t.Error("one of three answers without the others")
+	}
+}
+
+// A voter outside of the list is one that the list would not ask before it founds. The nodes
+// of the list say so, and what to do, which a restart with the longer list is.
+func TestOutgrownJoinListIsWarned(t *testing.T) {
+	const warning = "voters are missing from --join"
+	configs := joinList(t, 3)
+	list := configs[0].JoinURLs
+	core, logs := observer.New(zap.WarnLevel)
+	var nodes []*testNode
+	for i, cfg := range configs {
+		if cfg.Engine = "pebble"; i == 0 {
+			cfg.Logger = zap.New(core)
+		}
+		nodes = append(nodes, start(t, cfg))
+	}
+	for _, m := range nodes {
+		m.awaitReady(t)
+	}
+	url := freeURL(t)
+	fourth := start(t, Config{Name: "pod-3", DataDir: t.TempDir(), Engine: "pebble", ListenPeer: url, JoinURLs: list, TickInterval: 20 * time.Millisecond})
+	fourth.awaitReady(t)
+	eventually(t, "a warning", func() bool { return logs.FilterMessage(warning).Len() > 0 })
+	longer := strings.Join(append(slices.Clone(list), url), ",")
+	if remedy := fmt.Sprint(logs.FilterMessage(warning).All()[0].ContextMap()["remedy"]); !strings.Contains(remedy, "--join "+longer) {
+		t.Errorf("the remedy is %s", remedy)
+	}
+	cluster := nodes[0].ClusterID()
+	for _, m := range nodes {
+		if err := m.end(t); err != nil {
+			t.Fatal(err)
+		}
+		core, logs := observer.New(zap.WarnLevel)
+		cfg := m.cfg
+		cfg.JoinURLs, cfg.Initial, cfg.Logger = append(slices.Clone(list), url), nil, zap.New(core)
+		again := start(t, cfg)
+		again.awaitReady(t)
+		if again.ClusterID() != cluster || logs.FilterMessage(warning).Len() > 0 {
+			t.Errorf("with the longer list: cluster %s, which was %s; %v", again.ClusterID(), cluster, logs.All())
+		}
+		var pace repeat.Pace
+		warnOfUnlisted(again.member.Load(), &pace, time.Now())
+		if logs.FilterMessage(warning).Len() > 0 {
+			t.Errorf("it is warned with the longer list: %v", logs.All())
+		}
+	}
+}
+
+// A cluster that has outgrown its list loses all disks of the list. The nodes outside, which
+// nobody in the list knows of, call its nodes: while they do, the list founds nothing beside
+// them. Once they are gone for good, it may.
+func TestOutgrownListFoundsNothingBesideTheRest(t *testing.T) {
+	const warning = "members of a cluster call this node"
+	configs := joinList(t, 3)
+	for range 2 {
+		configs = append(configs, Config{Name: fmt.Sprint("pod-", len(configs)), DataDir: t.TempDir(), ListenPeer: freeURL(t), JoinURLs: configs[0].JoinURLs, TickInterval: 20 * time.Millisecond})
+	}
+	var nodes []*testNode
+	for _, cfg := range configs {
+		cfg.Engine = "pebble"
+		nodes = append(nodes, start(t, cfg))
+		if len(nodes) > 2 { // the first three need each other
+			nodes[len(nodes)-1].awaitReady(t)
+		}
+	}
+	nodes[4].put(t, "k", "precious")
+	for _, m := range nodes[:3] {
+		if err := m.end(t); err != nil {
+			t.Fatal(err)
+		}
+	}
+	core, logs := observer.New(zap.WarnLevel)
+	var wiped []*testNode
+	for _, m := range nodes[:3] {
+		cfg := lose(t, m.cfg)
+		// Long enough for a machine that does other work, too: the others call ten times a second.
+		cfg.Logger, cfg.TickInterval = zap.New(core).With(zap.String("node", cfg.Name)), 60*time.Millisecond
+		wiped = append(wiped, start(t, cfg))
+	}
+	eventually(t, "all of the list have heard the others", func() bool {
+		heard := make(map[any]bool)
+		for _, e := range logs.All() {
+			if strings.Contains(e.Message, warning) {
+				heard[e.ContextMap()["node"]] = true
+			}
+		}
+		return len(heard) == 3
+	})
+	for _, m := range wiped {
+		if m.hasPlace() {
+			t.Fatalf("%s is in a second cluster, %s", m.cfg.Name, m.ClusterID())
+		}
+		promise, err := m.acceptor.Load().Handle(founding.Request{Rendezvous: m.identity.Load().Rendezvous, Step: founding.Prepare, Ballot: datadir.Ballot{Round: 1 << 40, Member: 1}})
+		if err != nil || promise.Granted {
+			t.Errorf("%s supports a founding: %+v, %v", m.cfg.Name, promise, err)
+		}
+	}
+	for _, m := range nodes[3:] {
+		if err := m.end(t); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, m := range wiped {
+		m.awaitReady(t)
+	}
+}
+
+// A list waits for all of its nodes: it founds nothing while a cluster calls one of them, even
+// if the others, which are a majority, hear nothing.
+func TestListFoundsNothingWhileOneNodeIsCalled(t *testing.T) {
+	var nodes []*testNode
+	for _, cfg := range joinList(t, 3) {
+		nodes = append(nodes, start(t, cfg))
+	}
+	called, stop := context.WithCancel(t.Context())
+	var calls sync.WaitGroup
+	calls.Go(func() {
+		for called.Err() == nil {
+			if a := nodes[2].acceptor.Load(); a != nil {
+				a.Heard("00000000000000aa")
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	})
+	defer calls.Wait()
+	defer stop()
+	for _, m := range nodes[:2] {
+		eventually(t, m.cfg.Name+" has listened", func() bool {
+			a := m.acceptor.Load()
+			if a == nil {
+				return false
+			}
+			fresh, _ := a.Fresh()
+			return fresh
+		})
+	}
+	time.Sleep(20 * askPause) // in which they would found one
+	for _, m := range nodes {
+		if m.hasPlace() {
+			t.Errorf("%s is in cluster %s", m.cfg.Name, m.ClusterID())
+		}
+	}
+	stop()
+	for _, m := range nodes {
+		m.awaitReady(t)
 	}
 }
 

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,11 @@ func (o leaseObserver) LeasesChanged(changes []kvstore.LeaseChange) {
 	out := make([]lessor.Change, len(changes))
 	for i, c := range changes {
 		out[i] = lessor.Change{Lease: timed(c.Lease, c.Seq), Ended: c.Ended}
+		if c.Ended {
+			m.counts.leasesEnded.Add(1)
+		} else {
+			m.counts.leasesGranted.Add(out[i].TTL)
+		}
 	}
 	m.leases.lessor.Changed(out)
 }
@@ -143,6 +149,19 @@ func (ls *leases) askLeader(ctx context.Context, requests []lessor.Request) ([]l
 // ask returns the time of a lease, as the leader knows it.
 func (ls *leases) ask(ctx context.Context, id uint64, renew bool) (api.LeaseTime, error) {
 	a, err := ls.batcher.Ask(ctx, lessor.Request{ID: id, Renew: renew})
+	return leaseTime(id, renew, a, err)
+}
+
+// renew is ask for a keep-alive, without waiting.
+func (ls *leases) renew(id uint64, within time.Duration, done func(api.LeaseTime, error)) {
+	reply := func(a lessor.Answer, err error) { done(leaseTime(id, true, a, err)) }
+	if err := ls.batcher.Post(lessor.Request{ID: id, Renew: true}, time.Now().Add(within), reply); err != nil {
+		reply(lessor.Answer{}, err)
+	}
+}
+
+// leaseTime turns the leader's answer into that of a client.
+func leaseTime(id uint64, renew bool, a lessor.Answer, err error) (api.LeaseTime, error) {
 	switch {
 	case err != nil:
 		return api.LeaseTime{}, leaseError(err, renew)
@@ -174,30 +193,12 @@ const minTTLElections = 2
 
 // minTTLMillis returns the shortest time to live that this member proposes.
 func (ls *leases) minTTLMillis() int64 {
-	tick, ticks := ls.m.cfg.TickInterval, ls.m.cfg.ElectionTicks
-	if tick == 0 {
-		tick = raftnode.DefaultTickInterval
-	}
-	if ticks == 0 {
-		ticks = raftnode.DefaultElectionTicks
-	}
-	return (minTTLElections * tick * time.Duration(ticks)).Milliseconds()
+	return (minTTLElections * electionTimeout(ls.m.cfg)).Milliseconds()
 }
 
-// raiseTTL raises a time to live that is too short, in all operations of the command.
-// The answer has the one that counts.
-func (ls *leases) raiseTTL(cmd *kvstore.Command) {
-	if cmd.TTLMillis > 0 {
-		cmd.TTLMillis = max(cmd.TTLMillis, ls.minTTLMillis())
-	}
-	if cmd.Txn == nil {
-		return
-	}
-	for _, branch := range [][]kvstore.Command{cmd.Txn.Then, cmd.Txn.Else} {
-		for i := range branch {
-			ls.raiseTTL(&branch[i])
-		}
-	}
+// electionTimeout returns the election timeout of a node with these settings.
+func electionTimeout(cfg *Config) time.Duration {
+	return cmp.Or(cfg.TickInterval, raftnode.DefaultTickInterval) * time.Duration(cmp.Or(cfg.ElectionTicks, raftnode.DefaultElectionTicks))
 }
 
 // leaseCall is the call by which a node asks the leader about leases.
@@ -237,7 +238,7 @@ func (s callServer) leases(ctx context.Context, c caller, in leaseCall) (leaseCa
 	if err != nil {
 		return leaseCallAnswer{}, raftnode.ErrNotLeader
 	}
-	if err := s.fromMember(c); err != nil {
+	if err := s.identified(c); err != nil {
 		return leaseCallAnswer{}, err
 	}
 	if n := len(in.Requests); n > lessor.MaxBatch {

@@ -13,6 +13,7 @@ import (
 	"github.com/kvd-io/kvd/internal/limits"
 	"github.com/kvd-io/kvd/internal/raftnode"
 	"github.com/kvd-io/kvd/internal/roster"
+	"github.com/kvd-io/kvd/internal/scrub"
 	"github.com/kvd-io/kvd/internal/watch"
 )
 
@@ -40,6 +41,7 @@ type member struct {
 
 	alarms alarms
 	counts counts
+	health scrub.Health
 }
 
 func newMember(n *Node, r *raftnode.Replica) *member {
@@ -70,7 +72,7 @@ func (m *member) leads() bool { return m.replica.Position().Leader == m.id }
 const encodedBytes = 32
 
 func (m *member) do(ctx context.Context, cmd *kvstore.Command, note func(stage string, took time.Duration)) (kvstore.Result, error) {
-	m.leases.raiseTTL(cmd)
+	cmd.RaiseTTL(m.leases.minTTLMillis())
 	if r, err := m.refusal(ctx, cmd); r != nil || err != nil {
 		return *cmp.Or(r, new(kvstore.Result)), err
 	}
@@ -151,15 +153,18 @@ func retryable(code api.Code, format string, args ...any) *api.Error {
 	return e
 }
 
+// repeatAdvice says what to do about a change whose outcome is unknown.
+const repeatAdvice = "if it had an Idempotency-Key, repeat it with the same one, which gives its outcome; otherwise look before you repeat it"
+
 // writeError tells a client what became of its change.
 func writeError(err error) error {
 	switch failed := new(failedCall); {
 	case errors.As(err, &failed) && failed.is == raftnode.ErrNoLeader:
 		return retryable(api.NoLeader, "the leader cannot be reached (%v); nothing was changed; try again", failed)
 	case errors.As(err, &failed):
-		return api.Errorf(api.Timeout, "the leader was asked and did not answer (%v): the change may still take effect; check before you repeat it", failed)
+		return api.Errorf(api.Timeout, "the leader was asked and did not answer (%v): the change may still take effect; "+repeatAdvice, failed)
 	case errors.Is(err, raftnode.ErrUnknown):
-		return api.Errorf(api.Timeout, "the change was proposed but not seen applied in time: it may still take effect; read before you repeat it")
+		return api.Errorf(api.Timeout, "the change was proposed but not seen applied in time: it may still take effect; "+repeatAdvice)
 	case errors.Is(err, raftnode.ErrNoLeader):
 		return retryable(api.NoLeader, "this node does not know of a leader; nothing was changed; try again")
 	case errors.Is(err, raftnode.ErrOverloaded):
@@ -180,6 +185,11 @@ func writeError(err error) error {
 
 // memberError translates the refusals of membership changes.
 func memberError(err error) error {
+	if errors.Is(err, roster.ErrTooManyLearners) {
+		e := api.Errorf(api.UnsafeChange, "%v", err)
+		e.Fields = map[string]any{api.LimitField: api.MaxLearners}
+		return e
+	}
 	for _, c := range []struct {
 		is   error
 		code api.Code

@@ -18,21 +18,39 @@ import (
 )
 
 func (m *member) members(ctx context.Context) ([]api.Member, error) {
-	progress, err := m.replica.Progress(ctx)
+	behind, err := behindAt(ctx, m)
 	if err != nil {
 		return nil, readError(err)
 	}
+	ms := m.replica.Membership()
+	if leader, ok := ms.Member(m.replica.Position().Leader); ok && leader.ID != m.id {
+		behind = m.calls.behind(ctx, leader.PeerURLs, behind)
+	}
 	var out []api.Member
-	for _, rm := range m.replica.Membership().Members {
+	for _, rm := range ms.Members {
 		am := m.describe(rm)
-		if rm.ID == m.id {
-			lag := m.freshness().Lag()
+		if lag, known := behind[rm.ID]; known {
 			am.Behind = &lag
-		} else if p := progress[rm.ID]; p.Known {
-			am.Behind = &p.Behind
 		}
 		out = append(out, am)
 	}
+	return out, nil
+}
+
+// behindAt returns how many log entries members lack, as a member knows it: the leader of
+// all, others only of themselves. Of itself, it counts what it has not applied.
+func behindAt(ctx context.Context, m *member) (map[uint64]uint64, error) {
+	progress, err := m.replica.Progress(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[uint64]uint64)
+	for id, p := range progress {
+		if p.Known {
+			out[id] = p.Behind
+		}
+	}
+	out[m.id] = m.freshness().Lag()
 	return out, nil
 }
 
@@ -85,7 +103,7 @@ func roleName(role raft.StateType) string {
 func (m *member) add(ctx context.Context, add api.NewMember) (api.AddedMember, error) {
 	added, err := m.change(ctx, roster.Change{Kind: roster.AddMember, Member: roster.Member{
 		ID: add.ID, Name: add.Name, PeerURLs: add.PeerURLs, ClientURLs: add.ClientURLs, KeepLearner: add.Learner,
-	}})
+	}, MaxLearners: add.MaxLearners})
 	if err != nil {
 		return api.AddedMember{}, err
 	}
@@ -243,8 +261,12 @@ func (m *member) repeated(ctx context.Context, once *api.Once) (roster.Member, e
 	}
 	ms := m.replica.Membership()
 	made, ok := ms.MadeBy(once.Key)
-	if !ok { // many changes were made meanwhile
-		return roster.Member{}, api.Errorf(api.MemberExists, "the change was made, but is no longer remembered; see GET /v1/members")
+	for !ok { // the picture is a moment behind the barrier, as in awaitChange
+		if pause(ctx, time.Millisecond) != nil { // many changes were made meanwhile
+			return roster.Member{}, api.Errorf(api.MemberExists, "the change was made, but is no longer remembered; see GET /v1/members")
+		}
+		ms = m.replica.Membership()
+		made, ok = ms.MadeBy(once.Key)
 	}
 	once.Replayed = true
 	changed, ok := ms.Member(made.Member)

@@ -3,10 +3,12 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"go.uber.org/zap"
@@ -191,4 +193,31 @@ func errorCode(err error) api.Code {
 		return e.Code
 	}
 	return ""
+}
+
+// A change that is sent to three members at once is made once, and each gives its answer:
+// a member may have applied it, and not have it in its picture yet.
+func TestRepeatedChangeElsewhere(t *testing.T) {
+	members := startCluster(t, 3, nil)
+	for n := range 60 {
+		var ids [3]uint64
+		var asked sync.WaitGroup
+		for i, at := range members {
+			asked.Go(func() {
+				ctx := api.WithOnce(testContext(t), &api.Once{Key: fmt.Sprint("key", n), Fingerprint: [16]byte{1}})
+				added, err := at.AddMember(ctx, api.NewMember{PeerURLs: []string{fmt.Sprintf("http://127.0.0.1:%d", 1+n)}, Learner: true})
+				if err != nil {
+					t.Errorf("round %d, member %d: %v", n, i+1, err)
+				}
+				ids[i] = added.ID
+			})
+		}
+		asked.Wait()
+		if t.Failed() || ids[0] != ids[1] || ids[0] != ids[2] {
+			t.Fatalf("round %d: one change added the members %v", n, ids)
+		}
+		if err := members[0].RemoveMember(testContext(t), ids[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

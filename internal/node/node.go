@@ -23,6 +23,7 @@ import (
 	"github.com/kvd-io/kvd/internal/certs"
 	"github.com/kvd-io/kvd/internal/connlimit"
 	"github.com/kvd-io/kvd/internal/datadir"
+	"github.com/kvd-io/kvd/internal/founding"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/limits"
@@ -30,6 +31,8 @@ import (
 	"github.com/kvd-io/kvd/internal/peers"
 	"github.com/kvd-io/kvd/internal/raftnode"
 	"github.com/kvd-io/kvd/internal/repeat"
+	"github.com/kvd-io/kvd/internal/rights"
+	"github.com/kvd-io/kvd/internal/roster"
 	"github.com/kvd-io/kvd/internal/watch"
 )
 
@@ -41,6 +44,9 @@ var (
 	// ErrRefused means that it would not be safe for this directory to act as
 	// the member.
 	ErrRefused = raftnode.ErrRefused
+	// ErrRebuild means that the store is damaged and that the next Run on the directory,
+	// by another Node, rebuilds it with the help of the other members.
+	ErrRebuild = errors.New("the store has to be rebuilt")
 	// ErrConfig means that the settings contradict each other or the directory.
 	ErrConfig = errors.New("invalid settings")
 )
@@ -102,6 +108,9 @@ type Config struct {
 	// GivenSettings are those of Settings that the operator gave, for a warning if
 	// the cluster has others.
 	GivenSettings []GivenSetting
+	// FirstRights returns the change with which a cluster that this node founds begins; an
+	// error stops the node. nil means that rights begin disabled.
+	FirstRights func() (rights.Change, error)
 
 	TickInterval       time.Duration
 	ElectionTicks      int
@@ -111,6 +120,9 @@ type Config struct {
 	// RebuildStore moves the store aside and fills a new one from the log or from
 	// another member.
 	RebuildStore bool
+	// ScrubInterval is the time in which the store is read once in the background, to
+	// look for damage; 0 means never.
+	ScrubInterval time.Duration
 	// CacheBytes bounds the engine's block cache. 0 means its default.
 	CacheBytes int64
 	// HotBytes bounds the memory for the newest pairs of keys that are being read. 0
@@ -148,6 +160,8 @@ type Node struct {
 	life    lifecycle
 
 	store *kvstore.Store // opened by Run before anything is served
+	// files are the engine's, for the scrubber; nil if it keeps nothing on disk.
+	files engine.Verifier
 	// watches is told of every change by the store.
 	watches *watch.Hub
 	failed  chan error // capacity 1: why the node cannot continue
@@ -159,7 +173,7 @@ type Node struct {
 	// identity is written by the joiner, and final once member is set (N2).
 	identity atomic.Pointer[identity]
 	// acceptor is set while, and after, the directory helps to found a cluster.
-	acceptor atomic.Pointer[acceptor]
+	acceptor atomic.Pointer[founding.Acceptor]
 	// member is nil until the node has its place.
 	member atomic.Pointer[member]
 	// peerHandler serves the peer listener: at first only the calls of this
@@ -224,7 +238,7 @@ func New(cfg Config) (*Node, error) {
 		failed:  make(chan error, 1),
 		watches: watch.New(watch.Options{MaxWatches: cfg.MaxWatches}),
 	}
-	n.identity.Store(&identity{Member: cfg.ID, Rendezvous: rendezvousID(cfg.Token, cfg.Initial)})
+	n.identity.Store(&identity{Member: cfg.ID, Rendezvous: RendezvousID(cfg.Token, cfg.Initial)})
 	return n, nil
 }
 
@@ -261,11 +275,11 @@ func (cfg *Config) validate() error {
 	return errors.Join(problems...)
 }
 
-// rendezvousID is a hash of what the settings of all initial members have in
+// RendezvousID is a hash of what the settings of all initial members have in
 // common: the token and the initial ids and URLs. Fresh members with different
 // ones do not found a cluster together. It does not identify a cluster: lost
 // disks and old settings would yield it a second time.
-func rendezvousID(token string, initial []Peer) uint64 {
+func RendezvousID(token string, initial []Peer) uint64 {
 	h := fnv.New64a()
 	put := func(s string) {
 		_, _ = h.Write(binary.AppendUvarint(nil, uint64(len(s)))) // a hash never fails
@@ -296,7 +310,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(n.verdict(err), dir.Close()) }()
+	defer func() { err = errors.Join(planRebuild(n, dir, n.verdict(err)), dir.Close()) }()
 	if err := checkEngine(&n.cfg, dir); err != nil {
 		return err
 	}
@@ -342,10 +356,11 @@ func (n *Node) openStore() error {
 		}
 	}
 	var err error
-	if n.store, err = kvstore.Open(eng, kvstore.Options{HotBytes: n.cfg.HotBytes, OnSettings: n.settingsChanged, Observer: n.watches, Leases: leaseObserver{n}}); err != nil {
+	if n.store, err = kvstore.Open(eng, kvstore.Options{HotBytes: n.cfg.HotBytes, OnSettings: n.settingsChanged, OnRights: logRights(n.lg), Observer: n.watches, Leases: leaseObserver{n}}); err != nil {
 		return errors.Join(storeError(n.cfg.DataDir, err), eng.Close())
 	}
 	n.watches.Attach(n.store)
+	n.files, _ = eng.(engine.Verifier)
 	return nil
 }
 
@@ -356,7 +371,7 @@ func (n *Node) settingsChanged(before, after kvstore.Settings, by kvstore.Origin
 		n.lg.Info("settings of the cluster", zap.Any("settings", after))
 		return
 	}
-	n.lg.Info("settings changed", zap.Any("before", before), zap.Any("after", after), zap.String("request_id", by.RequestID), zap.String("client", by.Client))
+	n.lg.Info("settings changed", zap.Any("before", before), zap.Any("after", after), zap.String("request_id", by.RequestID), zap.String("client", by.Client), zap.String("principal", by.Principal))
 }
 
 // engineLogger lowers the engine's running commentary to debug.
@@ -480,7 +495,7 @@ func (n *Node) servePeersOn(ctx context.Context, l net.Listener) (wait func(), e
 		// Streams never idle; a connection between two calls must not keep its place.
 		IdleTimeout:    time.Minute,
 		MaxHeaderBytes: 64 << 10,
-		ErrorLog:       log.New(&sparseLog{lg: n.lg.Named("peer-http")}, "", 0),
+		ErrorLog:       log.New(&repeat.SparseLog{Logger: n.lg.Named("peer-http")}, "", 0),
 	}
 	var done sync.WaitGroup
 	done.Go(func() {
@@ -510,21 +525,29 @@ func (n *Node) takePart(ctx context.Context, dir *datadir.Dir, m *member) error 
 		case <-ctx.Done():
 		}
 	})
-	duties.Go(func() { m.announceReady(ctx) })
+	duties.Go(func() {
+		if err := m.announceReady(ctx); err != nil {
+			n.fail(err)
+		}
+	})
 	duties.Go(func() { m.leaderDuties(ctx) })
 	duties.Go(func() { m.compareHashes(ctx) })
 	duties.Go(func() { m.leases.run(ctx) })
 	duties.Go(func() { m.watchAlarms(ctx) })
+	duties.Go(func() { scrubStore(ctx, n, m) })
 	err := m.replica.Run(ctx)
 	n.life.closing.Store(true)
 	n.watches.Close()
 	cancel(nil)
 	duties.Wait()
-	if errors.Is(err, ErrRemoved) {
+	switch {
+	case errors.Is(err, ErrRemoved):
 		n.lg.Info("this member was removed from the cluster; shutting down", zap.Uint64("id", m.id))
 		if merr := dir.MarkRemoved(); merr != nil {
 			return errors.Join(err, merr)
 		}
+	case errors.Is(err, roster.ErrStaleDirectory):
+		return errors.Join(fmt.Errorf("%s: %w", absolute(n.cfg.DataDir), err), dir.MarkStale())
 	}
 	return err
 }

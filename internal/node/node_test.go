@@ -420,10 +420,10 @@ func TestNewReportsAllProblems(t *testing.T) {
 func TestRendezvousIDDependsOnTokenAndMembers(t *testing.T) {
 	a := []Peer{{ID: 1, URL: "http://a:1"}, {ID: 2, URL: "http://b:1"}}
 	b := []Peer{a[1], a[0]}
-	if rendezvousID("", a) != rendezvousID("", b) {
+	if RendezvousID("", a) != RendezvousID("", b) {
 		t.Error("the order of the members matters")
 	}
-	if rendezvousID("", a) == rendezvousID("t", a) || rendezvousID("", a) == rendezvousID("", a[:1]) {
+	if RendezvousID("", a) == RendezvousID("t", a) || RendezvousID("", a) == RendezvousID("", a[:1]) {
 		t.Error("different clusters have one id")
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/datadir"
+	"github.com/kvd-io/kvd/internal/founding"
 	"github.com/kvd-io/kvd/internal/peers"
 	"github.com/kvd-io/kvd/internal/raftnode"
 	"github.com/kvd-io/kvd/internal/roster"
@@ -28,6 +30,7 @@ const (
 	pathChange   = "/kvd/change"
 	pathTransfer = "/kvd/transfer"
 	pathStatus   = "/kvd/status"
+	pathBehind   = "/kvd/behind"
 	pathFounding = "/kvd/founding"
 	pathBody     = "/kvd/body"
 	pathLeases   = "/kvd/leases"
@@ -91,6 +94,7 @@ var reasons = map[string]error{
 	"other_request":    roster.ErrOtherRequest,
 	"unsafe_change":    roster.ErrUnsafeChange,
 	"bad_member":       roster.ErrBadMember,
+	"learners":         roster.ErrTooManyLearners,
 	"not_handed_over":  raftnode.ErrNotHandedOver,
 	"not_leader":       raftnode.ErrNotLeader,
 	"no_leader":        raftnode.ErrNoLeader,
@@ -99,7 +103,7 @@ var reasons = map[string]error{
 	"disk_stall":       raftnode.ErrDiskStall,
 	"identity":         errIdentity,
 	"sender":           errSender,
-	"not_founding":     errNotFounding,
+	"not_founding":     founding.ErrNotFounding,
 }
 
 func reasonOf(err error) string {
@@ -188,7 +192,7 @@ func (p *peerCaller) callWith(ctx context.Context, client *http.Client, url, pat
 }
 
 // failedCall is a call that got no answer. It is, for a change, ErrNoLeader or
-// ErrUnknown, but whoever asked is told what happened: a refused connection says
+// ErrUnknown, but the caller is told what happened: a refused connection says
 // nothing about leaders.
 type failedCall struct{ is, err error }
 
@@ -249,8 +253,24 @@ func (p *peerCaller) status(ctx context.Context, urls []string) (api.Status, err
 	return out, err
 }
 
-func (p *peerCaller) founding(ctx context.Context, url string, r foundingRequest) (foundingAnswer, error) {
-	var out foundingAnswer
+// behindTimeout bounds how long a silent leader delays the list of members.
+const behindTimeout = time.Second
+
+// behind returns what the leader knows of who lags, together with what this node knows.
+// Without an answer it is only that.
+func (p *peerCaller) behind(ctx context.Context, leader []string, own map[uint64]uint64) map[uint64]uint64 {
+	ctx, cancel := context.WithTimeout(ctx, behindTimeout)
+	defer cancel()
+	all := make(map[uint64]uint64)
+	if p.any(ctx, leader, pathBehind, struct{}{}, &all) != nil {
+		return own
+	}
+	maps.Copy(all, own)
+	return all
+}
+
+func (p *peerCaller) founding(ctx context.Context, url string, r founding.Request) (founding.Answer, error) {
+	var out founding.Answer
 	err := p.call(ctx, url, pathFounding, r, &out)
 	return out, err
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/founding"
 	"github.com/kvd-io/kvd/internal/peers"
 	"github.com/kvd-io/kvd/internal/raftnode"
 	"github.com/kvd-io/kvd/internal/roster"
@@ -28,6 +29,7 @@ func (n *Node) peerCalls() map[string]http.Handler {
 		pathChange:   serveCall(s.change),
 		pathTransfer: serveCall(s.transfer),
 		pathStatus:   serveCall(s.status),
+		pathBehind:   serveCall(s.behind),
 		pathFounding: serveCall(s.founding),
 		pathLeases:   serveCall(s.leases),
 		"/":          http.HandlerFunc(s.stray),
@@ -37,7 +39,10 @@ func (n *Node) peerCalls() map[string]http.Handler {
 
 // stray answers what is not for this port, most often a client that took the
 // one port for the other.
-func (s callServer) stray(w http.ResponseWriter, _ *http.Request) {
+func (s callServer) stray(w http.ResponseWriter, r *http.Request) {
+	if a, cluster := s.n.acceptor.Load(), r.Header.Get("X-Etcd-Cluster-Id"); a != nil && cluster != "" {
+		a.Heard(cluster) // rafthttp, before this node has a place
+	}
 	at := strings.Join(s.n.cfg.AdvertiseClient, " or ")
 	if at == "" {
 		at = "the URL of --listen-client"
@@ -84,7 +89,7 @@ func (s callServer) info(context.Context, caller, struct{}) (info, error) {
 	self, m := s.n.identity.Load(), s.n.member.Load()
 	out := info{MemberID: self.Member, ClusterID: self.Cluster, Rendezvous: self.Rendezvous, Original: self.Original, Charter: self.charter}
 	if a := s.n.acceptor.Load(); a != nil {
-		out.Fresh, out.Seed = a.fresh()
+		out.Fresh, out.Seed = a.Fresh()
 	}
 	if self.charter == nil && !s.n.cfg.Alone {
 		out.Initial = founders(s.n.cfg.Initial)
@@ -101,15 +106,15 @@ func (s callServer) info(context.Context, caller, struct{}) (info, error) {
 }
 
 // founding carries out a step of another initial member that founds a cluster.
-func (s callServer) founding(_ context.Context, c caller, r foundingRequest) (foundingAnswer, error) {
+func (s callServer) founding(_ context.Context, c caller, r founding.Request) (founding.Answer, error) {
 	if err := s.fromMember(c); err != nil {
-		return foundingAnswer{}, err
+		return founding.Answer{}, err
 	}
 	a := s.n.acceptor.Load()
 	if a == nil {
-		return foundingAnswer{}, errNotFounding
+		return founding.Answer{}, founding.ErrNotFounding
 	}
-	return a.handle(r)
+	return a.Handle(r)
 }
 
 // admit asks the cluster to bind the caller's directory to its member id. It
@@ -159,6 +164,17 @@ func (s callServer) status(ctx context.Context, c caller, _ struct{}) (api.Statu
 		return api.Status{}, err
 	}
 	return s.n.Status(ctx)
+}
+
+func (s callServer) behind(ctx context.Context, c caller, _ struct{}) (map[uint64]uint64, error) {
+	m, err := s.n.serving()
+	if err != nil {
+		return nil, raftnode.ErrNotLeader
+	}
+	if err := s.identified(c); err != nil {
+		return nil, err
+	}
+	return behindAt(ctx, m)
 }
 
 // The calls are authorized here. A member states its identity in each of them, as

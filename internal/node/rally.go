@@ -5,11 +5,13 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
 
-	"github.com/kvd-io/kvd/internal/datadir"
+	"github.com/kvd-io/kvd/internal/founding"
+	"github.com/kvd-io/kvd/internal/repeat"
 )
 
 // Nodes that all start with the same --join URL,… and find no cluster found one. Their
@@ -21,7 +23,12 @@ import (
 //     another directory. Its position means nothing then.
 //   - All nodes of the list must be fresh, not only a majority. A node with a lost disk is
 //     fresh, and comes back by itself here; two of three must not found a second cluster
-//     while the third, which has the first one, is down.
+//     while the third, which has the first one, is down. Nor may all three while others call
+//     them, which that cluster has got since (founding's F5).
+
+// silentElections is how many election timeouts must pass without a call by a member of a
+// cluster before a list founds one. Members that miss another one call it all the time.
+const silentElections = 5
 
 // listJoining makes the join URLs the initial members if this node is one of them.
 func (cfg *Config) listJoining() {
@@ -53,20 +60,21 @@ func (j *joiner) ownPlace() uint64 {
 
 // rally joins the cluster of the nodes in the list, or founds one with all of them.
 func (j *joiner) rally(ctx context.Context) (place, error) {
-	asFounder := identity{Member: j.ownPlace(), Rendezvous: rendezvousID(j.cfg.Token, j.cfg.Initial)}
+	asFounder := identity{Member: j.ownPlace(), Rendezvous: RendezvousID(j.cfg.Token, j.cfg.Initial)}
 	name := cmp.Or(j.cfg.Name, fmt.Sprintf("kvd%d", asFounder.Member))
-	a := newAcceptor(asFounder, name, j.dir)
-	defer a.close()
+	a := founding.NewAcceptor(asFounder.Member, asFounder.Rendezvous, name, j.dir)
+	a.Guard(silentElections * electionTimeout(j.cfg))
+	defer a.Close()
 	j.publish(asFounder)
 	j.found(a)
-	f := &founder{self: a, initial: j.founders(), seed: j.seed, ask: j.askFounding, draw: datadir.NewClusterID, patience: somePatience()}
+	f := founding.NewFounder(a, j.founders(), j.seed, j.askFounding)
 	for {
 		existing, err := j.rallyOnce(ctx, a, f)
 		if err != nil {
 			return place{}, err
 		}
-		if c := a.chosen(); c != nil {
-			a.close()
+		if c := a.Chosen(); c != nil {
+			a.Close()
 			j.self, j.cfg.Name = asFounder, name
 			return j.begin(c)
 		}
@@ -78,7 +86,7 @@ func (j *joiner) rally(ctx context.Context) (place, error) {
 		select {
 		case <-ctx.Done():
 			return place{}, context.Cause(ctx)
-		case <-a.done():
+		case <-a.Done():
 		case <-time.After(askPause):
 		}
 	}
@@ -86,17 +94,18 @@ func (j *joiner) rally(ctx context.Context) (place, error) {
 
 // rallyOnce asks the others once. It returns a cluster that exists, or else makes an
 // attempt to found one if all are fresh and it is this node's turn.
-func (j *joiner) rallyOnce(ctx context.Context, a *acceptor, f *founder) (existing *initialAnswer, err error) {
+func (j *joiner) rallyOnce(ctx context.Context, a *founding.Acceptor, f *founding.Founder) (existing *initialAnswer, err error) {
 	var fresh []uint64
-	answers := j.askInitial(ctx)
+	self, _ := a.Fresh()
+	rendezvous, answers := RendezvousID(j.cfg.Token, j.cfg.Initial), j.askInitial(ctx)
 	for i, in := range answers {
 		switch {
-		case a.names(in.info.Charter):
-			_, err := a.handle(foundingRequest{Rendezvous: a.self.Rendezvous, Seed: j.seed, Step: stepAdopt, Charter: in.info.Charter})
+		case a.Names(in.info.Charter):
+			_, err := a.Handle(founding.Request{Rendezvous: rendezvous, Seed: j.seed, Step: founding.Adopt, Charter: in.info.Charter})
 			return nil, err
 		case in.info.ClusterID != 0 && len(in.info.Members) > 0:
 			existing = &answers[i]
-		case in.info.Fresh && in.info.Rendezvous != a.self.Rendezvous:
+		case in.info.Fresh && in.info.Rendezvous != rendezvous:
 			j.warnStranger(in)
 		case in.info.Fresh && in.info.MemberID == in.id && in.info.Seed == j.seed:
 			fresh = append(fresh, in.id)
@@ -105,8 +114,13 @@ func (j *joiner) rallyOnce(ctx context.Context, a *acceptor, f *founder) (existi
 	switch {
 	case existing != nil:
 		return existing, nil
-	case len(fresh)+1 == len(j.cfg.Initial) && f.turn(fresh):
-		return nil, f.attempt(ctx, fresh)
+	case a.Other() != "":
+		if j.waiting.Due(time.Now(), a.Other()) {
+			j.lg.Warn("members of a cluster call this node, but are not in --join: founding no other cluster", zap.String("cluster", a.Other()), zap.String("remedy",
+				"if that cluster is to go on, add its members to --join; if not, stop them, or give these nodes other peer URLs"))
+		}
+	case self && len(fresh)+1 == len(j.cfg.Initial) && f.Turn(fresh):
+		return nil, f.Attempt(ctx, fresh)
 	case j.waiting.Due(time.Now(), fmt.Sprint("rally", fresh)):
 		j.lg.Info("no cluster yet: waiting for all nodes of --join to found one, or for one of them that has one",
 			zap.Strings("urls", j.cfg.JoinURLs), zap.Int("answered", len(answers)), zap.Uint64s("fresh", fresh))
@@ -117,14 +131,36 @@ func (j *joiner) rallyOnce(ctx context.Context, a *acceptor, f *founder) (existi
 // enter joins a cluster that exists, unless that has to wait. What the directory promised
 // as a founder no longer counts: it has no log, and the cluster admits it under an id
 // that need not be its position in the list.
-func (j *joiner) enter(ctx context.Context, a *acceptor, at initialAnswer) (_ place, entered bool, _ error) {
+func (j *joiner) enter(ctx context.Context, a *founding.Acceptor, at initialAnswer) (_ place, entered bool, _ error) {
 	j.self.Member = j.cfg.ID
 	if err := j.ensureMember(ctx, at); err != nil {
 		return place{}, false, j.waitToJoin(err)
 	}
-	if a.close() != nil { // a charter was adopted at this very moment
+	if a.Close() != nil { // a charter was adopted at this very moment
 		return place{}, false, nil
 	}
 	p, err := j.join(ctx, at)
 	return p, true, err
+}
+
+// warnOfUnlisted warns, at growing intervals, of voters that are not in the list of a node
+// that may found a cluster with those of its list. Nobody of the list would ask them: if all
+// disks of the list were lost at once, the list would found an empty cluster beside theirs.
+func warnOfUnlisted(m *member, pace *repeat.Pace, now time.Time) {
+	list := m.cfg.JoinURLs
+	if len(list) < 2 || !sharesURL(list, m.cfg.AdvertisePeer) {
+		return
+	}
+	var missing []string
+	for _, other := range m.replica.Membership().Members {
+		if !other.Learner && !sharesURL(list, other.PeerURLs) {
+			missing = append(missing, other.PeerURLs...)
+		}
+	}
+	if len(missing) == 0 || !pace.Due(now, strings.Join(missing, ",")) {
+		return
+	}
+	m.lg.Warn("voters are missing from --join", zap.Strings("missing", missing), zap.String("remedy",
+		fmt.Sprintf("start this node with --join %s at the next opportunity, and likewise all others of the list; if all of the list lost their disks at once, they would found an empty cluster without asking those that are missing",
+			strings.Join(append(slices.Clone(list), missing...), ","))))
 }

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/datadir"
+	"github.com/kvd-io/kvd/internal/pace"
 	"github.com/kvd-io/kvd/internal/raftnode"
 	"github.com/kvd-io/kvd/internal/repeat"
 	"github.com/kvd-io/kvd/internal/roster"
@@ -34,7 +35,7 @@ const (
 // It asks until one answers: this member cannot do anything without its state.
 func (n *Node) bodyFetcher(ctx context.Context, self, cluster uint64) func([]roster.Member, uint64, string) error {
 	return func(members []roster.Member, after uint64, path string) error {
-		var pace repeat.Pace
+		var warnings repeat.Pace
 		for {
 			err := errors.New("no other member is known")
 			for _, m := range members {
@@ -48,7 +49,7 @@ func (n *Node) bodyFetcher(ctx context.Context, self, cluster uint64) func([]ros
 					}
 				}
 			}
-			if pace.Due(time.Now(), err.Error()) {
+			if warnings.Due(time.Now(), err.Error()) {
 				n.lg.Warn("cannot rebuild the store yet: no other member has sent the state; trying again", zap.Uint64("after", after), zap.Error(err))
 			}
 			select {
@@ -87,24 +88,8 @@ func (p *peerCaller) fetchBody(ctx context.Context, url string, r bodyRequest, p
 		}
 		return refusal(url, resp.StatusCode, data)
 	}
-	_, err = datadir.WriteBody(path, receivedBody{resp.Body, stall})
+	_, err = datadir.WriteBody(path, pace.Source{R: resp.Body, Timer: stall, Limit: bodyStall})
 	return err
-}
-
-// receivedBody is a body on its way. Each piece that arrives is progress.
-type receivedBody struct {
-	r     io.Reader
-	stall *time.Timer
-}
-
-func (b receivedBody) WriteTo(w io.Writer) (int64, error) {
-	return io.Copy(struct{ io.Writer }{w}, struct{ io.Reader }{b})
-}
-
-func (b receivedBody) Read(p []byte) (int, error) {
-	n, err := b.r.Read(p)
-	b.stall.Reset(bodyStall)
-	return n, err
 }
 
 // body streams this member's state to a member that rebuilds its store.
@@ -134,23 +119,10 @@ func (s callServer) body(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
-	progress := progressWriter{w, http.NewResponseController(w)}
-	_, err = v.WriteTo(&yieldingWriter{w: progress, applied: m.replica.Applied})
+	progress := pace.Sink{W: w, Control: http.NewResponseController(w), Limit: bodyStall}
+	_, err = v.WriteTo(&pace.Yielding{W: progress, Applied: m.replica.Applied})
 	if err = errors.Join(err, v.Close()); err != nil {
 		s.n.lg.Warn("could not send the state to another member", zap.Error(err))
 		panic(http.ErrAbortHandler) // the receiver must not take it for complete
 	}
-}
-
-// progressWriter gives each piece its own deadline.
-type progressWriter struct {
-	w io.Writer
-	c *http.ResponseController
-}
-
-func (p progressWriter) Write(b []byte) (int, error) {
-	if err := p.c.SetWriteDeadline(time.Now().Add(bodyStall)); err != nil {
-		return 0, err
-	}
-	return p.w.Write(b)
 }

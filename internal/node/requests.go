@@ -9,6 +9,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/pace"
 	"github.com/kvd-io/kvd/internal/watch"
 )
 
@@ -66,7 +67,7 @@ func (n *Node) Do(ctx context.Context, cmd *kvstore.Command, note func(stage str
 // Encode appends the command in the form that DoGroup takes.
 func (n *Node) Encode(dst []byte, cmd *kvstore.Command) []byte {
 	if m := n.member.Load(); m != nil {
-		m.leases.raiseTTL(cmd)
+		cmd.RaiseTTL(m.leases.minTTLMillis())
 	}
 	return kvstore.EncodeCommand(dst, cmd)
 }
@@ -115,7 +116,7 @@ func (n *Node) CheckStaleness(limit time.Duration) error {
 }
 
 // Snapshot streams a consistent backup of the whole state as this node has
-// applied it. A Barrier before it makes it linearizable; without one it needs no
+// applied it, without the keys that sign logins. A Barrier before it makes it linearizable; without one it needs no
 // quorum.
 func (n *Node) Snapshot(ctx context.Context, w io.Writer) error {
 	m, err := n.serving()
@@ -127,14 +128,14 @@ func (n *Node) Snapshot(ctx context.Context, w io.Writer) error {
 		return fmt.Errorf("pin a view: %w", err)
 	}
 	defer v.Close()
-	if _, err := v.WriteTo(&yieldingWriter{w: w, applied: m.replica.Applied}); err != nil {
+	if _, err := v.WriteBackup(&pace.Yielding{W: w, Applied: m.replica.Applied}); err != nil {
 		return fmt.Errorf("write snapshot: %w", err)
 	}
 	return nil
 }
 
-// Watches is the hub that is told of every change. Run closes it at its end; whoever
-// closes it before sends the clients of watches to other nodes.
+// Watches is the hub that is told of every change. Run closes it at its end;
+// closing it earlier sends the clients of watches to other nodes.
 func (n *Node) Watches() *watch.Hub { return n.watches }
 
 // Members returns the membership with what this node observes of it.

@@ -1,10 +1,7 @@
 package node
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -12,104 +9,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/kvstore"
-	"github.com/kvd-io/kvd/internal/padded"
 )
-
-// Restoring says which backup becomes what.
-type Restoring struct {
-	File    string
-	DataDir string
-	ID      uint64
-	// Initial and Token are those that the node will be started with. Without Initial
-	// the directory accepts any.
-	Initial []Peer
-	Token   string
-	// Progress is told how many bytes more of the file were read, verified, or copied:
-	// RestorePasses times its size in all. nil means that nobody wants to know.
-	Progress func(bytes int)
-}
-
-// RestorePasses is how often Restore goes over the backup: to verify it, to copy it, and
-// to verify the copy.
-const RestorePasses = 3
-
-// counted tells Progress about what is read.
-type counted struct {
-	io.Reader
-	progress func(bytes int)
-}
-
-// Read implements io.Reader.
-func (c counted) Read(p []byte) (int, error) {
-	n, err := c.Reader.Read(p)
-	c.progress(n)
-	return n, err
-}
-
-// Restore turns a backup into the data directory of a member of a new cluster. The
-// cluster itself begins when its initial members are started (ADR 14). After an error
-// or a crash, no node starts from the directory, and Restore can be called again.
-func Restore(r Restoring) (info kvstore.BodyInfo, err error) {
-	if r.Progress == nil {
-		r.Progress = func(int) {}
-	}
-	f, err := os.Open(r.File)
-	if err != nil {
-		return info, fmt.Errorf("restore: %w", err)
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	body, err := BackupIn(f)
-	if err != nil {
-		return info, fmt.Errorf("restore %s: %w", r.File, err)
-	}
-	if info, err = kvstore.VerifyBody(counted{body, r.Progress}); err != nil { // before anything is written
-		return info, fmt.Errorf("restore %s: %w", r.File, err)
-	}
-	if _, err := body.Seek(0, io.SeekStart); err != nil {
-		return info, fmt.Errorf("restore: %w", err)
-	}
-	p := datadir.Planting{MemberID: r.ID, Body: bodyReader{counted{body, r.Progress}}, Verify: func(b io.Reader) error {
-		_, err := kvstore.VerifyBody(counted{b, r.Progress})
-		return err
-	}}
-	if len(r.Initial) > 0 {
-		p.Rendezvous = rendezvousID(r.Token, r.Initial)
-	}
-	if err := datadir.Plant(r.DataDir, p); err != nil {
-		return info, fmt.Errorf("restore %s into %s: %w", r.File, r.DataDir, err)
-	}
-	return info, nil
-}
-
-// BackupIn returns the body in the file of a backup, which etcdctl may have written.
-func BackupIn(f *os.File) (io.ReadSeeker, error) {
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !st.Mode().IsRegular() { // a pipe has no size
-		return f, nil
-	}
-	return padded.Body(f, st.Size())
-}
-
-// SaveBackup writes a backup to a file, which gets its name only if it is intact. It
-// returns the size of the file.
-func SaveBackup(path string, body io.Reader) (info kvstore.BodyInfo, size int64, err error) {
-	verify := func(r io.Reader) (err error) {
-		info, err = kvstore.VerifyBody(r)
-		return err
-	}
-	size, err = datadir.WriteVerified(path, bodyReader{body}, verify)
-	return info, size, err
-}
-
-// bodyReader is a reader as an io.WriterTo.
-type bodyReader struct{ io.Reader }
-
-func (b bodyReader) WriteTo(w io.Writer) (int64, error) {
-	return io.Copy(w, struct{ io.Reader }{b.Reader})
-}
 
 // plant fills the store with the state of the backup that the directory was restored
 // from. Clients of the old cluster may have seen what was counted after the backup, so

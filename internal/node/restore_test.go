@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/kvd-io/kvd/internal/backup"
 	"github.com/kvd-io/kvd/internal/datadir"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/watch"
@@ -38,8 +39,8 @@ func (n *testNode) takeLock(t *testing.T, name string) kvstore.LockTicket {
 	return *r.Lock
 }
 
-// mustHaveLock demands that the holder of a lock still holds it, and that whoever comes
-// next gets a token above all that the old cluster can have given since the backup.
+// mustHaveLock demands that the holder of a lock still holds it, and that the next
+// one gets a token above all that the old cluster can have given since the backup.
 func (b *backedUp) mustHaveLock(t *testing.T, m *testNode) {
 	t.Helper()
 	info, _, err := m.Store().Lock(b.lock.Name, 10)
@@ -65,7 +66,7 @@ func backUp(t *testing.T) backedUp {
 	if err := m.Snapshot(t.Context(), &body); err != nil {
 		t.Fatal(err)
 	}
-	if info, _, err := SaveBackup(b.file, &body); err != nil || info.Revision != b.revision || info.Keys != 10 {
+	if info, _, err := backup.Save(b.file, &body); err != nil || info.Revision != b.revision || info.Keys != 10 {
 		t.Fatalf("%+v, %v", info, err)
 	}
 	if err := m.end(t); err != nil {
@@ -84,7 +85,7 @@ func restoredCluster(t *testing.T, file string, n, restored int, engine string) 
 	for i := range n {
 		cfg := Config{ID: uint64(i + 1), DataDir: t.TempDir(), Engine: engine, ListenPeer: initial[i].URL, Initial: initial, TickInterval: 20 * time.Millisecond}
 		if i < restored {
-			if _, err := Restore(Restoring{File: file, DataDir: cfg.DataDir, ID: cfg.ID, Initial: initial}); err != nil {
+			if _, err := backup.Restore(backup.Restoring{File: file, DataDir: cfg.DataDir, ID: cfg.ID, Rendezvous: RendezvousID("", initial)}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -240,7 +241,7 @@ func TestRestoredBesideTheOldCluster(t *testing.T) {
 	if err := old[0].Snapshot(t.Context(), &body); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := SaveBackup(file, &body); err != nil {
+	if _, _, err := backup.Save(file, &body); err != nil {
 		t.Fatal(err)
 	}
 	for _, m := range old[1:] {
@@ -250,7 +251,7 @@ func TestRestoredBesideTheOldCluster(t *testing.T) {
 	}
 	cfg := old[1].cfg
 	cfg.DataDir = t.TempDir()
-	if _, err := Restore(Restoring{File: file, DataDir: cfg.DataDir, ID: cfg.ID, Initial: cfg.Initial}); err != nil {
+	if _, err := backup.Restore(backup.Restoring{File: file, DataDir: cfg.DataDir, ID: cfg.ID, Rendezvous: RendezvousID("", cfg.Initial)}); err != nil {
 		t.Fatal(err)
 	}
 	err := start(t, cfg).awaitEnd(t)
@@ -278,7 +279,7 @@ func TestRestoreRefuses(t *testing.T) {
 		if err := os.WriteFile(file, body, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Restore(Restoring{File: file, DataDir: dir, ID: 1}); err == nil {
+		if _, err := backup.Restore(backup.Restoring{File: file, DataDir: dir, ID: 1}); err == nil {
 			t.Errorf("%s is restored", name)
 		}
 		if _, err := os.Stat(dir); err == nil {

@@ -1,17 +1,12 @@
 package node
 
 import (
-	"bytes"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"strings"
-	"sync"
-	"time"
-
-	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/certs"
 	"github.com/kvd-io/kvd/internal/memberurl"
@@ -92,30 +87,4 @@ func named(c caller, whom string, urls []string) error {
 func refusedByServer(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "remote error" && strings.Contains(op.Err.Error(), "certificate")
-}
-
-// sparseLog passes on one line per second of what an http.Server logs, with the
-// number of lines that it left out: a member that is refused tries again many
-// times a second.
-type sparseLog struct {
-	lg *zap.Logger
-	mu struct {
-		sync.Mutex // held by the connections of the server
-		next       time.Time
-		dropped    int
-	}
-}
-
-// Write implements io.Writer.
-func (s *sparseLog) Write(line []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := time.Now()
-	if now.Before(s.mu.next) {
-		s.mu.dropped++
-		return len(line), nil
-	}
-	s.lg.Warn(string(bytes.TrimSpace(line)), zap.Int("lines_omitted", s.mu.dropped))
-	s.mu.next, s.mu.dropped = now.Add(time.Second), 0
-	return len(line), nil
 }

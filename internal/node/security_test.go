@@ -248,6 +248,7 @@ func TestCertificatesAreBoundToMembers(t *testing.T) {
 		{"adding another", "POST", pathChange, "2", add("https://127.0.0.8:1"), true},
 		{"a hand-over", "POST", pathTransfer, "2", marshal(handover{To: 99}), true},
 		{"the status", "POST", pathStatus, "2", []byte("{}"), true},
+		{"who lags", "POST", pathBehind, "2", []byte("{}"), true},
 	} {
 		for who, client := range map[string]*http.Client{"newcomer": newcomer, "member 2": other} {
 			status, answer, err := askPeer(t, client, m, c.method, c.path, c.from, c.body)
@@ -480,7 +481,7 @@ func TestMembersAreAddedAsTheClusterTalks(t *testing.T) {
 	}
 }
 
-// TestCallsStateTheirIdentity: what only members may ask for is refused to whoever does
+// TestCallsStateTheirIdentity: what only members may ask for is refused to callers that do
 // not state the identity of another member of this cluster, also without TLS; and the
 // members' own calls state it.
 func TestCallsStateTheirIdentity(t *testing.T) {
@@ -495,12 +496,32 @@ func TestCallsStateTheirIdentity(t *testing.T) {
 	change := func(kind roster.ChangeKind, id uint64) []byte {
 		return marshal(roster.Change{Kind: kind, Member: roster.Member{ID: id, PeerURLs: []string{"http://127.0.0.1:1"}}})
 	}
-	calls := map[string][]byte{pathStatus: []byte("{}"), pathTransfer: marshal(handover{To: 99}), pathChange: change(roster.RemoveMember, 9), pathBody: []byte("{}")}
+	calls := map[string][]byte{pathStatus: []byte("{}"), pathBehind: []byte("{}"), pathTransfer: marshal(handover{To: 99}), pathChange: change(roster.RemoveMember, 9), pathBody: []byte("{}")}
 	cluster := ms[0].identity.Load().Cluster
 	stampAs := func(member, cluster uint64, boot string) func(http.Header) {
 		return func(h http.Header) { peers.Stamp(h, member, cluster, boot) }
 	}
-	eventually(t, "a stream of member 2", func() bool { return !ms[1].member.Load().replica.ActiveSince(1).IsZero() })
+	call := func(path string, body []byte, stamp func(http.Header)) (status, answer string) {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, ms[0].cfg.ListenPeer+path, bytes.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		stamp(req.Header)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(resp.Body)
+		if err = errors.Join(err, resp.Body.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return resp.Status, string(text)
+	}
+	refuses := func(answer string) bool { return strings.Contains(answer, `"sender"`) }
+	eventually(t, "member 1 knows the process of member 2 by its stream", func() bool {
+		_, answer := call(pathStatus, []byte("{}"), stampAs(2, cluster, "x"))
+		return refuses(answer)
+	})
 	for path, body := range calls {
 		for who, stamp := range map[string]func(http.Header){
 			"nobody":                       func(http.Header) {},
@@ -510,19 +531,8 @@ func TestCallsStateTheirIdentity(t *testing.T) {
 			"no member id":                 func(h http.Header) { stampAs(2, cluster, "x")(h); h.Set("X-Server-From", "zz") },
 			"member 2":                     *ms[1].calls.stamp.Load(),
 		} {
-			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, ms[0].cfg.ListenPeer+path, bytes.NewReader(body))
-			if err != nil {
-				t.Fatal(err)
-			}
-			stamp(req.Header)
-			resp, err := http.DefaultClient.Do(req)
-			if err != nil {
-				t.Fatal(err)
-			}
-			answer, err := io.ReadAll(resp.Body)
-			_ = resp.Body.Close()
-			if refused := strings.Contains(string(answer), `"sender"`); err != nil || refused == (who == "member 2") {
-				t.Errorf("%s by %s: %s %s, %v", path, who, resp.Status, answer, err)
+			if status, answer := call(path, body, stamp); refuses(answer) == (who == "member 2") {
+				t.Errorf("%s by %s: %s %s", path, who, status, answer)
 			}
 		}
 	}

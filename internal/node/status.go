@@ -17,7 +17,7 @@ import (
 // alarms are the conditions that an operator must see.
 type alarms struct {
 	mu struct {
-		sync.Mutex // held by whoever raises an alarm, and by requests that ask
+		sync.Mutex // held while an alarm is raised, and by requests that ask
 		raised     []string
 	}
 }
@@ -81,6 +81,7 @@ func keptLog(k *catchup.KeptLog) *api.KeptLog {
 func (m *member) activeAlarms() []string {
 	alarms := m.alarms.list()
 	alarms = append(alarms, m.replica.RefusedStarts()...)
+	alarms = append(alarms, m.health.Alarms()...)
 	if alarm := m.replica.Kept().Alarm(); alarm != "" {
 		alarms = append(alarms, alarm)
 	}

@@ -101,7 +101,7 @@ func checkEngine(cfg *Config, dir *datadir.Dir) error {
 
 // prepareRebuild makes way for a new store, if one is wanted or was begun.
 func prepareRebuild(n *Node, dir *datadir.Dir) error {
-	if !dir.HasLog() || !n.cfg.RebuildStore && !dir.Rebuilding() {
+	if !dir.HasLog() || !n.cfg.RebuildStore && !dir.Rebuilding() && !dir.RebuildPlanned() {
 		return nil
 	}
 	aside, err := dir.BeginRebuild()

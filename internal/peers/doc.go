@@ -12,7 +12,7 @@
 // a message goes out in a POST of its own. A snapshot always is a POST: the
 // message first, then the body, which rafthttp writes to a file as it arrives.
 //
-// rafthttp trusts whoever reaches it. It panics over a malformed version
+// rafthttp trusts every client that reaches it. It panics over a malformed version
 // header, over a snapshot message without a snapshot, and over an error of its
 // receiver; it connects to whatever address X-PeerURLs names; it reads a body
 // to its end. So nothing reaches it directly:

@@ -83,7 +83,7 @@ func (w *LeaderMonitor) Follow(leader, term uint64) {
 	w.leaders <- leaderInTerm{leader, term}
 }
 
-// Run monitors whoever leads, until the context ends. It waits for the network, and
+// Run monitors the current leader until the context ends. It waits for the network, and
 // nothing waits for it.
 func (w *LeaderMonitor) Run(ctx context.Context) error {
 	end := func() {}

@@ -70,7 +70,7 @@ func (t *Transport) beginTransfer(m *raftpb.Message, b *transferBody) error {
 	return nil
 }
 
-// endTransfer frees the place before it reports, because whoever hears the report
+// endTransfer frees the place before it reports, because the receiver of the report
 // may begin the next transfer at once.
 func (t *Transport) endTransfer(to uint64, err error) {
 	defer t.running.Done()

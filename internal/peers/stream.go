@@ -13,8 +13,8 @@ import (
 )
 
 // boundStream is what another member sends on a stream that this one has opened. It
-// binds the messages to that member: whoever is at its URLs, with its certificate,
-// cannot speak as a third. rafthttp would hand on each message under the name that
+// binds the messages to that member: the node at its URLs, with its certificate,
+// cannot speak as a third one. rafthttp would hand on each message under the name that
 // it states, and its receiver cannot tell which stream it came from.
 //
 // It follows the frames of rafthttp's two codecs as the bytes pass, and of each

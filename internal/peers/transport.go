@@ -145,7 +145,7 @@ type Transport struct {
 	await   sync.Once     // starts awaitRemoval together with the first peer
 	stop    sync.Once
 
-	// change is held by whoever changes rafthttp's list of peers, so that the
+	// change is held while rafthttp's list of peers is changed, so that the
 	// list goes through the same changes as the maps below, in the same order. It
 	// is taken before mu (T4).
 	change sync.Mutex

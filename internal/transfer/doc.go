@@ -11,9 +11,8 @@
 //
 //   - I1: A file is read to its end, with its count and its hash, before anything
 //     of it is stored. A mistake in its last line does no harm.
-//   - I2: An import that is run again does what is left of it: what has been stored
-//     no longer differs. So there is no record of the progress that could be lost or
-//     be about something else.
+//   - I2: An import that is run again resumes: it skips whatever is already stored. It
+//     keeps no progress record, which could be lost or belong to another import.
 //   - I3: Memory is bounded by a chunk, whatever the size of the source.
 //   - I4: An export has one revision, and its last line is there only if all the
 //     others are.

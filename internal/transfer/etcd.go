@@ -23,6 +23,7 @@ type etcdReader struct {
 	http     *http.Client
 	timeout  time.Duration // for an answer
 	revision int64
+	token    string // of a login; empty if there was none
 }
 
 const (
@@ -144,6 +145,9 @@ func (e *etcdReader) post(ctx context.Context, path string, body []byte) ([]byte
 		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
+	if e.token != "" {
+		req.Header.Set("Authorization", e.token)
+	}
 	resp, err := e.http.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w; check that an etcd serves clients there", ErrUnreachable, err)

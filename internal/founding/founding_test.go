@@ -1,4 +1,4 @@
-package node
+package founding
 
 import (
 	"context"
@@ -7,8 +7,10 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"testing"
+	"time"
 
 	"github.com/kvd-io/kvd/internal/datadir"
+	"github.com/kvd-io/kvd/internal/proof"
 )
 
 // modelDir is a data directory whose writes survive a crash, unless it forgets.
@@ -52,8 +54,8 @@ func (d *modelDir) Adopt(_, _ uint64, _ string, c *datadir.Charter) error {
 type foundingSim struct {
 	rng       *rand.Rand
 	dirs      []*modelDir // member - 1
-	acceptors []*acceptor
-	founders  []*founder
+	acceptors []*Acceptor
+	founders  []*Founder
 	nested    int
 	wiped     int
 	drawn     uint64
@@ -81,8 +83,8 @@ func newFoundingSim(seed uint64, members int) *foundingSim {
 		s.rng.Shuffle(members, func(i, j int) { s.seeds[i], s.seeds[j] = s.seeds[j], s.seeds[i] })
 	}
 	s.dirs = make([]*modelDir, members)
-	s.acceptors = make([]*acceptor, members)
-	s.founders = make([]*founder, members)
+	s.acceptors = make([]*Acceptor, members)
+	s.founders = make([]*Founder, members)
 	for i := range s.dirs {
 		s.wipe(i)
 	}
@@ -102,11 +104,12 @@ func (s *foundingSim) wipe(i int) {
 func (s *foundingSim) boot(i int) {
 	d := s.dirs[i]
 	d.kept = d.durable
-	s.acceptors[i] = newAcceptor(identity{Member: d.member, Rendezvous: 7}, "", d)
+	s.acceptors[i] = NewAcceptor(d.member, 7, "", d)
 	if d.adopted != nil {
-		s.acceptors[i].close() // it has its place
+		s.acceptors[i].Close() // it has its place
 	}
-	f := &founder{self: s.acceptors[i], seed: d.Seed(), ask: s.ask, draw: func() uint64 { s.drawn++; return s.drawn }}
+	f := NewFounder(s.acceptors[i], nil, d.Seed(), s.ask)
+	f.patience, f.draw = 0, func() uint64 { s.drawn++; return s.drawn }
 	for m := range s.dirs {
 		f.initial = append(f.initial, datadir.Founder{ID: uint64(m + 1)})
 	}
@@ -115,8 +118,8 @@ func (s *foundingSim) boot(i int) {
 
 // ask delivers a request, or loses it or its answer. Between two deliveries
 // another founder may get on.
-func (s *foundingSim) ask(_ context.Context, members []uint64, r foundingRequest) map[uint64]foundingAnswer {
-	out := make(map[uint64]foundingAnswer)
+func (s *foundingSim) ask(_ context.Context, members []uint64, r Request) map[uint64]Answer {
+	out := make(map[uint64]Answer)
 	for _, id := range members {
 		if s.nested < 2 && s.rng.IntN(4) == 0 {
 			s.nested++
@@ -126,7 +129,7 @@ func (s *foundingSim) ask(_ context.Context, members []uint64, r foundingRequest
 		if s.rng.IntN(5) == 0 {
 			continue
 		}
-		a, err := s.acceptors[id-1].handle(r)
+		a, err := s.acceptors[id-1].Handle(r)
 		if err == nil && s.rng.IntN(5) != 0 {
 			out[id] = a
 		}
@@ -134,10 +137,10 @@ func (s *foundingSim) ask(_ context.Context, members []uint64, r foundingRequest
 	return out
 }
 
-// turn lets a member do what a joiner does in one round.
+// Turn lets a member do what a joiner does in one round.
 func (s *foundingSim) turn(i int) {
 	a := s.acceptors[i]
-	if a.chosen() != nil || s.dirs[i].adopted != nil {
+	if a.Chosen() != nil || s.dirs[i].adopted != nil {
 		return
 	}
 	var others []uint64
@@ -146,8 +149,8 @@ func (s *foundingSim) turn(i int) {
 		case k == i || s.rng.IntN(4) == 0:
 		case c == nil:
 			others = append(others, d.member)
-		case a.names(c):
-			_, err := a.handle(foundingRequest{Rendezvous: 7, Seed: s.dirs[i].Seed(), Step: stepAdopt, Charter: c})
+		case a.Names(c):
+			_, err := a.Handle(Request{Rendezvous: 7, Seed: s.dirs[i].Seed(), Step: Adopt, Charter: c})
 			s.violate(err)
 			return
 		default:
@@ -155,7 +158,7 @@ func (s *foundingSim) turn(i int) {
 		}
 	}
 	if len(others)+1 >= s.founders[i].quorum() {
-		s.violate(s.founders[i].attempt(context.Background(), others))
+		s.violate(s.founders[i].Attempt(context.Background(), others))
 	}
 }
 
@@ -232,7 +235,8 @@ func TestFoundingSimulationFindsPlantedBugs(t *testing.T) {
 		{"nobody compares seeds", false, func(s *foundingSim) { s.seedless = true }},
 	} {
 		var found error
-		for seed := uint64(0); seed < foundingSeeds && found == nil; seed++ {
+		begin, seed := time.Now(), uint64(0)
+		for ; seed < foundingSeeds && found == nil; seed++ {
 			s := newFoundingSim(seed, 3)
 			c.plant(s)
 			for i := range s.dirs {
@@ -243,6 +247,8 @@ func TestFoundingSimulationFindsPlantedBugs(t *testing.T) {
 		}
 		if found == nil {
 			t.Errorf("%s: not noticed", c.name)
+			continue
 		}
+		proof.Caught(t, "controls of the founding", "founding: "+c.name, int(seed), begin)
 	}
 }
