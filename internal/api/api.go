@@ -25,6 +25,7 @@ const (
 	NotFound            Code = "not_found"
 	MethodNotAllowed    Code = "method_not_allowed"
 	CrossOrigin         Code = "cross_origin"
+	TLSRequired         Code = "tls_required"
 	Misdirected         Code = "misdirected"
 	MemberExists        Code = "member_exists"
 	MemberRemoved       Code = "member_removed"
@@ -40,6 +41,7 @@ const (
 	Starting            Code = "starting"
 	Stopping            Code = "stopping"
 	NoSpace             Code = "no_space"
+	AuditFailed         Code = "audit_failed"
 	ReadTimeout         Code = "read_timeout"
 	Timeout             Code = "timeout"
 	Internal            Code = "internal"
@@ -52,12 +54,13 @@ const (
 	SpaceLow          = "space_low"
 	AlarmNoSpace      = "no_space"
 	AlarmDiverged     = "diverged"
+	AlarmStoreDamaged = "store_damaged"
 	AlarmCatchUp      = "catch_up"      // raised by package catchup
 	AlarmStartRefused = "start_refused" // raised by package raftnode
 )
 
 // Alarms are the names of all alarms that there are.
-var Alarms = []string{SpaceLow, AlarmNoSpace, AlarmDiverged, AlarmCatchUp, AlarmStartRefused}
+var Alarms = []string{SpaceLow, AlarmNoSpace, AlarmDiverged, AlarmStoreDamaged, AlarmCatchUp, AlarmStartRefused}
 
 // AlarmName returns the name of an alarm in Status.Alarms, where a colon and what
 // is wrong follow it.
@@ -79,6 +82,12 @@ type Error struct {
 	// document has.
 	Fields map[string]any
 }
+
+// A problem has LimitField if the code alone does not tell which limit was reached.
+const (
+	LimitField  = "limit"
+	MaxLearners = "max_learners"
+)
 
 // Error returns the code and the detail.
 func (e *Error) Error() string { return string(e.Code) + ": " + e.Detail }
@@ -105,9 +114,9 @@ type Member struct {
 	Role string `json:"role"`
 	// Reachable is true if the answering node has a working connection to it.
 	Reachable bool `json:"reachable"`
-	// Behind is the number of log entries that the member lacks, which only the
-	// leader knows. Of itself, the answering node knows how many committed entries
-	// it has not applied. Otherwise it is nil.
+	// Behind is the number of log entries that the member lacks, as the leader
+	// knows it, or how many committed entries the answering node itself has not
+	// applied. It is nil if the leader did not say.
 	Behind *uint64 `json:"behind,omitempty"`
 }
 
@@ -115,6 +124,7 @@ type Member struct {
 type Requester struct {
 	RequestID string
 	Client    string // its address
+	Principal string // the user who asks; empty while rights are disabled
 }
 
 type requesterKey struct{}
@@ -134,7 +144,7 @@ func RequesterOf(ctx context.Context) Requester {
 type Once struct {
 	Key         string
 	Fingerprint [16]byte // of the request
-	// Replayed is set by whoever carries out the request if it was a repeat.
+	// Replayed is set by the layer that carries out the request if it was a repeat.
 	Replayed bool
 }
 
@@ -161,6 +171,9 @@ type NewMember struct {
 	// Learner keeps the member a learner. Otherwise the leader promotes it once it
 	// has caught up.
 	Learner bool `json:"learner,omitempty"`
+	// MaxLearners is how many members may stay learners after the addition of one; 0
+	// means no limit. Only clients of etcd have one.
+	MaxLearners int `json:"-"`
 }
 
 // AddedMember is the answer to NewMember: the member, and the shell command that

@@ -23,7 +23,7 @@ type gate struct {
 }
 
 // newGate returns a gate that answers "starting". The answer has the node's peer URLs:
-// whoever adds a node that waits for that may know only where it serves clients.
+// an operator who adds a node that waits for that may know only its client URLs.
 func newGate(opts httpapi.Options, peerURLs []string) *gate {
 	g := &gate{opts: opts}
 	g.current.Store(httpapi.NewStandby(opts, &api.Error{

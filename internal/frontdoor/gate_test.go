@@ -117,7 +117,7 @@ func TestGateOpensAndShuts(t *testing.T) {
 	}
 }
 
-// TestLastAnswers: clients are sent away with their answers, whoever gives
+// TestLastAnswers: clients are sent away with their answers, no matter who gives
 // them.
 func TestLastAnswers(t *testing.T) {
 	g, _ := testGate()

@@ -10,6 +10,7 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/connlimit"
 	"github.com/kvd-io/kvd/internal/httpapi"
+	"github.com/kvd-io/kvd/internal/link"
 )
 
 // connectionLimit bounds the connections of several listeners together. Each
@@ -101,6 +102,7 @@ type beyondLimit struct{}
 
 // mark is for http.Server.ConnContext.
 func (l *connectionLimit) mark(ctx context.Context, c net.Conn) context.Context {
+	ctx = link.Label(ctx, c)
 	if isExtra(c) {
 		return context.WithValue(ctx, beyondLimit{}, true)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/kvd-io/kvd/internal/connlimit"
 	"github.com/kvd-io/kvd/internal/http1"
 	"github.com/kvd-io/kvd/internal/httpapi"
+	"github.com/kvd-io/kvd/internal/link"
 	"github.com/kvd-io/kvd/internal/settings"
 )
 
@@ -53,6 +54,7 @@ func ListenSide(s *settings.Settings, log *zap.Logger) (*SideDoor, error) {
 // handler for clients, and profiles.
 func (d *SideDoor) Open(clients http.Handler, profiles bool) {
 	whole := httpapi.NewServer(SideHandler(clients, profiles), d.log)
+	whole.ConnContext = link.Label
 	new(newcomers).watch(whole)
 	// net/http serves everything. What it refuses before a handler sees it gets the
 	// same document here as from the front door.
@@ -77,7 +79,7 @@ func (d *SideDoor) Close() error {
 	defer cancel()
 	err := d.server.Shutdown(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = d.server.Close() // cuts off whoever is still reading
+		err = d.server.Close() // cuts off clients that are still reading
 	}
 	d.serving.Wait()
 	return err

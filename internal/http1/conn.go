@@ -37,7 +37,7 @@ const (
 type conn struct {
 	srv *Server
 	nc  net.Conn
-	// buf[start:end] has been read but not answered.
+	// buf[start:end] has been read, and is for requests that no handler has yet.
 	buf        []byte
 	start, end int
 
@@ -115,10 +115,10 @@ func (c *conn) serveOne() outcome {
 		return c.flush(handOver)
 	}
 	c.request.setBody(c.buf[c.start+head : c.start+size])
+	c.start += size
 	if !c.answer() {
 		return hangUp
 	}
-	c.start += size
 	if c.start == c.end {
 		c.start, c.end = 0, 0
 	}

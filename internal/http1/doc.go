@@ -35,10 +35,10 @@
 //
 // # Limits
 //
-// A client that disconnects is noticed only when its answer is written, so requests that
-// may wait for long do not belong here. Neither do streams: an answer is collected as a
-// whole, or sent as it is written if it is long and its length is declared, and there is
-// no Flush. The function given to New decides.
+// A client that disconnects is noticed only when its answer is written, unless the handler
+// asks for more because it is about to wait (response.Attend). An answer is collected as a
+// whole, or sent as it is written if it is long and its length is declared. There is no
+// Flush, except for the streams that the functions given to New select.
 //
 // # Rejected alternatives
 //

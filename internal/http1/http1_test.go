@@ -64,6 +64,10 @@ func echo(w http.ResponseWriter, r *http.Request) {
 			_ = http.NewResponseController(w).Flush()
 			_, _ = io.WriteString(w, "more")
 		}
+	case "/attend":
+		leave := attend(w, func() {})
+		defer leave()
+		fmt.Fprintf(w, "%d %.4q", len(b), b)
 	case "/split":
 		w.Header().Set("X-Split", "a\r\nX-Forged: b")
 	case "/close":
@@ -77,6 +81,16 @@ func echo(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// attend has the client watched. net/http does so by itself.
+func attend(w http.ResponseWriter, gone func()) (leave func()) {
+	if w, ok := w.(interface {
+		Attend(gone func()) (leave func())
+	}); ok {
+		return w.Attend(gone)
+	}
+	return func() {}
+}
+
 func never(string, string) bool { return false }
 
 // startServer serves echo on loopback, by this package if fast is set, else by net/http
@@ -88,6 +102,12 @@ func startServer(t *testing.T, fast bool) (addr string, srv *Server) {
 	protocols.SetUnencryptedHTTP2(true)
 	whole := &http.Server{Handler: http.HandlerFunc(echo), IdleTimeout: time.Minute, Protocols: &protocols}
 	srv = New(whole, func(_, target string) bool { return fast && !strings.HasPrefix(target, "/slow") }, func(_, target string) bool { return fast && strings.HasPrefix(target, "/stream") })
+	return serveOnLoopback(t, srv), srv
+}
+
+// serveOnLoopback serves until the end of the test, and returns the address.
+func serveOnLoopback(t *testing.T, srv *Server) (addr string) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +120,7 @@ func startServer(t *testing.T, fast bool) (addr string, srv *Server) {
 			t.Errorf("Serve ended with %v", err)
 		}
 	})
-	return l.Addr().String(), srv
+	return l.Addr().String()
 }
 
 // talk sends a text and returns all answers until the server closes the connection, one per
@@ -153,6 +173,8 @@ var conversations = []struct {
 	{name: "handler closes", text: "GET /close HTTP/1.1\r\nHost: x\r\n\r\n"},
 	{name: "repeated field", text: "GET /a HTTP/1.1\r\nHost: x\r\nAccept: a\r\nACCEPT:b \r\nX-Odd-name: c\r\n\r\n"},
 	{name: "pipelined", text: strings.Repeat("PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi", 20)},
+	{name: "attended", text: strings.Repeat("POST /attend HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi", 200)},
+	{name: "attended with a long body", text: "POST /attend HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n" + strings.Repeat("x", 9000)},
 	{name: "chunked", text: "PUT /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n", whole: true},
 	{name: "expect", text: "PUT /a HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nhi", whole: true},
 	{name: "long body", text: "PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 40000\r\n\r\n" + strings.Repeat("x", 40000), whole: true},

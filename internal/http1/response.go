@@ -262,7 +262,7 @@ type clock struct {
 	text   string
 }
 
-// lastDate is shared by all connections; whoever finds it outdated replaces it.
+// lastDate is shared by all connections; a response that finds it outdated replaces it.
 var lastDate atomic.Pointer[clock]
 
 // date returns the current Date header (RFC 9110, section 5.6.7).

@@ -44,8 +44,8 @@ type Server struct {
 
 // New returns a Server in front of whole, which it serves, shuts down and closes together
 // with itself. takes and streams select, by method and request target, the requests that
-// are served here. Those of takes must not stream their answers or wait for long; those of
-// streams may do both, and end their connection.
+// are served here. Those of takes must not stream their answers, and must call Attend to
+// wait for long; those of streams may do both, and end their connection.
 func New(whole *http.Server, takes, streams func(method, target string) bool) *Server {
 	s := &Server{whole: whole, takes: takes, streams: streams, handover: newHandover()}
 	s.mu.conns = make(map[*conn]struct{})

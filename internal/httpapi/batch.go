@@ -36,7 +36,7 @@ func streamOps(s *Server, x *exchange) error {
 	}
 	stream := &batch.Stream{
 		W: x, R: x.r, Store: s.opts.Store, Replicator: s.opts.Replicator, Turns: s.turns, Memory: s.opts.Memory, Claim: &x.held.memory, Timeout: timeout, Grace: drainGrace,
-		Note: x.timing.noteStage(), Log: s.log, LimitWrite: x.limitWriteTime, Rejected: s.rejected, Failed: func(err error) string { return lineFailed(x, err) },
+		Admit: x.visit.Line, Note: x.timing.noteStage(), Log: s.log, LimitWrite: x.limitWriteTime, Rejected: s.rejected, Failed: func(err error) string { return lineFailed(x, err) },
 	}
 	x.body = bodyBroken
 	readAll, err := stream.Run()

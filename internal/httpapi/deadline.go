@@ -27,7 +27,7 @@ func (x *exchange) signedContext() (context.Context, context.CancelFunc, error) 
 	if change := x.once.change(x); change != nil {
 		ctx = api.WithOnce(ctx, change)
 	}
-	return api.WithRequester(ctx, api.Requester{RequestID: x.requestID(), Client: x.r.RemoteAddr}), cancel, nil
+	return api.WithRequester(ctx, api.Requester{RequestID: x.requestID(), Client: x.r.RemoteAddr, Principal: x.visit.Caller.User}), cancel, nil
 }
 
 // startTimeout sets the deadline of the request, unless it is set.
@@ -44,7 +44,7 @@ func (x *exchange) startTimeout() error {
 // returns. It costs no allocation if the client is not being watched.
 func (x *exchange) briefContext() (context.Context, context.CancelFunc, error) {
 	// A deadline does not watch its parent. net/http cancels the request's context
-	// when the client disconnects; package http1 does not watch the client.
+	// when the client disconnects; package http1 does not watch the client unless asked (attended).
 	if x.r.Context().Done() != nil {
 		return x.context()
 	}
@@ -53,4 +53,18 @@ func (x *exchange) briefContext() (context.Context, context.CancelFunc, error) {
 	}
 	ctx, release := x.srv.deadlines.Get(x.r.Context(), x.deadline)
 	return ctx, release, nil
+}
+
+// attended returns the request's context, which ends if the client disconnects, for a
+// handler that waits. It must call leave before it returns.
+func attended(x *exchange) (_ context.Context, leave func()) {
+	ctx, cancel := context.WithCancel(x.r.Context())
+	// net/http cancels the request's context by itself.
+	if w, ok := x.w.(interface {
+		Attend(gone func()) (leave func())
+	}); ok {
+		stop := w.Attend(cancel)
+		return ctx, func() { stop(); cancel() }
+	}
+	return ctx, cancel
 }

@@ -9,9 +9,11 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/budget"
 	"github.com/kvd-io/kvd/internal/httpapi/dialect"
+	"github.com/kvd-io/kvd/internal/httpapi/door"
 	"github.com/kvd-io/kvd/internal/httpapi/param"
 	"github.com/kvd-io/kvd/internal/httpapi/reply"
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/rights"
 )
 
 // Dialects are the names that Options.Dialects may have.
@@ -33,10 +35,21 @@ func dialectRoutes(names []string) (out []*route) {
 				rt = &route{pattern: d.Pattern, refuse: d.Refuse}
 				at[d.Pattern], out = rt, append(out, rt)
 			}
-			rt.methods = append(rt.methods, method{name: d.Method, handle: answerDialect(d.Answer), params: d.Params, body: d.Body, mutates: d.Mutates, once: d.Mutates})
+			rt.methods = append(rt.methods, method{name: d.Method, who: audienceOf(&d), handle: answerDialect(d.Answer), params: d.Params, body: d.Body, mutates: d.Mutates, once: d.Mutates})
 		}
 	}
 	return out
+}
+
+// audienceOf returns who may call a route of a dialect.
+func audienceOf(d *dialect.Route) door.Audience {
+	switch {
+	case d.Keys:
+		return door.ByHandler
+	case d.Mutates:
+		return door.Having(rights.Members)
+	}
+	return door.ForUsers
 }
 
 // dialectMatch finds the route of a dialect. A dialect owns the whole first segment of
@@ -141,12 +154,18 @@ func (k dialectKeys) Get(key string, stale bool) (found bool, err error) {
 	if err := checkKey(key); err != nil {
 		return false, err
 	}
+	if err := x.visit.ReadsKey(key); err != nil {
+		return false, err
+	}
 	if err := x.freshenAs(param.Freshness{Stale: stale}, 0); err != nil {
 		return false, err
 	}
 	read := reply.Read{Key: []byte(key), Memory: &x.held.memory, Patience: budget.Patience}
 	kv, at, err := read.From(x.r.Context(), x.srv.opts.Store)
 	if err != nil && !errors.Is(err, kvstore.ErrKeyNotFound) {
+		return false, err
+	}
+	if err := x.visit.Again(); err != nil {
 		return false, err
 	}
 	x.setRevision(at)

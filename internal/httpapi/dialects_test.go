@@ -151,7 +151,7 @@ func TestDialectRoutesAreDistinct(t *testing.T) {
 			seen[r.Pattern] = name
 		}
 	}
-	for _, rt := range routeTable(true) {
+	for _, rt := range routeTable(true, false) {
 		if rt.pattern != shortPattern && seen[rt.pattern] != "" {
 			t.Errorf("%s of %s hides kvd's own route", rt.pattern, seen[rt.pattern])
 		}

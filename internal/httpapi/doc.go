@@ -5,9 +5,11 @@
 //
 // Server.ServeHTTP makes an exchange, which carries the request and its answer. The
 // router finds the route on the escaped path; a browser.Guard refuses what a web
-// page may have caused; the query is checked against the parameters that the method
-// takes; the request gets a place, if need be once its body has arrived. Then the handler
-// runs. It answers, or returns an error, which becomes a problem document.
+// page may have caused; package door finds out who sent it, and holds the answer back
+// until somebody has judged whether they may have it; the query is checked against the
+// parameters that the method takes; the request gets a place, if need be once its body has
+// arrived. Then the handler runs. It answers, or returns an error, which becomes a problem
+// document.
 //
 // What stands by itself has a package: parameters and conditions (param), the places where
 // listings continue (cursor), streams of operations and of events (batch, feed), the

@@ -35,6 +35,7 @@ type testNode struct {
 	index    uint64            // of the last entry
 	doErr    error             // answered to Do instead, if set
 	readErr  error             // answered to Barrier instead, if set
+	late     func()            // called by the next Barrier: what this node did not know yet
 	barriers []param.Freshness // what reads asked for
 	renewed  int               // keep-alives
 	onDo     func(ctx context.Context)
@@ -93,6 +94,13 @@ func (n *testNode) AskLease(_ context.Context, lease uint64, renew bool) (api.Le
 func (n *testNode) Barrier(_ context.Context, note NoteStage) error {
 	if note != nil {
 		note("readindex", 2*time.Millisecond)
+	}
+	n.mu.Lock()
+	late := n.late
+	n.late = nil
+	n.mu.Unlock()
+	if late != nil {
+		late()
 	}
 	return n.noteRead(param.Freshness{})
 }

@@ -78,7 +78,7 @@ func (s *Server) readiness(x *exchange) (checks []check, err error) {
 	}
 	if s.refusal != nil {
 		// The node may be ready a moment before its Server takes over from the
-		// standby. Whoever is told "ready" now would be refused next.
+		// standby. A client that is told "ready" now would be refused next.
 		checks = append(checks, check{"serving", errors.New(s.refusal.Detail)})
 	}
 	return checks, nil

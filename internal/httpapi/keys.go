@@ -75,6 +75,7 @@ func (x *exchange) freshenAs(f param.Freshness, revision uint64) error {
 // getKey answers GET and HEAD of one key.
 func (s *Server) getKey(x *exchange) error {
 	if x.arg == "" && wantsPage(x) {
+		_ = x.visit.Settle(nil) // pages are for everybody
 		return toPage(s, x)
 	}
 	if err := checkKey(x.arg); err != nil {
@@ -92,6 +93,9 @@ func (s *Server) getKey(x *exchange) error {
 	if err != nil {
 		return err
 	}
+	if err := x.visit.ReadsKey(x.arg); err != nil {
+		return err
+	}
 	if err := x.freshen(revision); err != nil {
 		return err
 	}
@@ -101,6 +105,9 @@ func (s *Server) getKey(x *exchange) error {
 		kv, at, err = conds.poll(x, &read, kv, at, err)
 	}
 	if err != nil && !errors.Is(err, kvstore.ErrKeyNotFound) {
+		return err
+	}
+	if err := x.visit.Again(); err != nil {
 		return err
 	}
 	// A key that does not exist is a result, too: conditions apply to it, and its
@@ -137,7 +144,7 @@ func wantsMeta(x *exchange) (bool, error) {
 // 0 if it does not exist. If-Match comes first (RFC 9110, section 13.2.2).
 func judgeRead(conds []kvstore.Condition, revision uint64) int {
 	for i := range conds {
-		if param.Holds(&conds[i], revision) {
+		if conds[i].Holds(revision) {
 			continue
 		}
 		if conds[i].Kind == kvstore.IfNoneMatch {
@@ -186,9 +193,12 @@ func (x *exchange) writePair(kv *kvstore.KV, asJSON bool, ttl time.Duration) {
 	putBuffer(p, doc)
 }
 
-// do carries out a command within the request's timeout and sets the headers of its
+// do judges a command, carries it out within the request's timeout and sets the headers of its
 // answer. An outcome without effect is an error, too.
 func (x *exchange) do(cmd *kvstore.Command) (kvstore.Result, error) {
+	if err := x.visit.Permit(cmd); err != nil {
+		return kvstore.Result{}, err
+	}
 	ctx, cancel, err := x.briefContext()
 	if err != nil {
 		return kvstore.Result{}, err
@@ -200,6 +210,7 @@ func (x *exchange) do(cmd *kvstore.Command) (kvstore.Result, error) {
 		}
 	}
 	x.once.sign(cmd, x)
+	x.visit.Sign(cmd)
 	res, err := x.srv.opts.Replicator.Do(ctx, cmd, x.timing.noteStage())
 	if err != nil {
 		return res, err
@@ -242,36 +253,7 @@ func (x *exchange) keyCommand(op kvstore.Op) (*kvstore.Command, error) {
 		return nil, err
 	}
 	cmd := &kvstore.Command{Op: op, Key: []byte(x.arg), Conditions: conds, ReturnPrevious: previous}
-	return cmd, bind(&x.query, cmd)
-}
-
-// bind reads what the key is to be bound to: a lease, or one of its own for a time.
-func bind(q *param.Query, cmd *kvstore.Command) error {
-	ttl, hasTTL, err := q.Duration("ttl")
-	if err != nil {
-		return err
-	}
-	lease, hasLease := q.Get("lease")
-	switch {
-	case hasTTL && hasLease:
-		return badRequest("use either \"ttl\" or \"lease\", not both")
-	case hasTTL && ttl == 0:
-		return badRequest("the parameter \"ttl\" must be greater than 0; omit it for a key that does not expire")
-	case hasTTL:
-		cmd.TTLMillis = ttlMillis(ttl)
-	case hasLease:
-		cmd.Lease, err = parseLease(lease)
-	}
-	return err
-}
-
-// parseLease reads the id of a lease.
-func parseLease(text string) (uint64, error) {
-	id, err := strconv.ParseUint(text, 10, 63)
-	if err != nil || id == 0 {
-		return 0, badRequest("the id of a lease is a decimal number from 1 to 2^63-1, not %.40q", text)
-	}
-	return id, nil
+	return cmd, x.query.Bind(cmd)
 }
 
 // readValue reads the body as a value, up to the replicated limit.

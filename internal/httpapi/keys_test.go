@@ -270,7 +270,7 @@ func TestLeasesOfKeys(t *testing.T) {
 func TestIdempotencyKeysAreRefused(t *testing.T) {
 	f := newFixture(t)
 	heeded := 0
-	for _, rt := range routeTable(true) {
+	for _, rt := range routeTable(true, false) {
 		target := strings.NewReplacer("{key}", "k", "{id}", "4", "{check}", "leader", "{name}", "x").Replace(rt.pattern)
 		for _, m := range rt.methods {
 			if m.once {

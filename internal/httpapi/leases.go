@@ -43,16 +43,10 @@ type jsonTTL int64
 
 // UnmarshalJSON implements json.Unmarshaler.
 func (ttl *jsonTTL) UnmarshalJSON(text []byte) error {
-	d, err := opjson.ParseDuration(unquoted(text))
-	if err != nil || d <= 0 {
-		return fmt.Errorf("expected a duration above 0 (for example, \"30s\") or a number of seconds, found %.40s", text)
-	}
-	*ttl = jsonTTL(ttlMillis(d))
-	return nil
+	ms, err := opjson.ParseTTL(unquoted(text))
+	*ttl = jsonTTL(ms)
+	return err
 }
-
-// ttlMillis rounds up: a lease must not end before its time.
-func ttlMillis(d time.Duration) int64 { return int64((d + time.Millisecond - 1) / time.Millisecond) }
 
 // unquoted returns the text of a JSON number, or of a string without escapes.
 func unquoted(text []byte) string {
@@ -164,6 +158,8 @@ func listLeases(s *Server, x *exchange) error {
 	if len(leases) == limit {
 		next = binary.BigEndian.AppendUint64(nil, leases[limit-1].ID)
 	}
+	// Others are left out, as in etcd.
+	leases = slices.DeleteFunc(leases, func(l kvstore.LeaseInfo) bool { return x.visit.ReadsLease(l.ID) != nil })
 	writePage(x, "leases", leases, appendLeaseInfo, next)
 	return nil
 }
@@ -199,13 +195,18 @@ func appendLeaseInfo(dst []byte, l *kvstore.LeaseInfo) []byte {
 
 // getLease answers GET /v1/leases/{id}, with the time that is left as the leader has it.
 func getLease(s *Server, x *exchange) error {
-	id, err := parseLease(x.arg)
+	id, err := param.LeaseID(x.arg)
 	if err != nil {
 		return err
 	}
 	withKeys, err := x.query.Flag("keys")
 	if err != nil {
 		return err
+	}
+	if withKeys {
+		if err := x.visit.ReadsLease(id); err != nil {
+			return err
+		}
 	}
 	at, err := askLease(s, x, id, false)
 	if err != nil {
@@ -225,6 +226,9 @@ func getLease(s *Server, x *exchange) error {
 	doc := appendTime(appendLeaseInfo(nil, &l), "remaining", at.Remaining)
 	if withKeys {
 		if doc, err = appendLeaseKeys(s, x, doc, id); err != nil {
+			return err
+		}
+		if err := x.visit.ReadsLease(id); err != nil { // of what is bound to it now
 			return err
 		}
 	}
@@ -276,8 +280,11 @@ func askLease(s *Server, x *exchange, id uint64, renew bool) (api.LeaseTime, err
 
 // keepLease answers POST /v1/leases/{id}/keepalive.
 func keepLease(s *Server, x *exchange) error {
-	id, err := parseLease(x.arg)
+	id, err := param.LeaseID(x.arg)
 	if err != nil {
+		return err
+	}
+	if err := x.visit.WritesLease(id); err != nil {
 		return err
 	}
 	at, err := askLease(s, x, id, true)
@@ -291,7 +298,7 @@ func keepLease(s *Server, x *exchange) error {
 
 // revokeLease answers DELETE /v1/leases/{id}.
 func revokeLease(_ *Server, x *exchange) error {
-	id, err := parseLease(x.arg)
+	id, err := param.LeaseID(x.arg)
 	if err != nil {
 		return err
 	}

@@ -48,6 +48,10 @@ func (s *Server) listKeys(x *exchange) error {
 	if err != nil {
 		return err
 	}
+	// What is left of a listing is judged like its beginning: a cursor carries no rights.
+	if err := x.visit.ReadsRange(l.rng.Start, l.rng.End); err != nil {
+		return err
+	}
 	if err := x.freshen(l.rng.Revision); err != nil {
 		return err
 	}
@@ -148,7 +152,7 @@ func (s *Server) countKeys(x *exchange, l *listing) error {
 	}
 	defer cancel()
 	n, revision, err := s.opts.Store.Count(ctx, l.rng)
-	if err != nil {
+	if err := x.visit.After(err); err != nil {
 		return err
 	}
 	x.setRevision(revision)
@@ -250,7 +254,7 @@ func (s *Server) pageKeys(x *exchange, l *listing) error {
 			revision, err = s.opts.Store.List(ctx, l.rng, p.add)
 		}
 	}
-	if err != nil {
+	if err := x.visit.After(err); err != nil {
 		return err
 	}
 	x.held.memory.Lower(int64(cap(p.kvs) + cap(p.text) + cap(p.binary)))
@@ -369,6 +373,9 @@ func (o *stream) run(ctx context.Context, store Store) error {
 
 // next sends the chunk and prepares for the one after it.
 func (o *stream) next(ctx context.Context) error {
+	if err := o.x.visit.Again(); err != nil {
+		return err
+	}
 	if len(o.buf) > 0 {
 		if err := o.flush(); err != nil {
 			return err
@@ -483,13 +490,17 @@ func (s *Server) deleteRange(x *exchange) error {
 	if err := param.RefuseConditions(x.r.Header, "a range cannot be deleted conditionally"); err != nil {
 		return err
 	}
+	cmd := &kvstore.Command{Op: kvstore.OpDeleteRange, Key: r.Start, End: r.End}
+	if err := x.visit.Permit(cmd); err != nil { // before it is counted
+		return err
+	}
 	// A repeat of a request that was carried out gets its answer, whatever there is now.
-	if x.once == nil || x.once.key == "" {
+	if x.once == nil || x.once.Key == "" {
 		if err := s.checkRangeDelete(x, r); err != nil {
 			return err
 		}
 	}
-	res, err := x.do(&kvstore.Command{Op: kvstore.OpDeleteRange, Key: r.Start, End: r.End})
+	res, err := x.do(cmd)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
@@ -73,11 +74,8 @@ func (a *acquiring) command() (*kvstore.Command, error) {
 	if err := checkLockName(a.x.arg); err != nil {
 		return nil, err
 	}
-	if err := bind(&a.x.query, cmd); err != nil {
+	if err := a.x.query.BindLock(cmd); err != nil {
 		return nil, err
-	}
-	if cmd.Lease == 0 && cmd.TTLMillis == 0 {
-		return nil, badRequest("a lock needs ?ttl=15s, for a lease of its own, or ?lease=ID; it is released when the lease ends")
 	}
 	wait, _, err := a.x.query.Duration("wait")
 	switch {
@@ -114,7 +112,9 @@ func (a *acquiring) queue() error {
 	}
 	defer a.s.lockWaiters.Add(-1)
 	a.x.held.end()
-	ctx, cancel := context.WithTimeout(a.x.r.Context(), a.wait)
+	client, leave := attended(a.x)
+	defer leave()
+	ctx, cancel := context.WithTimeout(client, a.wait)
 	defer cancel()
 	defer context.AfterFunc(a.s.waits, cancel)()
 	err := a.await(ctx)
@@ -125,7 +125,7 @@ func (a *acquiring) queue() error {
 		return a.confirm()
 	case errors.Is(err, kvstore.ErrTicketGone):
 		return leaseGone(a.ticket.Lease)
-	case a.x.r.Context().Err() != nil:
+	case client.Err() != nil:
 		return a.abandon(err) // nobody hears the answer
 	case a.s.waits.Err() != nil:
 		return a.sendAway()
@@ -143,6 +143,9 @@ func (a *acquiring) await(ctx context.Context) error {
 		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
 			return err
 		}
+		if err := a.stillMay(); err != nil {
+			return err
+		}
 		// A renewal that fails is tried again; if the lease has ended, so has the ticket.
 		_ = a.renew(ctx)
 	}
@@ -155,6 +158,11 @@ func (a *acquiring) awaitUntilRenewal(ctx context.Context) error {
 		defer cancel()
 	}
 	return a.s.opts.Locks.AwaitLock(ctx, a.ticket.Name, a.ticket.Token)
+}
+
+// stillMay judges again: the caller may have lost the right while it waited.
+func (a *acquiring) stillMay() error {
+	return a.x.visit.Permit(&kvstore.Command{Op: kvstore.OpLock, Key: a.ticket.Name, Lease: a.ticket.Lease})
 }
 
 // renew keeps the lease alive, or only asks for it if it is the client's.
@@ -172,6 +180,9 @@ func (a *acquiring) renew(ctx context.Context) error {
 // confirm answers that the lock is held if the lease certainly lives. This node may have
 // been suspended since it saw the ticket come to the front: then only the leader knows.
 func (a *acquiring) confirm() error {
+	if err := a.stillMay(); err != nil {
+		return a.abandon(err)
+	}
 	if time.Until(a.alive) < a.own/2 || a.own == 0 {
 		if err := a.renew(a.x.r.Context()); err != nil {
 			return a.abandon(err)
@@ -194,7 +205,7 @@ func (a *acquiring) granted() error {
 // again, by its lease or its idempotency key, keeps its place in the queue.
 func (a *acquiring) sendAway() error {
 	stopping := api.Errorf(api.Stopping, "this node is stopping; wait at another node")
-	if a.own == 0 || a.x.once != nil && a.x.once.key != "" {
+	if a.own == 0 || a.x.once != nil && a.x.once.Key != "" {
 		return stopping
 	}
 	return a.abandon(stopping)
@@ -231,6 +242,7 @@ func (a *acquiring) leave(onlyWaiting bool) (kvstore.Result, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.x.r.Context()), leaveTimeout)
 	defer cancel()
 	cmd := &kvstore.Command{Op: kvstore.OpUnlock, Key: a.ticket.Name, Lease: a.ticket.Lease, OnlyWaiting: onlyWaiting}
+	a.x.visit.Sign(cmd)
 	return a.s.opts.Replicator.Do(ctx, cmd, nil)
 }
 
@@ -243,7 +255,7 @@ func releaseLock(_ *Server, x *exchange) error {
 	if !ok {
 		return badRequest("the parameter \"lease\" is missing; it is the lease that holds the lock, or waits for it")
 	}
-	lease, err := parseLease(text)
+	lease, err := param.LeaseID(text)
 	if err != nil {
 		return err
 	}
@@ -263,10 +275,16 @@ func getLock(s *Server, x *exchange) error {
 	if err != nil {
 		return err
 	}
+	if err := x.visit.ReadsLock([]byte(x.arg)); err != nil {
+		return err
+	}
 	if err := x.freshen(0); err != nil {
 		return err
 	}
 	info, queue, err := s.opts.Locks.Lock([]byte(x.arg), limit)
+	if err := x.visit.Again(); err != nil {
+		return err
+	}
 	if errors.Is(err, kvstore.ErrLockNotFound) {
 		return api.Errorf(api.LockNotFound, "nobody holds the lock")
 	}
@@ -316,6 +334,8 @@ func listLocks(s *Server, x *exchange) error {
 	if err != nil {
 		return err
 	}
+	// Others are left out, as in the list of leases.
+	locks = slices.DeleteFunc(locks, func(l kvstore.LockInfo) bool { return x.visit.ReadsLock(l.Holder.Name) != nil })
 	writePage(x, "locks", locks, appendLock, next)
 	return nil
 }

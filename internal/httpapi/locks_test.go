@@ -49,6 +49,30 @@ func TestLockDelay(t *testing.T) {
 	f.do("POST", "/v1/leases", `{"ttl":"30s","lock_delay":"-1s"}`).problem(400, api.BadRequest, "lock_delay")
 }
 
+// TestLockDelayOfOwnLease: a lock whose request made its lease stays closed, too, if the
+// lease ends, but not if the lock is released.
+func TestLockDelayOfOwnLease(t *testing.T) {
+	f := newFixture(t)
+	f.do("POST", "/v1/locks/l?ttl=30s&lock_delay=15s", "me").want(200, `"lease":1,"token":2,"ttl":"30s"`)
+	f.do("GET", "/v1/leases/1", "").want(200, `"lock_delay":"15s"`)
+	f.do("DELETE", "/v1/locks/l?lease=1", "").want(204)
+	f.do("POST", "/v1/locks/l?ttl=30s&lock_delay=1.5", "me").want(200, `"lease":3,"token":4`)
+	f.do("DELETE", "/v1/leases/3", "").want(200)
+	f.do("POST", "/v1/locks/l?ttl=30s", "you").problem(409, api.LockHeld, `"token":4`, "lease 5")
+	f.do("GET", "/v1/leases/5", "").want(200, `"ttl":"1.5s","name":"lock delay"`)
+	f.do("DELETE", "/v1/locks/l?lease=5", "").want(204)
+	f.do("POST", "/v1/locks/l?ttl=30s&lock_delay=0s", "you").want(200, `"lease":6`)
+	f.do("DELETE", "/v1/leases/6", "").want(200)
+	f.do("GET", "/v1/locks/l", "").problem(404, api.LockNotFound)
+
+	f.do("POST", "/v1/leases", `{"ttl":"30s"}`).want(201, `"id":8`)
+	f.do("POST", "/v1/locks/l?lease=8&lock_delay=15s", "").problem(400, api.BadRequest, "lock_delay", "ttl")
+	f.do("POST", "/v1/locks/l?ttl=30s&lock_delay=x", "").problem(400, api.BadRequest, "lock_delay")
+	f.do("POST", "/v1/locks/l?ttl=30s&lock_delay=-1s", "").problem(400, api.BadRequest, "lock_delay")
+	f.do("POST", "/v1/locks/l?ttl=30s&lock_delay=2500001h", "").problem(413, api.TooLarge, "lock delay")
+	f.do("PUT", "/v1/kv/k?ttl=30s&lock_delay=15s", "x").problem(400, api.BadRequest, "lock_delay")
+}
+
 func TestLocks(t *testing.T) {
 	f := newFixture(t)
 	f.do("POST", "/v1/locks/l?ttl=30s", "me").wantBody(200, `{"name":"l","lease":1,"token":2,"ttl":"30s"}`+"\n")

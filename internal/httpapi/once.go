@@ -2,74 +2,30 @@ package httpapi
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
+	"encoding/hex"
+	"fmt"
 	"net/http"
-	"slices"
-	"strings"
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/httpapi/param"
 	"github.com/kvd-io/kvd/internal/kvstore"
-	"github.com/kvd-io/kvd/internal/limits"
-	"github.com/kvd-io/kvd/internal/opjson"
-)
-
-// The headers with which a client repeats a request without harm.
-const (
-	idempotencyKey     = "Idempotency-Key"
-	idempotencyRelease = "Idempotency-Release"
 )
 
 // once is what the headers of a request say about its repetition. The store remembers
 // the result under the key, so that a repeat on any node gets it, too.
 type once struct {
-	key     string // empty if only others are released
-	release []string
-	body    []byte    // what readBody read; it is part of the request's identity
-	made    *api.Once // of a membership change
+	param.Once
+	body []byte    // what readBody read; it is part of the request's identity
+	made *api.Once // of a membership change
 }
 
-// parseOnce reads the headers. A route that would not honor them refuses them: its
-// client would repeat the request, trusting that it takes effect once.
+// parseOnce reads the headers, as far as the method heeds them.
 func parseOnce(h http.Header, m *method) (*once, error) {
-	keys, releases := h[idempotencyKey], h[idempotencyRelease]
-	if len(keys)+len(releases) == 0 {
-		return nil, nil
+	o, err := param.ParseOnce(h, m.once, m.instead)
+	if o == nil || err != nil {
+		return nil, err
 	}
-	if !m.once {
-		instead := ""
-		if m.instead != "" {
-			instead = "; " + m.instead
-		}
-		return nil, badRequest("this request does not support the headers %s and %s; send it without them%s", idempotencyKey, idempotencyRelease, instead)
-	}
-	o := new(once)
-	if len(keys) > 1 {
-		return nil, badRequest("the header %s is given more than once", idempotencyKey)
-	}
-	if len(keys) == 1 {
-		if o.key = keys[0]; !opjson.ValidIdempotencyKey(o.key) {
-			return nil, badRequest("the header %s must have 1 to %d visible ASCII characters", idempotencyKey, kvstore.MaxIdempotencyKeyBytes)
-		}
-	}
-	return o, o.parseRelease(releases)
-}
-
-func (o *once) parseRelease(lines []string) error {
-	for _, line := range lines {
-		for key := range strings.SplitSeq(line, ",") {
-			if key = strings.Trim(key, " \t"); key == "" {
-				continue // RFC 9110, section 5.6.1.2
-			}
-			if !opjson.ValidIdempotencyKey(key) {
-				return badRequest("the header %s must be a list of keys, each with 1 to %d visible ASCII characters", idempotencyRelease, kvstore.MaxIdempotencyKeyBytes)
-			}
-			if o.release = append(o.release, key); len(o.release) > limits.MaxReleases {
-				return badRequest("the header %s has more than %d keys", idempotencyRelease, limits.MaxReleases)
-			}
-		}
-	}
-	return nil
+	return &once{Once: *o}, nil
 }
 
 // sign adds to the command what makes it take effect once.
@@ -77,9 +33,9 @@ func (o *once) sign(cmd *kvstore.Command, x *exchange) {
 	if o == nil {
 		return
 	}
-	cmd.Release = o.release
-	if o.key != "" {
-		cmd.Idempotency = &kvstore.Idempotency{Key: o.key, Fingerprint: o.fingerprint(x)}
+	cmd.Release = o.Release
+	if o.Key != "" {
+		cmd.Idempotency = &kvstore.Idempotency{Key: o.Key, Fingerprint: o.fingerprint(x)}
 	}
 }
 
@@ -87,10 +43,15 @@ func (o *once) sign(cmd *kvstore.Command, x *exchange) {
 // does not ask for it. Changes are few and remembered for a long time, so there is no
 // need to release them.
 func (o *once) change(x *exchange) *api.Once {
-	if o == nil || o.key == "" {
+	if o == nil || o.Key == "" {
 		return nil
 	}
-	o.made = &api.Once{Key: o.key, Fingerprint: o.fingerprint(x)}
+	o.made = &api.Once{Key: o.Key, Fingerprint: o.fingerprint(x)}
+	if user := x.visit.Caller.User; user != "" {
+		// Keys of different users are different keys. A length keeps the two apart.
+		sum := sha256.Sum256(fmt.Appendf(nil, "%d:%s%s", len(user), user, o.Key))
+		o.made.Key = hex.EncodeToString(sum[:])
+	}
 	return o.made
 }
 
@@ -101,32 +62,7 @@ func (x *exchange) markReplayed() {
 	}
 }
 
-// fingerprint hashes what makes two requests the same one: method, path, query,
-// conditions, and body. How long the client waits, and how it wants to see the answer, are
-// not part of it.
-func (o *once) fingerprint(x *exchange) (sum [16]byte) {
-	h := sha256.New()
-	// Each part with its length: no two requests may become the same bytes.
-	add := func(part string) {
-		var n [8]byte
-		binary.LittleEndian.PutUint64(n[:], uint64(len(part)))
-		_, _ = h.Write(n[:]) // never fails
-		_, _ = h.Write([]byte(part))
-	}
-	add(x.r.Method)
-	add(x.route.pattern)
-	add(x.arg)
-	for name, value := range x.query.Sorted() {
-		if !slices.Contains(param.Everywhere, name) && name != "timing" {
-			add(name)
-			add(value)
-		}
-	}
-	add("conditions")
-	for _, name := range []string{"If-Match", "If-None-Match"} {
-		add(strings.Join(x.r.Header[name], ","))
-	}
-	_, _ = h.Write(o.body)
-	copy(sum[:], h.Sum(nil))
-	return sum
+// fingerprint hashes what makes two requests the same one.
+func (o *once) fingerprint(x *exchange) [16]byte {
+	return param.Fingerprint(x.r.Method, x.route.pattern, x.arg, &x.query, x.r.Header, o.body)
 }

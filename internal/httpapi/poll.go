@@ -65,16 +65,25 @@ func (c *readConditions) judge(revision uint64) int {
 // poll waits while the key is as the client knows it, and reads it again. Meanwhile
 // the request holds neither a place nor memory.
 func (c *readConditions) poll(x *exchange, read *reply.Read, kv kvstore.KV, at uint64, err error) (kvstore.KV, uint64, error) {
-	ctx, cancel := context.WithTimeout(x.r.Context(), c.wait)
+	if c.judge(kv.ModRevision) != http.StatusNotModified {
+		return kv, at, err
+	}
+	client, leave := attended(x)
+	defer leave()
+	ctx, cancel := context.WithTimeout(client, c.wait)
 	defer cancel()
+	defer x.limitWriteTime(0) // it may be a long time since the header
 	for ctx.Err() == nil && c.judge(kv.ModRevision) == http.StatusNotModified {
 		x.held.end()
-		over, failed := awaitChange(ctx, x.srv.opts.Watches, x.arg, at)
+		over, failed := awaitChange(ctx, x, at)
 		if failed != nil {
 			return kv, at, failed
 		}
 		if over {
 			break
+		}
+		if err := x.visit.ReadsKey(x.arg); err != nil { // the caller may have lost the right
+			return kv, at, err
 		}
 		x.deadline = time.Time{} // what follows has the timeout of a request that begins now
 		if err := x.held.enter(x); err != nil {
@@ -85,20 +94,24 @@ func (c *readConditions) poll(x *exchange, read *reply.Read, kv kvstore.KV, at u
 			return kv, at, err
 		}
 	}
-	x.limitWriteTime(0) // it may have been a long time since the header
 	return kv, at, err
 }
 
-// awaitChange waits until a key may have changed since a revision. over means that there
+// awaitChange waits until the key of a request, or the right to read it, may have changed
+// since a revision. over means that there
 // is nothing to wait for any more: the time has passed, or the node is stopping, where
 // "not modified" is still true and sends the client elsewhere.
-func awaitChange(ctx context.Context, watches Watches, key string, since uint64) (over bool, err error) {
-	stream, err := watches.OpenStream()
+func awaitChange(ctx context.Context, x *exchange, since uint64) (over bool, err error) {
+	rights := x.srv.opts.Gate.Changed()
+	if err := x.visit.ReadsKey(x.arg); err != nil {
+		return true, err
+	}
+	stream, err := x.srv.opts.Watches.OpenStream()
 	if err != nil {
 		return true, watchProblem(err)
 	}
 	defer stream.Close()
-	_, _, err = stream.Add(watch.Spec{Single: true, Start: []byte(key), From: since + 1})
+	_, _, err = stream.Add(watch.Spec{Single: true, Start: []byte(x.arg), From: since + 1})
 	var compacted *kvstore.CompactedError
 	switch {
 	case errors.As(err, &compacted):
@@ -120,6 +133,8 @@ func awaitChange(ctx context.Context, watches Watches, key string, since uint64)
 		}
 		select {
 		case <-stream.Ready():
+		case <-rights:
+			return false, nil
 		case <-ctx.Done():
 			return true, nil
 		}

@@ -32,7 +32,7 @@ type Store interface {
 type Transactions interface {
 	// ReadTxn evaluates the transaction against the newest state that is applied
 	// here.
-	ReadTxn(ctx context.Context, t *kvstore.Txn) (kvstore.Result, error)
+	ReadTxn(ctx context.Context, t *kvstore.Txn, room func(resultBytes int64) bool) (kvstore.Result, error)
 }
 
 // NoteStage receives how long a stage of a request took. nil means that the
@@ -153,7 +153,8 @@ type Observer interface {
 	Rejected(code api.Code)
 }
 
-// Endpoint is a route with a method.
-type Endpoint interface {
+// Endpoint is a route with a method. It is an alias so that an Observer need not import
+// this package.
+type Endpoint = interface {
 	End(status int, took time.Duration)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/httpapi/door"
 	"github.com/kvd-io/kvd/internal/httpapi/reply"
 )
 
@@ -19,14 +20,15 @@ func badRequest(format string, args ...any) *api.Error {
 }
 
 // WriteProblem answers with the problem document of p (RFC 9457). It is for
-// handlers in front of a Server, so that a refusal looks the same whoever
-// decides it.
+// handlers in front of a Server, so that a refusal looks the same no matter
+// which of them decides.
 func WriteProblem(w http.ResponseWriter, p *api.Error) {
 	status := reply.Status(p.Code)
 	h := w.Header()
 	h.Set("Content-Type", problemType)
 	h["X-Content-Type-Options"] = nosniff
 	setRetryAfter(h, status, p)
+	setChallenge(h, status, nil)
 	w.WriteHeader(status)
 	// A failed write means that the client is gone.
 	_ = json.NewEncoder(w).Encode(problemDocument(p, status))
@@ -71,6 +73,13 @@ func setRetryAfter(h http.Header, status int, p *api.Error) {
 	}
 }
 
+// setChallenge tells a client that lacks credentials which there are.
+func setChallenge(h http.Header, status int, request http.Header) {
+	if status == http.StatusUnauthorized {
+		h.Set("WWW-Authenticate", door.Challenge(request))
+	}
+}
+
 // writeProblem is WriteProblem with what only an exchange knows: its request
 // id, its timing, and whether the answer is to be indented.
 func (x *exchange) writeProblem(p *api.Error) {
@@ -87,6 +96,7 @@ func (x *exchange) writeProblem(p *api.Error) {
 	}
 	x.setTiming()
 	setRetryAfter(h, status, p)
+	setChallenge(h, status, x.r.Header)
 	var body any = doc
 	mediaType := problemType
 	if x.route.refuse != nil {

@@ -8,6 +8,8 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/httpapi/dialect"
+	"github.com/kvd-io/kvd/internal/httpapi/door"
+	"github.com/kvd-io/kvd/internal/rights"
 )
 
 // handler answers a request to one route by one method, or returns an error.
@@ -17,6 +19,8 @@ type handler func(*Server, *exchange) error
 type method struct {
 	name   string
 	handle handler
+	// who may call it; the zero value is for root alone.
+	who door.Audience
 	// params are the query parameters it takes, besides those in param.Everywhere.
 	params []string
 	// body marks methods that read a body into memory, by readBody.
@@ -108,30 +112,30 @@ func with(lists ...[]string) []string {
 }
 
 // routeTable returns every route that exists.
-func routeTable(rootMembers bool) []*route {
-	return slices.Concat(keyRoutes(rootMembers), leaseRoutes(), clusterRoutes(), probeRoutes())
+func routeTable(rootMembers, authMetrics bool) []*route {
+	return slices.Concat(keyRoutes(rootMembers), leaseRoutes(), clusterRoutes(), accountRoutes(), probeRoutes(authMetrics))
 }
 
 func keyRoutes(rootMembers bool) []*route {
-	getKey := method{name: http.MethodGet, handle: (*Server).getKey, params: with([]string{"revision", "meta", "wait", "if_revision", "timing"}, readParams)}
+	getKey := method{name: http.MethodGet, who: door.ByHandler, handle: (*Server).getKey, params: with([]string{"revision", "meta", "wait", "if_revision", "timing"}, readParams)}
 	return []*route{
 		{pattern: kvPattern, methods: []method{
 			getKey,
-			{name: http.MethodPut, handle: (*Server).putKey, body: true, mutates: true, once: true, params: with(keyParams, bindParams)},
-			{name: http.MethodPost, handle: (*Server).changeKey, body: true, mutates: true, once: true, params: with([]string{"append", "incr"}, keyParams, bindParams)},
-			{name: http.MethodDelete, handle: (*Server).deleteKey, mutates: true, once: true, params: keyParams},
+			{name: http.MethodPut, who: door.ByHandler, handle: (*Server).putKey, body: true, mutates: true, once: true, params: with(keyParams, bindParams)},
+			{name: http.MethodPost, who: door.ByHandler, handle: (*Server).changeKey, body: true, mutates: true, once: true, params: with([]string{"append", "incr"}, keyParams, bindParams)},
+			{name: http.MethodDelete, who: door.ByHandler, handle: (*Server).deleteKey, mutates: true, once: true, params: keyParams},
 		}},
 		shortRoute(getKey, rootMembers),
 		{pattern: "/v1/kv", methods: []method{
-			{name: http.MethodGet, handle: (*Server).listKeys, params: with(rangeParams, readParams, []string{"limit", "cursor", "reverse", "keys_only", "count_only", "delimiter", "revision", "timing"})},
-			{name: http.MethodDelete, handle: (*Server).deleteRange, mutates: true, once: true, params: with(rangeParams, []string{"timing"})},
+			{name: http.MethodGet, who: door.ByHandler, handle: (*Server).listKeys, params: with(rangeParams, readParams, []string{"limit", "cursor", "reverse", "keys_only", "count_only", "delimiter", "revision", "timing"})},
+			{name: http.MethodDelete, who: door.ByHandler, handle: (*Server).deleteRange, mutates: true, once: true, params: with(rangeParams, []string{"timing"})},
 		}},
 		{pattern: txnPattern, methods: []method{
-			{name: http.MethodPost, handle: runTxn, body: true, mutates: true, once: true, params: with(readParams, []string{"timing"})},
+			{name: http.MethodPost, who: door.ByHandler, handle: runTxn, body: true, mutates: true, once: true, params: with(readParams, []string{"timing"})},
 		}},
-		{pattern: "/v1/batch", methods: []method{{name: http.MethodPost, handle: streamOps, mutates: true, instead: "each line may have an idempotency_key", params: []string{"timing"}}}},
+		{pattern: "/v1/batch", methods: []method{{name: http.MethodPost, who: door.ForUsers, handle: streamOps, mutates: true, instead: "each line may have an idempotency_key", params: []string{"timing"}}}},
 		{pattern: "/v1/watch", exempt: true, methods: []method{
-			{name: http.MethodGet, handle: watchKeys, params: with([]string{"key"}, rangeParams, []string{"from_revision", "previous", "events"}, readParams)},
+			{name: http.MethodGet, who: door.ByHandler, handle: watchKeys, params: with([]string{"key"}, rangeParams, []string{"from_revision", "previous", "events"}, readParams)},
 		}},
 	}
 }
@@ -141,13 +145,13 @@ func keyRoutes(rootMembers bool) []*route {
 func shortRoute(getKey method, rootMembers bool) *route {
 	rt := &route{pattern: shortPattern, allow: "PUT, GET", methods: []method{
 		getKey,
-		{name: http.MethodPut, handle: (*Server).putShort, body: true, mutates: true, once: true, params: with([]string{"if_revision", "timing"}, bindParams)},
+		{name: http.MethodPut, who: door.ByHandler, handle: (*Server).putShort, body: true, mutates: true, once: true, params: with([]string{"if_revision", "timing"}, bindParams)},
 	}}
 	if rootMembers {
 		rt.allow = "PUT, GET, POST, DELETE"
 		rt.methods = append(rt.methods,
-			method{name: http.MethodPost, handle: (*Server).addShort, body: true, mutates: true, unconditional: true, once: true},
-			method{name: http.MethodDelete, handle: (*Server).removeShort, mutates: true, unconditional: true, once: true})
+			method{name: http.MethodPost, who: door.Having(rights.Members), handle: (*Server).addShort, body: true, mutates: true, unconditional: true, once: true},
+			method{name: http.MethodDelete, who: door.Having(rights.Members), handle: (*Server).removeShort, mutates: true, unconditional: true, once: true})
 	}
 	return rt
 }
@@ -156,22 +160,22 @@ func leaseRoutes() []*route {
 	pages := []string{"limit", "cursor"}
 	return []*route{
 		{pattern: leasesPattern, methods: []method{
-			{name: http.MethodGet, handle: listLeases, params: with(readParams, pages)},
-			{name: http.MethodPost, handle: grantLease, body: true, mutates: true, unconditional: true, once: true},
+			{name: http.MethodGet, who: door.ForUsers, handle: listLeases, params: with(readParams, pages)},
+			{name: http.MethodPost, who: door.ByHandler, handle: grantLease, body: true, mutates: true, unconditional: true, once: true},
 		}},
 		{pattern: leasePrefix + "{id}", methods: []method{
-			{name: http.MethodGet, handle: getLease, params: with([]string{"keys"}, pages)},
-			{name: http.MethodDelete, handle: revokeLease, mutates: true, unconditional: true, once: true},
+			{name: http.MethodGet, who: door.ForUsers, handle: getLease, params: with([]string{"keys"}, pages)},
+			{name: http.MethodDelete, who: door.ByHandler, handle: revokeLease, mutates: true, unconditional: true, once: true},
 		}},
 		// A keep-alive leaves no record in the log, so there is no first answer to return.
 		{pattern: leasePrefix + "{id}/keepalive", methods: []method{
-			{name: http.MethodPost, handle: keepLease, mutates: true, unconditional: true, instead: "a keep-alive may be repeated without harm"},
+			{name: http.MethodPost, who: door.ForUsers, handle: keepLease, mutates: true, unconditional: true, instead: "a keep-alive may be repeated without harm"},
 		}},
-		{pattern: "/v1/locks", methods: []method{{name: http.MethodGet, handle: listLocks, params: with(readParams, pages)}}},
+		{pattern: "/v1/locks", methods: []method{{name: http.MethodGet, who: door.ForUsers, handle: listLocks, params: with(readParams, pages)}}},
 		{pattern: lockPattern, methods: []method{
-			{name: http.MethodGet, handle: getLock, params: with(readParams, []string{"limit"})},
-			{name: http.MethodPost, handle: acquireLock, body: true, mutates: true, unconditional: true, once: true, params: with(bindParams, []string{"wait"})},
-			{name: http.MethodDelete, handle: releaseLock, mutates: true, unconditional: true, once: true, params: []string{"lease"}},
+			{name: http.MethodGet, who: door.ByHandler, handle: getLock, params: with(readParams, []string{"limit"})},
+			{name: http.MethodPost, who: door.ByHandler, handle: acquireLock, body: true, mutates: true, unconditional: true, once: true, params: with(bindParams, []string{"wait", "lock_delay"})},
+			{name: http.MethodDelete, who: door.ByHandler, handle: releaseLock, mutates: true, unconditional: true, once: true, params: []string{"lease"}},
 		}},
 	}
 }
@@ -179,44 +183,47 @@ func leaseRoutes() []*route {
 func clusterRoutes() []*route {
 	return []*route{
 		{pattern: "/v1/members", methods: []method{
-			{name: http.MethodGet, handle: (*Server).listMembers},
-			{name: http.MethodPost, handle: (*Server).addMember, body: true, mutates: true, unconditional: true, once: true},
+			{name: http.MethodGet, who: door.ForUsers, handle: (*Server).listMembers},
+			{name: http.MethodPost, who: door.Having(rights.Members), handle: (*Server).addMember, body: true, mutates: true, unconditional: true, once: true},
 		}},
 		{pattern: "/v1/members/{id}", methods: []method{
-			{name: http.MethodPut, handle: (*Server).updateMember, body: true, mutates: true, unconditional: true, once: true},
-			{name: http.MethodDelete, handle: (*Server).removeMember, mutates: true, unconditional: true, once: true},
+			{name: http.MethodPut, who: door.Having(rights.Members), handle: (*Server).updateMember, body: true, mutates: true, unconditional: true, once: true},
+			{name: http.MethodDelete, who: door.Having(rights.Members), handle: (*Server).removeMember, mutates: true, unconditional: true, once: true},
 		}},
 		{pattern: "/v1/members/{id}/promote", methods: []method{
-			{name: http.MethodPost, handle: (*Server).promoteMember, mutates: true, unconditional: true, once: true},
+			{name: http.MethodPost, who: door.Having(rights.Members), handle: (*Server).promoteMember, mutates: true, unconditional: true, once: true},
 		}},
 		{pattern: "/v1/leader", methods: []method{
-			{name: http.MethodGet, handle: (*Server).getLeader},
-			{name: http.MethodPost, handle: (*Server).transferLeader, mutates: true, unconditional: true, params: []string{"to"}},
+			{name: http.MethodGet, who: door.ForUsers, handle: (*Server).getLeader},
+			{name: http.MethodPost, who: door.Having(rights.Members), handle: (*Server).transferLeader, mutates: true, unconditional: true, params: []string{"to"}},
 		}},
-		{pattern: "/v1/status", methods: []method{{name: http.MethodGet, handle: (*Server).getStatus}}},
-		{pattern: "/v1/cluster", methods: []method{{name: http.MethodGet, handle: (*Server).getCluster}}},
-		{pattern: "/v1/snapshot", methods: []method{{name: http.MethodGet, handle: (*Server).getSnapshot, params: readParams}}},
+		{pattern: "/v1/status", methods: []method{{name: http.MethodGet, who: door.ForUsers, handle: (*Server).getStatus}}},
+		{pattern: "/v1/cluster", methods: []method{{name: http.MethodGet, who: door.ForUsers, handle: (*Server).getCluster}}},
+		{pattern: "/v1/snapshot", methods: []method{{name: http.MethodGet, who: door.Having(rights.Backup), handle: (*Server).getSnapshot, params: readParams}}},
 		{pattern: "/v1/compact", methods: []method{
-			{name: http.MethodPost, handle: (*Server).compact, mutates: true, unconditional: true, once: true, params: []string{"revision"}},
+			{name: http.MethodPost, who: door.Having(rights.Operate), handle: (*Server).compact, mutates: true, unconditional: true, once: true, params: []string{"revision"}},
 		}},
 		{pattern: "/v1/settings", methods: []method{
-			{name: http.MethodGet, handle: (*Server).getSettings, params: readParams},
-			{name: http.MethodPut, handle: (*Server).changeSettings, body: true, mutates: true, once: true},
-			{name: http.MethodPatch, handle: (*Server).changeSettings, body: true, mutates: true, once: true},
+			{name: http.MethodGet, who: door.ForUsers, handle: (*Server).getSettings, params: readParams},
+			{name: http.MethodPut, who: door.Having(rights.Settings), handle: (*Server).changeSettings, body: true, mutates: true, once: true},
+			{name: http.MethodPatch, who: door.Having(rights.Settings), handle: (*Server).changeSettings, body: true, mutates: true, once: true},
 		}},
 		{pattern: "/v1/operator/log-level", exempt: true, methods: []method{
-			{name: http.MethodGet, handle: (*Server).getLogLevel},
-			{name: http.MethodPut, handle: (*Server).putLogLevel, body: true, mutates: true, unconditional: true},
+			{name: http.MethodGet, who: door.Having(rights.Operate), handle: (*Server).getLogLevel},
+			{name: http.MethodPut, who: door.Having(rights.Operate), handle: (*Server).putLogLevel, body: true, mutates: true, unconditional: true},
 		}},
 	}
 }
 
-func probeRoutes() []*route {
+func probeRoutes(authMetrics bool) []*route {
 	get := func(pattern string, h handler, params ...string) *route {
-		return &route{pattern: pattern, exempt: true, standby: true, methods: []method{{name: http.MethodGet, handle: h, params: params}}}
+		return &route{pattern: pattern, exempt: true, standby: true, methods: []method{{name: http.MethodGet, who: door.ForAll, handle: h, params: params}}}
 	}
 	metrics := get("/metrics", (*Server).getMetrics)
 	metrics.methods[0].anyQuery = true
+	if authMetrics {
+		metrics.methods[0].who, metrics.standby = door.ForUsers, false // users are not known then
+	}
 	health := get("/health", (*Server).getEtcdHealth, "serializable", "exclude")
 	health.standby = false // it performs a read
 	return []*route{
@@ -252,10 +259,10 @@ type paramRoute struct {
 	route          *route
 }
 
-// newRouter returns the router with the routes of the named dialects.
-func newRouter(rootMembers bool, dialects []string) *router {
-	t := &router{static: make(map[string]*route), unmatched: &route{pattern: "none"}, all: routeTable(rootMembers), dialects: dialectRoutes(dialects)}
-	if !slices.Contains(dialects, dialect.Raftexample) {
+// newRouter returns the router with the routes that the options ask for.
+func newRouter(o *Options) *router {
+	t := &router{static: make(map[string]*route), unmatched: &route{pattern: "none"}, all: routeTable(o.RootMembers, o.AuthMetrics), dialects: dialectRoutes(o.Dialects)}
+	if !slices.Contains(o.Dialects, dialect.Raftexample) {
 		t.all = slices.DeleteFunc(t.all, func(rt *route) bool { return rt.pattern == shortPattern })
 	}
 	for _, rt := range t.all {

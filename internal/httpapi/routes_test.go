@@ -9,12 +9,13 @@ import (
 	"testing"
 
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/httpapi/accounts"
 	"github.com/kvd-io/kvd/internal/httpapi/dialect"
 )
 
 // The route and the key of each raw path.
 func TestRouterOnEscapedPaths(t *testing.T) {
-	router := newRouter(true, []string{dialect.Raftexample})
+	router := newRouter(&Options{RootMembers: true, Dialects: []string{dialect.Raftexample}})
 	for _, c := range []struct{ target, pattern, arg string }{
 		{"/v1/kv/a", kvPattern, "a"},
 		{"/v1/kv/", kvPattern, ""},
@@ -101,7 +102,7 @@ func parseTarget(t *testing.T, method, target string) *http.Request {
 func TestEveryRouteAndMethod(t *testing.T) {
 	f := newFixture(t, func(o *Options) { o.Metrics = http.NotFoundHandler() })
 	all := []string{"GET", "HEAD", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"}
-	for _, rt := range routeTable(true) {
+	for _, rt := range routeTable(true, false) {
 		target := strings.NewReplacer("{key}", "k", "{id}", "4", "{check}", "leader", "{file}", "app.js").Replace(rt.pattern)
 		for _, method := range all {
 			a := f.do(method, target, "")
@@ -214,7 +215,7 @@ func TestAbsoluteFormAndOddTargets(t *testing.T) {
 
 func TestPatternsAreUnique(t *testing.T) {
 	var seen []string
-	for _, rt := range routeTable(true) {
+	for _, rt := range routeTable(true, false) {
 		if slices.Contains(seen, rt.pattern) {
 			t.Errorf("%s occurs twice", rt.pattern)
 		}
@@ -227,8 +228,11 @@ func TestPatternsAreUnique(t *testing.T) {
 func TestConditionsAreHeededOrRefused(t *testing.T) {
 	f := newFixture(t)
 	heeded := map[string]bool{kvPattern: true, "PUT " + shortPattern: true, "/v1/settings": true}
+	for _, r := range accounts.Routes() {
+		heeded[r.Pattern] = true // TestConcurrentEditsOfAccounts
+	}
 	refused := 0
-	for _, rt := range routeTable(true) {
+	for _, rt := range routeTable(true, false) {
 		for _, m := range rt.methods {
 			if !m.mutates || heeded[rt.pattern] || heeded[m.name+" "+rt.pattern] {
 				continue

@@ -13,11 +13,14 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/kvd-io/kvd/internal/access"
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/audit"
 	"github.com/kvd-io/kvd/internal/budget"
 	"github.com/kvd-io/kvd/internal/httpapi/batch"
 	"github.com/kvd-io/kvd/internal/httpapi/browser"
 	"github.com/kvd-io/kvd/internal/httpapi/dialect"
+	"github.com/kvd-io/kvd/internal/httpapi/door"
 	"github.com/kvd-io/kvd/internal/httpapi/param"
 	"github.com/kvd-io/kvd/internal/httpapi/reply"
 	"github.com/kvd-io/kvd/internal/httpapi/ui"
@@ -40,9 +43,15 @@ type Options struct {
 	Leases       Leases
 	Locks        Locks
 	LeaseTimes   LeaseTimes
+	// Gate knows the users, and who may do what; nil means that rights are disabled.
+	Gate *access.Gate
 	// Newcomers may be nil unless Dialects has raftd.
 	Newcomers Newcomers
 
+	// Audit records changes, refusals, and administrative requests; may be nil.
+	Audit *audit.Log
+	// AuthMetrics keeps /metrics for users while rights are enabled.
+	AuthMetrics bool
 	// Logger receives what an operator should look at; nil discards it.
 	Logger *zap.Logger
 	// Metrics answers /metrics; nil means 404.
@@ -129,7 +138,7 @@ func New(opts Options) *Server {
 		opts.Dialects = []string{dialect.Raftexample}
 	}
 	s := &Server{
-		opts: opts, log: opts.Logger, router: newRouter(opts.RootMembers, opts.Dialects), browsers: browser.New(opts.Hosts, opts.UI == ui.Read),
+		opts: opts, log: opts.Logger, router: newRouter(&opts), browsers: browser.New(opts.Hosts, opts.UI == ui.Read),
 		places: budget.NewPlaces(opts.MaxInFlight), snapshots: budget.NewPlaces(maxSnapshots), page: ui.Open(opts.UI),
 		watching: opts.Memory.Share(), turns: batch.NewTurns(), counting: make(chan struct{}, 1),
 	}
@@ -161,6 +170,7 @@ type exchange struct {
 	arg    string // the route's parameter, decoded
 	status int    // 0 until the header has been written
 	id     string // request id, made when it is first needed
+	visit  door.Visit
 	body   bodyState
 	in     int64     // bytes read of the request's body
 	out    int64     // bytes written of the answer's body
@@ -180,6 +190,11 @@ func (x *exchange) Header() http.Header { return x.w.Header() }
 
 // WriteHeader implements http.ResponseWriter.
 func (x *exchange) WriteHeader(status int) {
+	if status >= http.StatusOK && status < http.StatusBadRequest {
+		if err := x.visit.Unsettled(); err != nil {
+			panic(err)
+		}
+	}
 	if x.status == 0 && status >= http.StatusOK {
 		x.status = status
 	}
@@ -189,7 +204,7 @@ func (x *exchange) WriteHeader(status int) {
 // Write implements http.ResponseWriter.
 func (x *exchange) Write(p []byte) (int, error) {
 	if x.status == 0 {
-		x.status = http.StatusOK
+		x.WriteHeader(http.StatusOK)
 	}
 	n, err := x.w.Write(p)
 	x.out += int64(n)
@@ -231,7 +246,7 @@ func (x *exchange) logFields(err error) []zap.Field {
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := &exchange{w: w, r: r, srv: s, route: s.router.unmatched, held: holdings{places: s.places, memory: s.opts.Memory.Claim()}}
+	x := &exchange{w: w, r: r, srv: s, route: s.router.unmatched, visit: door.Visit{Gate: s.opts.Gate, Audit: s.opts.Audit}, held: holdings{places: s.places, memory: s.opts.Memory.Claim()}}
 	if o := s.opts.Observer; o != nil {
 		x.start = time.Now()
 		o.Begin()
@@ -243,7 +258,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// In this order: a panic is answered before the rest of the body is bounded.
 	defer x.boundDrain()
 	defer x.recover()
-	if err := s.serve(x); err != nil {
+	err := s.serve(x)
+	if x.visit.End(err); err != nil {
 		x.fail(err)
 	}
 }
@@ -256,6 +272,7 @@ func (s *Server) serve(x *exchange) error {
 	}
 	// From here on the route is known to metrics and the log, also for a refusal.
 	x.route, x.arg = rt, arg
+	x.r = x.visit.Record(x.r, methodLabel(x.r.Method), rt.pattern, arg, x.requestID)
 	if err := s.browsers.Refuse(x.r); err != nil {
 		return err
 	}
@@ -274,8 +291,11 @@ func (x *exchange) dispatch() error {
 	if m == nil {
 		return x.wrongMethod()
 	}
+	var err error
+	if x.r, err = x.visit.Admit(x.r, m.who); err != nil {
+		return err
+	}
 	if m.mutates {
-		var err error
 		if x.once, err = parseOnce(x.r.Header, m); err != nil {
 			return err
 		}
@@ -307,6 +327,9 @@ func (x *exchange) dispatch() error {
 // (H4).
 func (x *exchange) fail(err error) {
 	p := reply.Problem(err)
+	if bug := x.visit.Tells(p.Code); bug != nil {
+		err, p = fmt.Errorf("%w: %w", bug, err), reply.Problem(bug)
+	}
 	if p.Code == api.Internal || reply.Status(p.Code) == http.StatusInternalServerError {
 		x.srv.log.Error("request failed", x.logFields(err)...)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/budget"
+	"github.com/kvd-io/kvd/internal/httpapi/meter"
 	"github.com/kvd-io/kvd/internal/httpapi/param"
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
@@ -191,11 +192,11 @@ func TestServerSpeaksHTTP2OverTLS(t *testing.T) {
 
 func TestRequestsAreObserved(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	m, err := NewMetrics(reg)
+	m, err := meter.New(reg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := NewMetrics(reg); err == nil {
+	if _, err := meter.New(reg); err == nil {
 		t.Error("the metrics were registered twice")
 	}
 	s, _ := newServer(t, func(o *Options) { o.Observer = m })
@@ -307,7 +308,7 @@ func frontAlone(t testing.TB) *Server {
 
 // observedFront is frontAlone with metrics.
 func observedFront(t testing.TB) *Server {
-	m, err := NewMetrics(prometheus.NewRegistry())
+	m, err := meter.New(prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,7 @@ import (
 func TestSmall(t *testing.T) {
 	for target, want := range map[string]bool{
 		"/k": true, "/v1/kv/k": true, "/v1/kv/v1/kv": true, "/k?timing&if_revision=3": true, "/a%2Fb": true, "/%761/x": true, "/v1/txn": true,
-		"/k?timeout=1m": false, "/k?pretty&timeout=1m": false, "/k?t%69meout=1m": false, "/k?wait=1m": false,
+		"/k?timeout=1m": false, "/k?pretty&timeout=1m": false, "/k?t%69meout=1m": false, "/k?wait=1m": true,
 		"/v1/kv": false, "/v1/txn?timeout=1m": false, "/v1/txn/": false, "/v1/batch": false, "/v1/snapshot": false, "/metrics": false, "": false, "*": false, "http://h/k": false,
 	} {
 		if got := Small("GET", target); got != want {
@@ -18,7 +18,7 @@ func TestSmall(t *testing.T) {
 	for request, want := range map[string]bool{
 		"POST /v1/leases": true, "POST /v1/leases/7/keepalive": true, "GET /v1/leases/7": true, "DELETE /v1/leases/7": true,
 		"POST /v1/locks/l?ttl=15s": true, "DELETE /v1/locks/l?lease=7": true,
-		"GET /v1/leases": false, "GET /v1/locks": false, "POST /v1/locks/l?ttl=15s&wait=1m": false, "POST /v1/leases/7/keepalive?timeout=1m": false,
+		"GET /v1/leases": false, "GET /v1/locks": false, "POST /v1/locks/l?ttl=15s&wait=1m": true, "POST /v1/leases/7/keepalive?timeout=1m": false,
 	} {
 		method, target, _ := strings.Cut(request, " ")
 		if got := Small(method, target); got != want {

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"errors"
 	"net/http"
 	"sync"
 
@@ -39,7 +40,7 @@ func runTxn(s *Server, x *exchange) error {
 	if err != nil {
 		return err
 	}
-	if err := claimResults(x, cmd.Txn, settings.MaxValueBytes); err != nil {
+	if err := x.visit.Permit(cmd); err != nil {
 		return err
 	}
 	res, err := evaluate(s, x, cmd, fresh)
@@ -66,8 +67,10 @@ func claimResults(x *exchange, t *kvstore.Txn, maxValueBytes int64) error {
 	return x.held.memory.Wait(ctx, x.held.memory.Bytes()+size)
 }
 
-func resultBytes(t *kvstore.Txn, maxValueBytes int64) (n int64) {
+// resultBytes bounds the results of the branch that is carried out.
+func resultBytes(t *kvstore.Txn, maxValueBytes int64) (most int64) {
 	for _, branch := range [][]kvstore.Command{t.Then, t.Else} {
+		n := int64(0)
 		for i := range branch {
 			switch c := &branch[i]; {
 			case c.Op == kvstore.OpTxn:
@@ -78,8 +81,9 @@ func resultBytes(t *kvstore.Txn, maxValueBytes int64) (n int64) {
 				n += maxValueBytes
 			}
 		}
+		most = max(most, n)
 	}
-	return n
+	return most
 }
 
 // evaluate carries out a transaction.
@@ -90,9 +94,13 @@ func evaluate(s *Server, x *exchange, cmd *kvstore.Command, fresh param.Freshnes
 	if fresh.Stale {
 		return kvstore.Result{}, badRequest("only a transaction that does nothing but read can be stale; omit \"consistency\"")
 	}
+	if err := claimResults(x, cmd.Txn, s.opts.Store.Settings().MaxValueBytes); err != nil {
+		return kvstore.Result{}, err
+	}
 	return x.do(cmd)
 }
 
+// readTxn claims memory for what it finds.
 func readTxn(s *Server, x *exchange, t *kvstore.Txn) (kvstore.Result, error) {
 	if err := x.freshen(0); err != nil {
 		return kvstore.Result{}, err
@@ -102,8 +110,19 @@ func readTxn(s *Server, x *exchange, t *kvstore.Txn) (kvstore.Result, error) {
 		return kvstore.Result{}, err
 	}
 	defer cancel()
-	res, err := s.opts.Transactions.ReadTxn(ctx, t)
-	if err != nil {
+	claim, before, wanted := &x.held.memory, x.held.memory.Bytes(), int64(0)
+	room := func(n int64) bool {
+		wanted = before + growth(n)
+		return wanted <= claim.Bytes() || claim.Try(wanted)
+	}
+	res, err := s.opts.Transactions.ReadTxn(ctx, t, room)
+	for errors.Is(err, kvstore.ErrNoRoom) {
+		claim.Lower(before) // what was found so far is dropped
+		if err = claim.Wait(ctx, wanted); err == nil {
+			res, err = s.opts.Transactions.ReadTxn(ctx, t, room)
+		}
+	}
+	if err := x.visit.After(err); err != nil {
 		return res, err
 	}
 	x.setRevision(res.Revision)

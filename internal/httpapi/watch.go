@@ -11,6 +11,7 @@ import (
 	"github.com/kvd-io/kvd/internal/httpapi/param"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/limits"
+	"github.com/kvd-io/kvd/internal/rights"
 	"github.com/kvd-io/kvd/internal/watch"
 )
 
@@ -42,6 +43,10 @@ func watchKeys(s *Server, x *exchange) error {
 		return err
 	}
 	defer cancel()
+	reads := rights.Need{Access: rights.Read, Range: rights.Range{Start: p.spec.Start, End: p.spec.End, One: p.spec.Single}}
+	if err := x.visit.Need(reads); err != nil {
+		return err
+	}
 	if err := p.freshen(x); err != nil {
 		return err
 	}
@@ -68,6 +73,9 @@ func watchKeys(s *Server, x *exchange) error {
 		W: x, Stream: stream, From: p.spec.From, Events: p.events, Previous: p.previous,
 		Progress: s.opts.WatchProgress, LimitWrite: x.limitWriteTime,
 		Memory: s.watching.Claim(), Patience: writeGrace,
+	}
+	if s.opts.Gate != nil {
+		f.Changed, f.Judge, f.Expires = s.opts.Gate.Changed, func() error { return x.visit.NeedStill(reads) }, x.visit.Caller.Expires
 	}
 	return endOfWatch(f.Run(ctx))
 }

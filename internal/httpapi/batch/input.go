@@ -61,7 +61,7 @@ type listOp struct {
 func (o *groupOp) reads() bool { return o.op == kvstore.OpGet || o.op == kvstore.OpList }
 
 // group is a run of consecutive lines that are carried out together. Its owner is
-// whoever took it from a channel last.
+// the goroutine that took it from a channel last.
 type group struct {
 	ops   []groupOp
 	bytes []byte // commands and keys, back to back
@@ -126,6 +126,7 @@ type reader struct {
 	log        *zap.Logger
 	store      Store
 	replicator Replicator
+	admit      func(*kvstore.Command) error
 	memory     *budget.Budget
 	patience   time.Duration   // for memory
 	gone       context.Context // ends when the client has gone
@@ -152,7 +153,7 @@ type reader struct {
 
 func newReader(o *Stream) *reader {
 	return &reader{
-		body: o.R.Body, conn: http.NewResponseController(o.W), log: o.Log, store: o.Store, replicator: o.Replicator,
+		body: o.R.Body, conn: http.NewResponseController(o.W), log: o.Log, store: o.Store, replicator: o.Replicator, admit: o.Admit,
 		memory: o.Memory, patience: o.Timeout, gone: o.R.Context(), claim: o.Memory.Claim(),
 		slot: make(chan *group, 1), free: make(chan *group, maxGroupsOfStream), quit: make(chan struct{}),
 	}
@@ -257,6 +258,9 @@ func (in *reader) take(line []byte, accepted opjson.Limits) error {
 	if errors.Is(err, opjson.ErrSyntax) {
 		return err
 	}
+	if err == nil {
+		err = in.admit(c)
+	}
 	size := 2 * int64(len(line)) // its command, in a buffer that grows
 	if err == nil {
 		size += answerBytes(c, accepted)
@@ -342,8 +346,8 @@ func (in *reader) release() {
 	in.claim.Release()
 }
 
-// fingerprint hashes the text of an operation with an idempotency key. Whoever repeats
-// the operation sends the same text.
+// fingerprint hashes the text of an operation with an idempotency key. A repeat of
+// the operation has the same text.
 func fingerprint(line []byte) (sum [16]byte) {
 	whole := sha256.Sum256(line)
 	copy(sum[:], whole[:])

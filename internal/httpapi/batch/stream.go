@@ -112,8 +112,12 @@ type Stream struct {
 	Claim      *budget.Claim  // for Bytes; the handler's goroutine raises it for large answers
 	Timeout    time.Duration  // of each group
 	Grace      time.Duration  // for the rest of a body that is not wanted anymore
-	Note       NoteStage
-	Log        *zap.Logger
+	// Admit judges an operation, and adds to it who wants it. The goroutine that reads
+	// calls it and, for what is to be read from the Store, once more the one that answers:
+	// the Store may have become newer than the rights by which a line was let in.
+	Admit func(*kvstore.Command) error
+	Note  NoteStage
+	Log   *zap.Logger
 	// LimitWrite sets the deadline for writing the next bytes of the answer.
 	LimitWrite func(sizeBytes int)
 	// Rejected is told about each problem that is answered.
@@ -357,7 +361,7 @@ func (o *Stream) answerGet(op *groupOp, key []byte, at uint64) {
 	var kv kvstore.KV
 	if revision > at { // it may exist by now, but it did not at this line (S2)
 		err = &kvstore.FutureRevisionError{Revision: at}
-	} else {
+	} else if err = o.Admit(&kvstore.Command{Op: kvstore.OpGet, Key: key}); err == nil {
 		read := reply.Read{Key: key, Revision: revision, JSON: true, Memory: o.Claim, Kept: Bytes, Patience: o.Timeout}
 		kv, _, err = read.From(o.R.Context(), o.Store)
 	}
@@ -385,6 +389,10 @@ func (o *Stream) answerList(l *listOp, at uint64) {
 	}
 	if l.rng.Revision > at {
 		o.problem(reply.Problem(&kvstore.FutureRevisionError{Revision: at}))
+		return
+	}
+	if err := o.Admit(&kvstore.Command{Op: kvstore.OpList, Key: l.rng.Start, End: l.rng.End}); err != nil {
+		o.problem(reply.Problem(err))
 		return
 	}
 	ctx, cancel := context.WithTimeout(o.R.Context(), o.Timeout)

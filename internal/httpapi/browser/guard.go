@@ -56,11 +56,14 @@ func (g *Guard) Refuse(r *http.Request) error {
 	if err := g.origins.Check(r); err != nil {
 		return api.Errorf(api.CrossOrigin, "a web page from another origin caused the request (%v); nothing was done; programs must not send the headers Origin and Sec-Fetch-Site", err)
 	}
-	if g.readOnly && changesFromPage(r) {
+	if g.readOnly && changesFromPage(r) && !questions[r.URL.Path] {
 		return api.Errorf(api.PermissionDenied, "this node takes no changes from web pages (--ui=read); nothing was done; use curl or the kvd command, or start the node with --ui=on")
 	}
 	return nil
 }
+
+// questions are the paths of requests that change nothing although they are not GET.
+var questions = map[string]bool{"/v1/auth/login": true, "/v1/auth/check": true}
 
 // changesFromPage reports whether a web page causes a request that may change something.
 // Browsers send Origin with every method but GET and HEAD, and no page can keep them from

@@ -49,7 +49,7 @@ func Parse(s string) (Cursor, error) {
 	if len(s) > maxText {
 		return Cursor{}, errInvalid
 	}
-	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	b, err := base64.RawURLEncoding.DecodeString(s)
 	if err != nil || len(b) < 4 {
 		return Cursor{}, errInvalid
 	}
@@ -62,7 +62,12 @@ func Parse(s string) (Cursor, error) {
 		return Cursor{}, errInvalid
 	}
 	rest := body[1+n:]
-	return Cursor{revision, binary.BigEndian.Uint64(rest), rest[8:]}, nil
+	c := Cursor{revision, binary.BigEndian.Uint64(rest), rest[8:]}
+	// The decoders accept more than one form: line breaks, spare bits, long numbers.
+	if c.String() != s {
+		return Cursor{}, errInvalid
+	}
+	return c, nil
 }
 
 // Digest identifies a listing by its bounds, direction and grouping. A cursor is

@@ -17,6 +17,6 @@
 //
 //   - An iterator that the node keeps open for the client. It would keep what is
 //     overwritten meanwhile, and the client would have to return to this node.
-//   - A signature. Whoever may list may begin a listing anywhere, so a forged cursor
+//   - A signature. A client that may list may begin anywhere, so a forged cursor
 //     shows nothing new; the checksum is there for accidents.
 package cursor

@@ -68,7 +68,9 @@ type Route struct {
 	Params  []string
 	// Body says that the request has a body, and Mutates that it changes something.
 	Body, Mutates bool
-	Answer        func(*Call) error
+	// Keys says that it is about one key, which Call.Keys judges.
+	Keys   bool
+	Answer func(*Call) error
 	// Refuse returns the document for an error, whose status has been decided, for
 	// encoding/json. nil leaves that to kvd's problem documents.
 	Refuse func(status int, p *api.Error) any

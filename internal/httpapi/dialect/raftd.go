@@ -12,8 +12,8 @@ import (
 // lines of text for people.
 func raftd() []Route {
 	return []Route{
-		{Pattern: "/db/{key}", Method: http.MethodGet, Answer: raftdGet},
-		{Pattern: "/db/{key}", Method: http.MethodPost, Body: true, Mutates: true, Answer: raftdPut},
+		{Pattern: "/db/{key}", Method: http.MethodGet, Keys: true, Answer: raftdGet},
+		{Pattern: "/db/{key}", Method: http.MethodPost, Keys: true, Body: true, Mutates: true, Answer: raftdPut},
 		{Pattern: "/join", Method: http.MethodPost, Body: true, Mutates: true, Answer: raftdJoin},
 		{Pattern: "/members", Method: http.MethodGet, Answer: raftdMembers},
 		{Pattern: "/leader", Method: http.MethodGet, Answer: raftdLeader},

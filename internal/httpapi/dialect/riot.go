@@ -13,9 +13,9 @@ import (
 func riot() []Route {
 	key := []string{"key"}
 	return []Route{
-		{Pattern: "/riot", Method: http.MethodGet, Params: []string{"key", "qs"}, Answer: riotGet, Refuse: riotRefuse},
-		{Pattern: "/riot", Method: http.MethodPost, Params: key, Body: true, Mutates: true, Answer: riotSet, Refuse: riotRefuse},
-		{Pattern: "/riot", Method: http.MethodDelete, Params: key, Mutates: true, Answer: riotDelete, Refuse: riotRefuse},
+		{Pattern: "/riot", Method: http.MethodGet, Keys: true, Params: []string{"key", "qs"}, Answer: riotGet, Refuse: riotRefuse},
+		{Pattern: "/riot", Method: http.MethodPost, Keys: true, Params: key, Body: true, Mutates: true, Answer: riotSet, Refuse: riotRefuse},
+		{Pattern: "/riot", Method: http.MethodDelete, Keys: true, Params: key, Mutates: true, Answer: riotDelete, Refuse: riotRefuse},
 		{Pattern: "/admin/status", Method: http.MethodGet, Answer: admin(riotStatus), Refuse: adminRefuse},
 		{Pattern: "/admin/peer", Method: http.MethodGet, Answer: admin(riotPeers), Refuse: adminRefuse},
 		{Pattern: "/admin/leader", Method: http.MethodGet, Answer: admin(riotLeader), Refuse: adminRefuse},

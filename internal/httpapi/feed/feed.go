@@ -66,7 +66,9 @@ var buffers = sync.Pool{New: func() any { return new([]byte) }}
 //	F1  All events of a revision but the last have "more", and only the last has an id:
 //	    a client that resumes after the last id never sees half a transaction.
 //	F2  Progress through N is sent only after all events up to N.
-//	F3  A stream that ends without a last progress, or "compacted", broke off.
+//	F3  A stream that ends without a last progress, "compacted", or "permission_denied",
+//	    broke off.
+//	F4  No event of a revision after a change of rights is sent before Judge was asked.
 type Feed struct {
 	W      http.ResponseWriter
 	Stream *watch.Stream
@@ -81,6 +83,12 @@ type Feed struct {
 	// Memory is claimed for what is larger than a chunk. A claim waits for at most Patience.
 	Memory   budget.SharedClaim
 	Patience time.Duration
+	// Changed returns a channel that is closed with the next change of what the client may
+	// do; nil means that nothing changes it. Judge returns why the client may not have the
+	// events anymore, and Expires is when it has to be asked in any case, zero for never.
+	Changed func() <-chan struct{}
+	Judge   func() error
+	Expires time.Time
 	// LimitWrite sets the deadline for writing the next size bytes.
 	LimitWrite func(size int)
 
@@ -88,6 +96,9 @@ type Feed struct {
 	out   []byte
 	timer *time.Timer
 	due   bool // the timer has fired since the last line
+	// changed and expired tell that Judge has to be asked.
+	changed <-chan struct{}
+	expired chan struct{}
 	// sent is how many events of the revision at, which is not complete, were collected.
 	at   uint64
 	sent int
@@ -104,6 +115,17 @@ func (f *Feed) Run(ctx context.Context) error {
 	f.timer = time.NewTimer(f.Progress)
 	defer f.timer.Stop()
 	defer f.Memory.Release()
+	if f.Changed != nil {
+		f.changed = f.Changed()
+		if !f.Expires.IsZero() {
+			expired := make(chan struct{})
+			f.expired = expired
+			defer time.AfterFunc(time.Until(f.Expires), func() { close(expired) }).Stop()
+		}
+		if err := f.Judge(); err != nil {
+			return f.deny(err)
+		}
+	}
 	f.progress(f.From - 1)
 	if err := f.flush(); err != nil {
 		return err
@@ -127,7 +149,13 @@ func (f *Feed) turn(ctx context.Context) (over bool, err error) {
 		return f.ended(ctx)
 	case err != nil:
 		return true, err
-	case b.Idle:
+	}
+	// The rights change before later events are there, so this comes after those (F4).
+	if err := f.judge(); err != nil {
+		f.Stream.Release()
+		return true, f.deny(err)
+	}
+	if b.Idle {
 		return f.wait(ctx)
 	}
 	if over, err = f.collect(b); err != nil {
@@ -138,6 +166,29 @@ func (f *Feed) turn(ctx context.Context) (over bool, err error) {
 		return true, err
 	}
 	return f.ended(ctx)
+}
+
+// judge asks whether the client may still have the events, if that may have changed.
+func (f *Feed) judge() error {
+	select {
+	case <-f.changed:
+		f.changed = f.Changed()
+	case <-f.expired:
+		f.expired = nil
+	default:
+		return nil
+	}
+	return f.Judge()
+}
+
+// deny is the last line of a stream whose client may not have the events anymore. Like
+// compacted, it has no id.
+func (f *Feed) deny(reason error) error {
+	f.begin(0, false)
+	f.out = append(f.out, `{"type":"permission_denied","detail":`...)
+	f.out = reply.AppendString(f.out, []byte(reply.Problem(reason).Detail))
+	f.end()
+	return f.flush()
 }
 
 // next takes a step of the stream, once there is the memory that was missing.
@@ -169,6 +220,10 @@ func (f *Feed) wait(ctx context.Context) (over bool, err error) {
 	}
 	select {
 	case <-f.Stream.Ready():
+		return false, nil
+	case <-f.changed:
+		return false, nil
+	case <-f.expired:
 		return false, nil
 	case <-f.timer.C:
 		f.due = true

@@ -1,12 +1,13 @@
 // Package param reads what requests say about themselves outside their body: the
-// parameters of the query, and the conditions in If-Match and If-None-Match.
+// parameters of the query, the conditions in If-Match and If-None-Match, and what makes a
+// repeat of a request harmless.
 //
 // # Algorithm
 //
 // Parse decodes the raw query once, and compares its names with those that the route
 // takes. The other methods of Query then read one parameter each, with its type and its
 // bounds. Conditions are read into the form that the store evaluates when it carries out
-// the command; Holds evaluates them for reads. Nothing here knows a route or waits for
+// the command. Nothing here knows a route or waits for
 // anything, and each error is an *api.Error with the code bad_request or too_large.
 //
 // # Invariants

@@ -168,19 +168,6 @@ func KeyConditions(h http.Header, q *Query) ([]kvstore.Condition, error) {
 	return conds, nil
 }
 
-// Holds reports whether a condition holds for a key at a revision, 0 if it does not
-// exist.
-func Holds(c *kvstore.Condition, revision uint64) bool {
-	matched := c.Any && revision != 0
-	for _, r := range c.Revisions {
-		matched = matched || r == revision
-	}
-	if c.Kind == kvstore.IfNoneMatch {
-		return !matched
-	}
-	return matched
-}
-
 // ETag returns the entity tag of a revision.
 func ETag(revision uint64) string {
 	b := make([]byte, 0, 22)

@@ -82,29 +82,6 @@ func TestConditionFromTags(t *testing.T) {
 	}
 }
 
-func TestConditionHolds(t *testing.T) {
-	for _, c := range []struct {
-		cond kvstore.Condition
-		rev  uint64
-		want bool
-	}{
-		{kvstore.Condition{Kind: kvstore.IfMatch, Any: true}, 0, false},
-		{kvstore.Condition{Kind: kvstore.IfMatch, Any: true}, 5, true},
-		{kvstore.Condition{Kind: kvstore.IfMatch, Revisions: []uint64{4, 5}}, 5, true},
-		{kvstore.Condition{Kind: kvstore.IfMatch, Revisions: []uint64{4}}, 5, false},
-		{kvstore.Condition{Kind: kvstore.IfMatch}, 5, false},
-		{kvstore.Condition{Kind: kvstore.IfNoneMatch, Any: true}, 0, true},
-		{kvstore.Condition{Kind: kvstore.IfNoneMatch, Any: true}, 5, false},
-		{kvstore.Condition{Kind: kvstore.IfNoneMatch, Revisions: []uint64{5}}, 5, false},
-		{kvstore.Condition{Kind: kvstore.IfNoneMatch, Revisions: []uint64{5}}, 6, true},
-		{kvstore.Condition{Kind: kvstore.IfNoneMatch}, 5, true},
-	} {
-		if got := Holds(&c.cond, c.rev); got != c.want {
-			t.Errorf("%+v at %d: got %v", c.cond, c.rev, got)
-		}
-	}
-}
-
 // FuzzETag checks that an accepted list can be written and parsed again, and that every
 // tag of kvd's own is read back as its revision.
 func FuzzETag(f *testing.F) {

@@ -1,6 +1,7 @@
 package param
 
 import (
+	"errors"
 	"iter"
 	"net/url"
 	"slices"
@@ -147,6 +148,9 @@ func (q *Query) Duration(name string) (d time.Duration, ok bool, err error) {
 		return 0, false, nil
 	}
 	d, err = opjson.ParseDuration(v)
+	if errors.Is(err, opjson.ErrTooLong) {
+		return 0, true, badRequest("the parameter %q must be less than 292 years, not %.40q", name, v)
+	}
 	if err != nil || d < 0 {
 		return 0, true, badRequest("the parameter %q must be a duration (for example, 500ms) or a number of seconds, not %.40q", name, v)
 	}

@@ -5,8 +5,7 @@
 //
 // The page is a client like any other. A browser gets index.html, one style sheet, and
 // ES modules from here. The modules then send the requests of the HTTP contract, to the
-// node that served them, and nothing else: there is no interface that only the page
-// has.
+// node that served them, and nothing else: the page has no private interface.
 //
 // # Invariants
 //

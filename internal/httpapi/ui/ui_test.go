@@ -70,6 +70,15 @@ func TestImportsExist(t *testing.T) {
 	}
 }
 
+// What can be stored in the tab can be removed: the page must not enumerate kinds of
+// credentials, of which a JSON Web Token was missing.
+func TestLogOutOfEveryStoredToken(t *testing.T) {
+	text := string(Open(On).files()["who.js"].plain)
+	if _, before, _ := strings.Cut(text, "who.user ?"); !regexp.MustCompile(`^[^?]*, tokenOf\(\) \? button\('Log out', signOutAndReload`).MatchString(before) {
+		t.Error("the button to log out does not depend on the stored token alone")
+	}
+}
+
 func ask(t *testing.T, mode, name string, request http.Header) (int, http.Header, []byte) {
 	t.Helper()
 	header := make(http.Header)

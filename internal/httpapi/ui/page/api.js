@@ -75,12 +75,34 @@ export function placeOf(view, params = {}) {
 
 export const keyPath = (key) => `/v1/kv/${escape(key)}`;
 
-// call sends a request and returns the Response, or throws a Problem.
-export async function call(method, path, { query, headers, body, signal } = {}) {
-  const res = await fetch(url(path, query), { method, headers, body, signal, cache: 'no-store', credentials: 'same-origin', redirect: 'error' });
+// The token of a login is kept for this tab alone.
+const stored = `kvd token ${root}`;
+
+export const tokenOf = () => sessionStorage.getItem(stored);
+
+export function setToken(token) {
+  if (token) sessionStorage.setItem(stored, token);
+  else sessionStorage.removeItem(stored);
+}
+
+let refused = () => {};
+
+// onRefused sets what happens when a request lacks credentials.
+export const onRefused = (fn) => { refused = fn; };
+
+// call sends a request and returns the Response, or throws a Problem. An open request
+// needs no credentials, and brings its own.
+export async function call(method, path, { query, headers, body, signal, open } = {}) {
+  const token = !open && tokenOf();
+  // What the browser has loaded ahead knows no token. Another mode keeps it from being taken
+  // for the answer: headers do not count in that.
+  const res = await fetch(url(path, query), {
+    mode: token ? 'same-origin' : 'cors', method, headers: token ? { ...headers, Authorization: `Bearer ${token}` } : headers, body, signal, cache: 'no-store', credentials: 'same-origin', redirect: 'error',
+  });
   if (res.ok || res.status === 304) return res;
   let doc = {};
   try { doc = await res.json(); } catch { /* what a proxy answers is not a problem document */ }
+  if (res.status === 401 && !open && path !== '/v1/auth/whoami') refused();
   throw new Problem(res.status, doc);
 }
 
@@ -114,7 +136,7 @@ export async function* lines(path, query, signal) {
       for (const line of parts) if (line) yield JSON.parse(line);
     }
   } finally {
-    reader.cancel().catch(() => {}); // whoever has seen enough ends the stream
+    reader.cancel().catch(() => {}); // a reader that has seen enough ends the stream
   }
 }
 

@@ -3,6 +3,7 @@ import { writable, unescape } from './api.js';
 import { tell } from './dialog.js';
 import { $, button, failure, h, replace, setText } from './dom.js';
 import { nameOf, onLive } from './live.js';
+import { badge, learn, sees, onWho } from './who.js';
 import * as cluster from './cluster.js';
 
 // together loads a view and the modules that it needs at once, not one after another.
@@ -17,6 +18,7 @@ const views = {
   metrics: ['Metrics', () => import('./metrics.js')],
   settings: ['Settings', () => import('./settings.js')],
   backup: ['Backup', () => import('./backup.js')],
+  access: ['Access', () => import('./access.js')],
 };
 
 const main = $('#main');
@@ -49,7 +51,7 @@ async function navigate(moved) {
   document.title = `${views[name][0]} – kvd`;
   main.dataset.view = name;
   try {
-    const view = await views[name][1]();
+    const [view] = await Promise.all([views[name][1](), known]); // what is offered depends on who asks
     if (mine !== current) return;
     const heading = h('h1', { tabindex: -1 }, view.title);
     replace(main, heading);
@@ -60,10 +62,13 @@ async function navigate(moved) {
   }
 }
 
+// troubles are the errors that say nothing about the health of the cluster.
+const troubles = { unauthenticated: ['', 'not logged in'], permission_denied: ['', 'you may not see the cluster'] };
+
 function pulse({ cluster: c, error }) {
   const el = $('#pulse');
   let state = 'ok', text = '';
-  if (error) [state, text] = ['bad', error.code ?? 'no answer'];
+  if (error) [state, text] = troubles[error.code] ?? ['bad', error.code?.replaceAll('_', ' ') ?? 'no answer'];
   else if (!c.healthy) [state, text] = ['warn', 'not healthy'];
   else text = 'healthy';
   if (c?.hashes_agree === false) [state, text] = ['bad', 'replicas differ'];
@@ -76,6 +81,10 @@ if (!writable) $('.brand').after(button('read only', () => tell('Read only', h('
     h('p', {}, 'Use curl or the kvd command, or start the node with --ui=on.')), { class: 'badge' }));
 window.addEventListener('hashchange', () => navigate(true));
 $('.skip').addEventListener('click', (event) => { event.preventDefault(); main.focus(); });
+$('#pulse').after(badge());
+// What somebody may not do at all is not offered.
+onWho(() => { for (const a of document.querySelectorAll('#nav a')) a.parentElement.hidden = a.dataset.view === 'backup' && !sees('backup'); });
+const known = learn();
 onLive(pulse);
 navigate(false);
 setTimeout(() => { for (const [, load] of Object.values(views)) load().catch(() => {}); }, 3000);

@@ -1,5 +1,5 @@
 // A backup, with its progress.
-import { call, getJSON, url } from './api.js';
+import { call, getJSON, tokenOf, url } from './api.js';
 import { aborted, button, bytes, count, failure, h, replace, setText } from './dom.js';
 
 export const title = 'Backup';
@@ -71,9 +71,10 @@ export function open(main, _, signal) {
   }, { class: 'primary' });
   const stop = button('Cancel', () => running?.abort(), { hidden: true });
   const facts = h('dl', { class: 'facts' });
-  main.append(h('p', {}, 'A consistent, compressed, checksummed copy of the whole state, history included. It is taken while the cluster works on, from the node that serves this page.'), facts,
+  main.append(h('p', {}, 'A consistent, compressed, checksummed copy of the whole state, history included. The node that serves this page takes it while the cluster keeps working.'), facts,
     h('p', { class: 'check' }, own, h('label', { for: 'own-state' }, 'This node’s own state, which needs no quorum and may be behind')),
-    h('p', { class: 'row' }, start, stop, h('a', { class: 'button quiet', href: url('/v1/snapshot'), download: 'kvd.snapshot' }, 'Leave it to the browser')), area, result,
-    h('p', { class: 'faint' }, 'Leave very large backups to the browser, which writes them to disk as they come. ', h('code', {}, 'kvd snapshot save'), ' verifies at once; ', h('code', {}, 'kvd snapshot restore'), ' makes a new cluster of a backup.'));
+    h('p', { class: 'row' }, start, stop, !tokenOf() && h('a', { class: 'button quiet', href: url('/v1/snapshot'), download: 'kvd.snapshot' }, 'Save straight to disk')), area, result,
+    h('p', { class: 'faint' }, 'This page keeps a backup in memory until it is complete. For a larger one, ', !tokenOf() && [h('strong', {}, 'Save straight to disk'), ' hands it to the browser’s downloads, and '],
+      h('code', {}, 'kvd snapshot save'), ' writes and verifies it. ', h('code', {}, 'kvd snapshot restore'), ' makes a new cluster from a backup.'));
   getJSON('/v1/status', {}, signal).then((st) => replace(facts, [['Keys', count(st.keys)], ['Live data', bytes(st.logical_size_bytes)], ['Store on disk', bytes(st.store_size_bytes)], ['Revision', count(st.revision)]].map(([k, v]) => [h('dt', {}, k), h('dd', {}, v)])), () => {});
 }

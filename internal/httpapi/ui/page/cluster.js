@@ -1,8 +1,9 @@
 // The members side by side, live, and what can be done with them.
-import { once, sendJSON, writable } from './api.js';
+import { once, sendJSON } from './api.js';
 import { ask, tell } from './dialog.js';
 import { button, bytes, copier, count, drawn, duration, explain, field, goSeconds, h, plural, replace, setText, toast } from './dom.js';
 import { live, nameOf, onLive, refresh } from './live.js';
+import { can } from './who.js';
 
 export const title = 'Cluster';
 
@@ -63,7 +64,7 @@ async function add() {
   });
   refresh();
   if (added) {
-    tell(`Member ${added.id} was added`, h('p', {}, 'Start it with:'), h('pre', { class: 'command', tabindex: 0 }, added.command),
+    tell(`Member ${added.id} was added`, h('p', {}, 'Start it with this command, after replacing HOST:PORT by the address for its clients:'), h('pre', { class: 'command', tabindex: 0 }, added.command),
       h('p', {}, copier(() => added.command, 'command')));
   }
 }
@@ -76,10 +77,14 @@ function catchingUp(m, top) {
   return (words[d.state] ?? d.state) + (d.reason ? ` (${d.reason})` : '');
 }
 
+// awaited reports whether a member was added and has never been up: it tells its client URLs
+// when it starts.
+const awaited = (m) => m.learner && !m.client_urls?.length;
+
 // columns of the table: what each shows of a member, its status, and the leader's.
 const columns = [
   ['Role', ({ m, s, c }) => m.id === c.leader ? 'leader' : m.learner ? 'learner' : s?.role ?? m.role],
-  ['Health', ({ m, s, e, top }) => catchingUp(m, top) ?? (e ? 'unreachable' : s.alarms?.length ? plural(s.alarms.length, 'alarm') : m.reachable || m.id === live.self?.id ? 'ok' : 'no connection')],
+  ['Health', ({ m, s, e, top }) => catchingUp(m, top) ?? (awaited(m) && e ? 'not started yet' : e ? 'unreachable' : s.alarms?.length ? plural(s.alarms.length, 'alarm') : m.reachable || m.id === live.self?.id ? 'ok' : 'no connection')],
   ['Lag', ({ m, s, top }) => { const n = m.behind ?? (s && top ? Math.max(0, top.commit - s.applied) : undefined); return n === undefined ? '–' : count(n); }],
   ['Applied', ({ s }) => s ? count(s.applied) : '–'],
   ['State hash', ({ s }) => s?.state_hash ?? '–'],
@@ -103,7 +108,7 @@ function newRow(id) {
     remove: button('Remove', () => remove(find()), { class: 'quiet' }),
   };
   const actions = h('td', { class: 'actions' }, Object.values(buttons));
-  const row = h('tr', { 'data-id': id }, name, cells, writable && actions);
+  const row = h('tr', { 'data-id': id }, name, cells, can('members') && actions);
   row.show = (view) => {
     const { m, c } = view;
     const leads = m.id === c.leader;
@@ -111,7 +116,7 @@ function newRow(id) {
     setText(name.children[1], `ID ${m.id}${m.id === live.self?.id ? ' · this node' : ''}`);
     setText(name.lastChild, m.peer_urls.join(', '));
     columns.forEach(([, text], i) => setText(cells[i], text(view)));
-    row.dataset.state = view.e ? 'bad' : view.s.alarms?.length ? 'warn' : 'ok';
+    row.dataset.state = view.e ? awaited(m) ? 'warn' : 'bad' : view.s.alarms?.length ? 'warn' : 'ok';
     row.classList.toggle('leads', leads);
     buttons.over.hidden = leads || m.learner || !!view.e || !c.leader;
     buttons.promote.hidden = !m.learner;
@@ -133,15 +138,17 @@ function showTiles(t, { cluster: c, members }) {
   const up = members.filter((m) => !m.learner && !c.members.find((x) => x.id === m.id)?.error).length;
   t.health.show(c.healthy ? 'healthy' : 'not healthy', `${up} of ${plural(n, 'voter')} up, ${majority(n)} needed`, c.healthy ? 'ok' : 'bad');
   t.leader.show(c.leader ? nameOf(c.leader) : 'none', top ? `term ${count(top.term)}` : '', c.leader ? '' : 'bad');
-  t.hashes.show(c.hashes_agree === true ? 'agree' : c.hashes_agree === false ? 'differ' : 'not compared',
-    c.hashes_compared ? `${count(c.hashes_compared)} compared` : 'under load, at common log positions', c.hashes_agree === false ? 'bad' : '');
+  const [hashes, note] = c.hashes_agree === true ? ['agree', plural(c.hashes_compared, 'comparison')] : c.hashes_agree === false ? ['differ', 'at the same log position']
+    : ['–', members.length < 2 ? 'one member, nothing to compare' : 'no log position in common yet'];
+  t.hashes.show(hashes, note, c.hashes_agree === false ? 'bad' : '');
   if (!top) return;
   t.revision.show(count(top.revision), `readable from ${count(top.compact_revision)}`);
   t.keys.show(count(top.keys), `${bytes(top.logical_size_bytes)} of ${top.quota_bytes ? bytes(top.quota_bytes) : 'no quota'}`);
 }
 
-function showAlarms(list, c) {
-  const alarms = c.members.flatMap((m) => (m.status?.alarms ?? []).map((text) => `${nameOf(m.id)}: ${text}`).concat(m.error ? [`${nameOf(m.id)}: ${m.error}`] : []));
+function showAlarms(list, { cluster: c, members }) {
+  const expected = new Set(members.filter(awaited).map((m) => m.id));
+  const alarms = c.members.flatMap((m) => (m.status?.alarms ?? []).map((text) => `${nameOf(m.id)}: ${text}`).concat(m.error && !expected.has(m.id) ? [`${nameOf(m.id)}: ${m.error}`] : []));
   if (c.hashes_agree === false) alarms.unshift('The members have different states at the same log position. Stop writing, and compare them with kvd doctor.');
   const text = alarms.join('\n');
   if (list.dataset.text === text) return;
@@ -159,8 +166,8 @@ export function open(main, _, signal) {
   main.append(stale, h('dl', { class: 'tiles' }, Object.values(tiles)), alarms,
     h('div', { class: 'scroll' }, h('table', { class: 'members' }, h('caption', { class: 'unseen' }, 'Members'),
       h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, 'Member'), columns.map(([c]) => h('th', { scope: 'col', class: numeric.has(c) ? 'num' : '' }, c)),
-        writable && h('th', { scope: 'col' }, h('span', { class: 'unseen' }, 'Actions')))), body)),
-    h('p', { class: 'row' }, writable && button('Add member…', add, { class: 'primary' }), identity));
+        can('members') && h('th', { scope: 'col' }, h('span', { class: 'unseen' }, 'Actions')))), body)),
+    h('p', { class: 'row' }, can('members') && button('Add member…', add, { class: 'primary' }), identity));
   onLive((state) => {
     stale.hidden = !state.error;
     if (state.error) setText(stale, `${explain(state.error)}${state.cluster ? ' What you see is older.' : ''}`);
@@ -168,7 +175,7 @@ export function open(main, _, signal) {
     if (!body.firstChild) drawn();
     showMembers(body, state);
     showTiles(tiles, state);
-    showAlarms(alarms, state.cluster);
+    showAlarms(alarms, state);
     setText(identity, `cluster ${state.cluster.cluster_id}${live.self ? `, shown by ${nameOf(live.self.id)}` : ''}`);
   }, signal);
 }

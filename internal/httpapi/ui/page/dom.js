@@ -40,7 +40,7 @@ export const button = (text, onclick, props = {}) => h('button', { type: 'button
 
 let ids = 0;
 
-// drawn marks for whoever measures that a view shows what it is for.
+// drawn marks, for measurements, that a view shows what it is for.
 export const drawn = () => requestAnimationFrame(() => performance.mark('drawn'));
 
 // field makes a labeled control.
@@ -95,9 +95,9 @@ export function goSeconds(text) {
 export function duration(seconds) {
   if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
   if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.floor(seconds % 60)} s`;
-  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ${Math.floor(seconds % 3600 / 60)} min`;
-  return `${Math.floor(seconds / 86400)} d ${Math.floor(seconds % 86400 / 3600)} h`;
+  const [big, size, small, part] = seconds < 3600 ? ['min', 60, 's', 1] : seconds < 86400 ? ['h', 3600, 'min', 60] : ['d', 86400, 'h', 3600];
+  const rest = Math.floor(seconds % size / part);
+  return `${Math.floor(seconds / size)} ${big}${rest ? ` ${rest} ${small}` : ''}`;
 }
 
 // copier is a button that copies a text.

@@ -4,9 +4,10 @@
 // revision before finds it, without its value, at the cost of one lookup. A gap, where
 // the key did not exist, hides how long it lasted; what came before it is looked for in
 // the change log, which a watch from the oldest revision reads.
-import { binary, call, getJSON, keyPath, lines, placeOf, writable } from './api.js';
+import { binary, call, getJSON, keyPath, lines, placeOf } from './api.js';
+import { writes } from './who.js';
 import { diffView } from './diff.js';
-import { aborted, button, count, failure, h, replace } from './dom.js';
+import { aborted, button, count, failure, h, replace, setText } from './dom.js';
 import { bestForm, comparable, valueView } from './value.js';
 
 const step = 20;         // versions that are shown at once
@@ -66,11 +67,14 @@ async function* versions(key, revision, signal) {
 
 class Timeline {
   constructor(root, key, options, signal) {
-    Object.assign(this, { root, key, options, signal, shown: [] });
+    Object.assign(this, { root, key, options, signal, shown: [], picked: [] });
     this.source = versions(key, options.revision, signal);
     this.list = h('ol', { class: 'timeline', 'aria-label': 'Versions, newest first' });
     this.foot = h('p', { class: 'row faint', 'aria-live': 'polite' }, 'reading the history…');
-    replace(root, h('h3', {}, 'History'), this.list, this.foot);
+    this.pair = h('div');
+    this.hint = h('small', { role: 'status' });
+    this.say(0);
+    replace(root, h('div', { class: 'row' }, h('h3', {}, 'History'), this.hint), this.pair, this.list, this.foot);
     this.more();
   }
 
@@ -97,7 +101,29 @@ class Timeline {
       head.setAttribute('aria-expanded', String(!detail.hidden));
       if (!detail.hidden && !detail.firstChild) this.expand(detail, e, i);
     }, { class: 'event', 'aria-expanded': 'false' });
-    return h('li', { 'data-type': e.type, 'data-revision': e.revision }, head, detail);
+    const pick = e.type === 'put' && h('input', { type: 'checkbox', class: 'pick', 'aria-label': `Compare revision ${count(e.revision)}`, onchange: () => this.pick(pick, e) });
+    return h('li', { 'data-type': e.type, 'data-revision': e.revision }, h('div', { class: 'version' }, head, pick), detail);
+  }
+
+  say(picked) { setText(this.hint, ['Select two versions to compare them.', 'Select another one to compare it with.', 'The two selected versions are compared here.'][picked]); }
+
+  // pick selects a version for the comparison, or no longer. With a third one, the first goes.
+  async pick(box, e) {
+    this.picked = this.picked.filter((p) => p.box !== box);
+    if (box.checked) this.picked.push({ box, e });
+    if (this.picked.length > 2) this.picked.shift().box.checked = false;
+    const pair = this.picked.map((p) => p.e.revision).sort((a, b) => a - b), mine = this.pairing = pair.join();
+    this.say(pair.length);
+    if (pair.length < 2) { replace(this.pair); return; }
+    try {
+      const [old, now] = await Promise.all(pair.map((revision) => valueAt(this.key, revision, this.signal)));
+      if (mine !== this.pairing) return;
+      const clear = () => { for (const p of this.picked.splice(0)) p.box.checked = false; replace(this.pair); this.say(0); };
+      replace(this.pair, diffView(comparable(old), comparable(now), `revision ${count(pair[0])}`, `revision ${count(pair[1])}`), h('p', { class: 'row' }, button('Close the comparison', clear, { class: 'quiet' })));
+      this.pair.scrollIntoView({ block: 'nearest' });
+    } catch (err) {
+      if (!aborted(err) && mine === this.pairing) replace(this.pair, failure(err));
+    }
   }
 
   // before returns the version that an event replaced: the next one of the list, which
@@ -120,7 +146,7 @@ class Timeline {
         now !== null && before && button('Changes', () => show('changes'), { class: 'quiet' }), now !== null && button('Value', () => show('value'), { class: 'quiet' }),
         now !== null && button('Compare with now', () => this.compareWithNow(body, e, now), { class: 'quiet' }),
         h('a', { class: 'button quiet', href: placeOf('keys', { prefix: this.options.prefix, key: this.key, rev: e.revision }) }, `The whole store at ${count(e.revision)}`),
-        now !== null && writable && !this.options.revision && button('Restore…', () => this.options.restore(now, e.revision), { class: 'quiet' }));
+        now !== null && writes(this.key) && !this.options.revision && button('Restore…', () => this.options.restore(now, e.revision), { class: 'quiet' }));
       replace(place, ways, body);
       show(before ? 'changes' : 'value');
     } catch (err) {

@@ -1,14 +1,15 @@
 // Keys as a tree by delimiter. A level shows one page at a time, however many keys it
 // has: what the page holds does not grow with the store.
-import { bytesIn, escape, fromText, getJSON, placeOf, sendJSON, show, textOf, call, once, writable, keyPath } from './api.js';
+import { bytesIn, escape, fromText, getJSON, placeOf, sendJSON, show, textOf, call, once, keyPath } from './api.js';
 import { ask } from './dialog.js';
 import { $, aborted, button, count, drawn, explain, field, h, plural, replace, toast } from './dom.js';
 import { live } from './live.js';
 import { openValue } from './value.js';
+import { writes } from './who.js';
 
 export const title = 'Keys';
 
-const pageSize = 100;
+const pageSize = 100, maxSkip = 50; // pages that are read again to get back to one
 
 // addressOf returns the address of what a view shows, with a change.
 const addressOf = (view, change) => placeOf('keys', { ...view, delimiter: view.delimiter === '/' ? undefined : view.delimiter || 'none', ...change });
@@ -21,34 +22,47 @@ function entries(doc) {
   return list.sort((a, b) => a.name < b.name ? -1 : 1);
 }
 
-// Tree is the list of keys with one prefix, with groups that open.
+// Tree is the list of keys with one prefix, with groups that open. It shows the same pages of
+// the same groups as another tree before it, if there was one.
 class Tree {
-  constructor(view, choose, signal) {
-    Object.assign(this, { view, choose, signal, chosen: view.key });
+  constructor(view, choose, signal, before) {
+    Object.assign(this, { view, choose, signal, chosen: view.key, before: before?.levels ?? new Map(), levels: new Map() });
     this.root = h('ul', { class: 'tree', role: 'tree', 'aria-label': 'Keys', onkeydown: (e) => this.key(e), onclick: (e) => this.click(e) });
     const base = view.delimiter ? view.prefix.lastIndexOf(view.delimiter) : -1;
-    this.load({ list: this.root, prefix: view.prefix, base: base < 0 ? 0 : base + view.delimiter.length, level: 0, cursors: [] });
+    this.ready = this.open({ list: this.root, prefix: view.prefix, base: base < 0 ? 0 : base + view.delimiter.length, level: 0 });
   }
 
-  // load shows the page of a level that its last cursor names.
+  open(level) {
+    level.cursors = []; // those of the other tree are bound to the revision that it was read at
+    level.skip = Math.min(maxSkip, this.before.get(level.prefix)?.cursors.length ?? 0);
+    this.levels.set(level.prefix, level);
+    return this.load(level);
+  }
+
+  // load shows the page of a level that its last cursor names, with the groups that are open.
   async load(level, focus) {
     const { view } = this;
     const wait = setTimeout(() => level.list.append(h('li', { class: 'wait', role: 'none' }, 'reading…')), 150);
     level.list.setAttribute('aria-busy', 'true');
     let doc;
     try {
-      doc = await getJSON('/v1/kv', {
-        prefix: level.prefix, delimiter: view.delimiter || undefined, keys_only: true, limit: pageSize, cursor: level.cursors.at(-1),
-        revision: view.rev, consistency: view.stale ? 'stale' : undefined,
-      }, this.signal);
+      for (;; level.skip--) {
+        doc = await getJSON('/v1/kv', {
+          prefix: level.prefix, delimiter: view.delimiter || undefined, keys_only: true, limit: pageSize, cursor: level.cursors.at(-1),
+          revision: view.rev, consistency: view.stale ? 'stale' : undefined,
+        }, this.signal);
+        if (!level.skip || !doc.next) break;
+        level.cursors.push(doc.next);
+      }
     } catch (err) {
-      clearTimeout(wait);
       if (!aborted(err)) replace(level.list, h('li', { role: 'none' }, this.trouble(err, level)));
       return;
+    } finally {
+      clearTimeout(wait);
+      level.list.removeAttribute('aria-busy');
     }
-    clearTimeout(wait);
-    level.list.removeAttribute('aria-busy');
     const items = entries(doc).map((e) => e.kv ? this.leaf(e, level) : this.group(e.name, level));
+    const groups = items.map((el) => el.opened);
     const first = level.cursors.length * pageSize;
     if (level.cursors.length) items.unshift(this.pager(level, `‹ previous ${pageSize}`, () => level.cursors.pop()));
     if (doc.next) items.push(this.pager(level, `${count(first + 1)} to ${count(first + doc.count)} are shown; next ${pageSize} ›`, () => level.cursors.push(doc.next)));
@@ -57,6 +71,7 @@ class Tree {
     drawn();
     this.mark(this.chosen);
     this.rove(focus ? level.list.querySelector('[role=treeitem]') : null, focus);
+    await Promise.all(groups);
   }
 
   trouble(err, level) {
@@ -89,17 +104,20 @@ class Tree {
     const twist = h('span', { class: 'twist', 'aria-hidden': 'true' }, '▸');
     const text = show(name.slice(level.base));
     const el = this.item(level, text, 'group', twist, h('span', { class: 'key' }, text));
-    const list = h('ul', { role: 'group', hidden: true });
+    const list = h('ul', { role: 'group', hidden: true }), below = { list, prefix: name, base: name.length, level: level.level + 1 };
     el.append(list);
     el.setAttribute('aria-expanded', 'false');
     el.toggle = (open) => {
       el.setAttribute('aria-expanded', String(open));
       twist.textContent = open ? '▾' : '▸';
       list.hidden = !open;
-      if (open && !list.firstChild) this.load({ list, prefix: name, base: name.length, level: level.level + 1, cursors: [] });
+      if (!open) this.levels.delete(name);
+      else if (!list.firstChild) return this.open(below);
+      else this.levels.set(name, below);
+      return undefined;
     };
     el.act = () => el.toggle(list.hidden);
-    if (this.chosen?.startsWith(name)) el.toggle(true);
+    if (this.chosen?.startsWith(name) || this.before.has(name)) el.opened = el.toggle(true);
     return el;
   }
 
@@ -175,7 +193,7 @@ async function clear(prefix, done) {
   try { ({ count: n } = await getJSON('/v1/kv', { prefix, count_only: true })); } catch (err) { toast(explain(err), true); return; }
   const deleted = await ask({
     title: `Delete ${plural(n, 'key')}?`, action: `Delete all ${count(n)}`, danger: true,
-    body: [h('p', {}, 'Every key that begins with ', h('span', { class: 'key' }, show(prefix)), ' is deleted, in one revision, also those that come until then. Their history stays readable until it is compacted. At most 100,000 can be deleted at once.')],
+    body: [h('p', {}, 'Every key that begins with ', h('span', { class: 'key' }, show(prefix)), ' is deleted in one revision, including keys created until then. Their history stays readable until it is compacted. At most 100,000 keys can be deleted at once.')],
     run: () => sendJSON('DELETE', '/v1/kv', { query: { prefix }, headers: once() }),
   });
   if (deleted) { toast(`${plural(deleted.deleted, 'key')} deleted`); done(); }
@@ -197,14 +215,21 @@ function pastBar(view, go) {
 }
 
 export function open(main, params, signal) {
-  let view = null, tree = null, pane = new AbortController();
+  let view = null, tree = null, shown = null, pane = new AbortController();
   const here = (change) => addressOf(view, change);
   const go = (change) => { location.hash = here(change); };
 
   const search = h('input', { type: 'search', autocomplete: 'off', spellcheck: 'false', placeholder: 'all keys', class: 'mono' });
   const delimiter = h('input', { size: 3, maxlength: 16, autocomplete: 'off', class: 'mono' });
-  let timer;
-  search.addEventListener('input', () => { clearTimeout(timer); timer = setTimeout(() => location.replace(here({ prefix: fromText(search.value), key: undefined })), 250); });
+  // The prefix that the field itself asked for last. Its text is left alone when that arrives,
+  // because the person may have typed on; any other address sets it.
+  let timer, asked;
+  const find = () => {
+    clearTimeout(timer);
+    asked = fromText(search.value);
+    location.replace(here({ prefix: asked, key: undefined }));
+  };
+  search.addEventListener('input', () => { clearTimeout(timer); timer = setTimeout(find, 250); });
   delimiter.addEventListener('change', () => go({ delimiter: fromText(delimiter.value) || 'none' }));
   const past = h('div'), narrow = matchMedia('(max-width: 900px)');
   const list = h('div'), detail = h('section', { 'aria-label': 'Key', tabindex: -1 });
@@ -216,22 +241,31 @@ export function open(main, params, signal) {
   });
   const pastButton = button('As of revision…', () => go({ rev: live.cluster?.members.find((m) => m.status)?.status.revision ?? 1 }));
   const newButton = button('New key…', () => newKey(view.prefix, (key) => { go({ key }); rebuild(); }), { class: 'primary' });
-  const clearButton = button('Delete these…', () => clear(view.prefix, rebuild));
+  const clearButton = button('Delete prefix…', () => clear(view.prefix, rebuild));
   const watchLink = h('a', { class: 'button' }, 'Watch');
   main.append(
-    h('form', { class: 'bar', role: 'search', onsubmit: (e) => { e.preventDefault(); clearTimeout(timer); location.replace(here({ prefix: fromText(search.value), key: undefined })); list.querySelector('[tabindex="0"]')?.focus(); } },
+    h('form', { class: 'bar', role: 'search', onsubmit: (e) => { e.preventDefault(); find(); list.querySelector('[tabindex="0"]')?.focus(); } },
       h('div', { class: 'grow' }, field('Prefix', search)), field('Delimiter', delimiter), pastButton,
-      button('Reload', () => rebuild()), watchLink, writable && clearButton, writable && newButton),
+      button('Reload', () => rebuild()), watchLink, writes() && clearButton, writes() && newButton),
     past, split);
 
   let entered = false;
-  function rebuild() {
-    tree = new Tree(view, (key, byEnter) => {
-      entered = byEnter;
-      if (key !== view.key) go({ key });
-      else if (byEnter) detail.focus();
-    }, signal);
-    replace(list, tree.root);
+  const choose = (key, byEnter) => {
+    entered = byEnter;
+    if (key !== view.key) go({ key });
+    else if (byEnter) detail.focus();
+  };
+
+  // rebuild reads the tree again, and shows it in place of the old one once it is complete.
+  async function rebuild() {
+    const next = tree = new Tree(view, choose, signal, shown);
+    await next.ready;
+    if (tree !== next) return;
+    shown = next;
+    const at = list.scrollTop, focused = list.contains(document.activeElement);
+    replace(list, next.root);
+    list.scrollTop = at;
+    if (focused) next.rove(next.root.querySelector('[aria-selected=true]'), true);
   }
 
   function showKey(focus) {
@@ -247,7 +281,7 @@ export function open(main, params, signal) {
     const body = h('div');
     replace(detail, back, body);
     openValue(body, view.key, { revision: view.rev && Number(view.rev), stale: view.stale, prefix: view.prefix, onChange: (gone) => { rebuild(); if (gone) go({ key: undefined }); } }, pane.signal);
-    // Whoever walks through the tree stays there; Enter goes over to the key, as
+    // Walking through the tree leaves the focus there; Enter moves it to the key, as
     // everything does where only one of both fits.
     if (focus && (entered || narrow.matches)) detail.focus({ preventScroll: !narrow.matches });
     entered = false;
@@ -256,15 +290,21 @@ export function open(main, params, signal) {
   function update(p) {
     const before = view;
     view = { prefix: p.prefix ?? '', delimiter: p.delimiter === 'none' ? '' : p.delimiter ?? '/', rev: /^\d+$/.test(p.rev ?? '') ? p.rev : undefined, stale: p.stale, key: p.key };
-    const text = textOf(view.prefix) ?? show(view.prefix);
-    if (document.activeElement !== search) search.value = text;
+    if (view.prefix !== asked) {
+      clearTimeout(timer);
+      search.value = textOf(view.prefix) ?? show(view.prefix);
+    }
+    asked = undefined;
     delimiter.value = textOf(view.delimiter) ?? '';
     const same = (...names) => before && names.every((n) => before[n] === view[n]);
     if (!same('rev')) replace(past, view.rev && pastBar(view, go));
     pastButton.hidden = newButton.hidden = watchLink.hidden = view.rev !== undefined;
     clearButton.hidden = view.rev !== undefined || view.prefix === '';
     watchLink.href = placeOf('watch', { prefix: view.prefix });
-    if (!same('prefix', 'delimiter', 'rev', 'stale')) rebuild();
+    if (!same('prefix', 'delimiter', 'rev', 'stale')) {
+      tree = shown = new Tree(view, choose, signal);
+      replace(list, tree.root);
+    }
     tree.mark(view.key);
     if (!same('key', 'rev', 'stale')) showKey(before && before.key !== view.key);
   }

@@ -1,7 +1,8 @@
 // Leases with the time they have left, and locks with their holder and queue.
-import { bytesIn, escape, getJSON, once, placeOf, sendJSON, show, textOf, writable } from './api.js';
+import { bytesIn, escape, getJSON, once, placeOf, sendJSON, show, textOf } from './api.js';
 import { ask } from './dialog.js';
 import { aborted, button, count, duration, every, failure, field, goSeconds, h, plural, replace, setText, toast } from './dom.js';
+import { writes } from './who.js';
 
 export const title = 'Leases and locks';
 
@@ -106,11 +107,11 @@ function leaseRow(clock, signal, refresh) {
       if (!list.hidden) listKeys(id, list);
     }, { class: 'quiet', 'aria-expanded': 'false' });
     const row = h('tr', { 'data-id': id }, h('th', { scope: 'row', class: 'mono' }, id), name, left, ttl, h('td', { 'data-label': 'Keys' }, keys, list), locks,
-      writable && h('td', { class: 'actions' },
+      writes() && h('td', { class: 'actions' },
         button('Keep alive', () => sendJSON('POST', `/v1/leases/${id}/keepalive`).then((l) => { clock.set(left, goSeconds(l.ttl)); toast(`Lease ${id} has its full time again`); }, (err) => toast(err.message, true)), { class: 'quiet', 'aria-label': `Keep lease ${id} alive` }),
         button('Revoke…', () => revoke(id, refresh()), { class: 'quiet', 'aria-label': `Revoke lease ${id}` })));
     row.show = (l) => {
-      setText(name, l.name ?? ''); setText(ttl, l.ttl); setText(locks, count(l.lock_count)); setText(keys, plural(l.key_count, 'key'));
+      setText(name, l.name ?? ''); setText(ttl, duration(goSeconds(l.ttl))); setText(locks, count(l.lock_count)); setText(keys, plural(l.key_count, 'key')); keys.disabled = !l.key_count && list.hidden;
       getJSON(`/v1/leases/${id}`, {}, signal).then((one) => clock.set(left, goSeconds(one.remaining)), () => {});
     };
     return row;
@@ -126,7 +127,7 @@ function lockRow(clock, signal, refresh) {
     const queue = h('ol', { class: 'queue' }), waiting = h('span', {});
     let now = item;
     const row = h('tr', {}, h('th', { scope: 'row', class: 'key' }, show(name)), holder, token, lease, left, h('td', { 'data-label': 'Queue' }, h('div', {}, waiting, queue)),
-      writable && h('td', { class: 'actions' }, button('Release…', () => release(), { class: 'quiet', 'aria-label': `Release lock ${show(name)}` })));
+      writes(undefined, 'locks') && h('td', { class: 'actions' }, button('Release…', () => release(), { class: 'quiet', 'aria-label': `Release lock ${show(name)}` })));
     const release = async () => {
       const h0 = now.holder;
       await ask({
@@ -150,12 +151,12 @@ function lockRow(clock, signal, refresh) {
 
 export function open(main, _, signal) {
   const clock = new Clock(signal);
-  const last = writable ? [[h('span', { class: 'unseen' }, 'Actions')]] : [];
+  const actions = (shown) => shown ? [[h('span', { class: 'unseen' }, 'Actions')]] : [];
   let locks, leases;
   locks = new Pages({ path: '/v1/locks', name: 'locks', signal, caption: 'Locks', empty: 'No lock is held.', idOf: (l) => bytesIn(l, 'name'), make: lockRow(clock, signal, () => locks.refresh),
-    columns: [['Lock'], ['Holder'], ['Token', 'num'], ['Lease', 'num'], ['Time left', 'num'], ['Queue'], ...last] });
+    columns: [['Lock'], ['Holder'], ['Token', 'num'], ['Lease', 'num'], ['Time left', 'num'], ['Queue'], ...actions(writes(undefined, 'locks'))] });
   leases = new Pages({ path: '/v1/leases', name: 'leases', signal, caption: 'Leases', empty: 'There are no leases.', idOf: (l) => String(l.id), make: leaseRow(clock, signal, () => leases.refresh),
-    columns: [['Lease'], ['Name'], ['Time left', 'num'], ['Time to live', 'num'], ['Keys'], ['Locks', 'num'], ...last] });
+    columns: [['Lease'], ['Name'], ['Time left', 'num'], ['Time to live', 'num'], ['Keys'], ['Locks', 'num'], ...actions(writes())] });
   main.append(h('section', { 'aria-label': 'Locks' }, h('h2', {}, 'Locks'), locks.el),
-    h('section', { 'aria-label': 'Leases' }, h('h2', {}, 'Leases'), leases.el, writable && h('p', {}, button('Create a lease…', () => grant(leases.refresh)))));
+    h('section', { 'aria-label': 'Leases' }, h('h2', {}, 'Leases'), leases.el, writes() && h('p', {}, button('Create a lease…', () => grant(leases.refresh)))));
 }

@@ -71,8 +71,8 @@ class Chart {
     this.svg = s('svg', { viewBox: `0 0 ${points - 1} 100`, preserveAspectRatio: 'none', role: 'img' },
       s('line', { x1: 0, x2: points - 1, y1: 100, y2: 100 }), s('line', { x1: 0, x2: points - 1, y1: 0, y2: 0 }), this.series.map((x) => x.path));
     this.name = name;
-    this.el = h('figure', { class: 'chart' }, h('figcaption', {}, h('strong', {}, name),
-      this.series.map((x, i) => h('span', {}, h('i', { class: i ? 'second' : '' }), `${x.label} `, x.value)), this.top), this.svg);
+    this.el = h('figure', { class: 'chart' }, h('figcaption', {}, h('div', { class: 'title' }, h('strong', {}, name), this.top),
+      this.series.map((x, i) => h('span', {}, h('i', { class: i ? 'second' : '' }), `${x.label} `, x.value))), this.svg);
   }
 
   add(now, old, seconds) {
@@ -87,7 +87,7 @@ class Chart {
 
   draw() {
     const most = Math.max(...this.series.flatMap((x) => x.data.filter((v) => v !== null)), 0), max = most || 1;
-    setText(this.top, most ? `top ${this.format(most)}` : '');
+    setText(this.top, most ? `peak ${this.format(most)}` : '');
     for (const { data, path } of this.series) {
       let d = '', gap = true;
       data.forEach((v, i) => {
@@ -105,7 +105,7 @@ export function open(main, _, signal) {
   const trouble = h('p', { class: 'note bad', role: 'alert', hidden: true });
   const who = h('p', { class: 'faint' });
   main.append(trouble, who, h('div', { class: 'charts' }, all.map((c) => c.el)),
-    h('p', { class: 'faint' }, 'The last five minutes at most, from ', h('a', { href: url('/metrics') }, '/metrics'), ', which Prometheus reads as well. Other members have a page of their own.'));
+    h('p', { class: 'faint' }, 'The last five minutes at most, from ', h('a', { href: url('/metrics') }, '/metrics'), ', which Prometheus can scrape. Each member shows its own figures at its own /ui/.'));
   let old = null, at = 0;
   every(interval, async () => {
     try {

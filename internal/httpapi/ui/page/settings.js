@@ -1,8 +1,9 @@
 // The limits of the cluster, the log of this node, and compaction.
-import { call, getJSON, once, sendJSON, writable } from './api.js';
+import { call, getJSON, once, sendJSON } from './api.js';
 import { ask } from './dialog.js';
 import { button, bytes, count, duration, failure, field, h, plural, replace, toast } from './dom.js';
 import { live, nameOf } from './live.js';
+import { can, sees } from './who.js';
 
 export const title = 'Settings';
 
@@ -42,10 +43,10 @@ async function limits(place, signal) {
     const res = await call('GET', '/v1/settings', { signal });
     const doc = await res.json(), tag = res.headers.get('ETag');
     replace(place, h('div', { class: 'scroll' }, h('table', { class: 'stack' }, h('caption', { class: 'unseen' }, 'Limits of the cluster'),
-      h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, 'Setting'), h('th', { scope: 'col', class: 'num' }, 'Value'), h('th', { scope: 'col' }, 'Meaning'), writable && h('th', { scope: 'col' }, h('span', { class: 'unseen' }, 'Actions')))),
+      h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, 'Setting'), h('th', { scope: 'col', class: 'num' }, 'Value'), h('th', { scope: 'col' }, 'Meaning'), can('settings') && h('th', { scope: 'col' }, h('span', { class: 'unseen' }, 'Actions')))),
       h('tbody', {}, Object.entries(doc).map(([name, value]) => h('tr', { 'data-name': name }, h('th', { scope: 'row', class: 'mono' }, name),
         h('td', { class: 'num', 'data-label': 'Value', title: count(value) }, meaning[name]?.[1](value) ?? count(value)), h('td', { class: 'faint', 'data-label': 'Meaning' }, meaning[name]?.[0] ?? ''),
-        writable && h('td', { class: 'actions' }, button('Change…', () => change(name, value, tag, again), { class: 'quiet', 'aria-label': `Change ${name}` }))))))));
+        can('settings') && h('td', { class: 'actions' }, button('Change…', () => change(name, value, tag, again), { class: 'quiet', 'aria-label': `Change ${name}` }))))))));
   } catch (err) {
     if (!signal.aborted) replace(place, failure(err, button('Try again', again)));
   }
@@ -59,7 +60,7 @@ async function logLevel(place, signal) {
     const period = h('input', { value: '10m', size: 6, autocomplete: 'off', class: 'mono' });
     const trouble = h('div');
     replace(place, h('p', {}, 'This node logs from level ', h('strong', {}, doc.level), ' up', doc.until ? `, until ${new Date(doc.until).toLocaleTimeString()}` : '', '.'),
-      writable && h('form', { class: 'bar', onsubmit: async (e) => {
+      can('operate') && h('form', { class: 'bar', onsubmit: async (e) => {
         e.preventDefault();
         try {
           await sendJSON('PUT', '/v1/operator/log-level', { doc: { level: level.value, ...(period.value.trim() && { for: period.value.trim() }) } });
@@ -75,8 +76,8 @@ async function logLevel(place, signal) {
 async function history(place, signal) {
   try {
     const st = await getJSON('/v1/status', {}, signal);
-    replace(place, h('p', {}, `Revisions ${count(st.compact_revision)} to ${count(st.revision)} can be read, ${plural(st.revision - st.compact_revision + 1, 'revision')}. History is compacted by itself, as the settings say.`),
-      writable && button('Compact now…', async () => {
+    replace(place, h('p', {}, `Revisions ${count(st.compact_revision)} to ${count(st.revision)} can be read, ${plural(st.revision - st.compact_revision + 1, 'revision')}. History is compacted automatically, within the limits above.`),
+      can('operate') && button('Compact now…', async () => {
         const to = h('input', { type: 'number', min: st.compact_revision, max: st.revision, value: st.revision, required: true, class: 'mono' });
         const done = await ask({
           title: 'Compact the history', action: 'Discard history', danger: true,
@@ -104,10 +105,10 @@ export function open(main, _, signal) {
   main.append(h('section', { 'aria-labelledby': 's-limits' }, h('h2', { id: 's-limits' }, 'Limits of the cluster'), parts.limits),
     h('div', { class: 'cards' },
       h('section', { 'aria-labelledby': 's-history' }, h('h2', { id: 's-history' }, 'History'), parts.history),
-      h('section', { 'aria-labelledby': 's-log' }, h('h2', { id: 's-log' }, 'Log of this node'), parts.log),
+      sees('operate') && h('section', { 'aria-labelledby': 's-log' }, h('h2', { id: 's-log' }, 'Log of this node'), parts.log),
       h('section', { 'aria-labelledby': 's-build' }, h('h2', { id: 's-build' }, 'About'), parts.build)));
   limits(parts.limits, signal);
   history(parts.history, signal);
-  logLevel(parts.log, signal);
+  if (sees('operate')) logLevel(parts.log, signal);
   build(parts.build, signal);
 }

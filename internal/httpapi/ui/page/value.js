@@ -1,11 +1,17 @@
 // One key: its value in three forms, its metadata, and changes to it.
-import { call, fromText, getJSON, keyPath, once, pairOf, placeOf, show, textOf, toBytes, url, writable } from './api.js';
+import { call, fromText, getJSON, keyPath, once, pairOf, placeOf, show, textOf, toBytes, tokenOf, url } from './api.js';
+import { writes } from './who.js';
 import { ask } from './dialog.js';
 import { diffView } from './diff.js';
-import { aborted, button, bytes, copier, count, duration, failure, goSeconds, h, replace, toast } from './dom.js';
+import { aborted, button, bytes, copier, count, duration, explain, failure, goSeconds, h, replace, toast } from './dom.js';
 import { openHistory } from './history.js';
 
 const shownText = 256 << 10, shownHex = 16 << 10; // bytes that are shown at first
+
+// drafts are edits that were neither saved nor canceled, by key: whatever leads away from an
+// editor loses nothing. They end with the page, which asks first.
+const drafts = new Map();
+addEventListener('beforeunload', (e) => { if (drafts.size) e.preventDefault(); });
 
 export function hexDump(bin, limit = bin.length) {
   const out = [];
@@ -125,9 +131,12 @@ class Pane {
   missing(err) {
     const gone = err.code === 'key_not_found';
     this.history = h('div');
+    const draft = gone && !this.options.revision && writes(this.key) && drafts.get(this.key);
+    const again = async () => { try { await put(this.key, toBytes(draft.current()), 0); this.saved('Created'); } catch (e) { toast(explain(e), true); } };
     const now = this.options.revision && h('p', {}, h('a', { href: placeOf('keys', { prefix: this.options.prefix, key: this.key }) }, 'The key as it is now'));
     replace(this.root, this.heading(), gone ? h('p', { class: 'note' }, this.options.revision ? `The key does not exist at revision ${count(this.options.revision)}.` : 'The key does not exist now.') : failure(err, button('Try again', () => this.read())),
-      now, gone && this.history);
+      now, draft && h('div', { class: 'note' }, h('p', {}, 'You have an unsaved edit of it:'), h('pre', { class: 'value', tabindex: 0, 'aria-label': 'Your edit' }, draft.text),
+        h('p', { class: 'row' }, button('Create the key with it', again), button('Discard it', () => { drafts.delete(this.key); this.read(); }, { class: 'quiet' }))), gone && this.history);
     if (gone && !this.options.revision) this.showHistory();
   }
 
@@ -138,16 +147,41 @@ class Pane {
     this.notice = h('div', { 'aria-live': 'polite' });
     this.history = h('div');
     const file = h('input', { type: 'file', class: 'unseen', tabindex: -1, 'aria-hidden': 'true', onchange: () => this.upload(file) });
-    const editable = writable && !options.revision;
+    const editable = writes(this.key) && !options.revision;
     replace(this.root, this.heading(), this.notice, this.facts(),
       this.tools = h('div', { class: 'row' }, this.tabs(),
         editable && button('Edit', () => this.edit(), { class: 'primary' }), editable && button('Upload…', () => file.click()), editable && file,
-        h('a', { class: 'button', href: url(keyPath(this.key), { revision: options.revision }), download: fileName(this.key) }, 'Download'),
+        h('a', { class: 'button', href: url(keyPath(this.key), { revision: options.revision }), download: fileName(this.key), onclick: (e) => this.download(e) }, 'Download'),
         editable && button('Delete…', () => this.remove()),
         options.revision ? h('a', { class: 'button', href: placeOf('keys', { prefix: options.prefix, key: this.key }) }, 'As it is now') : h('a', { class: 'button', href: placeOf('watch', { key: this.key }) }, 'Watch'),
         button('History', () => this.showHistory(), { 'aria-expanded': 'false', class: 'history' })),
       this.body, this.history);
+    this.changed = null;
     this.showValue();
+    this.notify();
+  }
+
+  // notify says what the person should know before going on with the key. While the value is
+  // being edited, it offers nothing that would replace the editor.
+  notify() {
+    const { changed, editing } = this, draft = !editing && drafts.get(this.key);
+    const texts = { put: 'This key has changed since.', delete: 'This key has been deleted.' };
+    const way = changed === 'put' && (editing ? button('Compare with yours', editing.compare) : button('Show the new value', () => this.read()));
+    replace(this.notice, changed && h('div', { class: 'note warn' }, h('p', { class: 'row' }, texts[changed], way)),
+      draft && writes(this.key) && !this.options.revision && h('div', { class: 'note' }, h('p', { class: 'row' }, `You have an unsaved edit of revision ${count(draft.base)}.`,
+        button('Continue editing', () => this.edit(draft)), button('Discard it', () => { drafts.delete(this.key); this.notify(); }, { class: 'quiet' }))));
+  }
+
+  // download sends the token of a login, which a link cannot.
+  async download(event) {
+    if (!tokenOf()) return;
+    event.preventDefault();
+    try {
+      const res = await call('GET', keyPath(this.key), { query: { revision: this.options.revision } });
+      const address = URL.createObjectURL(await res.blob());
+      h('a', { href: address, download: fileName(this.key) }).click();
+      setTimeout(() => URL.revokeObjectURL(address), 60000);
+    } catch (err) { toast(explain(err), true); }
   }
 
   facts() {
@@ -174,6 +208,7 @@ class Pane {
   }
 
   showValue() {
+    this.editing = null;
     this.tools.hidden = false;
     for (const b of this.forms.children) b.setAttribute('aria-pressed', String(b.dataset.form === this.form));
     replace(this.body, valueView(this.kv.value, this.form));
@@ -190,22 +225,27 @@ class Pane {
     openHistory(this.history, this.key, { revision: this.options.revision, prefix: this.options.prefix, restore: (value, revision) => this.restore(value, revision) }, this.signal);
   }
 
-  // follow waits until the key changes, and says so.
-  async follow() {
-    const { modified } = this.kv, mine = this.kv;
+  // follow waits until the key changes from a revision, and says so.
+  async follow(from = this.kv.modified) {
+    const mine = this.kv;
     while (!this.signal.aborted && this.kv === mine) {
       try {
-        const res = await call('HEAD', keyPath(this.key), { query: { wait: '60s' }, headers: { 'If-None-Match': `"${modified}"` }, signal: this.signal });
+        const res = await call('HEAD', keyPath(this.key), { query: { wait: '60s' }, headers: { 'If-None-Match': `"${from}"` }, signal: this.signal });
         if (res.status === 304 || this.kv !== mine) continue;
-        replace(this.notice, h('div', { class: 'note warn' }, h('p', { class: 'row' }, 'This key has changed since.', button('Show the new value', () => this.read()))));
+        const at = Number(res.headers.get('ETag')?.replace(/\D/g, ''));
+        if (at <= this.editing?.base) { from = at; continue; } // the editor has compared with it already
+        this.changed = 'put';
       } catch (err) {
-        if (err.status === 404 && this.kv === mine) replace(this.notice, h('p', { class: 'note warn' }, 'This key has been deleted.'));
+        if (err.status !== 404 || this.kv !== mine) return;
+        this.changed = 'delete';
       }
+      this.notify();
       return;
     }
   }
 
   saved(what) {
+    drafts.delete(this.key);
     toast(what);
     this.read();
     this.options.onChange(false);
@@ -220,61 +260,82 @@ class Pane {
     return { el: h('div', { class: 'row' }, h('label', { class: 'row' }, 'Expires', select), ttl), query };
   }
 
-  edit() {
-    const text = textOf(this.kv.value), ends = text === null ? null : lineEnds(text);
-    const asText = ends !== null && this.form !== 'hex';
+  // edit opens the editor on the value, or on a draft of it.
+  edit(draft) {
+    const { value, form: shape } = draft ?? { value: this.kv.value, form: this.form };
+    const text = textOf(value), ends = text === null ? null : lineEnds(text);
+    const asText = ends !== null && shape !== 'hex';
     // JSON on one line is edited on many, and stored on one again.
-    const folded = asText && this.form === 'json' && compact(text) === text;
+    const folded = asText && shape === 'json' && compact(text) === text;
     const area = h('textarea', { class: 'code', rows: 14, spellcheck: 'false', 'aria-label': asText ? 'Value' : 'Value in hexadecimal' });
-    area.value = !asText ? hexDump(this.kv.value) : folded ? indent(text) : text;
+    area.value = !asText ? hexDump(value) : folded ? indent(text) : text;
+    const begun = area.value;
+    if (draft) area.value = draft.text;
     const lease = this.leaseChoice(), trouble = h('div', { role: 'alert' }), hint = h('span', { class: 'faint', 'aria-live': 'polite' });
     const typed = () => folded && jsonOf(area.value) !== undefined ? compact(area.value) : ends === '\r\n' ? area.value.replace(/\n/g, '\r\n') : area.value;
     const current = () => asText ? fromText(typed()) : unhex(area.value);
-    if (this.form === 'json') area.addEventListener('input', () => { hint.textContent = jsonOf(area.value) === undefined ? 'not valid JSON' : ''; });
-    let base = this.kv.modified;
+    if (shape === 'json') area.addEventListener('input', () => { hint.textContent = jsonOf(area.value) === undefined ? 'not valid JSON' : ''; });
     const condition = h('span', { class: 'faint' });
-    const state = () => { condition.textContent = base ? `Saved only if the key is still at revision ${count(base)}.` : 'Saved only if there is no such key.'; };
-    state();
+    const keep = () => {
+      if (area.value === begun) drafts.delete(this.key);
+      else drafts.set(this.key, { text: area.value, base: editing.base, value, form: shape, current });
+    };
+    const at = (base) => {
+      editing.base = base;
+      condition.textContent = base ? `Saved only if the key is still at revision ${count(base)}.` : 'Saved only if there is no such key.';
+      keep();
+    };
+    const compare = async () => {
+      try { current(); } catch (err) { replace(trouble, failure(err)); return; }
+      at(await this.conflict(trouble, current, lease.query, editing.base));
+      if (this.changed === 'put' && editing.base) this.follow(editing.base);
+      this.changed = null;
+      this.notify();
+    };
+    const editing = { base: 0, compare };
+    at(draft?.base ?? this.kv.modified);
+    area.addEventListener('input', keep);
     const save = async () => {
       replace(trouble);
       try {
-        const value = current();
-        await put(this.key, toBytes(value), base, lease.query());
+        await put(this.key, toBytes(current()), editing.base, lease.query());
         this.saved('Saved');
       } catch (err) {
-        if (err.code === 'precondition_failed') { base = await this.conflict(trouble, current, lease.query); state(); }
+        if (err.code === 'precondition_failed') await compare();
         else replace(trouble, failure(err));
       }
     };
-    const begun = area.value;
+    const leave = () => { drafts.delete(this.key); this.showValue(); this.notify(); };
     const form = h('form', { onsubmit: (e) => { e.preventDefault(); save(); } }, area, lease.el, trouble,
-      h('div', { class: 'row' }, h('button', { class: 'primary', type: 'submit' }, 'Save'), button('Cancel', () => this.showValue()),
+      h('div', { class: 'row' }, h('button', { class: 'primary', type: 'submit' }, 'Save'), button('Cancel', leave),
         condition, hint));
     form.addEventListener('keydown', (e) => {
       if ((e.ctrlKey || e.metaKey) && (e.key === 's' || e.key === 'Enter')) { e.preventDefault(); save(); }
-      if (e.key === 'Escape' && area.value === begun) { e.stopPropagation(); this.showValue(); this.root.querySelector('button.primary').focus(); }
+      if (e.key === 'Escape' && area.value === begun) { e.stopPropagation(); leave(); this.root.querySelector('button.primary').focus(); }
     });
+    this.editing = editing;
     this.tools.hidden = true; // they would replace what is being typed
     replace(this.body, form);
+    this.notify();
     area.focus();
     area.setSelectionRange(0, 0);
     area.scrollTop = 0;
   }
 
   // conflict shows both versions side by side and returns the revision that the next
-  // save expects: the person has seen it.
-  async conflict(place, current, query) {
+  // save expects: the person has seen it. If the other cannot be read, that stays as it was.
+  async conflict(place, current, query, before) {
     let theirs = null;
-    try { theirs = pairOf(await getJSON(keyPath(this.key), { meta: true }, this.signal)); } catch (err) { if (err.status !== 404) { replace(place, failure(err)); return this.kv.modified; } }
+    try { theirs = pairOf(await getJSON(keyPath(this.key), { meta: true }, this.signal)); } catch (err) { if (err.status !== 404) { replace(place, failure(err)); return before; } }
     const base = theirs?.modified ?? 0;
     const overwrite = async () => {
       try { await put(this.key, toBytes(current()), base, theirs?.lease || !query().lease ? query() : {}); this.saved('Saved'); } catch (err) { replace(place, failure(err)); }
     };
     replace(place, h('div', { class: 'note warn' },
-      h('p', {}, h('strong', {}, theirs ? `Somebody else changed the key meanwhile, at revision ${count(base)}. ` : 'Somebody else deleted the key meanwhile. '), 'Nothing was saved.')),
+      h('p', {}, h('strong', {}, theirs ? `Somebody else changed the key meanwhile, at revision ${count(base)}. ` : 'Somebody else deleted the key meanwhile. '), 'Your version is not saved.')),
     theirs && diffView(comparable(theirs.value), comparable(current()), `in the store, revision ${count(base)}`, 'yours, not saved'),
     h('div', { class: 'row' }, button(theirs ? 'Save mine over it' : 'Create it again', overwrite, { class: 'danger' }),
-      theirs && button('Take theirs', () => this.read()), h('span', { class: 'faint' }, 'or edit yours above, and save again.')));
+      theirs && button('Take theirs', () => { drafts.delete(this.key); this.read(); }), h('span', { class: 'faint' }, 'or edit yours above, and save again.')));
     place.scrollIntoView({ block: 'nearest' });
     return base;
   }

@@ -1,6 +1,6 @@
 // A live watch: Server-Sent Events, filtered, and paused without losing any.
 import { fromText, getJSON, pairOf, placeOf, show, textOf, url } from './api.js';
-import { button, bytes, count, explain, field, h, plural, replace } from './dom.js';
+import { button, bytes, count, explain, field, h, plural, replace, setText } from './dom.js';
 import { diffView } from './diff.js';
 import { bestForm, comparable, valueView } from './value.js';
 
@@ -108,7 +108,7 @@ class Watching {
 
 export function open(main, params, signal) {
   const status = h('p', { class: 'faint', role: 'status' });
-  const trouble = h('div');
+  const trouble = h('div'), nothing = h('p', { class: 'empty' });
   const kind = h('select', {}, h('option', { value: 'prefix' }, 'prefix'), h('option', { value: 'key' }, 'key'));
   const given = params.prefix ?? params.key ?? '';
   const text = h('input', { type: 'search', autocomplete: 'off', spellcheck: 'false', class: 'mono', placeholder: 'everything', value: textOf(given) ?? show(given) });
@@ -123,33 +123,31 @@ export function open(main, params, signal) {
     const parts = [word ?? (w.source ? w.paused ? 'paused' : 'live' : 'stopped'), w.at && `revision ${count(w.at)}`,
       w.paused && `${plural(w.waiting.length, 'change')} waiting`, w.dropped && `${count(w.dropped)} dropped`];
     const line = parts.filter(Boolean).join(' · ');
-    if (status.textContent !== line) status.textContent = line;
+    setText(status, line);
+    const rows = [...w.rows.rows].filter((tr) => tr.text !== undefined), visible = rows.filter((tr) => !tr.hidden).length;
+    setText(nothing, visible ? '' : rows.length ? `None of the ${plural(rows.length, 'change')} matches the filter.` : w.source ? 'Changes appear here as they happen.' : '');
     stop.hidden = pause.hidden = !w.source;
     start.hidden = !!w.source;
   });
   const begin = () => {
     const query = { [kind.value]: text.value === shown ? given : fromText(text.value), events: events.value || undefined, from_revision: from.value.trim() || undefined };
-    pause.setAttribute('aria-pressed', 'false');
-    w.paused = false;
+    hold(false);
     w.start(query);
     w.say(null, 'connecting…');
   };
-  const pause = button('Pause', () => {
-    w.paused = !w.paused;
-    pause.setAttribute('aria-pressed', String(w.paused));
-    w.flush();
-  }, { 'aria-pressed': 'false', hidden: true });
+  const hold = (paused) => { w.paused = paused; setText(pause, paused ? 'Resume' : 'Pause'); };
+  const pause = button('Pause', () => { hold(!w.paused); w.flush(); }, { hidden: true });
   const stop = button('Stop', () => { w.stop(); w.say(); }, { hidden: true });
   const start = h('button', { type: 'submit', class: 'primary' }, 'Start');
-  filter.addEventListener('input', () => w.narrow(filter.value));
+  filter.addEventListener('input', () => { w.narrow(filter.value); w.say(); });
   for (const el of [kind, events]) el.addEventListener('change', () => { if (w.source) begin(); });
 
   main.append(h('form', { class: 'bar', onsubmit: (e) => { e.preventDefault(); begin(); } },
     field('Watch a', kind), h('div', { class: 'grow' }, field('named', text)), field('Show', events), field('From revision', from),
     start, pause, stop), trouble,
-  h('div', { class: 'bar' }, h('div', { class: 'grow' }, field('Filter what is shown', filter)), status, button('Clear', () => replace(w.rows))),
+  h('div', { class: 'bar' }, h('div', { class: 'grow' }, field('Filter what is shown', filter)), status, button('Clear', () => { replace(w.rows); w.say(); })),
   h('div', { class: 'scroll' }, h('table', { class: 'stack events' }, h('caption', { class: 'unseen' }, 'Changes, newest first'),
     h('thead', {}, h('tr', {}, [['Revision', 'num'], ['Change'], ['Key'], ['Value'], ['Size', 'num']].map(([t, c]) => h('th', { scope: 'col', class: c }, t)), h('th', { scope: 'col' }, h('span', { class: 'unseen' }, 'Actions')))),
-    w.rows)));
+    w.rows)), nothing);
   begin();
 }

@@ -1,4 +1,5 @@
-package httpapi
+// Package meter counts the requests of package httpapi for Prometheus.
+package meter
 
 import (
 	"errors"
@@ -13,7 +14,7 @@ import (
 	"github.com/kvd-io/kvd/internal/api"
 )
 
-// Metrics is an Observer that counts requests for Prometheus. It looks up the metrics of
+// Metrics is an httpapi.Observer that counts requests for Prometheus. It looks up the metrics of
 // each route, method and status once, not for each request.
 type Metrics struct {
 	requests *prometheus.CounterVec
@@ -29,8 +30,8 @@ var rejections = []api.Code{
 	api.NoSpace, api.ReadTimeout, api.Timeout,
 }
 
-// NewMetrics registers the metrics of HTTP requests.
-func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
+// New registers the metrics of HTTP requests.
+func New(reg prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "kvd_http_requests_total",
@@ -61,15 +62,20 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	return m, nil
 }
 
-// Begin implements Observer.
+// Endpoint is httpapi.Endpoint.
+type Endpoint = interface {
+	End(status int, took time.Duration)
+}
+
+// Begin implements httpapi.Observer.
 func (m *Metrics) Begin() { m.inFlight.Add(1) }
 
-// Endpoint implements Observer.
+// Endpoint implements httpapi.Observer.
 func (m *Metrics) Endpoint(route, method string) Endpoint {
 	return &endpoint{m: m, route: route, method: method}
 }
 
-// Rejected implements Observer.
+// Rejected implements httpapi.Observer.
 func (m *Metrics) Rejected(code api.Code) {
 	if c := m.rejected[code]; c != nil {
 		c.Inc()
@@ -85,7 +91,7 @@ type endpoint struct {
 	codes         [len(usualStatuses)]atomic.Pointer[prometheus.Counter]
 }
 
-// End implements Endpoint.
+// End implements httpapi.Endpoint.
 func (e *endpoint) End(status int, took time.Duration) {
 	e.m.inFlight.Add(-1)
 	e.histogram().Observe(took.Seconds())
