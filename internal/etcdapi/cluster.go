@@ -60,7 +60,7 @@ func (s *clusterService) MemberAdd(ctx context.Context, r *pb.MemberAddRequest) 
 	if err != nil {
 		return nil, err
 	}
-	added, err := s.opts.Members.AddMember(ctx, api.NewMember{PeerURLs: urls, Learner: r.GetIsLearner()})
+	added, err := s.opts.Members.AddMember(ctx, api.NewMember{PeerURLs: urls, Learner: r.GetIsLearner(), MaxLearners: s.opts.MaxLearners})
 	if err != nil {
 		return nil, s.refused(err, true)
 	}
@@ -134,6 +134,8 @@ func (s *clusterService) refused(err error, urls bool) error {
 		return rpctypes.ErrGRPCMemberNotFound
 	case code == api.MemberExists && urls:
 		return rpctypes.ErrGRPCPeerURLExist
+	case code == api.UnsafeChange && limitOf(err) == api.MaxLearners:
+		return rpctypes.ErrGRPCTooManyLearners
 	case code == api.UnsafeChange:
 		return s.unsafeReason()
 	}
@@ -158,6 +160,16 @@ func (s *clusterService) unsafeReason() error {
 		return rpctypes.ErrGRPCMemberNotEnoughStarted
 	}
 	return rpctypes.ErrGRPCUnhealthy
+}
+
+// limitOf returns which limit a refusal is about, or "".
+func limitOf(err error) string {
+	var e *api.Error
+	if !errors.As(err, &e) {
+		return ""
+	}
+	limit, _ := e.Fields[api.LimitField].(string)
+	return limit
 }
 
 // codeOf returns the code of a refusal, or "".

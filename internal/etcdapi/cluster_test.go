@@ -18,6 +18,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
+	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/etcdapi"
 	"github.com/kvd-io/kvd/internal/etcdapi/etcdtest"
 	"github.com/kvd-io/kvd/internal/kvstore"
@@ -88,6 +89,29 @@ func TestMemberChanges(t *testing.T) {
 		_, err = c.MemberPromote(ctx, id)
 		refused(t, what, err, rpctypes.ErrGRPCMemberNotFound)
 	}
+}
+
+// TestMaxLearners: members that stay learners count, whoever added them. Voters to be do not.
+func TestMaxLearners(t *testing.T) {
+	nodes, c := alone(t, &etcdtest.Config{Options: func(o *etcdapi.Options) { o.MaxLearners = 2 }})
+	ctx := t.Context()
+	url := func(n int) []string { return []string{fmt.Sprint("http://127.0.0.1:", n)} }
+	must[*clientv3.MemberAddResponse](t)(c.MemberAdd(ctx, url(1)))
+	if _, err := nodes.AddMember(ctx, api.NewMember{PeerURLs: url(2), Learner: true}); err != nil {
+		t.Fatal(err)
+	}
+	second := must[*clientv3.MemberAddResponse](t)(c.MemberAddAsLearner(ctx, url(3)))
+	_, err := c.MemberAddAsLearner(ctx, url(4))
+	refused(t, "a learner too many", err, rpctypes.ErrGRPCTooManyLearners)
+	_, err = c.MemberAddAsLearner(ctx, url(3))
+	refused(t, "a URL that is taken", err, rpctypes.ErrGRPCPeerURLExist)
+	must[*clientv3.MemberAddResponse](t)(c.MemberAdd(ctx, url(5)))
+	if _, err := nodes.AddMember(ctx, api.NewMember{PeerURLs: url(6), Learner: true}); err != nil {
+		t.Errorf("kvd's own API has no limit: %v", err)
+	}
+	must[*clientv3.MemberRemoveResponse](t)(c.MemberRemove(ctx, second.Member.ID))
+	_, err = c.MemberAddAsLearner(ctx, url(7))
+	refused(t, "a learner too many", err, rpctypes.ErrGRPCTooManyLearners)
 }
 
 // What kvd says about its version is that of the module whose clients it serves.
@@ -181,9 +205,6 @@ func TestAuthIsOff(t *testing.T) {
 	refused(t, "no user", err, rpctypes.ErrGRPCUserNotFound)
 	_, err = c.RoleGet(ctx, "none")
 	refused(t, "no role", err, rpctypes.ErrGRPCRoleNotFound)
-	if _, err = c.UserAdd(ctx, "a", "b"); status.Code(err) != codes.Unimplemented {
-		t.Errorf("a first user: %v", err)
-	}
 	named, err := clientv3.New(clientv3.Config{Endpoints: []string{n.Etcd}, Username: "a", Password: "b"})
 	if err != nil {
 		t.Fatal(err)

@@ -11,11 +11,11 @@ const maxCounts = 1024
 
 // countCache remembers how many keys ranges have at a revision, which never changes.
 //
-// A client of etcd gets the number of all keys of a range with each page of it. Whoever
-// lists 100,000 keys in pages of 500 would make the node walk over all of them for each
-// page. So the walk for the first page leaves the count of the rest here, under the key
-// where the next page begins, and each page leaves one for its successor. They are
-// forgotten in the order of their last use. It is safe for concurrent use.
+// A client of etcd gets the number of all keys of a range with each page of it, and lists
+// at the revision of the first page, from which the store moves away. So the first page
+// leaves the count of the rest here, under the key where the next page begins, and each page
+// leaves one for its successor. They are forgotten in the order of their last use. It is
+// safe for concurrent use.
 type countCache struct {
 	mu struct {
 		sync.Mutex // held for a look-up

@@ -8,6 +8,9 @@ import (
 	"sync"
 
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+
+	"github.com/kvd-io/kvd/internal/link"
 )
 
 // handshaken are the credentials of connections that Port has accepted: TLS, if there is
@@ -18,14 +21,14 @@ type handshaken struct{}
 // ServerHandshake implements credentials.TransportCredentials.
 func (handshaken) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	secured, ok := tlsOf(c)
-	c = &lendingConn{Conn: c}
+	at := connection{conn: &lendingConn{Conn: &ackConn{Conn: c}}, link: link.Of(c)}
 	if ok {
-		return c, tlsAuth{credentials.TLSInfo{
+		return at.conn, tlsAuth{credentials.TLSInfo{
 			State:          secured.ConnectionState(),
 			CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
-		}, connection{c}}, nil
+		}, at}, nil
 	}
-	return c, plainAuth{credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity}, connection{c}}, nil
+	return at.conn, plainAuth{credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity}, at}, nil
 }
 
 // tlsOf returns the TLS connection that c is, or reads from.
@@ -81,8 +84,26 @@ func (c *lendingConn) remove(l *lent) {
 	delete(c.mu.lent, l)
 }
 
-// connection is what a call may do to its connection. It implements watchrpc.Connection.
-type connection struct{ conn net.Conn }
+// connection is what a call may do to its connection, and what that says about the client.
+// It implements watchrpc.Connection.
+type connection struct {
+	conn net.Conn
+	link link.Link
+}
+
+// Link returns how the calls on the connection come here.
+func (c connection) Link() link.Link { return c.link }
+
+// linkOf returns how a call came here. Connections of gRPC tell it by what they know of
+// the peer, those of net/http by their context.
+func linkOf(ctx context.Context) link.Link {
+	if p, ok := peer.FromContext(ctx); ok {
+		if c, ok := p.AuthInfo.(interface{ Link() link.Link }); ok {
+			return c.Link()
+		}
+	}
+	return link.From(ctx)
+}
 
 // lending returns the connection if it knows what it was lent.
 func (c connection) lending() *lendingConn {

@@ -35,29 +35,49 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		return nil, err
 	}
 	if c.waits {
+		claimOf(ctx).Release() // who waits holds nothing
 		ctx, stop := s.untilLeaving(ctx)
 		defer stop()
-		resp, err = handle(ctx, req)
-		return resp, s.finalError(ctx, err)
+		ctx, rec, err := c.begin(ctx, s, info.FullMethod, req)
+		defer func() { c.recorded(rec, req, err) }()
+		if err != nil {
+			return nil, err
+		}
+		if resp, err = handle(ctx, req); err == nil && unsettled(ctx) {
+			resp, err = nil, errUnsettled
+		}
+		err = s.finalError(ctx, err)
+		return resp, err
 	}
 	ctx, cancel := s.withDeadline(ctx)
 	defer cancel()
-	held := &callContext{ctx, s.opts.Memory.Claim()}
-	defer held.claim.Release()
-	if err := s.enter(ctx, &held.claim, req); err != nil {
+	ctx, rec, err := c.begin(ctx, s, info.FullMethod, req)
+	defer func() { c.recorded(rec, req, err) }()
+	if err != nil {
+		return nil, answer.Error(err)
+	}
+	ctx, claim := s.withClaim(ctx)
+	defer claim.Release()
+	if err := s.enter(ctx, claim, req); err != nil {
 		return nil, err
 	}
 	defer s.places.Leave()
-	if resp, err = handle(held, req); err != nil {
+	if resp, err = handle(ctx, req); err == nil && unsettled(ctx) {
+		err = errUnsettled
+	}
+	if err != nil {
 		return nil, s.finalError(ctx, err)
 	}
-	return s.lend(ctx, resp, &held.claim)
+	return s.lend(ctx, resp, claim)
 }
 
 // stream is around every stream. A stream has no place and no deadline: it waits for
 // events most of the time.
 func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
 	c := s.methodOf(info.FullMethod)
+	if c.unary != nil {
+		return handle(srv, ss) // unary is around it
+	}
 	start := time.Now()
 	c.metrics.began()
 	ctx, stop := s.untilLeaving(ss.Context())
@@ -69,8 +89,13 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	}
 	ctx, unled := s.whileLed(ctx)
 	defer unled()
-	bound := &boundStream{ServerStream: ss, ctx: ctx, metrics: c.metrics}
-	if !info.IsClientStream {
+	ctx, rec, err := c.begin(ctx, s, info.FullMethod, nil)
+	defer func() { c.recorded(rec, nil, err) }()
+	if err != nil {
+		return answer.Error(err)
+	}
+	bound := &boundStream{ServerStream: ss, ctx: ctx, metrics: c.metrics, server: s, oneRequest: !info.IsClientStream}
+	if bound.oneRequest {
 		bound.grace = s.opts.Grace
 	}
 	err = handle(srv, bound)
@@ -82,11 +107,14 @@ type boundStream struct {
 	grpc.ServerStream
 	ctx     context.Context //nolint:containedctx // a stream is its context
 	metrics *callMetrics
+	server  *Server
 	// grace is how long the client may read nothing while a message waits for it; 0 means
 	// forever. The answers to one request hold something that others wait for: memory, or
 	// one of the few places for snapshots. Watches and keep-alives do not (package watchrpc).
 	grace time.Duration
-	ahead int64 // bytes of the message before, which gRPC may still have
+	// oneRequest is set if all messages answer one request, so that it must have been judged.
+	oneRequest bool
+	ahead      int64 // bytes of the message before, which gRPC may still have
 }
 
 // Context implements grpc.ServerStream.
@@ -94,6 +122,9 @@ func (b *boundStream) Context() context.Context { return b.ctx }
 
 // SendMsg implements grpc.ServerStream.
 func (b *boundStream) SendMsg(m any) error {
+	if b.oneRequest && unsettled(b.ctx) {
+		return errUnsettled
+	}
 	if p, ok := m.(proto.Message); ok && b.grace > 0 {
 		size := int64(proto.Size(p))
 		if due := cutLater(b.ctx, b.grace, b.ahead+size); due != nil {
@@ -110,7 +141,9 @@ func (b *boundStream) SendMsg(m any) error {
 
 // RecvMsg implements grpc.ServerStream.
 func (b *boundStream) RecvMsg(m any) error {
-	err := b.ServerStream.RecvMsg(m)
+	claim := b.server.opts.Memory.Claim()
+	defer claim.Release()
+	err := b.server.receive(b.ctx, b.ServerStream, m, &claim, false)
 	if err == nil {
 		b.metrics.received.Add(1)
 	}
@@ -166,7 +199,7 @@ func (s *Server) finalError(ctx context.Context, err error) error {
 
 // enter claims memory for a request and waits for a place.
 func (s *Server) enter(ctx context.Context, claim *budget.Claim, req any) error {
-	if m, ok := req.(proto.Message); ok {
+	if m, ok := req.(proto.Message); ok && claim.Bytes() == 0 {
 		if n := int64(proto.Size(m)); n > budget.Free {
 			if err := claim.Wait(ctx, n); err != nil {
 				return answer.Error(err)
@@ -197,6 +230,16 @@ func (c *callContext) Value(key any) any {
 	return c.Context.Value(key)
 }
 
+// withClaim returns the claim that the context has, or a context with a new one, for a call
+// that did not come over a connection.
+func (s *Server) withClaim(ctx context.Context) (context.Context, *budget.Claim) {
+	if c, ok := ctx.Value(claimKey{}).(*budget.Claim); ok {
+		return ctx, c
+	}
+	held := &callContext{ctx, s.opts.Memory.Claim()}
+	return held, &held.claim
+}
+
 // claimOf returns what the call has claimed, which grows with its answer. Without one
 // (streams) everything is granted.
 func claimOf(ctx context.Context) *budget.Claim {
@@ -209,27 +252,25 @@ func claimOf(ctx context.Context) *budget.Claim {
 // admissible refuses a call for what its metadata say, or for what this member is.
 func (s *Server) admissible(ctx context.Context, c *call, req any) error {
 	version := "unknown"
-	md, ok := metadata.FromIncomingContext(ctx)
-	if ok {
-		if v := md.Get(rpctypes.MetadataClientAPIVersionKey); len(v) > 0 {
-			version = v[0]
-		}
-		if !utf8.ValidString(version) {
-			return rpctypes.ErrGRPCInvalidClientAPIVersion
-		}
+	// One field at a time: all of them together would be copied for each call.
+	if v := metadata.ValueFromIncomingContext(ctx, rpctypes.MetadataClientAPIVersionKey); len(v) > 0 {
+		version = v[0]
 	}
-	s.opts.Metrics.client(c.kind, version)
+	if !utf8.ValidString(version) {
+		return rpctypes.ErrGRPCInvalidClientAPIVersion
+	}
+	s.opts.Metrics.client(c.metrics, version)
 	switch {
 	case s.opts.Member.IsLearner() && !forLearners(c, req):
 		return rpctypes.ErrGRPCNotSupportedForLearner
-	case requiresLeader(md) && !s.opts.Member.HasLeader():
+	case requiresLeader(ctx) && !s.opts.Member.HasLeader():
 		return rpctypes.ErrGRPCNoLeader
 	}
 	return nil
 }
 
-func requiresLeader(md metadata.MD) bool {
-	v := md.Get(rpctypes.MetadataRequireLeaderKey)
+func requiresLeader(ctx context.Context) bool {
+	v := metadata.ValueFromIncomingContext(ctx, rpctypes.MetadataRequireLeaderKey)
 	return len(v) > 0 && v[0] == rpctypes.MetadataHasLeader
 }
 

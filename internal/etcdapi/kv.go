@@ -60,8 +60,7 @@ func (s *Server) checkSize(m proto.Message) error {
 
 // do carries out a command. An outcome without effect is an error, too.
 func (s *Server) do(ctx context.Context, cmd *kvstore.Command) (*kvstore.Result, error) {
-	cmd.Origin = originOf(ctx)
-	res, err := s.opts.Replicator.Do(ctx, cmd, nil)
+	res, err := s.propose(ctx, cmd)
 	if err == nil {
 		err = answer.Outcome(&res)
 	}
@@ -70,10 +69,6 @@ func (s *Server) do(ctx context.Context, cmd *kvstore.Command) (*kvstore.Result,
 	}
 	return &res, nil
 }
-
-// originOf returns who asks, which becomes part of the log. Users and roles will be told
-// apart by it; without them it is empty, and takes no room.
-func originOf(context.Context) kvstore.Origin { return kvstore.Origin{} }
 
 func checkPut(r *pb.PutRequest) error {
 	switch {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"sync"
 	"time"
-
-	"google.golang.org/grpc/metadata"
 )
 
 // leaderlessElections is how many election timeouts in a row this node may know no leader
@@ -32,7 +30,7 @@ type ledStreams struct {
 // whileLed returns a context that also ends when this node has no leader anymore, if the
 // client asked for that.
 func (s *Server) whileLed(ctx context.Context) (context.Context, context.CancelFunc) {
-	if md, _ := metadata.FromIncomingContext(ctx); !requiresLeader(md) {
+	if !requiresLeader(ctx) {
 		return ctx, func() {}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -1,9 +1,8 @@
 package etcdapi
 
 import (
+	"cmp"
 	"context"
-	"errors"
-	"io"
 	"math"
 	"time"
 
@@ -12,6 +11,7 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/rights"
 )
 
 const (
@@ -61,6 +61,9 @@ func (s *leaseService) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest
 // LeaseTimeToLive implements pb.LeaseServer. The leader knows the time; the keys are read
 // here, after everything that was committed before the request.
 func (s *leaseService) LeaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
+	if err := s.allow(ctx); err != nil {
+		return nil, err
+	}
 	left, err := s.opts.LeaseTimes.AskLease(ctx, uint64(r.GetID()), false)
 	if codeOf(err) == api.LeaseNotFound {
 		return &pb.LeaseTimeToLiveResponse{Header: s.headers.Now(), ID: r.GetID(), TTL: -1}, nil
@@ -77,6 +80,9 @@ func (s *leaseService) LeaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiv
 			return nil, err
 		}
 		if out.Keys, err = s.keysOf(ctx, uint64(r.GetID())); err != nil {
+			return nil, err
+		}
+		if err := s.allowReading(ctx, out.GetKeys()); err != nil {
 			return nil, err
 		}
 	}
@@ -107,59 +113,69 @@ func (s *leaseService) keysOf(ctx context.Context, id uint64) (all [][]byte, err
 	return all, nil
 }
 
-// LeaseLeases implements pb.LeaseServer. As in etcd it answers what this member knows. The
-// leases are in the order of their ids: who expires first, only the leader knows.
+// allowReading judges the reading of keys.
+func (j *judge) allowReading(ctx context.Context, keys [][]byte) error {
+	for _, key := range keys {
+		if err := j.allow(ctx, rights.Need{Access: rights.Read, Range: rights.Single(key)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// LeaseLeases implements pb.LeaseServer. As in etcd it answers what this member knows, and
+// only to those who may read everything that is bound to any lease. The leader has the
+// leases in the order in which they end, others in that of their ids.
 func (s *leaseService) LeaseLeases(ctx context.Context, _ *pb.LeaseLeasesRequest) (*pb.LeaseLeasesResponse, error) {
-	out := &pb.LeaseLeasesResponse{Header: s.headers.Now(), Leases: []*pb.LeaseStatus{}}
-	claim := claimOf(ctx)
-	for last := uint64(0); ; {
+	if err := s.allow(ctx); err != nil {
+		return nil, err
+	}
+	header, ids, claim := s.headers.Now(), []uint64(nil), claimOf(ctx)
+	for last, more := uint64(0), true; more; {
 		page, err := s.store().Leases(last, leasePage)
 		if err != nil {
 			return nil, err
 		}
-		if err := claim.Wait(ctx, growth(int64(len(out.GetLeases())+len(page))*pairBytes)); err != nil {
+		if err := claim.Wait(ctx, growth(int64(len(ids)+len(page))*pairBytes)); err != nil {
 			return nil, err
 		}
 		for i := range page {
-			out.Leases = append(out.Leases, &pb.LeaseStatus{ID: int64(page[i].ID)})
 			last = page[i].ID
+			if err := s.allowLease(ctx, last, rights.Read); err != nil {
+				return nil, err
+			}
+			ids = append(ids, last)
 		}
-		if len(page) < leasePage || last == math.MaxUint64 {
-			return out, nil
-		}
+		more = len(page) == leasePage && last != math.MaxUint64
 	}
-}
-
-// renewal is a keep-alive that waits for the leader.
-type renewal struct {
-	answer *pb.LeaseKeepAliveResponse
-	err    error
-	done   chan struct{} // closed once one of the above is set
+	s.opts.LeaseTimes.SortLeases(ids)
+	out := &pb.LeaseLeasesResponse{Header: header, Leases: make([]*pb.LeaseStatus, len(ids))}
+	for i, id := range ids {
+		out.Leases[i] = &pb.LeaseStatus{ID: int64(id)}
+	}
+	return out, nil
 }
 
 // LeaseKeepAlive implements pb.LeaseServer.
 //
 // One stream may carry the keep-alives of many thousand leases. Asking the leader for each
 // after the last was answered would take longer than the leases live, so up to
-// keepAlivesAhead of them wait at the same time, in a queue in the order of the requests.
+// keepAlivesAhead of them are under way, and are answered in the order of the requests.
 func (s *leaseService) LeaseKeepAlive(stream pb.Lease_LeaseKeepAliveServer) error {
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
-	queue := make(chan *renewal, keepAlivesAhead)
+	k := newKeepAlives(s)
 	go func() { // it ends with the stream's context, in which gRPC receives
-		defer close(queue)
-		if err := s.receiveRenewals(ctx, stream, queue); err != nil {
+		defer k.end()
+		if err := k.receive(ctx, stream); err != nil {
 			cancel(err)
 		}
 	}()
 	for {
 		select {
-		case n, more := <-queue:
-			if !more {
-				return endOf(ctx)
-			}
-			if err := n.send(ctx, stream); err != nil {
-				return err
+		case <-k.ready:
+			if more, err := k.send(stream); err != nil || !more {
+				return cmp.Or(err, endOf(ctx))
 			}
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -173,57 +189,4 @@ func endOf(ctx context.Context) error {
 		return nil
 	}
 	return context.Cause(ctx)
-}
-
-// send waits for the answer and sends it.
-func (n *renewal) send(ctx context.Context, stream pb.Lease_LeaseKeepAliveServer) error {
-	select {
-	case <-n.done:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	if n.err != nil {
-		return n.err
-	}
-	return stream.Send(n.answer)
-}
-
-// receiveRenewals puts the requests of a stream into the queue until its client has sent
-// the last one.
-func (s *leaseService) receiveRenewals(ctx context.Context, stream pb.Lease_LeaseKeepAliveServer, queue chan<- *renewal) error {
-	for {
-		r, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		n := &renewal{done: make(chan struct{})}
-		select {
-		case queue <- n:
-			go s.renew(ctx, r.GetID(), n)
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// renew keeps a lease alive. The header is older than the renewal: a client must not take
-// a lease for alive at a revision at which it had ended.
-func (s *leaseService) renew(ctx context.Context, id int64, n *renewal) {
-	defer close(n.done)
-	ctx, cancel := s.withDeadline(ctx)
-	defer cancel()
-	n.answer = &pb.LeaseKeepAliveResponse{Header: s.headers.Now(), ID: id}
-	left, err := s.opts.LeaseTimes.AskLease(ctx, uint64(id), true)
-	switch {
-	case codeOf(err) == api.LeaseNotFound: // told by a time to live of 0
-	case err != nil:
-		n.err = err
-	case left.TTL == 0:
-		n.answer.TTL = maxTTLSeconds
-	default:
-		n.answer.TTL = wholeSeconds(left.TTL)
-	}
 }

@@ -14,6 +14,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/kvd-io/kvd/internal/etcdapi/etcdtest"
+	"github.com/kvd-io/kvd/internal/kvstore"
 )
 
 func TestLeases(t *testing.T) {
@@ -61,6 +62,40 @@ func TestLeases(t *testing.T) {
 	gone := must[*pb.LeaseTimeToLiveResponse](t)(raw.LeaseTimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: math.MaxInt64}))
 	if gone.TTL != -1 || gone.GrantedTTL != 0 || gone.ID != math.MaxInt64 || gone.Header.Revision != 6 {
 		t.Errorf("%v", gone)
+	}
+}
+
+// TestLeaseOrder: the leader lists the leases in the order in which they end, also after one
+// was kept alive; the other members list the same leases.
+func TestLeaseOrder(t *testing.T) {
+	nodes := etcdtest.Start(t, 3, nil)
+	ctx := t.Context()
+	for id, ttl := range map[int64]int64{11: 300, 12: 100, 13: 400, 14: 200} {
+		must[*pb.LeaseGrantResponse](t)(pb.NewLeaseClient(clientOf(t, nodes[0]).ActiveConnection()).LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: id, TTL: ttl}))
+	}
+	if _, err := nodes[0].Do(ctx, &kvstore.Command{Op: kvstore.OpLeaseGrant, Lease: 10}, nil); err != nil { // it does not end
+		t.Fatal(err)
+	}
+	// A leader that answers tracks leases.
+	must[*clientv3.LeaseTimeToLiveResponse](t)(clientOf(t, nodes[0]).TimeToLive(ctx, 11))
+	list := func(n *etcdtest.Node) string {
+		if err := n.Barrier(ctx, nil); err != nil {
+			t.Fatal(err)
+		}
+		var ids []string
+		for _, l := range must[*clientv3.LeaseLeasesResponse](t)(clientOf(t, n).Leases(ctx)).Leases {
+			ids = append(ids, fmt.Sprint(int64(l.ID)))
+		}
+		return strings.Join(ids, " ")
+	}
+	for _, n := range nodes {
+		want := "10 11 12 13 14"
+		if n.IsLeader() {
+			want = "12 14 11 13 10"
+		}
+		if got := list(n); got != want {
+			t.Errorf("member %d, which leads: %t, lists %s, want %s", n.ID(), n.IsLeader(), got, want)
+		}
 	}
 }
 

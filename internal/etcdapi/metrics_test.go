@@ -43,10 +43,10 @@ func TestMetrics(t *testing.T) {
 	watch.sent.Add(3)
 	watch.ended(codes.Canceled)
 	for i := range 100 {
-		m.client("unary", fmt.Sprintf("3.%d", i))
-		m.client("bidi_stream", strings.Repeat("x", i))
+		m.client(put, fmt.Sprintf("3.%d", i))
+		m.client(watch, strings.Repeat("x", i))
 	}
-	m.client("unary", "unknown")
+	m.client(put, "unknown")
 	got := gathered(t, m)
 	const kv, w = "grpc_method=Put,grpc_service=etcdserverpb.KV,grpc_type=unary", "grpc_method=Watch,grpc_service=etcdserverpb.Watch,grpc_type=bidi_stream"
 	for _, want := range []string{

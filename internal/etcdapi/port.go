@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/internal/etcdapi/watchrpc"
+	"github.com/kvd-io/kvd/internal/link"
 )
 
 // preface is what a client of HTTP/2 sends first.
@@ -36,8 +37,8 @@ const (
 // libraries of gRPC offer both.
 //
 // A connection of gRPC is closed while the node starts. To a client that is a node which
-// cannot be reached yet, and it turns to another one; an error would reach whoever
-// called.
+// cannot be reached yet, and it turns to another one; an error would reach
+// the caller.
 type Port struct {
 	// Refuse reports whether a connection may not carry gRPC, for example because it is
 	// beyond a limit and lives only for a probe; nil means that all may. It is set before
@@ -69,7 +70,7 @@ func (p *Port) handler(next http.Handler) http.Handler {
 		// net/http. A writer without deadlines has none to lift.
 		conn := http.NewResponseController(w)
 		_ = errors.Join(conn.SetReadDeadline(time.Time{}), conn.SetWriteDeadline(time.Time{}))
-		p.server.shared.ServeHTTP(w, r)
+		p.server.servers().shared.ServeHTTP(w, r)
 	})
 }
 
@@ -80,7 +81,7 @@ func (p *Port) Serve(listeners []net.Listener) error {
 	p.web.ConnContext = p.label(p.web.ConnContext)
 	var serving, accepting sync.WaitGroup
 	serving.Go(func() { _ = p.web.Serve(p.pages) })
-	serving.Go(func() { _ = p.server.grpc.Serve(p.calls) })
+	serving.Go(func() { _ = p.server.servers().own.Serve(p.calls) })
 	errs := make([]error, len(listeners))
 	for i, l := range listeners {
 		accepting.Go(func() { errs[i] = p.accept(l) })
@@ -98,7 +99,7 @@ func (p *Port) label(next func(context.Context, net.Conn) context.Context) func(
 		if next != nil {
 			ctx = next(ctx, c)
 		}
-		return watchrpc.WithConnection(ctx, connection{c})
+		return watchrpc.WithConnection(ctx, connection{conn: c, link: link.From(ctx)})
 	}
 }
 

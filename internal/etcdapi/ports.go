@@ -21,8 +21,8 @@ type Store interface {
 	// List calls fn for each item in order, until fn returns false or an error. An
 	// item's bytes are valid only during the call.
 	List(ctx context.Context, r kvstore.Range, fn func(kvstore.Item) (bool, error)) (uint64, error)
-	// ReadTxn evaluates a transaction that only reads.
-	ReadTxn(ctx context.Context, t *kvstore.Txn) (kvstore.Result, error)
+	// ReadTxn evaluates a transaction that only reads. room is asked as by Select.
+	ReadTxn(ctx context.Context, t *kvstore.Txn, room func(resultBytes int64) bool) (kvstore.Result, error)
 }
 
 // Evaluator answers questions about many pairs at once.
@@ -30,6 +30,8 @@ type Evaluator interface {
 	// Select reads a range, sorted and filtered. room is asked whether there is room
 	// for a result of a size; if not, the error is kvstore.ErrNoRoom.
 	Select(ctx context.Context, start, end []byte, read kvstore.Read, room func(resultBytes int64) bool) (kvstore.Result, error)
+	// Count returns the number of keys of a range, and the revision at which it has them.
+	Count(ctx context.Context, r kvstore.Range) (n, revision uint64, err error)
 	// PairsHash returns the hash of the pairs that are live at a revision, 0 for the
 	// newest.
 	PairsHash(ctx context.Context, revision uint64) (kvstore.PairsHash, error)
@@ -76,6 +78,11 @@ type LeaseTimes interface {
 	// AskLease returns how long a lease lives on; if renew is set, after it was kept
 	// alive.
 	AskLease(ctx context.Context, lease uint64, renew bool) (api.LeaseTime, error)
+	// RenewLease is AskLease for a keep-alive, without waiting: done gets the outcome, at
+	// the latest soon after the given time has passed, and must not wait.
+	RenewLease(lease uint64, within time.Duration, done func(api.LeaseTime, error))
+	// SortLeases sorts leases by when they end, if this node leads; others do not know.
+	SortLeases(ids []uint64)
 }
 
 // Members reports and changes the membership. Its errors are *api.Error.

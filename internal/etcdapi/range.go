@@ -74,6 +74,9 @@ func (s *kvService) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeRes
 	if err != nil {
 		return nil, err
 	}
+	if err := s.allow(ctx, q.reading()); err != nil {
+		return nil, err
+	}
 	if err := s.freshen(ctx, r.GetSerializable(), r.GetRevision()); err != nil {
 		return nil, err
 	}
@@ -85,7 +88,7 @@ func (s *kvService) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeRes
 		return nil, err
 	}
 	out.Header = s.headers.At(max(newest, at))
-	return out, nil
+	return out, s.allow(ctx, q.reading())
 }
 
 // laggardPatience is how long a serializable read may wait for this member to learn of
@@ -110,6 +113,7 @@ func (s *Server) freshen(ctx context.Context, serializable bool, revision int64)
 
 // find answers a query, without the header, and returns the revision that it was read at.
 func (s *Server) find(ctx context.Context, q *query) (out *pb.RangeResponse, at uint64, err error) {
+	s.opts.Metrics.ranges.Add(1)
 	switch {
 	case q.empty || len(q.start) > kvstore.MaxKeyBytes && q.single:
 		return s.findNothing(q)
@@ -174,25 +178,14 @@ func (q *query) walk() kvstore.Range {
 }
 
 func (s *Server) countRange(ctx context.Context, q *query) (*pb.RangeResponse, uint64, error) {
-	n, at, err := s.count(ctx, q.walk())
+	n, at, err := s.store().Count(ctx, q.walk())
 	return &pb.RangeResponse{Count: int64(n)}, at, err
-}
-
-// count returns the number of keys in a range, by walking over them.
-func (s *Server) count(ctx context.Context, r kvstore.Range) (n, at uint64, err error) {
-	r.KeysOnly = true
-	at, err = s.store().List(ctx, r, func(kvstore.Item) (bool, error) {
-		n++
-		return true, nil
-	})
-	return n, at, err
 }
 
 // walkRange answers a range by walking over it, up to the limit.
 //
-// The answer also has the number of all keys in the range. etcd looks that up in its
-// index in memory; here it takes a walk over the rest, which reads no values, and which a
-// client that asks for the pages of a listing pays for once (countCache).
+// The answer also has the number of all keys in the range, which a client that asks for
+// the pages of a listing pays for once (countCache).
 func (s *Server) walkRange(ctx context.Context, q *query) (out *pb.RangeResponse, at uint64, err error) {
 	for {
 		p := page{limit: q.read.Limit, claim: claimOf(ctx)}
@@ -233,7 +226,7 @@ func (s *Server) countPage(ctx context.Context, q *query, at uint64, page []*mvc
 		}
 		return int64(known), nil
 	}
-	left, _, err := s.count(ctx, rest)
+	left, _, err := s.store().Count(ctx, rest)
 	if err != nil {
 		return 0, err
 	}

@@ -29,6 +29,9 @@ func (s *kvService) RangeStream(r *pb.RangeRequest, stream pb.KV_RangeStreamServ
 		return err
 	}
 	ctx := stream.Context()
+	if err := s.allow(ctx, q.reading()); err != nil {
+		return err
+	}
 	if err := s.freshen(ctx, r.GetSerializable(), r.GetRevision()); err != nil {
 		return err
 	}
@@ -36,6 +39,9 @@ func (s *kvService) RangeStream(r *pb.RangeRequest, stream pb.KV_RangeStreamServ
 	// Pairs that are not in the order of keys can be sorted only together.
 	if q.single || q.empty || q.read.CountOnly || !q.walked {
 		out, at, err := s.find(ctx, &q)
+		if err == nil {
+			err = s.allow(ctx, q.reading())
+		}
 		if err != nil {
 			return err
 		}
@@ -87,6 +93,9 @@ func (o *rangeStream) next(ctx context.Context) (more bool, err error) {
 		p.limit = o.q.read.Limit - o.sent
 	}
 	at, err := o.store().List(ctx, o.q.walk(), p.add)
+	if err == nil {
+		err = o.allow(ctx, o.q.reading())
+	}
 	if err != nil {
 		return false, err
 	}
@@ -114,7 +123,7 @@ func (o *rangeStream) finish(ctx context.Context, out *pb.RangeResponse, more bo
 	if !more {
 		return nil
 	}
-	left, _, err := o.count(ctx, o.q.walk())
+	left, _, err := o.store().Count(ctx, o.q.walk())
 	out.Count += int64(left)
 	return err
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +21,8 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
+	"github.com/kvd-io/kvd/internal/access"
+	"github.com/kvd-io/kvd/internal/audit"
 	"github.com/kvd-io/kvd/internal/budget"
 	"github.com/kvd-io/kvd/internal/etcdapi/answer"
 	"github.com/kvd-io/kvd/internal/etcdapi/codec"
@@ -30,6 +34,7 @@ import (
 const (
 	DefaultMaxRequestBytes = 1536 << 10
 	DefaultMaxTxnOps       = 128
+	DefaultMaxLearners     = 1
 	DefaultMaxInFlight     = 4096
 	DefaultWatchProgress   = watchrpc.DefaultProgress
 	DefaultElection        = time.Second
@@ -65,6 +70,8 @@ type Options struct {
 	Inspector  Inspector
 	LeaseTimes LeaseTimes
 	Watches    watchrpc.Watches
+	// Gate says who calls, and who may do what.
+	Gate *access.Gate
 
 	// Logger receives what an operator should look at; nil discards it.
 	Logger *zap.Logger
@@ -75,6 +82,8 @@ type Options struct {
 	Metrics *Metrics
 	// MaxInFlight is how many calls are handled at once; 0 means DefaultMaxInFlight.
 	MaxInFlight int
+	// Audit records changes, refusals, and administrative calls; may be nil.
+	Audit *audit.Log
 	// Memory bounds what requests and answers hold. nil means one of budget.Default
 	// for a process without a memory limit.
 	Memory *budget.Budget
@@ -82,6 +91,8 @@ type Options struct {
 	// transaction. 0 means the defaults.
 	MaxRequestBytes int
 	MaxTxnOps       int
+	// MaxLearners bounds the members that stay learners; 0 means DefaultMaxLearners.
+	MaxLearners int
 	// RequestTimeout bounds a call whose client allows it more, or does not say; 0
 	// means CallTime and two election timeouts, as in etcd.
 	RequestTimeout time.Duration
@@ -108,6 +119,7 @@ func (o *Options) setDefaults() {
 	setDefault(&o.MaxInFlight, DefaultMaxInFlight)
 	setDefault(&o.MaxRequestBytes, DefaultMaxRequestBytes)
 	setDefault(&o.MaxTxnOps, DefaultMaxTxnOps)
+	setDefault(&o.MaxLearners, DefaultMaxLearners)
 	setDefault(&o.Election, DefaultElection)
 	setDefault(&o.RequestTimeout, CallTime+2*o.Election)
 	setDefault(&o.WatchProgress, DefaultWatchProgress)
@@ -125,12 +137,13 @@ func setDefault[T comparable](field *T, def T) {
 // in package frontdoor: it refuses calls until Open, ends its streams with SendAway, and
 // is closed by Stop.
 type Server struct {
+	*judge
 	opts Options
 	log  *zap.Logger
-	grpc *grpc.Server
-	// shared is for the connections of net/http, which lets their calls end when it shuts
-	// down. A grpc.Server that stops gracefully breaks them off.
-	shared  *grpc.Server
+	// served are the services as gRPC sees them, and servers makes its servers when they
+	// are first needed.
+	served  []served
+	servers func() servers
 	headers *answer.Headers
 	places  *budget.Places
 	// snapshots are places for those that are being sent.
@@ -145,28 +158,56 @@ type Server struct {
 	leave   context.CancelFunc
 	counts  *countCache
 	led     ledStreams
+	codec   *codec.Codec
 }
 
 // New returns a Server without state: it starts nothing.
 func New(opts Options) *Server {
 	opts.setDefaults()
 	s := &Server{
-		opts: opts, log: opts.Logger, places: budget.NewPlaces(opts.MaxInFlight), snapshots: budget.NewPlaces(maxSnapshots),
-		calls: make(map[string]*call), counts: newCountCache(),
+		judge: &judge{opts.Gate},
+		opts:  opts, log: opts.Logger, places: budget.NewPlaces(opts.MaxInFlight), snapshots: budget.NewPlaces(maxSnapshots),
+		calls: make(map[string]*call), counts: newCountCache(), codec: codec.New(),
 	}
 	s.led.member, s.led.interval = opts.Member, opts.Election
 	s.headers = answer.NewHeaders(opts.Member, func() uint64 { return s.store().Revision() })
 	s.leaving, s.leave = context.WithCancel(context.Background())
-	s.grpc, s.shared = s.newGRPC(), s.newGRPC()
+	opts.Metrics.codec.Store(s.codec)
+	s.servers = sync.OnceValue(s.newServers)
 	s.register()
 	return s
 }
 
-func (s *Server) newGRPC() *grpc.Server {
-	return grpc.NewServer(
-		grpc.UnaryInterceptor(s.unary),
+// served is a service of gRPC.
+type served struct {
+	desc    *grpc.ServiceDesc
+	service any
+}
+
+// servers are those of gRPC.
+type servers struct {
+	own *grpc.Server
+	// shared is for the connections of net/http, which lets their calls end when it shuts
+	// down. A grpc.Server that stops gracefully breaks them off.
+	shared *grpc.Server
+}
+
+// newServers starts goroutines, which Stop ends.
+func (s *Server) newServers() servers {
+	out := servers{own: s.newGRPC(grpc.NumStreamWorkers(callWorkers)), shared: s.newGRPC()}
+	for _, v := range s.served {
+		out.own.RegisterService(v.desc, v.service)
+		out.shared.RegisterService(v.desc, v.service)
+	}
+	return out
+}
+
+func (s *Server) newGRPC(more ...grpc.ServerOption) *grpc.Server {
+	return grpc.NewServer(append(more,
 		grpc.StreamInterceptor(s.stream),
-		grpc.ForceServerCodecV2(codec.New()),
+		grpc.ForceServerCodecV2(s.codec),
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connWindow),
 		grpc.MaxRecvMsgSize(s.MaxMessage()),
 		grpc.MaxSendMsgSize(maxSendBytes),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
@@ -174,7 +215,7 @@ func (s *Server) newGRPC() *grpc.Server {
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
 		grpc.Creds(handshaken{}),
 		grpc.WaitForHandlers(true),
-	)
+	)...)
 }
 
 // register names the services.
@@ -182,38 +223,42 @@ func (s *Server) register() {
 	kv, leases := &kvService{Server: s}, &leaseService{Server: s}
 	pb.RegisterKVServer(s, kv)
 	pb.RegisterLeaseServer(s, leases)
-	pb.RegisterAuthServer(s, &authService{Server: s})
+	pb.RegisterAuthServer(s, s.newAuth())
 	pb.RegisterClusterServer(s, &clusterService{Server: s})
 	pb.RegisterMaintenanceServer(s, &maintenanceService{Server: s})
 	pb.RegisterWatchServer(s, watchrpc.New(watchrpc.Options{
 		Watches: s.opts.Watches, Header: s.headers.At, Progress: s.opts.WatchProgress,
-		Fragment: s.MaxMessage(), Memory: s.opts.Memory, Grace: s.opts.Grace,
+		Fragment: s.MaxMessage(), Memory: s.opts.Memory, Grace: s.opts.Grace, Rights: s.judge,
 	}))
-	made := recipes.Options{KV: kv, Leases: leases, Watches: s.opts.Watches, Bound: s.withDeadline}
+	made := recipes.Options{KV: kv, Leases: leases, Watches: s.opts.Watches, Bound: s.withDeadline, Rights: s.judge}
 	v3lockpb.RegisterLockServer(s, &recipes.LockService{Options: made})
 	v3electionpb.RegisterElectionServer(s, &recipes.ElectionService{Options: made})
 	healthpb.RegisterHealthServer(s, &healthService{leaving: s.leaving})
 }
 
 // RegisterService implements grpc.ServiceRegistrar, for clients on the port and for
-// Call and Stream alike. It must not be called once the server serves.
+// Call and Stream alike. It must not be called once the server serves. To gRPC each method
+// is a stream: those of one answer receive their request themselves (single).
 func (s *Server) RegisterService(desc *grpc.ServiceDesc, service any) {
+	streams := *desc
+	streams.Methods, streams.Streams = nil, slices.Clone(desc.Streams)
 	for i := range desc.Methods {
 		m := &desc.Methods[i]
-		s.addCall(desc.ServiceName, m.MethodName, &call{service: service, unary: m, kind: "unary"})
+		c := &call{service: service, unary: m, kind: "unary"}
+		s.addCall(desc.ServiceName, m.MethodName, c)
+		streams.Streams = append(streams.Streams, grpc.StreamDesc{StreamName: m.MethodName, Handler: s.single(c)})
 	}
 	for i := range desc.Streams {
 		m := &desc.Streams[i]
 		s.addCall(desc.ServiceName, m.StreamName, &call{service: service, stream: m, kind: kindOf(m)})
 	}
-	s.grpc.RegisterService(desc, service)
-	s.shared.RegisterService(desc, service)
+	s.served = append(s.served, served{&streams, service})
 }
 
 func (s *Server) addCall(service, method string, c *call) {
 	name := "/" + service + "/" + method
 	c.metrics = s.opts.Metrics.of(service, method, c.kind)
-	c.waits = waitsLong[method]
+	c.waits, c.required, c.administrative = waitsLong[method], required[name], administrative(name)
 	s.calls[name] = c
 }
 
@@ -235,12 +280,13 @@ func (s *Server) MaxMessage() int { return s.opts.MaxRequestBytes + requestOverh
 
 // FinishCalls tells the connections of gRPC to begin no further call, and waits until the
 // last one has ended. Those of net/http are told by its Shutdown.
-func (s *Server) FinishCalls() { s.grpc.GracefulStop() }
+func (s *Server) FinishCalls() { s.servers().own.GracefulStop() }
 
 // Stop breaks off all calls.
 func (s *Server) Stop() {
-	s.grpc.Stop()
-	s.shared.Stop()
+	all := s.servers()
+	all.own.Stop()
+	all.shared.Stop()
 }
 
 // Call carries out a call of one answer in this process, as if it came from a
@@ -278,6 +324,10 @@ type call struct {
 	kind    string           // as etcd's metrics name it
 	metrics *callMetrics
 	waits   bool // for somebody else, for as long as the client likes
+	// administrative calls are in the audit log even if they change nothing.
+	administrative bool
+	// required judges who calls; nil takes the role root.
+	required requirement
 }
 
 // waitsLong are the methods of one answer that may wait for another client.

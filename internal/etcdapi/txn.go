@@ -2,6 +2,7 @@ package etcdapi
 
 import (
 	"context"
+	"errors"
 	"math"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -16,9 +17,6 @@ import (
 func (s *kvService) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
 	txn, err := s.txnOf(r)
 	if err != nil {
-		return nil, err
-	}
-	if err := s.claimResults(ctx, txn); err != nil {
 		return nil, err
 	}
 	res, err := s.evaluate(ctx, r, txn)
@@ -36,17 +34,46 @@ func (s *kvService) evaluate(ctx context.Context, r *pb.TxnRequest, txn *kvstore
 		if err := s.checkSize(r); err != nil {
 			return nil, err
 		}
+		if err := s.claimResults(ctx, txn); err != nil {
+			return nil, err
+		}
 		return s.do(ctx, &kvstore.Command{Op: kvstore.OpTxn, Txn: txn})
+	}
+	cmd := &kvstore.Command{Op: kvstore.OpTxn, Txn: txn}
+	if err := s.allowCommand(ctx, cmd); err != nil {
+		return nil, err
 	}
 	serializable, revision := freshness(r)
 	if err := s.freshen(ctx, serializable, revision); err != nil {
 		return nil, err
 	}
-	res, err := s.store().ReadTxn(ctx, txn)
+	res, err := s.read(ctx, txn)
 	if err == nil {
 		err = answer.Outcome(&res)
 	}
+	if err == nil {
+		err = s.allowCommand(ctx, cmd)
+	}
 	return &res, err
+}
+
+// read evaluates a transaction that only reads. It claims memory for what it finds.
+func (s *kvService) read(ctx context.Context, txn *kvstore.Txn) (kvstore.Result, error) {
+	claim, before := claimOf(ctx), claimOf(ctx).Bytes()
+	for {
+		wanted := int64(0)
+		res, err := s.store().ReadTxn(ctx, txn, func(n int64) bool {
+			wanted = before + growth(n)
+			return roomFor(claim, wanted)
+		})
+		if !errors.Is(err, kvstore.ErrNoRoom) {
+			return res, err
+		}
+		claim.Lower(before) // what was found so far is dropped
+		if err := claim.Wait(ctx, wanted); err != nil {
+			return kvstore.Result{}, err
+		}
+	}
 }
 
 // freshness reports whether every operation of the transaction may be stale, and the
@@ -64,7 +91,8 @@ func freshness(r *pb.TxnRequest) (serializable bool, revision int64) {
 }
 
 // claimResults claims memory for the answer before anything is done: a value for each
-// operation that returns one, and the most that a result may have for a range.
+// operation that returns one, and the most that a result may have for a range. What is
+// stored now is no bound for what will be there when the transaction is applied.
 func (s *kvService) claimResults(ctx context.Context, txn *kvstore.Txn) error {
 	n := min(resultBytes(txn, s.store().Settings().MaxValueBytes), limits.MaxResultBytes)
 	if n == 0 {
@@ -74,17 +102,20 @@ func (s *kvService) claimResults(ctx context.Context, txn *kvstore.Txn) error {
 	return c.Wait(ctx, c.Bytes()+growth(n))
 }
 
-func resultBytes(t *kvstore.Txn, maxValueBytes int64) (n int64) {
-	for _, branch := range [][]kvstore.Command{t.Then, t.Else} {
-		for i := range branch {
-			switch c := &branch[i]; {
-			case c.Op == kvstore.OpTxn:
-				n += resultBytes(c.Txn, maxValueBytes)
-			case c.Op == kvstore.OpList && !c.Read.KeysOnly && !c.Read.CountOnly, c.Op == kvstore.OpDeleteRange && c.ReturnPrevious:
-				n += limits.MaxResultBytes
-			case c.Op == kvstore.OpGet && !c.Read.KeysOnly && !c.Read.CountOnly, c.ReturnPrevious:
-				n += maxValueBytes
-			}
+// resultBytes bounds the results of the branch that is carried out.
+func resultBytes(t *kvstore.Txn, maxValueBytes int64) int64 {
+	return max(branchBytes(t.Then, maxValueBytes), branchBytes(t.Else, maxValueBytes))
+}
+
+func branchBytes(branch []kvstore.Command, maxValueBytes int64) (n int64) {
+	for i := range branch {
+		switch c := &branch[i]; {
+		case c.Op == kvstore.OpTxn:
+			n += resultBytes(c.Txn, maxValueBytes)
+		case c.Op == kvstore.OpList && !c.Read.KeysOnly && !c.Read.CountOnly, c.Op == kvstore.OpDeleteRange && c.ReturnPrevious:
+			n += limits.MaxResultBytes
+		case c.Op == kvstore.OpGet && !c.Read.KeysOnly && !c.Read.CountOnly, c.ReturnPrevious:
+			n += maxValueBytes
 		}
 	}
 	return n

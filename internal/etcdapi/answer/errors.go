@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/kvd-io/kvd/internal/access"
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/budget"
 	"github.com/kvd-io/kvd/internal/kvstore"
@@ -35,9 +36,22 @@ var byCode = map[api.Code]error{
 	api.Unauthenticated:  rpctypes.ErrGRPCInvalidAuthToken,
 }
 
+// byReason has what the refusals of package access become, in the order in which they are
+// looked for. Clients of etcd log in for some of them, and try again.
+var byReason = []struct{ reason, known error }{
+	{access.ErrNoCredentials, rpctypes.ErrGRPCUserEmpty},
+	{access.ErrBadToken, rpctypes.ErrGRPCInvalidAuthToken},
+	{access.ErrBadCredentials, rpctypes.ErrGRPCInvalidAuthToken},
+	{access.ErrBadPassword, rpctypes.ErrGRPCAuthFailed},
+	{access.ErrBadCertificate, rpctypes.ErrGRPCPermissionDenied},
+	{access.ErrDisabled, rpctypes.ErrGRPCAuthNotEnabled},
+}
+
 // ownWords has the codes of refusals that etcd has no text for.
 var ownWords = map[api.Code]codes.Code{
 	api.BadRequest:          codes.InvalidArgument,
+	api.AuditFailed:         codes.Unavailable,
+	api.TLSRequired:         codes.PermissionDenied,
 	api.NotFound:            codes.NotFound,
 	api.KeyNotFound:         codes.NotFound,
 	api.PreconditionFailed:  codes.FailedPrecondition,
@@ -56,6 +70,11 @@ func Error(err error) error {
 	var full *budget.FullError
 	switch {
 	case errors.As(err, &refusal):
+		for _, r := range byReason {
+			if errors.Is(err, r.reason) {
+				return r.known
+			}
+		}
 		return ofRefusal(refusal)
 	case errors.As(err, &compacted):
 		return rpctypes.ErrGRPCCompacted

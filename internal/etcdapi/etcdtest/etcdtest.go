@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/kvd-io/kvd/internal/access"
 	"github.com/kvd-io/kvd/internal/certs"
 	"github.com/kvd-io/kvd/internal/etcdapi"
 	"github.com/kvd-io/kvd/internal/freeport"
@@ -29,12 +30,15 @@ const (
 	electionTicks = 10
 	startTimeout  = 30 * time.Second
 	stopTimeout   = 5 * time.Second
+	minBcryptCost = 4
 )
 
 // Config says what a test wants other than the defaults. Its functions may be nil.
 type Config struct {
 	// Settings changes the first values of the replicated settings.
 	Settings func(*kvstore.Settings)
+	// Gate changes the options of who may do what.
+	Gate func(*access.Options)
 	// Options changes those of the face, for example to register the watch service.
 	Options func(*etcdapi.Options)
 	// Register adds services before the face serves.
@@ -61,6 +65,7 @@ type Node struct {
 	Etcd, HTTP string
 	All        []string // URLs of --listen-etcd, Etcd among them
 	Calls      *etcdapi.Server
+	Gate       *access.Gate
 
 	t       testing.TB
 	cfg     node.Config
@@ -155,7 +160,13 @@ func (n *Node) begin() {
 	ctx, n.stop = context.WithCancel(context.Background())
 	n.ended = make(chan error, 1)
 	go func() { n.ended <- replica.Run(ctx) }()
+	o := access.Options{LocalRoot: true, CertUser: access.CertCN, BcryptCost: minBcryptCost}
+	if n.want.Gate != nil {
+		n.want.Gate(&o)
+	}
+	n.Gate = node.NewGate(replica, o)
 	n.door.Serve(httpapi.Options{
+		Gate:       n.Gate,
 		Replicator: replica, Members: replica, Leadership: replica, Health: replica, Inspector: replica,
 		LeaseTimes: replica, Watches: replica.Watches(),
 	})
@@ -165,7 +176,7 @@ func (n *Node) begin() {
 // serve begins to serve clients of etcd.
 func (n *Node) serve() {
 	o := etcdapi.Options{
-		Replicator: n, Members: n, Member: n, Leadership: n, Inspector: n, LeaseTimes: n, Watches: n.Watches(),
+		Replicator: n, Members: n, Member: n, Leadership: n, Inspector: n, LeaseTimes: n, Watches: n.Watches(), Gate: n.Gate,
 		Election: electionTicks * n.want.tick(),
 	}
 	if n.want.Options != nil {

@@ -39,6 +39,9 @@ type Options struct {
 	MaxMessage int
 	// Metrics answers /metrics; nil means that there is no such path.
 	Metrics http.Handler
+	// MayMeasure refuses who may not have the metrics, with an error of gRPC; nil refuses
+	// nobody.
+	MayMeasure func(ctx context.Context) error
 	// Version is what /version says.
 	Version Version
 }
@@ -69,12 +72,22 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasPrefix(path, "/v3/"):
 		g.serveCall(w, r, path)
 	case path == "/metrics" && g.opts.Metrics != nil:
-		g.opts.Metrics.ServeHTTP(w, r)
+		g.serveMetrics(w, r)
 	case path == "/version":
 		g.serveVersion(w, r)
 	default:
 		g.serveProbe(w, r)
 	}
+}
+
+func (g *Gateway) serveMetrics(w http.ResponseWriter, r *http.Request) {
+	if may := g.opts.MayMeasure; may != nil {
+		if err := may(incoming(r)); err != nil {
+			writeError(w, status.Convert(err))
+			return
+		}
+	}
+	g.opts.Metrics.ServeHTTP(w, r)
 }
 
 func (g *Gateway) serveVersion(w http.ResponseWriter, r *http.Request) {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kvd-io/kvd/internal/access"
 	"github.com/kvd-io/kvd/internal/budget"
 	"github.com/kvd-io/kvd/internal/etcdapi"
 	"github.com/kvd-io/kvd/internal/freeport"
@@ -73,6 +74,7 @@ func newFixture(t *testing.T, change ...func(*Options)) *fixture {
 	f := &fixture{t: t, self: self.URL, node: n, server: etcdapi.New(etcdapi.Options{
 		Replicator: face, Members: face, Member: face, Leadership: face, Inspector: face, LeaseTimes: face, Watches: face.Watches(),
 		Memory: memory, WatchProgress: time.Minute,
+		Gate: node.NewGate(n, access.Options{}),
 	})}
 	o := Options{
 		Calls: f.server, Health: f.server.Probes(), Memory: memory, MaxMessage: f.server.MaxMessage(),

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/rights"
 	"github.com/kvd-io/kvd/internal/watch"
 )
 
@@ -20,11 +21,20 @@ type Watches interface {
 	OpenStream() (*watch.Stream, error)
 }
 
+// Rights judges what a caller may watch.
+type Rights interface {
+	Allow(ctx context.Context, needs ...rights.Need) error
+	// Changed returns a channel that is closed with the next change of the rights.
+	Changed() <-chan struct{}
+}
+
 // Options say what the services are made of.
 type Options struct {
 	KV      pb.KVServer
 	Leases  pb.LeaseServer
 	Watches Watches
+	// Rights judges the waits; KV and Leases judge what they do.
+	Rights Rights
 	// Bound gives a call to KV or Leases its deadline.
 	Bound func(context.Context) (context.Context, context.CancelFunc)
 }
@@ -58,7 +68,7 @@ func (o *Options) leaseFor(ctx context.Context, lease int64) (int64, error) {
 	ctx, cancel := o.Bound(ctx)
 	defer cancel()
 	granted, err := o.Leases.LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: ownTTL})
-	return granted.GetID(), err
+	return granted.GetID(), asUnknown(err)
 }
 
 func (o *Options) txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
@@ -73,7 +83,7 @@ func (o *Options) txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, e
 // it is: clients try another member.
 func asUnknown(err error) error {
 	switch s := status.Convert(err); s.Code() {
-	case codes.InvalidArgument, codes.NotFound, codes.FailedPrecondition, codes.OutOfRange:
+	case codes.InvalidArgument, codes.NotFound, codes.FailedPrecondition, codes.OutOfRange, codes.PermissionDenied, codes.Unauthenticated:
 		return status.Error(codes.Unknown, s.Message())
 	}
 	return err
@@ -82,7 +92,8 @@ func asUnknown(err error) error {
 func (o *Options) get(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
 	ctx, cancel := o.Bound(ctx)
 	defer cancel()
-	return o.KV.Range(ctx, r)
+	res, err := o.KV.Range(ctx, r)
+	return res, asUnknown(err)
 }
 
 // created compares the create revision of a key, which is 0 while there is none.
@@ -153,7 +164,7 @@ func (p *place) await(ctx context.Context) error {
 func (p *place) leave(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTime)
 	defer cancel()
-	// Whoever cannot delete it leaves that to the lease.
+	// If it cannot be deleted, the lease will.
 	_, _ = p.KV.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: []byte(p.key)})
 }
 
@@ -165,6 +176,11 @@ func (o *Options) follow(ctx context.Context, spec watch.Spec, fn func(*watch.Ev
 		return err
 	}
 	defer stream.Close()
+	need := rights.Need{Access: rights.Read, Range: rights.Range{Start: spec.Start, End: spec.End, One: spec.Single}}
+	changed := o.Rights.Changed()
+	if err := o.Rights.Allow(ctx, need); err != nil {
+		return err
+	}
 	if _, _, err := stream.Add(spec); err != nil {
 		return err
 	}
@@ -172,6 +188,14 @@ func (o *Options) follow(ctx context.Context, spec watch.Spec, fn func(*watch.Ev
 		portion, err := stream.Next(ctx)
 		if err != nil {
 			return err
+		}
+		select {
+		case <-changed: // before anything is told that was written after it
+			changed = o.Rights.Changed()
+			if err := o.Rights.Allow(ctx, need); err != nil {
+				return err
+			}
+		default:
 		}
 		if len(portion.Ended) > 0 {
 			return &kvstore.CompactedError{CompactRevision: portion.Ended[0].CompactRevision}
@@ -188,6 +212,7 @@ func (o *Options) follow(ctx context.Context, spec watch.Spec, fn func(*watch.Ev
 		}
 		select {
 		case <-stream.Ready():
+		case <-changed:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

@@ -29,7 +29,10 @@
 //	G3  Nothing is sent for a watch after it was announced as canceled (TestCancel).
 //	G4  Progress of the stream through N comes behind every event of its watches up to N
 //	    (TestProgressOfStream).
-//	G5  What a session holds beyond budget.Free is claimed, and all of it is returned, if
+//	G5  A watch is judged before it begins, and again before anything is sent that was
+//	    written after a change of the rights. One that is not allowed anymore is canceled
+//	    (TestWatchLosesItsRight).
+//	G6  What a session holds beyond budget.Free is claimed, and all of it is returned, if
 //	    need be with the connection (TestStalledClients, TestDeafClient).
 //
 // # Rejected
@@ -42,7 +45,4 @@
 //   - Making the creation of a watch linearizable, as GET /v1/watch does. Clients of etcd
 //     expect a watch to begin while there is no leader; those who care read first and start
 //     at a revision.
-//
-// Who asks is not judged here: while there are no users, everybody may watch everything.
-// session.create is where that is to be asked, before a watch is registered.
 package watchrpc

@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/kvd-io/kvd/internal/kvstore"
+	"github.com/kvd-io/kvd/internal/rights"
 	"github.com/kvd-io/kvd/internal/watch"
 )
 
@@ -44,11 +45,15 @@ func (s *session) create(r *pb.WatchCreateRequest) error {
 	if err != nil {
 		return s.refuse(err)
 	}
+	need := rights.Need{Access: rights.Read, Range: rights.Range{Start: spec.Start, End: spec.End, One: spec.Single}}
+	if err := s.allow(need); err != nil {
+		return s.refuse(err)
+	}
 	id, err := s.takeID(r.WatchId)
 	if err != nil {
 		return s.refuse(err)
 	}
-	w := &watcher{id: id, from: spec.From, previous: r.PrevKv, fragment: r.Fragment, notify: r.ProgressNotify, quiet: true}
+	w := &watcher{id: id, need: need, from: spec.From, previous: r.PrevKv, fragment: r.Fragment, notify: r.ProgressNotify, quiet: true}
 	var revision uint64
 	var compacted *kvstore.CompactedError
 	w.watch, revision, err = s.stream.Add(spec)

@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/kvd-io/kvd/internal/budget"
+	"github.com/kvd-io/kvd/internal/rights"
 	"github.com/kvd-io/kvd/internal/watch"
 )
 
@@ -35,9 +36,19 @@ type Watches interface {
 	Revision() uint64
 }
 
+// Rights judges what the client of a stream may watch. Its errors are those of gRPC.
+type Rights interface {
+	Allow(ctx context.Context, needs ...rights.Need) error
+	// Changed returns a channel that is closed with the next change of the rights, before
+	// anything is visible that was written after it.
+	Changed() <-chan struct{}
+}
+
 // Options say what a Server needs. Watches and Header must be set.
 type Options struct {
 	Watches Watches
+	// Rights may be nil, and then everybody may watch everything.
+	Rights Rights
 	// Header returns the header of a response, with the ids of cluster and member, and the
 	// term.
 	Header func(revision uint64) *pb.ResponseHeader
@@ -92,6 +103,7 @@ func (s *Server) Watch(rpc pb.Watch_WatchServer) error {
 		requests: make(chan *pb.WatchRequest, queuedRequests), broken: make(chan error, 1),
 	}
 	defer x.end()
+	x.await()
 	// It ends soon after this method: gRPC ends the context that Recv waits for. Waiting
 	// for it here would be waiting for the client.
 	go x.receive()

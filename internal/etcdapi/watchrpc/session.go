@@ -9,6 +9,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/kvd-io/kvd/internal/budget"
+	"github.com/kvd-io/kvd/internal/rights"
 	"github.com/kvd-io/kvd/internal/watch"
 )
 
@@ -47,6 +48,9 @@ type session struct {
 	// sent, and again that of the last request since; due is the one before watches are
 	// told that asked for it. 0 means that nobody waits.
 	asked, again, due uint64
+	// changed is closed if the rights have changed since the watches were judged; nil if
+	// they are not judged.
+	changed <-chan struct{}
 	// floor is the newest revision at which a watch was created. Progress below it would
 	// take that watch back, should its client resume.
 	floor  uint64
@@ -64,6 +68,7 @@ type session struct {
 type watcher struct {
 	id    int64
 	watch *watch.Watch
+	need  rights.Need
 	// from is the first revision that the client asked for; 0 means what came next.
 	from                       uint64
 	previous, fragment, notify bool
@@ -126,7 +131,8 @@ func (s *session) turn(ctx context.Context) (idle bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	idle = p.Idle // the portion is gone once it is collected
+	idle = p.Idle          // the portion is gone once it is collected
+	denied := s.judgeAll() // before what they would get is collected
 	ended, err := s.collect(p)
 	if err != nil {
 		return false, err
@@ -134,6 +140,11 @@ func (s *session) turn(ctx context.Context) (idle bool, err error) {
 	s.arrive()
 	if err := s.flush(); err != nil {
 		return false, err
+	}
+	for _, r := range denied {
+		if err := s.rpc.Send(r); err != nil {
+			return false, err
+		}
 	}
 	if err := s.compacted(ended); err != nil {
 		return false, err
@@ -168,6 +179,7 @@ func (s *session) listen(ctx context.Context, idle bool) error {
 	case err := <-s.broken:
 		return err
 	case <-s.stream.Ready():
+	case <-s.changed:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -180,6 +192,10 @@ func (s *session) collect(p *watch.Portion) (ended []watch.Compacted, err error)
 	defer s.stream.Release()
 	ended = append(ended, p.Ended...)
 	for i := 0; i < len(p.Deliveries); {
+		if s.owners[p.Deliveries[i].Watch] == nil { // it was denied
+			i++
+			continue
+		}
 		n, err := s.respond(p.Deliveries[i:])
 		if errors.Is(err, errNoRoom) {
 			s.stream.PutBack(i)
@@ -318,6 +334,9 @@ func (s *session) flush() error {
 func (s *session) compacted(ended []watch.Compacted) error {
 	for _, c := range ended {
 		w := s.owners[c.Watch]
+		if w == nil { // it was denied
+			continue
+		}
 		s.forget(w)
 		if err := s.sendCompacted(w.id, c.CompactRevision); err != nil {
 			return err

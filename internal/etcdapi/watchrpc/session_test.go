@@ -396,7 +396,7 @@ func TestFragments(t *testing.T) {
 	}
 }
 
-// G4: whoever asks is told a revision up to which all watches have had everything, while
+// G4: a client that asks is told a revision up to which all watches have had everything, while
 // others write.
 func TestProgressOfStream(t *testing.T) {
 	f := newFixture(t)
@@ -440,7 +440,7 @@ func TestProgressOfStream(t *testing.T) {
 	writing.Wait()
 }
 
-// There is no progress of a stream without watches.
+// TestProgressOfNothing: a stream without watches gets no progress message.
 func TestProgressOfNothing(t *testing.T) {
 	f := newFixture(t)
 	c := f.open()
