@@ -60,7 +60,9 @@ type batch struct {
 	window *window
 	yield  func(*BatchResult, error) bool
 	ended  bool // the consumer has had enough
-	n      int  // operations with a result
+	// renewed says that the token was refused, and another one got, since the last result.
+	renewed bool
+	n       int // operations with a result
 	// maybe is the end of the operations that were sent over a connection that broke, and
 	// may still be under way there.
 	maybe int
@@ -110,6 +112,10 @@ func (b *batch) connection(ctx context.Context) (refused *Error, err error) {
 	r := newRequest(http.MethodPost, "/v1/batch")
 	r.stream = true
 	r.header.Set("Content-Type", "application/x-ndjson")
+	if err := b.c.authorize(ctx, r); err != nil {
+		errors.As(err, &refused)
+		return refused, err
+	}
 	body := &windowReader{w: b.window, next: b.n}
 	e, failed := b.c.choose()
 	resp, err := e.send(ctx, r, body, b.c.limit(r))
@@ -117,6 +123,11 @@ func (b *batch) connection(ctx context.Context) (refused *Error, err error) {
 	if err == nil && resp.StatusCode >= 400 {
 		err = readError(resp)
 		certain = !mayHaveTakenEffect(err)
+		if !b.renewed && b.c.renewed(r, err) {
+			b.renewed = true
+			_ = body.Close()
+			return nil, nil
+		}
 	} else if err == nil {
 		in := &answers{b: b, body: body, dec: json.NewDecoder(resp.Body), first: b.n}
 		var watching sync.WaitGroup
@@ -165,6 +176,7 @@ func (b *batch) take(a *wireAnswer) error {
 		}
 	}
 	b.window.pop()
+	b.renewed = false
 	if sent.key != "" && b.n >= b.maybe {
 		b.answered = append(b.answered, sent.key)
 	}

@@ -23,6 +23,13 @@ type Config struct {
 	// TLS configures https endpoints; nil means the system's authorities and no
 	// client certificate.
 	TLS *tls.Config
+	// Credentials: at most one of Token, TokenFile, and User with Password. A certificate in
+	// TLS or a Unix socket authenticates the client without them. Token is the secret of a
+	// token, and TokenFile a file with one, which is read again when it changes. With User
+	// and Password, the client logs in, and logs in again before its token expires.
+	Token          string
+	TokenFile      string
+	User, Password string
 	// HTTP2 speaks HTTP/2 to http and unix endpoints, too. With https it is always
 	// offered.
 	HTTP2 bool
@@ -49,6 +56,10 @@ func New(cfg Config) (*Client, error) {
 	var id [12]byte
 	_, _ = rand.Read(id[:]) // never fails
 	c := &Client{sender{attempt: cfg.AttemptTimeout, keyPrefix: hex.EncodeToString(id[:])}}
+	var err error
+	if c.credentials, err = newCredentials(&cfg); err != nil {
+		return nil, err
+	}
 	if c.attempt <= 0 {
 		c.attempt = defaultAttempt
 	}

@@ -17,8 +17,8 @@ type Member struct {
 	Learner    bool     `json:"learner"`   // does not vote
 	Role       string   `json:"role"`      // leader, follower, candidate, learner, unknown
 	Reachable  bool     `json:"reachable"` // from the node that answered
-	// Behind is the number of log entries that the member lacks; nil unless the leader
-	// answered, or it is the member that answered.
+	// Behind is the number of log entries that the member lacks; nil if the leader did
+	// not say.
 	Behind *uint64 `json:"behind"`
 }
 

@@ -19,6 +19,14 @@
 // has arrived, the next change tells the cluster to forget the key. If the context
 // ends while the outcome of a change is open, the error is ErrUnknownOutcome.
 //
+// # Credentials
+//
+// If the cluster has rights enabled, Config needs credentials: a Token, a TokenFile that is
+// read again when it changes, or a User with a Password, for whom the client logs in and
+// stays logged in. A client certificate in Config.TLS or a Unix socket works without them.
+// Missing or invalid credentials are ErrUnauthenticated, and missing rights are a
+// *PermissionDeniedError.
+//
 // # Errors
 //
 // Each reason for which a node refuses a request has an error to compare with, for

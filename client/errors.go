@@ -69,11 +69,13 @@ var sentinels = map[string][]error{
 	"unauthenticated":      {ErrUnauthenticated},
 	"permission_denied":    {ErrPermissionDenied},
 	"cross_origin":         {ErrPermissionDenied},
+	"tls_required":         {ErrPermissionDenied},
 	"misdirected":          {ErrPermissionDenied},
 	"overloaded":           {ErrUnavailable},
 	"no_leader":            {ErrUnavailable},
 	"starting":             {ErrUnavailable},
 	"stopping":             {ErrUnavailable},
+	"audit_failed":         {ErrUnavailable},
 	"read_timeout":         {ErrUnavailable},
 	"timeout":              {ErrUnknownOutcome},
 	"internal":             {ErrUnknownOutcome},
@@ -144,6 +146,8 @@ func (e *Error) specific() error {
 		return &PreconditionFailedError{Revision: e.Revision, err: e}
 	case "revision_compacted":
 		return &CompactedError{CompactRevision: e.CompactRevision, err: e}
+	case "permission_denied":
+		return &PermissionDeniedError{Detail: e.Detail, err: e}
 	}
 	return e
 }
@@ -160,6 +164,19 @@ func (e *PreconditionFailedError) Error() string { return e.err.Error() }
 
 // Unwrap returns the *Error.
 func (e *PreconditionFailedError) Unwrap() error { return e.err }
+
+// PermissionDeniedError is returned if the caller lacks a permission. It matches
+// ErrPermissionDenied with errors.Is.
+type PermissionDeniedError struct {
+	Detail string // the permission that is missing, and for whom
+	err    *Error
+}
+
+// Error returns the node's message.
+func (e *PermissionDeniedError) Error() string { return e.err.Error() }
+
+// Unwrap returns the *Error.
+func (e *PermissionDeniedError) Unwrap() error { return e.err }
 
 // CompactedError is returned for a revision that is compacted. errors.Is compares it
 // with ErrCompacted.

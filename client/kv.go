@@ -319,6 +319,41 @@ func Prefix(prefix string) Range { return Range{prefix: prefix} }
 // Between selects the keys with start <= key < end. An empty end is open.
 func Between(start, end string) Range { return Range{start: start, end: end, bounded: true} }
 
+// Equal reports whether two ranges select the same keys, in whichever form.
+func (k Range) Equal(o Range) bool {
+	start, end := k.bounds()
+	otherStart, otherEnd := o.bounds()
+	return start == otherStart && end == otherEnd
+}
+
+// bounds returns the first key, and the one after the last, which is empty if there is none.
+func (k Range) bounds() (start, end string) {
+	if k.bounded {
+		return k.start, k.end
+	}
+	for i := len(k.prefix) - 1; i >= 0; i-- {
+		if k.prefix[i] < 0xff {
+			return k.prefix, k.prefix[:i] + string([]byte{k.prefix[i] + 1})
+		}
+	}
+	return k.prefix, ""
+}
+
+// String describes the range for people.
+func (k Range) String() string {
+	switch {
+	case !k.bounded && k.prefix == "", k.bounded && k.start == "" && k.end == "":
+		return "everything"
+	case !k.bounded:
+		return fmt.Sprintf("prefix %q", k.prefix)
+	case k.end == k.start+"\x00":
+		return fmt.Sprintf("%q", k.start)
+	case k.end == "":
+		return fmt.Sprintf("from %q on", k.start)
+	}
+	return fmt.Sprintf("from %q to %q", k.start, k.end)
+}
+
 func (k Range) set(q url.Values) {
 	if !k.bounded {
 		q.Set("prefix", k.prefix)

@@ -34,7 +34,7 @@ type LockOptions struct {
 	// Wait bounds the time to wait for the lock. 0 means to wait until the context
 	// ends, and less than 0 not to wait.
 	Wait time.Duration
-	// Text is shown to whoever looks at the lock, up to 4 KiB.
+	// Text is shown to those who look at the lock, up to 4 KiB.
 	Text string
 }
 

@@ -30,6 +30,8 @@ type sender struct {
 	// current counts fail-overs; modulo the endpoints, it is the one that answered last.
 	current atomic.Uint32
 
+	credentials *credentials // nil if there are none
+
 	keyPrefix string // of idempotency keys; random for each client
 	keyCount  atomic.Uint64
 	done      struct { // idempotency keys whose answers have arrived
@@ -54,6 +56,8 @@ type request struct {
 	// stream requests have an answer whose length is not known. Its reader notices
 	// silence itself.
 	stream bool
+	// open requests are sent without credentials.
+	open bool
 	// wait is how long the node may keep the request before it answers, beyond what an
 	// attempt may take.
 	wait time.Duration
@@ -190,8 +194,19 @@ func (c *sender) release(key string) {
 // try makes one attempt at the current endpoint, and moves on to the next one if it
 // fails for a reason that another node may not have.
 func (c *sender) try(ctx context.Context, r *request) (*http.Response, error) {
-	e, failed := c.choose()
+	resp, err := c.tryOnce(ctx, r)
+	if err != nil && c.renewed(r, err) { // whatever was refused has done nothing
+		resp, err = c.tryOnce(ctx, r)
+	}
+	return resp, err
+}
+
+func (c *sender) tryOnce(ctx context.Context, r *request) (*http.Response, error) {
 	r.conns.Store(0)
+	if err := c.authorize(ctx, r); err != nil {
+		return nil, err
+	}
+	e, failed := c.choose()
 	resp, err := e.send(ctx, r, bytes.NewReader(r.body), c.limit(r))
 	if err == nil && resp.StatusCode >= 400 {
 		r.note(resp.Header)

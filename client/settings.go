@@ -44,32 +44,16 @@ type SettingsChange struct {
 
 // Settings returns the settings of the cluster.
 func (c *Client) Settings(ctx context.Context) (*Settings, error) {
-	return c.settings(ctx, newRequest(http.MethodGet, "/v1/settings"))
+	return tagged(ctx, c, newRequest(http.MethodGet, "/v1/settings"), tagOfSettings)
 }
 
 // ChangeSettings changes settings of the cluster, and returns all of them.
-func (c *Client) ChangeSettings(ctx context.Context, change SettingsChange) (*Settings, error) {
-	r, err := patch(change)
+func (c *Client) ChangeSettings(ctx context.Context, s SettingsChange) (*Settings, error) {
+	r, err := change(http.MethodPatch, "/v1/settings", nil).withJSON(s)
 	if err != nil {
 		return nil, err
 	}
-	return c.settings(ctx, r)
+	return tagged(ctx, c, r.onlyIf(s.IfTag, false), tagOfSettings)
 }
 
-func patch(s SettingsChange) (*request, error) {
-	r := change(http.MethodPatch, "/v1/settings", nil)
-	if s.IfTag != "" {
-		r.header.Set("If-Match", s.IfTag)
-	}
-	return r.withJSON(s)
-}
-
-func (c *sender) settings(ctx context.Context, r *request) (*Settings, error) {
-	out := new(Settings)
-	resp, err := c.call(ctx, r, out)
-	if err != nil {
-		return nil, err
-	}
-	out.Tag = resp.Header.Get("ETag")
-	return out, nil
-}
+func tagOfSettings(s *Settings) *string { return &s.Tag }

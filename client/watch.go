@@ -89,6 +89,7 @@ type wireEvent struct {
 	More            bool   `json:"more"`
 	Revision        uint64 `json:"revision"`
 	CompactRevision uint64 `json:"compact_revision"`
+	Detail          string `json:"detail"`
 }
 
 // maxSilence is how long a node may send nothing: it sends progress every 15 s.
@@ -155,6 +156,8 @@ func (w *watch) take(e *wireEvent, skip *int) error {
 		return nil
 	case "compacted":
 		return &CompactedError{CompactRevision: e.CompactRevision}
+	case "permission_denied": // the rights have changed, or the credentials have ended
+		return (&Error{Status: http.StatusForbidden, Code: e.Type, Title: http.StatusText(http.StatusForbidden), Detail: e.Detail}).specific()
 	case "put", "delete":
 		return w.event(e, skip)
 	}

@@ -31,6 +31,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/client"
+	"github.com/kvd-io/kvd/internal/access"
 	"github.com/kvd-io/kvd/internal/certs"
 	"github.com/kvd-io/kvd/internal/freeport"
 	"github.com/kvd-io/kvd/internal/frontdoor"
@@ -43,6 +44,7 @@ import (
 const (
 	tickInterval  = 20 * time.Millisecond
 	electionTicks = 10
+	bcryptCost    = 4 // the lowest: tests have nothing to protect
 	// startTimeout fails a test whose nodes find no leader.
 	startTimeout = 30 * time.Second
 	stopTimeout  = 5 * time.Second
@@ -60,7 +62,8 @@ type Node struct {
 	network *network
 	clients *certs.Bundle // nil without TLS
 	cfg     node.Config
-	listen  string // address for clients; port 0 until the first start
+	listen  string                 // address for clients; port 0 until the first start
+	tune    func(*httpapi.Options) // nil outside of this package's own tests
 	running *instance
 }
 
@@ -231,8 +234,14 @@ func (n *Node) launch() (*instance, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	i := &instance{node: replica, door: door, stop: stop, ended: make(chan error, 1)}
 	go func() { i.ended <- replica.Run(ctx) }()
-	door.Serve(httpapi.Options{
-		Replicator: replica, Members: replica, Leadership: replica, Health: replica, Inspector: replica, LeaseTimes: replica, Watches: replica.Watches(), RootMembers: true})
+	o := httpapi.Options{
+		Gate:       node.NewGate(replica, access.Options{LocalRoot: true, BcryptCost: bcryptCost}),
+		Replicator: replica, Members: replica, Leadership: replica, Health: replica, Inspector: replica, LeaseTimes: replica, Watches: replica.Watches(), RootMembers: true,
+	}
+	if n.tune != nil {
+		n.tune(&o)
+	}
+	door.Serve(o)
 	return i, nil
 }
 
