@@ -28,6 +28,7 @@ import (
 // benchOptions describe the load.
 type benchOptions struct {
 	endpoints   []string      // client URLs; HOST:PORT after check
+	credentials string        // the header Authorization; "" for none
 	to          string        // "leader" or "all"
 	connections int           // each has one request in progress
 	valueSize   int           // bytes
@@ -52,7 +53,7 @@ const (
 )
 
 // benchCommand measures a running cluster.
-func benchCommand() *cobra.Command {
+func benchCommand(e environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure a running cluster with a closed loop of clients",
@@ -64,8 +65,10 @@ In "kvd bench batch", a request with a failing line counts as one error, and non
 count. A load with --count gives up if nothing succeeds for 10s.
 
 The load writes the keys key-00000000, key-00000001, and so on. Do not run it on a cluster whose
-own keys have such names.`,
+own keys have such names. With rights enabled, it takes a user that may read and write them; each
+request carries the token, or the name and password, that the flags or the variables say.`,
 		Example: `  kvd bench put --connections 64 --duration 10s
+  KVD_TOKEN_FILE=bench.token kvd bench mixed
   kvd bench get --consistency stale --to all \
       --endpoints http://10.0.0.1:12380,http://10.0.0.2:12380
   kvd bench batch --connections 4 --count 1000000 --sequential`,
@@ -77,15 +80,16 @@ own keys have such names.`,
 		{"mixed", "Measure a mix of gets and puts, after writing the keys"},
 		{"batch", "Measure puts with POST /v1/batch; each line is an operation"},
 	} {
-		cmd.AddCommand(loadCommand(load.name, load.short))
+		cmd.AddCommand(loadCommand(e, load.name, load.short))
 	}
 	return cmd
 }
 
 // loadCommand returns the subcommand of one kind of load, with the flags that
 // make sense for it.
-func loadCommand(name, short string) *cobra.Command {
+func loadCommand(e environment, name, short string) *cobra.Command {
 	var o benchOptions
+	var who cli.Credentials
 	cmd := &cobra.Command{Use: name, Short: short, Args: noArguments, RunE: func(cmd *cobra.Command, _ []string) error {
 		if cmd.Flags().Changed("count") {
 			if cmd.Flags().Changed("duration") {
@@ -93,8 +97,17 @@ func loadCommand(name, short string) *cobra.Command {
 			}
 			o.endByCount(cmd.Flags().Changed("warmup"))
 		}
-		if err := o.check(); err != nil {
+		// The formats of KVD_OUTPUT are those of the commands for users.
+		if err := cli.FromEnvironment(cmd.Flags(), e.environ, "output"); err != nil {
 			return usageError{err}
+		}
+		urls := slices.Clone(o.endpoints)
+		err := o.check()
+		if err != nil {
+			return usageError{err}
+		}
+		if o.credentials, err = who.Header(&cli.Environment{Environ: e.environ, Stdin: e.stdin, Stderr: e.stderr}, urls); err != nil {
+			return err
 		}
 		ctx, restore := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 		defer restore()
@@ -103,7 +116,8 @@ func loadCommand(name, short string) *cobra.Command {
 	}}
 	f := cmd.Flags()
 	o.consistency = "linearizable"
-	f.StringSliceVar(&o.endpoints, "endpoints", []string{"http://127.0.0.1:12380"}, "send to the nodes with these client `URLS`")
+	f.StringSliceVar(&o.endpoints, "endpoints", []string{"http://127.0.0.1:12380"}, "send to the nodes with these client `URLS` (KVD_ENDPOINTS)")
+	who.Flags(f)
 	f.StringVar(&o.to, "to", "leader", "send to `TARGET`: leader, or all endpoints in turn")
 	f.IntVar(&o.connections, "connections", 64, "open this `NUMBER` of connections; each waits for its responses")
 	f.IntVar(&o.valueSize, "value-size", 256, "write values of this many `BYTES`")
@@ -201,7 +215,7 @@ func hostPort(text string) (address, why string) {
 // an error: an interrupted run of ten minutes is worth its figures.
 func (o *benchOptions) run(ctx context.Context, name string, stdout, stderr io.Writer) error {
 	if o.to == "leader" {
-		leader, err := findLeader(ctx, o.endpoints)
+		leader, err := o.findLeader(ctx)
 		if err != nil {
 			return err
 		}
@@ -291,13 +305,14 @@ func (o *benchOptions) load(name string) *loadgen.Load {
 			keys = loadgen.SequentialKeys(o.keySpace, uint64(worker), uint64(o.connections))
 		}
 		if name == "batch" {
-			b := newBatcher(address, keys, value)
+			b := o.newBatcher(address, keys, value)
 			return func(ctx context.Context) (string, error) { return b.post(ctx, o.lines) }, b.close, nil
 		}
 		conn, err := loadgen.Dial(address)
 		if err != nil {
 			return nil, nil, err
 		}
+		conn.Authorize(o.credentials)
 		return o.keyOp(conn, keys, value), conn.Close, nil
 	}
 	return l
@@ -316,14 +331,14 @@ func (o *benchOptions) keyOp(conn *loadgen.HTTP, keys *loadgen.Keys, value []byt
 }
 
 // findLeader asks the endpoints for the address of the leader.
-func findLeader(ctx context.Context, endpoints []string) (string, error) {
+func (o *benchOptions) findLeader(ctx context.Context) (string, error) {
 	var last error
-	for _, address := range endpoints {
+	for _, address := range o.endpoints {
 		var answer struct {
 			ID         uint64   `json:"id"`
 			ClientURLs []string `json:"client_urls"`
 		}
-		if last = askJSON(ctx, "http://"+address+"/v1/leader", &answer); last != nil {
+		if last = o.askJSON(ctx, "http://"+address+"/v1/leader", &answer); last != nil {
 			continue
 		}
 		for _, text := range answer.ClientURLs {
@@ -338,12 +353,15 @@ func findLeader(ctx context.Context, endpoints []string) (string, error) {
 
 // askJSON gets a small JSON document. Its own timeout keeps a node that hangs from
 // hiding the others: the endpoints are asked one after the other.
-func askJSON(ctx context.Context, from string, v any) error {
+func (o *benchOptions) askJSON(ctx context.Context, from string, v any) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
 	if err != nil {
 		return err
+	}
+	if o.credentials != "" {
+		req.Header.Set("Authorization", o.credentials)
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
@@ -351,7 +369,9 @@ func askJSON(ctx context.Context, from string, v any) error {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s returned %s", from, resp.Status)
+		var problem struct{ Detail string }
+		_ = json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&problem) // the status says enough
+		return errors.New(strings.TrimSuffix(fmt.Sprintf("%s returned %s: %s", from, resp.Status, problem.Detail), ": "))
 	}
 	return json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(v)
 }

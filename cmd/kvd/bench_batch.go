@@ -26,6 +26,7 @@ const (
 type batcher struct {
 	client http.Client
 	target string
+	header http.Header // of each request
 	keys   *loadgen.Keys
 	value  []byte
 }
@@ -33,8 +34,13 @@ type batcher struct {
 // newBatcher makes a client with one connection, as each worker of the other
 // loads has. net/http's default transport keeps only two idle connections to a
 // host: more workers than that would connect anew for each batch.
-func newBatcher(address string, keys *loadgen.Keys, value []byte) *batcher {
-	return &batcher{client: http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}}, target: "http://" + address + "/v1/batch", keys: keys, value: value}
+func (o *benchOptions) newBatcher(address string, keys *loadgen.Keys, value []byte) *batcher {
+	header := http.Header{"Content-Type": {"application/x-ndjson"}}
+	if o.credentials != "" {
+		header.Set("Authorization", o.credentials)
+	}
+	return &batcher{client: http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}}, target: "http://" + address + "/v1/batch",
+		header: header, keys: keys, value: value}
 }
 
 func (b *batcher) close() { b.client.CloseIdleConnections() }
@@ -49,7 +55,7 @@ func (b *batcher) post(ctx context.Context, lines int) (code string, err error) 
 	if err != nil {
 		return "", err
 	}
-	req.Header.Set("Content-Type", "application/x-ndjson")
+	req.Header = b.header.Clone() // the transport may still read that of the last request
 	// The transport may go on reading the body after the response has ended; the
 	// keys and the value must not be used again before it closes the body.
 	defer func() { cancel(); <-body.closed }()
@@ -151,7 +157,7 @@ func (b *batchBody) Close() error {
 
 // prepareKeys writes every key once.
 func (o *benchOptions) prepareKeys(ctx context.Context) error {
-	b := newBatcher(o.endpoints[0], loadgen.SequentialKeys(o.keySpace, 0, 1), bytes.Repeat([]byte("v"), o.valueSize))
+	b := o.newBatcher(o.endpoints[0], loadgen.SequentialKeys(o.keySpace, 0, 1), bytes.Repeat([]byte("v"), o.valueSize))
 	defer b.close()
 	for left := o.keySpace; left > 0; {
 		lines := min(left, prepareLines)

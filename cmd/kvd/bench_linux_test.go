@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +13,39 @@ import (
 
 	"github.com/kvd-io/kvd/internal/loadgen"
 )
+
+// TestBenchWithRights: every request of every load carries the credentials, which flags or
+// variables say, and without any the error says what the node wants.
+func TestBenchWithRights(t *testing.T) {
+	n := startWithRights(t, t.TempDir())
+	status, body := request(t, http.DefaultClient, "POST", n.client+"/v1/tokens", "root", firstPassword, `{}`)
+	var made struct{ Secret string }
+	if err := json.Unmarshal([]byte(body), &made); err != nil || status != http.StatusCreated {
+		t.Fatalf("%d %s: %v", status, body, err)
+	}
+	user, token := "root:"+firstPassword, made.Secret
+	for _, c := range []struct {
+		environ, args []string
+		code          int
+		says          string
+	}{
+		{nil, []string{"put", "--user", user}, exitOK, ""},
+		{nil, []string{"get", "--token", token}, exitOK, ""},
+		{[]string{"KVD_TOKEN=" + token, "KVD_OUTPUT=table"}, []string{"mixed", "--to", "all"}, exitOK, ""},
+		{[]string{"KVD_USER=" + user}, []string{"batch", "--lines", "10"}, exitOK, ""},
+		{nil, []string{"put"}, exitFailed, "401 Unauthorized: "},
+		{nil, []string{"put", "--user", "root:wrong"}, exitFailed, "401 Unauthorized: "},
+		{nil, []string{"put", "--user", user, "--token", token}, exitUsage, "give only one"},
+	} {
+		var stdout, stderr bytes.Buffer
+		environ := append(c.environ, "KVD_ENDPOINTS="+n.client)
+		args := append(append([]string{"bench"}, c.args...), "--connections", "2", "--key-space", "20", "--count", "100")
+		code := run(environment{args: args, environ: environ, stdout: &stdout, stderr: &stderr})
+		if out := stdout.String() + stderr.String(); code != c.code || !strings.Contains(out, c.says) || strings.Contains(out, "errors:") {
+			t.Errorf("%v: exit code %d: %s", c.args[0], code, out)
+		}
+	}
+}
 
 // TestBenchProgress: a bar on a terminal, which is gone at the end, and lines elsewhere.
 func TestBenchProgress(t *testing.T) {

@@ -139,7 +139,7 @@ func TestBenchUsage(t *testing.T) {
 func TestBatchBody(t *testing.T) {
 	want := `{"put":{"key":"key-00000000","value":"vv"}}` + "\n" + `{"put":{"key":"key-00000001","value":"vv"}}` + "\n"
 	for _, piece := range []int{1, 7, 44, 1000} {
-		body := &batchBody{from: newBatcher("x", loadgen.SequentialKeys(10, 0, 1), []byte("vv")), left: 2}
+		body := &batchBody{from: new(benchOptions).newBatcher("x", loadgen.SequentialKeys(10, 0, 1), []byte("vv")), left: 2}
 		var got []byte
 		for err := error(nil); err == nil; {
 			p, n := make([]byte, piece), 0

@@ -15,8 +15,10 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/kvd-io/kvd/internal/etcdapi"
 	"github.com/kvd-io/kvd/internal/httpapi"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/node"
@@ -35,6 +37,8 @@ var etcdAliases = map[string]string{
 	"etcd_server_slow_apply_total": "COUNTER", "etcd_server_read_indexes_failed_total": "COUNTER",
 	"etcd_disk_wal_fsync_duration_seconds": "HISTOGRAM", "etcd_disk_backend_commit_duration_seconds": "HISTOGRAM",
 	"etcd_mvcc_db_total_size_in_bytes": "GAUGE", "etcd_mvcc_db_total_size_in_use_in_bytes": "GAUGE",
+	"etcd_mvcc_put_total": "COUNTER", "etcd_mvcc_delete_total": "COUNTER", "etcd_mvcc_range_total": "COUNTER", "etcd_mvcc_txn_total": "COUNTER",
+	"etcd_network_client_grpc_received_bytes_total": "COUNTER", "etcd_network_client_grpc_sent_bytes_total": "COUNTER",
 	"etcd_network_peer_round_trip_time_seconds": "HISTOGRAM",
 	"etcd_network_peer_sent_bytes_total":        "COUNTER", "etcd_network_peer_received_bytes_total": "COUNTER",
 }
@@ -59,6 +63,7 @@ type exporter struct {
 	meters *instruments
 	node   *node.Node
 	front  http.Handler
+	calls  *etcdapi.Server
 }
 
 // startExporters runs two nodes, so that one leads and each has a peer.
@@ -77,10 +82,19 @@ func startExporters(t *testing.T) (all []exporter) {
 		if err := meters.watch(n); err != nil {
 			t.Fatal(err)
 		}
+		calls := etcdapi.NewMetrics()
+		if err := meters.registry.Register(calls); err != nil {
+			t.Fatal(err)
+		}
+		face := node.Face{Node: n}
+		server := etcdapi.New(etcdapi.Options{Replicator: face, Members: face, Member: face, Leadership: face, Inspector: face, LeaseTimes: face, Metrics: calls})
 		if err := meters.registry.Register(certificateMetrics{newTLSFiles(t).load(t)}); err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, exporter{meters: meters, node: n})
+		if err := meters.registry.Register(auditMetrics{}); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, exporter{meters: meters, node: n, calls: server})
 	}
 	for i, e := range all {
 		select {
@@ -88,6 +102,7 @@ func startExporters(t *testing.T) (all []exporter) {
 		case <-time.After(patience):
 			t.Fatal("a node does not become ready")
 		}
+		e.calls.Open(etcdapi.State{Store: e.node.Store(), Evaluator: kvstore.NewEvaluator(e.node.Store()), Limits: e.node.Store(), LeaseTable: e.node.Store()})
 		all[i].front = httpapi.New(httpapi.Options{Store: e.node.Store(), Transactions: e.node.Store(), Replicator: e.node, Members: e.node, Leadership: e.node, Health: e.node, Inspector: e.node, Observer: e.meters.requests})
 	}
 	return all
@@ -122,6 +137,9 @@ func exported(t *testing.T) catalog {
 		for _, e := range nodes {
 			if w := ask(e.front, "PUT", "/v1/kv/k"); w.Code/100 != 2 {
 				t.Fatalf("put: %d %s", w.Code, w.Body)
+			}
+			if _, err := e.calls.Call(t.Context(), "/etcdserverpb.KV/Range", func(r any) error { r.(*pb.RangeRequest).Key = []byte("k"); return nil }); err != nil {
+				t.Fatal(err)
 			}
 			gather(t, cat, e.meters.registry)
 		}
@@ -217,7 +235,7 @@ func checkAlerts(t *testing.T, cat catalog) {
 	}
 	for _, name := range []string{
 		"MemberDown", "QuorumAtRisk", "NoLeader", "LeaderChangesHigh", "FsyncSlow", "ApplyLag", "ProposalsFailing", "QuotaLow",
-		"StateHashDiverged", "LogLinesDropped", "RejectedRequests", "SnapshotFailing", "PeerRefused", "DiskAlmostFull",
+		"StateHashDiverged", "LogLinesDropped", "AuditLinesDropped", "RejectedRequests", "SnapshotFailing", "PeerRefused", "DiskAlmostFull",
 	} {
 		if !seen["Kvd"+name] {
 			t.Errorf("there is no alert Kvd%s", name)
@@ -342,7 +360,7 @@ func metricsTable(cat catalog) string {
 	var b strings.Builder
 	b.WriteString("| name | type | labels | meaning |\n| --- | --- | --- | --- |\n")
 	for _, name := range slices.Sorted(maps.Keys(cat)) {
-		if !strings.HasPrefix(name, "kvd_") && !strings.HasPrefix(name, "etcd_") {
+		if !strings.HasPrefix(name, "kvd_") && !strings.HasPrefix(name, "etcd_") && !strings.HasPrefix(name, "grpc_") {
 			continue
 		}
 		f := cat[name]

@@ -24,7 +24,7 @@
 //
 //   - I1: Only main exits the process. Everything else returns an error, from
 //     which exitCode makes the exit code; the one exception is a second signal,
-//     for whoever cannot wait for a stop.
+//     for those who cannot wait for a stop.
 //   - I2: Exit code 2 means that the command line or the settings are wrong,
 //     and 3 that the data must not be used; supervisors do not restart after
 //     either. A panic therefore exits by SIGABRT, not with Go's 2

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapgrpc"
 	"google.golang.org/grpc/grpclog"
@@ -24,9 +26,9 @@ func (d *daemon) assembleEtcd(meters *instruments) error {
 	grpclog.SetLoggerV2(zapgrpc.NewLogger(d.log.Named("grpc").WithOptions(zap.IncreaseLevel(zap.ErrorLevel))))
 	face := node.Face{Node: d.node}
 	d.calls = etcdapi.New(etcdapi.Options{
-		Replicator: face, Members: face, Member: face, Leadership: face, Inspector: face, LeaseTimes: face, Watches: face.Watches(),
+		Replicator: d.recorded(), Members: face, Member: face, Leadership: face, Inspector: face, LeaseTimes: face, Watches: face.Watches(), Gate: d.gate, Audit: d.audit,
 		Logger: d.log, RequestLog: s.RequestLog, Metrics: metrics, MaxInFlight: int(s.MaxInFlight), Memory: meters.memory,
-		MaxRequestBytes: int(s.MaxRequestBytes), MaxTxnOps: int(s.MaxTxnOps),
+		MaxRequestBytes: int(s.MaxRequestBytes), MaxTxnOps: int(s.MaxTxnOps), MaxLearners: int(s.MaxLearners),
 		Election: s.Election, WatchProgress: s.WatchProgress,
 	})
 	return nil
@@ -44,8 +46,13 @@ func (d *daemon) serveEtcd() (failed <-chan error) {
 	if d.etcd == nil {
 		return nil
 	}
+	var mayMeasure func(context.Context) error
+	if d.settings.AuthMetrics {
+		mayMeasure = d.calls.Somebody
+	}
 	return d.etcd.Serve(d.calls, gateway.New(gateway.Options{
-		Calls: d.calls, Health: d.calls.Probes(), Memory: d.options.Memory, MaxMessage: d.calls.MaxMessage(), Metrics: d.options.Metrics,
+		MayMeasure: mayMeasure,
+		Calls:      d.calls, Health: d.calls.Probes(), Memory: d.options.Memory, MaxMessage: d.calls.MaxMessage(), Metrics: d.options.Metrics,
 		Version: gateway.Version{Server: etcdapi.Version, Cluster: etcdapi.ClusterVersion, Storage: etcdapi.StorageVersion},
 	}))
 }

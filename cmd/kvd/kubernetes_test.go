@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"os"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -268,8 +270,12 @@ func TestKubernetesPod(t *testing.T) {
 	if v := set.Spec.VolumeClaimTemplates; len(v) != 1 || v[0].Metadata.Name != "data" {
 		t.Errorf("volume claims: %v", v)
 	}
-	if v := pod.Volumes; len(v) != 1 || v[0].Name != "tls" || v[0].Secret.SecretName != "kvd-tls" {
-		t.Errorf("volumes: %v", v)
+	secrets := map[string]string{}
+	for _, v := range pod.Volumes {
+		secrets[v.Name] = v.Secret.SecretName
+	}
+	if want := map[string]string{"tls": "kvd-tls", "root": "kvd-root"}; !maps.Equal(secrets, want) { // TestKubernetesRootPassword has the second one
+		t.Errorf("volumes: %v, want %v", secrets, want)
 	}
 	door := frontdoor.SideHandler(startingServer(), false)
 	for _, p := range []struct {
@@ -313,4 +319,49 @@ func TestCertificateNamesTheMembers(t *testing.T) {
 	if !slices.Contains(m.Spec.Usages, "server auth") || !slices.Contains(m.Spec.Usages, "client auth") {
 		t.Errorf("members are servers and clients; the certificate is for %v", m.Spec.Usages)
 	}
+}
+
+// TestKubernetesRootPassword: the variable, the volume, and the Secret that the manifests
+// leave to whoever wants rights fit each other, and no password comes with them.
+func TestKubernetesRootPassword(t *testing.T) {
+	text, err := os.ReadFile(kubernetesFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(text), "# - {name: KVD_ROOT_PASSWORD_FILE, value: ")
+	file, _, _ := strings.Cut(rest, "}")
+	if !found {
+		t.Fatal("the variable is not there")
+	}
+	if _, err := settings.Load(nil, []string{"KVD_ROOT_PASSWORD_FILE=" + file}); err != nil {
+		t.Error(err)
+	}
+	var secret struct {
+		Kind       string
+		Metadata   struct{ Name string }
+		StringData map[string]string `yaml:"stringData"`
+	}
+	text, err = os.ReadFile("../../deploy/kubernetes/root-password.yaml")
+	if err == nil {
+		err = yaml.Unmarshal(text, &secret)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if password, ok := secret.StringData[path.Base(file)]; !ok || password != "" || secret.Kind != "Secret" {
+		t.Errorf("%+v", secret)
+	}
+	pod := kubernetes(t)["StatefulSet/kvd"].Spec.Template.Spec
+	mounted := ""
+	for _, m := range pod.Containers[0].VolumeMounts {
+		if m.MountPath == path.Dir(file) {
+			mounted = m.Name
+		}
+	}
+	for _, v := range pod.Volumes {
+		if v.Name == mounted && v.Secret.SecretName == secret.Metadata.Name {
+			return
+		}
+	}
+	t.Errorf("%s is not in the Secret %s", file, secret.Metadata.Name)
 }

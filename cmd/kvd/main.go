@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kvd-io/kvd/internal/cli"
+	"github.com/kvd-io/kvd/internal/cli/accounts"
 	"github.com/kvd-io/kvd/internal/cli/operator"
 	"github.com/kvd-io/kvd/internal/logsink"
 	"github.com/kvd-io/kvd/internal/node"
@@ -144,10 +145,11 @@ Each setting is a flag, an environment variable (KVD_DATA_DIR for --data-dir), o
 	})
 	settings.AddFlags(cmd.Flags())
 	setHelp(cmd)
-	cmd.AddCommand(versionCommand(), doctorCommand(), recoverCommand(e), snapshotCommand(e), certCommand(), healthcheckCommand(e), benchCommand(), configCommand(e))
+	cmd.AddCommand(versionCommand(), doctorCommand(), recoverCommand(e), snapshotCommand(e), certCommand(), healthcheckCommand(e), benchCommand(e), configCommand(e))
 	cmd.AddGroup(cli.Groups()...)
 	users := cli.Environment{Environ: e.environ, Stdin: e.stdin, Stdout: e.stdout, Stderr: e.stderr, DefaultEndpoint: settings.DefaultClientURL}
 	cmd.AddCommand(cli.Commands(users)...)
 	cmd.AddCommand(operator.Commands(users)...)
+	cmd.AddCommand(accounts.Commands(users)...)
 	return cmd
 }

@@ -9,14 +9,14 @@ import (
 
 	"github.com/kvd-io/kvd/internal/api"
 	"github.com/kvd-io/kvd/internal/budget"
-	"github.com/kvd-io/kvd/internal/httpapi"
+	"github.com/kvd-io/kvd/internal/httpapi/meter"
 	"github.com/kvd-io/kvd/internal/metrics"
 )
 
 // instruments are the metrics of the process and the parts that feed them.
 type instruments struct {
 	registry *prometheus.Registry
-	requests *httpapi.Metrics
+	requests *meter.Metrics
 	loops    *metrics.Loops
 	memory   *budget.Budget // for requests
 }
@@ -36,7 +36,7 @@ func newInstruments(v api.Version, droppedLogLines func() uint64, memory *budget
 	}, func() float64 { return float64(droppedLogLines()) })
 	err := errors.Join(i.registry.Register(build), i.registry.Register(dropped), i.registry.Register(memory))
 	var e error
-	i.requests, e = httpapi.NewMetrics(i.registry)
+	i.requests, e = meter.New(i.registry)
 	err = errors.Join(err, e)
 	i.loops, e = metrics.NewLoops(i.registry)
 	return i, errors.Join(err, e)

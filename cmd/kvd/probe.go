@@ -19,6 +19,7 @@ import (
 type probeFiles struct {
 	ca, cert, key string // from the command line; "" if not given
 	own, ownKey   string // the node's own, from its settings
+	authorization string // the header; "" for none
 }
 
 // client returns a client for the endpoint, which may be a Unix socket.

@@ -91,6 +91,9 @@ func consequences(r *node.Recovery) string {
 	line("It will become the only member of a new cluster, %016x:", r.NewCluster)
 	line("  - Acknowledged writes that this member never received are LOST. This member cannot know how many:")
 	line("    compare the directories of the other members (kvd doctor DIR) and use the one whose log is longest.")
+	if r.Stale {
+		line("  - The cluster has refused this directory as an older copy. A member that is left has more than it.")
+	}
 	// A damaged log must not make the difference wrap.
 	if n := r.Index - min(r.Commit, r.Index); n > 0 {
 		line("  - The last %d entries are not known to be committed. They are kept: some may have been acknowledged,", n)

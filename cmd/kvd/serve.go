@@ -7,12 +7,15 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 	"go.uber.org/zap"
 
+	"github.com/kvd-io/kvd/internal/access"
 	"github.com/kvd-io/kvd/internal/api"
+	"github.com/kvd-io/kvd/internal/audit"
 	"github.com/kvd-io/kvd/internal/etcdapi"
 	"github.com/kvd-io/kvd/internal/frontdoor"
 	"github.com/kvd-io/kvd/internal/httpapi"
@@ -40,6 +43,8 @@ type daemon struct {
 	side     *frontdoor.SideDoor
 	etcd     *frontdoor.EtcdDoor // nil without --listen-etcd
 	calls    *etcdapi.Server     // likewise
+	gate     *access.Gate        // through which every request goes
+	audit    *audit.Log          // nil without --audit-log
 	options  httpapi.Options     // for requests; the store is added when the node serves
 }
 
@@ -60,6 +65,19 @@ func serve(s *settings.Settings, e environment, again func() (*settings.Settings
 	log, sink := logsink.New(e.stderr, level, s.LogFormat)
 	defer sink.Close()
 	limitMemory(memlimit.FromCgroup, log)
+	for {
+		err := serveOnce(s, e, again, log, sink, level, signals)
+		// How often that may happen is limited by package datadir.
+		if !errors.Is(err, node.ErrRebuild) {
+			return err
+		}
+		log.Warn("restarting the node to rebuild the store", zap.Error(err))
+	}
+}
+
+// serveOnce runs one node. The process runs another one if the first has to rebuild its
+// store, which happens when a node starts.
+func serveOnce(s *settings.Settings, e environment, again func() (*settings.Settings, error), log *zap.Logger, sink *logsink.Sink, level *logsink.Level, signals <-chan os.Signal) error {
 	d, err := newDaemon(s, e, log, sink, level)
 	if err != nil {
 		return err
@@ -67,6 +85,10 @@ func serve(s *settings.Settings, e environment, again func() (*settings.Settings
 	d.reload = reloading{log: log, again: again, given: s.Given}
 	d.reload.add("log-level", level.Reload)
 	d.reload.add("certificates", d.certs.reload)
+	if d.audit != nil {
+		d.reload.add("audit log", d.reopenAudit)
+		defer d.audit.Close()
+	}
 	d.above = newSupervisor(log)
 	defer d.above.close()
 	defer d.closeSide()
@@ -135,14 +157,30 @@ func (d *daemon) assemble(level *logsink.Level) error {
 	cfg.HotBytes = hotMemory()
 	cfg.TLS = d.certs.members
 	cfg.MaxOpenFiles, cfg.MaxPeerConnections = d.files.engine, d.files.peers
+	cfg.FirstRights = firstRights(d.settings, func(ctx context.Context, password string) ([]byte, error) { return d.options.Gate.Hash(ctx, password) })
 	if d.node, err = node.New(cfg); err != nil {
 		return err
 	}
 	if err := meters.watch(d.node); err != nil {
 		return err
 	}
+	if d.audit, err = openAudit(d.settings, d.node.ClusterID); err != nil {
+		return err
+	}
+	if err := meters.registry.Register(auditMetrics{d.audit}); err != nil {
+		return err
+	}
+	foreign, err := d.foreignTokens()
+	if err != nil {
+		return err
+	}
+	d.gate = node.NewGate(d.node, access.Options{
+		CertUser: access.CertUser(d.settings.AuthCertUser), LocalRoot: d.settings.AuthLocalRoot, TTL: d.settings.AuthTokenTTL, BcryptCost: int(d.settings.BcryptCost),
+		Foreign: foreign, Insecure: d.settings.InsecureAuth,
+	})
 	d.options = httpapi.Options{
-		Replicator: d.node, Members: d.node, Leadership: d.node, Health: d.node, Inspector: d.node, LeaseTimes: d.node, Newcomers: node.Newcomers{Node: d.node}, Watches: d.node.Watches(),
+		Gate: d.gate, AuthMetrics: d.settings.AuthMetrics, Audit: d.audit,
+		Replicator: d.recorded(), Members: d.node, Leadership: d.node, Health: d.node, Inspector: d.node, LeaseTimes: d.node, Newcomers: node.Newcomers{Node: d.node}, Watches: d.node.Watches(),
 		Logger: d.log, Metrics: meters.handler(), Observer: meters.requests,
 		Version: d.version, RootMembers: d.settings.RootMembers, Dialects: d.settings.Dialects, UI: d.settings.UI, MaxInFlight: int(d.settings.MaxInFlight), Memory: meters.memory,
 		Hosts: ownNames(d.settings), LogLevel: level, RequestLog: d.settings.RequestLog,
@@ -158,7 +196,7 @@ func (d *daemon) assemble(level *logsink.Level) error {
 // take effect only where this node creates a new cluster.
 func nodeConfig(s *settings.Settings, log *zap.Logger, v api.Version) node.Config {
 	cfg := node.Config{
-		ID: s.ID, Name: s.Name, DataDir: s.DataDir, Engine: s.Engine, RebuildStore: s.RebuildStore,
+		ID: s.ID, Name: s.Name, DataDir: s.DataDir, Engine: s.Engine, RebuildStore: s.RebuildStore, ScrubInterval: s.ScrubInterval,
 		ListenPeer: s.ListenPeer, AdvertisePeer: s.AdvertisePeer, AdvertiseClient: s.AdvertiseClient, AdvertiseEtcd: s.AdvertiseEtcd,
 		InsecurePeers: s.InsecurePeers,
 		Token:         s.ClusterToken, Join: s.Join, JoinURLs: s.JoinURLs,
@@ -202,6 +240,10 @@ func nodeConfig(s *settings.Settings, log *zap.Logger, v api.Version) node.Confi
 func (d *daemon) run(signals <-chan os.Signal) error {
 	d.logStart()
 	defer d.certs.watch()()
+	over := make(chan struct{})
+	var warning sync.WaitGroup
+	warning.Go(func() { d.warnOfExposure(over) })
+	defer func() { close(over); warning.Wait() }()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	ended := make(chan error, 1)
@@ -216,9 +258,9 @@ func (d *daemon) run(signals <-chan os.Signal) error {
 			ready = nil // it stays closed; this case is for once only
 			d.open()
 		case sig := <-signals:
-			// Whoever closes the terminal of a node that logs to it expects the node to
-			// end, as with other programs. With the log elsewhere, or with nohup, the
-			// node is meant to outlive the terminal.
+			// Closing the terminal of a node that logs to it should end the node, as
+			// with other programs. With the log elsewhere, or with nohup, the node is
+			// meant to outlive the terminal.
 			if sig == syscall.SIGHUP && !logsink.HungUp(d.stderr, lastWordTimeout) {
 				d.above.reloading()
 				d.reload.run()

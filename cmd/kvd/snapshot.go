@@ -12,6 +12,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/kvd-io/kvd/internal/backup"
 	"github.com/kvd-io/kvd/internal/cli"
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/node"
@@ -27,25 +28,67 @@ func snapshotCommand(e environment) *cobra.Command {
 	return cmd
 }
 
+// outputFlag adds the flag that all commands about backups have.
+func outputFlag(cmd *cobra.Command, output *string) {
+	cmd.Flags().StringVarP(output, "output", "o", "text", "print as `FORMAT`: text or json")
+}
+
+func checkOutput(output string) error {
+	if output != "text" && output != "json" {
+		return usageError{fmt.Errorf("--output is %q, but must be text or json", output)}
+	}
+	return nil
+}
+
 func snapshotVerifyCommand(e environment) *cobra.Command {
-	return &cobra.Command{
+	var output string
+	cmd := &cobra.Command{
 		Use:   "verify FILE",
 		Short: "Verify a backup from its first byte to its last",
 		Long: `Verify the checksums, counts, and state hash of a backup. Exits 0 if it is intact, 3 if it is
 not, and 1 if it cannot be read.`,
 		Args: oneArgument("backup"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
 			c, size, err := inspectSnapshot(e, args[0])
 			if err != nil {
 				return err
 			}
-			return printIntact(cmd.OutOrStdout(), args[0], size, &c.BodyInfo)
+			return printIntact(cmd.OutOrStdout(), output, args[0], size, &c.BodyInfo)
 		},
+	}
+	outputFlag(cmd, &output)
+	return cmd
+}
+
+// contents is what a backup was found to have.
+type contents struct {
+	File            string `json:"file"`
+	SizeBytes       uint64 `json:"size_bytes"`
+	Index           uint64 `json:"index"`
+	Term            uint64 `json:"term"`
+	Revision        uint64 `json:"revision"`
+	CompactRevision uint64 `json:"compact_revision"`
+	Keys            uint64 `json:"keys"`
+	Records         uint64 `json:"records"`
+	RecordBytes     uint64 `json:"record_bytes"` // before compression
+	StateHash       string `json:"state_hash"`
+}
+
+func contentsOf(name string, size uint64, info *kvstore.BodyInfo) contents {
+	return contents{
+		File: name, SizeBytes: size, Index: info.Position.Index, Term: info.Position.Term, Revision: info.Revision, CompactRevision: info.CompactRevision,
+		Keys: info.Keys, Records: info.Records, RecordBytes: info.Bytes, StateHash: fmt.Sprintf("%016x", info.StateHash),
 	}
 }
 
 // printIntact describes a backup that was verified.
-func printIntact(w io.Writer, name string, size uint64, info *kvstore.BodyInfo) error {
+func printIntact(w io.Writer, output, name string, size uint64, info *kvstore.BodyInfo) error {
+	if output == "json" {
+		return json.NewEncoder(w).Encode(contentsOf(name, size, info))
+	}
 	_, err := fmt.Fprintf(w,
 		"%s is intact\nsize        %s\nrevision    %d (history from %d)\nkeys        %s\nrecords     %s\nlog index   %d, term %d\nstate hash  %016x\n",
 		name, humanize.IBytes(size), info.Revision, info.CompactRevision, humanize.Comma(int64(info.Keys)), humanize.Comma(int64(info.Records)),
@@ -63,7 +106,7 @@ func inspectSnapshot(e environment, name string) (c kvstore.BodyContents, size u
 	if st, err := f.Stat(); err == nil { // a pipe has no size
 		size = uint64(max(0, st.Size()))
 	}
-	body, err := node.BackupIn(f)
+	body, err := backup.BodyIn(f)
 	if err != nil {
 		return c, 0, fmt.Errorf("verify backup: %w", err)
 	}
@@ -93,21 +136,12 @@ func badBackup(err error) error {
 	return err
 }
 
-// backup is what "kvd snapshot inspect" shows.
-type backup struct {
-	File            string           `json:"file"`
-	SizeBytes       uint64           `json:"size_bytes"`
-	Index           uint64           `json:"index"`
-	Term            uint64           `json:"term"`
-	Revision        uint64           `json:"revision"`
-	CompactRevision uint64           `json:"compact_revision"`
-	Keys            uint64           `json:"keys"`
-	Records         uint64           `json:"records"`
-	RecordBytes     uint64           `json:"record_bytes"` // before compression
-	StateHash       string           `json:"state_hash"`
-	ClusterID       string           `json:"cluster_id"`
-	Members         []roster.Member  `json:"members"`
-	Settings        kvstore.Settings `json:"settings"`
+// backupDocument is what "kvd snapshot inspect" shows.
+type backupDocument struct {
+	contents
+	ClusterID string           `json:"cluster_id"`
+	Members   []roster.Member  `json:"members"`
+	Settings  kvstore.Settings `json:"settings"`
 }
 
 func snapshotInspectCommand(e environment) *cobra.Command {
@@ -119,8 +153,8 @@ func snapshotInspectCommand(e environment) *cobra.Command {
 are not shown. Exits like "kvd snapshot verify".`,
 		Args: oneArgument("backup"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if output != "text" && output != "json" {
-				return usageError{fmt.Errorf("--output is %q, but must be text or json", output)}
+			if err := checkOutput(output); err != nil {
+				return err
 			}
 			c, size, err := inspectSnapshot(e, args[0])
 			if err != nil {
@@ -139,19 +173,15 @@ are not shown. Exits like "kvd snapshot verify".`,
 			return b.print(cmd.OutOrStdout())
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "print as `FORMAT`: text or json")
+	outputFlag(cmd, &output)
 	return cmd
 }
 
-func describeBackup(name string, size uint64, c *kvstore.BodyContents, m *roster.Membership) *backup {
-	return &backup{
-		File: name, SizeBytes: size, Index: c.Position.Index, Term: c.Position.Term, Revision: c.Revision, CompactRevision: c.CompactRevision,
-		Keys: c.Keys, Records: c.Records, RecordBytes: c.Bytes, StateHash: fmt.Sprintf("%016x", c.StateHash),
-		ClusterID: fmt.Sprintf("%016x", m.ClusterID), Members: m.Members, Settings: c.Settings,
-	}
+func describeBackup(name string, size uint64, c *kvstore.BodyContents, m *roster.Membership) *backupDocument {
+	return &backupDocument{contents: contentsOf(name, size, &c.BodyInfo), ClusterID: fmt.Sprintf("%016x", m.ClusterID), Members: m.Members, Settings: c.Settings}
 }
 
-func (b *backup) print(out io.Writer) error {
+func (b *backupDocument) print(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	line := func(name, format string, args ...any) { fmt.Fprintf(w, name+"\t"+format+"\n", args...) }
 	line("file", "%s", b.File)
@@ -177,6 +207,7 @@ func (b *backup) print(out io.Writer) error {
 // takes the flags of a node: what a node is started with says which member of which
 // cluster the directory is for.
 func snapshotRestoreCommand(e environment) *cobra.Command {
+	var output string
 	cmd := &cobra.Command{
 		Use:   "restore FILE",
 		Short: "Turn a backup into the data directory of a new cluster",
@@ -198,40 +229,55 @@ again.`,
       --cluster http://10.0.0.1:12379,http://10.0.0.2:12379,http://10.0.0.3:12379`,
 		Args: oneArgument("backup"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
 			s, err := settings.Load(cmd.Flags(), e.environ)
 			if err != nil {
 				return usageError{err}
 			}
-			return restoreSnapshot(e, cmd.OutOrStdout(), s, args[0])
+			return restoreSnapshot(e, cmd.OutOrStdout(), output, s, args[0])
 		},
 	}
 	settings.AddFlags(cmd.Flags())
+	outputFlag(cmd, &output)
 	return cmd
 }
 
-func restoreSnapshot(e environment, out io.Writer, s *settings.Settings, file string) error {
+func restoreSnapshot(e environment, out io.Writer, output string, s *settings.Settings, file string) error {
 	if s.Join || len(s.JoinURLs) > 0 {
 		return usageError{errors.New("a restored directory begins a new cluster and cannot --join one; join with an empty directory, and the cluster sends its content")}
 	}
 	cfg := nodeConfig(s, nil, buildVersion())
-	r := node.Restoring{File: file, DataDir: cfg.DataDir, ID: cfg.ID}
+	r := backup.Restoring{File: file, DataDir: cfg.DataDir, ID: cfg.ID}
 	if !cfg.Alone {
-		r.Initial, r.Token = cfg.Initial, cfg.Token
+		r.Rendezvous = node.RendezvousID(cfg.Token, cfg.Initial)
 	}
 	total := int64(-1)
 	if st, err := os.Stat(file); err == nil && st.Mode().IsRegular() {
-		total = node.RestorePasses * st.Size()
+		total = backup.Passes * st.Size()
 	}
 	bar := cli.NewBar(e.stderr, total, "restoring", "bytes")
 	r.Progress = func(bytes int) { bar.Add(int64(bytes)) }
-	info, err := node.Restore(r)
+	info, err := backup.Restore(r)
 	bar.Done()
 	if err != nil {
 		return badBackup(err)
 	}
+	if output == "json" {
+		return json.NewEncoder(out).Encode(restored{cfg.DataDir, cfg.ID, info.Keys, info.Revision})
+	}
 	_, err = fmt.Fprintf(out, "restored %s keys of revision %d into %s, for member %d of a new cluster\n%s\n",
 		humanize.Comma(int64(info.Keys)), info.Revision, cfg.DataDir, cfg.ID, afterRestore(&cfg))
 	return err
+}
+
+// restored is what "kvd snapshot restore" did.
+type restored struct {
+	DataDir  string `json:"data_dir"`
+	Member   uint64 `json:"member"`
+	Keys     uint64 `json:"keys"`
+	Revision uint64 `json:"revision"`
 }
 
 // afterRestore says what to do next.

@@ -13,9 +13,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kvd-io/kvd/internal/backup"
 	"github.com/kvd-io/kvd/internal/cli"
 	"github.com/kvd-io/kvd/internal/kvstore"
-	"github.com/kvd-io/kvd/internal/node"
 	"github.com/kvd-io/kvd/internal/settings"
 )
 
@@ -28,6 +28,8 @@ func snapshotSaveCommand(e environment) *cobra.Command {
 	var files probeFiles
 	var stale bool
 	var endpoints []string
+	var who cli.Credentials
+	var output string
 	cmd := &cobra.Command{
 		Use:   "save [URL...] FILE",
 		Short: "Save a backup of a running cluster",
@@ -35,6 +37,7 @@ func snapshotSaveCommand(e environment) *cobra.Command {
 which are tried in order. Without a URL, they are those of --endpoints or KVD_ENDPOINTS, or the node
 that the environment describes (KVD_LISTEN_CLIENT, or KVD_PORT), or else the default. The file gets
 its name only after it has been read back and verified. On a terminal, a bar shows the progress.
+With rights enabled, it takes the capability backup.
 
 Exits 0 on success and 1 otherwise; then an older FILE is still there.`,
 		Example: `  kvd snapshot save backup.kvd
@@ -42,9 +45,15 @@ Exits 0 on success and 1 otherwise; then an older FILE is still there.`,
   kvd snapshot save --stale http://10.0.0.1:12380 backup.kvd   # without a quorum`,
 		Args: func(_ *cobra.Command, args []string) error { return checkSaveArguments(args) },
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
 			file := args[len(args)-1]
 			urls, err := saveFrom(e, cmd, args[:len(args)-1], &endpoints, &files)
 			if err != nil {
+				return err
+			}
+			if files.authorization, err = who.Header(&cli.Environment{Environ: e.environ, Stdin: e.stdin, Stderr: e.stderr}, urls); err != nil {
 				return err
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
@@ -55,7 +64,7 @@ Exits 0 on success and 1 otherwise; then an older FILE is still there.`,
 			if err != nil {
 				return err
 			}
-			return printIntact(cmd.OutOrStdout(), file, uint64(size), &info)
+			return printIntact(cmd.OutOrStdout(), output, file, uint64(size), &info)
 		},
 	}
 	cmd.Flags().BoolVar(&stale, "stale", false, "save what the node itself has, which may be old; this works without a quorum")
@@ -63,6 +72,8 @@ Exits 0 on success and 1 otherwise; then an older FILE is still there.`,
 	cmd.Flags().StringVar(&files.ca, "cacert", "", "trust the authority in this PEM `FILE` (KVD_CACERT)")
 	cmd.Flags().StringVar(&files.cert, "cert", "", "present the certificate in this PEM `FILE` (KVD_CLIENT_CERT)")
 	cmd.Flags().StringVar(&files.key, "key", "", "use the key in this PEM `FILE` for --cert (KVD_CLIENT_KEY)")
+	who.Flags(cmd.Flags())
+	outputFlag(cmd, &output)
 	return cmd
 }
 
@@ -122,7 +133,7 @@ func saveSnapshot(ctx context.Context, files *probeFiles, urls []string, file st
 		if stale {
 			target += "?consistency=stale"
 		}
-		if info, size, err = download(ctx, client, target, file, bar); err == nil {
+		if info, size, err = download(ctx, client, target, files.authorization, file, bar); err == nil {
 			return info, size, nil
 		}
 		problems = append(problems, fmt.Errorf("save backup from %s: %w", u, err))
@@ -131,7 +142,7 @@ func saveSnapshot(ctx context.Context, files *probeFiles, urls []string, file st
 }
 
 // download saves what one node sends.
-func download(ctx context.Context, client *http.Client, target, file string, bar *cli.Bar) (info kvstore.BodyInfo, size int64, err error) {
+func download(ctx context.Context, client *http.Client, target, authorization, file string, bar *cli.Bar) (info kvstore.BodyInfo, size int64, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stall := time.AfterFunc(saveStall, func() { cancel(fmt.Errorf("no data for %v", saveStall)) })
@@ -139,6 +150,9 @@ func download(ctx context.Context, client *http.Client, target, file string, bar
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 	if err != nil {
 		return info, 0, err
+	}
+	if authorization != "" {
+		req.Header.Set("Authorization", authorization)
 	}
 	resp, err := client.Do(req)
 	if err != nil {
@@ -151,7 +165,7 @@ func download(ctx context.Context, client *http.Client, target, file string, bar
 	}
 	// The cause says whether a signal or a stall ended it; the error of the reading
 	// only says that it was canceled.
-	info, size, err = node.SaveBackup(file, bar.Reader(progressReader{resp.Body, stall}))
+	info, size, err = backup.Save(file, bar.Reader(progressReader{resp.Body, stall}))
 	return info, size, errors.Join(err, context.Cause(ctx))
 }
 

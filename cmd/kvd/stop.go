@@ -104,7 +104,7 @@ func (d *daemon) wait(ended <-chan error) error {
 	}
 }
 
-// exitOnSecond exits immediately on a second signal, for whoever cannot wait
+// exitOnSecond exits immediately on a second signal, for those who cannot wait
 // for the stop. The returned function ends the watch.
 func (d *daemon) exitOnSecond(signals <-chan os.Signal) (end func()) {
 	stopped := make(chan struct{})

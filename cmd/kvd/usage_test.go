@@ -132,7 +132,7 @@ func TestUnknownCommands(t *testing.T) {
 	for args, want := range map[string]string{
 		"docter x":        `unknown command "docter" for "kvd"; did you mean doctor?`,
 		"snapshot verfy":  `unknown command "verfy" for "kvd snapshot"; did you mean verify?`,
-		"serve":           `unknown command "serve" for "kvd"; the commands are bench, cert`,
+		"serve":           `unknown command "serve" for "kvd"; the commands are auth, bench, cert`,
 		"bench qqqq":      `the commands are batch, get, mixed, put`,
 		"cert":            `kvd cert needs a subcommand: init`,
 		"snapshot":        `kvd snapshot needs a subcommand: inspect, restore, save, verify`,
@@ -169,7 +169,7 @@ func TestUnknownFlagOfACommand(t *testing.T) {
 // kvd's to check, so the texts searched are those that speak to kvd's operator.
 var namedFlag = regexp.MustCompile("(?:^|[\\s`(\"])--([a-z][a-z-]*[a-z])")
 
-// TestFlagsInAlertsExist: whoever reads an alert finds in kvd --help each flag
+// TestFlagsInAlertsExist: kvd --help lists each flag
 // that it names.
 func TestFlagsInAlertsExist(t *testing.T) {
 	help := printedBy(t, "--help")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +29,7 @@ const defaultTimeout = 10 * time.Second
 type connection struct {
 	endpoints     []string
 	ca, cert, key string // PEM files
+	who           credentials
 	timeout       time.Duration
 	output        string
 }
@@ -40,6 +42,7 @@ func (c *connection) flags(cmd *cobra.Command, defaultEndpoint string) {
 	f.StringVar(&c.ca, "cacert", "", "trust the authority in this PEM `FILE` (KVD_CACERT)")
 	f.StringVar(&c.cert, "cert", "", "present the certificate in this PEM `FILE` (KVD_CLIENT_CERT)")
 	f.StringVar(&c.key, "key", "", "use the key in this PEM `FILE` for --cert (KVD_CLIENT_KEY)")
+	c.who.flags(f)
 	f.DurationVar(&c.timeout, "timeout", defaultTimeout, "give up after this long without an answer (KVD_TIMEOUT)")
 	f.StringVarP(&c.output, "output", "o", "", "print as `FORMAT`: table, json, or value (KVD_OUTPUT)")
 	_ = cmd.RegisterFlagCompletionFunc("output", completeFormat) // fails only for unknown flags
@@ -54,16 +57,21 @@ var variables = []struct{ flag, variable string }{
 	{"cacert", "KVD_CACERT"},
 	{"cert", "KVD_CLIENT_CERT"},
 	{"key", "KVD_CLIENT_KEY"},
+	{"token", "KVD_TOKEN"},
+	{"token-file", "KVD_TOKEN_FILE"},
+	{"user", "KVD_USER"},
 	{"timeout", "KVD_TIMEOUT"},
 	{"output", "KVD_OUTPUT"},
 }
 
 // FromEnvironment takes what no flag says from the variables, of those flags that the
-// command has. An empty one counts as not set.
-func FromEnvironment(flags *pflag.FlagSet, environ []string) error {
+// command has, and whose meaning here is not another one. An empty variable counts as not set.
+func FromEnvironment(flags *pflag.FlagSet, environ []string, others ...string) error {
+	// One of these flags overrides the variables of all: they contradict each other.
+	identified := slices.ContainsFunc(credentialFlags, flags.Changed)
 	for _, v := range variables {
 		text := variable(environ, v.variable)
-		if text == "" || flags.Lookup(v.flag) == nil || flags.Changed(v.flag) {
+		if text == "" || flags.Lookup(v.flag) == nil || flags.Changed(v.flag) || slices.Contains(others, v.flag) || identified && slices.Contains(credentialFlags, v.flag) {
 			continue
 		}
 		if err := flags.Set(v.flag, text); err != nil {
@@ -85,7 +93,20 @@ func variable(environ []string, name string) string {
 }
 
 // open returns a client for the connection. It does not connect yet.
-func (c *connection) open() (*client.Client, error) {
+func (c *connection) open(e *Environment) (*client.Client, error) {
+	conf, err := tlsConfig(c.ca, c.cert, c.key)
+	if err != nil {
+		return nil, UsageError{err}
+	}
+	cfg := client.Config{TLS: conf}
+	if err := c.identify(e, &cfg); err != nil {
+		return nil, err
+	}
+	return c.connect(cfg)
+}
+
+// connect returns a client for the endpoints.
+func (c *connection) connect(cfg client.Config) (*client.Client, error) {
 	if c.timeout <= 0 {
 		return nil, usagef("--timeout is %v, but must be above 0", c.timeout)
 	}
@@ -94,15 +115,34 @@ func (c *connection) open() (*client.Client, error) {
 			return nil, usagef("--endpoints: %q has no scheme; write http://%s, or https://%s if the node has TLS", e, e, e)
 		}
 	}
-	conf, err := tlsConfig(c.ca, c.cert, c.key)
+	cfg.Endpoints = c.endpoints
+	cl, err := client.New(cfg)
 	if err != nil {
-		return nil, UsageError{err}
-	}
-	cl, err := client.New(client.Config{Endpoints: c.endpoints, TLS: conf})
-	if err != nil {
-		return nil, usagef("--endpoints: %s", strings.TrimPrefix(err.Error(), "kvd client: "))
+		return nil, usagef("%s", strings.TrimPrefix(err.Error(), "kvd client: "))
 	}
 	return cl, nil
+}
+
+// identify fills in who the user is: what was said about it, or else the last login.
+func (c *connection) identify(e *Environment, cfg *client.Config) (err error) {
+	if err := c.who.check(); err != nil {
+		return err
+	}
+	cfg.Token, cfg.TokenFile = c.who.token, c.who.tokenFile
+	if c.who.user != "" {
+		cfg.User, cfg.Password, err = c.who.password(e)
+		return err
+	}
+	if c.who.none() && c.cert == "" {
+		logins, err := OpenLogins(e.Environ)
+		if err != nil {
+			return err
+		}
+		if saved, ok := logins.Find(c.endpoints); ok {
+			cfg.Token = saved.Token
+		}
+	}
+	return nil
 }
 
 // tlsConfig returns nil, which means the system's authorities, if no file is given.

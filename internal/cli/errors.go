@@ -23,6 +23,7 @@ const (
 	exitCondition = 5
 	exitUnknown   = 6
 	exitDown      = 7
+	exitDenied    = 8
 )
 
 // exitCodes describes the codes for the help and the documents.
@@ -33,10 +34,11 @@ var exitCodes = []struct {
 	{exitOK, "success"},
 	{exitFailed, "failed; nothing was changed unless the message says so"},
 	{exitUsage, "the command line or a variable is wrong"},
-	{exitNotFound, "the key, lease, lock, or member does not exist"},
+	{exitNotFound, "the key, lease, lock, member, user, role, or token does not exist"},
 	{exitCondition, "a condition did not hold, or the lock is held; nothing was changed"},
 	{exitUnknown, "the outcome is unknown: the change may or may not have taken effect"},
 	{exitDown, "no node could answer in time; nothing was changed"},
+	{exitDenied, "you are not known, or may not do that; nothing was changed"},
 }
 
 // exitCodesHelp is the part of a help that lists the codes.
@@ -103,6 +105,8 @@ func classify(err error) int {
 		return exitNotFound
 	case errors.Is(err, client.ErrPreconditionFailed), errors.Is(err, client.ErrLockHeld):
 		return exitCondition
+	case errors.Is(err, client.ErrUnauthenticated), errors.Is(err, client.ErrPermissionDenied):
+		return exitDenied
 	case distrust(err) != "":
 		return exitFailed // waiting does not help
 	case errors.Is(err, client.ErrUnavailable), isUnreachable(err):
@@ -170,6 +174,8 @@ func wording(err error, code int) string {
 		return text + "; choose a later revision, or keep history longer (kvd settings retention_millis=…)"
 	case errors.Is(err, client.ErrTooLarge):
 		return text + "; \"kvd settings\" shows the limits of the cluster"
+	case errors.Is(err, client.ErrUnauthenticated):
+		return text + " (kvd login, --user, or --token)"
 	case errors.Is(err, client.ErrNoSpace):
 		return text + "; delete keys, compact, or raise the quota (kvd settings quota_bytes=…)"
 	}

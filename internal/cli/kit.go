@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"crypto/tls"
 	"io"
 	"iter"
+	"time"
 
 	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/cobra"
@@ -47,6 +49,9 @@ func (s *Shell) ForClusters(cmd *cobra.Command) *cobra.Command {
 	return s.sh.connected(groupCluster, cmd)
 }
 
+// ForRights is ForData for the group of users and rights.
+func (s *Shell) ForRights(cmd *cobra.Command) *cobra.Command { return s.sh.connected(groupRights, cmd) }
+
 // Run turns a function into RunE of a command. Its context ends with the first signal.
 func (s *Shell) Run(f func(ctx context.Context, s *Session, args []string) error) func(*cobra.Command, []string) error {
 	return s.sh.run(func(ctx context.Context, inner *session, args []string) error {
@@ -70,8 +75,44 @@ func (s *Shell) Endpoints() []string { return s.sh.conn.endpoints }
 func (s *Shell) At(endpoint string) (*client.Client, error) {
 	conn := s.sh.conn
 	conn.endpoints = []string{endpoint}
-	return conn.open()
+	return conn.open(&s.sh.env)
 }
+
+// Environment returns what the commands depend on.
+func (s *Shell) Environment() *Environment { return &s.sh.env }
+
+// Password returns the user and the password of --user, and asks for what is missing. Both
+// are empty without that flag.
+func (s *Shell) Password() (user, password string, err error) {
+	if s.sh.conn.who.user == "" {
+		return "", "", nil
+	}
+	return s.sh.conn.who.password(&s.sh.env)
+}
+
+// Anonymous returns a client without credentials but those of the connection.
+func (s *Shell) Anonymous(cmd *cobra.Command) (*client.Client, error) {
+	if err := FromEnvironment(cmd.Flags(), s.sh.env.Environ); err != nil {
+		return nil, err
+	}
+	return s.As("")
+}
+
+// As returns a client with a token, or with none.
+func (s *Shell) As(token string) (*client.Client, error) {
+	conn := s.sh.conn
+	conf, err := tlsConfig(conn.ca, conn.cert, conn.key)
+	if err != nil {
+		return nil, UsageError{err}
+	}
+	return conn.connect(client.Config{TLS: conf, Token: token})
+}
+
+// TLSConfig reads the files of certificates; nil means the authorities of the system.
+func TLSConfig(ca, cert, key string) (*tls.Config, error) { return tlsConfig(ca, cert, key) }
+
+// Timeout is how long a request may take.
+func (s *Shell) Timeout() time.Duration { return s.sh.conn.timeout }
 
 // Session is one run of a command.
 type Session struct {
@@ -138,6 +179,61 @@ func Each[T any](ctx context.Context, s *Session, items func(context.Context) it
 		w.resume()
 	}
 	return nil
+}
+
+// Print prints a result: the document as JSON, the value, or by default the sentence.
+func (s *Session) Print(doc any, value, sentence string) error {
+	switch s.FormatOr(Table) {
+	case JSON:
+		return s.PrintJSON(doc)
+	case Value:
+		return s.Println(value)
+	}
+	return s.Println(sentence)
+}
+
+// Listing says how the items of a list are printed in each format.
+type Listing[T any] struct {
+	Headings []string
+	Document func(T) any // nil means the item itself
+	Value    func(T) string
+	Rows     func(T) [][]string // of the table; most items have one
+}
+
+// maxRows bounds the rows whose columns are aligned with each other: a longer table is
+// printed in pieces while it is being read.
+const maxRows = 500
+
+// PrintEach prints the items of a list.
+func PrintEach[T any](ctx context.Context, s *Session, items func(context.Context) iter.Seq2[T, error], l Listing[T]) error {
+	var rows [][]string
+	flush := func() error {
+		if len(rows) == 0 {
+			return nil
+		}
+		piece, headings := rows, l.Headings
+		rows, l.Headings = nil, nil // the first piece has them
+		return s.PrintTable(headings, piece)
+	}
+	err := Each(ctx, s, items, func(item T) error {
+		switch s.FormatOr(Table) {
+		case JSON:
+			if l.Document == nil {
+				return s.PrintJSON(item)
+			}
+			return s.PrintJSON(l.Document(item))
+		case Value:
+			return s.Println(l.Value(item))
+		}
+		if rows = append(rows, l.Rows(item)...); len(rows) < maxRows {
+			return nil
+		}
+		return flush()
+	})
+	if err != nil {
+		return err
+	}
+	return flush()
 }
 
 // LeaseID is a string in JSON where a number would lose digits.

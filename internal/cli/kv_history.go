@@ -13,7 +13,7 @@ func historyCommand(sh *shell) *cobra.Command {
 	limit := 0
 	cmd := &cobra.Command{
 		Use:   "history KEY",
-		Short: "Print how a key came to be what it is",
+		Short: "Print the versions of a key",
 		Long: `Print each change of a key that the history still has, the oldest first. A first line at an older
 revision than the others is what the key was when the history begins. kvd kv get --rev prints the
 value as it was at any revision in between.

@@ -15,7 +15,7 @@ import (
 func txnCommand(sh *shell) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "txn [@FILE|-]",
-		Short: "Compare, and do several things at once",
+		Short: "Run a transaction: comparisons, and changes that depend on them",
 		Long: `Run a transaction that is read from a file or standard input: if all comparisons hold, the
 operations of then are carried out, otherwise those of else. All changes have one revision, and if
 one operation cannot be carried out, none is.

@@ -29,6 +29,7 @@ type Environment struct {
 const (
 	groupData    = "data"
 	groupCluster = "cluster"
+	groupRights  = "rights"
 )
 
 // Groups returns the groups that the root command must know.
@@ -36,6 +37,7 @@ func Groups() []*cobra.Group {
 	return []*cobra.Group{
 		{ID: groupData, Title: "Commands for data"},
 		{ID: groupCluster, Title: "Commands for clusters"},
+		{ID: groupRights, Title: "Commands for users and rights"},
 	}
 }
 
@@ -45,6 +47,7 @@ func Commands(e Environment) []*cobra.Command {
 	return []*cobra.Command{
 		sh.connected(groupData, kvCommand(sh)),
 		sh.connected(groupData, compactCommand(sh)),
+		sh.connected(groupData, exportGroup(sh)),
 		sh.connected(groupCluster, settingsCommand(sh)),
 	}
 }
@@ -112,7 +115,7 @@ func (sh *shell) open(cmd *cobra.Command) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := sh.conn.open()
+	c, err := sh.conn.open(&sh.env)
 	if err != nil {
 		return nil, err
 	}

@@ -77,6 +77,25 @@ func TestExportAndImport(t *testing.T) {
 	from.prints("304\n", "kv", "export", file+"3", "-o", "value")
 }
 
+// A snapshot of etcd has the keys and the leases that they are bound to; conformance looks
+// at it with etcd's own tools.
+func TestExportEtcd(t *testing.T) {
+	b := newBench(t)
+	b.fill(300)
+	file := filepath.Join(t.TempDir(), "kvd.db")
+	b.expect(exitOK, "exported 304 keys of revision 2 to "+file+", a snapshot of etcd", "export", "etcd", file)
+	if head := read(t, file); len(head)%512 != 32 {
+		t.Errorf("the file has %d bytes: no hash of 32 behind whole pages", len(head))
+	}
+	b.prints("304\n", "export", "etcd", file, "-o", "value")
+	b.expect(exitOK, `"revision":2`, "export", "etcd", file, "-o", "json")
+	b.expect(exitUsage, "is a directory", "export", "etcd", t.TempDir())
+	b.expect(exitFailed, "no such file or directory", "export", "etcd", filepath.Join(t.TempDir(), "none", "kvd.db"))
+	if left, err := filepath.Glob(file + "?*"); err != nil || len(left) > 0 {
+		t.Errorf("left: %q, %v", left, err)
+	}
+}
+
 // The NDJSON of the HTTP interface is an export, too, without a hash.
 func TestImportOfAList(t *testing.T) {
 	from, to := newBench(t), newBench(t)

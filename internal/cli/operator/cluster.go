@@ -34,7 +34,7 @@ func leaderCommand(sh *cli.Shell) *cobra.Command {
 	})
 	transfer := &cobra.Command{
 		Use:   "transfer [ID|NAME]",
-		Short: "Hand the leadership over",
+		Short: "Transfer leadership to another member",
 		Long: `Hand the leadership to a member, or without one to the voter that is most up to date. It ends when
 that member leads.`,
 		Args:              cli.Between(0, 1),
@@ -185,6 +185,8 @@ func printCluster(s *cli.Session, c *client.ClusterStatus) error {
 // agreement says whether the members have the same state.
 func agreement(c *client.ClusterStatus) string {
 	switch {
+	case c.HashesAgree == nil && len(c.Members) == 1:
+		return "its only member has nobody to compare its state with"
 	case c.HashesAgree == nil:
 		return "no two members had a log index in common to compare their states at"
 	case *c.HashesAgree:

@@ -38,6 +38,7 @@ func Commands(e cli.Environment) []*cobra.Command {
 	sh := cli.NewShell(e)
 	return []*cobra.Command{
 		sh.ForData(lockCommand(sh)),
+		sh.ForData(locksCommand(sh)),
 		sh.ForData(electCommand(sh)),
 		sh.ForData(leaseCommand(sh)),
 		sh.ForClusters(statusCommand(sh)),

@@ -52,13 +52,7 @@ func leaseDocument(l *client.Lease, counts bool) *leaseJSON {
 
 // printLease prints a lease that was granted or renewed, with a sentence for people.
 func printLease(s *cli.Session, l *client.Lease, sentence string) error {
-	switch s.FormatOr(cli.Table) {
-	case cli.JSON:
-		return s.PrintJSON(leaseDocument(l, false))
-	case cli.Value:
-		return s.Println(strconv.FormatInt(l.ID, 10))
-	}
-	return s.Println(sentence)
+	return s.Print(leaseDocument(l, false), strconv.FormatInt(l.ID, 10), sentence)
 }
 
 func leaseGrantCommand(sh *cli.Shell) *cobra.Command {
@@ -116,32 +110,17 @@ func leaseListCommand(sh *cli.Shell) *cobra.Command {
 		Args:  cli.NoArguments,
 	}
 	cmd.RunE = sh.Run(func(ctx context.Context, s *cli.Session, _ []string) error {
-		var rows [][]string
-		headings := []string{"ID", "TTL", "KEYS", "LOCKS", "NAME"}
-		err := cli.Each(ctx, s, s.Leases, func(l *client.Lease) (err error) {
-			switch s.FormatOr(cli.Table) {
-			case cli.JSON:
-				return s.PrintJSON(leaseDocument(l, true))
-			case cli.Value:
-				return s.Println(strconv.FormatInt(l.ID, 10))
-			}
-			rows = append(rows, []string{strconv.FormatInt(l.ID, 10), l.TTL.String(), number(l.KeyCount), number(l.LockCount), cli.Printable(orDash(l.Name))})
-			if len(rows) == maxTableRows {
-				err, rows, headings = s.PrintTable(headings, rows), nil, nil
-			}
-			return err
+		return cli.PrintEach(ctx, s, s.Leases, cli.Listing[*client.Lease]{
+			Headings: []string{"ID", "TTL", "KEYS", "LOCKS", "NAME"},
+			Document: func(l *client.Lease) any { return leaseDocument(l, true) },
+			Value:    func(l *client.Lease) string { return strconv.FormatInt(l.ID, 10) },
+			Rows: func(l *client.Lease) [][]string {
+				return [][]string{{strconv.FormatInt(l.ID, 10), l.TTL.String(), number(l.KeyCount), number(l.LockCount), cli.Printable(orDash(l.Name))}}
+			},
 		})
-		if err != nil || rows == nil {
-			return err
-		}
-		return s.PrintTable(headings, rows)
 	})
 	return cmd
 }
-
-// maxTableRows bounds the rows that are lined up with each other: a longer table is
-// printed in pieces.
-const maxTableRows = 500
 
 // onLease returns RunE of a command that works on one lease.
 func onLease(sh *cli.Shell, f func(ctx context.Context, s *cli.Session, id int64) error) func(*cobra.Command, []string) error {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/kvd-io/kvd/client"
 	"github.com/kvd-io/kvd/internal/cli"
@@ -292,10 +293,9 @@ func runHolding(s *cli.Session, lock *client.Lock, argv []string) error {
 	cmd.WaitDelay = graceOfCommand
 	cmd.Env = s.Environ("KVD_LOCK_NAME="+strings.ReplaceAll(lock.Name, "\x00", "\\0"), fmt.Sprint("KVD_LOCK_TOKEN=", lock.Token),
 		fmt.Sprint("KVD_LOCK_LEASE=", lock.Session().Lease()))
-	_, _, stderr := s.Streams()
-	// The terminal stops processes of other groups that read from it. Without one, a group
-	// of its own makes signals reach what the command has started, too.
-	own := !cli.IsTerminal(stderr)
+	// In front of a terminal, the command stays in this group, or the terminal would stop it
+	// when it reads. Elsewhere, a group of its own makes signals reach what it has started, too.
+	own := !inFront()
 	cmd.SysProcAttr = commandAttributes(own)
 	started, ended := make(chan error, 1), make(chan error, 1)
 	go func() {
@@ -313,6 +313,18 @@ func runHolding(s *cli.Session, lock *client.Lock, argv []string) error {
 	}
 	r := &running{s: s, lock: lock, own: own, pid: cmd.Process.Pid}
 	return r.attend(signals, ended)
+}
+
+// inFront reports whether this process is one of those that its terminal speaks to: they
+// get what is typed, and the signals of keys. Where its streams go says nothing about that.
+func inFront() bool {
+	terminal, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		return false // it has no terminal
+	}
+	defer terminal.Close()
+	group, err := unix.IoctlGetInt(int(terminal.Fd()), unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
 }
 
 // running is a command that runs while a lock is held.

@@ -280,7 +280,7 @@ the members that are alive would be no majority is refused.`,
 func memberPromoteCommand(sh *cli.Shell) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "promote ID|NAME",
-		Short:             "Make a voter of a learner that has caught up",
+		Short:             "Promote a learner that has caught up to voter",
 		Args:              cli.OneArgument("id or name of the member"),
 		ValidArgsFunction: completeMember(sh),
 	}

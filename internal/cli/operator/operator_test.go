@@ -166,7 +166,7 @@ func TestLockRunsACommand(t *testing.T) {
 	b.expect(cli.ExitDown, "cannot reach", words("lock job --endpoints http://127.0.0.1:1 --timeout 50ms -- true")...)
 }
 
-// Whoever holds the lock keeps others out, and its end lets them in.
+// The holder of a lock keeps others out, and its end lets them in.
 func TestLockIsHeld(t *testing.T) {
 	b := newBench(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -174,6 +174,9 @@ func TestLockIsHeld(t *testing.T) {
 	eventually(t, "the lock is held", func() bool { return out.String() != "" })
 	b.expect(cli.ExitCondition, "holds the lock job (me), and 0 wait for it; wait longer with --wait", words("lock job --wait 0s -- true")...)
 	b.expect(cli.ExitCondition, "--wait", words("lock job --wait 10ms -- true")...)
+	b.expect(cli.ExitOK, "me", words("locks")...)
+	b.prints("job\n", words("locks -o value")...)
+	b.expect(cli.ExitOK, `"holder":{"lease":`, words("locks -o json")...)
 	b.expect(cli.ExitCondition, "(me)", words("elect job --wait 0s -- true")...)
 	cancel()
 	if r := <-done; r.code != cli.ExitOK {

@@ -32,7 +32,7 @@ func topCommand(sh *cli.Shell) *cobra.Command {
   REQ/S     requests of clients that the member answered per second
   P50, P99  how long half, and all but one in a hundred of them took; watches, batches, waits for
             locks, and probes do not count
-  WRITE/S   commands that it applied per second, whoever took them
+  WRITE/S   commands that it applied per second, no matter which node received them
   LAG       log entries that it knows to be committed and has not applied
   BEHIND    log entries that it has not applied and the leader has committed
 
