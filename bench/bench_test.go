@@ -21,16 +21,17 @@ func TestHarness(t *testing.T) {
 		t.Skip("builds etcd and starts clusters; not run with -short")
 	}
 	b := &bench{options: options{clients: []int{2}, rounds: 1, seconds: 0.5, valueSize: 32, keySpace: 200, count: 2000,
-		watches: 500, leases: 500, floor: 1, limit: time.Hour, dir: t.TempDir()}}
+		watches: 500, leases: 500, floor: 1, limit: time.Hour, hurry: true, dir: t.TempDir()}}
 	ctx := context.Background()
 	if err := b.build(ctx); err != nil {
 		t.Fatal(err)
 	}
-	chosen, err := choose("cold-start,puts,bulk,txn,watch,leases,locks,once,tls,random")
+	chosen, err := choose("cold-start,puts,bulk,txn,watch,leases,locks,once,rights,tls,random,face-puts,face-watch,face-streams,face-leases,face-pages")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, m := range chosen {
+		b.use(m.face)
 		if err := m.run(ctx, b); err != nil {
 			t.Fatalf("%s: %v", m.name, err)
 		}
@@ -49,7 +50,7 @@ func TestHarness(t *testing.T) {
 }
 
 func TestChoose(t *testing.T) {
-	for names, want := range map[string]string{"gets,puts": "puts,gets", "locks": "locks", "puts,nothing": "", "": "", "puts,puts": ""} {
+	for names, want := range map[string]string{"gets,puts": "puts,gets", "locks": "locks", "face,puts": "puts,face-puts,face-gets,face-txn,face-watch,face-streams,face-leases,face-pages", "puts,nothing": "", "": "", "puts,puts": ""} {
 		chosen, err := choose(names)
 		var got []string
 		for _, m := range chosen {
@@ -177,6 +178,18 @@ func TestVerdict(t *testing.T) {
 	}
 	if gap.verdict() != "yes" {
 		t.Errorf("absolute: %q", gap.verdict())
+	}
+}
+
+// TestBaseline: the targets for etcd are not those for another kvd, but kvd's own remain.
+func TestBaseline(t *testing.T) {
+	for _, baseline := range []bool{false, true} {
+		r := report{baseline: baseline}
+		relative := r.row("a", "1/s", func(w *row) { w.AtLeast, w.Goal = 3, 4 })
+		alone := r.row("b", "times", func(w *row) { w.AtLeast, w.Absolute = 0.9, true })
+		if (relative.AtLeast == 0 && relative.Goal == 0) != baseline || alone.AtLeast == 0 {
+			t.Errorf("baseline %v: %+v %+v", baseline, relative, alone)
+		}
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 )
 
 // bulkConnections are the numbers of connections tried; the better one counts.
-var bulkConnections = map[string][]int{"kvd": {1, 4}, "etcd": {4, 16}}
+var bulkConnections = map[string][]int{"kvd": {1, 4}, "baseline": {1, 4}, "etcd": {4, 16}}
 
 // bulk loads many keys, then measures the memory, disk use and restart time of
 // a system that holds them.
@@ -48,7 +48,7 @@ func (b *bench) bulkOne(ctx context.Context, s system) (err error) {
 	}
 	defer func() { err = errors.Join(err, c.stop()) }()
 	b.report.row("bulk load", "keys/s", func(w *row) { w.More, w.AtLeast, w.Goal = true, 3.5, 5 }).add(s.name(), best)
-	if err := wait(ctx, 10*time.Second); err != nil {
+	if err := b.rest(ctx, 10*time.Second); err != nil {
 		return err
 	}
 	b.noteSizes(c, "after the load")
@@ -87,7 +87,7 @@ func (b *bench) restart(ctx context.Context, c *cluster) error {
 	took := time.Since(begin)
 	b.say("%-4s restart of three nodes with %d keys: %v", c.sys.name(), b.count, took)
 	b.report.row("restart to first write with "+strconv.FormatUint(b.count, 10)+" keys", "ms", func(w *row) { w.AtLeast, w.Goal = 0.12, 0.08 }).add(c.sys.name(), ms(took))
-	if err := wait(ctx, 3*time.Second); err != nil {
+	if err := b.rest(ctx, 3*time.Second); err != nil {
 		return err
 	}
 	b.noteSizes(c, "after a restart")

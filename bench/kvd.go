@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -12,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,19 +24,28 @@ import (
 // kvd is driven over HTTP/1.1, with one connection per client.
 type kvd struct {
 	binary string
+	label  string    // "" means "kvd"
 	flags  []string  // in addition to those that every node needs
 	tls    *tlsFiles // nil: clients connect without TLS
+	// credentials are the header Authorization of each request; "" means none.
+	credentials string
 }
 
-func (*kvd) name() string { return "kvd" }
+func (k *kvd) name() string { return cmp.Or(k.label, "kvd") }
 
-func (k *kvd) args(c *cluster, i int) []string {
+func (k *kvd) args(c *cluster, i int) []string { return k.node(c, i, k.url(c.clients[i], "")) }
+
+// node returns the command line of node i, which serves clients at the given URL.
+func (k *kvd) node(c *cluster, i int, listen string) []string {
 	var urls []string
 	for _, p := range c.peers {
 		urls = append(urls, "http://"+p)
 	}
 	args := append([]string{k.binary, "--id", strconv.Itoa(i + 1), "--cluster", strings.Join(urls, ","),
-		"--listen-client", k.url(c.clients[i], ""), "--data-dir", filepath.Join(c.dir, strconv.Itoa(i+1))}, k.flags...)
+		"--listen-client", listen, "--data-dir", filepath.Join(c.dir, strconv.Itoa(i+1))}, k.flags...)
+	if slices.Contains(args, "--pprof") {
+		args = append(args, "--listen-metrics", "http://"+c.metrics[i])
+	}
 	if k.tls != nil {
 		args = append(args, "--tls-cert-file", k.tls.cert, "--tls-key-file", k.tls.key)
 	}
@@ -53,7 +64,9 @@ func (k *kvd) open(address string) (client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &kvdClient{conn: loadgen.New(conn, address)}, nil
+	c := &kvdClient{conn: loadgen.New(conn, address)}
+	c.conn.Authorize(k.credentials)
+	return c, nil
 }
 
 func (k *kvd) dial(address string) (net.Conn, error) {
@@ -120,19 +133,35 @@ func (k *kvd) leader(ctx context.Context, c *cluster) (int, error) {
 }
 
 func (k *kvd) getJSON(ctx context.Context, from string, v any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := k.web().Do(req)
+	return k.askJSON(ctx, http.MethodGet, from, "", v)
+}
+
+// askJSON sends a request that is not measured, and decodes its answer, unless v is nil.
+func (k *kvd) askJSON(ctx context.Context, method, target, body string, v any) error {
+	resp, err := k.do(ctx, method, target, strings.NewReader(body))
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answers %s", from, resp.Status)
+	if resp.StatusCode >= 300 {
+		return fmt.Errorf("%s %s answers %s", method, target, resp.Status)
+	}
+	if v == nil {
+		return nil
 	}
 	return json.NewDecoder(resp.Body).Decode(v)
+}
+
+// do sends a request.
+func (k *kvd) do(ctx context.Context, method, target string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, target, body)
+	if err != nil {
+		return nil, err
+	}
+	if k.credentials != "" {
+		req.Header.Set("Authorization", k.credentials)
+	}
+	return k.web().Do(req)
 }
 
 // web is the client for what is not measured, and for streams.
@@ -150,12 +179,12 @@ func (k *kvd) bulk(ctx context.Context, c *cluster, count uint64, conns, valueSi
 		return err
 	}
 	return shared(count, conns, func(from, to uint64) error {
-		return batch(ctx, k.web(), k.url(c.clients[leader], "/v1/batch"), from, to, valueSize)
+		return k.batch(ctx, k.url(c.clients[leader], "/v1/batch"), from, to, valueSize)
 	})
 }
 
 // batch puts a range of keys and checks each answer.
-func batch(ctx context.Context, web *http.Client, target string, from, to uint64, valueSize int) error {
+func (k *kvd) batch(ctx context.Context, target string, from, to uint64, valueSize int) error {
 	r, w := io.Pipe()
 	go func() {
 		out := bufio.NewWriterSize(w, 64<<10)
@@ -165,11 +194,7 @@ func batch(ctx context.Context, web *http.Client, target string, from, to uint64
 		}
 		w.CloseWithError(out.Flush())
 	}()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, r)
-	if err != nil {
-		return err
-	}
-	resp, err := web.Do(req)
+	resp, err := k.do(ctx, http.MethodPost, target, r)
 	if err != nil {
 		return err
 	}
@@ -189,11 +214,7 @@ func batch(ctx context.Context, web *http.Client, target string, from, to uint64
 }
 
 func (k *kvd) snapshot(ctx context.Context, address string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, k.url(address, "/v1/snapshot"), nil)
-	if err != nil {
-		return err
-	}
-	resp, err := k.web().Do(req)
+	resp, err := k.do(ctx, http.MethodGet, k.url(address, "/v1/snapshot"), nil)
 	if err != nil {
 		return err
 	}

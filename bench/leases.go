@@ -86,7 +86,7 @@ func leases(ctx context.Context, b *bench) error {
 				return fmt.Errorf("%s: %w", c.sys.name(), err)
 			}
 		}
-		if err := wait(ctx, 5*time.Second); err != nil {
+		if err := b.rest(ctx, 5*time.Second); err != nil {
 			return err
 		}
 		return b.alternate(clusters, func(_ int, c *cluster) error { return b.idleLeases(ctx, c) })
@@ -147,7 +147,7 @@ func (b *bench) grantMany(ctx context.Context, c *cluster) error {
 }
 
 func (b *bench) idleLeases(ctx context.Context, c *cluster) error {
-	length := max(5*time.Second, min(20*time.Second, 4*b.round()))
+	length := b.pause(max(5*time.Second, min(20*time.Second, 4*b.round())))
 	leader, err := c.leader(ctx)
 	if err != nil {
 		return err

@@ -24,6 +24,14 @@ const (
 	opPatientPut operation = "patient put"
 )
 
+// rowName is how rows of the report name it.
+func (op operation) rowName() string {
+	if op == opGet {
+		return "linearizable get"
+	}
+	return string(op)
+}
+
 // sample is the result of one round.
 type sample struct {
 	rate          float64 // operations per second
@@ -43,7 +51,7 @@ const leastOperations = 100
 // multiplexes calls, and above this bound etcd gets slower with a connection
 // per client.
 func connections(s system, clients int) int {
-	if s.name() == "etcd" && clients > 256 {
+	if _, native := s.(*kvd); !native && clients > 256 {
 		return 100
 	}
 	return clients
@@ -92,6 +100,7 @@ func (b *bench) driveOnce(ctx context.Context, c *cluster, clients int, w work) 
 		return sample{}, err
 	}
 	l.Duration = b.round()
+	defer b.profile(ctx, c, leader)()
 	pids := c.pids()
 	before := cpuTime(pids)
 	r, err := l.Run(ctx)

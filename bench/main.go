@@ -40,31 +40,50 @@ type options struct {
 	limit     time.Duration // of one measurement
 	floor     float64       // operations of a round
 	dir       string        // for the data; its file system must have a real fsync
+	// Binaries; empty ones are built. A baseline is another kvd, which takes etcd's place.
+	kvdBinary, etcdBinary, baseline string
+	// hurry makes pauses short, for tests that do not judge results.
+	hurry bool
+	// profiles is the directory for CPU profiles of kvd's leader, one of each round.
+	profiles string
 }
 
 // measurement is one subcommand.
 type measurement struct {
 	name, help string
 	run        func(ctx context.Context, b *bench) error
+	// face drives kvd over etcd's API, by the client that drives etcd.
+	face bool
 }
 
+// faceMeasurements stands for all measurements of etcd's API.
+const faceMeasurements = "face"
+
 var measurements = []measurement{
-	{"ceilings", "limits of the machine: an idle net/http handler, write and fdatasync", ceilings},
-	{"cold-start", "one node, from exec to its first acknowledged write", coldStart},
-	{"puts", "puts to the leader of three nodes", puts},
-	{"gets", "gets of the leader, linearizable and stale", gets},
-	{"idle", "CPU and memory of three idle nodes", idle},
-	{"failover", "longest write gap after killing and after stopping the leader", failover},
-	{"bulk", "a million keys: load, memory, disk, restart, put p99 during a snapshot", bulk},
-	{"overload", "goodput with ten times the clients that saturate the leader", overload},
-	{"cache", "puts with kvd's metadata cache warm, cold, and too small", cache},
-	{"txn", "transactions of one compare and one put", txns},
-	{"watch", "events to 100 watchers, their latency, and 10,000 idle watches", watches},
-	{"leases", "keep-alives, and CPU of the leader with 100,000 idle leases", leases},
-	{"locks", "acquire and release, 16 clients on one lock and on 1,000", locks},
-	{"once", "puts with Idempotency-Key relative to puts without, kvd alone", once},
-	{"tls", "puts and gets over TLS", overTLS},
-	{"random", "a million puts of random new keys", random},
+	{"ceilings", "limits of the machine: an idle net/http handler, write and fdatasync", ceilings, false},
+	{"cold-start", "one node, from exec to its first acknowledged write", coldStart, false},
+	{"puts", "puts to the leader of three nodes", puts, false},
+	{"gets", "gets of the leader, linearizable and stale", gets, false},
+	{"idle", "CPU and memory of three idle nodes", idle, false},
+	{"failover", "longest write gap after killing and after stopping the leader", failover, false},
+	{"bulk", "a million keys: load, memory, disk, restart, put p99 during a snapshot", bulk, false},
+	{"overload", "goodput with ten times the clients that saturate the leader", overload, false},
+	{"cache", "puts with kvd's metadata cache warm, cold, and too small", cache, false},
+	{"txn", "transactions of one compare and one put", txns, false},
+	{"watch", "events to 100 watchers, their latency, and 10,000 idle watches", watches, false},
+	{"leases", "keep-alives, and CPU of the leader with 100,000 idle leases", leases, false},
+	{"locks", "acquire and release, 16 clients on one lock and on 1,000", locks, false},
+	{"once", "puts with Idempotency-Key relative to puts without, kvd alone", once, false},
+	{"rights", "puts and gets with rights enabled, by a token and by a password, relative to without, kvd alone", rightsCost, false},
+	{"tls", "puts and gets over TLS", overTLS, false},
+	{"random", "a million puts of random new keys", random, false},
+	{"face-puts", "etcd's API: puts to the leader of three nodes", puts, true},
+	{"face-gets", "etcd's API: ranges of one key, linearizable and serializable", gets, true},
+	{"face-txn", "etcd's API: transactions of one compare and one put", txns, true},
+	{"face-watch", "etcd's API: events to 100 watchers, and their latency", events, true},
+	{"face-streams", "etcd's API: 10,000 watches on 100 streams", streams, true},
+	{"face-leases", "etcd's API: keep-alives, and idle leases", leases, true},
+	{"face-pages", "etcd's API: a list of 100,000 pairs in pages of 500, and counts", pages, true},
 }
 
 func main() {
@@ -98,6 +117,10 @@ func run(args []string) error {
 	flags.IntVar(&o.leases, "leases", defaults.leases, "number of idle leases")
 	flags.DurationVar(&o.limit, "limit", defaults.limit, "time after which a measurement is given up")
 	flags.StringVar(&o.dir, "dir", "", "directory in which to create a temporary data directory")
+	flags.StringVar(&o.kvdBinary, "kvd", "", "binary of kvd to measure; built from this tree by default")
+	flags.StringVar(&o.etcdBinary, "etcd", "", "binary of etcd to compare with; built from its module by default")
+	flags.StringVar(&o.baseline, "baseline", "", "binary of another kvd to compare with instead of etcd")
+	flags.StringVar(&o.profiles, "profiles", "", "directory for a CPU profile of kvd's leader in each round; profiling slows it down")
 	doc := flags.String("write", "", "Markdown file whose section between the bench markers to replace")
 	_ = flags.Parse(args[1:]) // exits
 	for text := range strings.SplitSeq(*clients, ",") {
@@ -116,9 +139,9 @@ func run(args []string) error {
 func usage() error {
 	var names []string
 	for _, m := range measurements {
-		names = append(names, fmt.Sprintf("  %-12s%s", m.name, m.help))
+		names = append(names, fmt.Sprintf("  %-14s%s", m.name, m.help))
 	}
-	return errors.New("name measurements, separated by commas:\n  all         everything\n" + strings.Join(names, "\n"))
+	return errors.New("name measurements, separated by commas:\n  all           everything\n  face          everything about etcd's API\n" + strings.Join(names, "\n"))
 }
 
 // bench is one run of the program.
@@ -126,6 +149,10 @@ type bench struct {
 	options
 	systems []system // kvd first
 	report  report
+	// natives drive kvd over HTTP, and faces over etcd's API: what systems is set to.
+	natives, faces []system
+	running        string // the measurement
+	profiled       int    // rounds
 }
 
 func measure(ctx context.Context, names string, o options, doc string) error {
@@ -165,8 +192,16 @@ func choose(names string) ([]measurement, error) {
 	if names == "all" {
 		return measurements, nil
 	}
-	wanted := strings.Split(names, ",")
 	var chosen []measurement
+	wanted := strings.Split(names, ",")
+	if i := slices.Index(wanted, faceMeasurements); i >= 0 {
+		wanted = slices.Delete(wanted, i, i+1)
+		for _, m := range measurements {
+			if m.face {
+				wanted = append(wanted, m.name)
+			}
+		}
+	}
 	for _, m := range measurements {
 		if slices.Contains(wanted, m.name) {
 			chosen = append(chosen, m)
@@ -182,6 +217,8 @@ func choose(names string) ([]measurement, error) {
 func (b *bench) one(ctx context.Context, m measurement, n, total int) error {
 	begin := time.Now()
 	b.say("== %s (%d of %d)", m.name, n, total)
+	b.use(m.face)
+	b.running = m.name
 	ctx, cancel := context.WithTimeoutCause(ctx, b.limit, fmt.Errorf("not done after %v", b.limit))
 	defer cancel()
 	err := m.run(ctx, b)
@@ -197,6 +234,13 @@ func (b *bench) one(ctx context.Context, m measurement, n, total int) error {
 	return err
 }
 
+// use has kvd driven over etcd's API, or over its own.
+func (b *bench) use(face bool) {
+	if b.systems, b.report.face = b.natives, face; face {
+		b.systems = b.faces
+	}
+}
+
 // write updates the document and the figures beside it, if one is named.
 func (b *bench) write(doc string) error {
 	if doc == "" {
@@ -205,14 +249,32 @@ func (b *bench) write(doc string) error {
 	return errors.Join(replaceSection(doc, b.report.markdown(b)), b.report.writeJSON(strings.TrimSuffix(doc, ".md")+".json"))
 }
 
-// build compiles kvd from this tree and etcd from its module.
+// build compiles kvd from this tree and etcd from its module, unless their binaries were
+// named.
 func (b *bench) build(ctx context.Context) error {
-	for _, p := range []struct{ name, module, path string }{{"kvd", "..", "./cmd/kvd"}, {"etcd", ".", "./etcd"}} {
-		if err := command(ctx, p.module, "go", "build", "-trimpath", "-o", filepath.Join(b.dir, p.name), p.path); err != nil {
+	for _, p := range []struct {
+		binary             *string
+		name, module, path string
+	}{{&b.kvdBinary, "kvd", "..", "./cmd/kvd"}, {&b.etcdBinary, "etcd", ".", "./etcd"}} {
+		if *p.binary != "" || b.baseline != "" && p.name == "etcd" {
+			continue
+		}
+		*p.binary = filepath.Join(b.dir, p.name)
+		if err := command(ctx, p.module, "go", "build", "-trimpath", "-o", *p.binary, p.path); err != nil {
 			return fmt.Errorf("build %s: %w", p.name, err)
 		}
 	}
-	b.systems = []system{&kvd{binary: filepath.Join(b.dir, "kvd")}, &etcd{binary: filepath.Join(b.dir, "etcd")}}
+	native := &kvd{binary: b.kvdBinary}
+	if b.profiles != "" {
+		native.flags = []string{"--pprof", "true"}
+	}
+	if b.report.baseline = b.baseline != ""; b.report.baseline {
+		other := &kvd{binary: b.baseline, label: "baseline"}
+		b.natives, b.faces = []system{native, other}, []system{&face{nodes: native}, &face{nodes: other}}
+		return nil
+	}
+	other := &etcd{binary: b.etcdBinary}
+	b.natives, b.faces = []system{native, other}, []system{&face{nodes: native}, other}
 	return nil
 }
 
@@ -223,6 +285,17 @@ func (b *bench) say(format string, args ...any) {
 
 // round is the length of one round.
 func (b *bench) round() time.Duration { return time.Duration(b.seconds * float64(time.Second)) }
+
+// pause is the length of a pause that should take d.
+func (b *bench) pause(d time.Duration) time.Duration {
+	if b.hurry {
+		return d / 20
+	}
+	return d
+}
+
+// rest waits while nodes do what others left to do.
+func (b *bench) rest(ctx context.Context, d time.Duration) error { return wait(ctx, b.pause(d)) }
 
 func machine() string {
 	return fmt.Sprintf("%s, %d CPUs, %s, %s, %s", cpuModel(), runtime.NumCPU(), memoryTotal(), kernel(), runtime.Version())

@@ -141,8 +141,7 @@ func gets(ctx context.Context, b *bench) error {
 
 func (b *bench) noteGets(system string, op operation, clients int, s sample) {
 	b.say("%-4s %s, %d clients: %.0f/s, p50 %v, p99 %v, %v an operation, errors %v", system, op, clients, s.rate, s.p50, s.p99, s.cpu, s.errors)
-	kind := map[operation]string{opGet: "linearizable get", opStale: "stale get"}[op]
-	name := func(what string) string { return fmt.Sprintf("%s, %s, %s", kind, clientCount(clients), what) }
+	name := func(what string) string { return fmt.Sprintf("%s, %s, %s", op.rowName(), clientCount(clients), what) }
 	b.report.row(name("rate"), "1/s", func(w *row) {
 		if w.More = true; clients > 1 {
 			w.AtLeast, w.Goal = leastGets(op, clients), 5

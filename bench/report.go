@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -19,8 +20,8 @@ type row struct {
 	KVD      []float64 `json:"kvd"` // one value per round
 	Etcd     []float64 `json:"etcd,omitempty"`
 	AtLeast  float64   `json:"at_least,omitempty"` // 0: no target
-	Goal     float64   `json:"goal,omitempty"`
-	More     bool      `json:"more"` // more is better
+	Goal     float64   `json:"goal,omitempty"`     // 0: none beyond AtLeast
+	More     bool      `json:"more"`               // more is better
 	Absolute bool      `json:"absolute,omitempty"`
 	Remark   string    `json:"remark,omitempty"`
 }
@@ -28,10 +29,15 @@ type row struct {
 type report struct {
 	rows     []*row
 	failures []string // of whole measurements
+	face     bool     // rows are of etcd's API
+	baseline bool     // the other system is another kvd: the targets are for etcd
 }
 
 // row returns the row with that name, and creates it if necessary.
 func (r *report) row(name, unit string, set func(*row)) *row {
+	if r.face {
+		name, set = facePrefix+name, faceTargets(name, set)
+	}
 	for _, w := range r.rows {
 		if w.Name == name {
 			return w
@@ -40,6 +46,9 @@ func (r *report) row(name, unit string, set func(*row)) *row {
 	w := &row{Name: name, Unit: unit}
 	if set != nil {
 		set(w)
+	}
+	if r.baseline && !w.Absolute {
+		w.AtLeast, w.Goal = 0, 0
 	}
 	r.rows = append(r.rows, w)
 	return w
@@ -78,7 +87,7 @@ func (w *row) verdict() string {
 	switch {
 	case math.IsNaN(got):
 		return "not measured"
-	case reached(w.Goal):
+	case w.Goal != 0 && reached(w.Goal):
 		return "goal"
 	case reached(w.AtLeast):
 		return "yes"
@@ -87,16 +96,18 @@ func (w *row) verdict() string {
 }
 
 func (w *row) cells() []string {
-	ratio, target, goal := "", "", ""
+	ratio, target, goal, suffix := "", "", "", " ×"
+	if w.Absolute {
+		suffix = ""
+	}
 	if len(w.Etcd) > 0 && len(w.KVD) > 0 {
 		ratio = figure(median(w.KVD)/median(w.Etcd)) + " ×"
 	}
 	if w.AtLeast != 0 {
-		suffix := " ×"
-		if w.Absolute {
-			suffix = ""
-		}
-		target, goal = figure(w.AtLeast)+suffix, figure(w.Goal)+suffix
+		target = figure(w.AtLeast) + suffix
+	}
+	if w.Goal != 0 {
+		goal = figure(w.Goal) + suffix
 	}
 	name := w.Name + ", " + w.Unit
 	if w.Remark != "" {
@@ -120,10 +131,18 @@ func figure(v float64) string {
 
 func (r *report) markdown(b *bench) string {
 	var t strings.Builder
-	fmt.Fprintf(&t, "Measured %s on %s, file system %s.\nkvd %s, etcd 3.7.3; %d rounds of %v each, alternating, values of %d bytes, %d keys;\n`%s`.\nFigures are medians. The last column names the target that was met: *yes* stands for \"at least\".\n\n",
-		time.Now().UTC().Format("2006-01-02 15:04 UTC"), machine(), fileSystem(b.dir), revision(), b.rounds, b.round(), b.valueSize, b.keySpace,
+	other, version := "etcd", "etcd 3.7.3"
+	if b.baseline != "" {
+		other, version = "baseline", "baseline "+filepath.Base(b.baseline)
+	}
+	tree := revision()
+	if b.kvdBinary != "" && filepath.Dir(b.kvdBinary) != b.dir {
+		tree = filepath.Base(b.kvdBinary) // it was not built from this tree
+	}
+	fmt.Fprintf(&t, "Measured %s on %s, file system %s.\nkvd %s, %s; %d rounds of %v each, alternating, values of %d bytes, %d keys;\n`%s`.\nFigures are medians. The last column names the target that was met: *yes* stands for \"at least\".\n\n",
+		time.Now().UTC().Format("2006-01-02 15:04 UTC"), machine(), fileSystem(b.dir), tree, version, b.rounds, b.round(), b.valueSize, b.keySpace,
 		"cd bench && go run . "+strings.Join(os.Args[1:], " "))
-	t.WriteString("| what | kvd | etcd | kvd / etcd | at least | goal | reached |\n|---|---|---|---|---|---|---|\n")
+	fmt.Fprintf(&t, "| what | kvd | %[1]s | kvd / %[1]s | at least | goal | reached |\n|---|---|---|---|---|---|---|\n", other)
 	for _, w := range r.rows {
 		fmt.Fprintf(&t, "| %s |\n", strings.Join(w.cells(), " | "))
 	}
@@ -148,6 +167,7 @@ Differences between the two sides:
 - Locks are those of etcd's package concurrency (Mutex), and one request each to acquire and to release in kvd. Each client has a lease of its own.
 - TLS is that of clients alone, with the same certificate. Members talk to each other without it.
 - Bulk load compares kvd's stream of independent operations with etcd's transactions of 100 puts, each with the better of two numbers of connections.
+- Rows of etcd's API have the same client on both sides, etcd's own, and the same protocol. kvd's nodes serve it with --listen-etcd.
 - All nodes and the load generator share one machine and one disk. Where CPU is the limit, throughput reflects the CPU per operation.
 - Error responses are not counted. A round with fewer than 100 operations is void.
 `

@@ -44,6 +44,7 @@ type cluster struct {
 	dir     string
 	clients []string // host:port
 	peers   []string // host:port
+	metrics []string // host:port; of kvd, for profiles
 	procs   []*exec.Cmd
 }
 
@@ -58,6 +59,7 @@ func (b *bench) start(ctx context.Context, s system, nodes int) (*cluster, error
 	for range nodes {
 		c.clients = append(c.clients, freeAddress())
 		c.peers = append(c.peers, freeAddress())
+		c.metrics = append(c.metrics, freeAddress())
 		c.procs = append(c.procs, nil)
 	}
 	for i := range nodes {

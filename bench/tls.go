@@ -21,7 +21,7 @@ type tlsFiles struct {
 // newTLS lets kvd make a certificate for this machine.
 func (b *bench) newTLS(ctx context.Context) (*tlsFiles, error) {
 	dir := filepath.Join(b.dir, "certs")
-	p := exec.CommandContext(ctx, filepath.Join(b.dir, "kvd"), "cert", "init", "--dir", dir, "--members", "1")
+	p := exec.CommandContext(ctx, b.kvdBinary, "cert", "init", "--dir", dir, "--members", "1")
 	if text, err := p.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("make certificates: %w: %s", err, text)
 	}
@@ -44,8 +44,15 @@ func overTLS(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	open, other := b.systems[0].(*kvd), b.systems[1].(*etcd)
-	systems := []system{&kvd{binary: open.binary, tls: files}, &etcd{binary: other.binary, tls: files}}
+	var systems []system
+	for _, s := range b.systems {
+		switch open := s.(type) {
+		case *kvd:
+			systems = append(systems, &kvd{binary: open.binary, label: open.label, tls: files})
+		case *etcd:
+			systems = append(systems, &etcd{binary: open.binary, tls: files})
+		}
+	}
 	return b.threeOf(ctx, systems, func(clusters []*cluster) error {
 		if err := b.fill(ctx, clusters); err != nil {
 			return err
@@ -68,7 +75,7 @@ func overTLS(ctx context.Context, b *bench) error {
 
 func (b *bench) noteTLS(system string, op operation, s sample) {
 	b.say("%-4s %s over TLS: %.0f/s, p99 %v, %v an operation, errors %v", system, op, s.rate, s.p99, s.cpu, s.errors)
-	name := map[operation]string{opPut: "put", opGet: "linearizable get"}[op] + " over TLS, 64 clients, "
+	name := op.rowName() + " over TLS, 64 clients, "
 	b.report.row(name+"rate", "1/s", func(w *row) { w.More, w.AtLeast, w.Goal = true, 2, 3 }).add(system, s.rate)
 	b.report.row(name+"p99", "ms", nil).add(system, ms(s.p99))
 	b.report.row(name+"CPU of all servers", "µs each", nil).add(system, us(s.cpu))

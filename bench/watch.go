@@ -272,8 +272,9 @@ func sentAt(value []byte) (time.Time, bool) {
 	return time.Unix(0, ns), err == nil
 }
 
-func watches(ctx context.Context, b *bench) error {
-	err := b.three(ctx, func(clusters []*cluster) error {
+// events measures what watchers of the written prefix get.
+func events(ctx context.Context, b *bench) error {
+	return b.three(ctx, func(clusters []*cluster) error {
 		if err := b.fill(ctx, clusters); err != nil {
 			return err
 		}
@@ -282,6 +283,10 @@ func watches(ctx context.Context, b *bench) error {
 		}
 		return b.alternate(clusters, func(_ int, c *cluster) error { return b.eventLatency(ctx, c) })
 	})
+}
+
+func watches(ctx context.Context, b *bench) error {
+	err := events(ctx, b)
 	// The idle watches need fresh nodes, because memory once used is not given
 	// back soon.
 	for range b.rounds {
@@ -385,7 +390,7 @@ func (b *bench) eventLatency(ctx context.Context, c *cluster) error {
 // the memory of the leader.
 func (b *bench) idleWatches(ctx context.Context, s system) (err error) {
 	if k, ok := s.(*kvd); ok {
-		s = &kvd{binary: k.binary, flags: []string{"--max-connections", "0", "--max-watches", strconv.Itoa(2 * b.watches)}}
+		s = &kvd{binary: k.binary, label: k.label, flags: []string{"--max-connections", "0", "--max-watches", strconv.Itoa(2 * b.watches)}}
 	}
 	c, err := b.start(ctx, s, 3)
 	if err != nil {
@@ -408,7 +413,7 @@ func (b *bench) idleWatches(ctx context.Context, s system) (err error) {
 		return err
 	}
 	idle.close()
-	if err := wait(ctx, settle); err != nil {
+	if err := b.rest(ctx, settle); err != nil {
 		return err
 	}
 	without, err := b.load(ctx, c, opPut, 64, b.keySpace)
@@ -420,7 +425,7 @@ func (b *bench) idleWatches(ctx context.Context, s system) (err error) {
 		return err
 	}
 	defer again.close()
-	if err := wait(ctx, settle); err != nil {
+	if err := b.rest(ctx, settle); err != nil {
 		return err
 	}
 	second, err := b.load(ctx, c, opPut, 64, b.keySpace)
@@ -452,7 +457,7 @@ func (b *bench) weigh(ctx context.Context, c *cluster) (*audience, error) {
 		return nil, err
 	}
 	opened := time.Since(begin)
-	if err := wait(ctx, settle); err != nil {
+	if err := b.rest(ctx, settle); err != nil {
 		idle.close()
 		return nil, err
 	}

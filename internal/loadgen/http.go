@@ -18,7 +18,7 @@ import (
 type HTTP struct {
 	conn   net.Conn
 	r      *bufio.Reader
-	host   string
+	head   []byte // of each request, from the version to the fields that all of them have
 	buf    []byte
 	limit  time.Time // deadline of the connection
 	detail []byte    // body of an error response
@@ -47,7 +47,15 @@ func Dial(address string) (*HTTP, error) {
 // New uses an existing connection, for example one of TLS. The host is the one
 // that requests name.
 func New(conn net.Conn, host string) *HTTP {
-	return &HTTP{conn: conn, r: bufio.NewReaderSize(conn, 8<<10), host: host}
+	return &HTTP{conn: conn, r: bufio.NewReaderSize(conn, 8<<10), head: []byte(" HTTP/1.1\r\nHost: " + host + "\r\n")}
+}
+
+// Authorize adds the header Authorization to each request that follows; "" adds none. Call it
+// once at most.
+func (h *HTTP) Authorize(credentials string) {
+	if credentials != "" {
+		h.head = append(h.head, "Authorization: "+credentials+"\r\n"...)
+	}
 }
 
 // Close closes the connection.
@@ -80,8 +88,7 @@ func (h *HTTP) Get(key []byte, stale bool) (code string, err error) {
 // error.
 func (h *HTTP) Request(method, target string, fields, body []byte) (answer []byte, code string, err error) {
 	b := append(append(h.buf[:0], method...), ' ')
-	b = append(append(append(b, target...), " HTTP/1.1\r\nHost: "...), h.host...)
-	b = append(append(b, "\r\n"...), fields...)
+	b = append(append(append(b, target...), h.head...), fields...)
 	b = append(strconv.AppendInt(append(b, "Content-Length: "...), int64(len(body)), 10), "\r\n\r\n"...)
 	h.buf = append(b, body...)
 	h.keep, h.kept = true, h.kept[:0]
@@ -92,9 +99,7 @@ func (h *HTTP) Request(method, target string, fields, body []byte) (answer []byt
 
 func (h *HTTP) begin(method string, key []byte, query string) {
 	b := append(append(h.buf[:0], method...), " /v1/kv/"...)
-	b = append(append(b, key...), query...)
-	b = append(append(b, " HTTP/1.1\r\nHost: "...), h.host...)
-	h.buf = append(b, "\r\n"...)
+	h.buf = append(append(append(b, key...), query...), h.head...)
 }
 
 // exchange sends the request and reads the response.

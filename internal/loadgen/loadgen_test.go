@@ -165,6 +165,27 @@ func TestRequest(t *testing.T) {
 	}
 }
 
+// TestAuthorize: credentials are in each request, in its header, and once.
+func TestAuthorize(t *testing.T) {
+	for credentials, want := range map[string]string{"": "", "Bearer t": "Authorization: Bearer t\r\n"} {
+		conn := &recorded{canned: canned{answer: "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"}}
+		h := New(conn, "x")
+		h.Authorize(credentials)
+		_, putErr := h.Put([]byte("a"), []byte("v"))
+		_, getErr := h.Get([]byte("a"), true)
+		_, _, requestErr := h.Request("POST", "/v1/txn", []byte("X-Y: z\r\n"), []byte("{}"))
+		if err := errors.Join(putErr, getErr, requestErr); err != nil {
+			t.Fatal(err)
+		}
+		sent := "PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\n" + want + "Content-Length: 1\r\n\r\nv" +
+			"GET /v1/kv/a?consistency=stale HTTP/1.1\r\nHost: x\r\n" + want + "\r\n" +
+			"POST /v1/txn HTTP/1.1\r\nHost: x\r\n" + want + "X-Y: z\r\nContent-Length: 2\r\n\r\n{}"
+		if string(conn.sent) != sent {
+			t.Errorf("with %q:\n%s\nwant\n%s", credentials, conn.sent, sent)
+		}
+	}
+}
+
 // TestRunCounts: errors are counted separately, broken connections are replaced,
 // and the last response of a connection counts.
 func TestRunCounts(t *testing.T) {
@@ -248,11 +269,23 @@ func (c *canned) Write(b []byte) (int, error) { return len(b), nil }
 func (c *canned) Read(b []byte) (int, error)  { return copy(b, c.answer), nil }
 func (c *canned) SetDeadline(time.Time) error { return nil }
 
+// recorded keeps all that is sent on it.
+type recorded struct {
+	canned
+	sent []byte
+}
+
+func (c *recorded) Write(b []byte) (int, error) {
+	c.sent = append(c.sent, b...)
+	return len(b), nil
+}
+
 // TestNoAllocation: the load causes no garbage collection on the machine that is
 // measured.
 func TestNoAllocation(t *testing.T) {
 	conn := &canned{answer: "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"}
-	h := &HTTP{conn: conn, r: bufio.NewReaderSize(conn, 1<<10), host: "x"}
+	h := New(conn, "x")
+	h.Authorize("Bearer t")
 	keys, value := RandomKeys(1000, 1), make([]byte, 256)
 	n := testing.AllocsPerRun(1000, func() {
 		if code, err := h.Put(keys.Next(), value); code != "" || err != nil {
