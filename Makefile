@@ -10,7 +10,9 @@ RUNS     ?= 1000
 SUITES   ?=
 NODES    ?= 1,3
 
-.PHONY: help build test race vet lint fmt fuzz cluster e2e conformance container ui huge drills abuse sim bench bench-compare bench-micro check clean
+CUTS     ?= 3100
+
+.PHONY: help build test race vet lint fmt fuzz cluster e2e conformance container ui huge contract mixed drills abuse sim proof promises mutation powercuts bench bench-compare bench-micro check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
@@ -54,10 +56,13 @@ huge: ## run the gigabyte test: catch-up by snapshot, restarts, memory (needs 5 
 contract: ## compare 20,000 random requests with a plain map, while nodes are killed
 	KVD_E2E=huge go test -count=1 -timeout 60m -run 'TestContract$$' -v ./test/e2e
 
+mixed: ## check 100,000 operations of HTTP and etcd clients on the same keys, under faults
+	KVD_E2E=huge go test -count=1 -timeout 60m -run 'TestMixedFaces$$' -v ./test/e2e
+
 drills: ## add members under full load while things go wrong, with a gibibyte stored (needs 20 GiB of disk)
 	KVD_E2E=huge go test -count=1 -timeout 60m -run Drills -v ./test/e2e
 
-abuse: ## let clients of all kinds stop in the middle, on a node with 256 MiB, for a minute
+abuse: ## let clients of all kinds stop in the middle, 10,000 at once on a node with 512 MiB
 	KVD_E2E=huge go test -count=1 -timeout 10m -run Abuse -v ./test/e2e
 
 conformance: ## run the suites that others wrote for etcd, about 45 minutes (SUITES="clients kubernetes", NODES=3)
@@ -66,9 +71,23 @@ conformance: ## run the suites that others wrote for etcd, about 45 minutes (SUI
 container: ## build the image and run three containers (Docker)
 	KVD_E2E=full go test -count=1 -timeout 15m -v ./test/container
 
-sim: ## run the simulation with RUNS (1000) seeds, a tenth of them with real stores
+sim: ## run the simulation with RUNS (1000) seeds, and a tenth as many with real stores
 	KVD_SIM_RUNS=$(RUNS) go test -count=1 -timeout 60m -run '^TestSimulation' -v ./internal/raftnode
 	KVD_SIM_RUNS=$$(( ($(RUNS) + 9) / 10 )) go test -count=1 -timeout 60m -run '^TestContractSimulation' -v ./internal/raftnode
+
+proof: ## run the suites that try to prove kvd wrong (half an hour), and print one table
+	go run ./test/proof -keep docs/proof.json
+
+promises: ## write the results of the last "make proof" (docs/proof.json) into the README and docs/testing.md
+	go run ./test/proof -promises README.md -controls docs/testing.md
+
+powercuts: ## cut the power of nodes CUTS (3100) times, on ext4 and loop devices (root), about an hour
+	KVD_E2E=huge KVD_POWER_CUTS=$(CUTS) go test -count=1 -timeout 180m -run 'PowerCut|NthSync' -v ./test/e2e
+
+mutation: ## plant 360 bugs in the store, the log on disk, and the core of raftnode, one at a time
+	go run ./test/mutation -mutants 130 -budget 30m -slowest 8s internal/datadir
+	go run ./test/mutation -mutants 140 -budget 30m -slowest 8s internal/kvstore
+	go run ./test/mutation -mutants 90 -budget 30m -slowest 8s -skip '^Test(Contract|Simulation|Control|Battery)' 'internal/raftnode:core*.go'
 
 bench: ## run the benchmarks
 	go test -run '^$$' -bench . -benchmem ./...

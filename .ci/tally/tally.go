@@ -1,13 +1,17 @@
 // Command tally reads the output of "go test -json". It prints the result of each
-// package and the output of failed tests, and appends the numbers of passed,
-// failed and skipped tests to the file named by its argument.
+// package and the output of failed tests. It appends the numbers of passed, failed
+// and skipped tests to the file named by its first argument, and an excerpt of each
+// failure to the one named by its second.
 package main
 
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -25,10 +29,20 @@ type counts struct{ passed, failed, skipped int }
 
 // tally collects the output of each test until its result is known.
 type tally struct {
-	total  counts
-	pkg    map[string]*counts
-	output map[string]*strings.Builder
+	total    counts
+	pkg      map[string]*counts
+	output   map[string]*strings.Builder
+	failures strings.Builder // the excerpts
 }
+
+const (
+	module = "github.com/kvd-io/kvd/"
+	// Limits of the excerpt of a failure.
+	excerptLines, excerptColumns = 15, 400
+)
+
+// crash matches the line after which the details follow. Otherwise, they are at the end.
+var crash = regexp.MustCompile(`^(panic: |fatal error: |WARNING: DATA RACE)`)
 
 func main() {
 	t := tally{pkg: make(map[string]*counts), output: make(map[string]*strings.Builder)}
@@ -46,7 +60,7 @@ func main() {
 		fmt.Println("read the output of go test:", err)
 		t.total.failed++
 	}
-	if err := t.save(os.Args[1]); err != nil {
+	if err := errors.Join(add(os.Args[1], fmt.Sprintln(t.total.passed, t.total.failed, t.total.skipped)), add(os.Args[2], t.failures.String())); err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
@@ -65,6 +79,7 @@ func (t *tally) take(e event) {
 		t.output[key].WriteString(e.Output)
 	case "build-fail":
 		fmt.Print(t.outputOf(key))
+		t.excerpt(e.ImportPath, t.outputOf(key))
 	case "pass", "fail", "skip":
 		if e.Test != "" {
 			t.endTest(e, key)
@@ -86,6 +101,30 @@ func (t *tally) endTest(e event, key string) {
 	case "fail":
 		c.failed++
 		fmt.Printf("FAILED: %s %s\n%s", e.Package, e.Test, t.outputOf(key))
+		t.excerpt(e.Package+" "+e.Test, t.outputOf(key))
+	}
+}
+
+// excerpt keeps some lines of a failure. A test that failed only because its subtests
+// did has none.
+func (t *tally) excerpt(name, output string) {
+	var lines []string
+	for line := range strings.Lines(output) {
+		line = strings.TrimSpace(line)
+		if line != "" && !strings.HasPrefix(line, "=== ") && !strings.HasPrefix(line, "--- FAIL: ") {
+			lines = append(lines, line[:min(len(line), excerptColumns)])
+		}
+	}
+	if len(lines) == 0 {
+		return
+	}
+	begin := slices.IndexFunc(lines, crash.MatchString)
+	if begin < 0 {
+		begin = max(0, len(lines)-excerptLines)
+	}
+	fmt.Fprintln(&t.failures, strings.TrimPrefix(name, module))
+	for _, line := range lines[begin:min(begin+excerptLines, len(lines))] {
+		fmt.Fprintf(&t.failures, "    %s\n", line)
 	}
 }
 
@@ -95,12 +134,13 @@ func (t *tally) endPackage(e event, key string) {
 	c := t.counts(e.Package)
 	if e.Action == "fail" && c.failed == 0 {
 		c.failed++
+		t.excerpt(e.Package, t.outputOf(key))
 	}
 	if c.failed > 0 {
 		fmt.Print(t.outputOf(key))
 	}
 	if *c != (counts{}) {
-		fmt.Printf("%-5s %s %.1fs: %d passed, %d failed, %d skipped\n", e.Action, e.Package, e.Elapsed, c.passed, c.failed, c.skipped)
+		fmt.Printf("%-5s %s %.1fs: %d passed, %d failed, %d skipped\n", e.Action, strings.TrimPrefix(e.Package, module), e.Elapsed, c.passed, c.failed, c.skipped)
 	}
 	t.total.passed += c.passed
 	t.total.failed += c.failed
@@ -121,13 +161,12 @@ func (t *tally) outputOf(key string) string {
 	return ""
 }
 
-func (t *tally) save(name string) error {
+// add appends to a file.
+func add(name, text string) error {
 	f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintln(f, t.total.passed, t.total.failed, t.total.skipped); err != nil {
-		return err
-	}
-	return f.Close()
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
 }

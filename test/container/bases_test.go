@@ -16,20 +16,22 @@ import (
 )
 
 // importBuildBase creates the base image of the build stage from the local
-// machine: its Go toolchain, the downloaded modules of go.mod, a shell, and
-// mkdir.
+// machine: its Go toolchain, the downloaded modules of go.mod, the compiled
+// packages of these modules, a shell, and mkdir.
 func importBuildBase(t *testing.T, run string) string {
 	t.Helper()
 	name := run + ":build"
 	importImage(t, name, func(w *tar.Writer) error {
 		root, cache := goEnv(t, "GOROOT"), filepath.Join(goEnv(t, "GOMODCACHE"), "cache", "download")
+		compiled := goEnv(t, "GOCACHE")
 		return errors.Join(
 			addTree(w, root, "usr/local/go", inToolChain),
 			addTree(w, cache, "go/pkg/mod/cache/download", neededModules(t, cache)),
+			addTree(w, compiled, "go/build", compiledPackages(t)),
 			addPrograms(w, "sh", "mkdir"),
 			w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: "tmp/", Mode: 0o1777}),
 		)
-	}, "ENV PATH=/usr/local/go/bin:/bin", "ENV GOPATH=/go GOTOOLCHAIN=local")
+	}, "ENV PATH=/usr/local/go/bin:/bin", "ENV GOPATH=/go GOCACHE=/go/build GOTOOLCHAIN=local")
 	return name
 }
 
@@ -104,6 +106,30 @@ func neededModules(t *testing.T, cache string) func(string, fs.DirEntry) bool {
 			return true
 		}
 		return d.IsDir() && name != "sumdb"
+	}
+}
+
+// compiledPackages selects the files of Go's build cache that hold the packages that
+// kvd imports, but not its own: the build compiles those. The cache has two files for
+// a package: NAME-d is the package, and the text of another one, -a, contains NAME.
+func compiledPackages(t *testing.T) func(string, fs.DirEntry) bool {
+	t.Helper()
+	needed := make(map[string]bool)
+	list := command(t, "env", "CGO_ENABLED=0", "go", "list", "-trimpath", "-deps", "-export", "-f", "{{if not (and .Module .Module.Main)}}{{.Export}}{{end}}", "./cmd/kvd")
+	for file := range strings.FieldsSeq(list) {
+		needed[filepath.Base(file)] = true
+	}
+	cache := goEnv(t, "GOCACHE")
+	return func(name string, d fs.DirEntry) bool {
+		if d.IsDir() {
+			return len(name) == 2 // not those of the fuzzer
+		}
+		if !strings.HasSuffix(name, "-a") {
+			return needed[d.Name()]
+		}
+		text, err := os.ReadFile(filepath.Join(cache, name))
+		fields := strings.Fields(string(text))
+		return err == nil && len(fields) == 5 && needed[fields[2]+"-d"]
 	}
 }
 

@@ -1,9 +1,8 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -41,34 +40,31 @@ func (e *example) matches(output string) bool {
 	return regexp.MustCompile("^" + want + "$").MatchString(strings.TrimSpace(output))
 }
 
-// TestAPIDocument runs the examples of docs/api.md in order against a node without
-// data. Revisions count from the first example on, so a new one in the middle changes
-// those after it.
+// TestAPIDocument runs the examples of docs/api.md in order against a cluster without
+// data: one node, and three, each of which gets each third request. Revisions count from
+// the first example on, so a new one in the middle changes those after it.
 func TestAPIDocument(t *testing.T) {
-	text, err := os.ReadFile("../../docs/api.md")
+	const path = "../../docs/api.md"
+	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	requireTool(t, "curl")
-	c := newCluster(t, 1)
-	home := t.TempDir()
-	if err := os.WriteFile(filepath.Join(home, ".curlrc"), []byte("silent\nshow-error\nmax-time = 20\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	port := strconv.Itoa(c.node(1).clientPort)
 	all := examples(string(text))
-	for i := range all {
-		e := &all[i]
-		cmd := exec.Command("sh", "-c", strings.ReplaceAll(e.command, "12380", port))
-		cmd.Env = append(os.Environ(), "CURL_HOME="+home)
-		out, _ := cmd.CombinedOutput() // an example may end a stream with a timeout
-		got := strings.NewReplacer("\r", "", port, "12380").Replace(string(out))
-		if !e.matches(got) {
-			t.Errorf("docs/api.md:%d: %s\nprints %s\nwant   %s", e.line, e.command, got, e.output)
-		}
-	}
 	if len(all) < 30 {
 		t.Errorf("only %d examples were found", len(all))
+	}
+	for _, n := range []int{1, 3} {
+		t.Run(fmt.Sprintf("%d nodes", n), func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, n)
+			r := newDocRunner(t, c)
+			r.write(".curlrc", "silent\nshow-error\nmax-time = 20\n")
+			for i := range all {
+				own := strconv.Itoa(c.nodes[i%n].clientPort)
+				r.toNodes, r.toDocument = strings.NewReplacer("12380", own), strings.NewReplacer(own, "12380", "\r", "")
+				r.examples(path, all[i:i+1])
+			}
+		})
 	}
 }
 

@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/kvd-io/kvd/internal/proof"
 )
 
 // lossyProxy forwards connections to random members and loses answers: it closes some
@@ -76,7 +78,7 @@ func (p *lossyProxy) serve(client net.Conn) {
 	}
 	defer server.Close()
 	p.conns.Go(func() {
-		_, _ = io.Copy(server, client) // whoever closes first ends both
+		_, _ = io.Copy(server, client) // the first to close ends both
 		if t, ok := server.(*net.TCPConn); ok {
 			_ = t.CloseWrite()
 		}
@@ -110,10 +112,14 @@ func TestContractExactlyOnce(t *testing.T) {
 	}
 	o := &onceLoad{t: t, proxy: p.url(), answers: make(map[string]int)}
 	var clients sync.WaitGroup
+	// curl waits a second before each repeat, so there are many of it.
+	for i := range 20 {
+		clients.Go(func() { o.curls(fmt.Sprint("curl", i), each/5) })
+	}
 	for i := range 4 {
-		clients.Go(func() { o.curls(fmt.Sprint("curl", i), each) })
 		clients.Go(func() { o.repeats(fmt.Sprint("go", i), 4*each) })
 	}
+	clients.Go(func() { o.addMembers(each / 5) })
 	clients.Wait()
 	close(stop)
 	nemesis.Wait()
@@ -123,6 +129,7 @@ func TestContractExactlyOnce(t *testing.T) {
 		t.Error("too little was lost: the run proves nothing")
 	}
 	o.judge(c)
+	proof.Judged(t, int(o.sent.Load()))
 }
 
 // killLeadersUntil kills one leader after the other, and returns how many.
@@ -190,12 +197,35 @@ func (o *onceLoad) repeats(name string, n int) {
 	}
 }
 
+// addMembers adds learners and removes them again. A second addition would be refused, for
+// their URL is taken, and would use up an id.
+func (o *onceLoad) addMembers(n int) {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for i := range n {
+		o.sent.Add(2)
+		key, id := fmt.Sprint("member-", i), i+4
+		out, err := o.insist(client, key, "/v1/members", fmt.Sprintf(`{"peer_urls":["http://127.0.0.1:%d"],"learner":true}`, 1+i))
+		if err != nil || !strings.Contains(out, fmt.Sprintf(`"id":%d,`, id)) {
+			o.t.Errorf("add member %d: %s, %v", id, out, err)
+			return
+		}
+		if _, err := o.insistOn(client, http.MethodDelete, key+"-removed", fmt.Sprint("/v1/members/", id), ""); err != nil {
+			o.t.Errorf("remove member %d: %v", id, err)
+			return
+		}
+	}
+}
+
 // insist repeats a request until its outcome is known.
 func (o *onceLoad) insist(client *http.Client, key, path, body string) (out string, err error) {
+	return o.insistOn(client, http.MethodPost, key, path, body)
+}
+
+func (o *onceLoad) insistOn(client *http.Client, method, key, path, body string) (out string, err error) {
 	err = poll(patience, func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), requestLimit)
 		defer cancel()
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, o.proxy+path, strings.NewReader(body))
+		req, err := http.NewRequestWithContext(ctx, method, o.proxy+path, strings.NewReader(body))
 		if err != nil {
 			return hopeless{err}
 		}
@@ -210,7 +240,7 @@ func (o *onceLoad) insist(client *http.Client, key, path, body string) (out stri
 		switch {
 		case err != nil:
 			return err
-		case resp.StatusCode == 200 || resp.StatusCode == 201:
+		case resp.StatusCode/100 == 2:
 			if resp.Header.Get("Idempotency-Replayed") == "true" {
 				o.replayed.Add(1)
 			}
@@ -249,6 +279,9 @@ func (o *onceLoad) appended(text string) {
 // was answered once, and that every text was appended once, in the order of its client.
 func (o *onceLoad) judge(c *cluster) {
 	for _, m := range c.nodes {
+		if members, err := m.members(); err != nil || len(members) != len(c.nodes) {
+			o.t.Errorf("the members are %+v, %v", members, err)
+		}
 		expectValue(o.t, m, "counter", fmt.Sprint(o.last))
 	}
 	for i := 1; i <= o.last; i++ {

@@ -20,6 +20,7 @@ var steps = []struct {
 	{"released key", (*contractRun).releaseKey},
 	{"settings", (*contractRun).changeSettings},
 	{"member", (*contractRun).addLearner},
+	{"snapshot", (*contractRun).lagBehind},
 }
 
 func (r *contractRun) step(number int) {
@@ -163,4 +164,29 @@ func (r *contractRun) addLearner() {
 		r.t.Fatalf("remove the learner: %v", a)
 	}
 	r.mustRepeat(a, remove, "remove")
+}
+
+// lagBehind keeps a follower away until the others have released the log that it lacks, so
+// that it comes back by snapshot. A refused put is in the log, and changes nothing.
+func (r *contractRun) lagBehind() {
+	r.dying.Wait()
+	if r.away == nil {
+		r.away = pick(r.chance, r.c.followers())
+		r.away.stop()
+	}
+	built := r.c.count(builtSnapshot)
+	ballast, sent := strings.Repeat("x", ballastBytes), 0
+	r.c.releaseLog(r.t, func() {
+		path := fmt.Sprintf("/v1/kv/ballast?if_revision=%d", uint64(1)<<52)
+		r.mustInsist(412, &contractRequest{method: http.MethodPut, path: path, body: ballast, writes: true}, fmt.Sprint("ballast-", sent))
+		sent++
+	})
+	restart(r.away)
+	r.away = nil
+	eventually(r.t, "a snapshot is built for who was away", func() error {
+		if n := r.c.count(builtSnapshot); n <= built {
+			return fmt.Errorf("%d snapshots", n)
+		}
+		return nil
+	})
 }

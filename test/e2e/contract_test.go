@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/kvd-io/kvd/internal/proof"
 )
 
 // TestContract sends random sequences of all operations, one after the other, each to a
@@ -66,6 +68,8 @@ type contractRun struct {
 	dying  sync.WaitGroup
 	back   int // the request at which it comes back
 	sent   int
+	// answered is the node that answered last.
+	answered *member
 	// disturbed counts what was done to the cluster.
 	disturbed int
 	before    []repeated
@@ -86,8 +90,8 @@ func (r *contractRun) play(length int) {
 		if r.sent%200 == 100 {
 			r.expire()
 		}
-		if r.sent%200 == 50 {
-			r.step(r.sent / 200)
+		if r.sent%140 == 50 {
+			r.step(r.sent / 140)
 		}
 		req := r.g.next()
 		r.counts[req.what]++
@@ -95,28 +99,59 @@ func (r *contractRun) play(length int) {
 			r.counts["txn done"]++
 		}
 		a := r.ask(req)
-		if err := req.judge(a); err != nil {
-			r.t.Fatalf("request %d, %s %s %v\nbody %.300q\n%v\nanswer %v\nthe model is at revision %d", r.sent, req.method, req.path, req.header, req.body, err, a, r.m.revision)
-		}
+		r.mustJudge(req, a)
+		r.askAnother(req, a)
 		r.repeat(req, a)
 	}
 	r.dying.Wait()
 	if r.away != nil {
 		restart(r.away)
 	}
-	if anyWrote(r.c, builtSnapshot) {
-		r.counts["snapshot"]++
-	}
+	proof.Judged(r.t, length)
 	r.t.Logf("%d requests: %v; revision %d, compacted up to %d", length, r.counts, r.m.revision, r.m.compact)
-	for _, what := range []string{"put", "delete", "append", "incr", "list", "delete range", "batch", "past", "compact", "txn", "txn done", "grant", "revoke", "keep alive", "lock", "release", "expired", "queued lock", "released key", "settings", "member", "kill", "stop", "transfer"} {
+	for _, what := range []string{"put", "delete", "append", "incr", "list", "delete range", "batch", "past", "compact", "txn", "txn done", "grant", "revoke", "keep alive", "lock", "release", "expired", "queued lock", "released key", "settings", "member", "snapshot", "kill", "stop", "transfer", "asked again"} {
 		if r.counts[what] == 0 {
 			r.t.Errorf("no %s in %d requests: the run proves too little", what, length)
 		}
 	}
-	if r.counts["snapshot"] == 0 && runSize == sizeHuge {
-		r.t.Error("no member needed a snapshot: the run proves too little")
-	}
 	r.judgeEnd()
+}
+
+func (r *contractRun) mustJudge(req *contractRequest, a answer) {
+	r.t.Helper()
+	if err := req.judge(a); err != nil {
+		r.t.Fatalf("request %d, %s %s %v\nbody %.300q\n%v\nanswer %v\nthe model is at revision %d", r.sent, req.method, req.path, req.header, req.body, err, a, r.m.revision)
+	}
+}
+
+// askAnother sends each request to another node as well, so that followers answer as many
+// as leaders. A read gets the same answer there, and so does a write, which happened once.
+func (r *contractRun) askAnother(req *contractRequest, first answer) {
+	r.t.Helper()
+	if req.lines != nil {
+		return // reads among its lines may see what later ones wrote
+	}
+	r.counts["asked again"]++
+	at := r.answered
+	var a answer
+	eventually(r.t, "an answer of another node to "+req.method+" "+req.path, func() error {
+		m := pick(r.chance, r.c.nodes)
+		if m == at {
+			return errors.New("the same node")
+		}
+		if a = r.askOne(req, m, r.key()); a.err != nil || a.status >= 500 || a.status == 429 {
+			return fmt.Errorf("%v: %v", m, a)
+		}
+		return nil
+	})
+	if !req.writes {
+		r.mustJudge(req, a)
+		return
+	}
+	replayed := a.header.Get("Idempotency-Replayed") == "true"
+	if a.status != first.status || a.body != first.body || !replayed && req.status != 400 { // what is refused at the door is not remembered
+		r.t.Fatalf("request %d, %s %s was answered with %v, and at another node with %v, replayed %v", r.sent, req.method, req.path, first, a, replayed)
+	}
 }
 
 // repeated is a request that may come again.
@@ -256,6 +291,7 @@ func (r *contractRun) insist(req *contractRequest, key string) (a answer) {
 		case a.refusedBeforeSent(), a.err == nil && (a.status == 503 || a.status == 429):
 			return fmt.Errorf("%v: %v", m, a) // certainly without effect
 		case a.err == nil && a.status != 504:
+			r.answered = m
 			return nil
 		}
 		return fmt.Errorf("%v: %v", m, a)

@@ -129,6 +129,50 @@ func docFiles(text string) (out []docFile) {
 	return out
 }
 
+// docBlock is a fenced block of a document.
+type docBlock struct {
+	line  int
+	info  string   // language, and the name of a file
+	lines []string // with lines that end in \ joined
+}
+
+func docBlocks(t testing.TB, path string) (out []docBlock) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(repository, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, joined := false, ""
+	for i, line := range strings.Split(string(text), "\n") {
+		info, fence := strings.CutPrefix(line, "```")
+		switch {
+		case fence && in:
+			in = false
+		case fence:
+			in = true
+			out = append(out, docBlock{line: i + 1, info: info})
+		case in && strings.HasSuffix(line, "\\"):
+			joined += strings.TrimSuffix(line, "\\")
+		case in:
+			b := &out[len(out)-1]
+			b.lines, joined = append(b.lines, joined+line), ""
+		}
+	}
+	return out
+}
+
+// blockWith returns the lines of the block whose first line begins with a text.
+func blockWith(t testing.TB, path, first string) []string {
+	t.Helper()
+	for _, b := range docBlocks(t, path) {
+		if len(b.lines) > 0 && strings.HasPrefix(b.lines[0], first) {
+			return b.lines
+		}
+	}
+	t.Fatalf("%s has no block that begins with %q", path, first)
+	return nil
+}
+
 func TestRecipes(t *testing.T) {
 	for _, n := range []int{1, 3} {
 		t.Run(fmt.Sprintf("%d nodes", n), func(t *testing.T) {

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"github.com/kvd-io/kvd/internal/proof"
 )
 
 // patient are flags that put the election timeout, at least 50 s, beyond the
@@ -35,7 +37,10 @@ func (c *cluster) steadyLoad(t *testing.T, members ...*member) *steady {
 			s.workers.Go(func() { s.work(m, fmt.Sprintf("/v1/kv/steady-%d-%d?timeout=25s", m.id, i)) })
 		}
 	}
-	t.Cleanup(s.stop)
+	t.Cleanup(func() {
+		s.stop()
+		proof.Judged(t, 2*int(s.done.Load()))
+	})
 	s.await(100)
 	return s
 }

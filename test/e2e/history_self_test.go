@@ -108,3 +108,51 @@ func TestPorcupineSeesViolations(t *testing.T) {
 		}
 	}
 }
+
+// TestFollowerSeesViolations plants one fault at a time into what a watch saw.
+func TestFollowerSeesViolations(t *testing.T) {
+	changes := map[uint64]change{2: {key: "a", value: "1"}, 3: {key: "b", value: "2"}, 5: {key: "a", deleted: true}}
+	for name, c := range map[string]struct {
+		lines string
+		wrong bool
+	}{
+		"nothing is wrong": {lines: `{"type":"put","key":"a","value":"1","mod_revision":2}
+{"type":"progress","revision":2}
+{"type":"put","key":"b","value":"2","mod_revision":3}
+{"type":"delete","key":"a","mod_revision":5}`},
+		"told of a compaction": {lines: `{"type":"compacted","compact_revision":3}
+{"type":"put","key":"b","value":"2","mod_revision":3}
+{"type":"delete","key":"a","mod_revision":5}`},
+		"missed one": {wrong: true, lines: `{"type":"put","key":"a","value":"1","mod_revision":2}
+{"type":"delete","key":"a","mod_revision":5}`},
+		"missed what is behind a compaction": {wrong: true, lines: `{"type":"compacted","compact_revision":3}
+{"type":"delete","key":"a","mod_revision":5}`},
+		"progress before an event": {wrong: true, lines: `{"type":"put","key":"a","value":"1","mod_revision":2}
+{"type":"progress","revision":3}
+{"type":"put","key":"b","value":"2","mod_revision":3}
+{"type":"delete","key":"a","mod_revision":5}`},
+		"one twice": {wrong: true, lines: `{"type":"put","key":"a","value":"1","mod_revision":2}
+{"type":"put","key":"a","value":"1","mod_revision":2}
+{"type":"put","key":"b","value":"2","mod_revision":3}
+{"type":"delete","key":"a","mod_revision":5}`},
+		"another value": {wrong: true, lines: `{"type":"put","key":"a","value":"1","mod_revision":2}
+{"type":"put","key":"b","value":"3","mod_revision":3}
+{"type":"delete","key":"a","mod_revision":5}`},
+		"before its time": {wrong: true, lines: `{"type":"put","key":"a","value":"1","mod_revision":2}
+{"type":"put","key":"b","value":"2","mod_revision":3}
+{"type":"put","key":"a","value":"4","mod_revision":4}
+{"type":"delete","key":"a","mod_revision":5}`},
+		"compacted where it has been": {wrong: true, lines: `{"type":"put","key":"a","value":"1","mod_revision":2}
+{"type":"compacted","compact_revision":2}`},
+	} {
+		f := newFollower(name, 2, nil)
+		for line := range strings.Lines(c.lines) {
+			if f.mu.wrong = f.takeLine(line); f.mu.wrong != nil {
+				break
+			}
+		}
+		if err := f.judge(changes, 2, 5); (err != nil) != c.wrong {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

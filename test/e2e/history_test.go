@@ -91,6 +91,8 @@ type witness struct {
 	operations []*operation
 	// state asks the store for all keys as of a revision.
 	state func(revision uint64) (map[string]pair, error)
+	// seen has changes that watches saw. What is there, the store is not asked for.
+	seen map[uint64]change
 
 	changes   map[uint64]change
 	timelines map[string][]uint64 // key → its revisions, ascending
@@ -196,6 +198,9 @@ func (w *witness) attribute(revision uint64, c change, byValue map[string]*opera
 
 // changeAt compares the store before and after a revision.
 func (w *witness) changeAt(revision uint64) (change, error) {
+	if c, ok := w.seen[revision]; ok {
+		return c, nil
+	}
 	after, err := w.state(revision)
 	if err != nil {
 		return change{}, err

@@ -1,12 +1,16 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestSuspendedHolderEndsItsCommand suspends kvd lock for longer than its lock lives.
@@ -64,4 +68,67 @@ func awaitGone(t *testing.T, pid int) {
 		}
 		return fmt.Errorf("it is running: %s", state)
 	})
+}
+
+// TestHolderAtATerminal: however the outputs of kvd lock are redirected, Ctrl-C reaches its
+// command once, by the terminal or by kvd lock, which then frees the lock and exits with the
+// command's status; and the command reads what is typed.
+func TestHolderAtATerminal(t *testing.T) {
+	c := newCluster(t, 1, quick...)
+	for what, typed := range map[string]struct{ keys, command string }{
+		"interrupted": {"\x03", `n=0; trap "n=\$((n+1))" INT; echo $$ >pid.new; mv pid.new pid; while [ $n = 0 ]; do sleep 0.05; done; sleep 0.3; exit $((40+n))`},
+		"typed":       {"hello\n", `echo $$ >pid.new; mv pid.new pid; read x; [ "$x" = hello ] && exit 41`},
+	} {
+		for _, redirected := range []string{"", " 2>err", " >out 2>err"} {
+			t.Run(what+redirected, func(t *testing.T) { holdAtTerminal(t, c.node(1), typed.keys, typed.command, redirected) })
+		}
+	}
+}
+
+func holdAtTerminal(t *testing.T, m *member, keys, command, redirected string) {
+	keyboard, terminal := openTerminal(t)
+	dir := t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "sh", "-c", "exec "+binary+" lock job --ttl 5s -- sh -c '"+command+"'"+redirected)
+	cmd.Dir, cmd.Env = dir, environment("KVD_ENDPOINTS="+m.url())
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = terminal, terminal, terminal
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	awaitPid(t, filepath.Join(dir, "pid"))
+	if _, err := keyboard.WriteString(keys); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 41 {
+		t.Errorf("%v, want 41", err)
+	}
+	if a := get(m, "/v1/locks/job"); a.status != 404 {
+		t.Errorf("the lock afterwards: %v", a)
+	}
+}
+
+// openTerminal returns both ends of a terminal.
+func openTerminal(t *testing.T) (keyboard, terminal *os.File) {
+	t.Helper()
+	keyboard, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("NOT TESTED: this machine has no terminals: %v", err)
+	}
+	t.Cleanup(func() { _ = keyboard.Close() })
+	fd := int(keyboard.Fd())
+	number, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0)
+	}
+	if err != nil {
+		t.Skipf("NOT TESTED: this machine has no terminals: %v", err)
+	}
+	terminal, err = os.OpenFile(fmt.Sprint("/dev/pts/", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skipf("NOT TESTED: this machine has no terminals: %v", err)
+	}
+	t.Cleanup(func() { _ = terminal.Close() })
+	return keyboard, terminal
 }

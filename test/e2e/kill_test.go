@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"github.com/kvd-io/kvd/internal/proof"
 )
 
 // TestKillUnderLoad repeatedly kills the leader, a follower or all nodes at
@@ -24,7 +26,7 @@ func TestKillUnderLoad(t *testing.T) {
 	for i := range kills {
 		r.round(target(i % int(targets)))
 	}
-	r.awaitTraffic(200)
+	r.load.await(r.t, 200)
 	r.judge(kills)
 }
 
@@ -54,14 +56,14 @@ type killRun struct {
 // round kills, sometimes lets the others continue alone, and restarts.
 func (r *killRun) round(g target) {
 	r.t.Helper()
-	r.awaitTraffic(20 + r.random.Int64N(200))
+	r.load.await(r.t, 20+r.random.Int64N(200))
 	victims := r.victims(g)
 	for _, m := range victims {
 		m.kill()
 	}
 	r.counts[g]++
 	if len(victims) == 1 && r.random.IntN(2) == 0 {
-		r.awaitTraffic(50)
+		r.load.await(r.t, 50)
 	}
 	restart(victims...)
 }
@@ -83,13 +85,13 @@ func (r *killRun) victims(g target) []*member {
 	}
 }
 
-// awaitTraffic waits until the given number of further writes have been
-// acknowledged and as many reads answered.
-func (r *killRun) awaitTraffic(n int64) {
-	r.t.Helper()
-	acked, read := r.load.acked.Load()+n, r.load.read.Load()+n
-	eventually(r.t, fmt.Sprintf("%d more reads and writes are answered", n), func() error {
-		if a, b := r.load.acked.Load(), r.load.read.Load(); a < acked || b < read {
+// await waits until the given number of further writes have been acknowledged and as
+// many reads answered.
+func (l *load) await(t testing.TB, n int64) {
+	t.Helper()
+	acked, read := l.acked.Load()+n, l.read.Load()+n
+	eventually(t, fmt.Sprintf("%d more reads and writes are answered", n), func() error {
+		if a, b := l.acked.Load(), l.read.Load(); a < acked || b < read {
 			return fmt.Errorf("%d writes and %d reads to go", acked-a, read-b)
 		}
 		return nil
@@ -101,24 +103,33 @@ func (r *killRun) judge(kills int) {
 	t.Helper()
 	history := r.load.stop()
 	t.Logf("%d kills %v; %s", kills, r.counts, outcomes(history))
-	for _, s := range r.load.surprises() {
+	r.demandTraffic(kills, history)
+	judgeLoad(t, r.cluster, r.load, history, nil)
+}
+
+// judgeLoad has the history of a load judged, and returns the change of each revision.
+// seen has those that watches saw, in place of history that is compacted.
+func judgeLoad(t testing.TB, c *cluster, l *load, history []*operation, seen map[uint64]change) map[uint64]change {
+	t.Helper()
+	for _, s := range l.surprises() {
 		t.Error("unexpected answer: ", s)
 	}
-	r.demandTraffic(kills, history)
-	last := finalRevision(t, r.cluster)
-	for _, m := range r.cluster.live() {
+	last := finalRevision(t, c)
+	var changes map[uint64]change
+	for _, m := range c.live() {
 		// Ask each member separately, because each has its own copy of the history.
-		w := &witness{operations: history, state: stateOf(m)}
+		w := &witness{operations: history, state: stateOf(m), seen: seen}
 		for _, p := range w.judge(last) {
 			t.Errorf("judged by %v: %s", m, p)
 		}
 		if t.Failed() {
-			return
+			t.FailNow()
 		}
 		t.Logf("judged by %v: %d operations, %d revisions, %d unknown outcomes had taken effect: no violation", m, len(history), last, w.settled)
 		forget(history)
+		changes = w.changes
 	}
-	judgedHistory := r.load.judgedHistory()
+	judgedHistory := l.judgedHistory()
 	if n := len(judgedHistory); n < 100 {
 		t.Errorf("only %d operations for porcupine: that proves nothing", n)
 	}
@@ -126,6 +137,8 @@ func (r *killRun) judge(kills int) {
 		t.Fatalf("%d operations: %v", len(judgedHistory), err)
 	}
 	t.Logf("porcupine: %d operations are linearizable", len(judgedHistory))
+	proof.Judged(t, len(history))
+	return changes
 }
 
 // forget undoes what a witness settled, for the next witness.

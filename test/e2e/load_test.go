@@ -39,16 +39,17 @@ type load struct {
 type worker struct {
 	load       *load
 	id         int
+	face       face
 	random     *rand.Rand
 	keys       []string
 	pace       time.Duration // between two operations; 0 for none
 	plain      bool          // only operations that porcupine's registers model
+	padding    int           // of values
 	budget     int           // operations of a plain worker
 	operations []*operation
 	lastRev    map[string]uint64 // of each key, as last seen by this client
 	surprises  []string          // answers that violate the contract
 	writes     int
-	failures   int
 }
 
 // loadShape sets the number of clients and keys of a load.
@@ -58,6 +59,17 @@ type loadShape struct {
 	// porcupine to judge.
 	paced, pacedKeys int
 	pace             time.Duration
+	// faces are what the clients use, in turn; without any, all use kvd's own.
+	faces []face
+	// padding is how long the values are at least.
+	padding int
+}
+
+// face is an API of kvd's.
+type face interface {
+	// attempt carries out an operation through a member, and notes its outcome. An error
+	// tells of an answer that violates the contract.
+	attempt(m *member, o *operation) error
 }
 
 func startLoad(t testing.TB, c *cluster, random *rand.Rand, shape loadShape) *load {
@@ -71,7 +83,11 @@ func startLoad(t testing.TB, c *cluster, random *rand.Rand, shape loadShape) *lo
 		l.addWorker(random, light, shape.pace)
 		l.workers[len(l.workers)-1].budget = maxJudged / shape.paced
 	}
-	for _, w := range l.workers {
+	for i, w := range l.workers {
+		w.face, w.padding = native{}, shape.padding
+		if len(shape.faces) > 0 {
+			w.face = shape.faces[i%len(shape.faces)]
+		}
 		l.done.Go(w.run)
 	}
 	return l
@@ -101,6 +117,9 @@ func (l *load) stop() (history []*operation) {
 	return history
 }
 
+// answered returns how many operations were answered.
+func (l *load) answered() int { return int(l.acked.Load() + l.read.Load()) }
+
 // surprises returns the answers that violate the contract.
 func (l *load) surprises() (all []string) {
 	for _, w := range l.workers {
@@ -114,9 +133,9 @@ func (w *worker) run() {
 		o := w.choose()
 		m := w.load.members[w.random.IntN(len(w.load.members))]
 		o.call = time.Since(w.load.begin)
-		a := w.perform(m, o)
+		surprise := w.face.attempt(m, o)
 		o.end = time.Since(w.load.begin)
-		w.take(m, o, a)
+		w.take(m, o, surprise)
 	}
 }
 
@@ -164,12 +183,28 @@ func (w *worker) choose() *operation {
 	}
 	if o.kind == opPut || o.kind == opSwap {
 		w.writes++
-		o.value = fmt.Sprintf("%d.%d", w.id, w.writes)
+		o.value = fmt.Sprintf("%d.%d%*s", w.id, w.writes, w.padding, "")
 	}
 	return o
 }
 
-func (w *worker) perform(m *member, o *operation) answer {
+// native is kvd's own HTTP API.
+type native struct{}
+
+func (native) attempt(m *member, o *operation) error {
+	a := perform(m, o)
+	o.outcome = outcomeOf(o, a)
+	if o.outcome == applied || o.outcome == refused {
+		if err := o.decode(a); err != nil {
+			return fmt.Errorf("%v: %w", a, err)
+		}
+	} else if a.err == nil && a.status != 503 && a.status != 504 && a.status != 429 {
+		return fmt.Errorf("%v", a)
+	}
+	return nil
+}
+
+func perform(m *member, o *operation) answer {
 	ctx, cancel := context.WithTimeout(context.Background(), loadLimit)
 	defer cancel()
 	limit := "?timeout=" + loadTimeout.String()
@@ -187,27 +222,15 @@ func (w *worker) perform(m *member, o *operation) answer {
 	return roundTrip(ctx, m, http.MethodPut, path, strings.NewReader(o.value))
 }
 
-// take records the outcome of an answer.
-func (w *worker) take(m *member, o *operation, a answer) {
-	o.outcome = outcomeOf(o, a)
-	if o.outcome == applied || o.outcome == refused {
-		if err := o.decode(a); err != nil {
-			w.surprise(m, o, a, err)
-		}
-		w.count(o)
-	} else if a.err == nil && a.status != 503 && a.status != 504 && a.status != 429 {
-		w.surprise(m, o, a, nil)
+// take records the outcome of an operation.
+func (w *worker) take(m *member, o *operation, surprise error) {
+	if surprise != nil && len(w.surprises) < maxProblems {
+		w.surprises = append(w.surprises, fmt.Sprintf("%v answers %v to %v", m, surprise, o))
 	}
-	if !o.kind.writes() && o.outcome == failed {
-		w.failures++ // says nothing about the store
+	if o.outcome == applied || o.outcome == refused {
+		w.count(o)
 	}
 	w.operations = append(w.operations, o)
-}
-
-func (w *worker) surprise(m *member, o *operation, a answer, err error) {
-	if len(w.surprises) < maxProblems {
-		w.surprises = append(w.surprises, fmt.Sprintf("%v answers %v (%v) to %v", m, a, err, o))
-	}
 }
 
 func (w *worker) count(o *operation) {

@@ -30,8 +30,19 @@ const (
 // runSize is the value of KVD_E2E.
 var runSize = os.Getenv("KVD_E2E")
 
+// long skips a test that is not for every "go test ./...".
+func long(t *testing.T) {
+	t.Helper()
+	if runSize == "" {
+		t.Skipf("NOT RUN: one of the long suites; KVD_E2E=%s runs it", sizeFull)
+	}
+}
+
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if runSize != "" {
+		ownMounts()
+	}
 	os.Exit(run(m))
 }
 

@@ -81,29 +81,57 @@ func TestCommandLineDocument(t *testing.T) {
 	}
 }
 
-// TestMigrationDocument runs the examples of docs/migrate.md against a real etcd. In
-// place of Consul there is a script that prints one of its exports, whose form is
-// documented.
+// consulExport is what consul kv export writes: with tabs, a folder, flags, an empty value,
+// bytes that are no text, and where the pair was, in the edition that has such places.
+const consulExport = `[
+	{
+		"key": "app/",
+		"flags": 0,
+		"value": ""
+	},
+	{
+		"key": "app/name",
+		"flags": 7,
+		"value": "c2hvcA=="
+	},
+	{
+		"key": "app/tls",
+		"flags": 18446744073709551615,
+		"value": "/wA=",
+		"namespace": "default",
+		"partition": "default"
+	}
+]`
+
+// TestMigrationDocument runs the examples of docs/migrate.md against a real etcd, and one
+// node and three. In place of Consul there is a script that prints one of its exports.
 func TestMigrationDocument(t *testing.T) {
 	if runSize != sizeFull {
 		t.Skipf("NOT RUN: builds etcd; KVD_E2E=%s runs it", sizeFull)
 	}
-	etcd := startEtcd(t)
-	for _, kv := range [][2]string{{"/config/debug", "on"}, {"/config/name", "shop"}, {"/config/port", "8080"}, {"other", "\xff\x00"}} {
-		etcd.put(kv[0], kv[1], "0")
+	path := buildEtcd(t)
+	for _, n := range []int{1, 3} {
+		t.Run(fmt.Sprintf("%d nodes", n), func(t *testing.T) {
+			t.Parallel()
+			etcd := startEtcd(t, path)
+			for _, kv := range [][2]string{{"/config/debug", "on"}, {"/config/name", "shop"}, {"/config/port", "8080"}, {"other", "\xff\x00"}} {
+				etcd.put(kv[0], kv[1], "0")
+			}
+			lease := etcd.call("/v3/lease/grant", map[string]any{"TTL": "600"})
+			etcd.put("session", "s", lease["ID"].(string))
+			nodes := newCluster(t, n).nodes
+			c := newCommandLine(t, "")
+			c.script("consul", "cat <<'END'\n"+consulExport+"\nEND\n")
+			example := 0
+			c.document("docs/migrate.md", func(command string) string {
+				if strings.Contains(command, "--prefix /config/") {
+					etcd.put("/config/debug", "off", "0")
+				}
+				example++ // each by another node
+				return "export KVD_ENDPOINTS=" + nodes[example%n].url() + "; " + strings.ReplaceAll(command, "http://127.0.0.1:2379", etcd.endpoint)
+			})
+		})
 	}
-	lease := etcd.call("/v3/lease/grant", map[string]any{"TTL": "600"})
-	etcd.put("session", "s", lease["ID"].(string))
-
-	node := newCluster(t, 1).node(1)
-	c := newCommandLine(t, "http://"+loopback(node.clientPort))
-	c.script("consul", `echo '[{"key":"app/","flags":0,"value":""},{"key":"app/name","flags":7,"value":"c2hvcA=="},{"key":"app/tls","flags":0,"value":"/wA="}]'`)
-	c.document("docs/migrate.md", func(command string) string {
-		if strings.Contains(command, "--prefix /config/") {
-			etcd.put("/config/debug", "off", "0")
-		}
-		return strings.ReplaceAll(command, "http://127.0.0.1:2379", etcd.endpoint)
-	})
 }
 
 // etcdProcess is an etcd that runs.
@@ -112,15 +140,21 @@ type etcdProcess struct {
 	endpoint string
 }
 
-// startEtcd builds the etcd that bench/ compares kvd with, and starts one node.
-func startEtcd(t *testing.T) *etcdProcess {
+// buildEtcd builds the etcd that bench/ compares kvd with.
+func buildEtcd(t *testing.T) (path string) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "etcd")
+	path = filepath.Join(t.TempDir(), "etcd")
 	build := exec.Command("go", "build", "-o", path, "./etcd")
 	build.Dir = filepath.Join(repository, "bench")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Skipf("NOT TESTED: etcd cannot be built here: %v\n%s", err, out)
 	}
+	return path
+}
+
+// startEtcd starts one node.
+func startEtcd(t *testing.T, path string) *etcdProcess {
+	t.Helper()
 	e := &etcdProcess{t, "http://" + loopback(freePort(t))}
 	peer := "http://" + loopback(freePort(t))
 	cmd := exec.Command(path, "--data-dir", t.TempDir(), "--log-level", "error", "--unsafe-no-fsync",

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/kvd-io/kvd/internal/proof"
 )
 
 // TestEachRequestTakesEffectOnce has clients that lose most of their answers and repeat
@@ -139,6 +141,7 @@ func (r *onceRun) judge() {
 			t.Errorf("%v has %d marks of %d requests", m, n, len(r.marks))
 		}
 	}
+	proof.Judged(t, int(r.done.Load()))
 	repeats := r.sent.Load() - r.done.Load()
 	t.Logf("%d requests, %d repeats", r.done.Load(), repeats)
 	if repeats < r.done.Load()/2 {

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kvd-io/kvd/internal/proof"
 )
 
 // TestRollingRestart restarts one node after the other under load. A client that
@@ -121,6 +123,7 @@ func (r *rolling) judge() {
 	}
 	r.t.Logf("%d requests; without retry %d would have failed (%.2f %%): %s; slowest request with retries %v", requests, failed,
 		100*float64(failed)/float64(requests), strings.Join(kinds, ", "), slowest.Round(time.Millisecond))
+	proof.Judged(r.t, requests)
 	if n := total["reset"]; n > requests/1000 {
 		r.t.Errorf("%d of %d requests were cut off by stopping nodes", n, requests)
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"testing"
+
+	"github.com/kvd-io/kvd/internal/proof"
 )
 
 // watchLine is a line of a watch.
@@ -67,7 +69,7 @@ func count(t *testing.T, m *member, from, n int) {
 	t.Helper()
 	for i := from; i < from+n; i++ {
 		eventually(t, fmt.Sprintf("value %d is written", i), func() error {
-			a := send(m, http.MethodPut, "/v1/kv/counted", fmt.Sprint(i), fmt.Sprintf("Idempotency-Key: count-%d", i))
+			a := send(m, http.MethodPut, "/v1/kv/counted", fmt.Sprint(i), "Idempotency-Key", fmt.Sprint("count-", i))
 			if a.status != http.StatusOK && a.status != http.StatusCreated {
 				return fmt.Errorf("%v", a)
 			}
@@ -103,6 +105,7 @@ func TestWatchMovesOn(t *testing.T) {
 	if err := w.follow(leader, 3*values); err != nil {
 		t.Fatal(err)
 	}
+	proof.Judged(t, w.values)
 	followers[0].start()
 	followers[0].awaitReady()
 }

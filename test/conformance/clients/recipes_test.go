@@ -110,11 +110,11 @@ func next(ctx context.Context, t *testing.T, w clientv3.WatchChan) *clientv3.Eve
 	}
 }
 
-// TestMutex: whoever holds the lock is alone, whatever happens to a member.
+// TestMutex: a holder of the lock is alone, whatever happens to a member.
 func TestMutex(t *testing.T) {
 	ctx, c := within(t), cluster.Start(t)
 	const workers, turns = 5, 10
-	var mu sync.Mutex // held by whoever has the lock; never contended
+	var mu sync.Mutex // held by the holder of the lock; never contended
 	var g errgroup.Group
 	half := make(chan struct{}, workers*turns)
 	for range workers {

@@ -198,8 +198,8 @@ func TestNaming(t *testing.T) {
 	}
 }
 
-// TestMirror: what a mirror copies first, and what it hears of then, is together
-// the whole content.
+// TestMirror: the initial copy of a mirror and the events after it add up to the whole
+// content.
 func TestMirror(t *testing.T) {
 	ctx, c := within(t), cluster.Start(t)
 	client := c.Client(t)

@@ -239,8 +239,8 @@ func manyPods(t *testing.T, r *rig) {
 	}
 }
 
-// currentResourceVersion: the store's version is etcd's revision, whoever
-// writes.
+// currentResourceVersion: the store's version is etcd's revision, no matter
+// who writes.
 func currentResourceVersion(t *testing.T, r *rig) {
 	want := uint64(r.raise(r.ctx, t))
 	if got, err := r.GetCurrentResourceVersion(r.ctx); err != nil || got != want {

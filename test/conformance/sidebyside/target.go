@@ -32,16 +32,26 @@ type target struct {
 // start starts an executable that takes etcd's flags, and waits until it serves.
 func start(t *testing.T, name, executable, bin string) *target {
 	t.Helper()
-	a := &target{name: name, address: freeAddress(t), bin: bin, dir: t.TempDir()}
 	peer := "http://" + freeAddress(t)
+	return startWith(t, name, executable, bin, "--name", "default", "--data-dir", filepath.Join(t.TempDir(), "data"), "--listen-peer-urls", peer,
+		"--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer)
+}
+
+// startWith is start with all flags but those for clients of etcd.
+func startWith(t *testing.T, name, executable, bin string, flags ...string) *target {
+	t.Helper()
+	a := &target{name: name, address: freeAddress(t), bin: bin, dir: t.TempDir()}
 	client := "http://" + a.address
 	log, err := os.Create(filepath.Join(a.dir, "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(executable, "--name", "default", "--data-dir", filepath.Join(a.dir, "data"),
-		"--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer,
-		"--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer)
+	if filepath.Base(executable) == "kvd" {
+		flags = append(flags, "--listen-etcd", client)
+	} else {
+		flags = append(flags, "--listen-client-urls", client, "--advertise-client-urls", client)
+	}
+	cmd := exec.Command(executable, flags...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
