@@ -29,6 +29,7 @@ type wire struct {
 	listeners map[string]*pipeListener // by address
 	cut       map[string]bool          // addresses that nobody reaches, and that reach nobody
 	conns     []wireConn
+	down      chan struct{} // closed at the end, as sockets are when their processes end
 }
 
 type wireConn struct {
@@ -37,7 +38,7 @@ type wireConn struct {
 }
 
 func newWire() *wire {
-	return &wire{listeners: make(map[string]*pipeListener), cut: make(map[string]bool)}
+	return &wire{listeners: make(map[string]*pipeListener), cut: make(map[string]bool), down: make(chan struct{})}
 }
 
 // listen opens the port of a member.
@@ -60,13 +61,17 @@ func (w *wire) dialFrom(from string) func(peers.Dial) peers.Dial {
 			w.mu.Lock()
 			l, cut := w.listeners[to], w.cut[from] || w.cut[to]
 			w.mu.Unlock()
+			refused := &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
 			if cut {
 				ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 				defer cancel()
-				<-ctx.Done()
-				return nil, ctx.Err()
+				select {
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				case <-w.down:
+					return nil, refused
+				}
 			}
-			refused := &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
 			if l == nil {
 				return nil, refused
 			}
@@ -80,6 +85,10 @@ func (w *wire) dialFrom(from string) func(peers.Dial) peers.Dial {
 			}
 			w.mu.Lock()
 			defer w.mu.Unlock()
+			if w.cut[from] || w.cut[to] || w.isDown() {
+				_ = ours.Close()
+				return nil, refused
+			}
 			w.conns = append(w.conns, wireConn{ours, from, to})
 			return ours, nil
 		}
@@ -98,6 +107,25 @@ func (w *wire) isolate(addr string) {
 		}
 		return broken
 	})
+}
+
+// shut breaks all connections for good, and ends the dials that get no answer.
+func (w *wire) shut() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	close(w.down)
+	for _, c := range w.conns {
+		_ = c.Close()
+	}
+}
+
+func (w *wire) isDown() bool {
+	select {
+	case <-w.down:
+		return true
+	default:
+		return false
+	}
 }
 
 func (w *wire) heal() {
@@ -202,6 +230,7 @@ func (c *virtualCluster) end(t *testing.T) {
 			t.Errorf("member %d ended with %v", m.cfg.ID, err)
 		}
 	}
+	c.shut()
 }
 
 // await waits in virtual time.
