@@ -402,9 +402,9 @@ func checkPurged(t *testing.T, d *Log, newest uint64) {
 
 func hex16(n uint64) string { return fmt.Sprintf("%016x", n) }
 
-// TestLogPurgeLeavesABodyBeingReceived: two snapshots may be received close
-// together. The body of the one that is not yet in effect must stay.
-func TestLogPurgeLeavesABodyBeingReceived(t *testing.T) {
+// TestEtcdBug18055TwoSnapshotsInARow: of two snapshots that were received close together,
+// the body of the second was removed with what the first had made obsolete.
+func TestEtcdBug18055TwoSnapshotsInARow(t *testing.T) {
 	d := mustCreateLog(t, t.TempDir())
 	mustSave(t, d, hardStateAt(1, 1, 20), entriesAt(1, 20, 1, 20)...)
 	mustSaveSnapshot(t, d, 10, 1)

@@ -108,6 +108,21 @@ var batteries = []struct{ group, name, test string }{
 	{"ours", "SIGSTOP", "TestPausedLeaderServesNoStaleRead"},
 	{"ours", "log sink blocked", "TestFullPipeOnStandardError"},
 	{"ours", "overload", "TestAbuse"},
+
+	{"bugs", "raftexample: 204 before the commit", "TestRaftexampleBug204BeforeCommit"},
+	{"bugs", "raftexample: errors ignored", "TestRaftexampleBugErrorsIgnored"},
+	{"bugs", "raftexample: stale reads", "TestRaftexampleBugStaleReads"},
+	{"bugs", "raftexample: values that are not UTF-8", "TestRaftexampleBugNonUTF8Values"},
+	{"bugs", "raftexample: ids of changes begin anew", "TestRaftexampleBugConfChangeIDsRestart"},
+	{"bugs", "raftexample: URLs of members forgotten", "TestRaftexampleBugMemberURLsForgotten"},
+	{"bugs", "raftexample: snapshots in memory", "TestRaftexampleBugSnapshotInMemory"},
+	{"bugs", "raftexample: files never purged", "TestRaftexampleBugFilesNeverPurged"},
+	{"bugs", "etcd 13196, 20967: removed members return", "TestEtcdBug13196RemovedMembersReturn"},
+	{"bugs", "etcd 13766: crash between data and applied index", "TestEtcdBug13766CrashBetweenDataAndIndex"},
+	{"bugs", "etcd 14370: acknowledged before the sync", "TestEtcdBug14370AcknowledgedBeforeSync"},
+	{"bugs", "etcd 18055: two snapshots in a row", "TestEtcdBug18055TwoSnapshotsInARow"},
+	{"bugs", "etcd 20418: stale read after a retry", "TestEtcdBug20418StaleReadAfterRetry"},
+	{"bugs", "etcd 22214: a full log pipe stops the process", "TestFullPipeOnStandardError"},
 }
 
 // inherited is how many demands the batteries of those systems make.
@@ -133,7 +148,7 @@ func TestBatteries(t *testing.T) {
 		}
 		have[b.group]++
 	}
-	for _, group := range []string{"raft", "state machine", "key-value", "ours"} {
+	for _, group := range []string{"raft", "state machine", "key-value", "ours", "bugs"} {
 		t.Logf("batteries: %s: %d of %d", group, have[group], all[group])
 	}
 	if n := all["raft"] + all["state machine"] + all["key-value"]; n != inherited {

@@ -108,6 +108,7 @@ var suites = []suite{
 			"TestKeyValue(Speed|OnePartition|SnapshotRPC|SnapshotSize)?",
 			"TestSnapshotInstallPowerCut", "TestMemberReplacement", "TestRemoveLeader", "TestReplaceLostDisk", "TestLeadershipTransfer", "TestOneWayPartition",
 			"TestLateLeaderOfAnOldTerm", "TestMemberChangesUnderPartition", "TestOpenBootstrapCrashAtEachStep", "TestPowerCutIn(FirstStart|Join)", "TestSlowDisk",
+			"TestEtcdBug13196RemovedMembersReturn", "TestEtcdBug14370AcknowledgedBeforeSync", "TestEtcdBug20418StaleReadAfterRetry",
 		},
 		env: []string{"KVD_SIM_RUNS=10"},
 	},
