@@ -232,7 +232,7 @@ func usedBytes(t *testing.T, dir string) int64 {
 	if err := syscall.Statfs(dir, &fs); err != nil {
 		t.Fatal(err)
 	}
-	return int64(fs.Blocks-fs.Bfree) * fs.Bsize
+	return int64(fs.Blocks-fs.Bfree) * int64(fs.Bsize)
 }
 
 // hammer is a set of clients that write as fast as they get answers.

@@ -1,6 +1,9 @@
 package e2e
 
-import "syscall"
+import (
+	"syscall"
+	"testing"
+)
 
 // processAttributes makes the kernel kill the nodes when the test process dies,
 // for example at its timeout.
@@ -11,4 +14,26 @@ func processAttributes() *syscall.SysProcAttr {
 // limitMemory bounds the address space of this process.
 func limitMemory(bytes uint64) error {
 	return syscall.Setrlimit(syscall.RLIMIT_AS, &syscall.Rlimit{Cur: bytes, Max: bytes})
+}
+
+// smallDisk mounts a file system of the given size, if the machine allows it.
+func smallDisk(t *testing.T, size string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
+		t.Skipf("NOT TESTED: this user may not mount a file system: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Errorf("unmount %s: %v", dir, err)
+		}
+	})
+	return dir
+}
+
+func growDisk(t *testing.T, dir, size string) {
+	t.Helper()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, "size="+size); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -90,28 +90,6 @@ func (m *member) endAnyhow() {
 	m.expect(p, code)
 }
 
-// smallDisk mounts a file system of the given size, if the machine allows it.
-func smallDisk(t *testing.T, size string) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
-		t.Skipf("NOT TESTED: this user may not mount a file system: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
-			t.Errorf("unmount %s: %v", dir, err)
-		}
-	})
-	return dir
-}
-
-func growDisk(t *testing.T, dir, size string) {
-	t.Helper()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, "size="+size); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // Bug: reads were served from the memory of whichever node was asked.
 func TestRaftexampleBugStaleReads(t *testing.T) {
 	t.Parallel()
