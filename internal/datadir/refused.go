@@ -29,6 +29,12 @@ func RefuseStore(dir, reason string, cause error) *RefusedError {
 	return &RefusedError{File: StorePath(dir), Reason: reason, Remedy: RebuildStore, Cause: cause}
 }
 
+// RefuseForeignState returns the refusal of a directory whose state, in the store or in a
+// snapshot, is of another cluster than its log.
+func RefuseForeignState(dir string, state, log uint64) *RefusedError {
+	return &RefusedError{File: dir, Reason: fmt.Sprintf("the store belongs to cluster %016x, but the log belongs to cluster %016x", state, log), Remedy: RemoveAndReAdd}
+}
+
 // Error names the place, the reason and the remedy.
 func (e *RefusedError) Error() string { return "data directory refused: " + e.verdict() }
 

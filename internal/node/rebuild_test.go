@@ -110,6 +110,25 @@ func TestLostStoreIsRebuiltFromTheLog(t *testing.T) {
 	}
 }
 
+// TestStoreOfAnotherClusterIsRefused: a store that was copied from another cluster is whole,
+// and no further than the log.
+func TestStoreOfAnotherClusterIsRefused(t *testing.T) {
+	ours, theirs := startCluster(t, 1, nil)[0], startCluster(t, 1, nil)[0]
+	for range 10 {
+		ours.put(t, "k", "v")
+	}
+	for _, m := range []*testNode{ours, theirs} {
+		if err := m.end(t); err != nil {
+			t.Fatal(err)
+		}
+	}
+	store := datadir.StorePath(ours.cfg.DataDir)
+	if err := errors.Join(os.RemoveAll(store), os.CopyFS(store, os.DirFS(datadir.StorePath(theirs.cfg.DataDir)))); err != nil {
+		t.Fatal(err)
+	}
+	mustRefuseStore(t, ours.cfg, "remove and re-add")
+}
+
 // TestDoctorMissesNoIdentity: a log without member.json belongs to nobody.
 func TestDoctorMissesNoIdentity(t *testing.T) {
 	m := startCluster(t, 1, nil)[0]

@@ -13,6 +13,7 @@ import (
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/kvstore/engine"
 	"github.com/kvd-io/kvd/internal/raftnode"
+	"github.com/kvd-io/kvd/internal/roster"
 )
 
 // Examine judges a data directory as a start would, with the store, and changes
@@ -26,7 +27,7 @@ func Examine(path string) (datadir.Report, error) {
 	if r.Refused != nil || r.HeldBy != "" || len(r.Segments) == 0 {
 		return r, nil
 	}
-	index, err := storePosition(path, r.Identity)
+	index, cluster, err := storeOrigin(path, r.Identity)
 	if err == nil {
 		last := max(r.LastEntry, r.Snapshot)
 		err = datadir.JudgeStore(path, raftnode.InitialIndex, index, r.Snapshot, last)
@@ -34,33 +35,58 @@ func Examine(path string) (datadir.Report, error) {
 			err = datadir.JudgeBody(path, r.Snapshot, func(b io.Reader) error { _, err := verifyBody(b); return err })
 		}
 	}
+	if err == nil && cluster != 0 && cluster != r.Identity.ClusterID {
+		err = datadir.RefuseForeignState(path, cluster, r.Identity.ClusterID)
+	}
 	if errors.As(err, &r.Refused) {
 		err = nil
 	}
 	return r, err
 }
 
-// storePosition returns the last entry that the store on disk has applied, 0 if
-// there is none.
-func storePosition(path string, id *datadir.Identity) (uint64, error) {
-	if id != nil && id.Engine == "memory" {
-		return 0, nil
+// storeOrigin returns the last entry that the store on disk has applied, and the cluster
+// that it is of; zeros if there is none.
+func storeOrigin(path string, id *datadir.Identity) (index, cluster uint64, err error) {
+	if id.Engine == "memory" {
+		return 0, 0, nil
 	}
 	if _, err := os.Stat(datadir.StorePath(path)); errors.Is(err, iofs.ErrNotExist) {
-		return 0, nil // a start begins an empty one
+		return 0, 0, nil // a start begins an empty one
 	}
 	eng, err := engine.OpenPebble(datadir.StorePath(path), engine.PebbleOptions{Comparer: kvstore.Comparer(), ReadOnly: true})
 	if errors.Is(err, iofs.ErrNotExist) && !engine.IsDamage(err) {
-		return 0, nil
+		return 0, 0, nil
 	}
 	if err != nil {
-		return 0, storeError(path, err)
+		return 0, 0, storeError(path, err)
 	}
 	store, err := kvstore.Open(eng, kvstore.Options{})
 	if err != nil {
-		return 0, errors.Join(storeError(path, err), eng.Close())
+		return 0, 0, errors.Join(storeError(path, err), eng.Close())
 	}
-	return store.Position().Index, store.Close()
+	defer func() { err = errors.Join(err, store.Close()) }()
+	cluster, err = clusterOf(store)
+	if err != nil {
+		return 0, 0, storeError(path, err)
+	}
+	return store.Position().Index, cluster, nil
+}
+
+// clusterOf returns the cluster that a store is of, 0 if it is empty.
+func clusterOf(store *kvstore.Store) (uint64, error) {
+	v, err := store.View()
+	if err != nil {
+		return 0, err
+	}
+	records, err := v.Records()
+	if err = errors.Join(err, v.Close()); err != nil {
+		return 0, err
+	}
+	r, err := roster.Load(records)
+	if err != nil {
+		return 0, err
+	}
+	return r.Membership().ClusterID, nil
 }
 
 // storeError is why the store in a data directory cannot be opened: a refusal if

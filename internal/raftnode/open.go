@@ -57,7 +57,7 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 		return nil, err
 	}
 	if id := a.roster.Membership().ClusterID; id != cfg.ClusterID {
-		return nil, refuseStore(cfg.Dir, "the store belongs to cluster %016x, but the log belongs to cluster %016x", id, cfg.ClusterID)
+		return nil, datadir.RefuseForeignState(cfg.Dir, id, cfg.ClusterID)
 	}
 	now := time.Now()
 	r := &Replica{
