@@ -132,12 +132,27 @@ func validateHost(host string) error {
 	if strings.Contains(host, ":") {
 		return errors.New("host is not an IPv6 address")
 	}
+	// url.Parse decodes %EF%BC%92, a wide 2, and net/http turns it into a plain one when it
+	// dials: such a host was a link-local address in disguise. A comma would end the URL
+	// where URLs are listed.
+	if strings.ContainsFunc(host, notInNames) {
+		return errors.New("host has a character that names of hosts do not have; write an international name in its ASCII form (xn--...)")
+	}
 	// Some resolvers take 2852039166, 0xa9fe.1, and 169.254.1 for addresses, here
 	// link-local ones.
 	if last := host[strings.LastIndexByte(strings.TrimSuffix(host, "."), '.')+1:]; looksNumeric(last) {
 		return errors.New("host ends in a number but is not an IPv4 address")
 	}
 	return nil
+}
+
+// notInNames reports whether a character is none that a name of a host has.
+func notInNames(r rune) bool {
+	switch {
+	case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '-', r == '_', r == '.':
+		return false
+	}
+	return true
 }
 
 // looksNumeric reports whether a resolver may take the last label of a host for a

@@ -24,7 +24,7 @@ func TestValidate(t *testing.T) {
 		"http://node:1#", "http://node:1#x", "http://169.254.169.254:80", "http://[fe80::1]:80", "http://[fe80::1%25eth0]:80",
 		"http://[::ffff:169.254.1.1]:80", "http://2852039166:80", "http://0xa9fea9fe:80", "http://169.254.1:80",
 		"http://0251.0376.1.1:80", "http://169.254.1.1.:80", "http://no de:1", " http://node:1", "http://node:1\n",
-		"http://n\u00f6de:1", "http://[::1:80", "http://node:1\x00", "http://" + string(make([]byte, 600)) + ":1",
+		"http://n\u00f6de:1", "http://n%c3%b6de:1", "http://169.254.169.%EF%BC%92%EF%BC%95%EF%BC%94:80", "http://a,b:1", "http://a\"b:1", "http://[::1:80", "http://node:1\x00", "http://" + string(make([]byte, 600)) + ":1",
 	}
 	for _, u := range bad {
 		if err := Validate([]string{"http://node:1", u}); err == nil {
