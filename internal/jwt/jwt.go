@@ -7,7 +7,6 @@
 package jwt
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -109,19 +108,14 @@ func New(name string, pemKey []byte) (*Verifier, error) {
 
 // Claims are what a token says.
 type Claims struct {
-	User string `json:"username"`
+	User string
 	// Revision is the one of the users and roles, as etcd counts it, when the token was
 	// made. The token is not to be taken after an edit.
-	Revision uint64 `json:"revision"`
+	Revision uint64
 }
 
-// claims are the claims that say when a token is taken, in seconds since 1970.
-type claims struct {
-	Claims
-	Revision  *float64 `json:"revision"`
-	Expires   *float64 `json:"exp"`
-	NotBefore *float64 `json:"nbf"`
-}
+// maxRevision is the largest number that every reader of JSON reads alike.
+const maxRevision = 1 << 53
 
 var errToken = errors.New("token is not valid")
 
@@ -132,12 +126,10 @@ func (v *Verifier) Verify(token string, now time.Time) (Claims, error) {
 	if len(token) > maxBytes || !found || !both || strings.Contains(body, ".") {
 		return Claims{}, errToken
 	}
-	var header struct {
-		Algorithm string          `json:"alg"`
-		Critical  json.RawMessage `json:"crit"`
-	}
+	var algorithm string
+	var critical json.RawMessage
 	signature, err := base64.RawURLEncoding.Strict().DecodeString(last)
-	if err != nil || decode(head, &header) != nil || header.Algorithm != v.name || header.Critical != nil {
+	if err != nil || decode(head, members{"alg": &algorithm, "crit": &critical}) != nil || algorithm != v.name || critical != nil {
 		return Claims{}, errToken
 	}
 	digest := []byte(text)
@@ -146,18 +138,20 @@ func (v *Verifier) Verify(token string, now time.Time) (Claims, error) {
 		_, _ = h.Write(digest) // never fails
 		digest = h.Sum(nil)
 	}
-	var c claims
-	if !v.check(v.key, v.hash, digest, signature) || decode(body, &c) != nil {
+	var user string
+	var revision, expires, notBefore *float64 // the times in seconds since 1970
+	claims := members{"username": &user, "revision": &revision, "exp": &expires, "nbf": &notBefore}
+	if !v.check(v.key, v.hash, digest, signature) || decode(body, claims) != nil {
 		return Claims{}, errToken
 	}
 	at := float64(now.Unix())
 	switch {
-	case c.User == "" || c.Revision == nil || *c.Revision < 0:
+	case user == "" || revision == nil || *revision < 0 || *revision > maxRevision:
 		return Claims{}, fmt.Errorf("%w: it has no username or no revision", errToken)
-	case c.Expires != nil && at >= *c.Expires, c.NotBefore != nil && at < *c.NotBefore:
+	case expires != nil && at >= *expires, notBefore != nil && at < *notBefore:
 		return Claims{}, fmt.Errorf("%w: it has expired, or is not valid yet", errToken)
 	}
-	return Claims{c.User, uint64(*c.Revision)}, nil
+	return Claims{user, uint64(*revision)}, nil
 }
 
 func cutLast(token string) (before, after string, found bool) {
@@ -168,11 +162,32 @@ func cutLast(token string) (before, after string, found bool) {
 	return token[:i], token[i+1:], true
 }
 
-// decode reads a part of a token.
-func decode(part string, into any) error {
+// members are the members of an object that are looked for, and what each is read into.
+type members map[string]any
+
+// decode reads a part of a token: the members by their exact names. To encoding/json,
+// "Username" is another form of "username", and the later of the two counts; a signer that
+// lets its users choose claims of their own would let them choose who they are. Null is no
+// value: a token that says "exp":null does not say that it never expires.
+func decode(part string, into members) error {
 	text, err := base64.RawURLEncoding.Strict().DecodeString(part)
 	if err != nil {
 		return err
 	}
-	return json.NewDecoder(bytes.NewReader(text)).Decode(into)
+	var found map[string]json.RawMessage
+	if err := json.Unmarshal(text, &found); err != nil {
+		return err
+	}
+	for name, value := range into {
+		switch text, ok := found[name]; {
+		case !ok:
+		case string(text) == "null":
+			return errToken
+		default:
+			if err := json.Unmarshal(text, value); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

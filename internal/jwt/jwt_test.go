@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-func must[T any](t *testing.T) func(T, error) T {
+func must[T any](t testing.TB) func(T, error) T {
 	return func(v T, err error) T {
 		t.Helper()
 		if err != nil {
@@ -33,13 +33,13 @@ type signer struct {
 	key  crypto.Signer
 }
 
-func (s signer) pem(t *testing.T) []byte {
+func (s signer) pem(t testing.TB) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: must[[]byte](t)(x509.MarshalPKIXPublicKey(s.key.Public()))})
 }
 
 func b64(text string) string { return base64.RawURLEncoding.EncodeToString([]byte(text)) }
 
-func (s signer) token(t *testing.T, header, claims string) string {
+func (s signer) token(t testing.TB, header, claims string) string {
 	t.Helper()
 	text := b64(header) + "." + b64(claims)
 	m := methods[s.name]
@@ -66,7 +66,7 @@ func (s signer) token(t *testing.T, header, claims string) string {
 	return text + "." + base64.RawURLEncoding.EncodeToString(signature)
 }
 
-func signers(t *testing.T) []signer {
+func signers(t testing.TB) []signer {
 	rsaKey := must[*rsa.PrivateKey](t)(rsa.GenerateKey(rand.Reader, 2048))
 	_, ed, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -135,6 +135,10 @@ func TestRefused(t *testing.T) {
 		"nobody":            s.token(t, header, `{"revision":7}`),
 		"without revision":  s.token(t, header, `{"username":"ann"}`),
 		"negative revision": s.token(t, header, `{"username":"ann","revision":-1}`),
+		"large revision":    s.token(t, header, `{"username":"ann","revision":1e300}`),
+		"other spelling":    s.token(t, header, `{"Username":"ann","revision":7}`),
+		"null":              s.token(t, header, `{"username":"ann","revision":7,"exp":null}`),
+		"something behind":  s.token(t, header, claims+`{}`),
 		"other method":      s.token(t, `{"alg":"RS384"}`, claims),
 		"no method":         s.token(t, `{"alg":"none"}`, claims),
 		"critical":          s.token(t, `{"alg":"RS256","crit":["b64"]}`, claims),
@@ -148,6 +152,16 @@ func TestRefused(t *testing.T) {
 		if c, err := v.Verify(token, now); err == nil {
 			t.Errorf("%s: %+v", name, c)
 		}
+	}
+}
+
+// TestOtherClaims: claims that a signer leaves to its users do not become the known ones.
+func TestOtherClaims(t *testing.T) {
+	s := signers(t)[9]
+	v := must[*Verifier](t)(New(s.name, s.pem(t)))
+	token := s.token(t, `{"alg":"EdDSA","ALG":"none","Crit":[]}`, `{"username":"ann","revision":7,"exp":1800000001,"Username":"root","EXP":1,"Revision":9}`)
+	if c, err := v.Verify(token, now); err != nil || c != (Claims{"ann", 7}) {
+		t.Errorf("%+v, %v", c, err)
 	}
 }
 
