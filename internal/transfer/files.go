@@ -103,7 +103,7 @@ func readConsul(dec *json.Decoder, use func(Pair) bool) error {
 			Key   string `json:"key"`
 			Value []byte `json:"value"`
 		}
-		if err := dec.Decode(&entry); err != nil {
+		if err := decodeText(dec, &entry); err != nil {
 			return fmt.Errorf("entry %d: %w", n, err)
 		}
 		if entry.Key == "" {
@@ -115,6 +115,9 @@ func readConsul(dec *json.Decoder, use func(Pair) bool) error {
 	}
 	if _, err := dec.Token(); err != nil {
 		return errors.New("it is incomplete: the ] at the end is missing")
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something follows the ] at its end; import one file after the other")
 	}
 	return nil
 }

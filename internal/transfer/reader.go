@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"unicode/utf8"
 )
 
 // exportLine is any line of an export.
@@ -40,7 +41,7 @@ func (r *exportReader) offset() int64 { return r.dec.InputOffset() }
 // complete and as it was written.
 func (r *exportReader) next() (*exportLine, error) {
 	line := new(exportLine)
-	err := r.dec.Decode(line)
+	err := decodeText(r.dec, line)
 	r.lines++
 	switch {
 	case errors.Is(err, io.EOF) && r.ended:
@@ -53,6 +54,21 @@ func (r *exportReader) next() (*exportLine, error) {
 		return nil, fmt.Errorf("line %d comes after the end", r.lines)
 	}
 	return line, r.check(line)
+}
+
+var errNoText = errors.New("it has bytes that are no UTF-8; byte strings that are not text must be in base64")
+
+// decodeText decodes the next value. encoding/json would replace bytes that are no UTF-8, so
+// that a key would become another one.
+func decodeText(dec *json.Decoder, into any) error {
+	var text json.RawMessage
+	if err := dec.Decode(&text); err != nil {
+		return err
+	}
+	if !utf8.Valid(text) {
+		return errNoText
+	}
+	return json.Unmarshal(text, into)
 }
 
 func (r *exportReader) check(line *exportLine) error {
