@@ -113,7 +113,7 @@ func (r *Roster) load(rec statemachine.Record) error {
 		return fmt.Errorf("%w: the key is missing, or the record version unknown", errMalformed)
 	}
 	value := rec.Value[1:]
-	if rec.Key[0] == recordCluster && len(value) == 8 {
+	if string(rec.Key) == string(recordCluster) && len(value) == 8 {
 		r.clusterID = binary.BigEndian.Uint64(value)
 		return nil
 	}
