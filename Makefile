@@ -5,7 +5,8 @@ VERSION ?= $(shell git describe --tags --dirty 2>/dev/null)
 COMMIT  ?= $(shell git rev-parse --verify HEAD 2>/dev/null)
 LDFLAGS := -s -w -X main.commit=$(COMMIT) $(if $(VERSION),-X main.version=$(VERSION))
 
-FUZZTIME ?= 10s
+TIME     ?= 10s
+ONLY     ?=
 RUNS     ?= 1000
 SUITES   ?=
 NODES    ?= 1,3
@@ -37,8 +38,9 @@ lint: vet ## run go vet, staticcheck and the formatting check
 fmt: ## format all Go files
 	gofmt -w .
 
-fuzz: ## run each fuzz target for FUZZTIME (10s)
-	.ci/fuzz $(FUZZTIME)
+fuzz: ## run each fuzz target for TIME (10s), or those that match ONLY, and add it to docs/fuzz.txt
+	record=$(CURDIR)/docs/fuzz.txt FUZZFLAGS=-test.parallel=1 .ci/fuzz $(TIME) 0 '$(ONLY)'
+	go run ./test/proof -fuzz docs/testing.md
 
 cluster: build ## run the three nodes of the Procfile until ^C
 	go tool goreman start

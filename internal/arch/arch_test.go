@@ -134,6 +134,8 @@ var testsToo = map[string][]string{
 	"internal/httpapi": {"internal/kvstore/engine", "internal/http1", "internal/rights", "internal/httpapi/meter", "internal/link"},
 	// Members begin with what was restored.
 	"internal/node": {"internal/backup"},
+	// They restore backups into a store.
+	"internal/backup": {"internal/kvstore/engine"},
 	// They look for secrets in backups.
 	"cmd/kvd": {"internal/kvstore/body"},
 	// It runs before a real node.

@@ -3,10 +3,14 @@ package httpapi
 import (
 	"bufio"
 	"encoding/json"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/opjson"
@@ -160,4 +164,194 @@ func plainDocument(dec *json.Decoder, depth int) bool {
 	}
 	_, err = dec.Token()
 	return err == nil && depth < opjson.MaxDepth
+}
+
+// change is an event of a watch, as a client sees it.
+type change struct {
+	Type     string `json:"type"`
+	Key      string `json:"key"`
+	Revision uint64 `json:"mod_revision"`
+	More     bool   `json:"more"`
+	Through  uint64 `json:"revision"`
+}
+
+// The history that FuzzWatch resumes in: its last revision, and where it is compacted.
+const (
+	lastFuzzed      = 12
+	compactedFuzzed = 5
+)
+
+// fuzzHistory makes a history of changes, several in some revisions, and returns them.
+func (f *fixture) fuzzHistory(t testing.TB) (all []change) {
+	do := func(cmds ...kvstore.Command) {
+		res, err := f.node.Do(t.Context(), &kvstore.Command{Op: kvstore.OpTxn, Txn: &kvstore.Txn{Then: cmds}}, nil)
+		if err != nil || res.Outcome != kvstore.OK {
+			t.Fatal(res.Detail, err)
+		}
+		for i, c := range cmds {
+			typ := "put"
+			if c.Op == kvstore.OpDelete {
+				typ = "delete"
+			}
+			all = append(all, change{Type: typ, Key: string(c.Key), Revision: res.Revision, More: i+1 < len(cmds)})
+		}
+	}
+	put := func(key string) kvstore.Command {
+		return kvstore.Command{Op: kvstore.OpPut, Key: []byte(key), Value: []byte("v")}
+	}
+	for f.node.Revision() < lastFuzzed {
+		switch f.node.Revision() % 4 {
+		case 0:
+			do(put("a"), put("a/b"), put("b"))
+		case 1:
+			do(put("a"), put("b"))
+		case 2:
+			do(kvstore.Command{Op: kvstore.OpDelete, Key: []byte("a")}, kvstore.Command{Op: kvstore.OpDelete, Key: []byte("b")})
+		default:
+			do(put("a"), put("b"), put("c"))
+		}
+	}
+	if _, err := f.node.Do(t.Context(), &kvstore.Command{Op: kvstore.OpCompact, Revision: compactedFuzzed}, nil); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// FuzzWatch begins and resumes watches with arbitrary queries and ids, in a history of which
+// a part is compacted. A second reader of the query says where a watch begins and what it
+// shows: neither less nor more, in order, and refused exactly where that is compacted or in
+// the future. Each id in a stream of events is a place behind a whole revision.
+func FuzzWatch(f *testing.F) {
+	for _, query := range []string{
+		"prefix=", "key=a", "prefix=a&events=put", "start=a&end=b&events=delete,put", "prefix=&from_revision=4", "prefix=%61&from_revision=6&previous", "prefix=&consistency=stale&from_revision=5",
+		"start=b&from_revision=13", "prefix=&from_revision=%2B7", "key=a&key=b", "prefix=&from_revision=14", "key=a;b", "start=&end=%00", "prefix=&previous=0&events=",
+	} {
+		for _, id := range []string{"", "4", "5", "9007199254740991"} {
+			f.Add(query, id, id == "5")
+		}
+	}
+	for _, id := range []string{"0", "3", "11", "12", "13", "+6", "006", "0x6", " 6", "6.0", "18446744073709551615"} {
+		f.Add("prefix=", id, true)
+	}
+	s, fx := newServer(f)
+	all := fx.fuzzHistory(f)
+	f.Fuzz(func(t *testing.T, query, id string, events bool) {
+		if len(query)+len(id) > kvstore.MaxKeyBytes {
+			return
+		}
+		fx.node.barriers = nil
+		w := httptest.NewRecorder()
+		synctest.Test(t, func(t *testing.T) { // the stream ends when its time is up
+			r := httptest.NewRequest(http.MethodGet, "/v1/watch", nil)
+			r.Host, r.URL.RawQuery = "x", query+"&timeout=1s"
+			if id != "" {
+				r.Header.Set("Last-Event-ID", id)
+			}
+			if events {
+				r.Header.Set("Accept", eventStreamType)
+			}
+			s.ServeHTTP(w, r)
+		})
+		from, ok := fuzzedFrom(query, id)
+		switch {
+		case w.Code == http.StatusInternalServerError:
+			t.Fatalf("%q, id %q: %s", query, id, w.Body)
+		case ok && from < compactedFuzzed && w.Code != http.StatusGone && w.Code != http.StatusBadRequest,
+			ok && from > lastFuzzed+1 && w.Code != http.StatusBadRequest, !ok && w.Code != http.StatusBadRequest, w.Code == http.StatusGone && from >= compactedFuzzed:
+			t.Fatalf("%q, id %q: from %d, %v: answered with %d", query, id, from, ok, w.Code)
+		case w.Code != http.StatusOK:
+			return
+		}
+		want := slices.DeleteFunc(slices.Clone(all), func(c change) bool { return c.Revision < from || !fuzzedWants(query, &c) })
+		for i := range want { // more is about what the watch shows
+			want[i].More = i+1 < len(want) && want[i+1].Revision == want[i].Revision
+		}
+		if got := readFuzzed(t, w, events, from); !slices.Equal(got, want) {
+			t.Fatalf("%q, id %q, from %d:\n got %v\nwant %v", query, id, from, got, want)
+		}
+	})
+}
+
+// fuzzedParam returns a parameter that is given once.
+func fuzzedParam(query, name string) (value string, given bool) {
+	for pair := range strings.SplitSeq(query, "&") {
+		n, v, _ := strings.Cut(strings.ReplaceAll(pair, "+", " "), "=")
+		if n, ok := decodeOnce(n); ok && n == name && pair != "" {
+			v, _ := decodeOnce(v)
+			return v, true
+		}
+	}
+	return "", false
+}
+
+// fuzzedFrom returns the first revision that a client asks for.
+func fuzzedFrom(query, id string) (from uint64, ok bool) {
+	text, given := fuzzedParam(query, "from_revision")
+	switch {
+	case id != "":
+		text = id
+	case !given:
+		return lastFuzzed + 1, true
+	}
+	n, ok := new(big.Int).SetString(text, 10)
+	if !ok || strings.ContainsAny(text, "+-") || n.Cmp(big.NewInt(1<<53-1)) > 0 {
+		return 0, false
+	}
+	if id != "" {
+		n.Add(n, big.NewInt(1))
+	}
+	return n.Uint64(), n.Sign() > 0
+}
+
+// fuzzedWants says by the contract whether a watch shows a change.
+func fuzzedWants(query string, c *change) bool {
+	if kinds, given := fuzzedParam(query, "events"); given && !slices.Contains(strings.Split(kinds, ","), c.Type) {
+		return false
+	}
+	if key, single := fuzzedParam(query, "key"); single {
+		return c.Key == key
+	}
+	if prefix, given := fuzzedParam(query, "prefix"); given {
+		return strings.HasPrefix(c.Key, prefix)
+	}
+	start, _ := fuzzedParam(query, "start")
+	end, bounded := fuzzedParam(query, "end")
+	return c.Key >= start && (!bounded || c.Key < end)
+}
+
+// readFuzzed reads a stream, which begins and ends with progress.
+func readFuzzed(t *testing.T, w *httptest.ResponseRecorder, events bool, from uint64) (out []change) {
+	id, through := "", uint64(0)
+	first := true
+	for line := range strings.Lines(w.Body.String()) {
+		line = strings.TrimSuffix(line, "\n")
+		if events {
+			if rest, ok := strings.CutPrefix(line, "id: "); ok {
+				id = rest
+				continue
+			}
+			if line == "" {
+				id = ""
+				continue
+			}
+			line = strings.TrimPrefix(line, "data: ")
+		}
+		var c change
+		if err := json.Unmarshal([]byte(line), &c); err != nil {
+			t.Fatalf("%v in %q", err, w.Body)
+		}
+		if events && (id != "") != !c.More || id != "" && id != strconv.FormatUint(max(c.Revision, c.Through), 10) {
+			t.Fatalf("%+v has the id %q", c, id)
+		}
+		if first && (c.Type != "progress" || c.Through != from-1) {
+			t.Fatalf("the first line is %q, from %d", line, from)
+		}
+		if first, through = false, c.Through; c.Type != "progress" {
+			out = append(out, c)
+		}
+	}
+	if through != lastFuzzed {
+		t.Fatalf("the stream ends with %q", w.Body)
+	}
+	return out
 }

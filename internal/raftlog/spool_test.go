@@ -3,6 +3,7 @@ package raftlog
 import (
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"go.etcd.io/raft/v3"
@@ -170,4 +171,48 @@ func TestSpoolThatFailsIsGivenUp(t *testing.T) {
 		t.Errorf("afterwards: %v, closed %v", err, f.closed)
 	}
 	begins(l, "after all", 66)
+}
+
+// FuzzSpool damages a file of a spool. What is read is what was written, or an error.
+func FuzzSpool(f *testing.F) {
+	f.Add(uint16(3), uint8(1), uint8(9), uint64(1<<20), []byte{})
+	f.Add(uint16(0), uint8(4), uint8(5), uint64(1), []byte{0xff, 0xff, 0xff, 0x7f})
+	f.Add(uint16(30), uint8(2), uint8(9), uint64(40), []byte{1})
+	f.Fuzz(func(t *testing.T, at uint16, lo, hi uint8, maxSize uint64, damage []byte) {
+		var entries []*raftpb.Entry
+		for i := range uint64(9) {
+			entries = append(entries, entryAt(i+1, 1+i/3, int(i*i*i)))
+		}
+		c, err := encodeChunk(entries)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data := slices.Clone(c.data)
+		copy(data[int(at)%len(data):], damage)
+		file := new(memoryFile)
+		if _, err := file.Write(data); err != nil {
+			t.Fatal(err)
+		}
+		first := uint64(lo)%9 + 1
+		last := max(first+1, uint64(hi)%12)
+		// A point may lie before the entry, but not behind it.
+		from := spoolRange{file: file, offset: c.offsets[(first-1)/2], end: int64(len(data))}
+		got, err := from.read(first, last, maxSize%(1<<20))
+		if err != nil {
+			if len(damage) == 0 {
+				t.Fatalf("entries %d to %d: %v", first, last, err)
+			}
+			return
+		}
+		size := 0
+		for i, e := range got {
+			if !proto.Equal(e, entries[first-1+uint64(i)]) || e.GetIndex() >= last {
+				t.Fatalf("entry %d of those from %d to %d is %v", i, first, last, e)
+			}
+			size += proto.Size(e)
+		}
+		if len(got) > 1 && uint64(size) > maxSize%(1<<20) {
+			t.Fatalf("%d entries of %d bytes, the limit is %d", len(got), size, maxSize%(1<<20))
+		}
+	})
 }

@@ -61,7 +61,7 @@ func TestNobodyGainsByChanging(t *testing.T) {
 }
 
 // randomTables has ann, who may change rights and something else, and others.
-func randomTables(t *testing.T, r *rand.Rand) *Tables {
+func randomTables(t testing.TB, r *rand.Rand) *Tables {
 	t.Helper()
 	tables := must(t, withRoot(t), Change{PutRole: &Role{Name: "auth", Capabilities: []Capability{Auth}}})
 	for i := range 4 {

@@ -113,7 +113,7 @@ func TestRangesAreCoveredWhole(t *testing.T) {
 }
 
 // must applies a change that has to succeed.
-func must(t *testing.T, tables *Tables, c Change) *Tables {
+func must(t testing.TB, tables *Tables, c Change) *Tables {
 	t.Helper()
 	after, _, err := tables.Apply(&c)
 	if err != nil {
@@ -122,7 +122,7 @@ func must(t *testing.T, tables *Tables, c Change) *Tables {
 	return after
 }
 
-func withRoot(t *testing.T) *Tables {
+func withRoot(t testing.TB) *Tables {
 	t.Helper()
 	tables := must(t, New(), Change{PutUser: &User{Name: Root, Hash: []byte("h"), Roles: []string{Root}}})
 	return must(t, tables, Change{Enable: true})

@@ -9,6 +9,7 @@
 //	go run ./test/proof -table -keep …        # keep those of the last run
 //	go run ./test/proof -promises README.md   # write the sums of docs/proof.json into the README
 //	go run ./test/proof -controls docs/testing.md # and the table of planted bugs into docs/testing.md
+//	go run ./test/proof -fuzz docs/testing.md # write the fuzz targets and docs/fuzz.txt there
 //
 // No suite says "proven". What a run has seen is that it found no violation in so many
 // runs.
@@ -35,6 +36,7 @@ func main() {
 	flag.StringVar(&o.keep, "keep", "", "write the sums into this file, unless something was violated; those of suites without results stay")
 	flag.StringVar(&o.promises, "promises", "", "run nothing, and write the sums of "+sumsFile+" into this file, between its markers")
 	flag.StringVar(&o.controls, "controls", "", "run nothing, and write the controls of "+sumsFile+" into this file, between its markers")
+	flag.StringVar(&o.fuzz, "fuzz", "", "run nothing, and write the fuzz targets, with what campaigns did ("+fuzzFile+"), into this file, between its markers")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -45,13 +47,13 @@ func main() {
 }
 
 type options struct {
-	dir, only, keep, promises, controls string
-	limit                               time.Duration
-	table                               bool
+	dir, only, keep, promises, controls, fuzz string
+	limit                                     time.Duration
+	table                                     bool
 }
 
 func run(ctx context.Context, o options) error {
-	if o.promises != "" || o.controls != "" {
+	if o.promises != "" || o.controls != "" || o.fuzz != "" {
 		return write(o)
 	}
 	only, err := regexp.Compile(o.only)
@@ -77,6 +79,14 @@ func run(ctx context.Context, o options) error {
 
 // write writes the sums that were kept into documents.
 func write(o options) error {
+	if o.fuzz != "" {
+		if err := writeFuzz(o.fuzz); err != nil {
+			return err
+		}
+	}
+	if o.promises == "" && o.controls == "" {
+		return nil
+	}
 	sums, err := readSums(sumsFile)
 	if err == nil && o.promises != "" {
 		err = writePromises(o.promises, sums)

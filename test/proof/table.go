@@ -139,16 +139,21 @@ func totals(results []proof.Result) string {
 		number(simulated.Controls+real.Controls, "bug"), simulated.Caught+real.Caught)
 }
 
-// number writes a count of things, with commas between thousands.
+// number writes a count of things.
 func number(n int64, thing string) string {
-	digits := strconv.FormatInt(n, 10)
-	for at := len(digits) - 3; at > 0; at -= 3 {
-		digits = digits[:at] + "," + digits[at:]
-	}
 	if n != 1 {
 		thing += "s"
 	}
-	return digits + " " + thing
+	return digits(n) + " " + thing
+}
+
+// digits writes a number with commas between thousands.
+func digits(n int64) string {
+	out := strconv.FormatInt(n, 10)
+	for at := len(out) - 3; at > 0; at -= 3 {
+		out = out[:at] + "," + out[at:]
+	}
+	return out
 }
 
 // controlsTable says, for each planted bug, how soon it was noticed.

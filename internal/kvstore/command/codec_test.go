@@ -170,6 +170,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// FuzzDecode: what is accepted is the one encoding of the command that it is read as.
 func FuzzDecode(f *testing.F) {
 	for _, c := range goldenCommands() {
 		f.Add(Encode(nil, &c))
