@@ -121,7 +121,8 @@ func (m *storeMachine) keepLeases() {
 		return
 	}
 	m.expiring = true
-	if m.w.s.springs(trapExpiry) {
+	// The trap alone would be sprung in one run of twenty.
+	if m.w.s.springs(trapExpiry) || m.w.s.opts.bug == noBug && m.w.s.chance(0.02) {
 		m.w.regrant(due.IDs()[0])
 		m.n.later(300*milli, "trap", func() { m.expire(&due) })
 		return
@@ -133,10 +134,25 @@ func (m *storeMachine) keepLeases() {
 func (m *storeMachine) expire(due *lessor.Expiry) {
 	l := m.lessor
 	o := m.w.propose(m.n, &kvstore.Command{Op: kvstore.OpLeaseExpire, Term: due.Term, Sequence: due.AsOf, Leases: due.IDs()})
+	if m.w.s.opts.bug == noBug && m.w.s.chance(0.1) {
+		m.w.keepAliveLate(due.IDs()[0])
+	}
 	o.whenDone(func() {
 		if m.lessor == l { // the same life
 			m.expiring = false
 			l.Settle(*due)
+		}
+	})
+}
+
+// keepAliveLate asks for more time for a lease whose end was just proposed, which clients
+// hit upon in one of fifty runs. If it got any, X3 would break.
+func (w *contractWorld) keepAliveLate(lease uint64) {
+	begin := w.s.now
+	w.askLeader(w.s.anyNode(), lease, func(a lessor.Answer) {
+		w.s.reachIf(keepAliveTooLate, a.State == lessor.Ending)
+		if a.State == lessor.Alive {
+			w.truth.promise(lease, begin+w.promised(a.Remaining.Microseconds()))
 		}
 	})
 }

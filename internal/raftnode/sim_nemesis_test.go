@@ -45,6 +45,9 @@ func (s *sim) plague() {
 	own := s.source(unit{kind: unitFault, number: -2})
 	for _, f := range newerFaults() {
 		chosen, rate := own.Float64() < 0.5, 0.1+own.Float64()
+		if slices.Contains(s.opts.often, f.name) {
+			chosen, rate = true, 5*rate
+		}
 		if chosen && !slices.Contains(s.opts.without, f.name) {
 			f.rate = rate
 			v.faults = append(v.faults, f)

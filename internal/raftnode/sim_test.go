@@ -73,6 +73,7 @@ type simOptions struct {
 	drift   float64
 	bug     plantedBug
 	without []string // faults and harms that are left out
+	often   []string // newer faults that always happen, and often
 	plan    plan
 	journal *journal
 	// deaf members do not monitor the connection to their leader.
