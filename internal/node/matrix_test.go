@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,12 +28,14 @@ type storeMatrix struct {
 	values map[string]string // what was acknowledged
 
 	refused, met, unharmed int
+	// complain says what is wrong: errorf of the test, unless that is a control.
+	complain func(format string, args ...any)
 }
 
 func newStoreMatrix(t *testing.T) *storeMatrix {
 	t.Helper()
 	url := freeURL(t)
-	x := &storeMatrix{values: make(map[string]string), cfg: Config{
+	x := &storeMatrix{complain: t.Errorf, values: make(map[string]string), cfg: Config{
 		ID: 1, DataDir: t.TempDir(), Engine: "pebble", ListenPeer: url, Initial: []Peer{{ID: 1, URL: url}},
 		TickInterval: 5 * time.Millisecond, CheckpointBytes: 32 << 10,
 	}}
@@ -118,7 +121,7 @@ func (x *storeMatrix) judge(t *testing.T, what, name string, content []byte, gon
 	}
 	report, err := Examine(cfg.DataDir)
 	if err != nil {
-		t.Errorf("%s: %s: the doctor fails: %v", name, what, err)
+		x.complain("%s: %s: the doctor fails: %v", name, what, err)
 	}
 	m := start(t, cfg)
 	select {
@@ -131,7 +134,7 @@ func (x *storeMatrix) judge(t *testing.T, what, name string, content []byte, gon
 		}
 		x.wantRefusal(t, name, what, err)
 		if report.Refused == nil && !strings.HasSuffix(name, ".sst") {
-			t.Errorf("%s: %s: a start refuses it (%v), and the doctor does not", name, what, err)
+			x.complain("%s: %s: a start refuses it (%v), and the doctor does not", name, what, err)
 		}
 		return
 	case <-testContext(t).Done():
@@ -143,7 +146,7 @@ func (x *storeMatrix) judge(t *testing.T, what, name string, content []byte, gon
 		case err != nil && !strings.Contains(err.Error(), "not found"):
 			met = true // and the node ends
 		case err != nil || string(kv.Value) != want:
-			t.Errorf("%s: %s: %s is %.20q, %v; %.20q was acknowledged", name, what, key, kv.Value, err, want)
+			x.complain("%s: %s: %s is %.20q, %v; %.20q was acknowledged", name, what, key, kv.Value, err, want)
 		}
 	}
 	if !met {
@@ -173,7 +176,7 @@ func (x *storeMatrix) scanMeets(t *testing.T, m *testNode, name, what string) bo
 		return true
 	}
 	if _, want := m.Store().StateHash(); got != want {
-		t.Errorf("%s: %s: the state has the hash %016x, and says %016x", name, what, got, want)
+		x.complain("%s: %s: the state has the hash %016x, and says %016x", name, what, got, want)
 	}
 	return false
 }
@@ -182,7 +185,7 @@ func (x *storeMatrix) wantRefusal(t *testing.T, name, what string, err error) {
 	t.Helper()
 	var refused *datadir.RefusedError
 	if !errors.As(err, &refused) || refused.Remedy == "" || refused.File == "" {
-		t.Errorf("%s: %s: ended with %v, which is no refusal: a supervisor would start it again and again", name, what, err)
+		x.complain("%s: %s: ended with %v, which is no refusal: a supervisor would start it again and again", name, what, err)
 	}
 }
 
@@ -249,4 +252,40 @@ func TestCorruptionMatrixOfTheStore(t *testing.T) {
 		Suite: "corruption matrix: store", Runs: int64(cases), Operations: int64(cases * len(x.values)), Seconds: time.Since(begin).Seconds(), Promises: []string{"fails safe"},
 		Replay: "go test -run '^TestCorruptionMatrixOfTheStore$' ./internal/node",
 	})
+}
+
+// TestControlCorruptionMatrixOfTheStore: outcomes that must not be are noticed: values that
+// are lost or changed after damage, and an end that a supervisor answers with another start.
+func TestControlCorruptionMatrixOfTheStore(t *testing.T) {
+	x := newStoreMatrix(t)
+	whole := x.files
+	for _, c := range []struct {
+		planted string
+		files   map[string][]byte
+		values  map[string]string
+		port    bool // the port is taken
+	}{
+		{"damage is answered with an older state", x.older, x.values, false},
+		{"damage is answered with another value", whole, map[string]string{"k0": "another value"}, false},
+		{"damage loses a key", whole, map[string]string{"a key that is not there": "value"}, false},
+		{"damage ends the node like any other failure", whole, x.values, true},
+	} {
+		begin := time.Now()
+		var said []string
+		x.files, x.values = c.files, c.values
+		x.complain = func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }
+		if c.port {
+			l, err := net.Listen("tcp", strings.TrimPrefix(x.cfg.ListenPeer, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = l.Close() })
+		}
+		if x.judge(t, c.planted, "", nil, false); len(said) == 0 {
+			t.Errorf("not noticed: %s", c.planted)
+			continue
+		}
+		t.Logf("%s: %.300s", c.planted, said[0])
+		proof.Caught(t, "corruption matrix: store", c.planted, 1, begin)
+	}
 }

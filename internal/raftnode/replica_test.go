@@ -73,6 +73,8 @@ type faultyDisk struct {
 	hang atomic.Pointer[chan struct{}] // saves wait until it is closed
 	// before is called at the start of each save.
 	before atomic.Pointer[func([]*raftpb.Entry)]
+	// forgets is a planted bug: saves are reported, and not made.
+	forgets atomic.Bool
 }
 
 func (d *faultyDisk) Save(hs *raftpb.HardState, ents []*raftpb.Entry) error {
@@ -84,6 +86,9 @@ func (d *faultyDisk) Save(hs *raftpb.HardState, ents []*raftpb.Entry) error {
 	}
 	if err := d.fail.Load(); err != nil {
 		return *err
+	}
+	if d.forgets.Load() {
+		return nil
 	}
 	return d.Disk.Save(hs, ents)
 }

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/peers"
+	record "github.com/kvd-io/kvd/internal/proof"
 	"github.com/kvd-io/kvd/internal/roster"
 )
 
@@ -180,8 +181,12 @@ type virtualCluster struct {
 	members []*virtualMember
 }
 
-// startVirtual starts a member in each directory.
-func startVirtual(t *testing.T, dirs []string) *virtualCluster {
+// virtualTicks is the election timeout, in ticks.
+const virtualTicks = 10
+
+// startVirtual starts a member in each directory, with an election timeout in ticks, after a
+// bug was planted in it.
+func startVirtual(t *testing.T, dirs []string, ticks int, plant func(*Replica, *faultyDisk)) *virtualCluster {
 	t.Helper()
 	c := &virtualCluster{wire: newWire()}
 	var initial []roster.Member
@@ -192,7 +197,7 @@ func startVirtual(t *testing.T, dirs []string) *virtualCluster {
 		m := &virtualMember{addr: fmt.Sprintf("127.0.0.1:%d", i+1), sm: newLockedMachine(t), ended: make(chan error, 1)}
 		r, err := Open(Config{
 			ID: initial[i].ID, ClusterID: 7, Dir: dir, Nonce: fmt.Sprint("nonce", i), PeerURLs: initial[i].PeerURLs, Initial: initial,
-			StateMachine: m.sm, VerifyBody: verifyMachineBody, Logger: zap.NewNop(), TickInterval: virtualTick, ElectionTicks: 10,
+			StateMachine: m.sm, VerifyBody: verifyMachineBody, Logger: zap.NewNop(), TickInterval: virtualTick, ElectionTicks: ticks,
 			Security: peers.Security{Through: c.dialFrom(m.addr)},
 		})
 		if err != nil {
@@ -200,6 +205,7 @@ func startVirtual(t *testing.T, dirs []string) *virtualCluster {
 		}
 		m.Replica, m.disk = r, &faultyDisk{Disk: r.appends.writes}
 		r.appends.writes = m.disk
+		plant(r, m.disk)
 		c.members = append(c.members, m)
 	}
 	for _, m := range c.members {
@@ -243,20 +249,26 @@ func await(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// leader waits until one of the members leads, and another does not object.
+// leader waits until one of the members leads, other than those that are excepted.
 func (c *virtualCluster) leader(t *testing.T, but ...*virtualMember) *virtualMember {
 	t.Helper()
-	var leader *virtualMember
-	await(t, "a leader", func() bool {
+	m := c.elected(but...)
+	if m == nil {
+		t.Fatal("not within a minute of virtual time: a leader")
+	}
+	return m
+}
+
+// elected is leader, and returns nil if there is none for a minute.
+func (c *virtualCluster) elected(but ...*virtualMember) *virtualMember {
+	for begin := time.Now(); time.Since(begin) < time.Minute; time.Sleep(virtualTick / 10) {
 		for _, m := range c.members {
 			if m.Position().Leader == m.cfg.ID && !slices.Contains(but, m) {
-				leader = m
-				return true
+				return m
 			}
 		}
-		return false
-	})
-	return leader
+	}
+	return nil
 }
 
 // write proposes a command until it is acknowledged.
@@ -311,31 +323,55 @@ func TestVirtualClusterShutdownInEveryPhase(t *testing.T) {
 	for n := 1; n <= 10; n++ {
 		all, takes := n%2 == 0, time.Duration(n%3)*2*time.Second
 		t.Run(fmt.Sprintf("save %d takes %v, all stop %t", n, takes, all), func(t *testing.T) {
-			dirs := fastDirs(t, 3)
-			var acked []uint64
-			inBubble(t, func(t *testing.T) { acked = stopClusterAtSave(t, dirs, n, takes, all) })
-			inBubble(t, func(t *testing.T) {
-				c := startVirtual(t, dirs)
-				c.leader(t).write(t, 1<<40)
-				c.agree(t)
-				for _, m := range c.members {
-					for _, id := range acked {
-						if !m.has(id) {
-							t.Errorf("command %d was acknowledged, and member %d does not have it", id, m.cfg.ID)
-						}
-					}
-				}
-				c.end(t)
-			})
-			if n > 6 && len(acked) == 0 {
+			acked, lost := lostByClusterInBubbles(t, n, takes, all, nothing)
+			if len(lost) > 0 {
+				t.Errorf("acknowledged, and not at every member: %v", lost)
+			}
+			if n > 6 && acked == 0 {
 				t.Error("nothing was acknowledged: that proves nothing")
 			}
 		})
 	}
 }
 
-func stopClusterAtSave(t *testing.T, dirs []string, n int, takes time.Duration, all bool) []uint64 {
-	c := startVirtual(t, dirs)
+// TestVirtualControlClusterForgottenSaves: members that acknowledge what they have not saved
+// are noticed when all of them are stopped.
+func TestVirtualControlClusterForgottenSaves(t *testing.T) {
+	begin := time.Now()
+	for n := range 20 {
+		if _, lost := lostByClusterInBubbles(t, n+1, 0, true, forgetSaves); len(lost) > 0 {
+			record.Caught(t, "virtual time: replicas", "three members acknowledge what they have not saved", n+1, begin)
+			return
+		}
+	}
+	t.Error("nothing was lost")
+}
+
+// lostByClusterInBubbles stops members at the n-th save of one of them, and returns how many
+// commands were acknowledged, and which are not at every member after the next start.
+func lostByClusterInBubbles(t *testing.T, n int, takes time.Duration, all bool, plant func(*Replica, *faultyDisk)) (acknowledged int, lost []string) {
+	t.Helper()
+	dirs := fastDirs(t, 3)
+	var acked []uint64
+	inBubble(t, func(t *testing.T) { acked = stopClusterAtSave(t, dirs, n, takes, all, plant) })
+	inBubble(t, func(t *testing.T) {
+		c := startVirtual(t, dirs, virtualTicks, nothing)
+		c.leader(t).write(t, 1<<40)
+		c.agree(t)
+		for _, m := range c.members {
+			for _, id := range acked {
+				if !m.has(id) {
+					lost = append(lost, fmt.Sprintf("command %d at member %d", id, m.cfg.ID))
+				}
+			}
+		}
+		c.end(t)
+	})
+	return len(acked), lost
+}
+
+func stopClusterAtSave(t *testing.T, dirs []string, n int, takes time.Duration, all bool, plant func(*Replica, *faultyDisk)) []uint64 {
+	c := startVirtual(t, dirs, virtualTicks, plant)
 	one := c.members[n%len(c.members)]
 	reached := make(chan struct{})
 	saves := 0
@@ -373,9 +409,28 @@ func stopClusterAtSave(t *testing.T, dirs []string, n int, takes time.Duration, 
 // TestVirtualClusterLeaderCutOff: a leader that nobody hears acknowledges nothing, the others
 // elect another one within a few election timeouts, and after that everybody agrees.
 func TestVirtualClusterLeaderCutOff(t *testing.T) {
+	if problem := cutOffInBubble(t, virtualTicks); problem != "" {
+		t.Error(problem)
+	}
+}
+
+// TestVirtualControlNobodyCampaigns: members that never miss their leader are noticed.
+func TestVirtualControlNobodyCampaigns(t *testing.T) {
+	begin := time.Now()
+	if cutOffInBubble(t, 1000*virtualTicks) == "" {
+		t.Error("not noticed")
+		return
+	}
+	record.Caught(t, "virtual time: replicas", "members never miss their leader", 1, begin)
+}
+
+// cutOffInBubble cuts a leader off, and returns what the members do wrong about it.
+func cutOffInBubble(t *testing.T, ticks int) (problem string) {
+	t.Helper()
 	dirs := fastDirs(t, 3)
 	inBubble(t, func(t *testing.T) {
-		c := startVirtual(t, dirs)
+		c := startVirtual(t, dirs, ticks, nothing)
+		defer c.end(t)
 		old := c.leader(t)
 		old.write(t, 1)
 		c.isolate(old.addr)
@@ -387,33 +442,59 @@ func TestVirtualClusterLeaderCutOff(t *testing.T) {
 			_, err := old.Propose(ctx, command(2))
 			lost <- err
 		}()
-		c.leader(t, old).write(t, 3)
-		if took := time.Since(begin); took > 6*10*virtualTick {
-			t.Errorf("writes resumed after %v", took)
+		next := c.elected(old)
+		if next == nil {
+			problem = "nobody leads, a minute after the leader was cut off"
+			return
+		}
+		next.write(t, 3)
+		if took := time.Since(begin); took > 6*virtualTicks*virtualTick {
+			problem = fmt.Sprintf("writes resumed after %v", took)
 		}
 		select {
 		case err := <-lost:
 			if err == nil {
-				t.Error("a leader that is cut off has acknowledged a write")
+				problem = "a leader that is cut off has acknowledged a write"
 			}
 		default:
 		}
 		c.heal()
 		if err := <-lost; err == nil && !old.has(2) {
-			t.Error("a write was acknowledged and is not there")
+			problem = "a write was acknowledged and is not there"
 		}
 		old.write(t, 4)
 		c.agree(t)
-		c.end(t)
 	})
+	return problem
 }
 
 // TestVirtualClusterDiskStall: a leader whose disk hangs hands over, although it still sends
 // heartbeats. The write that the hang caught gets its answer, and the member catches up.
 func TestVirtualClusterDiskStall(t *testing.T) {
+	if problem := leaderStallInBubble(t, nothing); problem != "" {
+		t.Error(problem)
+	}
+}
+
+// TestVirtualControlClusterStallIgnored: a leader that stays in office while its disk hangs is
+// noticed.
+func TestVirtualControlClusterStallIgnored(t *testing.T) {
+	begin := time.Now()
+	if leaderStallInBubble(t, ignoreStalls) == "" {
+		t.Error("not noticed")
+		return
+	}
+	record.Caught(t, "virtual time: replicas", "a leader stays in office while its disk hangs", 1, begin)
+}
+
+// leaderStallInBubble lets the disk of a leader hang, and returns what the members do wrong
+// about it.
+func leaderStallInBubble(t *testing.T, plant func(*Replica, *faultyDisk)) (problem string) {
+	t.Helper()
 	dirs := fastDirs(t, 3)
 	inBubble(t, func(t *testing.T) {
-		c := startVirtual(t, dirs)
+		c := startVirtual(t, dirs, virtualTicks, plant)
+		defer c.end(t)
 		old := c.leader(t)
 		old.write(t, 1)
 		hang := make(chan struct{})
@@ -424,18 +505,23 @@ func TestVirtualClusterDiskStall(t *testing.T) {
 			_, err := old.Propose(t.Context(), command(2))
 			caught <- err
 		}()
-		c.leader(t, old).write(t, 3)
-		if took := time.Since(begin); took > 6*10*virtualTick {
-			t.Errorf("writes resumed after %v", took)
+		next := c.elected(old)
+		if next == nil {
+			problem = "the leader is still in office, a minute after its disk began to hang"
+		} else {
+			next.write(t, 3)
+			if took := time.Since(begin); took > 6*virtualTicks*virtualTick {
+				problem = fmt.Sprintf("writes resumed after %v", took)
+			}
 		}
 		old.disk.hang.Store(nil)
 		close(hang)
 		if err := <-caught; err == nil && !old.has(2) {
-			t.Error("a write was acknowledged and is not there")
+			problem = "a write was acknowledged and is not there"
 		}
 		synctest.Wait()
 		old.write(t, 4)
 		c.agree(t)
-		c.end(t)
 	})
+	return problem
 }

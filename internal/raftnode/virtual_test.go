@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -15,6 +16,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
+	record "github.com/kvd-io/kvd/internal/proof"
 	"github.com/kvd-io/kvd/internal/roster"
 )
 
@@ -107,17 +109,11 @@ func TestVirtualShutdownInEveryPhase(t *testing.T) {
 	for n := 1; n <= 12; n++ {
 		for _, takes := range []time.Duration{0, time.Minute} {
 			t.Run(fmt.Sprintf("save %d takes %v", n, takes), func(t *testing.T) {
-				dir := fastDir(t)
-				var acked []uint64
-				inBubble(t, func(t *testing.T) { acked = stopAtSave(t, dir, n, takes) })
-				sm := newLockedMachine(t)
-				inBubble(t, func(t *testing.T) { startAgain(t, dir, sm) })
-				for _, id := range acked {
-					if !sm.m.seen[id] {
-						t.Errorf("command %d was acknowledged and is lost", id)
-					}
+				acked, lost := lostInBubbles(t, n, takes, nothing)
+				if len(lost) > 0 {
+					t.Errorf("commands %v were acknowledged and are lost", lost)
 				}
-				if n > 8 && len(acked) == 0 {
+				if n > 8 && acked == 0 {
 					t.Error("nothing was acknowledged: that proves nothing")
 				}
 			})
@@ -125,8 +121,24 @@ func TestVirtualShutdownInEveryPhase(t *testing.T) {
 	}
 }
 
-func stopAtSave(t *testing.T, dir string, n int, takes time.Duration) []uint64 {
+// nothing plants no bug.
+func nothing(*Replica, *faultyDisk) {}
+
+// lostInBubbles stops a replica at its n-th save, and returns how many commands were
+// acknowledged, and which of them are not there at the next start.
+func lostInBubbles(t *testing.T, n int, takes time.Duration, plant func(*Replica, *faultyDisk)) (acked int, lost []uint64) {
+	t.Helper()
+	dir := fastDir(t)
+	var all []uint64
+	inBubble(t, func(t *testing.T) { all = stopAtSave(t, dir, n, takes, plant) })
+	sm := newLockedMachine(t)
+	inBubble(t, func(t *testing.T) { startAgain(t, dir, sm) })
+	return len(all), slices.DeleteFunc(slices.Clone(all), func(id uint64) bool { return sm.m.seen[id] })
+}
+
+func stopAtSave(t *testing.T, dir string, n int, takes time.Duration, plant func(*Replica, *faultyDisk)) []uint64 {
 	r, disk := openAlone(t, dir, newLockedMachine(t))
+	plant(r, disk)
 	ctx, stop := context.WithCancel(t.Context())
 	saves := 0
 	before := func([]*raftpb.Entry) {
@@ -166,12 +178,54 @@ func startAgain(t *testing.T, dir string, sm *lockedMachine) {
 	<-ended
 }
 
+// forgetSaves is a planted bug: what has not been saved is acknowledged.
+func forgetSaves(_ *Replica, disk *faultyDisk) { disk.forgets.Store(true) }
+
+// TestVirtualControlForgottenSaves: a replica that acknowledges what it has not saved is
+// noticed when it is stopped.
+func TestVirtualControlForgottenSaves(t *testing.T) {
+	begin := time.Now()
+	for n := range 20 {
+		if _, lost := lostInBubbles(t, n+1, 0, forgetSaves); len(lost) > 0 {
+			record.Caught(t, "virtual time: replicas", "a replica acknowledges what it has not saved", n+1, begin)
+			return
+		}
+	}
+	t.Error("nothing was lost")
+}
+
 // TestVirtualDiskStall: a disk that hangs makes a replica refuse what is new after a
 // while, and not before; what waits gets its answer when the disk goes on.
 func TestVirtualDiskStall(t *testing.T) {
+	if problem := stallInBubble(t, nothing); problem != "" {
+		t.Error(problem)
+	}
+}
+
+// ignoreStalls is a planted bug: however long a save takes, the disk is not given up.
+func ignoreStalls(r *Replica, disk *faultyDisk) {
+	r.cfg.StallExit = 1000 * time.Hour
+	patient := func([]*raftpb.Entry) { r.appends.savingBytes.Store(1 << 33) }
+	disk.before.Store(&patient)
+}
+
+// TestVirtualControlStallIgnored: a replica that waits for a disk that hangs is noticed.
+func TestVirtualControlStallIgnored(t *testing.T) {
+	begin := time.Now()
+	if stallInBubble(t, ignoreStalls) == "" {
+		t.Error("not noticed")
+		return
+	}
+	record.Caught(t, "virtual time: replicas", "a replica waits for a disk that hangs", 1, begin)
+}
+
+// stallInBubble lets a disk hang, and returns what a replica does wrong about it.
+func stallInBubble(t *testing.T, plant func(*Replica, *faultyDisk)) (problem string) {
+	t.Helper()
 	dir := fastDir(t)
 	inBubble(t, func(t *testing.T) {
 		r, disk := openAlone(t, dir, newLockedMachine(t))
+		plant(r, disk)
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- r.Run(ctx) }()
@@ -182,39 +236,47 @@ func TestVirtualDiskStall(t *testing.T) {
 		hang := make(chan struct{})
 		disk.hang.Store(&hang)
 		caught := make(chan error, 1)
-		begin := time.Now()
 		go func() {
 			_, err := r.Propose(ctx, command(2))
 			caught <- err
 		}()
-		var err error
-		for !errors.Is(err, ErrDiskStall) {
-			if time.Since(begin) > time.Minute {
-				t.Fatal("a disk that has hung for a minute is not noticed")
-			}
-			time.Sleep(virtualTick)
-			short, cancel := context.WithTimeout(ctx, virtualTick/2)
-			_, err = r.Propose(short, command(3))
-			cancel()
-		}
-		if after := time.Since(begin); after < 5*virtualTick {
-			t.Errorf("the disk is given up after %v", after)
+		after, noticed := stalled(ctx, r)
+		switch {
+		case !noticed:
+			problem = "a disk that has hung for a minute is not noticed"
+		case after < 5*virtualTick:
+			problem = fmt.Sprintf("the disk is given up after %v", after)
 		}
 		disk.hang.Store(nil)
 		close(hang)
 		if err := <-caught; err != nil {
-			t.Errorf("the write that the hang caught: %v", err)
+			problem += fmt.Sprintf("; the write that the hang caught: %v", err)
 		}
 		synctest.Wait()
-		for begin = time.Now(); ; time.Sleep(virtualTick) {
-			if _, err = r.Propose(ctx, command(4)); err == nil {
+		for begin := time.Now(); ; time.Sleep(virtualTick) {
+			if _, err := r.Propose(ctx, command(4)); err == nil {
 				break
-			}
-			if time.Since(begin) > time.Minute {
-				t.Fatalf("a minute after the disk went on: %v", err)
+			} else if time.Since(begin) > time.Minute {
+				problem += fmt.Sprintf("; a minute after the disk went on: %v", err)
+				break
 			}
 		}
 		stop()
 		<-ended
 	})
+	return problem
+}
+
+// stalled waits up to a minute until a replica refuses commands because of its disk.
+func stalled(ctx context.Context, r *Replica) (after time.Duration, noticed bool) {
+	for begin := time.Now(); time.Since(begin) < time.Minute; {
+		time.Sleep(virtualTick)
+		short, cancel := context.WithTimeout(ctx, virtualTick/2)
+		_, err := r.Propose(short, command(3))
+		cancel()
+		if errors.Is(err, ErrDiskStall) {
+			return time.Since(begin), true
+		}
+	}
+	return 0, false
 }

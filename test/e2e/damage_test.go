@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -226,6 +227,8 @@ type specimen struct {
 	values  map[string]string // acknowledged
 
 	seen struct{ refused, offsets, met, waited, unharmed, remedied, reads int }
+	// complain says what is wrong: errorf of the test, unless that is a control.
+	complain func(format string, args ...any)
 }
 
 type helper struct {
@@ -269,7 +272,7 @@ func (c contents) snapshotOf(t testing.TB, m *member) bool {
 }
 
 func newSpecimen(t *testing.T) *specimen {
-	return &specimen{t: t, values: make(map[string]string), random: seeded(t)}
+	return &specimen{t: t, values: make(map[string]string), random: seeded(t), complain: t.Errorf}
 }
 
 // loneSpecimen is the only member of a cluster: nobody else has what it loses.
@@ -445,7 +448,7 @@ func (s *specimen) meets(d damagedCase) bool {
 		}
 		s.seen.reads++
 		if a.status != 200 || a.body != want {
-			s.t.Errorf("%v: %s is lost: the answer is %v, and %q was acknowledged", d, key, a, abbreviate(want))
+			s.complain("%v: %s is lost: the answer is %v, and %q was acknowledged", d, key, a, abbreviate(want))
 		}
 	}
 	return false
@@ -469,9 +472,9 @@ func (s *specimen) judgeRefusal(d damagedCase, p *process) (message string) {
 		remedy = "remove and re-add this member"
 	}
 	if code != want || !strings.Contains(message, s.victim.dir) || !strings.Contains(message, remedy) {
-		s.t.Errorf("%v: it ended with exit code %d, and says:\n%s", d, code, p.output.tail(12))
+		s.complain("%v: it ended with exit code %d, and says:\n%s", d, code, p.output.tail(12))
 	}
-	s.victim.expect(p, want)
+	s.victim.expect(p, code)
 	if strings.Contains(message, " at byte ") {
 		s.seen.offsets++
 	}
@@ -490,13 +493,13 @@ func (s *specimen) judgeRepetition(d damagedCase, message string) {
 	m := s.victim
 	// The doctor reads no tables, and has no settings to compare the identity with.
 	if out, code := doctor(m.dir); code != 3 && !d.foreign && !strings.HasSuffix(d.file, ".sst") && d.file != "store" && d.file != "snap" {
-		s.t.Errorf("%v: a start refuses it, and the doctor ends with %d:\n%s\n%s", d, code, out, message)
+		s.complain("%v: a start refuses it, and the doctor ends with %d:\n%s\n%s", d, code, out, message)
 	}
 	// The state is opened after the log and the identity have been found whole.
 	state := strings.HasPrefix(d.file, "store") || strings.HasPrefix(d.file, "snap") || strings.Contains(message, refusedByCluster)
 	names := slices.DeleteFunc(d.files.changed(s.t, m.dir), func(name string) bool { return strings.HasPrefix(name, "store") }) // opening it moves files
 	if !state && !d.foreign && len(names) > 0 {
-		s.t.Errorf("%v: the refused start changed %v", d, names)
+		s.complain("%v: the refused start changed %v", d, names)
 	}
 	if !s.refusedAgain(d) || len(s.helpers) == 0 || !strings.Contains(message, "--rebuild-store") {
 		return
@@ -509,7 +512,7 @@ func (s *specimen) judgeRepetition(d damagedCase, message string) {
 	m.start("--rebuild-store")
 	eventually(s.t, fmt.Sprintf("%v: ready with --rebuild-store", d), m.ready)
 	if s.meets(d) {
-		s.t.Errorf("%v: after --rebuild-store, it ended:\n%s", d, m.process().output.tail(12))
+		s.complain("%v: after --rebuild-store, it ended:\n%s", d, m.process().output.tail(12))
 	}
 	s.seen.remedied++
 }
@@ -594,4 +597,47 @@ func TestDamagedMember(t *testing.T) {
 	long(t)
 	t.Parallel()
 	memberSpecimen(t).run(damagePlaces())
+}
+
+// TestControlDamagedFiles: outcomes that must not be are noticed: values that are lost or
+// changed after damage, and an end that a supervisor answers with another start.
+func TestControlDamagedFiles(t *testing.T) {
+	long(t)
+	t.Parallel()
+	s := loneSpecimen(t, "pebble", "64KiB", 3000)
+	values := s.values
+	for _, c := range []struct {
+		planted string
+		files   contents
+		values  map[string]string
+		port    bool // the port is taken
+	}{
+		{"the binary answers damage with an older state", s.older, values, false},
+		{"the binary answers damage with another value", s.files, map[string]string{"k0-0": "another value"}, false},
+		{"the binary loses a key after damage", s.files, map[string]string{"a-key-that-is-not-there": "value"}, false},
+		{"the binary ends after damage like after any other failure", s.files, values, true},
+	} {
+		begin := time.Now()
+		var said []string
+		s.complain = func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }
+		s.values = c.values
+		close := func() {}
+		if c.port {
+			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", s.victim.peerPort))
+			if err != nil {
+				t.Fatal(err)
+			}
+			close = func() { _ = l.Close() }
+		}
+		s.judge(damagedCase{file: "store", what: c.planted, files: c.files})
+		if close(); len(said) == 0 {
+			t.Errorf("not noticed: %s", c.planted)
+			continue
+		}
+		t.Logf("%s: %.300s", c.planted, said[0])
+		proof.Caught(t, "damaged files, real processes", c.planted, 1, begin)
+	}
+	s.complain, s.values = t.Errorf, values
+	s.files.lay(t, s.victim.dir)
+	restart(s.victim)
 }

@@ -52,14 +52,18 @@ func TestNthSync(t *testing.T) {
 }
 
 type syncSweep struct {
-	t         *testing.T
+	t *testing.T
+	// after is called when the process has ended, before it is started again; and complain
+	// says what is wrong: errorf of the test, unless that is a control.
+	after     func()
+	complain  func(format string, args ...any)
 	m         *member
 	clients   []*counter
 	runs, hit int
 }
 
 func newSyncSweep(t *testing.T) *syncSweep {
-	s := &syncSweep{t: t, m: newIdleCluster(t, 1, powerFlags...).node(1)}
+	s := &syncSweep{t: t, after: func() {}, complain: t.Errorf, m: newIdleCluster(t, 1, powerFlags...).node(1)}
 	for i := range 3 {
 		s.clients = append(s.clients, &counter{key: fmt.Sprint("counter", i), padding: strings.Repeat("p", 30_000)})
 	}
@@ -109,7 +113,7 @@ func (s *syncSweep) try(fault string, fresh bool) {
 	clients.Wait()
 	p.abandon()
 	if strings.Contains(p.output.String(), "data directory refused") {
-		t.Fatalf("%s: refused:\n%s", fault, p.output.tail(5))
+		s.complain("%s: refused:\n%s", fault, p.output.tail(5))
 	}
 	s.runs++
 	// strace may leave the node running for a moment.
@@ -119,6 +123,7 @@ func (s *syncSweep) try(fault string, fresh bool) {
 		}
 		return nil
 	})
+	s.after()
 	restart(m)
 	for _, c := range s.clients {
 		var n int64
@@ -134,8 +139,35 @@ func (s *syncSweep) try(fault string, fresh bool) {
 			return err
 		})
 		if least := c.acked.Load(); n < least || n > c.tried.Load() {
-			t.Errorf("%s: %s is %d; %d was acknowledged, %d sent", fault, c.key, n, least, c.tried.Load())
+			s.complain("%s: %s is %d; %d was acknowledged, %d sent", fault, c.key, n, least, c.tried.Load())
 		}
 		c.acked.Store(n)
+	}
+}
+
+// TestControlNthSync: a disk that has kept nothing since the last start, whatever it said
+// about its syncs, is noticed.
+func TestControlNthSync(t *testing.T) {
+	long(t)
+	t.Parallel()
+	requireTool(t, "strace")
+	begin := time.Now()
+	s := newSyncSweep(t)
+	s.try("signal=KILL:when=40", true)
+	s.m.stop()
+	before := readDirectory(t, s.m.dir)
+	restart(s.m)
+	var said []string
+	s.complain = func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }
+	s.after = func() { before.lay(t, s.m.dir) }
+	for n := 1; n <= 10 && len(said) == 0; n++ {
+		s.try(fmt.Sprintf("signal=KILL:when=%d", 10*n), false)
+		if len(said) > 0 {
+			t.Logf("after %d runs: %s", n, said[0])
+			proof.Caught(t, "N-th sync failing, and kill at it", "the disk keeps nothing of what was synced", n, begin)
+		}
+	}
+	if len(said) == 0 {
+		t.Error("not noticed")
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +29,8 @@ type suite struct {
 	// record what they saw themselves.
 	whole    bool
 	promises []string
+	// program is run instead of tests, and records what it saw itself.
+	program []string
 }
 
 // pattern matches the suite's tests.
@@ -50,7 +53,7 @@ var suites = []suite{
 		tests: []string{"TestGuard.*", "TestSnapshot.*", "TestIdentity.*", "TestWatermark.*", "TestLog.*"},
 	},
 	{name: "corruption matrix: log and identity", pkgs: "./internal/datadir", tests: []string{"TestCorruptionMatrix", "TestCorruptionMatrixOfOlderCopies", "TestControlCorruptionMatrix"}},
-	{name: "corruption matrix: store", pkgs: "./internal/node", tests: []string{"TestCorruptionMatrixOfTheStore"}},
+	{name: "corruption matrix: store", pkgs: "./internal/node", tests: []string{"TestCorruptionMatrixOfTheStore", "TestControlCorruptionMatrixOfTheStore"}},
 	{
 		name: "scrub and repair", pkgs: "./internal/node", whole: true, promises: []string{"fails safe"},
 		tests: []string{"TestRottenBlockIsMendedFromOthers", "TestRottenBlockMetByARequestIsRepaired", "TestOnlyReplicaIsNotRebuilt", "TestDamagedMemberWaitsForTheQuorum", "TestDamagedStoreIsRebuiltFromAnotherMember"},
@@ -132,9 +135,9 @@ var suites = []suite{
 		tests: []string{"TestWipedMemberNeitherVotesNorAcknowledges", "TestRemovedWhileDown", "TestLeaderRemovesItself", "TestRaftexampleBugConfChangeIDsRestart"},
 	},
 	{name: "real processes: failed sync", pkgs: "./test/e2e", tests: []string{"TestFailedFsync"}, env: full, whole: true, promises: []string{"durable"}},
-	{name: "N-th sync failing, and kill at it", pkgs: "./test/e2e", tests: []string{"TestNthSync"}, env: full},
+	{name: "N-th sync failing, and kill at it", pkgs: "./test/e2e", tests: []string{"TestNthSync", "TestControlNthSync"}, env: full},
 	{name: "power cuts", pkgs: "./test/e2e", tests: []string{"TestPowerCut.*", "TestControlPowerCut"}, env: append(full, "KVD_POWER_CUTS=100")},
-	{name: "damaged files, real processes", pkgs: "./test/e2e", tests: []string{"TestDamagedFiles", "TestDamagedFilesInMemory", "TestDamagedMember"}, env: huge},
+	{name: "damaged files, real processes", pkgs: "./test/e2e", tests: []string{"TestDamagedFiles", "TestDamagedFilesInMemory", "TestDamagedMember", "TestControlDamagedFiles"}, env: huge},
 	{name: "abuse", pkgs: "./test/e2e", tests: []string{"TestAbuse"}, env: huge, whole: true, promises: []string{"bounded"}},
 }
 
@@ -203,9 +206,11 @@ func (s *suite) start(ctx context.Context, dir string, limit time.Duration) erro
 	begin := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	if s.program != nil {
+		return s.runProgram(ctx, dir)
+	}
 	args := []string{"test", "-json", "-vet=off", "-count=1", "-timeout", limit.String(), "-run", s.pattern()}
-	cmd := exec.CommandContext(ctx, "go", append(args, strings.Fields(s.pkgs)...)...)
-	cmd.Env = append(append(os.Environ(), proof.Variable+"="+dir), s.env...)
+	cmd := s.command(ctx, dir, "go", append(args, strings.Fields(s.pkgs)...)...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
@@ -234,6 +239,39 @@ func (s *suite) start(ctx context.Context, dir string, limit time.Duration) erro
 	return proof.Write(dir, r)
 }
 
+// command returns a command that records its results in the directory.
+func (s *suite) command(ctx context.Context, dir, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = append(append(os.Environ(), proof.Variable+"="+dir), s.env...)
+	return cmd
+}
+
+// runProgram runs the suite's program. One that fails has recorded why, or counts as a violation.
+func (s *suite) runProgram(ctx context.Context, dir string) error {
+	out, err := s.command(ctx, dir, s.program[0], s.program[1:]...).CombinedOutput()
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	fmt.Println("   " + lines[len(lines)-1])
+	if err == nil {
+		return nil
+	}
+	fmt.Printf("   FAILED: %v\n%s\n", err, strings.Join(lines[max(0, len(lines)-100):], "\n"))
+	return proof.Write(dir, proof.Result{Suite: s.name, Violations: 1, Replay: "go run ./test/proof -only '" + regexp.QuoteMeta(s.name) + "'"})
+}
+
+// keptLines is how much is shown of what a test said: what it said last, and before that the
+// lines of the test itself, which say what is wrong. A goroutine dump would push them out.
+const keptLines = 100
+
+// shorten drops lines of a test that says much.
+func shorten(said []string) []string {
+	if len(said) <= 3*keptLines {
+		return said
+	}
+	early := said[:len(said)-keptLines]
+	kept := slices.DeleteFunc(slices.Clone(early), func(line string) bool { return !strings.Contains(line, "_test.go:") })
+	return append(kept[:min(len(kept), keptLines)], said[len(early):]...)
+}
+
 // count reads the output of go test -json, and passes on what people have to see: why
 // something failed, and what could not be tested.
 func count(in io.Reader, out io.Writer) (c counted, err error) {
@@ -250,9 +288,7 @@ func count(in io.Reader, out io.Writer) (c counted, err error) {
 			if strings.Contains(e.Output, "NOT TESTED") || strings.Contains(e.Output, "NOT RUN") {
 				fmt.Fprint(out, "   "+strings.TrimSpace(e.Output)+"\n")
 			}
-			if said[name] = append(said[name], e.Output); len(said[name]) > 200 {
-				said[name] = said[name][100:]
-			}
+			said[name] = shorten(append(said[name], e.Output))
 			continue
 		}
 		if e.Test == "" || strings.Contains(e.Test, "/") {

@@ -163,7 +163,7 @@ func TestVirtualTimeIsVirtual(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bubble := regexp.MustCompile(`\b(synctest\.Test|inBubble|running|in)\(t\b`)
+	bubble := regexp.MustCompile(`\b(synctest\.Test|inBubble|\w+InBubbles?|running|in)\(t\b`)
 	for _, s := range suites {
 		if !strings.HasPrefix(s.name, "virtual time") {
 			continue
@@ -196,7 +196,7 @@ func TestTableOfControlsIsCurrent(t *testing.T) {
 	if !strings.Contains(string(text), controlsBegin+controlsTable(sums)+controlsEnd) {
 		t.Error("the table of controls in docs/testing.md is not that of docs/proof.json: make promises")
 	}
-	control := regexp.MustCompile(`^Test(Contract)?Control`)
+	control := regexp.MustCompile(`^Test(Contract|Virtual)?Control`)
 	for dir, tests := range testsBelow(t, root) {
 		for name := range tests {
 			if !control.MatchString(name) || strings.HasSuffix(name, "ControlNone") {
@@ -264,6 +264,64 @@ func TestPromisesAreCurrent(t *testing.T) {
 	}
 	if !strings.Contains(string(readme), promisesBegin+table+promisesEnd) {
 		t.Error("the table of promises in README.md is not that of docs/proof.json: make promises")
+	}
+}
+
+// TestFuzzTargets: each fuzz target says what has to hold and has a corpus, and docs/testing.md
+// lists it, with what campaigns did.
+func TestFuzzTargets(t *testing.T) {
+	targets, err := fuzzTargets(root)
+	if err != nil || len(targets) < 20 {
+		t.Fatalf("%d targets, %v", len(targets), err)
+	}
+	for _, f := range targets {
+		if f.holds == "" || f.inputs == 0 {
+			t.Errorf("%s of %s has %d inputs, and its comment says %q", f.name, f.dir, f.inputs, f.holds)
+		}
+	}
+	table, err := fuzzTable(root, filepath.Join(root, fuzzFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(root, "docs", "testing.md"))
+	if err != nil || !strings.Contains(string(text), fuzzBegin+table+fuzzEnd) {
+		t.Errorf("the table of fuzz targets in docs/testing.md is not that of the source and %s: go run ./test/proof -fuzz docs/testing.md (%v)", fuzzFile, err)
+	}
+}
+
+// TestCampaigns: lines about one target add up, and a line that is none is refused.
+func TestCampaigns(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "fuzz.txt")
+	targets := []fuzzTarget{{dir: "a", name: "FuzzA"}, {dir: "b", name: "FuzzA"}}
+	for text, ok := range map[string]bool{"a FuzzA 30 1000\nb FuzzA 1 2\na FuzzA 60 5\nc FuzzC 1 1\n": true, "a FuzzA 30\n": false} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := addCampaigns(path, targets); (err == nil) != ok {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	if targets[0].seconds != 90 || targets[0].executions != 1005 || targets[1].seconds != 1 {
+		t.Errorf("%+v", targets)
+	}
+	if got := holds("// FuzzA: one\n// two | three.\n", "FuzzA"); strings.TrimSpace(got) != `one two \| three.` {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestShorten: of what a test says, its last lines are kept, and before them the lines that
+// it wrote itself.
+func TestShorten(t *testing.T) {
+	var said []string
+	for i := range 5 * keptLines {
+		line := fmt.Sprint("goroutine ", i)
+		if i == 7 || i == keptLines {
+			line = fmt.Sprintf("x_test.go:%d: why", i)
+		}
+		said = shorten(append(said, line))
+	}
+	if len(said) > 3*keptLines || said[0] != "x_test.go:7: why" || said[1] != "x_test.go:100: why" || said[len(said)-1] != fmt.Sprint("goroutine ", 5*keptLines-1) {
+		t.Errorf("%d lines: %q", len(said), said[:3])
 	}
 }
 
