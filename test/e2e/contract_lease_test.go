@@ -135,7 +135,7 @@ func (g *contractGenerator) acquire(name, path string, id uint64) *contractReque
 // expire lets a lease end by itself, and what is bound to it with it.
 func (r *contractRun) expire() {
 	id := uint64(100 + r.sent)
-	a := r.insist(&contractRequest{method: http.MethodPost, path: "/v1/leases", writes: true, body: encode(object{"id": id, "ttl": "1500ms"})}, r.key()+"-grant")
+	a := r.insist(&contractRequest{method: http.MethodPost, path: "/v1/leases", writes: true, body: encode(object{"id": id, "ttl": "1s"})}, r.key()+"-grant")
 	if a.status != 201 {
 		r.t.Fatalf("grant: %v", a)
 	}

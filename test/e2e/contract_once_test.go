@@ -108,7 +108,7 @@ func TestContractExactlyOnce(t *testing.T) {
 	nemesis.Go(func() { kills = killLeadersUntil(c, random, stop) })
 	each := 10
 	if runSize == sizeFull {
-		each = 300
+		each = 100
 	}
 	o := &onceLoad{t: t, proxy: p.url(), answers: make(map[string]int)}
 	var clients sync.WaitGroup

@@ -132,13 +132,11 @@ func (r *contractRun) askAnother(req *contractRequest, first answer) {
 		return // reads among its lines may see what later ones wrote
 	}
 	r.counts["asked again"]++
-	at := r.answered
+	at, away := r.answered, r.away
+	others := slices.DeleteFunc(slices.Clone(r.c.nodes), func(m *member) bool { return m == at || m == away })
 	var a answer
 	eventually(r.t, "an answer of another node to "+req.method+" "+req.path, func() error {
-		m := pick(r.chance, r.c.nodes)
-		if m == at {
-			return errors.New("the same node")
-		}
+		m := pick(r.chance, others)
 		if a = r.askOne(req, m, r.key()); a.err != nil || a.status >= 500 || a.status == 429 {
 			return fmt.Errorf("%v: %v", m, a)
 		}

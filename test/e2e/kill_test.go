@@ -15,7 +15,10 @@ import (
 // the state at the end.
 func TestKillUnderLoad(t *testing.T) {
 	kills, pace := 12, 15*time.Millisecond
-	if runSize != "" {
+	switch runSize {
+	case sizeFull:
+		kills, pace = 40, 25*time.Millisecond
+	case sizeHuge:
 		kills, pace = 60, 25*time.Millisecond
 	}
 	r := &killRun{

@@ -24,7 +24,7 @@ func TestMixedFaces(t *testing.T) {
 	least := 1500
 	switch runSize {
 	case sizeFull:
-		least = 10_000
+		least = 5000
 	case sizeHuge:
 		least = 100_000
 	}

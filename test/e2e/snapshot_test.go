@@ -85,8 +85,9 @@ func TestSnapshotKilledWhileCatchingUp(t *testing.T) {
 	}
 }
 
-// ballastBytes is the size of a put for releaseLog.
-const ballastBytes = 64 << 10
+// ballastBytes is the size of a put for releaseLog. Up to 64 MiB of log are kept as long as
+// somebody may need the snapshot before them.
+const ballastBytes = 1 << 20
 
 // releaseLog sends puts that are refused, which are in the log and change nothing, until
 // no running member keeps the log that a member lacks that is down. How much of it they
