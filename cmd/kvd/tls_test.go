@@ -239,6 +239,7 @@ func TestHandshakesHaveADeadline(t *testing.T) {
 	peer := freeSecureURL(t)
 	p := startSecure(t, 1, []string{peer}, freeSecureURL(t), nil, f.flags("member"))
 	awaitSecure(t, f.client(t, "client"), p)
+	stuck := make(map[string]net.Conn)
 	for _, url := range []string{peer, p.client} {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(url, "https://"))
 		if err != nil {
@@ -248,6 +249,9 @@ func TestHandshakesHaveADeadline(t *testing.T) {
 		if _, err := conn.Write([]byte{22, 3, 1}); err != nil { // a ClientHello begins like this
 			t.Fatal(err)
 		}
+		stuck[url] = conn
+	}
+	for url, conn := range stuck { // both wait at the same time
 		_ = conn.SetReadDeadline(time.Now().Add(patience))
 		if _, err := io.Copy(io.Discard, conn); err != nil {
 			t.Errorf("%s: %v", url, err)

@@ -170,7 +170,8 @@ func TestRequestsWithoutMemory(t *testing.T) {
 	if !other.Try(6 * mib) {
 		t.Fatal("the budget is not free")
 	}
-	for _, c := range []struct{ method, target, body, accept string }{
+	answers := make(chan *answer)
+	all := []struct{ method, target, body, accept string }{
 		{"GET", "/big", "", "*/*"},
 		{"GET", "/big?meta", "", "*/*"},
 		{"GET", "/v1/kv", "", "*/*"},
@@ -179,8 +180,12 @@ func TestRequestsWithoutMemory(t *testing.T) {
 		{"POST", "/v1/kv/big?append", big, "*/*"},
 		{"PUT", "/v1/kv/small?return=previous", "v", "*/*"},
 		{"DELETE", "/v1/kv/big?return=previous", "", "*/*"},
-	} {
-		f.do(c.method, c.target, c.body, "Accept: "+c.accept).problem(429, api.Overloaded, "--request-memory", "8388608", "nothing was done").wantHeader("Retry-After", "1")
+	}
+	for _, c := range all { // each waits for a while
+		go func() { answers <- f.do(c.method, c.target, c.body, "Accept: "+c.accept) }()
+	}
+	for range all {
+		(<-answers).problem(429, api.Overloaded, "--request-memory", "8388608", "nothing was done").wantHeader("Retry-After", "1")
 	}
 	f.do("GET", "/small", "").wantBody(200, "v")
 	f.do("PUT", "/small", strings.Repeat("w", budget.Small)).want(204)
