@@ -85,8 +85,8 @@ func composeTool(t *testing.T) []string {
 	return nil
 }
 
-// prepare copies compose.yaml with the image under test and with ports that are
-// free on this machine. Everything else is as users get it.
+// prepare copies compose.yaml with the image under test, with ports that are free on
+// this machine, and with frequent health checks. Everything else is as users get it.
 func (c *cluster) prepare(image string) (file string) {
 	t := c.t
 	t.Helper()
@@ -106,6 +106,11 @@ func (c *cluster) prepare(image string) (file string) {
 		port := freePort(t)
 		doc.Services[name]["image"], doc.Services[name]["ports"] = image, []string{fmt.Sprintf("127.0.0.1:%d:12380", port)}
 		delete(doc.Services[name], "build")
+		check, ok := doc.Services[name]["healthcheck"].(map[string]any)
+		if !ok {
+			t.Fatalf("%s has no health check: %v", name, doc.Services[name])
+		}
+		check["interval"] = healthInterval
 		c.nodes = append(c.nodes, &node{id: i + 1, service: name, url: fmt.Sprintf("http://127.0.0.1:%d", port), alias: fmt.Sprintf("peer%d", i+1)})
 	}
 	out, err := yaml.Marshal(map[string]any{"services": doc.Services, "networks": doc.Networks, "volumes": doc.Volumes})

@@ -107,7 +107,7 @@ func testImage(t *testing.T, image string) {
 func testAlone(t *testing.T, run, image string) {
 	name := run + "-alone"
 	docker(t, "run", "--detach", "--name", name, "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
-		"--network", "none", "--memory", fmt.Sprint(memoryLimit), image)
+		"--network", "none", "--memory", fmt.Sprint(memoryLimit), "--health-interval", healthInterval, image)
 	tidy(t, "rm", "--force", "--volumes", name)
 	awaitHealth(t, name)
 	docker(t, "exec", name, binary, "healthcheck", "--ready")
