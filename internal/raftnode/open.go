@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -278,7 +279,7 @@ func (a *applier) fetchBody(cfg *Config, d *datadir.Log, state *datadir.LogState
 		return err
 	}
 	path := filepath.Join(cfg.Dir, "snap", "rebuild.tmp")
-	if err := cfg.FetchBody(append(data.Members, cfg.Known...), meta.GetIndex(), path); err != nil {
+	if err := cfg.FetchBody(slices.Concat(data.Members, roster.Named(state.Entries), cfg.Known), meta.GetIndex(), path); err != nil {
 		return fmt.Errorf("rebuild the store: %w", err)
 	}
 	f, err := os.Open(path)

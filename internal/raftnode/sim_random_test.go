@@ -162,6 +162,7 @@ func TestSimulationRegressions(t *testing.T) {
 		{875733857521, newerNames, "entries released from memory before raft knew them to be applied: a panic in the next campaign"},
 		{752256322088, newestNames, "the same with a full disk"},
 		{8815, nil, "the same among all faults"},
+		{772435503086, nil, "a rebuild that asked only the members of an old snapshot, and waited forever"},
 	} {
 		t.Run(strconv.FormatUint(r.seed, 10), func(t *testing.T) { simulateAndSettle(t, r.seed, r.without...) })
 	}

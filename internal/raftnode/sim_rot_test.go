@@ -34,6 +34,7 @@ const maxSimRebuilds = 2
 type storeDamage struct {
 	rotten     bool // a block has rotted, and has not been replaced
 	rebuilding bool // the next start fills a new store
+	again      bool // an attempt to start is due
 	refused    bool // until an operator orders a rebuild
 	rebuilds   int  // without an operator
 }
@@ -194,7 +195,7 @@ func (n *simNode) fetchBody(st *diskState) error {
 	if err != nil {
 		return err
 	}
-	snapshot, body := n.askForBody(data.Members, meta.GetIndex())
+	snapshot, body := n.askForBody(append(data.Members, roster.Named(st.entries)...), meta.GetIndex())
 	if body == nil {
 		return errRebuilding
 	}
@@ -247,7 +248,12 @@ func (n *simNode) crashesInRebuild() bool {
 // startLater is the next attempt of a start that could not rebuild the store.
 func (n *simNode) startLater(why error) {
 	n.ended = why
+	if n.store.again {
+		return // others start it, too: each failure would double the attempts
+	}
+	n.store.again = true
 	n.s.after(n.s.between(span{500 * milli, 1500 * milli}), "start again", func() {
+		n.store.again = false
 		if !n.up && errors.Is(n.ended, errRebuilding) {
 			n.start()
 		}
@@ -306,8 +312,8 @@ func (s *sim) faultSector() {
 		return
 	}
 	_, member := s.members().Member(n.id)
-	if s.leader() == n || !s.knownWithout(n.id) || !member || s.lost() != 0 || !s.mayShrink() || !n.up {
-		return
+	if s.leader() == n || !s.knownWithout(n.id) || !member || s.lost() != 0 || !s.mayShrink() || !n.up || n.disk.full {
+		return // a process that finds no room does not get to the damage, and another member's disk may be lost meanwhile
 	}
 	n.crash()
 	if n.disk.zero(s.rng); n.disk.zeroed == 0 {

@@ -166,3 +166,23 @@ func decodeChange(body []byte) (BatchID, *Change, error) {
 	}
 	return id, c, nil
 }
+
+// Named returns the members whose URLs are in changes among entries of the log, committed
+// or not: whom a member may ask that has lost its state, and whose snapshot is older than
+// they are.
+func Named(entries []*raftpb.Entry) (members []Member) {
+	for _, e := range entries {
+		cc, err := confChangeOf(e)
+		if err != nil {
+			continue
+		}
+		kind, body, err := openPayload(cc.GetContext())
+		if err != nil || kind != kindChange {
+			continue
+		}
+		if _, c, err := decodeChange(body); err == nil && len(c.Member.PeerURLs) > 0 {
+			members = append(members, c.Member)
+		}
+	}
+	return members
+}

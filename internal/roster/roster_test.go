@@ -434,3 +434,20 @@ func (o *Origin) orEmpty() *Origin {
 	}
 	return o
 }
+
+// TestNamed: the members that a log names, whatever else is in it.
+func TestNamed(t *testing.T) {
+	add, update := Change{Kind: AddMember, Member: testMember(4)}, Change{Kind: UpdateMember, Member: Member{ID: 2, PeerURLs: []string{"http://new:1"}}}
+	remove := Change{Kind: RemoveMember, Member: Member{ID: 3}}
+	o := BatchID{1, 2, 1}
+	got := Named([]*raftpb.Entry{
+		{Index: new(uint64(7)), Data: EncodeChange(o, &add)}, // not a change: in an ordinary entry
+		confChangeEntry(t, 8, add.ConfChange(EncodeChange(o, &add))),
+		confChangeEntry(t, 9, remove.ConfChange(EncodeChange(o, &remove))),
+		confChangeEntry(t, 10, add.ConfChange([]byte("damaged"))),
+		confChangeEntry(t, 11, update.ConfChange(EncodeChange(o, &update))),
+	})
+	if len(got) != 2 || !reflect.DeepEqual(got[0], add.Member) || !reflect.DeepEqual(got[1], update.Member) {
+		t.Errorf("named: %+v", got)
+	}
+}
