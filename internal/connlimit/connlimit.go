@@ -10,9 +10,11 @@
 package connlimit
 
 import (
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 )
 
 // Places counts the connections of one or more listeners. It is safe for
@@ -47,6 +49,14 @@ type Conn struct {
 
 // NetConn returns the connection below, as tls.Conn does.
 func (c *Conn) NetConn() net.Conn { return c.Conn }
+
+// SyscallConn implements syscall.Conn: nothing is done to the bytes on their way.
+func (c *Conn) SyscallConn() (syscall.RawConn, error) {
+	if s, ok := c.Conn.(syscall.Conn); ok {
+		return s.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
+}
 
 // Close implements net.Conn.
 func (c *Conn) Close() error {

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 
+	"github.com/kvd-io/kvd/internal/arrival"
 	"github.com/kvd-io/kvd/internal/link"
 )
 
@@ -20,9 +21,8 @@ type handshaken struct{}
 
 // ServerHandshake implements credentials.TransportCredentials.
 func (handshaken) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	secured, ok := tlsOf(c)
-	at := connection{conn: &lendingConn{Conn: &ackConn{Conn: c}}, link: link.Of(c)}
-	if ok {
+	at := connection{conn: &lendingConn{Conn: &ackConn{Conn: readAhead(c)}}, link: link.Of(c)}
+	if secured, ok := tlsOf(c); ok {
 		return at.conn, tlsAuth{credentials.TLSInfo{
 			State:          secured.ConnectionState(),
 			CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
@@ -38,6 +38,15 @@ func tlsOf(c net.Conn) (*tls.Conn, bool) {
 	}
 	secured, ok := c.(*tls.Conn)
 	return secured, ok
+}
+
+// readAhead returns the connection as gRPC reads it, without a buffer of its own
+// (newGRPC): one that waits for a frame has none. Port may have read its first bytes.
+func readAhead(c net.Conn) net.Conn {
+	if p, ok := c.(*peeked); ok {
+		return arrival.Buffered(p.Conn, p.head)
+	}
+	return arrival.Buffered(c, nil)
 }
 
 // lendingConn knows what its client was lent. gRPC forgets the answers that it has begun to

@@ -65,7 +65,7 @@ func (d *Door) Serve(opts httpapi.Options) (failed <-chan error) {
 	d.whole = httpapi.NewServer(d.limit.guard(d.gate), d.log)
 	d.whole.ConnContext = d.limit.mark
 	new(newcomers).watch(d.whole)
-	d.small = http1.New(d.whole, httpapi.Small, httpapi.Streams)
+	d.small = http1.New(d.whole, small, httpapi.Streams)
 	d.small.Refusal = httpapi.Malformed
 	ended := make(chan error, len(d.plain)+len(d.secure))
 	for _, l := range d.plain {
@@ -75,6 +75,13 @@ func (d *Door) Serve(opts httpapi.Options) (failed <-chan error) {
 		go func() { ended <- d.whole.Serve(l) }()
 	}
 	return ended
+}
+
+// small reports whether http1 serves a request. Those who probe a node keep a connection
+// each for it, of which one of net/http would cost several times as much.
+func small(method, target string) bool {
+	path, _, _ := strings.Cut(target, "?")
+	return httpapi.Small(method, target) || method == http.MethodGet && path != "/metrics" && forMachines(path)
 }
 
 // ServeHTTP answers a request as the listeners do, the limit on connections

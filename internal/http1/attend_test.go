@@ -38,7 +38,7 @@ func waiting(t *testing.T) (addr string, srv *Server, arrived, proceed chan stri
 		_, _ = io.WriteString(w, r.URL.Path+" "+string(body))
 	})}
 	srv = New(whole, func(string, string) bool { return true }, never)
-	addr = serveOnLoopback(t, srv)
+	addr = serveOnLoopback(t, srv, asItIs)
 	t.Cleanup(func() { close(over) }) // before the server ends
 	return addr, srv, arrived, proceed, left
 }

@@ -1,14 +1,16 @@
 package http1
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net"
 	"net/http"
-	"os"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
+
+	"github.com/kvd-io/kvd/internal/arrival"
 )
 
 const (
@@ -29,17 +31,21 @@ const (
 	// lastLook is how long a connection is read once more before it is closed: enough
 	// for a request that has already arrived.
 	lastLook = time.Millisecond
-	// keptBytes is the size of the largest buffer that an idle connection keeps.
+	// keptBytes is the size of the largest buffer that the next request finds.
 	keptBytes = 16 << 10
 )
 
 // conn is a connection. Its goroutine owns all fields but waiting.
 type conn struct {
-	srv *Server
-	nc  net.Conn
-	// buf[start:end] has been read, and is for requests that no handler has yet.
+	srv     *Server
+	nc      net.Conn
+	arrival *arrival.Waiter
+	// buf[start:end] has been read, and is for requests that no handler has yet. It is that
+	// of desk, or one of its own if that is too short.
 	buf        []byte
 	start, end int
+	desk       *desk  // nil while the connection waits
+	piece      []byte // of a header whose rest is being waited for
 
 	request  request
 	response response
@@ -55,14 +61,20 @@ type conn struct {
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
-	c := &conn{srv: s, nc: nc, buf: make([]byte, readBufferBytes), silent: true}
-	ctx := context.WithValue(context.Background(), http.LocalAddrContextKey, nc.LocalAddr())
-	if label := s.whole.ConnContext; label != nil {
-		ctx = label(ctx, nc)
-	}
-	c.request.init(ctx, nc.RemoteAddr().String())
-	c.response.init(c)
+	c := &conn{srv: s, nc: nc, silent: true}
+	c.arrival = arrival.New(nc, c)
+	c.response.conn = c
 	return c
+}
+
+// init makes what a connection needs from its first request on.
+func (c *conn) init() {
+	ctx := context.WithValue(context.Background(), http.LocalAddrContextKey, c.nc.LocalAddr())
+	if label := c.srv.whole.ConnContext; label != nil {
+		ctx = label(ctx, c.nc)
+	}
+	c.request.init(ctx, c.nc.RemoteAddr().String())
+	c.response.header = make(http.Header, 8)
 }
 
 // outcome says what happens to a connection next.
@@ -80,6 +92,7 @@ func (c *conn) serve() {
 	for then == next {
 		then = c.serveOne()
 	}
+	defer c.clear()
 	if then == handOver {
 		c.give()
 		return
@@ -90,7 +103,7 @@ func (c *conn) serve() {
 // give hands over the connection with everything that was read and not answered (I2).
 func (c *conn) give() {
 	_ = c.nc.SetDeadline(time.Time{})
-	c.srv.handover.give(&replayed{Conn: c.nc, read: c.buf[c.start:c.end], refusal: c.srv.Refusal})
+	c.srv.handover.give(&replayed{Conn: c.nc, read: bytes.Clone(c.buf[c.start:c.end]), refusal: c.srv.Refusal})
 }
 
 // serveOne serves one request.
@@ -101,6 +114,12 @@ func (c *conn) serveOne() outcome {
 		}
 	}
 	head, ok := c.request.parse(c.buf[c.start:c.end])
+	if !ok && c.mayComplete() {
+		if then := c.gather(); then != next {
+			return then
+		}
+		head, ok = c.request.parse(c.buf[c.start:c.end])
+	}
 	if ok && c.request.http.ContentLength == 0 && c.srv.streams(c.request.http.Method, c.request.http.RequestURI) {
 		if c.flush(next) == hangUp {
 			return hangUp
@@ -139,62 +158,6 @@ func (c *conn) flush(then outcome) outcome {
 	return then
 }
 
-// await reads the beginning of the next request, and reports whether there is one.
-func (c *conn) await() bool {
-	if cap(c.buf) > keptBytes {
-		c.buf = make([]byte, readBufferBytes)
-	}
-	c.waiting.Store(true)
-	defer c.waiting.Store(false)
-	c.limitIdle()
-	if !c.srv.closing.Load() || !c.srv.closed() {
-		if n, err := c.nc.Read(c.buf); n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
-			c.end = n
-			c.heard()
-			return n > 0
-		}
-	}
-	if !c.srv.closed() {
-		return false // the connection was idle for too long
-	}
-	// A request that was sent before the shutdown is still answered.
-	_ = c.nc.SetReadDeadline(time.Now().Add(lastLook))
-	c.end, _ = c.nc.Read(c.buf)
-	return c.end > 0
-}
-
-// heard notes that the connection is in use: from now on, it may be idle between
-// requests.
-func (c *conn) heard() {
-	if c.silent {
-		c.silent, c.idleUntil = false, time.Time{}
-	}
-}
-
-// limitIdle sets the deadlines for waiting and for sending the next answer.
-func (c *conn) limitIdle() {
-	now := time.Now()
-	limit := c.srv.whole.IdleTimeout
-	if first := c.srv.whole.ReadHeaderTimeout; c.silent && first > 0 {
-		limit = first
-	}
-	if limit <= 0 || c.idleUntil.Sub(now) > limit-slack {
-		return
-	}
-	c.idleUntil = now.Add(limit)
-	_ = c.nc.SetReadDeadline(c.idleUntil)
-	if w := c.srv.whole.WriteTimeout; w > 0 {
-		_ = c.nc.SetWriteDeadline(c.idleUntil.Add(min(w, answerTimeout)))
-	}
-}
-
-// wake ends the wait for a request. A request that has arrived is served first.
-func (c *conn) wake() {
-	if c.waiting.Load() {
-		_ = c.nc.SetReadDeadline(time.Unix(1, 0))
-	}
-}
-
 // fill reads until need bytes of the request are there. If they do not arrive in time it
 // returns false, and net/http takes over.
 func (c *conn) fill(need int) bool {
@@ -227,6 +190,7 @@ func (c *conn) answer() (complete bool) {
 		if v := recover(); v != nil {
 			complete = false
 			c.response.abandon()
+			c.desk = nil // whatever has panicked may still hold a part of it
 			c.report(v)
 		}
 	}()

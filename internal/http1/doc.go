@@ -6,19 +6,18 @@
 // For a small request net/http costs more than everything else that a key-value store
 // does: it has a second goroutine that watches the connection, a header map that is
 // built and sorted anew, and two timers. This package handles what nearly all requests
-// look like, and only that: a complete header in one read, a short body of declared
-// length, nothing unusual.
+// look like, and only that: an ordinary header, a short body of declared length, nothing
+// unusual.
 //
-// The first request of a connection that is anything else (a header in pieces, a long
-// or chunked body, an Expect or Upgrade, HTTP/2, a mistake of any kind) hands the
+// The first request of a connection that is anything else (a long or chunked body, an Expect or Upgrade, HTTP/2, a mistake of any kind) hands the
 // connection over to the http.Server behind this one, together with every byte that was
 // read and not answered. The connection never comes back. So there is one
 // implementation of HTTP that decides what is correct, and this one needs to handle only
 // what it is certain about.
 //
-// One goroutine serves each connection. It reads a request into the connection's buffer,
-// calls the handler, and collects the answer; answers to pipelined requests go out in one
-// write.
+// One goroutine serves each connection. It reads a request into a buffer, calls the handler,
+// and collects the answer; answers to pipelined requests go out in one write. Between two
+// requests, and while it waits for the rest of a header, a connection has no buffers (desk).
 //
 // # Invariants
 //

@@ -102,18 +102,18 @@ func startServer(t *testing.T, fast bool) (addr string, srv *Server) {
 	protocols.SetUnencryptedHTTP2(true)
 	whole := &http.Server{Handler: http.HandlerFunc(echo), IdleTimeout: time.Minute, Protocols: &protocols}
 	srv = New(whole, func(_, target string) bool { return fast && !strings.HasPrefix(target, "/slow") }, func(_, target string) bool { return fast && strings.HasPrefix(target, "/stream") })
-	return serveOnLoopback(t, srv), srv
+	return serveOnLoopback(t, srv, asItIs), srv
 }
 
 // serveOnLoopback serves until the end of the test, and returns the address.
-func serveOnLoopback(t *testing.T, srv *Server) (addr string) {
+func serveOnLoopback(t *testing.T, srv *Server, wrap func(net.Listener) net.Listener) (addr string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
-	go func() { done <- srv.Serve(l) }()
+	go func() { done <- srv.Serve(wrap(l)) }()
 	t.Cleanup(func() {
 		_ = srv.Close()
 		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
@@ -135,6 +135,12 @@ func talk(t *testing.T, addr, text string) string {
 	if _, err := io.WriteString(c, text); err != nil {
 		t.Fatal(err)
 	}
+	return answersTo(t, c, text)
+}
+
+// answersTo returns the answers to a text that was sent.
+func answersTo(t *testing.T, c net.Conn, text string) string {
+	t.Helper()
 	method, _, _ := strings.Cut(text, " ")
 	var answers strings.Builder
 	for r := bufio.NewReader(c); ; method = "" {

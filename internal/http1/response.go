@@ -31,11 +31,6 @@ type response struct {
 	begun     bool // the header of a stream has been sent
 }
 
-func (w *response) init(c *conn) {
-	w.conn = c
-	w.header = make(http.Header, 8)
-}
-
 // begin prepares for the next answer.
 func (w *response) begin(isHead bool) {
 	clear(w.header)

@@ -17,7 +17,7 @@ import (
 // context of the request is canceled. What it sends instead is dropped, as the next
 // request of a connection that is about to be closed would be.
 func (c *conn) stream() outcome {
-	c.buf, c.start, c.end = nil, 0, 0
+	c.clear()
 	ctx, cancel := context.WithCancel(c.request.http.Context())
 	defer cancel()
 	_ = c.nc.SetReadDeadline(time.Time{})
