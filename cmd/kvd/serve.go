@@ -64,7 +64,7 @@ func serve(s *settings.Settings, e environment, again func() (*settings.Settings
 	defer level.Close()
 	log, sink := logsink.New(e.stderr, level, s.LogFormat)
 	defer sink.Close()
-	limitMemory(memlimit.FromCgroup, log)
+	limitMemory(memlimit.FromCgroup, mappedFiles(), log)
 	for {
 		err := serveOnce(s, e, again, log, sink, level, signals)
 		// How often that may happen is limited by package datadir.
@@ -154,7 +154,7 @@ func (d *daemon) assemble(level *logsink.Level) error {
 	}
 	cfg := nodeConfig(d.settings, d.log, d.version)
 	cfg.Observer = meters.loops
-	cfg.HotBytes = hotMemory()
+	cfg.HotBytes, cfg.CacheBytes = hotMemory(), cacheMemory()
 	cfg.TLS = d.certs.members
 	cfg.MaxOpenFiles, cfg.MaxPeerConnections = d.files.engine, d.files.peers
 	cfg.FirstRights = firstRights(d.settings, func(ctx context.Context, password string) ([]byte, error) { return d.options.Gate.Hash(ctx, password) })

@@ -5,8 +5,8 @@
 //
 //	P1  A client that sends or accepts nothing is noticed within the time of one
 //	    piece, however large the body or the answer is.
-//	P2  Memory is allocated as bytes arrive, not as they are announced: first
-//	    budget.Free, which needs no claim, then budget.Small, and the declared size
+//	P2  Memory is allocated as bytes arrive, not as they are announced: first a little,
+//	    then budget.Free, which needs no claim, budget.Small, and the declared size
 //	    only once that much has arrived. A client that announces 64 MiB and sends
 //	    nothing costs next to nothing.
 //	P3  What is allocated beyond budget.Free has been claimed before.
@@ -37,8 +37,9 @@ const (
 	// pieceGrace is how long a client may accept nothing of an answer that is
 	// held in memory.
 	pieceGrace = 10 * time.Second
-	// unknown is the first buffer for a body of unknown length.
-	unknown = 512
+	// unknown is the first buffer for a body of unknown length, and announced that for
+	// a longer one than it.
+	unknown, announced = 512, 4 << 10
 )
 
 // Errors of ReadBody, besides a *budget.FullError.
@@ -76,7 +77,7 @@ func (b *Body) Read(ctx context.Context) ([]byte, error) {
 	b.end = time.Now().Add(bodyGrace + TransferTime(size))
 	first := int64(unknown)
 	if b.Declared >= 0 {
-		first = min(b.Declared, budget.Free)
+		first = min(b.Declared, announced)
 	}
 	buf := make([]byte, 0, first)
 	for int64(len(buf)) != b.Declared {

@@ -61,7 +61,9 @@ type Writer struct {
 
 // NewWriter begins a body.
 func NewWriter(w io.Writer) (*Writer, error) {
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+	// The window is for blocks of the usual size; the default would take 8 MiB of memory.
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
+		zstd.WithWindowSize(2*blockSize), zstd.WithLowerEncoderMem(true))
 	if err != nil {
 		return nil, fmt.Errorf("snapshot body: %w", err)
 	}

@@ -19,8 +19,8 @@ type PebbleOptions struct {
 	// means Pebble's default, 1000.
 	OpenFiles int
 	// MemTableBytes is the size at which a memtable is flushed without being asked
-	// to. With maxMemTables of them in memory, Commit waits for the disk. 0 means
-	// 16 MiB.
+	// to. With maxMemTables of them in memory, Commit waits for the disk. 0 means a
+	// quarter of CacheBytes.
 	MemTableBytes uint64
 	// BlockBytes is the size of a block of a file before compression, which is what a
 	// read reads. 0 means 8 KiB.
@@ -65,8 +65,9 @@ type Logger interface {
 }
 
 const (
-	defaultCacheBytes    = 64 << 20
-	defaultMemTableBytes = 16 << 20
+	defaultCacheBytes = 64 << 20
+	// memTableShare is the part of CacheBytes that a memtable has by default.
+	memTableShare = 4
 	// defaultBlockBytes is twice Pebble's, because blocks hold all versions of a key.
 	defaultBlockBytes = 8 << 10
 )
@@ -76,7 +77,7 @@ func (o PebbleOptions) withDefaults() PebbleOptions {
 		o.CacheBytes = defaultCacheBytes
 	}
 	if o.MemTableBytes == 0 {
-		o.MemTableBytes = defaultMemTableBytes
+		o.MemTableBytes = uint64(o.CacheBytes / memTableShare)
 	}
 	if o.BlockBytes == 0 {
 		o.BlockBytes = defaultBlockBytes
