@@ -19,6 +19,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/kvd-io/kvd/internal/proof"
 )
 
 // abuse is a kind of client that stops in the middle: it sends something, and then
@@ -40,8 +42,13 @@ type abused struct {
 	side        *member // the same node, at a listener for its supervisor alone
 }
 
-func newAbused(t *testing.T) *abused {
+// newAbused starts the node with the values that abusive clients ask for.
+func newAbused(t *testing.T, memoryLimit int64, args ...string) *abused {
 	t.Helper()
+	if _, err := os.Stat("/proc/self/status"); err != nil {
+		t.Skipf("NOT RUN: the memory of a process cannot be measured on %s: %v", runtime.GOOS, err)
+	}
+	t.Setenv("GOMEMLIMIT", fmt.Sprint(memoryLimit))
 	c := newIdleCluster(t, 1)
 	n := &abused{member: c.node(1), https: freePort(t), etcd: freePort(t), side: &member{clientPort: freePort(t)}}
 	dir := filepath.Join(t.TempDir(), "certs")
@@ -49,12 +56,15 @@ func newAbused(t *testing.T) *abused {
 		t.Fatalf("kvd cert init: %v: %s", err, out)
 	}
 	at := slices.Index(n.args, "--port")
-	n.args = slices.Concat(n.args[:at], n.args[at+2:], []string{
+	n.args = slices.Concat(n.args[:at], n.args[at+2:], args, []string{
 		"--listen-client", n.url() + ",https://" + loopback(n.https), "--listen-etcd", "http://" + loopback(n.etcd),
 		"--listen-metrics", n.side.url(), // where strangers cannot take all places
 		"--tls-cert-file", filepath.Join(dir, "member1.pem"), "--tls-key-file", filepath.Join(dir, "member1-key.pem"),
 	})
 	restart(n.member)
+	for i := range 12 {
+		put(t, n.member, fmt.Sprintf("big%d", i), strings.Repeat("\x01", 1<<20))
+	}
 	return n
 }
 
@@ -265,15 +275,13 @@ func (p *others) normal() float64 {
 
 // watched is what a supervisor sees of a node meanwhile.
 type watched struct {
-	peak    int64 // of the resident memory
 	probes  int
 	unready int      // those that were answered 503
 	bad     []string // those that were not answered, or that the node is not alive
 }
 
-func (w *watched) run(ctx context.Context, t *testing.T, n *abused) {
+func (w *watched) run(ctx context.Context, n *abused) {
 	for ctx.Err() == nil {
-		w.peak = max(w.peak, n.process().memory(t, "VmRSS"))
 		for _, path := range []string{"/livez", "/readyz", "/health"} {
 			switch a := get(n.side, path); {
 			case path != "/livez" && a.status == 503:
@@ -287,40 +295,36 @@ func (w *watched) run(ctx context.Context, t *testing.T, n *abused) {
 	}
 }
 
+// Of the short form: the limit on the memory of the node, and by what the number of abusive
+// clients is divided.
+const (
+	shortMemory   = 256 << 20
+	shortFraction = 10
+)
+
 // TestAbuse has clients of all kinds stop at the same time, on a node with little
-// memory. The node must stay small, answer its probes, and serve others.
+// memory. The node must stay as small as GOMEMLIMIT says, answer its probes, and serve others.
 func TestAbuse(t *testing.T) {
 	long(t)
-	if _, err := os.Stat("/proc/self/status"); err != nil {
-		t.Skipf("NOT RUN: the memory of a process cannot be measured on %s: %v", runtime.GOOS, err)
-	}
 	const (
 		share   = 0.8 // of the rate without abuse
 		least   = 200 // operations in total; with fewer, a rate says nothing
 		patient = 20  // windows in which the node may show that rate
 	)
-	// The limit is one on Go's heap alone. With less memory than the long form has, what is
-	// not heap weighs more.
-	memoryLimit, most := int64(256<<20), int64(400<<20)
-	fraction, settle, windows := 10, 4*time.Second, 3
+	most, fraction := int64(shortMemory), shortFraction
+	settle, windows := 4*time.Second, 3
 	if runSize == sizeHuge {
-		// A quarter more, as docs/deploy.md allows a container: what is mapped of the binary
-		// does not count for Go, and Go does not stop the node to collect garbage.
-		memoryLimit, most = 512<<20, 512<<20*5/4
-		fraction, settle, windows = 1, 20*time.Second, 30
+		most, fraction = 512<<20, 1
+		settle, windows = 20*time.Second, 30
 	}
-	t.Setenv("GOMEMLIMIT", fmt.Sprint(memoryLimit))
-	n := newAbused(t)
+	n := newAbused(t, most)
 	m := n.member
-	for i := range 12 {
-		put(t, m, fmt.Sprintf("big%d", i), strings.Repeat("\x01", 1<<20))
-	}
 	client, serving := new(others), inBackground(t)
 	serving.start(func(ctx context.Context) { client.run(ctx, m, 4) })
 	before := client.normal()
 
 	watching, conns, abusing := new(watched), new(atomic.Int64), inBackground(t)
-	abusing.start(func(ctx context.Context) { watching.run(ctx, t, n) })
+	abusing.start(func(ctx context.Context) { watching.run(ctx, n) })
 	for _, a := range abuses(fraction) {
 		abusing.start(func(ctx context.Context) { a.run(ctx, n, conns) })
 	}
@@ -339,11 +343,12 @@ func TestAbuse(t *testing.T) {
 	abusing.end()
 	after := client.normal()
 	serving.end()
+	peak := m.process().memory(t, "VmHWM") // that of the whole run, however short it was
 
 	t.Logf("%d connections, %d files of the node open in the end; %d MiB of memory at most; %v refused for memory; %.0f operations per second before, %.0f meanwhile, %.0f after, %d failed, %d refused for a stalled disk; %d probes, %d unready",
-		conns.Load(), len(open), watching.peak>>20, refusals, before, best, after, client.failed.Load(), client.stalled.Load(), watching.probes, watching.unready)
-	if watching.peak > most {
-		t.Errorf("%d MiB of memory, of which %d MiB are allowed", watching.peak>>20, most>>20)
+		conns.Load(), len(open), peak>>20, refusals, before, best, after, client.failed.Load(), client.stalled.Load(), watching.probes, watching.unready)
+	if peak > most {
+		t.Errorf("%d MiB of memory, of which %d MiB are allowed", peak>>20, most>>20)
 	}
 	// A disk that others use, too, may make a node unready for a moment.
 	if len(watching.bad) > 0 || watching.probes == 0 || watching.unready*10 > watching.probes {
@@ -358,6 +363,29 @@ func TestAbuse(t *testing.T) {
 	if refusals == "0" {
 		t.Error("nothing was refused: the test does not use up the memory")
 	}
+	proof.Judged(t, int(client.done.Load()))
+}
+
+// TestControlAbuse: without the bound on what bodies and answers hold, the clients that make
+// the node hold them make it larger than TestAbuse allows.
+func TestControlAbuse(t *testing.T) {
+	long(t)
+	begin := time.Now()
+	n := newAbused(t, shortMemory, "--request-memory", "1TiB")
+	conns, abusing := new(atomic.Int64), inBackground(t)
+	for _, a := range abuses(shortFraction) {
+		if kind, _, _ := strings.Cut(a.name, " "); slices.Contains([]string{"bodies", "values", "pages", "lists"}, kind) {
+			abusing.start(func(ctx context.Context) { a.run(ctx, n, conns) })
+		}
+	}
+	eventually(t, "the node exceeds its memory", func() error {
+		if peak := n.process().memory(t, "VmHWM"); peak <= shortMemory {
+			return fmt.Errorf("%d MiB of memory after %d connections, of which %d MiB are allowed", peak>>20, conns.Load(), shortMemory>>20)
+		}
+		return nil
+	})
+	abusing.end()
+	proof.Caught(t, "control of the abuse", "bodies and responses hold as much as clients ask for", 1, begin)
 }
 
 // background runs functions until it is ended, at the latest with the test.
