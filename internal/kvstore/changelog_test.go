@@ -145,3 +145,19 @@ func TestChangesStop(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestLookIsBounded: one look at the change log holds no more values than its bound, however
+// large they are, but whole revisions.
+func TestLookIsBounded(t *testing.T) {
+	s := newStore(t, "memory")
+	half := string(make([]byte, lookBytes/2))
+	for range 5 {
+		do(t, s, put("a", half))
+	}
+	for from := uint64(layout.FirstRevision + 1); from <= s.Revision(); from += 2 {
+		changes, _, err := lookAtChanges(t.Context(), s, from)
+		if want := min(2, int(s.Revision()-from)+1); err != nil || len(changes) != want || changes[0].Revision != from {
+			t.Errorf("from %d: %d changes, want %d; %v", from, len(changes), want, err)
+		}
+	}
+}
