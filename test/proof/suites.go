@@ -29,8 +29,6 @@ type suite struct {
 	// record what they saw themselves.
 	whole    bool
 	promises []string
-	// program is run instead of tests, and records what it saw itself.
-	program []string
 }
 
 // pattern matches the suite's tests.
@@ -207,11 +205,9 @@ func (s *suite) start(ctx context.Context, dir string, limit time.Duration) erro
 	begin := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if s.program != nil {
-		return s.runProgram(ctx, dir)
-	}
 	args := []string{"test", "-json", "-vet=off", "-count=1", "-timeout", limit.String(), "-run", s.pattern()}
-	cmd := s.command(ctx, dir, "go", append(args, strings.Fields(s.pkgs)...)...)
+	cmd := exec.CommandContext(ctx, "go", append(args, strings.Fields(s.pkgs)...)...)
+	cmd.Env = append(append(os.Environ(), proof.Variable+"="+dir), s.env...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
@@ -238,25 +234,6 @@ func (s *suite) start(ctx context.Context, dir string, limit time.Duration) erro
 		return nil
 	}
 	return proof.Write(dir, r)
-}
-
-// command returns a command that records its results in the directory.
-func (s *suite) command(ctx context.Context, dir, name string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = append(append(os.Environ(), proof.Variable+"="+dir), s.env...)
-	return cmd
-}
-
-// runProgram runs the suite's program. One that fails has recorded why, or counts as a violation.
-func (s *suite) runProgram(ctx context.Context, dir string) error {
-	out, err := s.command(ctx, dir, s.program[0], s.program[1:]...).CombinedOutput()
-	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-	fmt.Println("   " + lines[len(lines)-1])
-	if err == nil {
-		return nil
-	}
-	fmt.Printf("   FAILED: %v\n%s\n", err, strings.Join(lines[max(0, len(lines)-100):], "\n"))
-	return proof.Write(dir, proof.Result{Suite: s.name, Violations: 1, Replay: "go run ./test/proof -only '" + regexp.QuoteMeta(s.name) + "'"})
 }
 
 // keptLines is how much is shown of what a test said: what it said last, and before that the
