@@ -103,6 +103,9 @@ type core struct {
 	// readAsked is the greatest read position that a heartbeat of this term
 	// asked the followers to confirm.
 	readAsked uint64
+	// beat is the tick of the last Ready. Heartbeats of a Ready without a new tick
+	// are those of a ReadIndex.
+	beat uint64
 	// restoring is the index of the last snapshot that raft accepted. Entries
 	// before it may still be on their way through the apply loop.
 	restoring uint64
@@ -400,7 +403,7 @@ func (c *core) startApplied(a startApplied) {
 
 func (c *core) setMembership(m *roster.Membership) {
 	c.changes.welcome(m)
-	c.membership = m
+	c.membership, c.fresh.first = m, nil
 	c.out.membership = m
 	c.noteRemoval()
 }
@@ -462,7 +465,12 @@ func (c *core) accept(rd raft.Ready) {
 	for _, rs := range rd.ReadStates {
 		c.reads.confirmed(rs)
 	}
+	regular := c.beat != c.ticks
+	c.beat = c.ticks
 	for _, m := range holdVotes(rd.Messages) {
+		if !regular && c.fresh.spares(m) {
+			continue
+		}
 		c.fresh.outgoing(m, c.readAsked)
 		if m.GetType() == raftpb.MsgHeartbeat {
 			c.readAsked = max(c.readAsked, readAckOf(m))

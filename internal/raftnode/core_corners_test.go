@@ -3,6 +3,7 @@ package raftnode
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -43,6 +44,51 @@ func TestFreshnessNeedsLaterConfirmations(t *testing.T) {
 	if confirm(before + 1); g.core.out.proved != 5 {
 		t.Error("an answer to a later heartbeat does not count")
 	}
+}
+
+// TestReadIndexAsksAQuorum: a ReadIndex asks those who answered first. If they are
+// silent, the next regular heartbeat asks all, and who answers that is asked from then on.
+func TestReadIndexAsksAQuorum(t *testing.T) {
+	g := leading(t)
+	last, _ := g.log.LastIndex()
+	g.step(&raftpb.Message{Type: raftpb.MsgAppResp.Enum(), From: new(uint64(2)), Index: new(last), Term: new(g.core.term)})
+	asks := func(what string, ids ...uint64) {
+		t.Helper()
+		var got []uint64
+		for _, m := range g.sentOf(raftpb.MsgHeartbeat) {
+			got = append(got, m.GetTo())
+		}
+		if slices.Sort(got); !slices.Equal(got, ids) {
+			t.Fatalf("%s: asked %v, want %v", what, got, ids)
+		}
+	}
+	read := func(what string, ids ...uint64) {
+		t.Helper()
+		g.sent = nil
+		_ = g.core.read(newReadRequest())
+		g.work()
+		asks(what, ids...)
+	}
+	answer := func(from uint64, reads int) {
+		t.Helper()
+		asked := g.sentOf(raftpb.MsgHeartbeat)[0]
+		g.step(&raftpb.Message{Type: raftpb.MsgHeartbeatResp.Enum(), From: new(from), Term: new(g.core.term), Context: asked.GetContext()})
+		if len(g.reads) != reads {
+			t.Fatalf("%d rounds of reads confirmed, want %d", len(g.reads), reads)
+		}
+	}
+	read("nobody has answered yet", 2, 3)
+	answer(3, 1)
+	read("member 3 has answered", 3)
+	g.sent = nil
+	g.core.tick()
+	g.work()
+	asks("member 3 is silent", 2, 3)
+	answer(2, 2)
+	read("member 2 has answered instead", 2)
+	answer(2, 3)
+	g.core.setMembership(g.core.membership)
+	read("the members may have changed", 2, 3)
 }
 
 // TestSettleChangeAfterSnapshot: what an installed snapshot says about the change in

@@ -1,6 +1,8 @@
 package raftnode
 
 import (
+	"maps"
+
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 )
@@ -55,6 +57,9 @@ type witness struct {
 	asked, noted map[uint64]uint64
 	granted      map[uint64]uint64
 	grantedIndex uint64
+	// first is the quorum that answered the last question first, with this node;
+	// nil if that is not known of these members in this term.
+	first map[uint64]bool
 }
 
 func newWitness(state *coreState, roll *rollCall) witness {
@@ -63,8 +68,17 @@ func newWitness(state *coreState, roll *rollCall) witness {
 
 // again gives up all questions after a change of leader or term.
 func (w *witness) again() {
-	w.question, w.round, w.acks, w.noted, w.granted = 0, 0, nil, nil, nil
+	w.question, w.round, w.acks, w.noted, w.granted, w.first = 0, 0, nil, nil, nil, nil
 	clear(w.asked)
+}
+
+// spares reports whether a message that raft sends for a ReadIndex need not be
+// sent. Raft asks all members, and a quorum that answered the last question
+// suffices. Should one of them stay silent this time, the next regular
+// heartbeat asks all again, for the same reads, and whoever answers that first is
+// asked from then on. So a dead member delays reads once, for one interval.
+func (w *witness) spares(m *raftpb.Message) bool {
+	return m.GetType() == raftpb.MsgHeartbeat && w.first != nil && !w.first[m.GetTo()]
 }
 
 // tick lets a leader that is a quorum by itself answer its own question: it
@@ -117,11 +131,7 @@ func (w *witness) ask(readAsked uint64) {
 	}
 	w.begin()
 	w.round, w.index, w.position = w.roll.begin(), commit, readAsked
-	w.acks = make(map[uint64]bool)
-	w.noted = make(map[uint64]uint64, len(w.asked))
-	for id, number := range w.asked {
-		w.noted[id] = number
-	}
+	w.acks, w.noted = make(map[uint64]bool), maps.Clone(w.asked)
 }
 
 // take takes what a message tells: a follower's number and confirmation, or a
@@ -149,12 +159,16 @@ func (w *witness) settle() {
 	if w.round == 0 {
 		return
 	}
-	voters := w.membership.Voters()
-	n, _ := split(voters, func(id uint64) bool { return w.acks[id] || w.roll.present(id, w.round) })
-	if n < len(voters)/2+1 {
+	voters, answered := w.membership.Voters(), make(map[uint64]bool)
+	for _, id := range voters {
+		if w.acks[id] || w.roll.present(id, w.round) {
+			answered[id] = true
+		}
+	}
+	if len(answered) < len(voters)/2+1 {
 		return
 	}
-	w.granted, w.grantedIndex = w.noted, w.index
+	w.first, w.granted, w.grantedIndex = answered, w.noted, w.index
 	w.round, w.noted = 0, nil
 	w.prove(w.index)
 }

@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 
@@ -25,13 +26,15 @@ type glimpse struct {
 	rounds      uint64 // reads asked again
 	unheard     bool   // a save has ended, and raft does not know
 	flushed     uint64 // the index of a state that is durable, unlike its record
+
+	first map[uint64]bool // whom a read round asks
 }
 
 func (n *simNode) look() glimpse {
 	c := n.core
 	g := glimpse{role: c.role, term: c.term, incarnation: c.incarnation, rounds: c.counts.readRetries}
 	g.batch = c.proposals.flight != nil && c.proposals.flight.sent
-	g.read = c.reads.flight != nil
+	g.read, g.first = c.reads.flight != nil, c.fresh.first
 	g.change = len(c.changes.queue) > 0 && c.changes.queue[0].sent
 	g.unheard, g.flushed = n.last.unheard, n.last.flushed
 	return g
@@ -44,6 +47,7 @@ func (s *sim) observeTurn(n *simNode, out *effects) {
 	s.observeBatches(n, out)
 	s.reachIf(batchCut, len(out.packed) > 0 && len(c.proposals.queue) > 0)
 	s.reachIf(readRepeated, now.rounds > before.rounds)
+	s.reachIf(readByAnother, len(out.reads) > 0 && before.read && before.first != nil && len(now.first) > 0 && !maps.Equal(before.first, now.first))
 	s.reachIf(startSuperseded, before.incarnation != 0 && now.incarnation == 0 && !n.installing)
 	s.reachIf(changesQueued, len(c.changes.queue) > 1)
 	s.reachIf(intakeLimited, len(c.intake.held) > 0)

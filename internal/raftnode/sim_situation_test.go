@@ -54,6 +54,7 @@ const (
 
 	readAcrossLeaders
 	readRepeated
+	readByAnother
 	readAnsweredLate
 	readAtNewLeader
 
@@ -204,6 +205,7 @@ var corners = map[situation]corner{
 
 	readAcrossLeaders: {"a read begins under one leader and is answered under another", 396},
 	readRepeated:      {"a read round that vanished is asked again", 692},
+	readByAnother:     {"a member that a read round asked is silent, and another confirms it", 44},
 	readAnsweredLate:  {"the answer to a read round arrives that was given up", 517},
 	readAtNewLeader:   {"a read arrives at a leader that has committed nothing in its term", 708},
 
