@@ -367,6 +367,10 @@ func (s *keyState) kv() KV {
 func (x *executor) put(m *keyMeta, c *Command, r *Result) error {
 	before := x.state(m)
 	value := c.Value
+	lease, err := x.leases.of(c, before, r)
+	if err != nil || r.Outcome != OK {
+		return err
+	}
 	if (c.KeepValue || c.KeepLease) && !before.exists {
 		r.Refuse(KeyNotFound, "the key does not exist, so it has no value or lease to keep")
 		return nil
@@ -377,10 +381,6 @@ func (x *executor) put(m *keyMeta, c *Command, r *Result) error {
 			return err
 		}
 		value = bytes.Clone(old)
-	}
-	lease, err := x.leases.of(c, before, r)
-	if err != nil || r.Outcome != OK {
-		return err
 	}
 	if c.UnlessEqual && before.exists && before.lease == lease && int(before.size) == len(value) && equalAttributes(before.attributes, c.Attributes) {
 		old, err := x.value(m)

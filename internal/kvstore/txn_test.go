@@ -120,6 +120,7 @@ var txnCases = []struct {
 	{"equal put", Txn{Then: []Command{{Op: OpPut, Key: []byte("a"), Value: []byte("x"), UnlessEqual: true}}}, OK, "", 3},
 	{"condition", Txn{Then: []Command{{Op: OpPut, Key: []byte("a"), Conditions: conditions(Condition{Kind: IfRevision, Revisions: []uint64{9}})}}}, PreconditionFailed, "then[0].put: a condition on the key does not hold", 3},
 	{"keep the value of an absent key", Txn{Then: []Command{{Op: OpPut, Key: []byte("z"), KeepValue: true}}}, KeyNotFound, "then[0].put: the key does not exist, so it has no value or lease to keep", 3},
+	{"keep the value of an absent key, under an unknown lease", Txn{Then: []Command{{Op: OpPut, Key: []byte("z"), KeepValue: true, Lease: 8}}}, LeaseNotFound, "then[0].put: lease 8 does not exist", 3},
 	{"unknown lease", Txn{Then: []Command{{Op: OpPut, Key: []byte("z"), Lease: 8}}}, LeaseNotFound, "then[0].put: lease 8 does not exist", 3},
 	{"empty key", Txn{Then: []Command{put("", "")}}, Invalid, "then[0].put: the key is empty", 3},
 	{"read of the next revision", Txn{Then: []Command{put("a", "y"), {Op: OpGet, Key: []byte("a"), Read: &Read{Revision: 4}}}}, FutureRevision, "then[1].get: revision 4 does not exist yet; the newest revision is 3", 3},
