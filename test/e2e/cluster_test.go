@@ -116,6 +116,12 @@ func (m *member) start(extra ...string) *process {
 	return p
 }
 
+// moveTo gives a member that was never started another directory.
+func (m *member) moveTo(dir string) {
+	m.args[slices.Index(m.args, "--data-dir")+1] = dir
+	m.dir = dir
+}
+
 // process returns the latest run.
 func (m *member) process() *process { return m.runs[len(m.runs)-1] }
 

@@ -22,9 +22,9 @@ import (
 type links struct {
 	t       testing.TB
 	running sync.WaitGroup
-	// unreliable links are late, and break now and then.
-	unreliable atomic.Bool
-	mu         struct {
+	// late links deliver late, and unreliable ones also break now and then.
+	late, unreliable atomic.Bool
+	mu               struct {
 		sync.Mutex
 		listeners map[uint64]net.Listener
 		pids      map[int]uint64 // the members that run
@@ -38,7 +38,7 @@ type links struct {
 // link is one direction.
 type link struct{ from, to uint64 }
 
-// latest is how late an unreliable link delivers, and breaks is how often it takes its
+// latest is how late a late link delivers at most, and breaks is how often it takes its
 // connection along instead.
 const (
 	latest = 27 * time.Millisecond
@@ -60,11 +60,25 @@ func newLinkedCluster(t testing.TB, n int, flags ...string) (*cluster, *links) {
 	t.Cleanup(l.close)
 	c := layOut(t, n, func(id uint64) (client, peer int) { return freePort(t), l.listen(id) }, flags...)
 	for _, m := range c.nodes {
-		behind := freePort(t)
-		m.args = append(m.args, "--listen-peer", "http://"+loopback(behind))
-		l.running.Go(func() { l.accept(m.id, loopback(behind)) })
+		l.lead(m)
 	}
 	return c, l
+}
+
+// place prepares another member of the cluster, which was not added yet.
+func (l *links) place(c *cluster) *member {
+	l.t.Helper()
+	m := c.joining()
+	l.lead(m)
+	return m
+}
+
+// lead makes a member listen behind its links.
+func (l *links) lead(m *member) {
+	l.t.Helper()
+	behind := freePort(l.t)
+	m.args = append(m.args, "--listen-peer", "http://"+loopback(behind))
+	l.running.Go(func() { l.accept(m.id, loopback(behind)) })
 }
 
 // listen makes the address under which the others know a member, and returns its port.
@@ -176,11 +190,12 @@ func (l *links) pump(to, from net.Conn, way link) {
 	buffer := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buffer)
-		if l.unreliable.Load() {
+		unreliable := l.unreliable.Load()
+		if unreliable || l.late.Load() {
 			time.Sleep(rand.N(latest))
-			if rand.Float64() < breaks && err == nil {
-				n, err = 0, errBroken
-			}
+		}
+		if unreliable && rand.Float64() < breaks && err == nil {
+			n, err = 0, errBroken
 		}
 		l.pass(way)
 		if n > 0 {

@@ -1,10 +1,15 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,31 +23,71 @@ import (
 // TestMixedFaces: half of the clients use kvd's own API and half that of etcd, on the same
 // keys, while members are killed, frozen, and cut off, catch up by snapshot, and history is
 // compacted. Both kinds watch. To the judges they are one history. KVD_E2E=huge lasts until
-// 100,000 operations were answered.
+// 100,000 operations were answered, or as many as KVD_MIXED says, and has more faults.
 func TestMixedFaces(t *testing.T) {
 	long(t)
-	least := 1500
-	switch runSize {
-	case sizeFull:
-		least = 5000
-	case sizeHuge:
-		least = 100_000
+	least := 5000
+	if runSize == sizeHuge {
+		least = mixedOperations(t)
 	}
+	mixFaces(t, 3, least)
+}
+
+// TestMixedFacesOfOne does the same to a cluster of one.
+func TestMixedFacesOfOne(t *testing.T) {
+	mixFaces(t, 1, mixedOperations(t))
+}
+
+// TestMixedFacesOfFive does the same to five members, of which two may fail at a time.
+func TestMixedFacesOfFive(t *testing.T) {
+	mixFaces(t, 5, mixedOperations(t))
+}
+
+// mixedOperations is how many operations have to be answered in a whole run.
+func mixedOperations(t *testing.T) int {
+	t.Helper()
+	if runSize != sizeHuge {
+		t.Skipf("NOT RUN: takes minutes; KVD_E2E=%s runs it", sizeHuge)
+	}
+	text := cmp.Or(os.Getenv("KVD_MIXED"), "100000")
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("KVD_MIXED: %v", err)
+	}
+	return n
+}
+
+// mixedDisk is the size of the disk that is filled.
+const mixedDisk = 600 << 20
+
+func mixFaces(t *testing.T, nodes, least int) {
+	t.Helper()
 	random := seeded(t)
-	c, l := newLinkedCluster(t, 3, small...)
-	e := withEtcd(t, c)
+	r := &mixedRun{t: t, random: random, counts: make(map[string]int)}
+	if runSize == sizeHuge { // before the cluster, so that it is unmounted after it
+		var err error
+		if r.disk, err = mountDisk(t, fmt.Sprint(mixedDisk)); err != nil {
+			t.Logf("NOT TESTED: full disks, because this user may not mount a file system: %v", err)
+		}
+	}
+	c, l := newLinkedCluster(t, nodes, small...)
+	r.c, r.links, r.members = c, l, slices.Clone(c.nodes)
+	if r.disk != "" {
+		c.nodes[0].moveTo(filepath.Join(r.disk, "data"))
+	}
+	r.etcd = withEtcd(t, c)
 	l.start(c.nodes...)
-	r := &mixedRun{t: t, c: c, links: l, etcd: e, random: random, counts: make(map[string]int)}
 	ctx, cancel := context.WithCancel(context.Background())
 	var following sync.WaitGroup
 	defer following.Wait()
 	defer cancel()
 	r.follow(ctx, &following)
 	r.load = startLoad(t, c, random, loadShape{
-		clients: 8, keys: 8, paced: 4, pacedKeys: 4, pace: 25 * time.Millisecond, faces: []face{native{}, e}, padding: 100,
+		clients: 8, keys: 8, paced: 4, pacedKeys: 4, pace: 25 * time.Millisecond, faces: []face{native{}, r.etcd}, padding: 100,
 	})
-	for n := 0; n < len(mixedFaults) || r.load.answered() < least; n++ {
-		f := mixedFaults[n%len(mixedFaults)]
+	faults := r.faults()
+	for n := 0; n < len(faults) || r.load.answered() < least; n++ {
+		f := faults[n%len(faults)]
 		r.load.await(t, 20+random.Int64N(int64(least)/50))
 		r.counts[f.name]++
 		f.cause(r)
@@ -56,7 +101,9 @@ func TestMixedFaces(t *testing.T) {
 type mixedRun struct {
 	t         *testing.T
 	c         *cluster
+	members   []*member // those that it began with, which never leave
 	links     *links
+	disk      string // of the first member; empty: it is not to become full
 	etcd      etcd
 	random    *rand.Rand
 	load      *load
@@ -70,7 +117,7 @@ func (r *mixedRun) follow(ctx context.Context, running *sync.WaitGroup) {
 	for i := range 3 {
 		random := rand.New(rand.NewPCG(r.random.Uint64(), 4))
 		r.followers = append(r.followers,
-			newFollower(fmt.Sprint("watch ", i), firstRevision+1, watchNative(r.c.nodes, random)),
+			newFollower(fmt.Sprint("watch ", i), firstRevision+1, watchNative(r.members, random)),
 			newFollower(fmt.Sprint("etcd's watch ", i), firstRevision+1, watchEtcd(etcdClient(r.t, r.etcd.endpoints()...))))
 	}
 	for _, f := range r.followers {
@@ -78,31 +125,49 @@ func (r *mixedRun) follow(ctx context.Context, running *sync.WaitGroup) {
 	}
 }
 
-// mixedFaults are what happens to the cluster, in this order again and again.
-var mixedFaults = []struct {
+// mixedFault is something that happens to the cluster.
+type mixedFault struct {
 	name  string
+	least int  // how many members it takes
+	whole bool // only in whole runs
 	cause func(*mixedRun)
-}{
-	{"leader killed", func(r *mixedRun) { r.kill(r.c.leader()) }},
-	{"history compacted", (*mixedRun).compact},
-	{"leader frozen", func(r *mixedRun) { r.freeze(r.c.leader()) }},
-	{"leader cut off", func(r *mixedRun) { r.isolate(r.c.leader(), true, true) }},
-	{"follower killed", func(r *mixedRun) { r.kill(pick(r.random, r.c.followers())) }},
-	{"follower frozen", func(r *mixedRun) { r.freeze(pick(r.random, r.c.followers())) }},
-	{"snapshot sent", (*mixedRun).lagBehind},
-	{"leader cannot receive", func(r *mixedRun) { r.isolate(r.c.leader(), false, true) }},
-	{"history compacted", (*mixedRun).compact},
-	{"leader cannot send", func(r *mixedRun) { r.isolate(r.c.leader(), true, false) }},
-	{"all killed", func(r *mixedRun) { r.kill(r.c.nodes...) }},
-	{"follower cut off", func(r *mixedRun) { r.isolate(pick(r.random, r.c.followers()), true, true) }},
+}
+
+// mixedFaults happen in this order, again and again.
+var mixedFaults = []mixedFault{
+	{"leader killed", 1, false, func(r *mixedRun) { r.kill(r.c.leader()) }},
+	{"history compacted", 1, false, (*mixedRun).compact},
+	{"leader frozen", 3, false, func(r *mixedRun) { r.freeze(r.c.leader()) }},
+	{"leader cut off", 3, false, func(r *mixedRun) { r.isolate(r.c.leader(), true, true) }},
+	{"follower killed", 3, false, func(r *mixedRun) { r.kill(pick(r.random, r.c.followers())) }},
+	{"follower frozen", 3, false, func(r *mixedRun) { r.freeze(pick(r.random, r.c.followers())) }},
+	{"member joins, leads, and is removed", 1, true, (*mixedRun).changeMembers},
+	{"snapshot sent", 3, false, (*mixedRun).lagBehind},
+	{"leader cannot receive", 3, false, func(r *mixedRun) { r.isolate(r.c.leader(), false, true) }},
+	{"history compacted", 1, false, (*mixedRun).compact},
+	{"leader cannot send", 3, false, func(r *mixedRun) { r.isolate(r.c.leader(), true, false) }},
+	{"links late", 3, true, (*mixedRun).delay},
+	{"leader and follower killed", 5, true, func(r *mixedRun) { r.kill(r.c.leader(), pick(r.random, r.c.followers())) }},
+	{"leadership handed over", 3, true, func(r *mixedRun) { moveLeader(r.t, r.c, pick(r.random, r.c.followers())) }},
+	{"disk full", 1, true, (*mixedRun).fillDisk},
+	{"all killed", 1, false, func(r *mixedRun) { r.kill(r.members...) }},
+	{"follower cut off", 3, false, func(r *mixedRun) { r.isolate(pick(r.random, r.c.followers()), true, true) }},
+	{"leader and follower cut off", 5, true, func(r *mixedRun) { r.isolateTwo() }},
+}
+
+// faults returns those of this run.
+func (r *mixedRun) faults() []mixedFault {
+	return slices.DeleteFunc(slices.Clone(mixedFaults), func(f mixedFault) bool {
+		return len(r.members) < f.least || f.whole && runSize != sizeHuge || f.name == "disk full" && r.disk == ""
+	})
 }
 
 func (r *mixedRun) kill(members ...*member) {
 	for _, m := range members {
 		m.kill()
 	}
-	if len(members) == 1 {
-		r.load.await(r.t, 20)
+	if len(members) <= (len(r.members)-1)/2 {
+		r.load.await(r.t, 20) // the others go on
 	}
 	r.links.start(members...)
 }
@@ -116,9 +181,69 @@ func (r *mixedRun) freeze(m *member) {
 }
 
 func (r *mixedRun) isolate(m *member, sends, receives bool) {
-	r.links.isolate(m, r.c.nodes, sends, receives)
+	r.links.isolate(m, r.members, sends, receives)
 	r.load.await(r.t, 20)
 	r.links.heal()
+}
+
+// isolateTwo cuts the leader and a follower off, each from everybody.
+func (r *mixedRun) isolateTwo() {
+	follower := pick(r.random, r.c.followers())
+	r.links.isolate(r.c.leader(), r.members, true, true)
+	r.isolate(follower, true, true)
+}
+
+// delay makes all links late for a while.
+func (r *mixedRun) delay() {
+	r.links.late.Store(true)
+	r.load.await(r.t, 50)
+	r.links.late.Store(false)
+}
+
+// changeMembers adds a member, hands the leadership to it, and removes it.
+func (r *mixedRun) changeMembers() {
+	m := r.links.place(r.c)
+	r.change("a member is added", m.id, "POST", m.peerURL(), "member_exists")
+	r.links.start(m)
+	r.c.awaitVoter(m)
+	r.load.await(r.t, 20)
+	moveLeader(r.t, r.c, m)
+	r.load.await(r.t, 20)
+	r.change("the member is removed", m.id, "DELETE", "", "member_removed")
+	m.removed = true
+	m.expectExit(0)
+}
+
+// change repeats a change of the membership until it is made, or was by an earlier attempt.
+func (r *mixedRun) change(what string, id uint64, method, body, made string) {
+	eventually(r.t, what, func() error {
+		if a := send(pick(r.random, r.members), method, fmt.Sprintf("/%d", id), body); a.status != http.StatusNoContent && a.code() != made {
+			return fmt.Errorf("%v", a)
+		}
+		return nil
+	})
+}
+
+// fillDisk leaves the disk of the first member without room, until the member has ended or
+// others have gone on for a while. Whatever it did then, it has to come back once there is
+// room.
+func (r *mixedRun) fillDisk() {
+	m, before := r.members[0], r.load.answered()
+	growDisk(r.t, r.disk, fmt.Sprint(usedBytes(r.t, r.disk)))
+	eventually(r.t, "the full disk is noticed, or the others go on", func() error {
+		if n := r.load.answered() - before; m.running() && n < 200 {
+			return fmt.Errorf("%d operations were answered meanwhile", n)
+		}
+		return nil
+	})
+	p := m.process()
+	p.signal(r.t, syscall.SIGTERM)
+	code := p.exitCode(r.t)
+	if m.expect(p, code); code > 1 {
+		r.t.Errorf("on a full disk, %s ended with %d:\n%s", p.name, code, p.output.tail(10))
+	}
+	growDisk(r.t, r.disk, fmt.Sprint(mixedDisk))
+	r.links.start(m)
 }
 
 // lagBehind keeps a follower away until the others have given up the log that it lacks.
@@ -157,7 +282,7 @@ func (r *mixedRun) compact() {
 	if to--; to <= r.compacted+1 {
 		return // a watch is still where the last compaction was
 	}
-	m := pick(r.random, r.c.nodes)
+	m := pick(r.random, r.members)
 	eventually(r.t, "history is compacted", func() (err error) {
 		if r.random.IntN(2) == 0 {
 			ctx, cancel := context.WithTimeout(context.Background(), loadLimit)

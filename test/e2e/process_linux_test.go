@@ -19,16 +19,25 @@ func limitMemory(bytes uint64) error {
 // smallDisk mounts a file system of the given size, if the machine allows it.
 func smallDisk(t *testing.T, size string) string {
 	t.Helper()
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
+	dir, err := mountDisk(t, size)
+	if err != nil {
 		t.Skipf("NOT TESTED: this user may not mount a file system: %v", err)
+	}
+	return dir
+}
+
+func mountDisk(t *testing.T, size string) (dir string, err error) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
+		return "", err
 	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(dir, 0); err != nil {
 			t.Errorf("unmount %s: %v", dir, err)
 		}
 	})
-	return dir
+	return dir, nil
 }
 
 func growDisk(t *testing.T, dir, size string) {

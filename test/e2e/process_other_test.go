@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"errors"
 	"syscall"
 	"testing"
 )
@@ -18,5 +19,7 @@ func smallDisk(t *testing.T, _ string) string {
 	t.Skip("NOT TESTED: file systems of a given size are mounted on Linux only")
 	return ""
 }
+
+func mountDisk(*testing.T, string) (string, error) { return "", errors.ErrUnsupported }
 
 func growDisk(*testing.T, string, string) {}

@@ -116,7 +116,10 @@ var suites = []suite{
 	{name: "controls of the simulation", pkgs: "./internal/raftnode", tests: []string{"Test(Contract)?Control.*"}},
 	{name: "simulation", pkgs: "./internal/raftnode", tests: []string{"TestSimulation", "TestSimulationRegressions"}, env: []string{"KVD_SIM_RUNS=2000"}},
 	{name: "simulation of the contract", pkgs: "./internal/raftnode", tests: []string{"TestContractSimulation"}, env: []string{fmt.Sprint("KVD_SIM_RUNS=", contractSeeds)}},
-	{name: "real processes: two APIs, one history", pkgs: "./test/e2e", tests: []string{"TestMixedFaces"}, env: full, whole: true, promises: []string{"linearizable", "watch", "replicas agree"}},
+	{
+		name: "real processes: two APIs, one history", pkgs: "./test/e2e", env: append(huge, "KVD_MIXED=5000"), whole: true, promises: []string{"linearizable", "watch", "replicas agree"},
+		tests: []string{"TestMixedFaces", "TestMixedFacesOfOne", "TestMixedFacesOfFive"},
+	},
 	{
 		name: "real processes: kills, pauses, restarts", pkgs: "./test/e2e", env: full, whole: true, promises: []string{"linearizable", "durable"},
 		tests: []string{"TestKillUnderLoad", "TestContract", "TestPausedLeaderServesNoStaleRead", "TestRollingRestart", "TestSnapshotKilledWhileCatchingUp", "TestMemberDownDuringChangeFindsItsWayBack"},
