@@ -144,8 +144,8 @@ var testsToo = map[string][]string{
 	// They run on a real store.
 	"internal/etcdapi/watchrpc": {"internal/kvstore/engine"},
 	// The simulator runs real stores, with their watches and leases, some of them on disks
-	// whose power it cuts.
-	"internal/raftnode": {"internal/kvstore", "internal/kvstore/engine", "internal/kvstore/engine/crashdisk", "internal/lessor", "internal/rights", "internal/scrub", "internal/watch"},
+	// whose power it cuts, and the face of etcd before them.
+	"internal/raftnode": {"internal/access", "internal/api", "internal/etcdapi", "internal/kvstore", "internal/kvstore/engine", "internal/kvstore/engine/crashdisk", "internal/lessor", "internal/rights", "internal/scrub", "internal/watch"},
 	// They run on real nodes.
 	"internal/etcdapi": {"internal/etcdapi/etcdtest", "internal/certs", "internal/node"},
 	// A gate that is open answers from a store.

@@ -43,14 +43,7 @@ func (c *client) keepAlive(id uint64) bool { return c.keepAliveAt(c.w.s.anyNode(
 
 func (c *client) keepAliveAt(n *simNode, id uint64) bool {
 	begin := c.w.s.now
-	wake := c.waker()
-	var answer lessor.Answer
-	c.w.askLeader(n, id, func(a lessor.Answer) {
-		answer = a
-		wake()
-	})
-	c.w.s.after(c.w.s.between(span{100 * milli, 500 * milli}), "client", wake)
-	c.wait()
+	answer, _ := c.askLease(n, id, true)
 	c.w.s.reachIf(keepAliveAcrossEnd, c.w.truth.fate(id).ended >= begin && c.w.truth.fate(id).ended != 0)
 	c.w.s.reachIf(keepAliveTooLate, answer.State == lessor.Ending)
 	if answer.State != lessor.Alive {
@@ -61,16 +54,28 @@ func (c *client) keepAliveAt(n *simNode, id uint64) bool {
 	return true
 }
 
-// askLeader carries a keep-alive from a member to its leader and back, if it can. Between
+// askLease asks a member how long a lease lives on, and waits for the answer for a while.
+func (c *client) askLease(n *simNode, id uint64, renew bool) (answer lessor.Answer, answered bool) {
+	wake := c.waker()
+	c.w.askLeader(n, lessor.Request{ID: id, Renew: renew}, func(a lessor.Answer) {
+		answer, answered = a, true
+		wake()
+	})
+	c.w.s.after(c.w.s.between(span{100 * milli, 500 * milli}), "client", wake)
+	c.wait()
+	return answer, answered
+}
+
+// askLeader carries a question about a lease from a member to its leader and back, if it can. Between
 // the steps of the lessor lies a read, which proves that the leader still is one.
-func (w *contractWorld) askLeader(n *simNode, id uint64, done func(lessor.Answer)) {
+func (w *contractWorld) askLeader(n *simNode, q lessor.Request, done func(lessor.Answer)) {
 	if !n.up || n.core.lead == 0 || w.s.nodes[n.core.lead] == nil {
 		return
 	}
 	l := w.s.nodes[n.core.lead]
 	w.carry(n, l, func() {
 		m := storeOf(l)
-		r, err := m.lessor.Renew([]lessor.Request{{ID: id, Renew: true}})
+		r, err := m.lessor.Renew([]lessor.Request{q})
 		if err != nil {
 			return
 		}

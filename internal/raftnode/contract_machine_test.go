@@ -32,6 +32,7 @@ type storeMachine struct {
 	store   *kvstore.Store
 	hub     *watch.Hub
 	lessor  *lessor.Lessor
+	etcd    *etcdFace // of this life; nil: nobody has called it yet
 	durable []byte
 	disk    *crashdisk.Disk        // nil: the engine is in memory
 	files   engine.Verifier        // of the engine on it
@@ -56,7 +57,7 @@ func (w *contractWorld) newMachine(n *simNode) simMachine {
 
 // open begins a new life of the member.
 func (m *storeMachine) open() {
-	m.restored, m.foreseen, m.expiring = 0, 0, false
+	m.restored, m.foreseen, m.expiring, m.etcd = 0, 0, false, nil
 	m.hub = watch.New(watch.Options{WindowBytes: m.w.windowBytes})
 	m.lessor = lessor.New(simTable{m}, simOffice{m}, m.n.clock, func(error) {})
 	opts := kvstore.Options{CacheEntries: 32, HotBytes: 16 << 10, Observer: simFeed{m}, Leases: simLeases{m}}

@@ -2,6 +2,8 @@ package raftnode
 
 import (
 	"bytes"
+	"maps"
+	"math"
 	"strings"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -49,7 +51,8 @@ func (w *contractWorld) plant(m *storeMachine, e *Entry) plantedEntry {
 // plantCommand returns what runs instead of a command, and what runs before it.
 func (w *contractWorld) plantCommand(m *storeMachine, e *Entry, b []byte) (before, instead []byte) {
 	switch w.s.opts.bug {
-	case bugLeaseEndedByDeposed, bugLockWithoutLease, bugOnceBySequence, bugOnceNotInSnapshot, bugRightsAtTheDoor, bugCompareByValue:
+	case bugLeaseEndedByDeposed, bugLockWithoutLease, bugOnceBySequence, bugOnceNotInSnapshot, bugRightsAtTheDoor, bugCompareByValue,
+		bugIgnoreLeaseDropsIt, bugNestedJudgedLate:
 	default:
 		return nil, b
 	}
@@ -67,6 +70,10 @@ func (w *contractWorld) plantCommand(m *storeMachine, e *Entry, b []byte) (befor
 		c.Origin.Principal = rights.Root // it was let in
 	case bug == bugCompareByValue && c.Op == kvstore.OpTxn:
 		w.compareByValue(c.Txn)
+	case bug == bugIgnoreLeaseDropsIt:
+		dropLease(&c)
+	case bug == bugNestedJudgedLate && c.Op == kvstore.OpTxn:
+		judgeLate(c.Txn, nil)
 	case bug == bugOnceBySequence && c.Idempotency != nil:
 		_, sequence, _ := strings.Cut(c.Idempotency.Key, "/")
 		c.Idempotency.Key = sequence
@@ -94,6 +101,48 @@ func (w *contractWorld) compareByValue(t *kvstore.Txn) {
 		}
 		if value != nil {
 			q.Target, q.Value, q.Number = kvstore.CompareValue, value, 0
+		}
+	}
+}
+
+// dropLease makes puts that keep the lease of their key drop it.
+func dropLease(c *kvstore.Command) {
+	c.KeepLease = false
+	if c.Txn == nil {
+		return
+	}
+	for _, branch := range [][]kvstore.Command{c.Txn.Then, c.Txn.Else} {
+		for i := range branch {
+			dropLease(&branch[i])
+		}
+	}
+}
+
+// judgeLate lets the transactions in a transaction compare the values that were put before
+// them in it.
+func judgeLate(t *kvstore.Txn, before map[string][]byte) {
+	for i := range t.If {
+		q := &t.If[i]
+		value, changed := before[string(q.Key)]
+		if !changed || q.Range || q.Target != kvstore.CompareValue {
+			continue
+		}
+		holds := q.Holds(&kvstore.KV{Value: value})
+		q.Target, q.Number, q.Value, q.Relation = kvstore.CompareVersion, math.MaxUint64, nil, kvstore.Equal
+		if holds {
+			q.Relation = kvstore.NotEqual
+		}
+	}
+	for _, branch := range [][]kvstore.Command{t.Then, t.Else} {
+		known := make(map[string][]byte)
+		maps.Copy(known, before)
+		for i := range branch {
+			switch c := &branch[i]; {
+			case c.Op == kvstore.OpPut && !c.KeepValue:
+				known[string(c.Key)] = c.Value
+			case c.Op == kvstore.OpTxn:
+				judgeLate(c.Txn, known)
+			}
 		}
 	}
 }

@@ -24,6 +24,14 @@ func (w *contractWorld) populate() *contractEnd {
 		w.client("composer", composer)
 		w.client("visitor", visitor)
 		w.client("swapper", swapper)
+		w.client("user of etcd", etcdUser)
+	}
+	w.client("tenant of etcd", etcdTenant)
+	w.client("visitor of etcd", etcdVisitor)
+	for range 2 {
+		st := new(etcdStream)
+		e.streams = append(e.streams, st)
+		w.client("watcher of etcd", st.use)
 	}
 	w.client("administrator", administrator)
 	for range 3 {
@@ -52,6 +60,7 @@ type contractEnd struct {
 	counters []*counter
 	names    []string
 	watchers []*watcher
+	streams  []*etcdStream
 }
 
 // settle ends the faults and the clients, and demands that the cluster works (X7).
@@ -74,6 +83,9 @@ func (e *contractEnd) finish(wait func(what string, cond func() bool) bool) {
 	}) && wait("agreement of all", s.agreed)
 	for _, v := range e.watchers {
 		works = works && wait("the watchers to have everything", func() bool { return v.c == nil || v.catchUp() })
+	}
+	for _, st := range e.streams {
+		works = works && wait("the streams to have everything", func() bool { return st.c == nil || st.catchUp() })
 	}
 	if !works {
 		return
@@ -164,7 +176,7 @@ func TestContractSimulation(t *testing.T) {
 	t.Logf("simulated: %d seeds with real stores, %s", runs, corners.speed())
 	t.Logf("the situations:%s", corners.list(replicationSituations+1, situations))
 	corners.demand(t, replicationSituations+1, situations)
-	recordSeeds(t, "simulation of the contract", first, corners, total.transfers+total.checkedReads+total.once+total.granted+total.renewed+total.locked+total.events,
+	recordSeeds(t, "simulation of the contract", first, corners, total.transfers+total.checkedReads+total.once+total.granted+total.renewed+total.locked+total.events+total.etcd,
 		"linearizable", "replicas agree", "exactly once", "watch", "leases")
 }
 
@@ -184,7 +196,7 @@ func (a *contractStats) demand(t *testing.T, runs int) {
 		{"transfers", a.transfers, 80}, {"reads of all accounts", a.checkedReads, 200}, {"requests with an idempotency key", a.once, 150},
 		{"repeats", a.repeats, 100}, {"granted leases", a.granted, 100}, {"keep-alives", a.renewed, 400}, {"leases that ended", a.leasesEnded, 250},
 		{"locks", a.locked, 25}, {"events", a.events, 2200}, {"resumed watches", a.resumed, 300},
-		{"reads of the change log", a.diskReads, 50}, {"compactions", a.compacted, 10},
+		{"answers to clients of etcd", a.etcd, 400}, {"reads of the change log", a.diskReads, 50}, {"compactions", a.compacted, 10},
 	} {
 		if least := m.min * runs / demandSeeds; m.have < least {
 			t.Errorf("only %d %s, want at least %d", m.have, m.what, least)
@@ -207,6 +219,7 @@ func (a *contractStats) add(b *contractStats) {
 	a.compacted += b.compacted
 	a.checkedReads += b.checkedReads
 	a.delays += b.delays
+	a.etcd += b.etcd
 }
 
 // contractControl plants a bug and demands that the clients notice it.
@@ -307,6 +320,18 @@ func TestContractControlFastClock(t *testing.T) {
 // TestContractControlWallClock: leases are measured by the time of day.
 func TestContractControlWallClock(t *testing.T) {
 	contractControl(t, bugWallClock, "X3", contractShape{faults: []func(*sim){(*sim).faultClockSet}, clients: (*contractWorld).lodge})
+}
+
+func TestContractControlIgnoreLease(t *testing.T) {
+	contractControl(t, bugIgnoreLeaseDropsIt, "X9", contractShape{})
+}
+
+func TestContractControlNestedJudgedLate(t *testing.T) {
+	contractControl(t, bugNestedJudgedLate, "X9", contractShape{})
+}
+
+func TestContractControlProgressAhead(t *testing.T) {
+	contractControl(t, bugProgressAhead, "X6", contractShape{})
 }
 
 // TestContractControlNone plants no bug, under the conditions of the other controls.

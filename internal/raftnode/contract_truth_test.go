@@ -26,7 +26,9 @@ type truth struct {
 	holder   map[string]uint64 // the last known holder of each lock
 	closed   map[uint64]int64  // until when the lock of a token is closed by a lock delay
 	guest    guestRights
-	granting map[uint64]bool // the ids that the entry grants which is applied
+	guestAt  []guestSince
+	granting map[uint64]bool       // the ids that the entry grants which is applied
+	heard    []kvstore.LeaseChange // of that entry
 }
 
 // leaseFate is what is known about a lease.
@@ -67,6 +69,7 @@ func (t *truth) LeasesReset()      {}
 
 // LeasesChanged checks X3: no lease ends before the time that was promised.
 func (t *truth) LeasesChanged(changes []kvstore.LeaseChange) {
+	t.heard = append(t.heard, changes...)
 	for _, c := range changes {
 		f := t.fate(c.ID)
 		if !c.Ended {
@@ -123,24 +126,35 @@ func (t *truth) apply(e *Entry) error {
 	group := t.w.plant(nil, e)
 	run := []Entry{group.Entry}
 	run[0].WantResults = true
+	before := t.store.Revision()
+	t.heard = t.heard[:0]
 	if err := t.store.Apply(run); err != nil {
 		return err
 	}
 	group.Results = run[0].Results
 	t.results[e.Index] = group.results()
+	t.w.etcd.begin(commands, t.results[e.Index], t.heard)
 	for i, r := range t.results[e.Index] {
 		t.checkTicket(&commands[i], r, e.Index)
 		t.checkRights(&commands[i], r, e.Index)
+		t.followEtcd(&commands[i], r)
 		t.observeResult(&commands[i], r)
 	}
+	t.checkEtcd(before)
 	t.checkHolders()
 	return nil
 }
 
+// numberOf returns the number of a command; 0: it has none.
+func numberOf(c *kvstore.Command) uint64 {
+	id, _ := strconv.ParseUint(c.Origin.RequestID, 10, 64)
+	return id
+}
+
 func (t *truth) noteCommand(c *kvstore.Command, index uint64) {
-	id, err := strconv.ParseUint(c.Origin.RequestID, 10, 64)
-	if err != nil {
-		t.w.s.violate("entry %d has a command without a number: %v", index, err)
+	id := numberOf(c)
+	if id == 0 {
+		t.w.s.violate("entry %d has a command without a number: %+v", index, c)
 	}
 	if before := t.ranAt[id]; before != 0 {
 		t.w.s.violate("S7: command %d ran in entry %d and again in entry %d", id, before, index)

@@ -22,6 +22,7 @@ type watcher struct {
 	member *simNode
 	hub    *watch.Hub
 	stream *watch.Stream
+	watch  *watch.Watch // of a stream with others
 	// restored is the last snapshot that the member had installed.
 	restored uint64
 }

@@ -28,7 +28,10 @@ import (
 //	X6  a watch gets the events of committed revisions, each once, in order, whole
 //	    revisions, none missing, with the right previous pairs
 //	X7  in the end, what is bound to leases is gone, and everybody has everything
-//	X8  a command runs if its user may do that at its place in the log, and not otherwise
+//	X8  a command runs if its user may do that at its place in the log, and not otherwise;
+//	    a read is answered if its user may do that as far as its member has the log
+//	X9  a client of etcd gets the answer, also of an error, that a plain model of etcd gives
+//	    at the place of the request in the log, or at the revision that the answer names
 type contractWorld struct {
 	s       *sim
 	truth   *truth
@@ -43,13 +46,14 @@ type contractWorld struct {
 	lastLease    uint64            // that somebody was granted
 	swaps        map[uint64][]byte // of a planted bug: what a pair was at a revision
 	resources    map[string]*guarded
+	etcd         *etcdWorld
 	stats        contractStats
 }
 
 // contractStats count what happened, to see that it was enough.
 type contractStats struct {
 	transfers, once, repeats, granted, renewed, leasesEnded int
-	locked, staleTokens, events, resumed, diskReads         int
+	locked, staleTokens, events, resumed, diskReads, etcd   int
 	compacted, checkedReads, delays                         int
 }
 
@@ -78,17 +82,24 @@ func newContractWorld(t *testing.T, seed uint64, bug plantedBug, shape func(*sim
 }
 
 func (w *contractWorld) begin(s *sim, bug plantedBug) {
-	w.s, w.truth = s, newTruth(w)
+	w.s, w.etcd = s, newEtcdWorld()
+	w.etcd.model.differs = func() { s.reach(etcdNestedDiffers) }
+	w.truth = newTruth(w)
 	w.windowBytes = 1 << (10 + s.rng.IntN(8))
 	w.blindToState = bug == bugOnceNotInSnapshot
 }
 
 // encodeNumbered encodes a command with its number.
 func encodeNumbered(id uint64, c *kvstore.Command) []byte {
-	c.Origin.RequestID = strconv.FormatUint(id, 10)
 	if c.Origin.Principal == "" {
 		c.Origin.Principal = rights.Root
 	}
+	return encodeAs(id, c)
+}
+
+// encodeAs encodes a command with its number, of the user that it names, or of nobody.
+func encodeAs(id uint64, c *kvstore.Command) []byte {
+	c.Origin.RequestID = strconv.FormatUint(id, 10)
 	return kvstore.EncodeCommand(nil, c)
 }
 
@@ -149,9 +160,9 @@ func (m *storeMachine) expire(due *lessor.Expiry) {
 // hit upon in one of fifty runs. If it got any, X3 would break.
 func (w *contractWorld) keepAliveLate(lease uint64) {
 	begin := w.s.now
-	w.askLeader(w.s.anyNode(), lease, func(a lessor.Answer) {
+	w.askLeader(w.s.anyNode(), lessor.Request{ID: lease, Renew: true}, func(a lessor.Answer) {
 		w.s.reachIf(keepAliveTooLate, a.State == lessor.Ending)
-		if a.State == lessor.Alive {
+		if a.State == lessor.Alive && !w.etcd.shared[int64(lease)] {
 			w.truth.promise(lease, begin+w.promised(a.Remaining.Microseconds()))
 		}
 	})

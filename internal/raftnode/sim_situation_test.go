@@ -155,6 +155,18 @@ const (
 	revokedInFlight
 	rightsStale
 	clockJumps
+	etcdUserMissing
+	etcdRevokedInFlight
+	etcdLeaseKept
+	etcdNestedDiffers
+	etcdDuplicate
+	etcdTimeWithKeys
+	etcdStaleRead
+	etcdFutureRead
+	etcdPastRead
+	etcdProgress
+	etcdPutBack
+	etcdCompactedAlone
 
 	situations // their number
 )
@@ -304,6 +316,19 @@ var corners = map[situation]corner{
 	revokedInFlight:      {"a command was let in, and its user loses the right before it runs", 352},
 	rightsStale:          {"a change of rights was made against rights that have changed", 280},
 	clockJumps:           {"the clock of a leader with leases is set forward", 320},
+
+	etcdUserMissing:     {"a client of etcd was let in before there were rights, and its request runs when there are", 360},
+	etcdRevokedInFlight: {"a guest of the etcd face loses the right before its request runs", 120},
+	etcdLeaseKept:       {"a put with ignore_lease keeps a lease", 456},
+	etcdNestedDiffers:   {"a nested transaction takes another branch than it would by what was changed before it", 493},
+	etcdDuplicate:       {"a transaction of etcd would write a key twice on some path", 850},
+	etcdTimeWithKeys:    {"a client of etcd asks for the time of a lease that has keys", 550},
+	etcdStaleRead:       {"a serializable range is older than what was answered before", 586},
+	etcdFutureRead:      {"a range of etcd asks for a revision that is not there yet", 376},
+	etcdPastRead:        {"a range of etcd asks for a revision that is compacted", 333},
+	etcdProgress:        {"a stream of etcd tells progress to all of its watches", 990},
+	etcdPutBack:         {"a stream of etcd puts back what it has no room for", 803},
+	etcdCompactedAlone:  {"one watch of a stream ends by a compaction, and others go on", 403},
 }
 
 // tally counts how often situations were reached, and in how many runs.

@@ -134,6 +134,9 @@ const (
 	bugKeepAliveUnproven
 	bugFastClock
 	bugWallClock
+	bugIgnoreLeaseDropsIt
+	bugNestedJudgedLate
+	bugProgressAhead
 )
 
 // bugTexts are the names of the bugs in docs/testing.md.
@@ -173,6 +176,9 @@ var bugTexts = map[plantedBug]string{
 	bugKeepAliveUnproven:         "keep-alive answered without a proof of leadership",
 	bugFastClock:                 "clock runs twice as fast",
 	bugWallClock:                 "leases measured by the time of day",
+	bugIgnoreLeaseDropsIt:        "ignore_lease drops the lease",
+	bugNestedJudgedLate:          "a nested transaction is judged by what was changed before it",
+	bugProgressAhead:             "progress of a stream told ahead of its events",
 }
 
 func (b plantedBug) String() string { return bugTexts[b] }

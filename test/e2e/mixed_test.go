@@ -26,28 +26,28 @@ import (
 // 100,000 operations were answered, or as many as KVD_MIXED says, and has more faults.
 func TestMixedFaces(t *testing.T) {
 	long(t)
-	least := 5000
-	if runSize == sizeHuge {
-		least = mixedOperations(t)
-	}
-	mixFaces(t, 3, least)
+	mixFaces(t, 3, mixedOperations(t, 5000))
 }
 
 // TestMixedFacesOfOne does the same to a cluster of one.
 func TestMixedFacesOfOne(t *testing.T) {
-	mixFaces(t, 1, mixedOperations(t))
+	long(t)
+	mixFaces(t, 1, mixedOperations(t, 2000))
 }
 
 // TestMixedFacesOfFive does the same to five members, of which two may fail at a time.
 func TestMixedFacesOfFive(t *testing.T) {
-	mixFaces(t, 5, mixedOperations(t))
-}
-
-// mixedOperations is how many operations have to be answered in a whole run.
-func mixedOperations(t *testing.T) int {
-	t.Helper()
 	if runSize != sizeHuge {
 		t.Skipf("NOT RUN: takes minutes; KVD_E2E=%s runs it", sizeHuge)
+	}
+	mixFaces(t, 5, mixedOperations(t, 0))
+}
+
+// mixedOperations is how many operations have to be answered.
+func mixedOperations(t *testing.T, otherwise int) int {
+	t.Helper()
+	if runSize != sizeHuge {
+		return otherwise
 	}
 	text := cmp.Or(os.Getenv("KVD_MIXED"), "100000")
 	n, err := strconv.Atoi(text)
