@@ -165,17 +165,14 @@ func (c *conn) fill(need int) bool {
 		return true
 	}
 	_ = c.flush(next) // if the connection is broken, reading fails, too
-	if c.start > 0 || need > len(c.buf) {
-		buf := c.buf
-		if need > len(buf) {
-			buf = make([]byte, need)
-		}
-		c.end = copy(buf, c.buf[c.start:c.end])
-		c.buf, c.start = buf, 0
-	}
+	c.start, c.end = 0, copy(c.buf, c.buf[c.start:c.end])
 	c.idleUntil = time.Time{}
 	_ = c.nc.SetReadDeadline(time.Now().Add(bodyTimeout))
 	for c.end < need {
+		if c.end == len(c.buf) {
+			// A body that is only announced takes no memory: at most as much as has come.
+			c.buf = append(c.buf, make([]byte, min(need-c.end, c.end))...)
+		}
 		n, err := c.nc.Read(c.buf[c.end:])
 		if c.end += n; err != nil {
 			return c.end >= need

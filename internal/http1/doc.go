@@ -9,8 +9,8 @@
 // look like, and only that: an ordinary header, a short body of declared length, nothing
 // unusual.
 //
-// The first request of a connection that is anything else (a long or chunked body, an Expect or Upgrade, HTTP/2, a mistake of any kind) hands the
-// connection over to the http.Server behind this one, together with every byte that was
+// The first request of a connection that is anything else (a long or chunked body, an
+// Expect or Upgrade, HTTP/2, a mistake of any kind) hands the connection over to the http.Server behind this one, together with every byte that was
 // read and not answered. The connection never comes back. So there is one
 // implementation of HTTP that decides what is correct, and this one needs to handle only
 // what it is certain about.

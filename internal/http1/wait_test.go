@@ -105,23 +105,39 @@ func TestPiecesThatEnd(t *testing.T) {
 // TestConnectionsThatWaitAreSmall: neither a connection that is idle nor one that waits for
 // the rest of a header has a buffer.
 func TestConnectionsThatWaitAreSmall(t *testing.T) {
+	if each := eachThatWaits(t, "", "GET /half"); each > readBufferBytes+1536 {
+		t.Errorf("%d bytes for each connection", each)
+	}
+}
+
+// TestAnnouncedBodiesAreSmall: a body that does not come takes no more than the buffer that
+// its header has.
+func TestAnnouncedBodiesAreSmall(t *testing.T) {
+	if each := eachThatWaits(t, "PUT /k HTTP/1.1\r\nHost: h\r\nContent-Length: 32768\r\n\r\n"); each > 2*readBufferBytes+4096 {
+		t.Errorf("%d bytes for each connection", each)
+	}
+}
+
+// eachThatWaits returns the memory for both ends of a connection on which one request was
+// answered, and then what is sent in turn, and no more.
+func eachThatWaits(t *testing.T, sent ...string) int64 {
+	t.Helper()
 	const conns = 200
 	addr, _ := startPatient(t, asItIs)
 	before := heap()
 	var clients []net.Conn // both ends count
 	for i := range conns {
 		c, r := dial(t, addr)
-		if _, err := ask(t, c, r, get+[]string{"", "GET /half"}[i%2]); err != nil {
+		if _, err := ask(t, c, r, get+sent[i%len(sent)]); err != nil {
 			t.Fatal(err)
 		}
 		clients = append(clients, c)
 	}
 	// The answers show that all are about to wait. A buffer that one still has is not in a
 	// pool, from which the collector takes what nobody needs.
-	if each := (heap() - before) / conns; each > readBufferBytes+1536 {
-		t.Errorf("%d bytes for each connection", each)
-	}
+	each := (heap() - before) / conns
 	runtime.KeepAlive(clients)
+	return each
 }
 
 // heap returns the bytes that live.
