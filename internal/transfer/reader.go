@@ -2,10 +2,13 @@ package transfer
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -56,19 +59,54 @@ func (r *exportReader) next() (*exportLine, error) {
 	return line, r.check(line)
 }
 
-var errNoText = errors.New("it has bytes that are no UTF-8; byte strings that are not text must be in base64")
+var errNoText = errors.New("it has bytes or escapes that are no UTF-8; byte strings that are not text must be in base64")
 
-// decodeText decodes the next value. encoding/json would replace bytes that are no UTF-8, so
-// that a key would become another one.
+// decodeText decodes the next value. encoding/json would replace bytes that are no UTF-8, and
+// the escapes of half a character, so that a key would become another one.
 func decodeText(dec *json.Decoder, into any) error {
 	var text json.RawMessage
 	if err := dec.Decode(&text); err != nil {
 		return err
 	}
-	if !utf8.Valid(text) {
+	if !utf8.Valid(text) || hasUnpairedSurrogate(text) {
 		return errNoText
 	}
 	return json.Unmarshal(text, into)
+}
+
+// hasUnpairedSurrogate reports whether a valid JSON text has an escape such as \ud800, which
+// stands for half of a character, without its other half.
+func hasUnpairedSurrogate(text []byte) bool {
+	for {
+		i := bytes.IndexByte(text, '\\')
+		if i < 0 {
+			return false
+		}
+		text = text[i:]
+		if text[1] != 'u' {
+			text = text[2:]
+			continue
+		}
+		if r := escapedUnit(text); !utf16.IsSurrogate(r) {
+			text = text[6:]
+		} else if utf16.DecodeRune(r, escapedUnit(text[6:])) == utf8.RuneError {
+			return true
+		} else {
+			text = text[12:]
+		}
+	}
+}
+
+// escapedUnit returns the UTF-16 unit of the escape that a text begins with, or -1.
+func escapedUnit(text []byte) rune {
+	if len(text) < 6 || text[0] != '\\' || text[1] != 'u' {
+		return -1
+	}
+	n, err := strconv.ParseUint(string(text[2:6]), 16, 16)
+	if err != nil {
+		return -1
+	}
+	return rune(n)
 }
 
 func (r *exportReader) check(line *exportLine) error {

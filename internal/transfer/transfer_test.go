@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"context"
+	"encoding/json"
 	"iter"
 	"strings"
 	"testing"
@@ -87,6 +88,19 @@ func TestAfter(t *testing.T) {
 	for prefix, want := range map[string]string{"": "", "a": "b", "a\xff": "b", "\xff\xff": "", "a/": "a0"} {
 		if got := After(prefix); got != want {
 			t.Errorf("after %q comes %q, want %q", prefix, got, want)
+		}
+	}
+}
+
+// TestHalfCharacters: half of a surrogate pair would be read as another character.
+func TestHalfCharacters(t *testing.T) {
+	for text, whole := range map[string]bool{
+		`"\ud83d\ude00"`: true, `"\ufffd"`: true, `"\\ud800"`: true, `"\u0041\n\""`: true,
+		`"\ud800"`: false, `"\ude00\ud83d"`: false, `"\ud83d\n"`: false, `"\\\ud83dx"`: false, `"\ud83d\ud83d\ude00"`: false,
+	} {
+		var got string
+		if err := decodeText(json.NewDecoder(strings.NewReader(text)), &got); (err == nil) != whole {
+			t.Errorf("%s is read as %q, %v", text, got, err)
 		}
 	}
 }
