@@ -367,11 +367,15 @@ func (s *keyState) kv() KV {
 func (x *executor) put(m *keyMeta, c *Command, r *Result) error {
 	before := x.state(m)
 	value := c.Value
-	lease, err := x.leases.of(c, before, r)
-	if err != nil || r.Outcome != OK {
-		return err
+	absent := (c.KeepValue || c.KeepLease) && !before.exists
+	var lease uint64
+	if !absent || c.Lease != 0 { // a lease that is named is looked for first, as in etcd
+		var err error
+		if lease, err = x.leases.of(c, before, r); err != nil || r.Outcome != OK {
+			return err
+		}
 	}
-	if (c.KeepValue || c.KeepLease) && !before.exists {
+	if absent {
 		r.Refuse(KeyNotFound, "the key does not exist, so it has no value or lease to keep")
 		return nil
 	}

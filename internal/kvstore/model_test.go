@@ -206,12 +206,12 @@ func attributesText(a *Attributes) string {
 
 func (m *model) opPut(c *Command, old *KV) Result {
 	value := c.Value
-	leases, seq := maps.Clone(m.leases), m.seq
-	_, bound := m.leaseFor(c, old) // to see whether it is refused
-	m.leases, m.seq = leases, seq
+	if c.Lease != 0 {
+		if _, bound := m.leaseFor(c, old); bound.Outcome != OK {
+			return bound
+		}
+	}
 	switch {
-	case bound.Outcome != OK:
-		return bound
 	case (c.KeepLease || c.KeepValue) && old == nil:
 		return Result{Outcome: KeyNotFound, Detail: "-"}
 	case c.KeepValue:

@@ -120,6 +120,7 @@ var txnCases = []struct {
 	{"equal put", Txn{Then: []Command{{Op: OpPut, Key: []byte("a"), Value: []byte("x"), UnlessEqual: true}}}, OK, "", 3},
 	{"condition", Txn{Then: []Command{{Op: OpPut, Key: []byte("a"), Conditions: conditions(Condition{Kind: IfRevision, Revisions: []uint64{9}})}}}, PreconditionFailed, "then[0].put: a condition on the key does not hold", 3},
 	{"keep the value of an absent key", Txn{Then: []Command{{Op: OpPut, Key: []byte("z"), KeepValue: true}}}, KeyNotFound, "then[0].put: the key does not exist, so it has no value or lease to keep", 3},
+	{"keep the value of an absent key, for a time", Txn{Then: []Command{{Op: OpPut, Key: []byte("z"), KeepValue: true, TTLMillis: -1}}}, KeyNotFound, "then[0].put: the key does not exist, so it has no value or lease to keep", 3},
 	{"keep the value of an absent key, under an unknown lease", Txn{Then: []Command{{Op: OpPut, Key: []byte("z"), KeepValue: true, Lease: 8}}}, LeaseNotFound, "then[0].put: lease 8 does not exist", 3},
 	{"unknown lease", Txn{Then: []Command{{Op: OpPut, Key: []byte("z"), Lease: 8}}}, LeaseNotFound, "then[0].put: lease 8 does not exist", 3},
 	{"empty key", Txn{Then: []Command{put("", "")}}, Invalid, "then[0].put: the key is empty", 3},
