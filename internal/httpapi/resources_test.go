@@ -182,10 +182,18 @@ func TestRequestsWithoutMemory(t *testing.T) {
 		{"DELETE", "/v1/kv/big?return=previous", "", "*/*"},
 	}
 	for _, c := range all { // each waits for a while
-		go func() { answers <- f.do(c.method, c.target, c.body, "Accept: "+c.accept) }()
+		go func() {
+			var a *answer
+			defer func() { answers <- a }() // also if there was none
+			a = f.do(c.method, c.target, c.body, "Accept: "+c.accept)
+		}()
 	}
 	for range all {
-		(<-answers).problem(429, api.Overloaded, "--request-memory", "8388608", "nothing was done").wantHeader("Retry-After", "1")
+		a := <-answers
+		if a == nil {
+			t.Fatal("a request was not answered")
+		}
+		a.problem(429, api.Overloaded, "--request-memory", "8388608", "nothing was done").wantHeader("Retry-After", "1")
 	}
 	f.do("GET", "/small", "").wantBody(200, "v")
 	f.do("PUT", "/small", strings.Repeat("w", budget.Small)).want(204)

@@ -134,7 +134,6 @@ func TestDirectoryFromBeforeAnAcknowledgmentIsRefused(t *testing.T) {
 // A second process runs on a copy of a running member's directory. It ends, and
 // says why; the member and the cluster go on.
 func TestCloneOfARunningMemberIsRefused(t *testing.T) {
-	t.Parallel() // most of the time, it waits
 	ms := startCluster(t, 3, memoryEngine)
 	ms[0].put(t, "k", "v")
 	clone := ms[2].cfg

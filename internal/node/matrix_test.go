@@ -192,7 +192,6 @@ func (x *storeMatrix) wantRefusal(t *testing.T, name, what string, err error) {
 // TestCorruptionMatrixOfTheStore damages each file of the store. KVD_E2E=full takes ten
 // times as many places.
 func TestCorruptionMatrixOfTheStore(t *testing.T) {
-	t.Parallel() // with one that waits
 	begin := time.Now()
 	seed := uint64(begin.UnixNano())
 	t.Logf("seed %d", seed)

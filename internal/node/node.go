@@ -123,7 +123,7 @@ type Config struct {
 	// ScrubInterval is the time in which the store is read once in the background, to
 	// look for damage; 0 means never.
 	ScrubInterval time.Duration
-	// CacheBytes bounds the engine's block cache. 0 means its default.
+	// CacheBytes bounds the engine's block cache and memtables. 0 means its default.
 	CacheBytes int64
 	// HotBytes bounds the memory for the newest pairs of keys that are being read. 0
 	// means the default of package kvstore.

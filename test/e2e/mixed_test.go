@@ -229,7 +229,8 @@ func (r *mixedRun) change(what string, id uint64, method, body, made string) {
 // room.
 func (r *mixedRun) fillDisk() {
 	m, before := r.members[0], r.load.answered()
-	growDisk(r.t, r.disk, fmt.Sprint(usedBytes(r.t, r.disk)))
+	// A file may grow between the two.
+	eventually(r.t, "a disk without room", func() error { return resizeDisk(r.disk, fmt.Sprint(usedBytes(r.t, r.disk))) })
 	eventually(r.t, "the full disk is noticed, or the others go on", func() error {
 		if n := r.load.answered() - before; m.running() && n < 200 {
 			return fmt.Errorf("%d operations were answered meanwhile", n)

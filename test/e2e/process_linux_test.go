@@ -42,7 +42,12 @@ func mountDisk(t *testing.T, size string) (dir string, err error) {
 
 func growDisk(t *testing.T, dir, size string) {
 	t.Helper()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, "size="+size); err != nil {
+	if err := resizeDisk(dir, size); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// resizeDisk fails if more than the size is used.
+func resizeDisk(dir, size string) error {
+	return syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, "size="+size)
 }

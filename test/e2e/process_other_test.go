@@ -23,3 +23,5 @@ func smallDisk(t *testing.T, _ string) string {
 func mountDisk(*testing.T, string) (string, error) { return "", errors.ErrUnsupported }
 
 func growDisk(*testing.T, string, string) {}
+
+func resizeDisk(string, string) error { return nil }
