@@ -379,7 +379,3 @@ func positionOf(sm StateMachine) (index, term uint64, err error) {
 	index, term = v.Position()
 	return index, term, v.Close()
 }
-
-func refuseStore(dir string, format string, args ...any) error {
-	return &datadir.RefusedError{File: dir, Reason: fmt.Sprintf(format, args...), Remedy: datadir.RemoveAndReAdd}
-}
