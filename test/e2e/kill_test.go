@@ -110,6 +110,9 @@ func (r *killRun) judge(kills int) {
 	judgeLoad(t, r.cluster, r.load, history, nil)
 }
 
+// leastJudged is how many operations porcupine has to judge, or it proves nothing.
+const leastJudged = 100
+
 // judgeLoad has the history of a load judged, and returns the change of each revision.
 // seen has those that watches saw, in place of history that is compacted.
 func judgeLoad(t testing.TB, c *cluster, l *load, history []*operation, seen map[uint64]change) map[uint64]change {
@@ -133,7 +136,7 @@ func judgeLoad(t testing.TB, c *cluster, l *load, history []*operation, seen map
 		changes = w.changes
 	}
 	judgedHistory := l.judgedHistory()
-	if n := len(judgedHistory); n < 100 {
+	if n := len(judgedHistory); n < leastJudged {
 		t.Errorf("only %d operations for porcupine: that proves nothing", n)
 	}
 	if err := askPorcupine(t, judgedHistory); err != nil {

@@ -32,6 +32,7 @@ type load struct {
 	done    sync.WaitGroup
 	acked   atomic.Int64 // acknowledged writes
 	read    atomic.Int64 // answered reads
+	paced   atomic.Int64 // answered operations of paced clients
 }
 
 // worker is one client. Its fields belong to its goroutine until the load has
@@ -234,6 +235,9 @@ func (w *worker) take(m *member, o *operation, surprise error) {
 }
 
 func (w *worker) count(o *operation) {
+	if w.plain {
+		w.load.paced.Add(1)
+	}
 	switch {
 	case !o.kind.writes():
 		w.load.read.Add(1)

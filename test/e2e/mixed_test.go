@@ -86,7 +86,7 @@ func mixFaces(t *testing.T, nodes, least int) {
 		clients: 8, keys: 8, paced: 4, pacedKeys: 4, pace: 25 * time.Millisecond, faces: []face{native{}, r.etcd}, padding: 100,
 	})
 	faults := r.faults()
-	for n := 0; n < len(faults) || r.load.answered() < least; n++ {
+	for n := 0; n < len(faults) || r.load.answered() < least || r.load.paced.Load() < leastJudged; n++ {
 		f := faults[n%len(faults)]
 		r.load.await(t, 20+random.Int64N(int64(least)/50))
 		r.counts[f.name]++
