@@ -231,6 +231,9 @@ func (m *contractModel) runWrite(o *contractOp) (object, *failure) {
 		}
 		value = sum
 	case "put":
+		if o.lease != 0 && !m.leases[o.lease] {
+			return nil, refusal(404, "lease_not_found")
+		}
 		if (o.keepValue || o.keepLease) && !existed {
 			return nil, refusal(404, "key_not_found")
 		}
@@ -239,9 +242,6 @@ func (m *contractModel) runWrite(o *contractOp) (object, *failure) {
 		}
 		if !o.keepLease {
 			lease = o.lease
-		}
-		if o.lease != 0 && !m.leases[o.lease] {
-			return nil, refusal(404, "lease_not_found")
 		}
 	}
 	r := m.write(o.key, value, lease)
