@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // small are flags that make members release their log soon, so that a member
@@ -85,9 +86,8 @@ func TestSnapshotKilledWhileCatchingUp(t *testing.T) {
 	}
 }
 
-// ballastBytes is the size of a put for releaseLog. Up to 64 MiB of log are kept as long as
-// somebody may need the snapshot before them.
-const ballastBytes = 1 << 20
+// ballastBytes is the size of a put for releaseLog.
+const ballastBytes = 64 << 10
 
 // releaseLog sends puts that are refused, which are in the log and change nothing, until
 // no running member keeps the log that a member lacks that is down. How much of it they
@@ -104,7 +104,8 @@ func (c *cluster) releaseLog(t testing.TB, refused func()) {
 			return err
 		})
 	}
-	eventually(t, "the log is released", func() error {
+	// A member that went down while it caught up is waited for, for two minutes.
+	err := poll(3*time.Minute, func() error {
 		refused()
 		for _, m := range c.live() {
 			switch first, err := m.firstOfLog(); {
@@ -116,6 +117,9 @@ func (c *cluster) releaseLog(t testing.TB, refused func()) {
 		}
 		return nil
 	})
+	if err != nil {
+		t.Fatalf("the log is not released: %v", err)
+	}
 }
 
 // firstOfLog returns the index at which the log begins that a member can send to others.
