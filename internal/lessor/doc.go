@@ -33,6 +33,10 @@
 //	    expiry is on its way (Lease.Seq).
 //	T5  Time in which this process could not run is not time in which it would
 //	    have heard keep-alives: it does not count (stopwatch).
+//	T6  An answer knows every grant and every end that was committed before the
+//	    question: it is made up after the proof (TestEndSeenElsewhereFirst,
+//	    TestGrantSeenElsewhereFirst). What it promises counts from the question
+//	    (TestNoPromiseOfADeposedLeader).
 //
 // # Rejected
 //

@@ -313,12 +313,12 @@ func (l *Lessor) Serve(ctx context.Context, requests []Request) ([]Answer, error
 	return l.Confirm(r)
 }
 
-// Renewal is what Renew did, and may promise once it is proved that this node led in
+// Renewal is what Renew did. Confirm answers it once it is proved that this node led in
 // the term afterwards.
 type Renewal struct {
 	Term     uint64
+	at       time.Duration
 	requests []Request
-	answers  []Answer
 }
 
 // Renew moves the deadlines.
@@ -329,34 +329,30 @@ func (l *Lessor) Renew(requests []Request) (Renewal, error) {
 	if o.term == 0 || o.loading {
 		return Renewal{}, ErrNotLeader
 	}
-	now, answers := l.nowLocked(), make([]Answer, len(requests))
-	for i, r := range requests {
-		e := o.leases[r.ID]
-		if e != nil && r.Renew && !e.ending && e.TTL > 0 {
+	now := l.nowLocked()
+	for _, r := range requests {
+		if e := o.leases[r.ID]; e != nil && r.Renew && !e.ending && e.TTL > 0 {
 			e.deadline = now + e.TTL
 			heap.Fix(&o.due, e.place)
 		}
-		answers[i] = e.answer(r, now)
 	}
-	return Renewal{Term: o.term, requests: requests, answers: answers}, nil
+	return Renewal{Term: o.term, at: now, requests: requests}, nil
 }
 
-// Confirm returns the answers after the proof. It corrects those about leases that were
-// unknown or ending before it. A lease that another node saw granted may not have been applied here; the
-// proof made up for that, and such a lease has its full TTL from now on.
+// Confirm returns the answers after the proof, which has brought this node every grant
+// and every end that was committed before the questions (T6). A lease that was granted on
+// the way has its full TTL.
 func (l *Lessor) Confirm(r Renewal) ([]Answer, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.mu.office.term != r.Term {
+	if l.mu.office.term != r.Term || l.mu.office.loading {
 		return nil, ErrNotLeader
 	}
-	now := l.nowLocked()
+	answers := make([]Answer, len(r.requests))
 	for i, q := range r.requests {
-		if r.answers[i].State != Alive {
-			r.answers[i] = l.mu.office.leases[q.ID].answer(q, now)
-		}
+		answers[i] = l.mu.office.leases[q.ID].answer(q, r.at)
 	}
-	return r.answers, nil
+	return answers, nil
 }
 
 // SortByDeadline sorts leases by when they end, if this node leads. Leases that it does not
@@ -385,7 +381,10 @@ func (l *Lessor) SortByDeadline(ids []uint64) {
 	}
 }
 
-func (e *entry) answer(r Request, now time.Duration) Answer {
+// answer answers a question that was asked at a time. A deadline may have moved since, for
+// somebody who gets no answer because a successor is in office; that one gives the full TTL
+// counted from after the question, and so no more is promised.
+func (e *entry) answer(r Request, at time.Duration) Answer {
 	switch {
 	case e == nil:
 		return Answer{}
@@ -394,7 +393,7 @@ func (e *entry) answer(r Request, now time.Duration) Answer {
 	case e.ending && r.Renew:
 		return Answer{State: Ending, TTL: e.TTL}
 	}
-	return Answer{State: Alive, TTL: e.TTL, Remaining: max(e.deadline-now, 0)}
+	return Answer{State: Alive, TTL: e.TTL, Remaining: min(max(e.deadline-at, 0), e.TTL)}
 }
 
 // Expiry is what one proposal ends: leases whose grants have a Seq up to AsOf.

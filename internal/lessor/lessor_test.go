@@ -404,6 +404,51 @@ func TestGrantSeenElsewhereFirst(t *testing.T) {
 	})
 }
 
+// TestEndSeenElsewhereFirst: somebody may have read elsewhere that the keys of a lease are
+// gone, before the leader has applied the end. The proof waits until it has.
+func TestEndSeenElsewhereFirst(t *testing.T) {
+	for _, renew := range []bool{false, true} {
+		in(t, 1, func(t *testing.T, w *world) {
+			w.elect(0)
+			w.grant(1, 10*time.Second)
+			w.nodes[0].set(hooks{prove: func() { w.revoke(1) }})
+			if a, err := w.nodes[0].ask(t, Request{ID: 1, Renew: renew}); err != nil || a != (Answer{}) {
+				t.Fatalf("renew %v: a lease that ended before the proof: %+v, %v", renew, a, err)
+			}
+		})
+	}
+}
+
+// TestNoPromiseOfADeposedLeader: after a leader has proved itself for one question, and
+// before it answers, a successor takes office; to renew the lease here then is worth nothing.
+func TestNoPromiseOfADeposedLeader(t *testing.T) {
+	in(t, 2, func(t *testing.T, w *world) {
+		n := w.nodes[0]
+		w.elect(0)
+		w.grant(1, 10*time.Second)
+		time.Sleep(5 * time.Second)
+		asked := w.now()
+		r, err := n.Renew([]Request{{ID: 1}})
+		if err != nil || n.Prove(t.Context(), r.Term) != nil {
+			t.Fatal("the leader cannot prove itself", err)
+		}
+		w.locked(func() { n.deaf = true })
+		w.elect(1)
+		time.Sleep(time.Second)
+		if _, err := n.Renew([]Request{{ID: 1, Renew: true}}); err != nil {
+			t.Fatal(err)
+		}
+		answers, err := n.Confirm(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if at, ok := w.endedAt(1); !ok || asked+answers[0].Remaining > at {
+			t.Fatalf("the lease ended at %v (%v); %v were promised at %v", at, ok, answers[0].Remaining, asked)
+		}
+	})
+}
+
 // TestNoExtensionAfterExpiry: the proposals get lost for a while, but any of them may
 // still be on its way (T3).
 func TestNoExtensionAfterExpiry(t *testing.T) {
