@@ -65,6 +65,9 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	if resp, err = handle(ctx, req); err == nil && unsettled(ctx) {
 		err = errUnsettled
 	}
+	if err == nil && c.again {
+		err = c.required(ctx, s.judge, req)
+	}
 	if err != nil {
 		return nil, s.finalError(ctx, err)
 	}

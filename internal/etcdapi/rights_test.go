@@ -23,6 +23,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/kvd-io/kvd/internal/etcdapi"
 	"github.com/kvd-io/kvd/internal/etcdapi/etcdtest"
@@ -536,5 +537,57 @@ func TestQueuedWritesOfARevokedUser(t *testing.T) {
 			t.Fatalf("after %d rounds no write was refused where it was applied on %d nodes", most, len(nodes)-done)
 		}
 		change(t, rest[0], &rights.Change{PutRole: &role})
+	}
+}
+
+// laggard is a replicator that learns something with the next barrier.
+type laggard struct {
+	etcdapi.Replicator
+	late func()
+}
+
+func (l *laggard) Barrier(ctx context.Context, note etcdapi.NoteStage) error {
+	if late := l.late; late != nil {
+		l.late = nil
+		late()
+	}
+	return l.Replicator.Barrier(ctx, note)
+}
+
+// TestReadBehindARevocation: a node that learns only while a read waits to be linearizable
+// that its caller's token was revoked, or that rights were enabled, answers by the rights
+// that came with the data.
+func TestReadBehindARevocation(t *testing.T) {
+	l := new(laggard)
+	n, c := alone(t, &etcdtest.Config{Tick: 100 * time.Millisecond, Options: func(o *etcdapi.Options) { l.Replicator, o.Replicator = o.Replicator, l }})
+	addUser(t.Context(), t, c, "root")
+	change(t, n, &rights.Change{PutRole: &rights.Role{Name: rights.Anonymous}})
+	for method, request := range map[string]proto.Message{
+		"KV/Range":              &pb.RangeRequest{Key: []byte("a")},
+		"KV/Txn":                &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte("a")}}}}},
+		"Lease/LeaseTimeToLive": &pb.LeaseTimeToLiveRequest{ID: bound(t, n, turns.Add(1)), Keys: true},
+		"Cluster/MemberList":    &pb.MemberListRequest{Linearizable: true},
+		"Auth/UserGet":          &pb.AuthUserGetRequest{Name: "root"},
+		"Auth/UserList":         new(pb.AuthUserListRequest),
+		"Auth/RoleGet":          &pb.AuthRoleGetRequest{Role: "root"},
+		"Auth/RoleList":         new(pb.AuthRoleListRequest),
+	} {
+		call := func(ctx context.Context) error {
+			_, err := n.Calls.Call(ctx, "/etcdserverpb."+method, func(m any) error {
+				proto.Merge(m.(proto.Message), request)
+				return nil
+			})
+			return err
+		}
+		if method != "Cluster/MemberList" { // which is for everybody with a role
+			l.late = func() { change(t, n, &rights.Change{Enable: true}) }
+			refused(t, method+" behind rights", call(t.Context()), rpctypes.ErrGRPCUserEmpty)
+			change(t, n, &rights.Change{Disable: true})
+		}
+		change(t, n, &rights.Change{Enable: true})
+		id, secret := tokenFor(t, n, "root", time.Time{})
+		l.late = func() { change(t, n, &rights.Change{DeleteToken: id}) }
+		refused(t, method+" behind a revocation", call(withToken(t.Context(), secret)), rpctypes.ErrGRPCInvalidAuthToken)
+		change(t, n, &rights.Change{Disable: true})
 	}
 }

@@ -260,6 +260,7 @@ func (s *Server) addCall(service, method string, c *call) {
 	name := "/" + service + "/" + method
 	c.metrics = s.opts.Metrics.of(service, method, c.kind)
 	c.waits, c.required, c.administrative = waitsLong[method], required[name], administrative(name)
+	c.again = readBehindBarrier[method]
 	s.calls[name] = c
 }
 
@@ -329,7 +330,13 @@ type call struct {
 	administrative bool
 	// required judges who calls; nil takes the role root.
 	required requirement
+	// again has it judge once more before the answer: what that has may be newer than the
+	// rights by which the call was let in.
+	again bool
 }
+
+// readBehindBarrier are the methods whose services do not judge again what they have read.
+var readBehindBarrier = map[string]bool{"MemberList": true, "UserGet": true, "UserList": true, "RoleGet": true, "RoleList": true}
 
 // waitsLong are the methods of one answer that may wait for another client.
 var waitsLong = map[string]bool{"Lock": true, "Campaign": true}

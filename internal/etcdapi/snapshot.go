@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/kvd-io/kvd/internal/padded"
+	"github.com/kvd-io/kvd/internal/rights"
 )
 
 const (
@@ -27,7 +28,7 @@ func (s *maintenanceService) Snapshot(_ *pb.SnapshotRequest, stream pb.Maintenan
 	}
 	defer s.snapshots.Leave()
 	ctx := stream.Context()
-	out := &snapshotStream{ctx: ctx, stream: stream, sum: sha256.New()}
+	out := &snapshotStream{Server: s.Server, ctx: ctx, stream: stream, sum: sha256.New()}
 	buffered := bufio.NewWriterSize(out, snapshotBlob)
 	if err := s.opts.Inspector.Snapshot(ctx, buffered); err != nil {
 		return err
@@ -43,6 +44,7 @@ func (s *maintenanceService) Snapshot(_ *pb.SnapshotRequest, stream pb.Maintenan
 
 // snapshotStream sends what is written to it. The goroutine of the call owns it.
 type snapshotStream struct {
+	*Server
 	ctx    context.Context //nolint:containedctx // it lives as long as the call
 	stream pb.Maintenance_SnapshotServer
 	sum    hash.Hash
@@ -52,6 +54,11 @@ type snapshotStream struct {
 // Write implements io.Writer. gRPC may keep a message after Send, so each has its own
 // bytes.
 func (o *snapshotStream) Write(p []byte) (int, error) {
+	if o.sent == 0 { // what the snapshot has may be newer than the rights at the beginning
+		if err := o.allow(o.ctx, rights.Need{Capability: rights.Backup}); err != nil {
+			return 0, err
+		}
+	}
 	for rest := p; len(rest) > 0; {
 		if err := o.ctx.Err(); err != nil {
 			return 0, err

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"net/http"
 	"strconv"
 
@@ -53,16 +54,10 @@ func normalizeURLs(where string, urls *[]string) error {
 }
 
 func (s *Server) listMembers(x *exchange) error {
-	ctx, cancel, err := x.context()
-	if err != nil {
-		return err
-	}
-	defer cancel()
-	members, err := s.opts.Members.Members(ctx)
-	if err != nil {
-		return err
-	}
-	return x.writeJSON(http.StatusOK, memberList{s.opts.Health.ClusterID(), members})
+	return report(x, func(ctx context.Context) (memberList, error) {
+		members, err := s.opts.Members.Members(ctx)
+		return memberList{s.opts.Health.ClusterID(), members}, err
+	})
 }
 
 // addMember answers POST /v1/members.
@@ -213,28 +208,20 @@ func (s *Server) transferLeader(x *exchange) error {
 	return nil
 }
 
-func (s *Server) getStatus(x *exchange) error {
-	ctx, cancel, err := x.context()
-	if err != nil {
-		return err
-	}
-	defer cancel()
-	st, err := s.opts.Inspector.Status(ctx)
-	if err != nil {
-		return err
-	}
-	return x.writeJSON(http.StatusOK, st)
-}
+func (s *Server) getStatus(x *exchange) error { return report(x, s.opts.Inspector.Status) }
 
-func (s *Server) getCluster(x *exchange) error {
+func (s *Server) getCluster(x *exchange) error { return report(x, s.opts.Inspector.ClusterStatus) }
+
+// report answers with what a function finds out within the timeout of the request.
+func report[T any](x *exchange, find func(context.Context) (T, error)) error {
 	ctx, cancel, err := x.context()
 	if err != nil {
 		return err
 	}
 	defer cancel()
-	st, err := s.opts.Inspector.ClusterStatus(ctx)
+	found, err := find(ctx)
 	if err != nil {
 		return err
 	}
-	return x.writeJSON(http.StatusOK, st)
+	return x.writeJSON(http.StatusOK, found)
 }

@@ -151,7 +151,7 @@ func listLeases(s *Server, x *exchange) error {
 		return err
 	}
 	leases, err := s.opts.Leases.Leases(after, limit)
-	if err != nil {
+	if err := x.visit.After(err); err != nil {
 		return err
 	}
 	var next []byte
@@ -217,6 +217,9 @@ func getLease(s *Server, x *exchange) error {
 		return err
 	}
 	l, err := s.opts.Leases.Lease(id)
+	if err := x.visit.Again(); err != nil {
+		return err
+	}
 	if errors.Is(err, kvstore.ErrLeaseNotFound) {
 		return leaseGone(id)
 	}

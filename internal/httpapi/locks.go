@@ -331,7 +331,7 @@ func listLocks(s *Server, x *exchange) error {
 		return err
 	}
 	locks, next, err := s.opts.Locks.Locks(from, limit)
-	if err != nil {
+	if err := x.visit.After(err); err != nil {
 		return err
 	}
 	// Others are left out, as in the list of leases.

@@ -52,6 +52,9 @@ func (s *Server) getSettings(x *exchange) error {
 		return err
 	}
 	settings := s.opts.Store.Settings()
+	if err := x.visit.Again(); err != nil {
+		return err
+	}
 	x.setRevision(s.opts.Store.Revision())
 	x.set("Etag", param.ETag(settings.Tag()))
 	switch judgeRead(conds, settings.Tag()) {
@@ -122,8 +125,7 @@ func (s *Server) getSnapshot(x *exchange) error {
 	defer cancel()
 	out := &snapshotWriter{x: x, start: time.Now()}
 	if x.r.Method == http.MethodHead {
-		out.writeHeader() // without producing a snapshot for nobody
-		return nil
+		return out.begin() // without producing a snapshot for nobody
 	}
 	if err := s.opts.Inspector.Snapshot(ctx, out); err != nil {
 		return fmt.Errorf("stream snapshot: %w", err)
@@ -155,7 +157,9 @@ type snapshotWriter struct {
 
 func (w *snapshotWriter) Write(p []byte) (int, error) {
 	if !w.begun {
-		w.writeHeader()
+		if err := w.begin(); err != nil {
+			return 0, err
+		}
 	}
 	at := time.Now().Add(writeGrace)
 	if end := w.start.Add(writeGrace + pace.TransferTime(w.x.out+int64(len(p)))); end.Before(at) {
@@ -165,7 +169,11 @@ func (w *snapshotWriter) Write(p []byte) (int, error) {
 	return w.x.Write(p)
 }
 
-func (w *snapshotWriter) writeHeader() {
+// begin sends the header, if the caller may still have what was read.
+func (w *snapshotWriter) begin() error {
+	if err := w.x.visit.Again(); err != nil {
+		return err
+	}
 	w.begun = true
 	w.x.held.leave()
 	h := w.x.Header()
@@ -174,6 +182,7 @@ func (w *snapshotWriter) writeHeader() {
 	h["Content-Disposition"] = []string{`attachment; filename="kvd.snapshot"`}
 	w.x.setCluster()
 	w.x.WriteHeader(http.StatusOK)
+	return nil
 }
 
 func (s *Server) getVersion(x *exchange) error {

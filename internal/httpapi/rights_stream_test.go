@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -118,6 +119,46 @@ func TestReadBehindARevocation(t *testing.T) {
 		}
 		if got.status != 403 && !strings.Contains(text, string(api.PermissionDenied)) || strings.Contains(text, "c2VjcmV0") || strings.Contains(text, `"value"`) || strings.Contains(text, "holder") {
 			t.Errorf("%s %s %s: %d %s", c.method, c.target, c.body, got.status, text)
+		}
+	}
+}
+
+// TestAnswerBehindARevocation: the same for what needs no right to keys. The node learns that
+// a token was revoked, that a role was deleted, or that rights were enabled at all.
+func TestAnswerBehindARevocation(t *testing.T) {
+	revoked := rights.Change{DeleteToken: "of ann"}
+	for _, c := range []struct {
+		method, target string
+		change         rights.Change
+		code           api.Code
+	}{
+		{"GET", "/v1/leases", revoked, api.Unauthenticated},
+		{"GET", "/v1/leases/9", revoked, api.Unauthenticated},
+		{"GET", "/v1/locks", revoked, api.Unauthenticated},
+		{"GET", "/v1/settings", revoked, api.Unauthenticated},
+		{"GET", "/v1/users/ann", revoked, api.Unauthenticated},
+		{"GET", "/v1/auth/whoami", revoked, api.Unauthenticated},
+		{"GET", "/v1/snapshot", rights.Change{DeleteRole: "of bob"}, api.PermissionDenied},
+		{"HEAD", "/v1/snapshot", rights.Change{DeleteRole: "of bob"}, api.PermissionDenied},
+		{"GET", "/v1/snapshot", rights.Change{Enable: true}, api.Unauthenticated},
+	} {
+		f, by := newJudged(t)
+		f.health.snapshot = func(w io.Writer) error { _, err := io.WriteString(w, "secret"); return err }
+		f.bindLeases()
+		if c.target == "/v1/snapshot" {
+			by = "Authorization: Bearer " + f.secret("bob", rights.Role{Capabilities: []rights.Capability{rights.Backup}}, time.Time{})
+		}
+		f.do(c.method, c.target, "", by).want(200)
+		if c.change.Enable {
+			f.change(rights.Change{PutRole: &rights.Role{Name: rights.Anonymous}}) // who may do something, but not that
+			f.change(rights.Change{Disable: true})
+		}
+		f.node.mu.Lock()
+		f.node.late = func() { f.change(c.change) }
+		f.node.mu.Unlock()
+		got := f.do(c.method, c.target, "", by)
+		if want := map[api.Code]int{api.Unauthenticated: 401, api.PermissionDenied: 403}[c.code]; got.status != want || strings.Contains(got.body, "secret") {
+			t.Errorf("%s %s behind %+v: %d %s", c.method, c.target, c.change, got.status, got.body)
 		}
 	}
 }

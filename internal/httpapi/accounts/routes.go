@@ -120,7 +120,7 @@ func atField(path, format string, args ...any) *api.Error {
 	return e
 }
 
-// read returns the tables to answer from.
+// read returns the tables to answer from, if the caller's credentials are still valid in them.
 func (r *Request) read() (*rights.Tables, error) {
 	if err := r.Fresh(); err != nil {
 		return nil, err
@@ -129,7 +129,7 @@ func (r *Request) read() (*rights.Tables, error) {
 	if t == nil {
 		return nil, api.Errorf(api.Starting, "this node does not know the users yet; try again soon or use another node")
 	}
-	return t, nil
+	return t, r.Gate.Still(r.Caller)
 }
 
 // mayAdminister returns nil if the caller has the capability auth.

@@ -10,7 +10,8 @@
 //	    is a second lock: a handler that forgets to ask fails, and shows nothing.
 //	O3  What was read is judged once more before it is sent (Again). A node may be behind
 //	    when a request arrives, and catch up for it: the data may then be newer than the
-//	    rights by which the request was let in (TestReadBehindARevocation).
+//	    rights by which the request was let in (TestReadBehindARevocation,
+//	    TestAnswerBehindARevocation).
 package door
 
 import (
@@ -95,6 +96,7 @@ func (v *Visit) Admit(r *http.Request, who Audience) (*http.Request, error) {
 }
 
 func (v *Visit) admit(r *http.Request, who Audience) (*http.Request, error) {
+	v.need.Capability = who.capability // Again judges it even if rights are disabled so far
 	if who.kind == open || !v.Gate.Enabled() {
 		v.Caller = access.Caller{Proof: access.Off, Address: r.RemoteAddr}
 		if v.Gate.Enabled() {
@@ -119,10 +121,8 @@ func (v *Visit) admit(r *http.Request, who Audience) (*http.Request, error) {
 	switch who.kind {
 	case judged:
 		return r, nil
-	case user:
-		return r, v.Need(rights.Need{})
-	case capable:
-		return r, v.Need(rights.Need{Capability: who.capability})
+	case user, capable:
+		return r, v.Again()
 	}
 	return r, v.Settle(v.Gate.CheckRoot(&v.Caller))
 }
