@@ -207,7 +207,7 @@ func (m *member) change(ctx context.Context, c roster.Change) (roster.Member, er
 			return m.repeated(ctx, once)
 		}
 		if err == nil {
-			m.awaitChange(ctx, c, changed)
+			_ = m.replica.Barrier(ctx) // it is made, even if it is not seen here in time
 			return changed, nil
 		}
 		if !errors.Is(err, raftnode.ErrNotLeader) && !errors.Is(err, raftnode.ErrNoLeader) {
@@ -219,40 +219,6 @@ func (m *member) change(ctx context.Context, c roster.Change) (roster.Member, er
 	}
 }
 
-// awaitChange waits until a change that was made is visible here as well. It is made, even
-// if that takes too long.
-//
-// The picture of the membership comes from the node loop, which learns of the change a
-// moment after the barrier has passed: without the wait, a list of members that follows
-// the removal of one might still have it.
-func (m *member) awaitChange(ctx context.Context, c roster.Change, changed roster.Member) {
-	if m.replica.Barrier(ctx) != nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, changePause)
-	defer cancel()
-	for !m.shows(c, changed) && pause(ctx, time.Millisecond) == nil {
-	}
-}
-
-// shows reports whether the picture of the membership has a change.
-func (m *member) shows(c roster.Change, changed roster.Member) bool {
-	now, exists := m.replica.Membership().Member(changed.ID)
-	switch c.Kind {
-	case roster.AddMember:
-		return exists
-	case roster.RemoveMember:
-		_, exists = m.replica.Membership().Member(c.Member.ID)
-		return !exists
-	case roster.PromoteMember:
-		return !exists || !now.Learner
-	case roster.UpdateMember:
-		return !exists || (c.Member.PeerURLs == nil || slices.Equal(now.PeerURLs, c.Member.PeerURLs)) &&
-			(c.Member.ClientURLs == nil || slices.Equal(now.ClientURLs, c.Member.ClientURLs))
-	}
-	return true
-}
-
 // repeated returns the member that the first request with the key has added or changed.
 // It is answered as it is now, or, if it was removed since, as the request has it.
 func (m *member) repeated(ctx context.Context, once *api.Once) (roster.Member, error) {
@@ -261,12 +227,8 @@ func (m *member) repeated(ctx context.Context, once *api.Once) (roster.Member, e
 	}
 	ms := m.replica.Membership()
 	made, ok := ms.MadeBy(once.Key)
-	for !ok { // the picture is a moment behind the barrier, as in awaitChange
-		if pause(ctx, time.Millisecond) != nil { // many changes were made meanwhile
-			return roster.Member{}, api.Errorf(api.MemberExists, "the change was made, but is no longer remembered; see GET /v1/members")
-		}
-		ms = m.replica.Membership()
-		made, ok = ms.MadeBy(once.Key)
+	if !ok { // many changes were made meanwhile
+		return roster.Member{}, api.Errorf(api.MemberExists, "the change was made, but is no longer remembered; see GET /v1/members")
 	}
 	once.Replayed = true
 	changed, ok := ms.Member(made.Member)

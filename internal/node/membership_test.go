@@ -196,7 +196,7 @@ func errorCode(err error) api.Code {
 }
 
 // A change that is sent to three members at once is made once, and each gives its answer:
-// a member may have applied it, and not have it in its picture yet.
+// who has waited for what is applied knows the members as of that.
 func TestRepeatedChangeElsewhere(t *testing.T) {
 	members := startCluster(t, 3, nil)
 	for n := range 60 {

@@ -197,6 +197,5 @@ func (a *applier) load(index, term uint64) error {
 		return err
 	}
 	a.index = index
-	a.roster.Membership()
 	return nil
 }

@@ -5,9 +5,12 @@ import (
 	"encoding/binary"
 	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/roster"
 )
@@ -17,7 +20,6 @@ func testApplier(t *testing.T) (*applier, *machine) {
 	m.violation = t.Errorf
 	m.observe = func(*Entry, uint64) {}
 	r := roster.New(simCluster, []roster.Member{simMember(1), simMember(2)})
-	r.Membership()
 	return &applier{self: 1, sm: m, roster: r, index: InitialIndex}, m
 }
 
@@ -72,6 +74,34 @@ func TestApplierAnswers(t *testing.T) {
 	if out, err = a.apply([]applyWork{{entries: []*raftpb.Entry{committedEntry(7, nil)}}}); err != nil || out.membership != nil {
 		t.Errorf("an empty entry changes the membership: %v %v", out.membership, err)
 	}
+}
+
+// TestMembersAreAsOfTheBarrier: when a read that waits for an index is answered, the members
+// are known as of that index, although the node loop has not heard of a change yet.
+func TestMembersAreAsOfTheBarrier(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := testApplier(t)
+		members := new(atomic.Pointer[roster.Membership])
+		l := &applyLoop{
+			lg: zap.NewNop(), applier: a, events: newMailbox[event](), waiters: new(indexWaiters), members: members,
+			snapshots: new(snapshotter), refused: &refusedStarts{lg: zap.NewNop()},
+		}
+		read := &readRequest{done: make(chan error)} // the answer waits until it is taken
+		l.waiters.wait(readRound{index: 3, requests: []*readRequest{read}})
+		change := roster.Change{Kind: roster.AddMember, Member: roster.Member{ID: 3, PeerURLs: []string{"http://x:1"}}}
+		start := committedEntry(2, roster.EncodeStart(&roster.Start{Member: 1, Nonce: "dir", Boot: "boot", Version: 1}))
+		cc := confChangeEntry(t, 3, change.ConfChange(roster.EncodeChange(roster.BatchID{Member: 1, Incarnation: 2, Sequence: 1}, &change)))
+		go func() {
+			if err := l.turn([]applyWork{{entries: []*raftpb.Entry{start, cc}}}); err != nil {
+				t.Error(err)
+			}
+		}()
+		synctest.Wait()
+		if ms := members.Load(); ms == nil || len(ms.Members) != 3 {
+			t.Errorf("the read is answered with the members %+v", ms)
+		}
+		<-read.done
+	})
 }
 
 // TestApplierStopsAtWhatItCannotRead: an entry that cannot be decoded stops

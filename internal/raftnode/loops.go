@@ -163,6 +163,7 @@ type applyLoop struct {
 	applier   *applier
 	events    *mailbox[event]
 	waiters   *indexWaiters
+	members   *atomic.Pointer[roster.Membership] // as of what is applied
 	snapshots *snapshotter
 	refused   *refusedStarts
 
@@ -235,8 +236,12 @@ func (l *applyLoop) turn(work []applyWork) error {
 	return nil
 }
 
-// report tells everybody how far the state machine has come.
+// report tells everybody how far the state machine has come. The members come first: who
+// has waited for an index reads them as of it, or later (TestMembersAreAsOfTheBarrier).
 func (l *applyLoop) report(out *appliedWork) {
+	if out.membership != nil || out.restored != nil {
+		l.members.Store(l.applier.roster.Membership())
+	}
 	l.waiters.advance(out.index)
 	l.refused.note(out.starts)
 	l.events.put(event{applied: out})

@@ -101,7 +101,8 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 	if len(initial.Members) == 0 { // joining: what the leader sends must be answered
 		initial = &roster.Membership{ClusterID: cfg.ClusterID, Members: cfg.Known}
 	}
-	r.follow(initial)
+	r.membership.Store(initial)
+	r.connector.tell(initial)
 	return r, nil
 }
 
@@ -157,8 +158,8 @@ func (r *Replica) connectLoops() {
 	r.refused.lg = r.lg
 	r.applies = &applyLoop{
 		lg: r.lg,
-		sm: r.cfg.StateMachine, applier: r.applier, events: r.events, waiters: &r.waiters, snapshots: r.snapshots,
-		refused: &r.refused, work: newMailbox[applyWork](),
+		sm: r.cfg.StateMachine, applier: r.applier, events: r.events, waiters: &r.waiters, members: &r.membership,
+		snapshots: r.snapshots, refused: &r.refused, work: newMailbox[applyWork](),
 	}
 	r.appends = &appendLoop{
 		self: r.cfg.ID, lg: r.lg, disk: r.disk, writes: observedDisk{r.disk, r.cfg.Observer}, log: r.log,
@@ -354,7 +355,6 @@ func (a *applier) begin(cfg *Config, s *raftpb.Snapshot) error {
 		return err
 	}
 	a.roster = roster.New(data.ClusterID, data.Members)
-	a.roster.Membership()
 	a.index = InitialIndex
 	err = cfg.StateMachine.Apply([]Entry{{Index: InitialIndex, Term: initialTerm, Records: a.roster.Records()}})
 	if err != nil {

@@ -66,12 +66,13 @@ type Replica struct {
 	connector   *connector
 	monitor     *peers.LeaderMonitor
 
+	membership atomic.Pointer[roster.Membership] // published by the apply loop
+
 	// What the node loop publishes.
-	membership atomic.Pointer[roster.Membership]
-	position   atomic.Pointer[Position]
-	fresh      recency
-	opened     time.Time
-	ticked     moment // the loop's last tick
+	position atomic.Pointer[Position]
+	fresh    recency
+	opened   time.Time
+	ticked   moment // the loop's last tick
 
 	refused     refusedStarts
 	waiters     indexWaiters  // reads that wait for the applied index
@@ -315,19 +316,13 @@ func (r *Replica) dispatch() error {
 		r.waiters.wait(round)
 	}
 	if out.membership != nil {
-		r.follow(out.membership)
+		r.connector.tell(out.membership)
 	}
 	if out.campaignIn != 0 {
 		r.campaign.Reset(out.campaignIn)
 	}
 	r.publish()
 	return out.fatal
-}
-
-// follow publishes a membership and makes the connections follow it.
-func (r *Replica) follow(m *roster.Membership) {
-	r.membership.Store(m)
-	r.connector.tell(m)
 }
 
 // publish makes the core's view visible to other goroutines.

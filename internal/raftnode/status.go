@@ -14,7 +14,8 @@ import (
 // Applied returns the index of the last entry in the state machine.
 func (r *Replica) Applied() uint64 { return r.waiters.index() }
 
-// Membership returns the newest picture of the members.
+// Membership returns the members as of the applied index. After a Barrier it has every change
+// that was answered before.
 func (r *Replica) Membership() *roster.Membership { return r.membership.Load() }
 
 // Position returns what the replica last knew about term, leader and commit
