@@ -124,8 +124,8 @@ func (e *Environment) AskSecret(prompt string) (string, error) {
 	return string(b), err
 }
 
-// maxSecretFile bounds the file of a password.
-const maxSecretFile = 4 << 10
+// maxSecretBytes bounds a secret in a file. The longest is a JSON Web Token.
+const maxSecretBytes = 8 << 10
 
 // ReadSecret returns the first line of a file, or of standard input for -.
 func (e *Environment) ReadSecret(file string) (string, error) {
@@ -138,13 +138,16 @@ func (e *Environment) ReadSecret(file string) (string, error) {
 		defer f.Close()
 		from = f
 	}
-	text, err := io.ReadAll(io.LimitReader(from, maxSecretFile))
+	text, err := io.ReadAll(io.LimitReader(from, maxSecretBytes+int64(len("\r\n"))))
 	if err != nil {
 		return "", err
 	}
 	line, _, _ := strings.Cut(string(text), "\n")
-	if line = strings.TrimSuffix(line, "\r"); line == "" {
+	switch line = strings.TrimSuffix(line, "\r"); {
+	case line == "":
 		return "", usagef("the first line of %s is empty; it must have the secret", file)
+	case len(line) > maxSecretBytes:
+		return "", usagef("the first line of %s is longer than %d bytes; it must have only the secret", file, maxSecretBytes)
 	}
 	return line, nil
 }
@@ -191,6 +194,9 @@ func OpenLogins(environ []string) (*Logins, error) {
 	}
 	if err := json.Unmarshal(text, &l.by); err != nil {
 		return nil, fmt.Errorf("%s: %w; remove it and log in again", l.path, err)
+	}
+	if l.by == nil { // the file has null
+		l.by = make(map[string]SavedLogin)
 	}
 	return l, nil
 }
