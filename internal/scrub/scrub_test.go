@@ -77,7 +77,13 @@ const week = 7 * 24 * time.Hour
 // running runs a scrubber in the bubble until stop.
 func running(t *testing.T, f *fakeStore, path string) (s *Scrubber, stop func() error) {
 	t.Helper()
-	s = New(f, path, week)
+	return runningEvery(t, f, path, week)
+}
+
+// runningEvery is running with another interval.
+func runningEvery(t *testing.T, f *fakeStore, path string, interval time.Duration) (s *Scrubber, stop func() error) {
+	t.Helper()
+	s = New(f, path, interval)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()

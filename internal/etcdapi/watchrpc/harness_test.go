@@ -45,6 +45,14 @@ type fixture struct {
 
 func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 	t.Helper()
+	f := newUnserved(t, change...)
+	f.serve()
+	return f
+}
+
+// newUnserved returns a fixture without the gRPC server.
+func newUnserved(t testing.TB, change ...func(*Options)) *fixture {
+	t.Helper()
 	f := &fixture{t: t, hub: watch.New(watch.Options{MaxWatches: 200}), connections: connections{TransportCredentials: insecure.NewCredentials()}}
 	store, err := kvstore.Open(engine.NewMemory(), kvstore.Options{Observer: f.hub})
 	if err != nil {
@@ -64,7 +72,6 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 		c(&o)
 	}
 	f.server = New(o)
-	f.serve()
 	return f
 }
 
