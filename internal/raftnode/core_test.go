@@ -641,6 +641,34 @@ func TestRemovedMembersAreNotHeard(t *testing.T) {
 	}
 }
 
+// TestRemovedMemberStaysForAWhile: a member that was removed still votes for three election
+// timeouts, and ends.
+func TestRemovedMemberStaysForAWhile(t *testing.T) {
+	g := following(t)
+	m := *g.core.membership
+	m.Removed = map[uint64]bool{1: true}
+	g.core.setMembership(&m)
+	for tick := 1; tick <= removalTimeouts*simElection; tick++ {
+		if err := g.core.takeEffects().fatal; err != nil {
+			t.Fatalf("%v before tick %d", err, tick)
+		}
+		g.core.tick()
+	}
+	if err := g.core.takeEffects().fatal; !errors.Is(err, ErrRemoved) {
+		t.Errorf("it ends with %v", err)
+	}
+}
+
+// TestMatchesAreTheLeaders: how far others are is known to the leader alone.
+func TestMatchesAreTheLeaders(t *testing.T) {
+	if m := lone(t, nil).core.matches(); m == nil || len(m) > 0 {
+		t.Errorf("a leader without others: %v", m)
+	}
+	if m := following(t).core.matches(); m != nil {
+		t.Errorf("a follower: %v", m)
+	}
+}
+
 // TestUnreachableInsideSend: a report that the transport makes from within
 // Send reaches the core between effects, also for unknown members.
 func TestUnreachableInsideSend(t *testing.T) {
