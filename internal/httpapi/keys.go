@@ -248,10 +248,6 @@ func (x *exchange) keyCommand(op kvstore.Op) (*kvstore.Command, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Checked here, before a body is read that would be for nothing.
-	if _, err := x.query.Timeout(); err != nil {
-		return nil, err
-	}
 	cmd := &kvstore.Command{Op: op, Key: []byte(x.arg), Conditions: conds, ReturnPrevious: previous}
 	return cmd, x.query.Bind(cmd)
 }

@@ -84,9 +84,6 @@ func (a *acquiring) command() (*kvstore.Command, error) {
 	case wait > maxWait:
 		return nil, badRequest("the parameter \"wait\" must be at most %v", maxWait)
 	}
-	if _, err := a.x.query.Timeout(); err != nil {
-		return nil, err
-	}
 	a.wait, cmd.Wait = wait, wait > 0
 	return cmd, nil
 }

@@ -146,4 +146,9 @@ func TestRepeatedLines(t *testing.T) {
 	f.do("POST", "/v1/kv/n?incr=1", "", "Idempotency-Key: k").problem(422, api.IdempotencyMismatch)
 	f.do("DELETE", "/v1/kv/n", "", "Idempotency-Release: k").want(200)
 	wantAnswers(t, f.batchOf(line), `201 "value":"1"`)
+	// What was refused when it was applied is repeated, too.
+	refused := `{"incr":{"key":"n","delta":1,"if_revision":99},"idempotency_key":"r"}`
+	refusedTxn := `{"txn":{"then":[{"put":{"key":"n","value":"x","lease":99}}]},"idempotency_key":"s"}`
+	wantAnswers(t, f.batchOf(refused, refused, refusedTxn, refusedTxn),
+		`412 precondition_failed`, `412 precondition_failed|"replayed":true`, `404 lease_not_found`, `404 lease_not_found|"replayed":true`)
 }

@@ -22,9 +22,6 @@ func runTxn(s *Server, x *exchange) error {
 	if err != nil {
 		return err
 	}
-	if _, err := x.query.Timeout(); err != nil {
-		return err
-	}
 	if err := param.RefuseConditions(x.r.Header, "those of a transaction are in \"if\""); err != nil {
 		return err
 	}

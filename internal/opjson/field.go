@@ -3,6 +3,7 @@ package opjson
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/bits"
 	"regexp"
 	"strconv"
@@ -117,7 +118,10 @@ func (s *scan) boolean(b *bool) bool {
 // many readers of JSON keep numbers as doubles.
 func (s *scan) leaseID(low uint64) (uint64, bool) {
 	if s.peek() != '"' {
-		n, ok := s.integer(int64(low), limits.MaxSafeInteger)
+		n, ok := s.integer(int64(low), math.MaxInt64)
+		if ok && n > limits.MaxSafeInteger {
+			return 0, s.refuse("an id from 2^53 on must be a string: \"%d\"", n)
+		}
 		return uint64(n), ok
 	}
 	text, ok := s.str()

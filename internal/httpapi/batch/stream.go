@@ -439,6 +439,7 @@ func (o *Stream) answerWrite(op *groupOp, res *kvstore.Result) {
 			err = reply.TxnProblem(res)
 		}
 		o.problem(reply.Problem(err))
+		o.noteReplay(res)
 		return
 	}
 	status := `200`
@@ -446,15 +447,20 @@ func (o *Stream) answerWrite(op *groupOp, res *kvstore.Result) {
 		status = `201`
 	}
 	o.out = append(o.out, status...)
-	if res.Replayed {
-		o.out = append(o.out, `,"replayed":true`...)
-	}
+	o.noteReplay(res)
 	if op.op == kvstore.OpTxn {
 		o.out = append(o.out, ',')
 		o.out = reply.AppendTxnFields(o.out, op.txn, res)
 		return
 	}
 	o.out = reply.AppendChange(o.out, op.op, op.previous, res)
+}
+
+// noteReplay marks the answer to a repeat.
+func (o *Stream) noteReplay(res *kvstore.Result) {
+	if res.Replayed {
+		o.out = append(o.out, `,"replayed":true`...)
+	}
 }
 
 // beginAnswer begins the answer to a line, up to its status.

@@ -80,7 +80,11 @@ func (q *Query) Parse(raw string, accepted []string) error {
 		}
 		q.params = append(q.params, p)
 	}
-	_, err := q.Flag("pretty")
+	if _, err := q.Flag("pretty"); err != nil {
+		return err
+	}
+	// Checked here, also for a request that needs no time, and before its body is read.
+	_, err := q.Timeout()
 	return err
 }
 

@@ -25,6 +25,8 @@ func TestParse(t *testing.T) {
 		{raw: "limits=5", bad: `unknown parameter "limits"; this request takes limit, wait, prefix, exclude, timeout, pretty`},
 		{raw: "limit=5&limit=5", bad: "more than once"},
 		{raw: "pretty=maybe", bad: "is a switch"},
+		{raw: "timeout=soon", bad: "must be a duration"},
+		{raw: "timeout=601", bad: "must be from 1ms to 10m0s"},
 		{raw: "%zz=1", bad: "parameter name"},
 		{raw: "limit=%zz", bad: "value of the parameter"},
 	} {
@@ -52,11 +54,9 @@ func TestTimeout(t *testing.T) {
 		"timeout=0": 0, "timeout=601": 0, "timeout=-1s": 0, "timeout=": 0, "timeout=soon": 0, // refused
 	} {
 		var q Query
-		if err := q.Parse(raw, nil); err != nil {
-			t.Fatal(err)
-		}
-		if got, err := q.Timeout(); got != want || (err == nil) != (want > 0) {
-			t.Errorf("%q: got %v, %v, want %v", raw, got, err, want)
+		parsed := q.Parse(raw, nil)
+		if got, err := q.Timeout(); got != want || (err == nil) != (want > 0) || (parsed == nil) != (want > 0) {
+			t.Errorf("%q: got %v, %v, %v, want %v", raw, got, err, parsed, want)
 		}
 	}
 }
