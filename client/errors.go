@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -108,13 +109,16 @@ func (e *Error) Is(target error) bool {
 	if known, ok := sentinels[e.Code]; ok {
 		return slices.Contains(known, target)
 	}
-	return byStatus(e.Status) == target
+	return e.byStatus() == target
 }
 
 // byStatus is for codes of later versions, and for what stands between client and node.
-func byStatus(status int) error {
-	switch status {
+func (e *Error) byStatus() error {
+	switch e.Status {
 	case http.StatusNotFound:
+		if e.foreign() { // it says nothing about the key
+			return ErrBadRequest
+		}
 		return ErrNotFound
 	case http.StatusUnauthorized:
 		return ErrUnauthenticated
@@ -123,11 +127,18 @@ func byStatus(status int) error {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		return ErrUnavailable
 	}
-	if status >= http.StatusInternalServerError {
+	if e.Status >= http.StatusInternalServerError {
 		return ErrUnknownOutcome
 	}
 	return ErrBadRequest
 }
+
+// foreignCode begins the code of an answer that has none of kvd's.
+const foreignCode = "http_"
+
+// foreign reports whether no node answered, but something in between, or another server
+// at the endpoint.
+func (e *Error) foreign() bool { return strings.HasPrefix(e.Code, foreignCode) }
 
 // temporary reports whether the request should be sent again, to this or to another
 // node.
@@ -211,7 +222,7 @@ func readError(resp *http.Response) error {
 	e := &Error{}
 	if json.Unmarshal(text, e) != nil || e.Code == "" {
 		// Something in between answered, for example a proxy.
-		e = &Error{Code: "http_" + strconv.Itoa(resp.StatusCode), Title: resp.Status, Detail: string(text)}
+		e = &Error{Code: foreignCode + strconv.Itoa(resp.StatusCode), Title: resp.Status, Detail: strings.TrimSpace(string(text))}
 	}
 	e.Status = resp.StatusCode
 	if seconds, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {

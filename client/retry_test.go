@@ -188,3 +188,45 @@ func TestEscape(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// A 404 that is not a node's says nothing about a key: the endpoint may be a proxy, or the
+// port for members.
+func TestNotFoundByNobody(t *testing.T) {
+	c, nodes := scripted(t, []int{404})
+	if _, err := c.Get(t.Context(), "a"); !errors.Is(err, ErrKeyNotFound) || !errors.Is(err, ErrNotFound) {
+		t.Errorf("by a node: %v", err)
+	}
+	nodes[0].codes = nil
+	if _, err := c.Get(t.Context(), "a"); !errors.Is(err, ErrBadRequest) || errors.Is(err, ErrNotFound) {
+		t.Errorf("by something else: %v", err)
+	}
+	nodes[0].codes = map[int]string{404: "of_a_later_version"}
+	if _, err := c.Get(t.Context(), "a"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("by a node of a later version: %v", err)
+	}
+}
+
+// The error of a request that ran out of time has what the last whole attempt met, not that
+// the one after it was cut off.
+func TestCutOffAttemptHidesNothing(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	attempts := 0 // one after the other
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if attempts++; attempts == 1 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			fmt.Fprint(w, `{"status":503,"code":"no_leader","detail":"told so"}`)
+			return
+		}
+		cancel()
+		<-r.Context().Done()
+	}))
+	defer srv.Close()
+	c, err := New(Config{Endpoints: []string{srv.URL}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Get(ctx, "a"); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "told so") {
+		t.Errorf("got %v", err)
+	}
+}

@@ -125,7 +125,8 @@ func (c *sender) do(ctx context.Context, r *request) (*http.Response, error) {
 	if r.mutates {
 		key = c.begin(r)
 	}
-	open := false // an earlier attempt may have taken effect, or still may
+	open := false  // an earlier attempt may have taken effect, or still may
+	var last error // of the last attempt that was not cut off
 	for n := 0; ; n++ {
 		resp, err := c.try(ctx, r)
 		var refused *Error
@@ -143,8 +144,11 @@ func (c *sender) do(ctx context.Context, r *request) (*http.Response, error) {
 			return nil, refused.specific()
 		}
 		open = open || r.conns.Load() > 0 && mayHaveTakenEffect(err)
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
 		if pauseErr := c.pause(ctx, n, refused); pauseErr != nil {
-			return nil, outOfTime(pauseErr, err, r.mutates && open)
+			return nil, outOfTime(pauseErr, last, r.mutates && open)
 		}
 	}
 }

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -151,4 +154,26 @@ func TestExitCodes(t *testing.T) {
 func TestUnixSocketThatIsNotThere(t *testing.T) {
 	b := &bench{t: t}
 	b.expect(exitDown, "cannot reach unix:///nowhere.sock: no such file", words("kv get k --endpoints unix:///nowhere.sock --timeout 1s")...)
+}
+
+// A server that is no node, or speaks TLS where the URL does not, and the other way round.
+func TestNoNodeThere(t *testing.T) {
+	t.Parallel()
+	b := &bench{t: t, environ: []string{"KVD_TIMEOUT=4s"}}
+	other := httptest.NewServer(http.NotFoundHandler())
+	defer other.Close()
+	// That it does not know the path says nothing about the key.
+	b.expect(exitFailed, "the endpoint answers \"404 Not Found\": 404 page not found; check that --endpoints", "kv", "get", "k", "--endpoints", other.URL)
+	var running sync.WaitGroup
+	defer running.Wait()
+	plain := strings.TrimPrefix(other.URL, "http://")
+	running.Go(func() {
+		b.expect(exitDown, "https://"+plain+" does not speak TLS; write http://"+plain, "kv", "get", "k", "--endpoints", "https://"+plain)
+	})
+	encrypted := httptest.NewUnstartedServer(http.NotFoundHandler())
+	encrypted.Config.ErrorLog = log.New(io.Discard, "", 0)
+	encrypted.StartTLS()
+	defer encrypted.Close()
+	b.expect(exitFailed, "Client sent an HTTP request to an HTTPS server.; check", "kv", "get", "k", "--endpoints", "http://"+encrypted.Listener.Addr().String())
+	b.expect(exitFailed, "name the authority that signed it with --cacert", "kv", "put", "k", "v", "--endpoints", encrypted.URL)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"strings"
@@ -157,7 +158,9 @@ func wording(err error, code int) string {
 	var compacted *client.CompactedError
 	text := err.Error()
 	switch {
-	case errors.As(err, &refused) && refused.Detail != "":
+	case errors.As(err, &refused) && strings.HasPrefix(refused.Code, "http_"): // no node's
+		text = fmt.Sprintf("the endpoint answers %q: %.200s; check that --endpoints or KVD_ENDPOINTS has the client URLs of nodes", refused.Title, refused.Detail)
+	case refused != nil && refused.Detail != "":
 		text = refused.Detail
 	case errors.As(err, &compacted):
 		text = fmt.Sprintf("the history before revision %d has been compacted", compacted.CompactRevision)
@@ -190,17 +193,20 @@ func unreachable(err error) string {
 		return "no node answered in time; check --endpoints, or allow more time with --timeout"
 	}
 	where, reason := "the node", transport.Err.Error()
-	if u, parseErr := url.Parse(transport.URL); parseErr == nil {
+	u, parseErr := url.Parse(transport.URL)
+	if parseErr == nil {
 		where = u.Scheme + "://" + u.Host
 	}
 	var dial *net.OpError
 	switch {
+	case errors.Is(err, http.ErrSchemeMismatch) && parseErr == nil:
+		return fmt.Sprintf("%s does not speak TLS; write http://%s", where, u.Host)
 	case errors.As(err, &dial) && dial.Op == "dial" && dial.Addr != nil && dial.Addr.Network() == "unix":
 		where = "unix://" + dial.Addr.String()
 		reason = cause(dial)
 	case errors.As(err, &dial) && dial.Op == "dial":
 		reason = cause(dial)
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(transport.Err, context.DeadlineExceeded):
 		reason = "no answer in time"
 	}
 	return fmt.Sprintf("cannot reach %s: %s; check that a node runs there, or name others with --endpoints or KVD_ENDPOINTS", where, reason)
