@@ -59,24 +59,26 @@ type Status struct {
 	// applied. Everything that was committed Staleness ago, a Go duration, is in the
 	// node's state; empty while that is not known.
 	Lag       uint64 `json:"lag"`
-	Staleness string `json:"staleness"`
+	Staleness string `json:"staleness,omitempty"`
 	// StateHash is equal on all replicas at equal Applied.
-	StateHash         string   `json:"state_hash"`
-	Revision          uint64   `json:"revision"`
-	CompactRevision   uint64   `json:"compact_revision"`
-	Keys              uint64   `json:"keys"`
-	LogSizeBytes      int64    `json:"log_size_bytes"`
-	StoreSizeBytes    int64    `json:"store_size_bytes"`
-	SnapshotSizeBytes int64    `json:"snapshot_size_bytes"`
-	LogicalSizeBytes  int64    `json:"logical_size_bytes"` // what the quota counts
-	QuotaBytes        int64    `json:"quota_bytes"`
-	Engine            string   `json:"engine"`
-	Version           string   `json:"version"`
-	Uptime            string   `json:"uptime"`
-	Alarms            []string `json:"alarms"`
+	StateHash string `json:"state_hash"`
+	// StateHashes has those at the latest log indexes divisible by 1,024.
+	StateHashes       map[uint64]string `json:"state_hashes,omitempty"`
+	Revision          uint64            `json:"revision"`
+	CompactRevision   uint64            `json:"compact_revision"`
+	Keys              uint64            `json:"keys"`
+	LogSizeBytes      int64             `json:"log_size_bytes"`
+	StoreSizeBytes    int64             `json:"store_size_bytes"`
+	SnapshotSizeBytes int64             `json:"snapshot_size_bytes"`
+	LogicalSizeBytes  int64             `json:"logical_size_bytes"` // what the quota counts
+	QuotaBytes        int64             `json:"quota_bytes"`
+	Engine            string            `json:"engine"`
+	Version           string            `json:"version"`
+	Uptime            string            `json:"uptime"`
+	Alarms            []string          `json:"alarms"`
 	// KeptLog is what the node keeps and does for members that get a snapshot; nil if
 	// there is none.
-	KeptLog *KeptLog `json:"kept_log"`
+	KeptLog *KeptLog `json:"kept_log,omitempty"`
 }
 
 // KeptLog is the log that a node keeps for members that catch up.
@@ -94,19 +96,20 @@ type KeptLog struct {
 type SnapshotDelivery struct {
 	To          uint64 `json:"to"`
 	State       string `json:"state"` // waiting, sending, paused, catching_up
+	Index       uint64 `json:"index"` // of the state in the snapshot
 	BodyBytes   int64  `json:"body_bytes"`
 	BehindBytes int64  `json:"behind_bytes"` // log after it that the member lacks
 	Since       string `json:"since"`        // how long in this state, a Go duration
 	Failures    int    `json:"failures"`
-	Reason      string `json:"reason"` // of the last failure
+	Reason      string `json:"reason,omitempty"` // of the last failure
 }
 
 // MemberStatus is the status of a member, or why there is none.
 type MemberStatus struct {
 	ID     uint64  `json:"id"`
 	Name   string  `json:"name"`
-	Status *Status `json:"status"` // nil if the member did not answer
-	Error  string  `json:"error"`
+	Status *Status `json:"status,omitempty"` // nil if the member did not answer
+	Error  string  `json:"error,omitempty"`
 }
 
 // ClusterStatus has the statuses of all members.

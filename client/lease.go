@@ -19,6 +19,8 @@ type Lease struct {
 	TTL time.Duration // the full time to live
 	// Name is what it was granted under, for people; empty if it has none.
 	Name string
+	// LockDelay is how long a lock stays closed that it holds when it ends.
+	LockDelay time.Duration
 	// Remaining is the time left when the leader answered; only of LeaseInfo.
 	Remaining time.Duration
 	KeyCount  uint64 // keys bound to it
@@ -30,6 +32,7 @@ type wireLease struct {
 	ID        wireInt  `json:"id"`
 	TTL       string   `json:"ttl"`
 	Name      string   `json:"name"`
+	LockDelay string   `json:"lock_delay"`
 	Remaining string   `json:"remaining"`
 	KeyCount  uint64   `json:"key_count"`
 	LockCount uint64   `json:"lock_count"`
@@ -42,7 +45,7 @@ func (w *wireLease) lease() (*Lease, error) {
 	for _, d := range []struct {
 		text string
 		to   *time.Duration
-	}{{w.TTL, &l.TTL}, {w.Remaining, &l.Remaining}} {
+	}{{w.TTL, &l.TTL}, {w.LockDelay, &l.LockDelay}, {w.Remaining, &l.Remaining}} {
 		if d.text == "" {
 			continue
 		}

@@ -127,7 +127,7 @@ type Verdict struct {
 
 // MarshalJSON returns the permission in the form that the HTTP API uses.
 func (p Permission) MarshalJSON() ([]byte, error) {
-	doc := map[string]any{"access": p.Access}
+	doc := map[string]any{"access": p.Access, "space": "keys"}
 	if p.Locks {
 		doc["space"] = "locks"
 	}

@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -320,5 +321,21 @@ func TestAccounts(t *testing.T) {
 	}
 	if state, err := connect(client.Config{}).Rights().State(ctx); err != nil || !state.Enabled {
 		t.Errorf("%+v, %v", state, err)
+	}
+}
+
+// A permission is written as nodes write it, with the space of its names.
+func TestPermissionAsJSON(t *testing.T) {
+	for _, served := range []string{
+		`{"access":"read","prefix":"a/","space":"keys"}`, `{"access":"write","key":"a","space":"locks"}`,
+		`{"access":"readwrite","end":"c","space":"keys","start":"b"}`,
+	} {
+		var p client.Permission
+		if err := json.Unmarshal([]byte(served), &p); err != nil {
+			t.Fatal(err)
+		}
+		if text, err := json.Marshal(p); err != nil || string(text) != served {
+			t.Errorf("%s, %v, want %s", text, err, served)
+		}
 	}
 }

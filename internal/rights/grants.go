@@ -78,13 +78,17 @@ func (n Need) String() string {
 	if n.Access == 0 {
 		return "do that"
 	}
+	verb := n.Access.String()
+	if n.Access == ReadWrite {
+		verb = "read and write"
+	}
 	switch text := n.Range.String(); {
 	case n.Range.single():
-		return fmt.Sprintf("%s %s %s", n.Access, n.Space, text)
+		return fmt.Sprintf("%s %s %s", verb, n.Space, text)
 	case text == allNames:
-		return fmt.Sprintf("%s all %ss", n.Access, n.Space)
+		return fmt.Sprintf("%s all %ss", verb, n.Space)
 	default:
-		return fmt.Sprintf("%s %ss %s", n.Access, n.Space, text)
+		return fmt.Sprintf("%s %ss %s", verb, n.Space, text)
 	}
 }
 

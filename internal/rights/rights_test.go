@@ -391,7 +391,7 @@ func TestNeedText(t *testing.T) {
 		{Need{Access: Read, Range: From(nil)}, `read all keys`},
 		{Need{Access: Read, Range: From([]byte{0})}, `read all keys`},
 		{Need{Access: Read, Range: From([]byte("b"))}, `read keys from "b" on`},
-		{Need{Access: ReadWrite, Range: span("a/", "a0")}, `readwrite keys with the prefix "a/"`},
+		{Need{Access: ReadWrite, Range: span("a/", "a0")}, `read and write keys with the prefix "a/"`},
 		{Need{Access: Read, Range: span("a\xff\xff", "b")}, `read keys with the prefix "a\xff\xff"`},
 		{Need{Access: Read, Range: span("a\xff/", "b")}, `read keys from "a\xff/" to "b"`},
 		{Need{Access: Read, Range: span("a", "c")}, `read keys from "a" to "c"`},

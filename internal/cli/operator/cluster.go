@@ -261,7 +261,8 @@ func quotaShare(st *client.Status) string {
 }
 
 // alarmNames returns the names of alarms without their explanations.
-func alarmNames(st *client.Status) (names []string) {
+func alarmNames(st *client.Status) []string {
+	names := []string{}
 	for _, a := range st.Alarms {
 		name, _, _ := strings.Cut(a, ":")
 		if !slices.Contains(names, name) {

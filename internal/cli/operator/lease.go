@@ -34,6 +34,7 @@ type leaseJSON struct {
 	ID        cli.LeaseID `json:"id"`
 	TTL       string      `json:"ttl"`
 	Name      string      `json:"name,omitempty"`
+	LockDelay string      `json:"lock_delay,omitempty"`
 	KeyCount  *uint64     `json:"key_count,omitempty"`
 	LockCount *uint64     `json:"lock_count,omitempty"`
 	Remaining string      `json:"remaining,omitempty"`
@@ -43,6 +44,9 @@ func leaseDocument(l *client.Lease, counts bool) *leaseJSON {
 	doc := &leaseJSON{ID: cli.LeaseID(l.ID), TTL: l.TTL.String(), Name: l.Name}
 	if counts {
 		doc.KeyCount, doc.LockCount = &l.KeyCount, &l.LockCount
+	}
+	if l.LockDelay > 0 {
+		doc.LockDelay = l.LockDelay.String()
 	}
 	if l.Remaining > 0 {
 		doc.Remaining = l.Remaining.String()

@@ -2,9 +2,12 @@ package operator
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -98,6 +101,63 @@ func TestStatusAndCluster(t *testing.T) {
 	b.expect(cli.ExitOK, "no answer", words("top --once --interval 50ms")...)
 }
 
+// What commands print as JSON has the fields of the HTTP interface, and no others.
+func TestJSONIsThatOfHTTP(t *testing.T) {
+	node := kvdtest.New(t)
+	b := benchOf(t, node.Endpoint)
+	if _, err := node.Client().Grant(t.Context(), time.Hour, client.LeaseID(7), client.LeaseName("test"), client.LockDelay(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	b.expect(cli.ExitOK, "created", words("kv put k v --lease 7")...)
+	for command, path := range map[string]string{
+		"status": "/v1/status", "cluster": "/v1/cluster", "leader": "/v1/leader", "settings": "/v1/settings",
+		"member list": "/v1/members#members", "lease list": "/v1/leases#leases", "lease show 7": "/v1/leases/7",
+	} {
+		path, list, _ := strings.Cut(path, "#")
+		resp, err := http.Get(node.Endpoint + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var served any
+		err = json.NewDecoder(resp.Body).Decode(&served)
+		resp.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if list != "" {
+			served = served.(map[string]any)[list].([]any)[0]
+		}
+		var printed any
+		out := b.run(words(command + " -o json")...).stdout
+		if err := json.Unmarshal([]byte(out), &printed); err != nil {
+			t.Fatalf("%s: %v: %s", command, err, out)
+		}
+		if got, want := fields(printed), fields(served); got != want {
+			t.Errorf("%s has %s, want %s", command, got, want)
+		}
+	}
+}
+
+// fields names the fields of a document, and those of the documents in it.
+func fields(doc any) string {
+	switch doc := doc.(type) {
+	case map[string]any:
+		var list []string
+		for name, value := range doc {
+			list = append(list, name+fields(value))
+		}
+		slices.Sort(list)
+		return "{" + strings.Join(list, " ") + "}"
+	case []any:
+		text := "["
+		for _, element := range doc {
+			text += fields(element)
+		}
+		return text + "]"
+	}
+	return ""
+}
+
 // kvd top counts what happened cli.Between two looks.
 func TestTopRates(t *testing.T) {
 	text := func(n int) *figures {
@@ -120,6 +180,11 @@ kvd_http_request_duration_seconds_count{method="GET",route="/v1/watch"} 1000
 	}
 	if rows[1].Role != "no answer" || rows[1].P50Seconds != nil {
 		t.Errorf("%+v", rows[1])
+	}
+	for i := range rows { // a script goes through the list
+		if text, err := json.Marshal(&rows[i]); err != nil || !strings.Contains(string(text), `"alarms":[]`) {
+			t.Errorf("%s, %v", text, err)
+		}
 	}
 }
 

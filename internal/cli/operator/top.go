@@ -241,7 +241,7 @@ func topRows(before, now *view) (rows []topRow) {
 	_, commit := progressOf(now.cluster, 0)
 	for i := range now.cluster.Members {
 		m := &now.cluster.Members[i]
-		r := topRow{Member: m.ID, Name: m.Name, Role: "no answer"}
+		r := topRow{Member: m.ID, Name: m.Name, Role: "no answer", Alarms: []string{}}
 		if st := m.Status; st != nil {
 			r.Role, r.Lag, r.Revision, r.Keys, r.Alarms = st.Role, st.Lag, st.Revision, st.Keys, alarmNames(st)
 			r.StoreSizeBytes, r.LogSizeBytes = st.StoreSizeBytes, st.LogSizeBytes
