@@ -98,7 +98,7 @@ func (b *batch) run(ctx context.Context) error {
 		}
 		// What the cluster remembers may be what keeps it from taking more.
 		b.release(1)
-		if ended := b.c.pause(ctx, attempt, refused); ended != nil {
+		if ended := b.c.pause(ctx, attempt, 0, refused); ended != nil {
 			return outOfTime(ended, err, b.maybe > b.n)
 		}
 	}

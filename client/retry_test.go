@@ -8,10 +8,13 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // script is a node that answers requests with the given statuses, in order, and the
@@ -228,5 +231,51 @@ func TestCutOffAttemptHidesNothing(t *testing.T) {
 	defer c.Close()
 	if _, err := c.Get(ctx, "a"); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "told so") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// patient is a node without a leader: it takes the time that a request allows, and then
+// says that it has done nothing. Its network takes a while, too.
+type patient struct{}
+
+func (patient) RoundTrip(r *http.Request) (*http.Response, error) {
+	httptrace.ContextClientTrace(r.Context()).GotConn(httptrace.GotConnInfo{})
+	d := serverDefault
+	if text := r.URL.Query().Get("timeout"); text != "" {
+		var err error
+		if d, err = time.ParseDuration(text); err != nil || d < time.Millisecond {
+			return nil, fmt.Errorf("timeout %q: %v", text, err)
+		}
+	}
+	select {
+	case <-time.After(d + 10*time.Millisecond):
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	}
+	body := `{"status":503,"code":"no_leader","detail":"told so"}`
+	return &http.Response{StatusCode: 503, Header: http.Header{"Retry-After": {"1"}}, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
+}
+
+// Whatever time a change has, a node without a leader can say in time that nothing was done.
+func TestNoLeaderIsNoOpenOutcome(t *testing.T) {
+	for _, nodes := range []int{1, 3} {
+		for _, allowed := range []time.Duration{time.Second, 3 * time.Second, 5 * time.Second, 6 * time.Second, 10 * time.Second, 12 * time.Second, time.Minute} {
+			synctest.Test(t, func(t *testing.T) {
+				c, err := New(Config{Endpoints: slices.Repeat([]string{"http://127.0.0.1:1"}, nodes)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				for _, e := range c.endpoints {
+					e.http.Transport = patient{}
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), allowed)
+				defer cancel()
+				_, err = c.Put(ctx, "a", nil)
+				if !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrUnknownOutcome) || !strings.Contains(err.Error(), "told so") {
+					t.Errorf("%d nodes, %v: %v", nodes, allowed, err)
+				}
+			})
+		}
 	}
 }

@@ -128,6 +128,7 @@ func (c *sender) do(ctx context.Context, r *request) (*http.Response, error) {
 	open := false  // an earlier attempt may have taken effect, or still may
 	var last error // of the last attempt that was not cut off
 	for n := 0; ; n++ {
+		began := time.Now()
 		resp, err := c.try(ctx, r)
 		var refused *Error
 		final := err == nil || errors.As(err, &refused) && !refused.temporary()
@@ -147,7 +148,7 @@ func (c *sender) do(ctx context.Context, r *request) (*http.Response, error) {
 		if last == nil || ctx.Err() == nil {
 			last = err
 		}
-		if pauseErr := c.pause(ctx, n, refused); pauseErr != nil {
+		if pauseErr := c.pause(ctx, n, time.Since(began), refused); pauseErr != nil {
 			return nil, outOfTime(pauseErr, last, r.mutates && open)
 		}
 	}
@@ -249,7 +250,7 @@ func (e *endpoint) send(ctx context.Context, r *request, body io.Reader, limit t
 	silence := time.AfterFunc(limit, func() { cancel(errSilent) })
 	sign := func() { silence.Reset(limit) }
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { r.conns.Add(1) }})
-	req, err := http.NewRequestWithContext(traced, r.method, e.target(r, limit), body)
+	req, err := http.NewRequestWithContext(traced, r.method, e.target(ctx, r, limit), body)
 	if err == nil {
 		req.Header = r.header.Clone()
 		if req.ContentLength > 0 { // a large body is on its way for as long as it moves
@@ -268,11 +269,16 @@ func (e *endpoint) send(ctx context.Context, r *request, body io.Reader, limit t
 // serverDefault is the parameter timeout if a request has none.
 const serverDefault = 5 * time.Second
 
-// target returns the URL. The node is told about a limit that is shorter than the time
-// that it takes by itself, so that it gives its reason first.
-func (e *endpoint) target(r *request, limit time.Duration) string {
+// target returns the URL. The node is told about a limit, or an end of the context, that
+// is earlier than its own, so that it gives its reason first: if a change was not made, no
+// outcome stays open.
+func (e *endpoint) target(ctx context.Context, r *request, limit time.Duration) string {
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(deadline))
+	}
 	query := r.query
-	if limit <= serverDefault && !r.stream {
+	limit -= r.wait
+	if limit >= 2*time.Millisecond && limit <= serverDefault && !r.stream {
 		query = url.Values{"timeout": {(limit * 9 / 10).String()}}
 		for name, values := range r.query {
 			query[name] = values
@@ -346,20 +352,23 @@ const (
 
 // pause waits before attempt n+1. Within the first round over the endpoints it does
 // not wait: the next node may be fine. Later it waits longer each time, by a random
-// part, so that the clients of a node that failed do not all return at once.
-func (c *sender) pause(ctx context.Context, n int, refused *Error) error {
+// part, so that the clients of a node that failed do not all return at once. It refuses an
+// attempt for which much less time is left than the last one took: most likely it would be
+// cut off, which leaves the outcome of a change open.
+func (c *sender) pause(ctx context.Context, n int, took time.Duration, refused *Error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if n+1 < len(c.endpoints) {
-		return nil
+	d, least := time.Duration(0), took/10
+	if n+1 >= len(c.endpoints) {
+		least = took / 2
+		d = min(firstPause<<min(n/len(c.endpoints), 7), maxPause)
+		d = d/2 + mathrand.N(d)
+		if refused != nil && refused.RetryAfter > d && len(c.endpoints) == 1 {
+			d = refused.RetryAfter
+		}
 	}
-	d := min(firstPause<<min(n/len(c.endpoints), 7), maxPause)
-	d = d/2 + mathrand.N(d)
-	if refused != nil && refused.RetryAfter > d && len(c.endpoints) == 1 {
-		d = refused.RetryAfter
-	}
-	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d+least {
 		return context.DeadlineExceeded
 	}
 	return sleep(ctx, d)

@@ -59,7 +59,7 @@ func (c *Client) Watch(ctx context.Context, keys Range, o WatchOptions) iter.Seq
 			if w.yielded > began {
 				attempt = 0
 			}
-			if err := c.pause(ctx, attempt, nil); err != nil {
+			if err := c.pause(ctx, attempt, 0, nil); err != nil {
 				yield(nil, err)
 				return
 			}
