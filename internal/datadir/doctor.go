@@ -130,6 +130,8 @@ func (r Report) Verdict() string {
 		return "refused: " + r.Refused.verdict()
 	case r.TornFile != "":
 		return fmt.Sprintf("torn tail, which the next start cuts off: %s at byte %d: %s", r.TornFile, r.TornOffset, r.TornReason)
+	case r.Identity == nil && len(r.Segments) == 0:
+		return "no data of a member; a start would begin as a new one"
 	}
 	return "ok"
 }

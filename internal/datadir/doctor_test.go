@@ -12,6 +12,10 @@ import (
 func TestDoctor(t *testing.T) {
 	segmentsOf(t, 8<<10)
 	path := t.TempDir()
+	// Most likely a misspelled name: "ok" would mean a member that is well.
+	if report, err := Examine(path); err != nil || report.Verdict() != "no data of a member; a start would begin as a new one" {
+		t.Fatalf("an empty directory: %s, %v", report.Verdict(), err)
+	}
 	dir := mustOpenDir(t, path)
 	if err := errors.Join(dir.Claim(7, 0xabc, 0, "seven"), dir.Close()); err != nil {
 		t.Fatal(err)
