@@ -33,8 +33,8 @@ type acquiring struct {
 	// own is the TTL of the lease that was made for the request; 0 for a lease of the
 	// client, which keeps it alive itself.
 	own time.Duration
-	// alive is until when the lease lives at least. It counts from before the request
-	// that made or renewed the lease was sent.
+	// alive is until when the lease lives at least, zero if that is not known. It counts
+	// from before the request that made or renewed the lease was sent.
 	alive time.Time
 }
 
@@ -58,7 +58,9 @@ func acquireLock(s *Server, x *exchange) error {
 	}
 	if a.ticket = res.Lock; res.Lease != nil {
 		a.own = millis(res.Lease.TTLMillis)
-		a.alive = sent.Add(a.own)
+		if !res.Replayed { // the lease of a repeat is as old as the first request
+			a.alive = sent.Add(a.own)
+		}
 	}
 	// A repeat gets the answer of the first request, even if the lock was released since:
 	// so does a client whose answer is late, which is what fencing tokens are for.
@@ -135,6 +137,9 @@ func (a *acquiring) queue() error {
 // await waits for the ticket. Meanwhile it keeps the request's own lease alive: its
 // client does not know the id yet.
 func (a *acquiring) await(ctx context.Context) error {
+	if a.own > 0 && a.alive.IsZero() {
+		_ = a.renew(ctx)
+	}
 	for {
 		err := a.awaitUntilRenewal(ctx)
 		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {

@@ -193,6 +193,36 @@ func (noLeases) AskLease(context.Context, uint64, bool) (api.LeaseTime, error) {
 	return api.LeaseTime{}, api.Errorf(api.LeaseNotFound, "gone")
 }
 
+// TestLockRepeatIsConfirmed: a repeat of a request that went away knows nothing about the
+// time of its lease. It renews it before it waits, and is not told that it holds the lock if
+// the leader no longer knows the lease.
+func TestLockRepeatIsConfirmed(t *testing.T) {
+	f := newFixture(t)
+	f.do("POST", "/v1/locks/l?ttl=30s", "").want(200, `"lease":1`)
+	answers := make(chan *answer)
+	wait := func() { answers <- f.do("POST", "/v1/locks/l?ttl=1h&wait=5m", "", "Idempotency-Key: k") }
+	go wait()
+	f.awaitWaiting("l", 1)
+	f.server.SendAway()
+	(<-answers).problem(503, api.Stopping)
+	asked := make(goneLeases, 2)
+	f.server.waits, f.server.opts.LeaseTimes = t.Context(), asked // as another node
+	go wait()
+	if renewed := <-asked; !renewed {
+		t.Error("the lease was not renewed before the wait")
+	}
+	f.do("DELETE", "/v1/locks/l?lease=1", "").want(204)
+	(<-answers).problem(404, api.LeaseNotFound)
+}
+
+// goneLeases is noLeases, and tells what was asked.
+type goneLeases chan bool
+
+func (g goneLeases) AskLease(ctx context.Context, lease uint64, renew bool) (api.LeaseTime, error) {
+	g <- renew
+	return noLeases{}.AskLease(ctx, lease, renew)
+}
+
 // A stopping node ends the waits for locks. A client that can name its ticket keeps its
 // place in the queue, and a repeat at another node goes on waiting there; the ticket of
 // one that cannot is given up.

@@ -98,9 +98,8 @@ func (c *readConditions) poll(x *exchange, read *reply.Read, kv kvstore.KV, at u
 }
 
 // awaitChange waits until the key of a request, or the right to read it, may have changed
-// since a revision. over means that there
-// is nothing to wait for any more: the time has passed, or the node is stopping, where
-// "not modified" is still true and sends the client elsewhere.
+// since a revision. over means that there is nothing to wait for any more: the time has
+// passed, or the node is stopping, where "not modified" is still true.
 func awaitChange(ctx context.Context, x *exchange, since uint64) (over bool, err error) {
 	rights := x.srv.opts.Gate.Changed()
 	if err := x.visit.ReadsKey(x.arg); err != nil {
