@@ -8,7 +8,6 @@ import (
 
 	"github.com/kvd-io/kvd/internal/kvstore/changelog"
 	"github.com/kvd-io/kvd/internal/kvstore/layout"
-	"github.com/kvd-io/kvd/internal/kvstore/statehash"
 )
 
 // noteChanges collects the changes of the current call for the observer, in three
@@ -145,21 +144,4 @@ func (p *pinned) event(revision uint64, c *changelog.Change) (Event, error) {
 	}
 	e.KV.Key = bytes.Clone(c.Key)
 	return e, nil
-}
-
-// HashKV returns a hash of the pairs that are live at a revision (0: the newest), that
-// revision, and the compact revision. It depends on nothing but these pairs: replicas must
-// agree on it however far they have removed history, and a compaction does not change
-// it. The newest one is known, others need a scan. Its errors are those of List.
-func (s *Store) HashKV(ctx context.Context, revision uint64) (hash, at, compact uint64, err error) {
-	if v := s.visible.Load(); revision == 0 || revision == v.Revision {
-		return v.Pairs, v.Revision, v.Compact, nil
-	}
-	var h statehash.Hasher
-	at, err = s.List(ctx, Range{Revision: revision}, func(i Item) (bool, error) {
-		kv := &i.KV
-		hash += h.Key(kv.Key, kv.ModRevision, &layout.Version{Create: kv.CreateRevision, Version: kv.Version, Lease: kv.Lease, Attributes: kv.Attributes, Value: kv.Value})
-		return true, nil
-	})
-	return hash, at, s.CompactRevision(), err
 }

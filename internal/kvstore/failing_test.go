@@ -215,7 +215,6 @@ func uses() []useOf {
 			return err
 		}},
 		{"hash of the past", func(s *Store) error { _, err := NewEvaluator(s).PairsHash(ctx, s.Revision()-1); return err }},
-		{"hash as etcd", func(s *Store) error { _, _, _, err := s.HashKV(ctx, s.Revision()-1); return err }},
 		{"changes", func(s *Store) error {
 			_, err := s.Changes(ctx, s.CompactRevision(), func(Change) (bool, error) { return true, nil })
 			return err

@@ -202,7 +202,7 @@ func (r *replica) check() {
 	r.checkLocks()
 	r.checkUnreadable()
 	r.checkChanges()
-	r.checkHashKV()
+	r.checkPairsHash()
 }
 
 // checkChanges reads the changes from a random revision on.
@@ -240,20 +240,20 @@ func (r *replica) checkChanges() {
 	}
 }
 
-// checkHashKV compares the hash of the pairs at a random revision with that of the model.
-func (r *replica) checkHashKV() {
+// checkPairsHash compares the hash of the pairs at a random revision with that of the model.
+func (r *replica) checkPairsHash() {
 	r.t.Helper()
 	m, revision := r.history.model, r.randomRevision()
-	hash, at, compact, err := r.store.HashKV(context.Background(), revision)
+	got, err := NewEvaluator(r.store).PairsHash(context.Background(), revision)
 	must(r.t, err)
 	var h statehash.Hasher
 	var want uint64
-	for _, key := range m.live(at) {
-		kv := m.at(key, at)
+	for _, key := range m.live(got.Revision) {
+		kv := m.at(key, got.Revision)
 		want += h.Key([]byte(key), kv.ModRevision, &layout.Version{Create: kv.CreateRevision, Version: kv.Version, Lease: kv.Lease, Attributes: kv.Attributes, Value: kv.Value})
 	}
-	if hash != want || compact != m.compact || revision != 0 && at != revision {
-		r.t.Fatalf("%s: the pairs of revision %d have the hash %x at %d, want %x", r.name, revision, hash, at, want)
+	if got.Hash != want || got.CompactRevision != m.compact || revision != 0 && got.Revision != revision {
+		r.t.Fatalf("%s: the pairs of revision %d are %+v, want the hash %x", r.name, revision, got, want)
 	}
 }
 
