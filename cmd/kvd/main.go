@@ -151,5 +151,17 @@ Each setting is a flag, an environment variable (KVD_DATA_DIR for --data-dir), o
 	cmd.AddCommand(cli.Commands(users)...)
 	cmd.AddCommand(operator.Commands(users)...)
 	cmd.AddCommand(accounts.Commands(users)...)
+	refuseUnknownShells(cmd)
 	return cmd
+}
+
+// refuseUnknownShells makes cobra's command for completion fail without the name of a shell
+// that it knows, instead of printing its help: that would be stored as the script.
+func refuseUnknownShells(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			cmd.Args, cmd.RunE = nil, cli.ChooseSubcommand
+		}
+	}
 }

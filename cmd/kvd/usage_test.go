@@ -138,6 +138,8 @@ func TestUnknownCommands(t *testing.T) {
 		"snapshot":        `kvd snapshot needs a subcommand: inspect, restore, save, verify`,
 		"config":          `kvd config needs a subcommand: check, show`,
 		"bench":           `kvd bench needs a subcommand: batch, get, mixed, put`,
+		"completion":      `kvd completion needs a subcommand: bash, fish, powershell, zsh`,
+		"completion tcsh": `unknown command "tcsh" for "kvd completion"; `,
 		"version 2":       `kvd version takes no arguments, but got "2"`,
 		"bench put twice": `kvd bench put takes no arguments, but got "twice"`,
 	} {

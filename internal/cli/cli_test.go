@@ -156,7 +156,8 @@ func TestUnixSocketThatIsNotThere(t *testing.T) {
 	b.expect(exitDown, "cannot reach unix:///nowhere.sock: no such file", words("kv get k --endpoints unix:///nowhere.sock --timeout 1s")...)
 }
 
-// A server other than a node, or speaks TLS where the URL does not, and the other way round.
+// Another server than a node, and one that speaks TLS where the URL does not, or the other
+// way round.
 func TestNoNodeThere(t *testing.T) {
 	t.Parallel()
 	b := &bench{t: t, environ: []string{"KVD_TIMEOUT=4s"}}

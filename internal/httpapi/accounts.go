@@ -33,7 +33,7 @@ func answerAccounts(m accounts.Method) handler {
 		if err != nil {
 			return err
 		}
-		body, err := x.readBody(m.MaxBody)
+		body, err := x.readBody(m.MaxBody, "")
 		if err != nil {
 			return err
 		}

@@ -21,13 +21,15 @@ const (
 // place: a client that stops sending must not occupy one. A body that declares more is
 // refused before any of it is read, so a client that expects "100 Continue" does not
 // send it at all. One of unknown length is cut off at the limit.
-func (x *exchange) readBody(limit int64) ([]byte, error) {
+//
+// setting is that of the cluster from which the limit follows, or "".
+func (x *exchange) readBody(limit int64, setting string) ([]byte, error) {
 	if err := wholeBody(x.r.Header); err != nil {
 		return nil, err
 	}
 	declared := x.r.ContentLength // -1 if it is unknown
 	if declared > limit {
-		return nil, tooLargeBody(limit)
+		return nil, tooLargeBody(limit, setting)
 	}
 	if declared == 0 || x.r.Body == nil || x.r.Body == http.NoBody {
 		return []byte{}, x.held.enter(x)
@@ -47,7 +49,7 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 		_ = conn.SetReadDeadline(time.Time{})
 		return body, x.held.enter(x)
 	case errors.Is(err, pace.ErrTooLarge):
-		return nil, tooLargeBody(limit)
+		return nil, tooLargeBody(limit, setting)
 	case errors.Is(err, pace.ErrSlow), errors.Is(err, pace.ErrBroken):
 		x.body = bodyBroken
 		return nil, badRequest("%v; nothing was done", err)
@@ -93,6 +95,9 @@ func (x *exchange) limitWriteTime(size int) {
 	_ = http.NewResponseController(x.w).SetWriteDeadline(time.Now().Add(writeGrace + pace.TransferTime(int64(size))))
 }
 
-func tooLargeBody(limit int64) error {
-	return api.Errorf(api.TooLarge, "the body exceeds the limit of %d bytes", limit)
+func tooLargeBody(limit int64, setting string) error {
+	if setting != "" {
+		setting = ", which follows from " + setting + " in the settings"
+	}
+	return api.Errorf(api.TooLarge, "the body exceeds the limit of %d bytes%s", limit, setting)
 }

@@ -27,10 +27,10 @@ const (
 func TestValueLimit(t *testing.T) {
 	f := newFixture(t)
 	f.do("PUT", "/v1/kv/k", strings.Repeat("v", valueLimit)).want(201)
-	f.do("PUT", "/v1/kv/k", strings.Repeat("v", valueLimit+1)).problem(413, api.TooLarge, "1572864")
+	f.do("PUT", "/v1/kv/k", strings.Repeat("v", valueLimit+1)).problem(413, api.TooLarge, "1572864", "max_value_bytes in the settings")
 	f.do("POST", "/v1/kv/k?append", "v").problem(413, api.TooLarge)
 	f.do("PUT", "/v1/settings", `{"max_value_bytes":4}`).want(200)
-	f.do("PUT", "/k", "12345").problem(413, api.TooLarge)
+	f.do("PUT", "/k", "12345").problem(413, api.TooLarge, "max_value_bytes")
 	f.do("PUT", "/k", "1234").want(204)
 	f.do("GET", "/k", "").wantBody(200, "1234")
 }

@@ -103,7 +103,7 @@ func (x *exchange) writeWhole(status int, body ...[]byte) {
 
 // readDocument reads the body into doc, by the strict rules of package opjson.
 func (x *exchange) readDocument(doc any) error {
-	body, err := x.readBody(maxDocument)
+	body, err := x.readBody(maxDocument, "")
 	if err != nil {
 		return err
 	}

@@ -254,7 +254,7 @@ func (x *exchange) keyCommand(op kvstore.Op) (*kvstore.Command, error) {
 
 // readValue reads the body as a value, up to the replicated limit.
 func (x *exchange) readValue() ([]byte, error) {
-	return x.readBody(x.srv.opts.Store.Settings().MaxValueBytes)
+	return x.readBody(x.srv.opts.Store.Settings().MaxValueBytes, "max_value_bytes")
 }
 
 // put carries out the put that the request asks for.
@@ -318,7 +318,7 @@ func readIncr(x *exchange, cmd *kvstore.Command, delta string) error {
 		return badRequest("the parameter \"incr\" must be a decimal 64-bit integer (for example, 5 or -5), not %.40q", delta)
 	}
 	cmd.Op, cmd.Delta = kvstore.OpIncr, n
-	body, err := x.readBody(maxDocument)
+	body, err := x.readBody(maxDocument, "")
 	if err == nil && len(body) > 0 {
 		return badRequest("incr takes no body; give the number to add as its value (for example, ?incr=5)")
 	}

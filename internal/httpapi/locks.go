@@ -45,7 +45,7 @@ func acquireLock(s *Server, x *exchange) error {
 	if err != nil {
 		return err
 	}
-	if cmd.Value, err = x.readBody(kvstore.MaxLockTextBytes); err != nil {
+	if cmd.Value, err = x.readBody(kvstore.MaxLockTextBytes, ""); err != nil {
 		return err
 	}
 	sent := time.Now()

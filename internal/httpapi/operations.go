@@ -82,7 +82,7 @@ func (s *Server) changeSettings(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	body, err := x.readBody(maxDocument)
+	body, err := x.readBody(maxDocument, "")
 	if err != nil {
 		return err
 	}

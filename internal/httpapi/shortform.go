@@ -41,7 +41,7 @@ func (s *Server) addShort(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	body, err := x.readBody(maxDocument)
+	body, err := x.readBody(maxDocument, "")
 	if err != nil {
 		return err
 	}

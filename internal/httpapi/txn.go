@@ -27,7 +27,7 @@ func runTxn(s *Server, x *exchange) error {
 	}
 	settings := s.opts.Store.Settings()
 	accepted := opjson.Limits{MaxValueBytes: settings.MaxValueBytes, MaxTxnOps: settings.MaxTxnOps, MaxTxnBytes: settings.MaxTxnBytes}
-	body, err := x.readBody(accepted.TextLimit())
+	body, err := x.readBody(accepted.TextLimit(), "max_txn_bytes")
 	if err != nil {
 		return err
 	}

@@ -177,7 +177,7 @@ func (s *Settings) findID(p *problemList) bool {
 		s.ID = 1
 	}
 	if s.ID > uint64(len(s.Cluster)) {
-		p.add("%s is %d, but %s has %d members", s.Describe("id"), s.ID, s.Describe("cluster"), len(s.Cluster))
+		p.add("%s is %d, but the last member in %s is %d", s.Describe("id"), s.ID, s.Describe("cluster"), len(s.Cluster))
 		return false
 	}
 	if name := s.Cluster[s.ID-1].Name; named && s.Name != name {

@@ -182,7 +182,7 @@ func TestWrongSettings(t *testing.T) {
 		{"several at once", "--id x --quota y --log-level loud", "KVD_ENGINE=paper", []string{"--id", "--quota", "--log-level", "--engine (from environment variable KVD_ENGINE)"}},
 		{"catch-up beyond its limit", "--catch-up-bytes 5GiB", "", []string{"--catch-up-bytes", "4GiB"}},
 		{"several contradictions at once", "--max-value-bytes 1GiB --heartbeat-interval 1s", "", []string{"--max-value-bytes", "--election-timeout (default)"}},
-		{"id beyond the cluster", "--id 4 --cluster " + three, "", []string{"--id is 4", "--cluster has 3 members"}},
+		{"id beyond the cluster", "--id 4 --cluster " + three, "", []string{"--id is 4, but the last member in --cluster is 3"}},
 		{"cluster without an id", "--cluster " + three, "", []string{"--cluster has 3 members", "--id"}},
 		{"two client ports", "--port 1", "KVD_LISTEN_CLIENT=http://127.0.0.1:2", []string{"--port means http://127.0.0.1:1", "--listen-client (from environment variable KVD_LISTEN_CLIENT) is http://127.0.0.1:2"}},
 		{"join URL and cluster", "--join " + peer2 + " --id 1 --cluster " + three, "", []string{"--join", "cannot be combined with --cluster"}},
