@@ -49,6 +49,11 @@ func (x *exchange) readBody(limit int64, setting string) ([]byte, error) {
 		_ = conn.SetReadDeadline(time.Time{})
 		return body, x.held.enter(x)
 	case errors.Is(err, pace.ErrTooLarge):
+		// This makes net/http wait before it closes the connection. It would not wait for
+		// a client that was told "100 Continue": the rest of the body would reset the
+		// connection, and one that fails in sending, as curl -T - does, reads no answer.
+		x.boundDrain()
+		_, _ = http.MaxBytesReader(x.w, x.r.Body, 0).Read(make([]byte, 1))
 		return nil, tooLargeBody(limit, setting)
 	case errors.Is(err, pace.ErrSlow), errors.Is(err, pace.ErrBroken):
 		x.body = bodyBroken

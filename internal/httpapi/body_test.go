@@ -70,6 +70,25 @@ func TestExpectContinueIsRefusedBeforeTheBody(t *testing.T) {
 	}
 }
 
+// The answer to a body that turns out to be too large reaches a client that is still sending
+// it, also one that was told to go on: the end of the connection is no reset.
+func TestLargeBodyAfterContinue(t *testing.T) {
+	f := newFixture(t)
+	conn := f.dial()
+	fmt.Fprintf(conn, "PUT /big HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n")
+	r := bufio.NewReader(conn)
+	if line, err := r.ReadString('\n'); err != nil || !strings.HasPrefix(line, "HTTP/1.1 100 ") {
+		t.Fatalf("first line %q, %v", line, err)
+	}
+	go func() { // until the connection ends
+		_, _ = fmt.Fprintf(conn, "%x\r\n", 64*mib)
+		_, _ = io.Copy(conn, io.LimitReader(endless('v'), 2*valueLimit))
+	}()
+	if text, err := io.ReadAll(r); err != nil || !strings.Contains(string(text), "HTTP/1.1 413 ") {
+		t.Errorf("%.100q, %v", text, err)
+	}
+}
+
 func TestChunkedBodies(t *testing.T) {
 	f := newFixture(t)
 	send := func(size int) *answer {
