@@ -103,13 +103,8 @@ func (st *etcdStream) step() (idle bool) {
 }
 
 func (st *etcdStream) connect() bool {
-	n := st.c.w.s.anyNode()
-	if !n.up {
-		return false
-	}
-	hub := storeOf(n).hub
-	stream, err := hub.OpenStream()
-	if err != nil {
+	n, hub, stream := openStream(st.c.w.s)
+	if stream == nil {
 		return false
 	}
 	st.member, st.hub, st.stream, st.owners = n, hub, stream, make(map[*watch.Watch]*watcher)

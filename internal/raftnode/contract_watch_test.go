@@ -92,13 +92,8 @@ func (v *watcher) step() (idle bool) {
 }
 
 func (v *watcher) connect() bool {
-	n := v.c.w.s.anyNode()
-	if !n.up {
-		return false
-	}
-	hub := storeOf(n).hub
-	stream, err := hub.OpenStream()
-	if err != nil {
+	n, hub, stream := openStream(v.c.w.s)
+	if stream == nil {
 		return false
 	}
 	spec := v.spec
@@ -106,7 +101,7 @@ func (v *watcher) connect() bool {
 	if v.again && v.c.w.s.opts.bug == bugResumeOffByOne {
 		spec.From++
 	}
-	_, _, err = stream.Add(spec)
+	_, _, err := stream.Add(spec)
 	var gone *kvstore.CompactedError
 	if errors.As(err, &gone) {
 		v.c.w.s.reachIf(compactionInResume, v.again)
@@ -123,6 +118,16 @@ func (v *watcher) connect() bool {
 	v.restored = storeOf(n).restored
 	v.member, v.hub, v.stream, v.again = n, hub, stream, true
 	return true
+}
+
+// openStream opens a stream at any member; it is nil if that is down or stopping.
+func openStream(s *sim) (n *simNode, hub *watch.Hub, stream *watch.Stream) {
+	if n = s.anyNode(); !n.up {
+		return n, nil, nil
+	}
+	hub = storeOf(n).hub
+	stream, _ = hub.OpenStream()
+	return n, hub, stream
 }
 
 func (v *watcher) leave() {

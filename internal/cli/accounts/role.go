@@ -267,15 +267,20 @@ selects, or a capability. A permission for the same keys or locks is replaced.`,
 }
 
 func roleDeleteCommand(sh *cli.Shell) *cobra.Command {
+	return deleteCommand(sh, "role", "Delete a role, and remove it from its users", client.Rights.DeleteRole)
+}
+
+// deleteCommand returns the command that deletes a role or user.
+func deleteCommand(sh *cli.Shell, what, short string, remove func(client.Rights, context.Context, string) error) *cobra.Command {
 	return &cobra.Command{
 		Use:   "delete NAME",
-		Short: "Delete a role, and remove it from its users",
-		Args:  cli.OneArgument("name of the role"),
+		Short: short,
+		Args:  cli.OneArgument("name of the " + what),
 		RunE: run(sh, func(ctx context.Context, s *cli.Session, args []string) error {
-			if err := s.Rights().DeleteRole(ctx, args[0]); err != nil {
+			if err := remove(s.Rights(), ctx, args[0]); err != nil {
 				return err
 			}
-			return s.Print(map[string]string{"name": args[0]}, args[0], "deleted role "+cli.Printable(args[0]))
+			return s.Print(map[string]string{"name": args[0]}, args[0], "deleted "+what+" "+cli.Printable(args[0]))
 		}),
 	}
 }

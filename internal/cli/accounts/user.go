@@ -210,15 +210,5 @@ func userRolesCommand(sh *cli.Shell, grant bool) *cobra.Command {
 }
 
 func userDeleteCommand(sh *cli.Shell) *cobra.Command {
-	return &cobra.Command{
-		Use:   "delete NAME",
-		Short: "Delete a user and its tokens",
-		Args:  cli.OneArgument("name of the user"),
-		RunE: run(sh, func(ctx context.Context, s *cli.Session, args []string) error {
-			if err := s.Rights().DeleteUser(ctx, args[0]); err != nil {
-				return err
-			}
-			return s.Print(map[string]string{"name": args[0]}, args[0], "deleted user "+cli.Printable(args[0]))
-		}),
-	}
+	return deleteCommand(sh, "user", "Delete a user and its tokens", client.Rights.DeleteUser)
 }
