@@ -163,20 +163,24 @@ func download(ctx context.Context, client *http.Client, target, authorization, f
 		text, err := io.ReadAll(io.LimitReader(resp.Body, maxProbeBytes))
 		return info, 0, errors.Join(fmt.Errorf("%s: %s", resp.Status, strings.TrimSpace(string(text))), err)
 	}
-	// The cause says whether a signal or a stall ended it; the error of the reading
-	// only says that it was canceled.
-	info, size, err = backup.Save(file, bar.Reader(progressReader{resp.Body, stall}))
-	return info, size, errors.Join(err, context.Cause(ctx))
+	info, size, err = backup.Save(file, bar.Reader(stallReader{resp.Body, stall}))
+	if err != nil {
+		// The cause says whether a signal or a stall ended it; the error of the reading
+		// only says that it was canceled.
+		err = errors.Join(err, context.Cause(ctx))
+	}
+	return info, size, err
 }
 
-// progressReader takes each piece that arrives for progress.
-type progressReader struct {
+// stallReader lets the timer run while data is waited for. The time in which the file is
+// written, synced, and verified does not count: it may be long, and no node is at fault.
+type stallReader struct {
 	r     io.Reader
 	stall *time.Timer
 }
 
-func (p progressReader) Read(b []byte) (int, error) {
-	n, err := p.r.Read(b)
-	p.stall.Reset(saveStall)
-	return n, err
+func (s stallReader) Read(b []byte) (int, error) {
+	s.stall.Reset(saveStall)
+	defer s.stall.Stop()
+	return s.r.Read(b)
 }
