@@ -256,6 +256,37 @@ func (patient) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: 503, Header: http.Header{"Retry-After": {"1"}}, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
 }
 
+// noted keeps the parameter timeout of the request, and answers it.
+type noted struct{ timeout string }
+
+func (n *noted) RoundTrip(r *http.Request) (*http.Response, error) {
+	n.timeout = r.URL.Query().Get("timeout")
+	return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader("{}")), Request: r}, nil
+}
+
+// A request that waits has its time for what it does before and after: with as little as
+// the wait leaves, it would not get into the queue.
+func TestTimeoutOfARequestThatWaits(t *testing.T) {
+	for wait, want := range map[time.Duration]string{0: "3.6s", 3900 * time.Millisecond: "3.6s", time.Minute: "3.6s"} {
+		synctest.Test(t, func(t *testing.T) {
+			c, err := New(Config{Endpoints: []string{"http://127.0.0.1:1"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			node := &noted{}
+			c.endpoints[0].http.Transport = node
+			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+			defer cancel()
+			r := change(http.MethodPost, "/v1/locks/l", nil)
+			r.wait = wait
+			if _, err := c.do(ctx, r); err != nil || node.timeout != want {
+				t.Errorf("%v: timeout %q, %v", wait, node.timeout, err)
+			}
+		})
+	}
+}
+
 // Whatever time a change has, a node without a leader can say in time that nothing was done.
 func TestNoLeaderIsNoOpenOutcome(t *testing.T) {
 	for _, nodes := range []int{1, 3} {

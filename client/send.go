@@ -277,7 +277,6 @@ func (e *endpoint) target(ctx context.Context, r *request, limit time.Duration) 
 		limit = min(limit, time.Until(deadline))
 	}
 	query := r.query
-	limit -= r.wait
 	if limit >= 2*time.Millisecond && limit <= serverDefault && !r.stream {
 		query = url.Values{"timeout": {(limit * 9 / 10).String()}}
 		for name, values := range r.query {
@@ -359,6 +358,7 @@ func (c *sender) pause(ctx context.Context, n int, took time.Duration, refused *
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	took = min(took, c.attempt) // one that waited for its turn took longer
 	d, least := time.Duration(0), took/10
 	if n+1 >= len(c.endpoints) {
 		least = took / 2
