@@ -28,8 +28,7 @@ const maxOutgoingSnapshots = 2
 // exactly once, possibly before it returns.
 func (t *Transport) SendSnapshot(m *raftpb.Message, body io.ReadCloser, size int64) {
 	to := m.GetTo()
-	b := &transferBody{body: body, size: size, envelope: int64(8 + proto.Size(m))}
-	b.touch()
+	b := &transferBody{body: body, size: size, envelope: int64(8 + proto.Size(m)), begun: time.Now()}
 	if err := t.beginTransfer(m, b); err != nil {
 		_ = body.Close() // nothing was read from it
 		t.cfg.Receiver.SnapshotStatus(to, err)
@@ -161,17 +160,18 @@ var errBodyIncomplete = errors.New("snapshot body closed before its end")
 type transferBody struct {
 	body     io.ReadCloser
 	size     int64
-	envelope int64 // bytes of the message before the body
+	envelope int64     // bytes of the message before the body
+	begun    time.Time // with a reading of the monotonic clock: a clock that is set is no stall
 	sent     atomic.Int64
-	active   atomic.Int64 // unix nanoseconds of the last progress
+	active   atomic.Int64 // time from begun to the last progress
 	closed   atomic.Bool
 	reason   atomic.Pointer[error] // the first failure
 }
 
-func (b *transferBody) touch() { b.active.Store(time.Now().UnixNano()) }
+func (b *transferBody) touch() { b.active.Store(int64(time.Since(b.begun))) }
 
 func (b *transferBody) idle() time.Duration {
-	return time.Duration(time.Now().UnixNano() - b.active.Load())
+	return time.Since(b.begun) - time.Duration(b.active.Load())
 }
 
 // checkRate is how fast a receiver surely syncs and checks a body, per second.
