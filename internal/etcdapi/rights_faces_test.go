@@ -236,7 +236,7 @@ func (q *request) overHTTP(ctx context.Context, t testing.TB, n *etcdtest.Node, 
 func TestFacesAgree(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	n, c := alone(t, steady())
+	n, c := alone(t, nil)
 	ctx := t.Context()
 	addUser(ctx, t, c, "root")
 	change(t, n, &rights.Change{PutRole: &rights.Role{Name: "dice"}})

@@ -89,7 +89,7 @@ func wantErr(t testing.TB, got, want error) {
 // TestClientsLogIn: clientv3 fetches its tokens by itself, and each caller may do what its
 // roles permit.
 func TestClientsLogIn(t *testing.T) {
-	n, c := alone(t, steady())
+	n, c := alone(t, nil)
 	ctx := t.Context()
 	addUser(ctx, t, c, "ann", grant{"a/", "a0", rw}, grant{"b", "", r})
 	enable(ctx, t, c)
@@ -115,7 +115,7 @@ func TestClientsLogIn(t *testing.T) {
 // TestEdits goes through the calls about users and roles with the errors and the counting
 // of etcd.
 func TestEdits(t *testing.T) {
-	_, c := alone(t, steady())
+	_, c := alone(t, nil)
 	ctx := t.Context()
 	revision := func() uint64 { return must[*clientv3.AuthStatusResponse](t)(c.AuthStatus(ctx)).AuthRevision }
 	edits := uint64(1)
@@ -186,7 +186,7 @@ func TestEdits(t *testing.T) {
 
 // TestProbesNeedNobody: a node with rights is as healthy as one without.
 func TestProbesNeedNobody(t *testing.T) {
-	n, c := alone(t, steady())
+	n, c := alone(t, nil)
 	enable(t.Context(), t, c)
 	for _, serializable := range []bool{false, true} {
 		if err := n.Calls.Probes().Read(t.Context(), serializable); err != nil {
@@ -197,7 +197,7 @@ func TestProbesNeedNobody(t *testing.T) {
 
 // TestRootStays: what would leave nobody who may do everything is refused as in etcd.
 func TestRootStays(t *testing.T) {
-	n, c := alone(t, steady())
+	n, c := alone(t, nil)
 	ctx := t.Context()
 	enable(ctx, t, c)
 	root := as(t, "root", n)
@@ -218,7 +218,7 @@ func TestRootStays(t *testing.T) {
 // TestUsersWithoutPassword: nobody can log in as them, and a hash that a client has made is
 // as good as a password.
 func TestUsersWithoutPassword(t *testing.T) {
-	n, c := alone(t, steady())
+	n, c := alone(t, nil)
 	ctx := t.Context()
 	must[*clientv3.AuthUserAddResponse](t)(c.UserAddWithOptions(ctx, "robot", "", &clientv3.UserAddOptions{NoPassword: true}))
 	hash := must[[]byte](t)(bcrypt.GenerateFromPassword([]byte("hash-secret"), bcrypt.MinCost))
@@ -245,7 +245,7 @@ func TestUsersWithoutPassword(t *testing.T) {
 // TestEditsKeepWhatEtcdDoesNotKnow holds U2: capabilities, permissions on locks, and the
 // tokens of a user are as before.
 func TestEditsKeepWhatEtcdDoesNotKnow(t *testing.T) {
-	n, c := alone(t, steady())
+	n, c := alone(t, nil)
 	ctx := t.Context()
 	lock := rights.Permission{Access: rights.Write, Space: rights.Locks, Key: []byte("a")}
 	change(t, n, &rights.Change{PutRole: &rights.Role{Name: "team", Permissions: []rights.Permission{lock}, Capabilities: []rights.Capability{rights.Backup, rights.Operate}}})
@@ -349,7 +349,7 @@ func putKey(key string) *kvstore.Command {
 // TestWatchLosesItsRight: of two watches on a stream, the one whose right is taken is
 // canceled before it gets what was written directly after that, and the other one goes on.
 func TestWatchLosesItsRight(t *testing.T) {
-	n, c := alone(t, steady())
+	n, c := alone(t, nil)
 	ctx := t.Context()
 	addUser(ctx, t, c, "ann", grant{"a/", "a0", r}, grant{"b", "", r})
 	enable(ctx, t, c)
@@ -387,7 +387,7 @@ func TestWatchLosesItsRight(t *testing.T) {
 // TestRecipesLoseTheirRight: a wait for a lock, and for the words of a leader, ends with the
 // right to it, before anything is told that was written after that.
 func TestRecipesLoseTheirRight(t *testing.T) {
-	n, c := alone(t, steady())
+	n, c := alone(t, nil)
 	ctx := t.Context()
 	addUser(ctx, t, c, "ann", grant{"lock/", "lock0", rw}, grant{"e/", "e0", r})
 	enable(ctx, t, c)
@@ -559,7 +559,7 @@ func (l *laggard) Barrier(ctx context.Context, note etcdapi.NoteStage) error {
 // that came with the data.
 func TestReadBehindARevocation(t *testing.T) {
 	l := new(laggard)
-	n, c := alone(t, &etcdtest.Config{Tick: 100 * time.Millisecond, Options: func(o *etcdapi.Options) { l.Replicator, o.Replicator = o.Replicator, l }})
+	n, c := alone(t, &etcdtest.Config{Options: func(o *etcdapi.Options) { l.Replicator, o.Replicator = o.Replicator, l }})
 	addUser(t.Context(), t, c, "root")
 	change(t, n, &rights.Change{PutRole: &rights.Role{Name: rights.Anonymous}})
 	for method, request := range map[string]proto.Message{
