@@ -271,6 +271,9 @@ func (f *fuzzed) settle() {
 	if len(f.pending) > 0 || f.lost != nil || f.split != nil || f.owed {
 		f.t.Fatalf("no answer to %v (lost: %v, split: %v, progress owed: %v)", f.pending, f.lost, f.split, f.owed)
 	}
+	if n := f.hub.Stats().Watches; n != len(f.watches) {
+		f.t.Fatalf("%d watches are counted, and there are %d", n, len(f.watches))
+	}
 	f.asked = 0
 }
 
