@@ -217,12 +217,16 @@ type others struct {
 	// stalled counts refusals because the machine's disk hung, which abusive clients cannot
 	// cause: they write nothing. Nothing was done then, and the request may be repeated.
 	stalled atomic.Int64
-	// mu owns the first failures, for the report.
+	// mu owns the writes whose outcome is unknown, and the first failures, for the report.
 	mu struct {
 		sync.Mutex
+		unknown  []span
 		failures []string
 	}
 }
+
+// span is the time that a request took.
+type span struct{ begin, end time.Time }
 
 // fail notes an answer that no such client should get.
 func (p *others) fail(method, path string, took time.Duration, a answer) {
@@ -250,6 +254,8 @@ func (p *others) run(ctx context.Context, m *member, clients int) {
 					p.done.Add(1)
 				case a.status == 503 && strings.Contains(a.body, "the disk of this node is not responding"):
 					p.stalled.Add(1)
+				case a.status == 504 && method == http.MethodPut && strings.Contains(a.body, "it may still take effect"):
+					p.doubt(span{begin, time.Now()})
 				case ctx.Err() == nil:
 					p.fail(method, path, time.Since(begin), a)
 				}
@@ -259,18 +265,85 @@ func (p *others) run(ctx context.Context, m *member, clients int) {
 	all.Wait()
 }
 
-// rate returns how much gets done per second, in a window of a second.
-func (p *others) rate() float64 {
-	before, begin := p.done.Load(), time.Now()
-	<-time.After(time.Second)
-	return float64(p.done.Load()-before) / time.Since(begin).Seconds()
+// doubt notes a write whose outcome is unknown.
+func (p *others) doubt(s span) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mu.unknown = append(p.mu.unknown, s)
 }
 
-// normal returns the median of three windows.
-func (p *others) normal() float64 {
-	rates := []float64{p.rate(), p.rate(), p.rate()}
-	slices.Sort(rates)
-	return rates[1]
+// settleDoubts takes the writes whose outcome is unknown for failures, unless the disk hung: a
+// write that was on its way to the disk then cannot be told what became of it.
+func (p *others) settleDoubts(w *watched) {
+	p.mu.Lock()
+	unknown := p.mu.unknown
+	p.mu.Unlock()
+	for _, s := range unknown {
+		if w.hung(s) {
+			p.stalled.Add(1)
+			continue
+		}
+		p.fail(http.MethodPut, "/v1/kv/others", s.end.Sub(s.begin), answer{status: 504, body: "while the disk answered"})
+	}
+}
+
+// rate returns how much gets done per second: the median of windows of a second.
+func (p *others) rate(windows int) float64 {
+	var rates []float64
+	for range windows {
+		before, begin := p.done.Load(), time.Now()
+		<-time.After(time.Second)
+		rates = append(rates, float64(p.done.Load()-before)/time.Since(begin).Seconds())
+	}
+	return median(rates)
+}
+
+// median returns the lower one of two medians.
+func median(of []float64) float64 {
+	sorted := slices.Sorted(slices.Values(of))
+	return sorted[(len(sorted)-1)/2]
+}
+
+const (
+	// leastShare is what well-behaved clients must keep of their rate.
+	leastShare = 0.8
+	// rounds is how often the rates are compared at least, and mostRounds how often the
+	// machine may be too busy with others for that.
+	rounds, mostRounds = 3, 7
+)
+
+// comparison has the rates of well-behaved clients in turn without abuse and with it. Others
+// use the machine, too, so each rate with abuse is compared with those just before and after
+// it, and the median of these shares counts.
+type comparison struct {
+	client        *others
+	windows       int
+	settle        time.Duration // how long the abuse takes until it has its full effect
+	without, with []float64
+}
+
+// run compares until there is enough, and calls meanwhile in each round before the abuse ends.
+func (c *comparison) run(t *testing.T, start func(*background), meanwhile func()) {
+	c.without = append(c.without, c.client.rate(c.windows))
+	for len(c.with) < rounds || c.share() < leastShare && len(c.with) < mostRounds {
+		abusing := inBackground(t)
+		start(abusing)
+		<-time.After(c.settle)
+		c.with = append(c.with, c.client.rate(c.windows))
+		meanwhile()
+		abusing.end()
+		<-time.After(time.Second) // the node closes the connections
+		c.without = append(c.without, c.client.rate(c.windows))
+	}
+}
+
+// share returns what the clients keep of their rate.
+func (c *comparison) share() float64 {
+	var shares []float64
+	for i, rate := range c.with {
+		shares = append(shares, rate/min(c.without[i], c.without[i+1]))
+	}
+	return median(shares)
 }
 
 // watched is what a supervisor sees of a node meanwhile.
@@ -278,12 +351,37 @@ type watched struct {
 	probes  int
 	unready int      // those that were answered 503
 	bad     []string // those that were not answered, or that the node is not alive
+	looks   []look
+}
+
+// look is whether a write to the log had been running for more than a second.
+type look struct {
+	at    time.Time
+	hangs bool
+}
+
+// hung reports whether most looks within the span found the disk hanging.
+func (w *watched) hung(s span) bool {
+	all, hangs := 0, 0
+	for _, l := range w.looks {
+		if l.at.After(s.begin) && l.at.Before(s.end) {
+			all++
+			if l.hangs {
+				hangs++
+			}
+		}
+	}
+	return 2*hangs > all
 }
 
 func (w *watched) run(ctx context.Context, n *abused) {
 	for ctx.Err() == nil {
 		for _, path := range []string{"/livez", "/readyz", "/health"} {
-			switch a := get(n.side, path); {
+			a := get(n.side, path)
+			if path == "/readyz" {
+				w.looks = append(w.looks, look{time.Now(), strings.Contains(a.body, "a write to the log has been running")})
+			}
+			switch {
 			case path != "/livez" && a.status == 503:
 				w.unready++
 			case a.status != 200:
@@ -306,47 +404,39 @@ const (
 // memory. The node must stay as small as GOMEMLIMIT says, answer its probes, and serve others.
 func TestAbuse(t *testing.T) {
 	long(t)
-	const (
-		share   = 0.8 // of the rate without abuse
-		least   = 200 // operations in total; with fewer, a rate says nothing
-		patient = 20  // windows in which the node may show that rate
-	)
+	const least = 200 // operations in total; with fewer, a rate says nothing
 	most, fraction := int64(shortMemory), shortFraction
-	settle, windows := 4*time.Second, 3
+	rates := &comparison{client: new(others), windows: 3, settle: 4 * time.Second}
 	if runSize == sizeHuge {
 		most, fraction = 512<<20, 1
-		settle, windows = 20*time.Second, 30
+		rates.windows, rates.settle = 9, 20*time.Second
 	}
 	n := newAbused(t, most)
-	m := n.member
-	client, serving := new(others), inBackground(t)
+	m, client := n.member, rates.client
+	watching, conns := new(watched), new(atomic.Int64)
+	serving, supervising := inBackground(t), inBackground(t)
+	supervising.start(func(ctx context.Context) { watching.run(ctx, n) })
 	serving.start(func(ctx context.Context) { client.run(ctx, m, 4) })
-	before := client.normal()
-
-	watching, conns, abusing := new(watched), new(atomic.Int64), inBackground(t)
-	abusing.start(func(ctx context.Context) { watching.run(ctx, n) })
-	for _, a := range abuses(fraction) {
-		abusing.start(func(ctx context.Context) { a.run(ctx, n, conns) })
-	}
-	<-time.After(settle)
-	// Others use the machine, too, so one good window suffices: a node that is held up
-	// is so in every window.
-	best := 0.0
-	for i := 0; i < windows || best < share*before && i < patient; i++ {
-		best = max(best, client.rate())
-	}
-	refusals := metric(t, n.side, "kvd_request_memory_refusals_total")
-	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", m.process().pid()))
-	if err != nil {
-		t.Error(err)
-	}
-	abusing.end()
-	after := client.normal()
+	var refusals string
+	var open []os.DirEntry
+	rates.run(t, func(abusing *background) {
+		for _, a := range abuses(fraction) {
+			abusing.start(func(ctx context.Context) { a.run(ctx, n, conns) })
+		}
+	}, func() {
+		var err error
+		if open, err = os.ReadDir(fmt.Sprintf("/proc/%d/fd", m.process().pid())); err != nil {
+			t.Error(err)
+		}
+		refusals = metric(t, n.side, "kvd_request_memory_refusals_total")
+	})
 	serving.end()
+	supervising.end()
+	client.settleDoubts(watching)
 	peak := m.process().memory(t, "VmHWM") // that of the whole run, however short it was
 
-	t.Logf("%d connections, %d files of the node open in the end; %d MiB of memory at most; %v refused for memory; %.0f operations per second before, %.0f meanwhile, %.0f after, %d failed, %d refused for a stalled disk; %d probes, %d unready",
-		conns.Load(), len(open), peak>>20, refusals, before, best, after, client.failed.Load(), client.stalled.Load(), watching.probes, watching.unready)
+	t.Logf("%d connections, %d files of the node open in the end; %d MiB of memory at most; %v refused for memory; operations per second with abuse %.0f, without %.0f: %.2f of the rate; %d failed, %d refused or in doubt for a stalled disk; %d probes, %d unready",
+		conns.Load(), len(open), peak>>20, refusals, rates.with, rates.without, rates.share(), client.failed.Load(), client.stalled.Load(), watching.probes, watching.unready)
 	if peak > most {
 		t.Errorf("%d MiB of memory, of which %d MiB are allowed", peak>>20, most>>20)
 	}
@@ -357,13 +447,40 @@ func TestAbuse(t *testing.T) {
 	if client.failed.Load() > 0 || client.done.Load() < least {
 		t.Errorf("%d operations done, %d failed: %q", client.done.Load(), client.failed.Load(), client.mu.failures)
 	}
-	if normal := min(before, after); best < share*normal {
-		t.Errorf("%.0f operations per second, of %.0f", best, normal)
+	if rates.share() < leastShare {
+		t.Errorf("well-behaved clients keep %.2f of their rate: %.0f operations per second with abuse, %.0f without", rates.share(), rates.with, rates.without)
 	}
 	if refusals == "0" {
 		t.Error("nothing was refused: the test does not use up the memory")
 	}
 	proof.Judged(t, int(client.done.Load()))
+}
+
+// TestControlAbuseRate: clients that ask for much and read all of it, which no node can tell
+// from others, cost these more of their rate than TestAbuse allows.
+func TestControlAbuseRate(t *testing.T) {
+	long(t)
+	begin := time.Now()
+	n := newAbused(t, 512<<20)
+	rates := &comparison{client: new(others), windows: 1, settle: time.Second}
+	serving := inBackground(t)
+	serving.start(func(ctx context.Context) { rates.client.run(ctx, n.member, 4) })
+	rates.run(t, func(flood *background) {
+		for range 2 {
+			flood.start(func(ctx context.Context) {
+				for ctx.Err() == nil {
+					roundTrip(ctx, n.member, http.MethodGet, "/v1/kv?prefix=big&limit=4", nil)
+				}
+			})
+		}
+	}, func() {})
+	serving.end()
+	t.Logf("operations per second with the flood %.0f, without %.0f: %.2f of the rate", rates.with, rates.without, rates.share())
+	if rates.share() >= leastShare || len(rates.with) < mostRounds {
+		t.Error("a flood went unnoticed")
+		return
+	}
+	proof.Caught(t, "control of the abuse", "a flood takes the time of others", 1, begin)
 }
 
 // TestControlAbuse: without the bound on what bodies and answers hold, the clients that make
@@ -386,6 +503,26 @@ func TestControlAbuse(t *testing.T) {
 	})
 	abusing.end()
 	proof.Caught(t, "control of the abuse", "bodies and responses hold as much as clients ask for", 1, begin)
+}
+
+// TestDoubtsNeedAHungDisk: a write whose outcome is unknown is a failure, unless the disk hung
+// for most of its time.
+func TestDoubtsNeedAHungDisk(t *testing.T) {
+	begin := time.Now()
+	at := func(seconds int) time.Time { return begin.Add(time.Duration(seconds) * time.Second) }
+	w := new(watched)
+	for second := range 30 {
+		w.looks = append(w.looks, look{at(second), second > 10 && second < 20})
+	}
+	p := new(others)
+	p.doubt(span{at(10), at(15)}) // the disk hung from the tenth second on
+	p.doubt(span{at(0), at(5)})
+	p.doubt(span{at(17), at(25)})
+	p.doubt(span{at(40), at(45)}) // nobody looked
+	p.settleDoubts(w)
+	if stalled, failed := p.stalled.Load(), p.failed.Load(); stalled != 1 || failed != 3 {
+		t.Errorf("%d writes in doubt because of the disk, %d failed; want 1 and 3", stalled, failed)
+	}
 }
 
 // background runs functions until it is ended, at the latest with the test.

@@ -140,7 +140,7 @@ var suites = []suite{
 	{name: "power cuts", pkgs: "./test/e2e", tests: []string{"TestPowerCut.*", "TestControlPowerCut"}, env: append(full, "KVD_POWER_CUTS=100")},
 	{name: "damaged files, real processes", pkgs: "./test/e2e", tests: []string{"TestDamagedFiles", "TestDamagedFilesInMemory", "TestDamagedMember", "TestControlDamagedFiles"}, env: huge},
 	{name: "abuse", pkgs: "./test/e2e", tests: []string{"TestAbuse"}, env: huge, whole: true, promises: []string{"bounded"}},
-	{name: "control of the abuse", pkgs: "./test/e2e", tests: []string{"TestControlAbuse"}, env: huge},
+	{name: "control of the abuse", pkgs: "./test/e2e", tests: []string{"TestControlAbuse", "TestControlAbuseRate"}, env: huge},
 }
 
 // runAll runs the suites, and leaves their results in the directory.
