@@ -3,6 +3,7 @@ package kvstore
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -182,11 +183,20 @@ func kvText(kv *KV) string {
 	if kv == nil {
 		return "nothing"
 	}
-	text := fmt.Sprintf("%q=%q create %d mod %d version %d lease %d", kv.Key, kv.Value, kv.CreateRevision, kv.ModRevision, kv.Version, kv.Lease)
+	text := fmt.Sprintf("%s=%s create %d mod %d version %d lease %d", bytesText(kv.Key), bytesText(kv.Value), kv.CreateRevision, kv.ModRevision, kv.Version, kv.Lease)
 	if kv.Attributes != nil {
 		text += fmt.Sprintf(" attributes %d", *kv.Attributes)
 	}
 	return text + strayText(kv.Value)
+}
+
+// bytesText has long bytes as their hash: to quote them took most of the time of the tests
+// that compare texts.
+func bytesText(b []byte) string {
+	if len(b) <= 64 {
+		return strconv.Quote(string(b))
+	}
+	return fmt.Sprintf("%q… (%d bytes, %x)", b[:16], len(b), sha256.Sum256(b))
 }
 
 // strayText shows a value that is empty and not nil, which no path may return.
