@@ -2,7 +2,9 @@ package httpapi
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
+	"io"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -11,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"unicode/utf8"
 
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/opjson"
@@ -354,4 +357,84 @@ func readFuzzed(t *testing.T, w *httptest.ResponseRecorder, events bool, from ui
 		t.Fatalf("the stream ends with %q", w.Body)
 	}
 	return out
+}
+
+// batchAnswer is what is compared of an answer to a line.
+type batchAnswer struct {
+	N        int    `json:"n"`
+	Status   int    `json:"status"`
+	Revision uint64 `json:"revision"`
+}
+
+// FuzzBatch sends arbitrary bytes as a stream of operations, in pieces of any size. Each line
+// is answered once, in order, as a node with the same past answers it alone, up to the first
+// line that is not JSON; and none with 500.
+func FuzzBatch(f *testing.F) {
+	lines := `{"put":{"key":"a","value":"1"}}` + "\n\r\n" + `{"append":{"key":"a","value":"2","return":"previous"}}` + "\r\n" + `{"get":{"key":"a"}}` + "\n" +
+		`{"incr":{"key":"n","delta":-3}}` + "\n" + `{"put":{"key":"a","value":"3","if_revision":2}}` + "\n" + `{"delete":{"prefix":""}}` + "\n"
+	f.Add([]byte(lines), uint8(0))
+	f.Add([]byte(lines+`{"list":{"prefix":"","limit":1}}`+"\n"+`{"idempotency_key":"k","put":{"key":"b","value":"1"}}`+"\n"+`{"idempotency_key":"k","put":{"key":"b","value":"2"}}`), uint8(7))
+	f.Add([]byte(lines+`{"txn":{"if":[{"key":"a","exists":true}],"then":[{"delete":{"key":"a"}},{"get":{"key":"a"}}],"else":[{"put":{"key":"a","value":"x"}}]}}`+"\n"+lines), uint8(255))
+	f.Add([]byte(lines+"{\n"+lines), uint8(30))
+	f.Add([]byte(`{"put":{"key":"a","value":"1"},"get":{"key":"a"}}`+"\n{}\n[]\n\"put\"\nnull\n"+`{"put":{"key":"\ud800","value":""}}`+"\n"+lines), uint8(3))
+	whole, fx := newServer(f)
+	single, _ := newServer(f)
+	f.Fuzz(func(t *testing.T, body []byte, piece uint8) {
+		if len(body) > 20_000 {
+			return
+		}
+		got := fuzzedBatch(t, whole, &inPieces{body, int(piece) + 1})
+		n := 0
+		for line := range bytes.SplitSeq(body, []byte{'\n'}) {
+			n++
+			if len(bytes.TrimSuffix(line, []byte{'\r'})) == 0 {
+				continue
+			}
+			alone := fuzzedBatch(t, single, bytes.NewReader(line))
+			if len(alone) != 1 || len(got) == 0 || got[0].N != n || got[0].Status != alone[0].Status || got[0].Revision != alone[0].Revision || got[0].Status == http.StatusInternalServerError {
+				t.Fatalf("%q: line %d, %q: answered %+v, and alone %+v; log %+v", body, n, line, got, alone, fx.logs.All())
+			}
+			if got = got[1:]; !json.Valid(line) {
+				break
+			}
+			if len(got) == 0 && !utf8.Valid(line) {
+				break
+			}
+		}
+		if len(got) > 0 {
+			t.Fatalf("%q: %+v answers no line", body, got)
+		}
+	})
+}
+
+// inPieces returns at most so many bytes at once.
+type inPieces struct {
+	rest  []byte
+	piece int
+}
+
+func (p *inPieces) Read(b []byte) (n int, err error) {
+	if len(p.rest) == 0 {
+		return 0, io.EOF
+	}
+	n = copy(b, p.rest[:min(p.piece, len(p.rest))])
+	p.rest = p.rest[n:]
+	return n, nil
+}
+
+// fuzzedBatch returns the answers to a stream.
+func fuzzedBatch(t *testing.T, s *Server, body io.Reader) (answers []batchAnswer) {
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, httptest.NewRequest("POST", "/v1/batch", body))
+	if w.Code != http.StatusOK {
+		t.Fatalf("the stream is answered %d: %s", w.Code, w.Body)
+	}
+	for line := range strings.Lines(w.Body.String()) {
+		var a batchAnswer
+		if err := json.Unmarshal([]byte(line), &a); err != nil {
+			t.Fatalf("%v: %q", err, line)
+		}
+		answers = append(answers, a)
+	}
+	return answers
 }
