@@ -173,7 +173,9 @@ func (s *kvService) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.C
 		if err := s.opts.Replicator.Barrier(ctx, nil); err != nil {
 			return nil, err
 		}
-		return &pb.CompactionResponse{Header: s.headers.Now()}, nil
+		if s.store().CompactRevision() <= 1 { // there was none elsewhere, either
+			return &pb.CompactionResponse{Header: s.headers.Now()}, nil
+		}
 	}
 	res, err := s.do(ctx, &kvstore.Command{Op: kvstore.OpCompact, Revision: uint64(r.GetRevision())})
 	if err != nil {

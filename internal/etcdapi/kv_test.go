@@ -335,6 +335,22 @@ func TestCompact(t *testing.T) {
 	}
 }
 
+// TestCompactBehindAnother: a node that learns only with its proof of a compaction elsewhere
+// does not say that there was none.
+func TestCompactBehindAnother(t *testing.T) {
+	l := new(laggard)
+	n, c := alone(t, &etcdtest.Config{Options: func(o *etcdapi.Options) { l.Replicator, o.Replicator = o.Replicator, l }})
+	fill(t, c, 10)
+	l.late = func() {
+		res, err := n.Do(t.Context(), &kvstore.Command{Op: kvstore.OpCompact, Revision: 3}, nil)
+		if err != nil || res.Outcome != kvstore.OK {
+			t.Error(res, err)
+		}
+	}
+	_, err := c.Compact(t.Context(), 1)
+	refused(t, "a revision that was compacted", err, rpctypes.ErrGRPCCompacted)
+}
+
 // A range of any size is answered, also sorted.
 func TestLargeRange(t *testing.T) {
 	_, c := alone(t, nil)
