@@ -3,6 +3,7 @@ package etcdapi
 import (
 	"cmp"
 	"context"
+	"errors"
 	"math"
 	"time"
 
@@ -66,7 +67,7 @@ func (s *leaseService) LeaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiv
 	}
 	left, err := s.opts.LeaseTimes.AskLease(ctx, uint64(r.GetID()), false)
 	if codeOf(err) == api.LeaseNotFound {
-		return &pb.LeaseTimeToLiveResponse{Header: s.headers.Now(), ID: r.GetID(), TTL: -1}, nil
+		return s.noLease(r), nil
 	}
 	if err != nil {
 		return nil, err
@@ -85,9 +86,19 @@ func (s *leaseService) LeaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiv
 		if err := s.allowReading(ctx, out.GetKeys()); err != nil {
 			return nil, err
 		}
+		// It may have ended since the leader answered: the time would be that of a lease
+		// with keys, and the keys those of none.
+		if _, err := s.store().Lease(uint64(r.GetID())); errors.Is(err, kvstore.ErrLeaseNotFound) {
+			return s.noLease(r), nil
+		}
 	}
 	out.Header = s.headers.Now()
 	return out, nil
+}
+
+// noLease is the answer about a lease that does not exist.
+func (s *leaseService) noLease(r *pb.LeaseTimeToLiveRequest) *pb.LeaseTimeToLiveResponse {
+	return &pb.LeaseTimeToLiveResponse{Header: s.headers.Now(), ID: r.GetID(), TTL: -1}
 }
 
 // keysOf returns the keys of a lease. It claims memory for them as it goes on: there are

@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/kvd-io/kvd/internal/etcdapi"
 	"github.com/kvd-io/kvd/internal/etcdapi/etcdtest"
 	"github.com/kvd-io/kvd/internal/kvstore"
 )
@@ -186,5 +187,23 @@ func waitFor(t testing.TB, what string, done func() bool) {
 		case <-ctx.Done():
 			t.Fatalf("waited in vain for %s", what)
 		}
+	}
+}
+
+// TestLeaseEndsBehindItsTime: a lease that ends after the leader has told its time, and
+// before its keys are read, does not exist.
+func TestLeaseEndsBehindItsTime(t *testing.T) {
+	l := new(laggard)
+	n, c := alone(t, &etcdtest.Config{Options: func(o *etcdapi.Options) { l.Replicator, o.Replicator = o.Replicator, l }})
+	id := bound(t, n, turns.Add(1))
+	l.late = func() {
+		res, err := n.Do(t.Context(), &kvstore.Command{Op: kvstore.OpLeaseRevoke, Lease: uint64(id)}, nil)
+		if err != nil || res.Outcome != kvstore.OK {
+			t.Error(res, err)
+		}
+	}
+	r := must[*clientv3.LeaseTimeToLiveResponse](t)(c.TimeToLive(t.Context(), clientv3.LeaseID(id), clientv3.WithAttachedKeys()))
+	if r.TTL != -1 || len(r.Keys) != 0 {
+		t.Errorf("%d seconds and %d keys", r.TTL, len(r.Keys))
 	}
 }
