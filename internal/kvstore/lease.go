@@ -151,7 +151,7 @@ func (ls *leases) count() *counts {
 	return &ls.draft.counts
 }
 
-// layout.LogicalBytes is what the quota counts for a lease. What is bound to it counts itself.
+// logicalBytes is what the quota counts for a lease. What is bound to it counts itself.
 func (l *leaseRow) logicalBytes() int64 { return 2*layout.KeyOverheadBytes + int64(len(l.Name)) }
 
 // fits refuses what would exceed the quota. Like a put, it is refused only if it adds

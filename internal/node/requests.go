@@ -116,8 +116,8 @@ func (n *Node) CheckStaleness(limit time.Duration) error {
 }
 
 // Snapshot streams a consistent backup of the whole state as this node has
-// applied it, without the keys that sign logins. A Barrier before it makes it linearizable; without one it needs no
-// quorum.
+// applied it, without the keys that sign logins. A Barrier before it makes it
+// linearizable; without one it needs no quorum.
 func (n *Node) Snapshot(ctx context.Context, w io.Writer) error {
 	m, err := n.serving()
 	if err != nil {
@@ -138,7 +138,8 @@ func (n *Node) Snapshot(ctx context.Context, w io.Writer) error {
 // closing it earlier sends the clients of watches to other nodes.
 func (n *Node) Watches() *watch.Hub { return n.watches }
 
-// Members returns the membership with what this node observes of it.
+// Members returns the membership as this node has applied it, with what it observes of
+// it. That needs no quorum.
 func (n *Node) Members(ctx context.Context) ([]api.Member, error) {
 	m, err := n.serving()
 	if err != nil {
