@@ -28,7 +28,7 @@ func (d *deadlines) Pop() any {
 }
 
 // maxStep is the longest time between two looks at the clock that counts in full.
-// It is several times the pace, so that a busy machine does not slow leases down.
+// It is twice the longest pause, so that a busy machine does not slow leases down.
 const maxStep = time.Second
 
 // stopwatch measures the time during which this process ran. A process that was

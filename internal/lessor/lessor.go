@@ -17,9 +17,14 @@ import (
 var ErrNotLeader = errors.New("this node does not track leases")
 
 const (
-	// pace is how often the Lessor looks for due leases and for a change of its
-	// office. Leases end up to that much late.
+	// pace is the least time between two looks for due leases, so that those that are due
+	// at nearly the same time end together. Leases end up to that much late.
 	pace = 100 * time.Millisecond
+	// longestPause is the most while there is a deadline: of the time between two looks,
+	// only maxStep counts.
+	longestPause = maxStep / 2
+	// rest is the pause while there is none.
+	rest = time.Hour
 	// pageLeases is how many leases a new leader reads under one lock.
 	pageLeases = 1000
 	// maxExpireLeases and maxExpireKeys bound what one log entry ends. The entry
@@ -98,6 +103,8 @@ type Lessor struct {
 	report  func(error) // of proposals and reads that failed; they are repeated
 
 	expired atomic.Uint64
+	term    atomic.Uint64 // of the office, for Applied
+	wake    chan struct{} // capacity 1: Run has to look
 
 	// mu is held for a few instructions a lease, and never while waiting.
 	mu struct {
@@ -130,7 +137,7 @@ type entry struct {
 // New returns a Lessor. The report is called with errors that the Lessor deals with
 // itself.
 func New(t Table, c Cluster, clock func() time.Time, report func(error)) *Lessor {
-	l := &Lessor{table: t, cluster: c, clock: clock, report: report}
+	l := &Lessor{table: t, cluster: c, clock: clock, report: report, wake: make(chan struct{}, 1)}
 	l.mu.watch.read = clock()
 	return l
 }
@@ -149,6 +156,7 @@ func (l *Lessor) Expired() uint64 { return l.expired.Load() }
 func (l *Lessor) Run(ctx context.Context) {
 	due := make(chan struct{}, 1)
 	var done sync.WaitGroup
+	defer done.Wait()
 	done.Go(func() {
 		for {
 			select {
@@ -159,38 +167,41 @@ func (l *Lessor) Run(ctx context.Context) {
 			}
 		}
 	})
-	every(ctx, pace, func() {
-		l.TakeOffice(ctx)
-		if !l.anyDue() {
-			return
-		}
-		select {
-		case due <- struct{}{}:
-		default: // it is at work, and looks again at the next pace
-		}
-	})
-	done.Wait()
-}
-
-// anyDue reports whether TakeDue would find a lease.
-func (l *Lessor) anyDue() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	o, now := &l.mu.office, l.nowLocked()
-	return !o.loading && len(o.due) > 0 && o.due[0].deadline <= now
-}
-
-func every(ctx context.Context, d time.Duration, f func()) {
-	t := time.NewTicker(d)
-	defer t.Stop()
+	look := time.NewTimer(0)
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-t.C:
-			f()
+		case <-l.wake:
+		case <-look.C:
+		}
+		l.TakeOffice(ctx)
+		found, pause := l.next()
+		look.Reset(pause)
+		if !found {
+			continue
+		}
+		select {
+		case due <- struct{}{}:
+		default: // it is at work, and looks again after the pause
 		}
 	}
+}
+
+// next reports whether TakeDue would find a lease, and returns the time until the next look.
+func (l *Lessor) next() (found bool, pause time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	o, now := &l.mu.office, l.nowLocked()
+	switch {
+	case o.loading:
+		return false, pace // the table could not be read
+	case len(o.due) == 0:
+		return false, rest
+	}
+	left := o.due[0].deadline - now
+	return left <= 0, min(max(left, pace), longestPause)
 }
 
 // TakeOffice follows the leadership. On a new term it reads all leases. Changes
@@ -222,6 +233,7 @@ func (l *Lessor) enter(term uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.nowLocked() // also keeps the stopwatch running
+	l.term.Store(term)
 	if term == l.mu.office.term && !l.mu.office.loading {
 		return false
 	}
@@ -265,10 +277,29 @@ func (l *Lessor) Changed(changes []Change) {
 	for _, c := range changes {
 		o.remove(c.ID)
 		if !c.Ended {
-			o.add(c.Lease, now+c.TTL)
+			if o.add(c.Lease, now+c.TTL) {
+				l.look()
+			}
 		} else if o.loading {
 			o.ended[c.ID] = true
 		}
+	}
+}
+
+// Applied has Run look at its office if it has begun or ended. It is called after entries
+// were applied, and does not wait: an office begins with the first entry of its term, and
+// the first one of the next term ends it.
+func (l *Lessor) Applied() {
+	if l.cluster.Tenure() != l.term.Load() {
+		l.look()
+	}
+}
+
+// look has Run look soon.
+func (l *Lessor) look() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -277,14 +308,17 @@ func (l *Lessor) Reset() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mu.office = office{}
+	l.look()
 }
 
-func (o *office) add(lease Lease, deadline time.Duration) {
+// add adds a lease, and reports whether it is the next to end.
+func (o *office) add(lease Lease, deadline time.Duration) (first bool) {
 	e := &entry{Lease: lease, deadline: deadline, place: -1}
 	o.leases[lease.ID] = e
 	if lease.TTL > 0 {
 		heap.Push(&o.due, e)
 	}
+	return e.place == 0
 }
 
 func (o *office) remove(id uint64) {
@@ -424,7 +458,9 @@ func (l *Lessor) endDue(ctx context.Context) {
 			l.report(err)
 		}
 		if l.Settle(b) > 0 {
-			return // they are tried again at the next look
+			wait(ctx, pace)
+			l.look() // they are tried again
+			return
 		}
 	}
 }

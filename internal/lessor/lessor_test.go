@@ -45,6 +45,7 @@ type testNode struct {
 	term   uint64
 	stored map[uint64]Lease // the table as this node has applied it
 	hooks  hooks
+	looks  int // at the office
 }
 
 // hooks interfere with a node; nil ones do nothing.
@@ -91,7 +92,11 @@ func (w *world) elect(id int) {
 			n.term = w.term
 		}
 	}
+	nodes := slices.DeleteFunc(slices.Clone(w.nodes), func(n *testNode) bool { return n.deaf })
 	w.mu.Unlock()
+	for _, n := range nodes {
+		n.Applied() // the first entry of the term
+	}
 	time.Sleep(2 * pace) // virtual: until the node has noticed
 }
 
@@ -161,6 +166,7 @@ func (n *testNode) LeaseKeys(id uint64) (int, error) {
 func (n *testNode) Tenure() uint64 {
 	n.w.mu.Lock()
 	defer n.w.mu.Unlock()
+	n.looks++
 	return n.term
 }
 
@@ -527,6 +533,37 @@ func TestExpiriesAreSpread(t *testing.T) {
 		if w.exists(30_000) {
 			t.Fatal("a lease with many keys does not end")
 		}
+	})
+}
+
+// TestRest: an idle node sleeps. Its clock goes on while there is a deadline, and the end of a
+// lease that is granted meanwhile is not missed.
+func TestRest(t *testing.T) {
+	in(t, 2, func(t *testing.T, w *world) {
+		w.elect(0)
+		looks := func(n *testNode, d time.Duration) (looks int) {
+			w.locked(func() { n.looks = 0 })
+			time.Sleep(d) // virtual
+			w.locked(func() { looks = n.looks })
+			return looks
+		}
+		for _, n := range w.nodes {
+			if got := looks(n, 30*time.Minute); got > 1 {
+				t.Errorf("node %d looked %d times in half an hour without leases", n.id, got)
+			}
+		}
+		w.grant(1, 0)
+		if got := looks(w.nodes[0], 30*time.Minute); got > 1 {
+			t.Errorf("the leader looked %d times in half an hour, though the only lease has no end", got)
+		}
+		w.grant(2, 10*time.Minute)
+		w.grant(3, 5*time.Second)
+		from := w.now()
+		if got, most := looks(w.nodes[0], 20*time.Minute), int(10*time.Minute/longestPause)+10; got > most {
+			t.Errorf("the leader looked %d times while there were deadlines for ten minutes, want at most %d", got, most)
+		}
+		w.endsBetween(3, from+5*time.Second, from+5*time.Second+pace)
+		w.endsBetween(2, from+10*time.Minute, from+10*time.Minute+pace)
 	})
 }
 

@@ -2,6 +2,7 @@ package node
 
 import (
 	"io"
+	"sync/atomic"
 
 	"github.com/kvd-io/kvd/internal/kvstore"
 	"github.com/kvd-io/kvd/internal/raftnode"
@@ -25,6 +26,22 @@ func (m machine) Durable() (raftnode.View, error) {
 		return nil, err
 	}
 	return v, nil
+}
+
+// ledMachine is the machine of a member, and tells the member's lessor about entries: the
+// first one of a term begins or ends an office.
+type ledMachine struct {
+	machine
+	member *atomic.Pointer[member] // nil inside: nothing leads here yet
+}
+
+// Apply implements raftnode.StateMachine.
+func (m ledMachine) Apply(entries []raftnode.Entry) error {
+	err := m.machine.Apply(entries)
+	if member := m.member.Load(); member != nil {
+		member.leases.lessor.Applied()
+	}
+	return err
 }
 
 // verifyBody checks a snapshot body as Restore would.

@@ -446,7 +446,7 @@ func (n *Node) replicaConfig() raftnode.Config {
 		PeerURLs:           n.cfg.AdvertisePeer,
 		ClientURLs:         n.cfg.AdvertiseClient,
 		Faces:              facesOf(&n.cfg),
-		StateMachine:       machine{n.store},
+		StateMachine:       ledMachine{machine{n.store}, &n.member},
 		VerifyBody:         verifyBody,
 		Logger:             n.lg,
 		Lookup:             n.lookup,
