@@ -345,6 +345,11 @@ func (d *Deliveries) Sent(now time.Duration, to uint64, err error) {
 // Idle reports whether there is nothing to be told about any member.
 func (d *Deliveries) Idle() bool { return len(d.members) == 0 }
 
+// Resting reports whether nothing will depend on time until something else happens.
+func (d *Deliveries) Resting() bool {
+	return d.Idle() && len(d.bodies) == 0 && !d.wanted && !d.building && d.limit == 0
+}
+
 // Sending returns the body that is on the way to a member, or nil.
 func (d *Deliveries) Sending(to uint64) *Body {
 	if x := d.members[to]; x != nil && x.state == sending {

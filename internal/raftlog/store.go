@@ -45,7 +45,7 @@ type Store struct {
 	MaxBytes, MaxEntries, HardBytes int
 
 	Asked chan struct{} // capacity 1: raft wants a snapshot, and there is none
-	Full  chan struct{} // capacity 1: there is something to compact
+	Full  chan struct{} // capacity 1: much can be compacted, or there are files to remove
 
 	// mu is held by the three goroutines that the package comment names.
 	mu struct {
@@ -148,6 +148,7 @@ func (l *Store) readSpool(from spoolRange, lo, hi, maxSize, lost uint64) ([]*raf
 func (l *Store) giveUpLocked() {
 	if l.mu.spool != nil {
 		l.mu.dead = append(l.mu.dead, l.mu.spool.files()...)
+		signal(l.Full)
 	}
 	l.mu.spool, l.mu.pin = nil, 0
 	l.mu.lost++
@@ -296,7 +297,10 @@ func (l *Store) NoteApplied(index uint64) {
 func (l *Store) SetPin(index uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.mu.pin = index
+	if l.mu.pin != index {
+		l.mu.pin = index
+		signal(l.Full)
+	}
 }
 
 // Pin returns the index after which entries stay readable; 0 if nothing is pinned.

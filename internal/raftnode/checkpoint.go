@@ -29,8 +29,10 @@ type checkpointer struct {
 	record    func(ctx context.Context, s *raftpb.Snapshot) error
 	snapshots *snapshotter // knows how far the log has been applied
 	appended  atomic.Int64 // bytes of log written since the start; added to by the append loop
+	looks     repeat.Looks // stirred by what is applied
 
 	// Owned by run.
+	due       *time.Timer     // stirs when a checkpoint is due by time
 	index     uint64          // of the last checkpoint
 	bytes     int64           // appended at that time
 	at        time.Time       // when it was made
@@ -44,21 +46,14 @@ type checkpointer struct {
 const keptSnapshots = 2
 
 func (c *checkpointer) run(ctx context.Context) error {
-	ticker := time.NewTicker(snapshotPace)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-		if err := c.checkpointIfDue(ctx); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
+	c.due = time.AfterFunc(c.cfg.CheckpointInterval, c.looks.Stir)
+	defer c.due.Stop()
+	for c.looks.Wait(ctx, nil) {
+		if err := c.checkpointIfDue(ctx); err != nil && ctx.Err() == nil {
 			return err
 		}
 	}
+	return nil
 }
 
 // checkpointIfDue makes a checkpoint by bytes of log and by time, so that the log
@@ -83,9 +78,10 @@ func (c *checkpointer) checkpointIfDue(ctx context.Context) error {
 	}
 	defer view.Close()
 	if index, _ := view.Position(); index <= c.index {
+		c.looks.Stir() // until there is a result of the flush to record
 		if c.flushed <= c.index {
 			c.flushed = applied
-			return c.cfg.StateMachine.Flush() // a later turn records the result
+			return c.cfg.StateMachine.Flush()
 		}
 		return nil
 	}
@@ -112,6 +108,7 @@ func (c *checkpointer) checkpointWithBody(ctx context.Context) error {
 		return nil
 	case err != nil:
 		pause := c.bodies.Fail(now)
+		c.due.Reset(pause)
 		c.cfg.Observer.Snapshot(SnapshotCheckpoint, c.snapshots.now()-now, 0, err)
 		c.cfg.Logger.Warn("checkpoint not written; the log is kept until it can be", zap.Error(err), zap.Duration("pause", pause))
 		return nil
@@ -136,6 +133,7 @@ func (c *checkpointer) checkpoint(ctx context.Context, view View) error {
 		return fmt.Errorf("record a checkpoint: %w", err)
 	}
 	c.index, c.bytes, c.at = snapshot.GetMetadata().GetIndex(), bytes, time.Now()
+	c.due.Reset(c.cfg.CheckpointInterval)
 	return nil
 }
 

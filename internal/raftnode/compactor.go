@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kvd-io/kvd/internal/raftlog"
+	"github.com/kvd-io/kvd/internal/repeat"
 )
 
 const (
@@ -21,24 +22,18 @@ const (
 // files of the spool. It is a loop of its own because writing the spool may wait
 // for the disk, and neither the log's readers nor its writer may wait for that.
 type compactor struct {
-	cfg *Config
-	log *raftlog.Store
+	cfg   *Config
+	log   *raftlog.Store
+	looks repeat.Looks // stirred by what is applied
 }
 
 func (c *compactor) run(ctx context.Context) error {
-	ticker := time.NewTicker(snapshotPace)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return c.log.Close()
-		case <-c.log.Full:
-		case <-ticker.C:
-		}
+	for c.looks.Wait(ctx, c.log.Full) {
 		begin := time.Now()
 		if err := c.log.Compact(); err != nil {
 			c.cfg.Observer.Snapshot(SnapshotSpool, time.Since(begin), 0, err)
 			c.cfg.Logger.Warn("log not kept for a member; it may need another snapshot", zap.Error(err))
 		}
 	}
+	return c.log.Close()
 }

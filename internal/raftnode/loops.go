@@ -50,8 +50,8 @@ type appendLoop struct {
 
 func (l *appendLoop) run(ctx context.Context) error {
 	l.appender = &raftlog.Appender{Disk: l.writes, Log: l.log, Install: func(s *raftpb.Snapshot) error { return l.install(ctx, s) }}
-	// After a burst the watermark lags; it catches up while the loop is idle.
-	idle := time.NewTicker(datadir.WatermarkPace)
+	// After a burst the watermark lags; it catches up once the loop is idle.
+	idle := time.NewTimer(datadir.WatermarkPace)
 	defer idle.Stop()
 	for {
 		select {
@@ -59,6 +59,7 @@ func (l *appendLoop) run(ctx context.Context) error {
 			return nil
 		case <-idle.C:
 		case <-l.work.ready:
+			idle.Reset(datadir.WatermarkPace)
 		}
 		if err := l.turn(l.work.take()); err != nil {
 			return err
@@ -244,8 +245,8 @@ func (l *applyLoop) report(out *appliedWork) {
 	}
 	l.waiters.advance(out.index)
 	l.refused.note(out.starts)
+	l.snapshots.applied.Store(out.index) // before the event, which stirs those who read it
 	l.events.put(event{applied: out})
-	l.snapshots.applied.Store(out.index)
 	for _, c := range out.made {
 		l.logChange(c)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/kvd-io/kvd/internal/limits"
 	"github.com/kvd-io/kvd/internal/peers"
 	"github.com/kvd-io/kvd/internal/raftlog"
+	"github.com/kvd-io/kvd/internal/repeat"
 	"github.com/kvd-io/kvd/internal/roster"
 )
 
@@ -88,7 +89,7 @@ func assemble(cfg *Config, d *datadir.Log, state datadir.LogState) (*Replica, er
 	r.log.NewSpoolFile = r.snapshots.newSpoolFile
 	r.log.MaxBytes, r.log.MaxEntries = cfg.CatchUpBytes, catchUpEntries
 	r.log.HardBytes = hardFactor*cfg.CatchUpBytes + limits.MaxUncommittedBytes
-	r.checkpoints = &checkpointer{cfg: &r.cfg, disk: d, snapshots: r.snapshots, index: state.Snapshot.GetMetadata().GetIndex(), at: now}
+	r.checkpoints = &checkpointer{cfg: &r.cfg, disk: d, snapshots: r.snapshots, index: state.Snapshot.GetMetadata().GetIndex(), at: now, looks: repeat.NewLooks(lookPace)}
 	// What was read at the start counts, or a node that restarts often would never
 	// release its log.
 	r.checkpoints.appended.Store(int64(entryBytes(state.Entries)))
@@ -167,7 +168,7 @@ func (r *Replica) connectLoops() {
 		work: newMailbox[appendJob](), saving: moment{base: time.Now()},
 	}
 	r.checkpoints.record = r.appends.record
-	r.compactor = &compactor{cfg: &r.cfg, log: r.log}
+	r.compactor = &compactor{cfg: &r.cfg, log: r.log, looks: repeat.NewLooks(lookPace)}
 	r.snapshots.transmit = r.transport.SendSnapshot
 	r.snapshots.reportToRaft = func(to uint64, ok bool) { r.events.put(event{snapshotTo: to, snapshotOK: ok}) }
 	r.snapshots.tell = r.tell

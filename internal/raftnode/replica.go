@@ -288,6 +288,8 @@ func (r *Replica) takeEvent(e event) {
 	}
 	if e.applied != nil {
 		r.core.applied(e.applied)
+		r.checkpoints.looks.Stir()
+		r.compactor.looks.Stir()
 	}
 	r.core.storageDone(e.responses)
 }

@@ -49,10 +49,12 @@ func (n *simNode) snapshotTurn() {
 		n.log.NoteApplied(n.applier.index)
 	}
 	_ = n.log.Compact() // the spool may fail; then it is given up
-	n.deliveries.Tick(n.now(), catchup.Place{
-		Leads: n.core.isLeader(), Term: n.core.term, Applied: n.applier.index,
-		Members: n.core.membership, Matches: n.core.matches(),
-	})
+	if !n.deliveries.Resting() {
+		n.deliveries.Tick(n.now(), catchup.Place{
+			Leads: n.core.isLeader(), Term: n.core.term, Applied: n.applier.index,
+			Members: n.core.membership, Matches: n.core.matches(),
+		})
+	}
 	every := n.s.opts.checkpoints
 	if every > 0 && n.s.chance(float64(200*milli)/float64(every)) {
 		n.recordCheckpoint()

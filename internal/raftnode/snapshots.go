@@ -69,8 +69,8 @@ type sentBody struct {
 	err error
 }
 
-// snapshotPace is how often the snapshotter looks at what depends on time.
-const snapshotPace = 200 * time.Millisecond
+// lookPace is how often these loops look at what changes, and at what depends on time.
+const lookPace = 200 * time.Millisecond
 
 func newSnapshotter(cfg *Config, log *raftlog.Store) (*snapshotter, error) {
 	s := &snapshotter{
@@ -112,8 +112,9 @@ func (s *snapshotter) run(ctx context.Context) error {
 	defer s.work.Wait()
 	defer cancel()
 	s.ctx = ctx
-	ticker := time.NewTicker(snapshotPace)
+	ticker := time.NewTicker(lookPace)
 	defer ticker.Stop()
+	var tick <-chan time.Time // nil while nothing depends on time
 	for {
 		select {
 		case <-ctx.Done():
@@ -130,11 +131,15 @@ func (s *snapshotter) run(ctx context.Context) error {
 			}
 		case matches := <-s.matchesC:
 			s.tick(matches)
-		case <-ticker.C:
+		case <-tick:
 			s.tick(nil)
 			s.askMatches()
 		}
-		s.state.Store(s.deliveries.View(s.now()))
+		kept := s.deliveries.View(s.now())
+		s.state.Store(kept)
+		if tick = ticker.C; s.deliveries.Resting() && kept.Entries == 0 && s.limitTold {
+			tick = nil
+		}
 	}
 }
 
