@@ -108,3 +108,47 @@ func TestLargestChecksum(t *testing.T) {
 		t.Errorf("a checksum of 33 bits: %v", s)
 	}
 }
+
+// TestHeadInAMissingSector: the head of a record crosses into a sector that a power cut
+// has lost. Wherever the border is, and however long the checksum, the zeros are no damage.
+func TestHeadInAMissingSector(t *testing.T) {
+	for crc := uint64(1); crc <= math.MaxUint32; crc = crc<<7 | 1 {
+		for _, size := range []int{1, 100, 200, 20_000} {
+			head := binary.AppendUvarint([]byte{0x08, walEntry, 0x10}, crc)
+			head = binary.AppendUvarint(append(head, 0x1a), uint64(size))
+			length := len(head) + size
+			word := uint64(length)
+			if p := -length & 7; p > 0 {
+				word |= uint64(0x80|p) << 56
+			}
+			for at := walSector - 24; at < walSector; at += 8 {
+				b := make([]byte, 64<<10)
+				binary.LittleEndian.PutUint64(b[at:], word)
+				copy(b[at+walFrameHead:], head)
+				for i := range size {
+					b[at+walFrameHead+len(head)+i] = 0xff
+				}
+				last := at + walFrameHead + len(head) - 1
+				b[last] ^= 1
+				if missesSector(b, at) {
+					t.Errorf("checksum %x, %d bytes, at %d: a flipped bit in a length counts as a missing sector", crc, size, at)
+				}
+				b[last] ^= 1
+				clear(b[walSector : 2*walSector])
+				if _, _, problem := decodeFrame(b, at); problem != "" && !missesSector(b, at) {
+					t.Errorf("checksum %x, %d bytes, at %d: %s, although a sector is missing", crc, size, at, problem)
+				}
+			}
+		}
+	}
+}
+
+// TestTailWithANumberInAMissingSector: the number at the end of a hard state is the only
+// part of it that did not reach the disk. The zero in its place is not that of a later save.
+func TestTailWithANumberInAMissingSector(t *testing.T) {
+	x := tail{save: 5}
+	x.take(100, entryRecord(t, 8, 1))
+	if x.take(200, stateRecord(t, 1, 1, 0)); x.later != 0 {
+		t.Errorf("a later save is seen at %d", x.later)
+	}
+}

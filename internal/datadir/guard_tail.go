@@ -62,7 +62,8 @@ func (t *tail) take(offset int, rec walRecord) {
 		t.later = offset
 	case rec.kind == walEntry:
 	case rec.kind == walState:
-		if _, save, ok := rec.hardState(); ok && save != t.save+1 {
+		// Numbers begin at 1. A 0 is in the place of one whose sector is missing.
+		if _, save, ok := rec.hardState(); ok && save != t.save+1 && save != 0 {
 			t.later = offset
 		}
 		t.ended = true
@@ -97,8 +98,10 @@ func missesSector(b []byte, offset int) bool {
 	h, state := parseRecordHead(b[body:], length)
 	end := min(body+length, len(b))
 	switch {
-	case state == headWhole && h.size+h.data != length: // a flipped bit in one of the lengths
-		return false
+	case state == headWhole && h.size+h.data != length:
+		// A bit was flipped in one of the lengths, or the sector with the second one is
+		// missing, whose zeros read as a length of 0.
+		return hasZeroSector(b, body, body+h.size)
 	case state == headGarbled:
 		return hasZeroSector(b, body, min(body+walRecordHead, end))
 	}
