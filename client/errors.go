@@ -116,7 +116,7 @@ func (e *Error) Is(target error) bool {
 func (e *Error) byStatus() error {
 	switch e.Status {
 	case http.StatusNotFound:
-		if e.foreign() { // it says nothing about the key
+		if e.Foreign() { // it says nothing about the key
 			return ErrBadRequest
 		}
 		return ErrNotFound
@@ -136,9 +136,9 @@ func (e *Error) byStatus() error {
 // foreignCode begins the code of an answer that has none of kvd's.
 const foreignCode = "http_"
 
-// foreign reports whether no node answered, but something in between, or another server
+// Foreign reports whether no node answered, but something in between, or another server
 // at the endpoint.
-func (e *Error) foreign() bool { return strings.HasPrefix(e.Code, foreignCode) }
+func (e *Error) Foreign() bool { return strings.HasPrefix(e.Code, foreignCode) }
 
 // temporary reports whether the request should be sent again, to this or to another
 // node.

@@ -158,7 +158,7 @@ func wording(err error, code int) string {
 	var compacted *client.CompactedError
 	text := err.Error()
 	switch {
-	case errors.As(err, &refused) && strings.HasPrefix(refused.Code, "http_"): // no node's
+	case errors.As(err, &refused) && refused.Foreign():
 		text = fmt.Sprintf("the endpoint answers %q: %.200s; check that --endpoints or KVD_ENDPOINTS has the client URLs of nodes", refused.Title, refused.Detail)
 	case refused != nil && refused.Detail != "":
 		text = refused.Detail
